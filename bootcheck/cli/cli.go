@@ -1,0 +1,104 @@
+// Package cli is what the three programs' command lines have in common: flags
+// before, between or after the other arguments, one clear line for an error,
+// and the exit codes.
+package cli
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// ExitCodes is the table for a usage text.
+const ExitCodes = `Exit codes:
+  0 done                     6 download failed
+  1 failed, nothing changed  7 no space
+  2 usage                    8 rolled back
+  3 busy                     9 hold, a person is needed
+  4 refused                 10 unknown: switched, not certainly durable
+  5 damaged or hostile bundle
+`
+
+// ErrHelp says that help was asked for and printed: exit 0.
+var ErrHelp = flag.ErrHelp
+
+// Flags makes a flag set for a command, "ota-apply install", that reports errors
+// to its caller instead of printing them.
+func Flags(name string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	return fs
+}
+
+// Parse reads flags wherever they stand and returns the other arguments. After
+// "--" everything is an argument. At least min and at most max arguments are
+// taken; max < 0 means any number. The error is ErrHelp for -h and --help, else
+// an *Error with ExitUsage that names what is wrong.
+func Parse(fs *flag.FlagSet, args []string, min, max int) ([]string, error) {
+	var rest []string
+	for len(args) > 0 {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, ErrHelp
+			}
+			return nil, Usagef(fs.Name(), "%v", err)
+		}
+		dashes := len(args) > fs.NArg() && args[len(args)-fs.NArg()-1] == "--"
+		args = fs.Args()
+		if dashes {
+			rest = append(rest, args...)
+			break
+		}
+		if len(args) > 0 {
+			rest = append(rest, args[0])
+			args = args[1:]
+		}
+	}
+	switch {
+	case len(rest) < min:
+		return nil, Usagef(fs.Name(), "%s: something is missing: it takes %s, got %d", fs.Name(), arguments(min, max), len(rest))
+	case max >= 0 && len(rest) > max:
+		return nil, Usagef(fs.Name(), "%s: unexpected argument %q", fs.Name(), rest[max])
+	}
+	return rest, nil
+}
+
+func arguments(min, max int) string {
+	switch {
+	case min == max && min == 1:
+		return "one argument"
+	case min == max:
+		return fmt.Sprintf("%d arguments", min)
+	case max < 0:
+		return fmt.Sprintf("at least %d arguments", min)
+	}
+	return fmt.Sprintf("%d to %d arguments", min, max)
+}
+
+// Usagef is an error of the command line. command, "ota-apply install", is what
+// its advice sends the reader to the help of.
+func Usagef(command, format string, args ...any) error {
+	prog, _, _ := strings.Cut(command, " ")
+	return bootcheck.Errorf(bootcheck.ExitUsage, "", format, args...).
+		WithAdvice("`%s --help` lists the commands and flags", prog)
+}
+
+// Fail prints err for a person, "prog: what went wrong" and on a line of its own
+// what to do, and returns the exit code of err. It prints nothing for nil and
+// for ErrHelp.
+func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
+	if err == nil || errors.Is(err, ErrHelp) {
+		return bootcheck.ExitDone
+	}
+	// One line, whatever a cause put into its text.
+	fmt.Fprintf(w, "%s: %s\n", prog, strings.Join(strings.Fields(err.Error()), " "))
+	if advice := bootcheck.Advice(err); advice != "" {
+		fmt.Fprintf(w, "%s: %s\n", prog, advice)
+	}
+	return bootcheck.Exit(err)
+}

@@ -1,0 +1,141 @@
+package bootcheck
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"aead.dev/minisign"
+	"golang.org/x/sys/unix"
+)
+
+// Keys are the public keys that this device trusts. Any one of them is enough.
+// No keys is a state in which every signature is refused, never one in which
+// none is needed.
+type Keys struct {
+	byID  map[uint64]minisign.PublicKey
+	paths []string // where they were looked for, for the message that there are none
+}
+
+// LoadKeys reads minisign public keys. Each path is a file with one key, or a
+// directory, whose files *.pub are read. A path that does not exist holds no
+// keys. A file that is not a public key is an error that names it: a key that
+// someone meant to trust must not go missing silently.
+func LoadKeys(paths []string) (*Keys, error) {
+	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
+	for _, p := range paths {
+		st, err := os.Stat(p)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("cannot load the trusted keys: %w", err)
+		case !st.IsDir():
+			if err := k.load(p); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		list, err := os.ReadDir(p)
+		if err != nil {
+			return nil, fmt.Errorf("cannot load the trusted keys: %w", err)
+		}
+		for _, d := range list {
+			if strings.HasSuffix(d.Name(), ".pub") {
+				if err := k.load(filepath.Join(p, d.Name())); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return k, nil
+}
+
+func (k *Keys) load(file string) error {
+	key, err := ReadPublicKey(file)
+	if err != nil {
+		return err
+	}
+	if old, ok := k.byID[key.ID()]; ok && !old.Equal(key) {
+		return fmt.Errorf("public key %s has the ID of another trusted key, %s", file, KeyID(key.ID()))
+	}
+	k.byID[key.ID()] = key
+	return nil
+}
+
+// ReadPublicKey reads a minisign public key from a file.
+func ReadPublicKey(file string) (minisign.PublicKey, error) {
+	var key minisign.PublicKey
+	// O_NONBLOCK: a FIFO must not stop the program.
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return key, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return key, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	if !st.Mode().IsRegular() {
+		return key, fmt.Errorf("public key %s is not a regular file", file)
+	}
+	const max = 4 << 10 // minisign's own files have 114 bytes
+	text, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return key, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	if len(text) > max || key.UnmarshalText(text) != nil {
+		return key, fmt.Errorf("%s is damaged: it is not a minisign public key", file)
+	}
+	return key, nil
+}
+
+// KeyID writes the ID of a key as minisign does.
+func KeyID(id uint64) string { return fmt.Sprintf("%016X", id) }
+
+// Len is the number of different keys.
+func (k *Keys) Len() int { return len(k.byID) }
+
+// Verify checks that sig, the text of a minisign signature, is one of raw by a
+// trusted key, and returns that key's ID. The signature's trusted comment is
+// covered too. Nothing in raw may be looked at before that. Errors are *Error
+// with ExitRefused and CodeSignatureInvalid.
+func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
+	refuse := func(format string, args ...any) (string, error) {
+		return "", Errorf(ExitRefused, CodeSignatureInvalid, format, args...)
+	}
+	if len(k.byID) == 0 {
+		e := Errorf(ExitRefused, CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(k.paths, ", "))
+		return "", e.WithAdvice("put the public key of who makes your bundles there, as NAME.pub")
+	}
+	if len(bytes.TrimSpace(sig)) == 0 {
+		return refuse("the manifest is not signed")
+	}
+	var s minisign.Signature
+	if len(sig) > MaxSignature || s.UnmarshalText(sig) != nil {
+		return refuse("the manifest's signature is damaged: it is not a minisign signature")
+	}
+	id := KeyID(s.KeyID)
+	key, ok := k.byID[s.KeyID]
+	if !ok {
+		return refuse("the manifest is signed with key %s, which is not trusted here", id)
+	}
+	if !minisign.Verify(key, raw, sig) {
+		return refuse("the manifest's signature with key %s is wrong: one of them was changed", id)
+	}
+	return id, nil
+}
+
+// TrustKeys makes Keys of keys that are not in files.
+func TrustKeys(keys ...minisign.PublicKey) *Keys {
+	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: []string{"the given keys"}}
+	for _, key := range keys {
+		k.byID[key.ID()] = key
+	}
+	return k
+}

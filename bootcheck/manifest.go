@@ -1,0 +1,302 @@
+package bootcheck
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// ManifestDir is the folder of a snapshot, and of a bundle's head, that holds
+// the manifest and its signature. It is not an entry of the manifest and no
+// entry may be in it.
+const ManifestDir = ".ota"
+
+// The two files of ManifestDir, as paths from the snapshot's root.
+const (
+	ManifestPath  = ManifestDir + "/manifest.json"
+	SignaturePath = ManifestDir + "/manifest.json.minisig"
+)
+
+// ManifestFormat is the only value of "format" that this program understands.
+const ManifestFormat = 1
+
+// Limits of a manifest. A manifest beyond any of them is refused, so that even
+// a hostile one with a good signature costs bounded memory, inodes and time.
+const (
+	MaxManifest  = 32 << 20      // bytes of JSON; 65,536 entries of 300 bytes are 20 MB
+	MaxSignature = 4 << 10       // bytes; minisign's own are about 300
+	MaxEntries   = 1 << 16       // the inodes of a 1 GiB ext4 partition
+	MaxFrames    = 1 << 17       // a frame an entry, and as many again for large files
+	MaxPath      = 1023          // bytes; below a root of 3 KiB it still fits Linux' PATH_MAX of 4096
+	MaxName      = 255           // bytes of one component; NAME_MAX of ext4, xfs, btrfs
+	MaxDepth     = 64            // components; each is a directory to walk through
+	MaxFileSize  = 1<<33 - 1     // bytes; what the 11 octal digits of a tar header can say
+	MaxTreeSize  = 1 << 40       // bytes; more than any device, less than any overflow
+	MaxFrameSize = 4 << 20       // bytes of tar stream in one frame; bounds the memory of a decoder
+	maxFrameLen  = 4<<20 + 1<<14 // compressed bytes: what zstd makes of 4 MiB that do not shrink
+	maxModels    = 64
+	maxServices  = 64
+	maxWord      = 64 // bytes of a model; of a version too
+)
+
+// A Manifest says what a version is, whom it is for and every byte of it. It is
+// what the signature signs: everything else in a bundle or snapshot is checked
+// against it. One made by ParseManifest holds what the doc of ParseManifest says.
+type Manifest struct {
+	Format   int        `json:"format"`              // ManifestFormat
+	Models   []string   `json:"models"`              // the devices it is for; at least one
+	Version  string     `json:"version"`             // see ValidVersion
+	Release  int64      `json:"release"`             // counts up with each release, for "is it older?"; 0: not counted
+	NotAfter *time.Time `json:"not_after,omitempty"` // nil: never expires
+	Services []string   `json:"services,omitempty"`  // systemd services that start from it; empty: those of the device's configuration
+	Size     int64      `json:"size"`                // sum of the file sizes, bytes
+	Entries  []Entry    `json:"entries"`             // parents before what is in them, in the order of the bundle's members
+	Frames   []Frame    `json:"frames,omitempty"`    // of the bundle's payload, in order and without gaps
+}
+
+// An EntryType is what an entry is. Nothing else can be in a snapshot.
+type EntryType string
+
+const (
+	TypeDir  EntryType = "dir"  // a directory
+	TypeFile EntryType = "file" // a regular file
+	TypeLink EntryType = "link" // a symbolic link
+)
+
+// An Entry is one directory, file or symbolic link of a version.
+type Entry struct {
+	Path   string    `json:"path"` // from the snapshot's root, slashes between components
+	Type   EntryType `json:"type"`
+	Mode   Mode      `json:"mode,omitzero"`    // of files and directories; a link has none
+	Size   int64     `json:"size,omitempty"`   // of a file, bytes
+	SHA256 string    `json:"sha256,omitempty"` // of a file, 64 lower-case hex digits
+	Target string    `json:"target,omitempty"` // of a link
+}
+
+// A Frame is one zstd frame of a bundle's payload.
+type Frame struct {
+	Offset int64  `json:"offset"` // of its first byte, from the payload's start
+	Length int64  `json:"length"` // compressed bytes
+	Size   int64  `json:"size"`   // bytes of tar stream that it decodes to, at most MaxFrameSize
+	SHA256 string `json:"sha256"` // of the compressed bytes
+}
+
+// A Mode is the nine permission bits, in JSON four octal digits: "0755". There
+// is no way to say setuid, setgid or sticky.
+type Mode uint16
+
+// Perm is m as package os wants it.
+func (m Mode) Perm() fs.FileMode { return fs.FileMode(m) & fs.ModePerm }
+
+func (m Mode) String() string { return fmt.Sprintf("%04o", uint16(m)) }
+
+// MarshalText makes "0755".
+func (m Mode) MarshalText() ([]byte, error) {
+	if m > 0o777 {
+		return nil, fmt.Errorf("mode %v is more than permission bits", m)
+	}
+	return []byte(m.String()), nil
+}
+
+// UnmarshalText reads exactly what MarshalText makes.
+func (m *Mode) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 8, 16)
+	if err != nil || len(text) != 4 {
+		return fmt.Errorf("mode %q is not four octal digits", text)
+	}
+	if n > 0o777 {
+		return fmt.Errorf("mode %q has setuid, setgid or sticky", text)
+	}
+	*m = Mode(n)
+	return nil
+}
+
+// ParseManifest reads a manifest and refuses one that could do harm or is not
+// whole: wrong format; names that are absolute, hold "..", ".", an empty
+// component, NUL, other control characters or a backslash, are too long or not
+// UTF-8; duplicates and names that differ only in case; an entry whose parent is
+// missing, comes later or is not a directory; anything at or below .ota; links
+// that are absolute or leave the tree, lexically or by way of other links;
+// sizes that are negative, too large or do not add up; frames that overlap,
+// leave gaps or are too large. A link to nothing is allowed if it would be
+// inside the tree.
+//
+// Keys that it does not know are allowed, as a newer ota-bundle may write them;
+// what must not be ignored gets a new "format". Keys are lower case and each
+// stands once in its object, so that no other JSON reader sees another manifest.
+//
+// It says nothing about who made raw: check the signature first. Errors are
+// *Error with ExitDamaged and CodeInvalidManifest.
+func ParseManifest(raw []byte) (*Manifest, error) {
+	m, err := parseManifest(raw)
+	if err != nil {
+		return nil, Errorf(ExitDamaged, CodeInvalidManifest, "manifest refused: %w", err)
+	}
+	return m, nil
+}
+
+func parseManifest(raw []byte) (*Manifest, error) {
+	if len(raw) > MaxManifest {
+		return nil, fmt.Errorf("it is %d bytes long, at most %d are allowed", len(raw), MaxManifest)
+	}
+	// encoding/json would turn bad UTF-8 into U+FFFD: two names into one.
+	if !utf8.Valid(raw) {
+		return nil, errors.New("it is not UTF-8")
+	}
+	// Before the other fields: a newer format may give them other types.
+	var head struct {
+		Format *int `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return nil, fmt.Errorf("not a manifest: %v", err)
+	}
+	if err := checkKeys(raw); err != nil {
+		return nil, err
+	}
+	switch {
+	case head.Format == nil:
+		return nil, errors.New(`it has no "format"`)
+	case *head.Format != ManifestFormat:
+		return nil, fmt.Errorf("format %d is not known, only %d is", *head.Format, ManifestFormat)
+	}
+	m := new(Manifest)
+	if err := json.Unmarshal(raw, m); err != nil {
+		return nil, fmt.Errorf("not a manifest: %v", err)
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// checkKeys refuses duplicate keys and keys with upper-case letters or escapes
+// in raw, which must be valid JSON. encoding/json takes the last of duplicates
+// and ignores case, other readers do not.
+func checkKeys(raw []byte) error {
+	type level struct {
+		object bool
+		keys   [][]byte
+	}
+	var stack []level
+	depth := -1
+	expectKey := false
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '{', '[':
+			depth++
+			if depth == len(stack) {
+				stack = append(stack, level{})
+			}
+			stack[depth].object = raw[i] == '{'
+			stack[depth].keys = stack[depth].keys[:0]
+			expectKey = raw[i] == '{'
+		case '}', ']':
+			depth--
+			expectKey = false
+		case ',':
+			expectKey = depth >= 0 && stack[depth].object
+		case '"':
+			start := i + 1
+			for i++; raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+			if !expectKey {
+				continue
+			}
+			expectKey = false
+			key := raw[start:i]
+			if !plainKey(key) {
+				return fmt.Errorf("key %q is not lower-case letters, digits and _", key)
+			}
+			for _, k := range stack[depth].keys {
+				if bytes.Equal(k, key) {
+					return fmt.Errorf("key %q stands twice in one object", key)
+				}
+			}
+			if len(stack[depth].keys) == 64 {
+				return errors.New("an object has more than 64 keys")
+			}
+			stack[depth].keys = append(stack[depth].keys, key)
+		}
+	}
+	return nil
+}
+
+func plainKey(key []byte) bool {
+	for _, c := range key {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return len(key) > 0
+}
+
+// Digest names a version by its content, however it is called: "sha256:" and
+// the hash of the manifest's bytes, which hold the hashes of all files.
+func Digest(rawManifest []byte) string {
+	sum := sha256.Sum256(rawManifest)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// ReadManifest reads the manifest of the snapshot in dir. It does not check the
+// signature. It follows no link below dir and never blocks on a FIFO. Errors are
+// *Error with ExitDamaged; fs.ErrNotExist is in them if the file is missing.
+func ReadManifest(dir string) (raw []byte, m *Manifest, err error) {
+	raw, err = ReadSnapshotFile(dir, ManifestPath, MaxManifest)
+	if err != nil {
+		return nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "cannot read the manifest: %w", err)
+	}
+	m, err = ParseManifest(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return raw, m, nil
+}
+
+// ReadSnapshotFile reads a small file of the snapshot in dir, at most max bytes.
+// path must be a regular file and no component of it a link.
+func ReadSnapshotFile(dir, path string, max int64) ([]byte, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	f, err := openBeneath(fd, path)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, path), Err: err}
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", filepath.Join(dir, path))
+	case st.Size() > max:
+		return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", filepath.Join(dir, path), st.Size(), max)
+	}
+	// The limit again: the file may grow while it is read.
+	raw := bytes.NewBuffer(make([]byte, 0, st.Size()+bytes.MinRead))
+	n, err := raw.ReadFrom(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if n > max {
+		return nil, fmt.Errorf("%s grew while it was read", filepath.Join(dir, path))
+	}
+	return raw.Bytes(), nil
+}

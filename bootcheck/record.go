@@ -1,0 +1,333 @@
+package bootcheck
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Schema is the record's format that this program writes. A record with a
+// higher number is read as far as it is known and its other keys are kept.
+const Schema = 1
+
+// Phase says where a device stands between two versions. It is one named
+// constant, never a pair of booleans that could contradict each other.
+type Phase string
+
+const (
+	// PhaseConfirmed: current proved itself. Nothing is counted, nothing is written at a boot.
+	PhaseConfirmed Phase = "confirmed"
+	// PhaseTrial: a new version runs until it has proved itself.
+	PhaseTrial Phase = "trial"
+	// PhaseFallback: an older version runs again because the newer one failed; it is on trial itself.
+	PhaseFallback Phase = "fallback"
+	// PhaseFactory: factory runs because everything else failed; nothing stands behind it, so it is never counted.
+	PhaseFactory Phase = "factory"
+	// PhaseHold: nothing switches and nothing reboots by itself; a person or a new version ends it.
+	PhaseHold Phase = "hold"
+)
+
+// Counted reports whether a boot in this phase counts against the version that runs.
+func (p Phase) Counted() bool { return p == PhaseTrial || p == PhaseFallback }
+
+// Judged reports whether the version that runs still has to prove itself.
+func (p Phase) Judged() bool { return p == PhaseTrial || p == PhaseFallback || p == PhaseFactory }
+
+func (p Phase) known() bool { return p.Judged() || p == PhaseConfirmed || p == PhaseHold }
+
+// Ref names a version and the content it had when it was installed. Two trees
+// with the same version and different digests are not the same version.
+type Ref struct {
+	Version string `json:"version"` // without a leading path; "1.2.0" lives in the folder v1.2.0
+	Digest  string `json:"digest"`  // "sha256:…" of its manifest; empty: not known (adopted from links)
+}
+
+func (r *Ref) String() string {
+	if r == nil {
+		return "none"
+	}
+	return r.Version
+}
+
+// Same reports whether both name one version with one content. An unknown
+// digest is compared by version alone. No version is the same as none.
+func (r *Ref) Same(other *Ref) bool {
+	if r == nil || other == nil || r.Version != other.Version {
+		return false
+	}
+	return r.Digest == "" || other.Digest == "" || r.Digest == other.Digest
+}
+
+// Trial is what is counted while a version has to prove itself.
+type Trial struct {
+	// BootID is the boot that was counted last, or in which the switch was made:
+	// no boot is counted twice, and the boot of the switch is not counted as one that came up.
+	BootID string `json:"boot_id"`
+	// Boots without a verdict, by how the boot before ended.
+	Hard    int `json:"hard"`    // watchdog reset, kernel panic, crash loop, missed health deadline
+	Unclean int `json:"unclean"` // the power went
+	Clean   int `json:"clean"`   // an orderly reboot
+	// Baseline is how the required checks stood just before the switch. A check
+	// that is false here failed already and does not condemn the new version.
+	Baseline map[string]bool `json:"baseline,omitempty"`
+	// BootIDs are the boots that were counted, oldest first.
+	BootIDs []string `json:"boot_ids,omitempty"`
+}
+
+// Attempts is the number of boots counted so far.
+func (t *Trial) Attempts() int {
+	if t == nil {
+		return 0
+	}
+	return t.Hard + t.Unclean + t.Clean
+}
+
+// Blocked is a version that failed here and is not run again unless a person says so.
+type Blocked struct {
+	Ref
+	Reason string `json:"reason"`          // a Cause
+	Check  string `json:"check,omitempty"` // the health check that failed; empty: none did
+}
+
+// Cause is why a version was left.
+type Cause string
+
+const (
+	CauseHealth   Cause = "health"     // a required check failed until the deadline
+	CauseCrash    Cause = "crash-loop" // a service failed until systemd gave up restarting it
+	CauseBoots    Cause = "boots"      // too many boots without a verdict
+	CauseDamaged  Cause = "damaged"    // files are missing or differ from the manifest
+	CauseOperator Cause = "operator"   // a person asked for it
+)
+
+// Levels of a rollback: what the device fell back to.
+const (
+	LevelPrevious = "previous"
+	LevelFactory  = "factory"
+	LevelNone     = "none" // nothing to fall back to: hold
+)
+
+// Rollback is the evidence of the last fall back. It is kept until the next one.
+type Rollback struct {
+	From     string   `json:"from"`
+	To       string   `json:"to"` // empty with LevelNone
+	Level    string   `json:"level"`
+	Cause    Cause    `json:"cause"`
+	Check    string   `json:"check"`    // the health check that failed; empty: none did
+	Output   string   `json:"output"`   // what it said last, at most 4 KiB
+	Attempts int      `json:"attempts"` // boots that were counted against From
+	BootIDs  []string `json:"boot_ids"` // those boots, oldest first
+	Reported bool     `json:"reported"` // device-api has been told
+}
+
+// Record is everything the device remembers about its versions: what runs, what
+// is on trial, what is blocked and why. A Record is a value to be replaced
+// whole by Commit; nobody edits one on disk.
+type Record struct {
+	Schema       int       `json:"schema"`
+	Generation   uint64    `json:"generation"` // set by Commit
+	Phase        Phase     `json:"phase"`
+	Current      *Ref      `json:"current"`  // nil only before the first install
+	Previous     *Ref      `json:"previous"` // what a fall back prefers; nil: none
+	Factory      *Ref      `json:"factory"`  // nil: none made yet
+	Trial        *Trial    `json:"trial"`    // non-nil exactly in the phases trial and fallback
+	HoldReason   string    `json:"hold,omitempty"`
+	Confirmed    []Ref     `json:"confirmed,omitempty"` // versions that proved themselves here, oldest first
+	Floor        int64    `json:"release_floor"`       // highest release counter that ever was confirmed here
+	Blocked      []Blocked `json:"blocked"`
+	LastRollback *Rollback `json:"last_rollback"`
+
+	// unknown are the keys that this program does not know: a newer one wrote
+	// them and may come back, so they are written back as they were.
+	unknown map[string]json.RawMessage
+}
+
+// Why a hold was entered.
+const (
+	HoldExhausted   = "exhausted"   // the version that runs failed and nothing is left to fall back to
+	HoldEnvironment = "environment" // two versions fail the same check: it is not the version
+)
+
+// Clone returns a copy that shares nothing that a caller may change.
+func (r *Record) Clone() *Record {
+	c := *r
+	for _, p := range []**Ref{&c.Current, &c.Previous, &c.Factory} {
+		if *p != nil {
+			ref := **p
+			*p = &ref
+		}
+	}
+	if r.Trial != nil {
+		t := *r.Trial
+		t.Baseline = maps.Clone(t.Baseline)
+		t.BootIDs = slices.Clone(t.BootIDs)
+		c.Trial = &t
+	}
+	if r.LastRollback != nil {
+		l := *r.LastRollback
+		l.BootIDs = slices.Clone(l.BootIDs)
+		c.LastRollback = &l
+	}
+	c.Confirmed = slices.Clone(r.Confirmed)
+	c.Blocked = slices.Clone(r.Blocked)
+	c.unknown = maps.Clone(r.unknown)
+	return &c
+}
+
+// BlockedBy returns why ref must not run, or nil.
+func (r *Record) BlockedBy(ref *Ref) *Blocked {
+	for i := range r.Blocked {
+		if r.Blocked[i].Ref.Same(ref) {
+			return &r.Blocked[i]
+		}
+	}
+	return nil
+}
+
+// Block remembers that ref must not run again by itself. The newest reason of a
+// version replaces its older one.
+func (r *Record) Block(ref Ref, reason Cause, check string) {
+	r.Unblock(ref.Version)
+	r.Blocked = append(r.Blocked, Blocked{Ref: ref, Reason: string(reason), Check: check})
+	if n := len(r.Blocked); n > maxBlocked {
+		r.Blocked = slices.Clone(r.Blocked[n-maxBlocked:])
+	}
+}
+
+// maxBlocked bounds the record of a device that is sent bad versions for years.
+const maxBlocked = 64
+
+// Unblock forgets every block of version and reports whether there was one.
+func (r *Record) Unblock(version string) bool {
+	n := len(r.Blocked)
+	r.Blocked = slices.DeleteFunc(slices.Clone(r.Blocked), func(b Blocked) bool { return b.Version == version })
+	return len(r.Blocked) != n
+}
+
+// IsConfirmed reports whether ref proved itself on this device.
+func (r *Record) IsConfirmed(ref *Ref) bool {
+	return slices.ContainsFunc(r.Confirmed, func(c Ref) bool { return c.Same(ref) })
+}
+
+// Confirm notes that ref proved itself, as the newest of those that did.
+func (r *Record) Confirm(ref Ref) {
+	r.Confirmed = slices.DeleteFunc(slices.Clone(r.Confirmed), func(c Ref) bool { return c.Version == ref.Version })
+	r.Confirmed = append(r.Confirmed, ref)
+	if n := len(r.Confirmed); n > maxBlocked {
+		r.Confirmed = slices.Clone(r.Confirmed[n-maxBlocked:])
+	}
+}
+
+// ErrRecord is a record that cannot be used. The candidate is broken, not the
+// device: the reader looks for an older one.
+var ErrRecord = errors.New("unusable record")
+
+// maxRecord bounds what is read of a record, in bytes: 64 blocked versions and
+// an output of 4 KiB are 20 KiB, and a device has little memory.
+const maxRecord = 1 << 20
+
+// ParseRecord reads a record. Keys that it does not know are kept for
+// MarshalJSON. Every error wraps ErrRecord.
+func ParseRecord(data []byte) (*Record, error) {
+	if len(data) > maxRecord {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrRecord, len(data), maxRecord)
+	}
+	type plain Record // without the methods: no recursion
+	var r Record
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode((*plain)(&r)); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
+	}
+	if dec.More() {
+		return nil, fmt.Errorf("%w: something follows its end", ErrRecord)
+	}
+	if err := json.Unmarshal(data, &r.unknown); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
+	}
+	known := map[string]json.RawMessage{}
+	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}}))
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(mine, &known); err != nil {
+		return nil, err
+	}
+	for key := range known {
+		delete(r.unknown, key)
+	}
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	return &r, nil
+}
+
+// MarshalJSON writes the record with the keys that ParseRecord did not know.
+func (r *Record) MarshalJSON() ([]byte, error) {
+	type plain Record
+	c := *r
+	if c.Blocked == nil {
+		c.Blocked = []Blocked{}
+	}
+	mine, err := json.Marshal((*plain)(&c))
+	if err != nil || len(r.unknown) == 0 {
+		return mine, err
+	}
+	rest, err := json.Marshal(r.unknown)
+	if err != nil {
+		return nil, err
+	}
+	// Two objects, neither of them empty, become one.
+	return append(append(mine[:len(mine)-1], ','), rest[1:]...), nil
+}
+
+// check says what makes a record unusable: the same for one that was read and
+// one that is to be written.
+func (r *Record) check() error {
+	if r.Schema < 1 {
+		return fmt.Errorf("schema %d, want 1 or newer", r.Schema)
+	}
+	// A newer program may know more phases: Decide leaves those alone.
+	if !r.Phase.known() && r.Schema <= Schema {
+		return fmt.Errorf("phase %q is not known", r.Phase)
+	}
+	if r.Current == nil {
+		return errors.New("it names no current version")
+	}
+	for _, link := range r.links() {
+		if link.ref != nil && !ValidVersion(link.ref.Version) {
+			return fmt.Errorf("%s: %q cannot be a version", link.name, link.ref.Version)
+		}
+	}
+	for _, c := range r.Confirmed {
+		if !ValidVersion(c.Version) {
+			return fmt.Errorf("confirmed: %q cannot be a version", c.Version)
+		}
+	}
+	if r.Phase.Counted() && r.Trial == nil {
+		return fmt.Errorf("phase %q without its counters", r.Phase)
+	}
+	if t := r.Trial; t != nil {
+		for _, n := range []int{t.Hard, t.Unclean, t.Clean} {
+			if n < 0 || n > maxStrikes {
+				return fmt.Errorf("trial: %d boots cannot have been counted", n)
+			}
+		}
+	}
+	return nil
+}
+
+// maxStrikes is more boots than any budget allows; a larger counter is damage.
+const maxStrikes = 1 << 20
+
+// link is one of the three names that a generation gives to snapshots.
+type link struct {
+	name string
+	ref  *Ref
+}
+
+func (r *Record) links() []link {
+	return []link{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
+}

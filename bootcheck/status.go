@@ -1,0 +1,204 @@
+package bootcheck
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// ConfirmUnit is the unit that judges a version after its services started.
+const ConfirmUnit = "ota-confirm.service"
+
+// Operation is what an install does at this moment, as it is reported to
+// device-api and kept in progress.json.
+type Operation struct {
+	Stage    string `json:"stage"`    // "idle": nothing is going on
+	Progress int    `json:"progress"` // percent of the stage
+	Message  string `json:"message"`
+	Error    string `json:"error"` // empty, or CODE: text
+}
+
+// ReadOperation reads progress.json. One that is not there or cannot be read
+// means idle: it is volatile and nothing depends on it.
+func ReadOperation(name string) Operation {
+	op := Operation{Stage: "idle"}
+	if data, err := readRegular(name, 64<<10); err == nil {
+		if json.Unmarshal(data, &op) != nil || op.Stage == "" {
+			return Operation{Stage: "idle"}
+		}
+	}
+	return op
+}
+
+// Summary is one sentence for a person: what was left, for what, why.
+func (l *Rollback) Summary() string {
+	why := string(l.Cause)
+	switch l.Cause {
+	case CauseHealth:
+		why = "its health check failed"
+	case CauseCrash:
+		why = "a service crashed again and again"
+	case CauseBoots:
+		why = fmt.Sprintf("%d boots had no verdict", l.Attempts)
+	case CauseDamaged:
+		why = "it was damaged"
+	case CauseOperator:
+		why = "a person asked for it"
+	}
+	if l.Check != "" {
+		why += fmt.Sprintf(" (%s)", l.Check)
+	}
+	if l.Level == LevelNone {
+		return fmt.Sprintf("version %s failed and nothing else can run: %s", l.From, why)
+	}
+	return fmt.Sprintf("version %s was left for %s (%s): %s", l.From, l.To, l.Level, why)
+}
+
+// Code is the word that begins the "error" of a report about the rollback.
+func (l *Rollback) Code() string {
+	switch l.Level {
+	case LevelPrevious:
+		return CodeRolledToPrevious
+	case LevelFactory:
+		return CodeRolledToFactory
+	}
+	return CodeRollbackFailed
+}
+
+// Status is what `status --json` prints, of both programs.
+type Status struct {
+	Phase        Phase           `json:"phase"` // empty: nothing was ever installed
+	Current      string          `json:"current"`
+	Previous     string          `json:"previous"` // empty: none
+	Factory      string          `json:"factory"`  // empty: none
+	Trial        *Trial          `json:"trial"`
+	Blocked      []Blocked       `json:"blocked"`
+	LastRollback *Rollback       `json:"last_rollback"`
+	Operation    Operation       `json:"operation"`
+	Versions     []VersionStatus `json:"versions"`
+	FreeBytes    uint64          `json:"free_bytes"`
+	Hold         string          `json:"hold,omitempty"`   // why the device is on hold
+	Damage       string          `json:"damage,omitempty"` // what is wrong with the store
+}
+
+// VersionStatus is one snapshot of the store.
+type VersionStatus struct {
+	Version string `json:"version"`
+	// State is the first that is true of: current, previous, factory, blocked,
+	// confirmed, damaged (its manifest cannot be read), staged (never confirmed).
+	State string `json:"state"`
+	Size  int64  `json:"size"` // sum of its files, bytes; 0: not known
+}
+
+// Status collects what there is to say. progress is where the applier keeps its
+// operation. An empty store has a status; the error says why nothing could be read.
+func (s *Store) Status(progress string) (*Status, error) {
+	status := &Status{Blocked: []Blocked{}, Operation: ReadOperation(progress)}
+	record := &Record{}
+	active, err := s.Active()
+	switch {
+	case err == nil:
+		record = active.Record
+		status.Damage = active.Damage
+	case errors.Is(err, ErrEmpty):
+	case errors.Is(err, ErrRecord):
+		status.Damage = err.Error()
+	default:
+		return nil, err
+	}
+	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
+	if record.Blocked != nil {
+		status.Blocked = record.Blocked
+	}
+	for _, l := range record.links() {
+		if l.ref != nil {
+			*map[string]*string{"current": &status.Current, "previous": &status.Previous, "factory": &status.Factory}[l.name] = l.ref.Version
+		}
+	}
+	if status.Versions, err = s.versionStatus(record); err != nil {
+		return nil, err
+	}
+	free, err := s.Free()
+	status.FreeBytes = free.Bytes
+	return status, err
+}
+
+func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
+	names, err := s.VersionNames()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]VersionStatus, 0, len(names))
+	for _, version := range names {
+		v := VersionStatus{Version: version, State: "staged"}
+		snapshot, err := s.Snapshot(version)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed just now
+		}
+		ref := &Ref{Version: version}
+		if err != nil {
+			v.State = "damaged"
+		} else {
+			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
+		}
+		switch {
+		case record.BlockedBy(ref) != nil:
+			v.State = "blocked"
+		case err == nil && record.IsConfirmed(ref):
+			v.State = "confirmed"
+		}
+		for _, l := range slices.Backward(record.links()) {
+			if l.ref != nil && l.ref.Version == version {
+				v.State = l.name
+			}
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// Print writes the status for a person.
+func (st *Status) Print(w io.Writer) {
+	or := func(s, empty string) string {
+		if s == "" {
+			return empty
+		}
+		return s
+	}
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	phase := or(string(st.Phase), "nothing installed")
+	if st.Hold != "" {
+		phase += " (" + st.Hold + ")"
+	}
+	line("phase", "%s", phase)
+	line("current", "%s", or(st.Current, "none"))
+	line("previous", "%s", or(st.Previous, "none"))
+	line("factory", "%s", or(st.Factory, "none"))
+	if st.Trial != nil {
+		line("trial", "%d boots without a verdict (%d hard, %d unclean, %d clean)", st.Trial.Attempts(), st.Trial.Hard, st.Trial.Unclean, st.Trial.Clean)
+	}
+	for _, b := range st.Blocked {
+		line("blocked", "%s: %s", b.Version, strings.TrimSuffix(b.Reason+", "+b.Check, ", "))
+	}
+	if st.LastRollback != nil {
+		line("rollback", "%s", st.LastRollback.Summary())
+		for text := range strings.Lines(st.LastRollback.Output) {
+			line("", "  %s", strings.TrimRight(text, "\n"))
+		}
+	}
+	op := st.Operation.Stage
+	if st.Operation.Stage != "idle" {
+		op += fmt.Sprintf(" %d %% %s", st.Operation.Progress, or(st.Operation.Error, st.Operation.Message))
+	}
+	line("operation", "%s", op)
+	line("free", "%d MiB", st.FreeBytes>>20)
+	if st.Damage != "" {
+		line("damage", "%s", st.Damage)
+	}
+}

@@ -1,0 +1,539 @@
+package bootcheck
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+// newStore is an empty store in a folder of its own.
+func newStore(t *testing.T) *Store {
+	t.Helper()
+	s, err := Create(filepath.Join(t.TempDir(), "versions"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// addSnapshot puts a small version into the store, as an install would.
+func addSnapshot(t *testing.T, s *Store, version string) *Ref {
+	t.Helper()
+	content := "this is " + version + "\n"
+	sum := sha256.Sum256([]byte(content))
+	m := Manifest{
+		Format: ManifestFormat, Models: []string{"x1"}, Version: version, Size: int64(len(content)),
+		Entries: []Entry{
+			{Path: "bin", Type: TypeDir, Mode: 0o755},
+			{Path: "bin/app", Type: TypeFile, Mode: 0o755, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])},
+		},
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := s.Stage(version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, err := range []error{
+		root.Mkdir("bin", 0o755), root.Mkdir(".ota", 0o755),
+		root.WriteFile("bin/app", []byte(content), 0o755),
+		root.WriteFile(".ota/manifest.json", raw, 0o644),
+		s.Publish(version),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &Ref{Version: version, Digest: Digest(raw)}
+}
+
+// mustCommit commits next and returns it.
+func mustCommit(t *testing.T, s *Store, next *Record) *Record {
+	t.Helper()
+	if err := s.Commit(next); err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+func mustActive(t *testing.T, s *Store) *Active {
+	t.Helper()
+	active, err := s.Active()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return active
+}
+
+// runsNow is what a service that is started now runs.
+func runsNow(t *testing.T, s *Store) string {
+	t.Helper()
+	data, err := os.ReadFile(s.path("current", "bin", "app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(data), "this is "))
+}
+
+// twoVersions is a store in which 1.0 was confirmed and 2.0 is on trial.
+func twoVersions(t *testing.T) (s *Store, one, two *Ref) {
+	t.Helper()
+	s = newStore(t)
+	one, two = addSnapshot(t, s, "1.0"), addSnapshot(t, s, "2.0")
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: one, Factory: one, Confirmed: []Ref{*one}})
+	mustCommit(t, s, &Record{Phase: PhaseTrial, Current: two, Previous: one, Factory: one, Confirmed: []Ref{*one}, Trial: &Trial{BootID: "a", Unclean: 1}})
+	return s, one, two
+}
+
+func TestCommitSwitchesEverything(t *testing.T) {
+	s, one, two := twoVersions(t)
+	active := mustActive(t, s)
+	if active.Damage != "" || active.Record.Generation != 2 || !active.Record.Current.Same(two) || !active.Record.Previous.Same(one) {
+		t.Errorf("Active = %+v (%s), want generation 2 with current 2.0 and previous 1.0", active.Record, active.Damage)
+	}
+	if got := runsNow(t, s); got != "2.0" {
+		t.Errorf("current runs %s, want 2.0", got)
+	}
+	for name, want := range map[string]string{
+		"current": ".active/current", "previous": ".active/previous", "factory": ".active/factory",
+		".active": ".generations/2", ".generations/2/current": "../../v2.0", ".generations/2/previous": "../../v1.0",
+	} {
+		if got, err := os.Readlink(s.path(name)); got != want {
+			t.Errorf("%s -> %q (%v), want %q", name, got, err, want)
+		}
+	}
+	if info, err := os.Stat(s.path(".generations/2/record.json")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("record.json: %v %v, want mode 0600", info.Mode(), err)
+	}
+}
+
+func TestCommitRefuses(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	for name, next := range map[string]*Record{
+		"a version that is not there":  {Phase: PhaseConfirmed, Current: &Ref{Version: "9.0"}},
+		"a previous that is not there": {Phase: PhaseConfirmed, Current: one, Previous: &Ref{Version: "9.0"}},
+		"no current":                   {Phase: PhaseConfirmed},
+		"a name that climbs":           {Phase: PhaseConfirmed, Current: &Ref{Version: "../etc"}},
+		"a phase that is not known":    {Phase: "happy", Current: one},
+		"a trial without counters":     {Phase: PhaseTrial, Current: one},
+		"a negative counter":           {Phase: PhaseTrial, Current: one, Trial: &Trial{Hard: -1}},
+	} {
+		if err := s.Commit(next); err == nil {
+			t.Errorf("Commit of %s succeeded", name)
+		}
+	}
+	if active := mustActive(t, s); active.Record.Generation != 2 || active.Damage != "" {
+		t.Errorf("after the refusals generation %d is active (%s), want 2", active.Record.Generation, active.Damage)
+	}
+	entries, err := os.ReadDir(s.path(".generations"))
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%d generations are left (%v), want 2", len(entries), err)
+	}
+}
+
+func TestCommitKeepsTheLast32(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	for range 40 {
+		mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: one})
+	}
+	history, err := s.History()
+	if err != nil || len(history) != 32 || history[31].Generation != 42 || history[0].Generation != 11 {
+		t.Errorf("History = %d generations (%v), want 11 to 42", len(history), err)
+	}
+}
+
+// A power cut before the switch leaves a generation that never was.
+func TestUnfinishedGenerationNeverWas(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	leave := func() {
+		if err := s.writeGeneration(3, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	if active := mustActive(t, s); active.Record.Generation != 2 {
+		t.Errorf("generation %d is active, want 2", active.Record.Generation)
+	}
+	if history, _ := s.History(); len(history) != 2 {
+		t.Errorf("the history has %d generations, want 2", len(history))
+	}
+	next := mustCommit(t, s, mustActive(t, s).Record.Clone())
+	if next.Generation != 3 {
+		t.Errorf("the next generation is %d, want 3", next.Generation)
+	}
+	if err := os.RemoveAll(s.path(".generations", "4")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.writeGeneration(4, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.path(".generations", "4")); err == nil {
+		t.Error("Sweep left the unfinished generation")
+	}
+}
+
+// Whatever happens to the record of the active generation, the version that
+// runs goes on running, and nothing is rolled back because of it.
+func TestDamagedRecord(t *testing.T) {
+	s, one, two := twoVersions(t)
+	name := s.path(".generations", "2", "record.json")
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damages := map[string]func() error{
+		"missing":   func() error { return nil },
+		"zeros":     func() error { return os.WriteFile(name, make([]byte, len(good)), 0o600) },
+		"0xff":      func() error { return os.WriteFile(name, []byte(strings.Repeat("\xff", 500)), 0o600) },
+		"null":      func() error { return os.WriteFile(name, []byte("null"), 0o600) },
+		"a list":    func() error { return os.WriteFile(name, []byte("[1]"), 0o600) },
+		"2 objects": func() error { return os.WriteFile(name, append(good, good...), 0o600) },
+		"schema 0": func() error {
+			return os.WriteFile(name, []byte(`{"phase":"confirmed","current":{"version":"2.0"}}`), 0o600)
+		},
+		"huge":     func() error { return os.WriteFile(name, make([]byte, 2<<20), 0o600) },
+		"a folder": func() error { return os.Mkdir(name, 0o700) },
+		"a FIFO":   func() error { return unix.Mkfifo(name, 0o600) },
+		"a link":   func() error { return os.Symlink("../1/record.json", name) },
+		"2^63 boots": func() error {
+			return os.WriteFile(name, []byte(strings.Replace(string(good), `"unclean": 1`, `"unclean": 9223372036854775807`, 1)), 0o600)
+		},
+	}
+	for n := range len(good) - 1 { // the last byte is the line's end
+		damages[fmt.Sprintf("cut to %d bytes", n)] = func() error { return os.WriteFile(name, good[:n], 0o600) }
+	}
+	for what, damage := range damages {
+		if err := errors.Join(os.RemoveAll(name), damage()); err != nil {
+			t.Fatal(err)
+		}
+		active, err := s.Active()
+		if err != nil {
+			t.Errorf("record %s: %v", what, err)
+			continue
+		}
+		r := active.Record
+		if active.Damage == "" || !r.Current.Same(two) || r.Phase != PhaseTrial || !r.Previous.Same(one) {
+			t.Errorf("record %s: current %s, previous %s, %s, damage %q; want 2.0, 1.0, trial and a damage", what, r.Current, r.Previous, r.Phase, active.Damage)
+		}
+	}
+	// Committing what was put together mends the store.
+	mustCommit(t, s, mustActive(t, s).Record.Clone())
+	if active := mustActive(t, s); active.Damage != "" || active.Record.Generation != 3 {
+		t.Errorf("after mending: generation %d, damage %q", active.Record.Generation, active.Damage)
+	}
+}
+
+func TestDamagedRecordOfAVersionThatProvedItself(t *testing.T) {
+	s, one, two := twoVersions(t)
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
+	mustCommit(t, s, &Record{Phase: PhaseFallback, Current: one, Trial: &Trial{}, Confirmed: []Ref{*one, *two}})
+	if err := os.Remove(s.path(".generations", "4", "record.json")); err != nil {
+		t.Fatal(err)
+	}
+	r := mustActive(t, s).Record
+	if !r.Current.Same(one) || r.Phase != PhaseConfirmed {
+		t.Errorf("current %s, %s; want 1.0, confirmed: the links run it and it once proved itself", r.Current, r.Phase)
+	}
+}
+
+func TestEveryRecordDamagedLeavesTheLinks(t *testing.T) {
+	s, one, two := twoVersions(t)
+	for _, n := range []string{"1", "2"} {
+		if err := os.Truncate(s.path(".generations", n, "record.json"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := mustActive(t, s).Record
+	if r.Current.Version != two.Version || r.Previous.Version != one.Version || r.Factory.Version != one.Version || r.Phase != PhaseConfirmed {
+		t.Errorf("Active = %+v, want what the links say", r)
+	}
+}
+
+func TestDamagedLinks(t *testing.T) {
+	for name, row := range map[string]struct {
+		damage func(s *Store) error
+		want   string // the version; empty: an error
+	}{
+		"the switch is missing": {func(s *Store) error { return os.Remove(s.path(".active")) }, "2.0"},
+		"the switch is a folder": {func(s *Store) error {
+			return errors.Join(os.Remove(s.path(".active")), os.Mkdir(s.path(".active"), 0o755))
+		}, "2.0"},
+		"the switch is absolute":                {relink(".active", "/etc"), "2.0"},
+		"the switch climbs out":                 {relink(".active", "../../etc"), "2.0"},
+		"the switch loops":                      {relink(".active", ".active"), "2.0"},
+		"the switch dangles":                    {relink(".active", ".generations/77"), "2.0"},
+		"the switch has a sign":                 {relink(".active", ".generations/+2"), "2.0"},
+		"current of the generation is gone":     {func(s *Store) error { return os.Remove(s.path(".generations/2/current")) }, "2.0"},
+		"current of the generation climbs":      {relink(".generations/2/current", "../../../../etc"), "2.0"},
+		"current of the generation is absolute": {relink(".generations/2/current", "/opt"), "2.0"},
+		"previous is the same as current":       {relink(".generations/2/previous", "../../v2.0"), "2.0"},
+		"the fixed link is gone":                {func(s *Store) error { return os.Remove(s.path("current")) }, "2.0"},
+		"the fixed link is a folder": {func(s *Store) error {
+			return errors.Join(os.Remove(s.path("current")), os.Mkdir(s.path("current"), 0o755))
+		}, "2.0"},
+		"the fixed link is absolute": {relink("previous", "/etc"), "2.0"},
+		"no generations at all":      {func(s *Store) error { return os.RemoveAll(s.path(".generations")) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _, _ := twoVersions(t)
+			if err := row.damage(s); err != nil {
+				t.Fatal(err)
+			}
+			active, err := s.Active()
+			if row.want == "" {
+				if err == nil || errors.Is(err, ErrEmpty) {
+					t.Errorf("Active = %v, %v; want an error that says no generation is whole", active, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if active.Damage == "" || active.Record.Current.Version != row.want {
+				t.Errorf("Active = %s, damage %q; want %s and a damage", active.Record.Current, active.Damage, row.want)
+			}
+			if err := s.Mend(); err != nil {
+				t.Fatal(err)
+			}
+			mustCommit(t, s, active.Record.Clone())
+			if active := mustActive(t, s); active.Damage != "" {
+				t.Errorf("after mending there is damage: %s", active.Damage)
+			}
+			if got := runsNow(t, s); got != row.want {
+				t.Errorf("after mending current runs %s, want %s", got, row.want)
+			}
+		})
+	}
+}
+
+func relink(name, target string) func(s *Store) error {
+	return func(s *Store) error { return errors.Join(os.Remove(s.path(name)), os.Symlink(target, s.path(name))) }
+}
+
+func TestEmptyStore(t *testing.T) {
+	if _, err := newStore(t).Active(); !errors.Is(err, ErrEmpty) {
+		t.Errorf("Active of a new store: %v, want ErrEmpty", err)
+	}
+	empty := &Store{dir: t.TempDir()}
+	if _, err := empty.Active(); !errors.Is(err, ErrEmpty) {
+		t.Errorf("Active of an empty folder: %v, want ErrEmpty", err)
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open of a missing folder: %v, want not exist", err)
+	}
+	if _, err := Create(filepath.Join(t.TempDir(), "not", "mounted")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Create below a missing folder: %v, want not exist", err)
+	}
+}
+
+func TestUnknownKeysAreKept(t *testing.T) {
+	r, err := ParseRecord([]byte(`{"schema":3,"phase":"probation","current":{"version":"1.0","digest":""},"probation":{"days":[1,2]},"note":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if got["note"] != "x" || fmt.Sprint(got["probation"]) != "map[days:[1 2]]" || got["schema"] != 3.0 || got["phase"] != "probation" {
+		t.Errorf("written back: %s", out)
+	}
+	again, err := ParseRecord(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, again, cmp.AllowUnexported(Record{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("a second reading differs:\n%s", diff)
+	}
+	if _, err := ParseRecord([]byte(`{"schema":1,"phase":"probation","current":{"version":"1.0"}}`)); !errors.Is(err, ErrRecord) {
+		t.Errorf("an unknown phase of our own schema: %v, want ErrRecord", err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	s := newStore(t)
+	unlock, err := s.Lock(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Lock(t.Context(), 0); !errors.Is(err, ErrBusy) || Exit(err) != ExitBusy {
+		t.Errorf("a second Lock: %v (exit %d), want busy", err, Exit(err))
+	}
+	if _, err := s.LockInstalls(t.Context()); err != nil {
+		t.Errorf("the lock of installs is another one: %v", err)
+	}
+	done := make(chan error)
+	go func() {
+		unlock, err := s.Lock(context.Background(), lockPatience)
+		if err == nil {
+			unlock()
+		}
+		done <- err
+	}()
+	unlock()
+	if err := <-done; err != nil {
+		t.Errorf("a Lock that waits: %v", err)
+	}
+}
+
+// lockPatience is ten times what a loaded machine takes to hand a lock over.
+const lockPatience = 30e9
+
+func TestSweep(t *testing.T) {
+	s, _, _ := twoVersions(t)
+	ours := []string{".staging/v3.0", ".trash/v0.9-0", "..active123", ".current7"}
+	foreign := []string{".activex", "..active", "notes", "..active12x"}
+	for _, name := range append(ours, foreign...) {
+		if err := os.MkdirAll(s.path(name, "x"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Sweep(true); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range ours {
+		if _, err := os.Lstat(s.path(name)); err == nil {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	for _, name := range foreign {
+		if _, err := os.Lstat(s.path(name)); err != nil {
+			t.Errorf("%s is gone: %v", name, err)
+		}
+	}
+	if got := runsNow(t, s); got != "2.0" {
+		t.Errorf("current runs %s, want 2.0", got)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	s, _, _ := twoVersions(t)
+	addSnapshot(t, s, "0.9")
+	record := mustActive(t, s).Record
+	for _, version := range []string{"1.0", "2.0"} {
+		if err := s.Remove(record, version); err == nil {
+			t.Errorf("Remove of %s, which is linked, succeeded", version)
+		}
+	}
+	if err := s.Remove(record, "0.9"); err != nil {
+		t.Fatal(err)
+	}
+	names, err := s.VersionNames()
+	if err != nil || cmp.Diff([]string{"1.0", "2.0"}, names) != "" {
+		t.Errorf("versions = %v (%v), want 1.0 2.0", names, err)
+	}
+}
+
+func TestSurplus(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	for _, v := range []string{"0.7", "0.8", "0.9", "3.0", "3.1"} {
+		addSnapshot(t, s, v)
+	}
+	r := mustActive(t, s).Record.Clone()
+	r.Confirmed = []Ref{{Version: "0.9"}, {Version: "0.8"}, *one}
+	r.Block(Ref{Version: "3.1"}, CauseHealth, "")
+	for keep, want := range map[int][]string{
+		0: {"3.1", "0.9", "0.8", "0.7", "3.0"},
+		2: {"3.1", "0.9", "0.8"},
+		9: {},
+	} {
+		got, err := s.Surplus(r, keep)
+		if err != nil || cmp.Diff(want, got, cmpopts.EquateEmpty()) != "" {
+			t.Errorf("Surplus(keep %d) = %v (%v), want %v", keep, got, err, want)
+		}
+	}
+}
+
+func TestRetire(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	if err := s.Retire("1.0"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{"": 0o555, "bin": 0o555, "bin/app": 0o555, ".ota": 0o555, ".ota/manifest.json": 0o444} {
+		info, err := os.Stat(filepath.Join(s.VersionDir("1.0"), name))
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%q: mode %v (%v), want %v", name, info.Mode(), err, want)
+		}
+	}
+	if err := s.Verify(t.Context(), one, Full); err != nil {
+		t.Errorf("read-only, the version is as whole as before: %v", err)
+	}
+}
+
+func TestVerify(t *testing.T) {
+	s, one, _ := twoVersions(t)
+	app := filepath.Join(s.VersionDir("1.0"), "bin", "app")
+	if err := s.Verify(t.Context(), one, Full); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), &Ref{Version: "1.0", Digest: "sha256:other"}, Quick); Exit(err) != ExitDamaged {
+		t.Errorf("another manifest than the record knows: %v, want exit 5", err)
+	}
+	if err := os.WriteFile(app, []byte("THIS is 1.0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), one, Quick); err != nil {
+		t.Errorf("same size: Quick says %v", err)
+	}
+	if err := s.Verify(t.Context(), one, Full); Exit(err) != ExitDamaged || !strings.Contains(err.Error(), "bin/app") {
+		t.Errorf("changed content: Full says %v, want damaged bin/app", err)
+	}
+	if err := os.Truncate(app, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), one, Quick); Exit(err) != ExitDamaged {
+		t.Errorf("truncated: Quick says %v, want damaged", err)
+	}
+	if err := s.Verify(t.Context(), &Ref{Version: "7.0"}, Quick); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing: %v, want not exist", err)
+	}
+}
+
+func TestCompareVersions(t *testing.T) {
+	order := []string{"", "0.9", "1.0-rc1", "1.0-rc2", "1.0-rc10", "1.0", "1.0.1", "1.2", "1.9.9", "1.10", "1.10.1-a", "1.10.1", "2", "a", "b1", "b10"}
+	for i, a := range order {
+		for j, b := range order {
+			got, want := CompareVersions(a, b), 0
+			if i < j {
+				want = -1
+			} else if i > j {
+				want = 1
+			}
+			if got != want {
+				t.Errorf("CompareVersions(%q, %q) = %d, want %d", a, b, got, want)
+			}
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	s, _, _ := twoVersions(t)
+	r := mustActive(t, s).Record
+	for name, want := range map[string]string{"1.0": "1.0", "v1.0": "1.0", "current": "2.0", "previous": "1.0", "factory": "1.0", "7.0": "", "../etc": "", "-h": "", "": ""} {
+		got, err := s.Find(r, name)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("Find(%q) = %q, %v; want %q", name, got, err, want)
+		}
+	}
+}

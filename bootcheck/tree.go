@@ -1,0 +1,257 @@
+package bootcheck
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Depth says how much of a tree CheckTree looks at.
+type Depth int
+
+const (
+	// Quick looks at every entry's type, mode, size and link target: a few
+	// microseconds each, and no file is read.
+	Quick Depth = iota
+	// Full also hashes every file, and refuses what the manifest does not list.
+	Full
+)
+
+// hashBuffer is what is read from a file at once, bytes: larger gains nothing.
+const hashBuffer = 256 << 10
+
+// CheckTree checks the snapshot in dir against its manifest. A mode without its
+// write bits is as good as the one that the manifest says, as a factory version
+// is kept 0555 and 0444. The directory .ota is not looked into: whoever read m
+// did. No link is followed, and a FIFO in the place of a file does not block.
+//
+// The error names the first wrong file, "bin/device-api: size 812, want 800",
+// and is an *Error with ExitDamaged; an error of the disk (EIO) is in it. What
+// says nothing about the snapshot (no permission, no more descriptors) is not an
+// *Error. If ctx ends, its error is returned as it is.
+func CheckTree(ctx context.Context, dir string, m *Manifest, depth Depth) error {
+	c := treeCheck{ctx: ctx, depth: depth, children: make(map[string][]*Entry)}
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		parent := path.Dir(e.Path)
+		c.children[parent] = append(c.children[parent], e)
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		root := os.NewFile(uintptr(fd), dir)
+		defer func() { _ = root.Close() }()
+		err = c.checkDir(root, ".")
+	} else {
+		err = &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
+		// These say nothing about the snapshot.
+		return fmt.Errorf("cannot check the snapshot: %w", err)
+	}
+	return Errorf(ExitDamaged, CodeHashMismatch, "%w", err)
+}
+
+type treeCheck struct {
+	ctx      context.Context
+	depth    Depth
+	children map[string][]*Entry // by path of the directory
+	buf      []byte
+	sum      hash.Hash
+}
+
+// checkDir checks what is in the directory open as d. It holds a descriptor for
+// each level, at most MaxDepth.
+func (c *treeCheck) checkDir(d *os.File, dir string) error {
+	if c.depth == Full {
+		if err := c.checkExtra(d, dir); err != nil {
+			return err
+		}
+	}
+	for _, e := range c.children[dir] {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.checkEntry(d, e); err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+		if e.Type != TypeDir || len(c.children[e.Path]) == 0 && c.depth == Quick {
+			continue
+		}
+		sub, err := openNoFollow(int(d.Fd()), path.Base(e.Path), unix.O_DIRECTORY)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+		err = c.checkDir(sub, e.Path)
+		_ = sub.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *treeCheck) checkExtra(d *os.File, dir string) error {
+	known := make(map[string]bool, len(c.children[dir]))
+	for _, e := range c.children[dir] {
+		known[path.Base(e.Path)] = true
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	for _, name := range names {
+		if !known[name] && (dir != "." || name != ManifestDir) {
+			return fmt.Errorf("%q: the manifest does not list it", path.Join(dir, name))
+		}
+	}
+	return nil
+}
+
+// modeBits are all bits of a mode that chmod sets.
+const modeBits = 0o7777
+
+func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
+	name := path.Base(e.Path)
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("it is missing: %w", err)
+		}
+		return err
+	}
+	want := map[EntryType]uint32{TypeDir: unix.S_IFDIR, TypeFile: unix.S_IFREG, TypeLink: unix.S_IFLNK}[e.Type]
+	if got := st.Mode & unix.S_IFMT; got != want {
+		return fmt.Errorf("it is a %s, want a %s", typeName(got), e.Type)
+	}
+	if e.Type == TypeLink {
+		return checkLink(d, name, e.Target)
+	}
+	if got, want := st.Mode&modeBits, uint32(e.Mode); got != want && got != want&^0o222 {
+		return fmt.Errorf("mode %04o, want %04o", got, want)
+	}
+	if e.Type != TypeFile {
+		return nil
+	}
+	if st.Size != e.Size {
+		return fmt.Errorf("size %d, want %d", st.Size, e.Size)
+	}
+	if c.depth == Full {
+		return c.checkContent(d, name, e)
+	}
+	return nil
+}
+
+func checkLink(d *os.File, name, want string) error {
+	// One byte more than allowed, to see that a target is longer.
+	buf := make([]byte, MaxPath+1)
+	n, err := unix.Readlinkat(int(d.Fd()), name, buf)
+	if err != nil {
+		return fmt.Errorf("cannot read the link: %w", err)
+	}
+	if got := string(buf[:n]); got != want {
+		return fmt.Errorf("link to %.80q, want %q", got, want)
+	}
+	return nil
+}
+
+func (c *treeCheck) checkContent(d *os.File, name string, e *Entry) error {
+	f, err := openNoFollow(int(d.Fd()), name, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if c.buf == nil {
+		c.buf, c.sum = make([]byte, hashBuffer), sha256.New()
+	}
+	c.sum.Reset()
+	var size int64
+	for {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.Read(c.buf)
+		c.sum.Write(c.buf[:n])
+		// A file that grows meanwhile must not be read for ever.
+		if size += int64(n); size > e.Size {
+			return fmt.Errorf("size %d, want %d", size, e.Size)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if size != e.Size {
+		return fmt.Errorf("size %d, want %d", size, e.Size)
+	}
+	if got := hex.EncodeToString(c.sum.Sum(nil)); got != e.SHA256 {
+		return fmt.Errorf("sha256 %s, want %s", got, e.SHA256)
+	}
+	return nil
+}
+
+// openBeneath opens the file path below the directory fd. No component may be a
+// link. openat2 would do it in one call, but is newer (5.6) than some kernels in
+// the field.
+func openBeneath(fd int, p string) (*os.File, error) {
+	dir, name := path.Split(p)
+	at := fd
+	for part := range strings.SplitSeq(strings.TrimSuffix(dir, "/"), "/") {
+		if part == "" {
+			continue
+		}
+		d, err := openNoFollow(at, part, unix.O_DIRECTORY)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = d.Close() }()
+		at = int(d.Fd())
+	}
+	return openNoFollow(at, name, 0)
+}
+
+// openNoFollow opens name, one component, in the directory fd for reading.
+func openNoFollow(fd int, name string, flags int) (*os.File, error) {
+	for {
+		n, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(n), name), nil
+	}
+}
+
+func typeName(format uint32) string {
+	switch format {
+	case unix.S_IFDIR:
+		return "dir"
+	case unix.S_IFREG:
+		return "file"
+	case unix.S_IFLNK:
+		return "link"
+	case unix.S_IFIFO:
+		return "fifo"
+	case unix.S_IFSOCK:
+		return "socket"
+	}
+	return "device"
+}
