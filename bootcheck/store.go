@@ -190,7 +190,10 @@ type Active struct {
 	Damage string
 }
 
-// ErrEmpty is a store in which no version was ever made current.
+// ErrEmpty is a store in which no version was ever made current, as far as it
+// remembers: it has neither the switch nor a generation. It may hold snapshots,
+// of an install that a power cut ended before its switch, or of a device whose
+// generations somebody deleted.
 var ErrEmpty = errors.New("no version is installed")
 
 // Active reads what runs. A record that is lost or damaged is never a reason to
@@ -244,7 +247,7 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
 	}
-	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) && !s.holdsSnapshots() {
+	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) {
 		return nil, ErrEmpty
 	}
 	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)

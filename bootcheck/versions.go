@@ -20,12 +20,6 @@ func dirName(version string) string { return "v" + version }
 // VersionDir is the folder in which version is, or would be.
 func (s *Store) VersionDir(version string) string { return s.path(dirName(version)) }
 
-// holdsSnapshots reports whether any version's folder is there.
-func (s *Store) holdsSnapshots() bool {
-	names, err := s.VersionNames()
-	return err == nil && len(names) > 0
-}
-
 // VersionNames lists the versions whose folders are in the store, whole or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
 	entries, err := os.ReadDir(s.dir)

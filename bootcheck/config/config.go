@@ -1,0 +1,163 @@
+// Package config reads /etc/ota/ota.toml, the one configuration of all programs
+// on the device. Every key is optional.
+//
+// A damaged configuration must not stop a boot, so Load returns something usable
+// whatever it finds: a value that is wrong is replaced by its default, every
+// other value of the file still counts, and the error names all that was wrong.
+// The guardian logs the error and goes on; ota-apply, which a person can ask
+// again, refuses with exit 2.
+//
+//	root     = "/opt/tope/versions"
+//	spool    = "/opt/tope/versions/.spool"
+//	keys     = ["/etc/ota/keys"]
+//	model    = "tope-x1"
+//	services = ["device-api.service"]
+//	keep     = 2
+//	reserve  = "64MiB"
+//	run      = "/run/ota"
+//
+//	[report]
+//	url = "http://127.0.0.1:9080/api/v1.0/ota/report"
+//
+//	[trial]
+//	hard     = 3
+//	unclean  = 6
+//	clean    = 10
+//	deadline = "10m"
+//	stable   = "60s"
+//
+//	[[check]]
+//	name     = "device-api answers"
+//	http     = "http://127.0.0.1:9080/health"
+//	required = true
+//	timeout  = "10s"
+//
+//	[metrics]
+//	file = "/var/lib/node_exporter/ota.prom"
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// DefaultPath is read when neither --config nor $OTA_CONFIG names another file.
+// It need not exist.
+const DefaultPath = "/etc/ota/ota.toml"
+
+// Config is what the file says, with the defaults filled in.
+type Config struct {
+	Root  string // the version store; default /opt/tope/versions
+	Spool string // downloads that are not finished; default <Root>/.spool
+
+	// Keys are the public keys that may sign a bundle: files, or folders of
+	// *.pub files. Default: the folder "keys" beside the configuration. No key
+	// found means that every install is refused.
+	Keys []string
+
+	Model    string   // the product model that a bundle must be for; empty: no bundle names it, so only bundles for any model install
+	Services []string // units that start from the store; default device-api.service; may be empty
+	Keep     int      // snapshots kept beyond current, previous and factory; default 2
+	Reserve  Size     // kept free on the partition of Root, in bytes; default 64 MiB
+	Run      string   // state that a reboot may lose; default /run/ota
+
+	Report Report
+	Trial  Trial
+
+	// Checks are the [[check]] tables. When there is none: one http check,
+	// "device-api answers". That every one of Services runs is checked besides.
+	Checks    []Check
+	ChecksDir string // scripts that are checks too; the folder "checks.d" beside the configuration
+
+	Metrics Metrics
+
+	Path string // the file that was asked for, absolute, whether it could be read or not
+
+	spoolSet bool // the file says where Spool is
+}
+
+// Report says where the progress of an install goes.
+type Report struct {
+	URL string // on the loopback interface; "" in the file: no reports; default http://127.0.0.1:9080/api/v1.0/ota/report
+}
+
+// Trial is how a new version proves itself.
+type Trial struct {
+	// How many boots without a verdict a version on trial survives, by how the
+	// boot before them ended.
+	Hard    int // watchdog reset, panic, crash loop; default 3
+	Unclean int // power cut; default 6, users switch printers off
+	Clean   int // reboot or shutdown; default 10
+
+	Deadline time.Duration // the required checks must be good by then, counted from the start of the services; default 10m
+	Stable   time.Duration // and stay good for this long; default 60s
+}
+
+// Check is one [[check]] table. Exactly one of Unit, HTTP and Script is set.
+type Check struct {
+	Name     string
+	Unit     string        // unit that must be active
+	HTTP     string        // URL on the loopback interface that must answer 200
+	Script   string        // program that must exit 0
+	Required bool          // may condemn a version; default true
+	Timeout  time.Duration // for one run; default 10s
+}
+
+// Metrics says where figures for Prometheus go.
+type Metrics struct {
+	File string // for the node exporter's textfile collector; empty: none
+}
+
+// Default is the configuration of a device whose file, at path, says nothing.
+func Default(path string) *Config {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	dir := filepath.Dir(path)
+	return &Config{
+		Root:     "/opt/tope/versions",
+		Spool:    "/opt/tope/versions/.spool",
+		Keys:     []string{filepath.Join(dir, "keys")},
+		Services: []string{"device-api.service"},
+		Keep:     2,
+		Reserve:  64 << 20,
+		Run:      "/run/ota",
+		Report:   Report{URL: "http://127.0.0.1:9080/api/v1.0/ota/report"},
+		Trial: Trial{
+			Hard:     3, // systemd's own example, docs/AUTOMATIC_BOOT_ASSESSMENT.md
+			Unclean:  6,
+			Clean:    10,
+			Deadline: 10 * time.Minute,
+			Stable:   time.Minute,
+		},
+		Checks:    defaultChecks(),
+		ChecksDir: filepath.Join(dir, "checks.d"),
+		Path:      path,
+	}
+}
+
+func defaultChecks() []Check {
+	return []Check{{
+		Name:     "device-api answers",
+		HTTP:     "http://127.0.0.1:9080/health",
+		Required: true,
+		Timeout:  defaultTimeout,
+	}}
+}
+
+// defaultTimeout is how long one run of a check may take.
+const defaultTimeout = 10 * time.Second
+
+// SetRoot moves the store to dir, for --root. The spool goes with it unless the
+// file says where the spool is.
+func (c *Config) SetRoot(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	c.Root = abs
+	if !c.spoolSet {
+		c.Spool = filepath.Join(abs, ".spool")
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+// Package health says whether the version that runs is good.
+//
+//	checks.go   THE list of what is checked: add a check there
+//	unit.go     a unit runs
+//	http.go     an address answers
+//	script.go   a program agrees
+//	watch.go    the trial: good for long enough, soon enough
+//
+// A check is *required* or *wanted*. A required one can condemn a version: the
+// device goes back to the one before. A wanted one is reported and can never
+// condemn: the network, a server, the time of day are not the version's fault.
+// Nor is what was failing already under the old version (Baseline).
+package health
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Check is one thing that is true of a healthy device.
+type Check struct {
+	Name     string        // one line, and no other check has it
+	Required bool          // may condemn a version
+	Timeout  time.Duration // for one run; what takes longer is not good
+	every    time.Duration // least time between two runs of a Watch; 0: as often as it likes
+	run      func(context.Context) finding
+}
+
+// NewCheck makes a Check of a function: good if it returns nil, which it must do
+// soon after its context ended.
+func NewCheck(name string, required bool, timeout time.Duration, f func(context.Context) error) Check {
+	return Check{Name: name, Required: required, Timeout: timeout, run: func(ctx context.Context) finding {
+		return finding{err: f(ctx)}
+	}}
+}
+
+// A Result is how one run of a Check ended.
+type Result struct {
+	Check    string
+	Required bool // of the check; false also for a script that must not be run
+	OK       bool
+	Final    bool          // not OK, and waiting will not help
+	Why      string        // one line: why it is not OK, or, where that is worth knowing, what was seen
+	Output   string        // when not OK: what an address answered (the first 4 KiB) or a script printed (the last)
+	Took     time.Duration // of this run
+
+	// Up is how long it has been OK by the unit's own record, without a gap even
+	// between two runs; 0: only the runs tell.
+	Up time.Duration
+}
+
+// finding is what a kind of check reports; Check.once makes a Result of it.
+type finding struct {
+	err    error
+	note   string // for Why when err is nil
+	output string // at most maxOutput bytes
+	final  bool
+	up     time.Duration
+}
+
+// errCannotRun says that a check tells nothing, because of the check and not of
+// the version.
+var errCannotRun = errors.New("the check cannot be run")
+
+// maxOutput is how much of a check's output is kept, in bytes: the record of a
+// rollback holds it, and that is written to flash.
+const maxOutput = 4 << 10
+
+// once runs c.
+func (c Check) once(ctx context.Context) Result {
+	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	start := time.Now()
+	f := c.run(bounded)
+	r := Result{
+		Check:    c.Name,
+		Required: c.Required,
+		OK:       f.err == nil,
+		Why:      f.note,
+		Took:     time.Since(start),
+	}
+	if f.err == nil {
+		r.Up = f.up
+		return r
+	}
+	r.Final, r.Output = f.final, strings.ToValidUTF8(f.output, "\uFFFD")
+	if errors.Is(f.err, errCannotRun) {
+		r.Required = false
+	}
+	r.Why = oneLine(f.err.Error())
+	if errors.Is(f.err, context.DeadlineExceeded) && ctx.Err() == nil {
+		r.Why = "no answer within " + c.Timeout.String()
+	}
+	return r
+}
+
+// Run runs every check once, all at the same time, and returns the results in
+// the order of checks. It takes as long as the longest Timeout at most, and less
+// when ctx ends; what was not through then is not OK.
+func Run(ctx context.Context, checks []Check) []Result {
+	results := make([]Result, len(checks))
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() { results[i] = c.once(ctx) })
+	}
+	wg.Wait()
+	return results
+}
+
+// Failing returns the first result that condemns: of a required check, and not
+// OK.
+func Failing(results []Result) (r Result, found bool) {
+	for _, r := range results {
+		if r.Required && !r.OK {
+			return r, true
+		}
+	}
+	return Result{}, false
+}
+
+// Baseline is what the record keeps of a Run before a switch: which checks were
+// good under the old version. Watch takes it.
+func Baseline(results []Result) map[string]bool {
+	m := make(map[string]bool, len(results))
+	for _, r := range results {
+		m[r.Check] = r.OK
+	}
+	return m
+}

@@ -1,0 +1,129 @@
+package health
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	scriptTimeout = 10 * time.Second // for the scripts of checks.d, as for a [[check]]
+	scriptEvery   = 5 * time.Second  // a new process each second is too much for a small device that is also starting
+)
+
+// script is good when the program at path exits 0. It is run without arguments,
+// in "/", with nothing on its standard input and an environment of PATH, LANG and
+// OTA_VERSION, the version that should be running. It and everything it started
+// are killed when it ends and when its time is up; the last 4 KiB of what it
+// printed are kept when it fails.
+//
+// The check runs as root, so what others than root could have changed is refused.
+// A program that is refused says nothing about the version, which has no part in
+// /etc/ota: it is reported and condemns nothing, even if it is required. A
+// program that may be run and cannot (its interpreter is missing) does count: the
+// interpreter may be the version's. If it was so under the old version, the
+// baseline knows.
+func script(path, version string) func(context.Context) finding {
+	return func(ctx context.Context) finding {
+		if err := mayRun(path); err != nil {
+			return finding{err: fmt.Errorf("%w: %w", errCannotRun, err)}
+		}
+		var out tailBuffer
+		cmd := exec.CommandContext(ctx, path)
+		cmd.Dir = "/"
+		cmd.Env = []string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"LANG=C.UTF-8",
+			"OTA_VERSION=" + version,
+		}
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+		// What left the process group may hold the output open.
+		cmd.WaitDelay = time.Second
+		if err := cmd.Start(); err != nil {
+			return finding{err: err}
+		}
+		err := wait(cmd)
+		f := finding{output: out.String()}
+		switch {
+		case cmd.ProcessState.Success(): // whatever became of its output
+		case ctx.Err() != nil:
+			f.err = ctx.Err()
+		default:
+			f.err = fmt.Errorf("%s: %w", filepath.Base(path), err)
+		}
+		return f
+	}
+}
+
+// wait waits for the program and kills what is left of its process group. It
+// does so while the program is still a zombie: only then does its number
+// certainly not belong to somebody else.
+func wait(cmd *exec.Cmd) error {
+	for {
+		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	return cmd.Wait()
+}
+
+// mayRun says why the program at path must not be run. Root, or the user that we
+// are, must own it and its folder, and nobody else may write to either.
+func mayRun(path string) error {
+	for _, p := range []string{path, filepath.Dir(path)} {
+		fi, err := os.Stat(p)
+		if err != nil {
+			return err
+		}
+		uid := fi.Sys().(*syscall.Stat_t).Uid
+		mode := fi.Mode()
+		switch {
+		case p == path && !mode.IsRegular():
+			return fmt.Errorf("%q is not a regular file", p)
+		case p == path && mode&0o111 == 0:
+			return fmt.Errorf("%q is not executable", p)
+		case uid != 0 && int(uid) != os.Geteuid():
+			return fmt.Errorf("%q belongs to user %d, not to root", p, uid)
+		case mode&0o022 != 0:
+			return fmt.Errorf("%q can be changed by others than its owner (mode %04o)", p, mode.Perm())
+		}
+	}
+	return nil
+}
+
+// tailBuffer keeps the last maxOutput bytes that were written to it.
+type tailBuffer struct {
+	mu sync.Mutex // what escaped the process group may still write when String is called
+	b  []byte
+}
+
+func (t *tailBuffer) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if n > maxOutput {
+		p = p[n-maxOutput:]
+	}
+	if over := len(t.b) + len(p) - maxOutput; over > 0 {
+		t.b = t.b[:copy(t.b, t.b[over:])]
+	}
+	t.b = append(t.b, p...)
+	return n, nil
+}
+
+func (t *tailBuffer) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}

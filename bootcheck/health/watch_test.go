@@ -1,0 +1,213 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A day is how a check behaves: good from until, in time since the start of the
+// test; and how long each run takes.
+type day struct {
+	from, until time.Duration
+	takes       time.Duration
+	again       time.Duration // good for good from here; 0: never again
+}
+
+const always = 1000 * time.Hour
+
+func (d day) check(name string, required bool, timeout time.Duration) Check {
+	start := time.Now()
+	return NewCheck(name, required, timeout, func(ctx context.Context) error {
+		select {
+		case <-time.After(d.takes):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		at := time.Since(start)
+		if d.from <= at && at < d.until || d.again > 0 && at >= d.again {
+			return nil
+		}
+		return fmt.Errorf("bad at %s", at)
+	})
+}
+
+func TestWatch(t *testing.T) {
+	const s, m = time.Second, time.Minute
+	required := func(name string, d day) func() Check { return func() Check { return d.check(name, true, 10*s) } }
+	wanted := func(name string, d day) func() Check { return func() Check { return d.check(name, false, 10*s) } }
+	good := day{until: always}
+	for _, tt := range []struct {
+		name     string
+		checks   []func() Check
+		baseline map[string]bool
+		fails    string // name of the check that condemns; "" good
+		from, to time.Duration
+	}{
+		{"good from the start", []func() Check{required("a", good)}, nil, "", 60 * s, 62 * s},
+		{"no check at all", nil, nil, "", 60 * s, 60 * s},
+		{"only wanted checks, and they fail", []func() Check{wanted("w", day{})}, nil, "", 60 * s, 62 * s},
+		{"good late", []func() Check{required("a", day{from: 5 * m, until: always})}, nil, "", 6 * m, 6*m + 3*s},
+		{"never good", []func() Check{required("a", good), required("b", day{})}, nil, "b", 10 * m, 10 * m},
+		{"good a moment before the deadline", []func() Check{required("a", day{from: 10*m - 2*s, until: always})}, nil, "", 11*m - 2*s, 11*m + s},
+		{"good a moment after the deadline", []func() Check{required("a", day{from: 10*m + s, until: always})}, nil, "a", 10 * m, 10 * m},
+		{"good before the deadline, but not for long enough", []func() Check{required("a", day{from: 10*m - 30*s, until: 10*m + 20*s})}, nil, "a", 10*m + 20*s, 10*m + 22*s},
+		{"good, then bad before it was stable", []func() Check{required("a", day{until: 59 * s})}, nil, "a", 10 * m, 10 * m},
+		{"a gap begins the time anew", []func() Check{required("a", day{until: 30 * s, again: 40 * s})}, nil, "", 100 * s, 103 * s},
+		{"two that are never good together for long enough", []func() Check{
+			required("a", day{until: 50 * s}), required("b", day{from: 40 * s, until: always})}, nil, "a", 10 * m, 10 * m},
+		{"never answers", []func() Check{required("a", day{until: always, takes: always})}, nil, "a", 10 * m, 10 * m},
+		{"slow, but good", []func() Check{required("a", day{until: always, takes: 9 * s})}, nil, "", 60 * s, 80 * s},
+		{"a wanted check that hangs delays nothing", []func() Check{wanted("w", day{takes: always}), required("a", good)}, nil, "", 60 * s, 62 * s},
+		{"was failing before", []func() Check{required("a", day{}), required("b", good)}, map[string]bool{"a": false, "b": true}, "", 60 * s, 62 * s},
+		{"was good before", []func() Check{required("a", day{})}, map[string]bool{"a": true}, "a", 10 * m, 10 * m},
+		{"not in the baseline", []func() Check{required("a", day{})}, map[string]bool{"other": false}, "a", 10 * m, 10 * m},
+		{"of two bad ones the first condemns", []func() Check{required("a", day{}), required("b", day{})}, nil, "a", 10 * m, 10 * m},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var checks []Check
+				for _, c := range tt.checks {
+					checks = append(checks, c())
+				}
+				start := time.Now()
+				v, err := Watch{Checks: checks, Stable: m, Deadline: 10 * m, Baseline: tt.baseline}.Run(t.Context())
+				took := time.Since(start)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if v.Good != (tt.fails == "") || v.Failing.Check != tt.fails {
+					t.Errorf("good %v, failing %q (%s), want failing %q", v.Good, v.Failing.Check, v.Failing.Why, tt.fails)
+				}
+				if took < tt.from || took > tt.to {
+					t.Errorf("the verdict came after %s, want %s to %s", took, tt.from, tt.to)
+				}
+				if len(v.Results) != len(checks) {
+					t.Errorf("%d results of %d checks", len(v.Results), len(checks))
+				}
+			})
+		})
+	}
+}
+
+func TestWatchEndsEarlyWhenWaitingWillNotHelp(t *testing.T) {
+	dead := Check{Name: "dead", Required: true, Timeout: time.Second, run: func(context.Context) finding {
+		return finding{err: errors.New("failed for good"), final: true}
+	}}
+	alive := day{until: always}.check
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		v, err := Watch{Checks: []Check{alive("a", true, time.Second), dead}, Stable: time.Minute, Deadline: time.Hour}.Run(t.Context())
+		if err != nil || v.Good || v.Failing.Check != "dead" || v.Failing.Why != "failed for good" || time.Since(start) > time.Second {
+			t.Errorf("got %+v, %v after %s, want dead at once", v, err, time.Since(start))
+		}
+	})
+	// What cannot condemn at all cannot condemn early.
+	for _, baseline := range []map[string]bool{nil, {"dead": false}} {
+		synctest.Test(t, func(t *testing.T) {
+			dead := dead
+			dead.Required = baseline != nil
+			v, err := Watch{Checks: []Check{alive("a", true, time.Second), dead}, Stable: time.Minute, Deadline: time.Hour, Baseline: baseline}.Run(t.Context())
+			if err != nil || !v.Good {
+				t.Errorf("baseline %v: %+v, %v, want good", baseline, v, err)
+			}
+		})
+	}
+}
+
+// TestWatchBelievesTheUnitsOwnRecord: a service that dies and is back between
+// any two looks is good at each of them.
+func TestWatchBelievesTheUnitsOwnRecord(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		dies  time.Duration // every
+		until time.Duration
+		good  bool
+		took  time.Duration
+	}{
+		{"dies every second", time.Second, always, false, 10*time.Minute + 3*time.Second},
+		{"dies every 50 s", 50 * time.Second, always, false, 11 * time.Minute},
+		{"dies twice, then lives", 20 * time.Second, 45 * time.Second, true, 101 * time.Second},
+		{"up for long before", always, always, true, 61 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				c := Check{Name: "unit", Required: true, Timeout: time.Second, run: func(context.Context) finding {
+					at := min(time.Since(start), tt.until)
+					up := time.Since(start) - at/tt.dies*tt.dies
+					if tt.dies == always {
+						up += time.Hour
+					}
+					return finding{up: max(up, 1)}
+				}}
+				v, err := Watch{Checks: []Check{c}, Stable: time.Minute, Deadline: 10 * time.Minute}.Run(within(t, 12*time.Minute))
+				if took := time.Since(start); err != nil || took > tt.took || v.Good != tt.good || v.Good == (v.Failing.Why != "") {
+					t.Errorf("%+v, %v after %s, want good %v after at most %s", v, err, took, tt.good, tt.took)
+				}
+			})
+		})
+	}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestWatchEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		start := time.Now()
+		v, err := Watch{Checks: []Check{day{takes: always}.check("a", true, time.Hour)}, Stable: time.Minute, Deadline: time.Hour}.Run(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || v.Good || time.Since(start) != 5*time.Second {
+			t.Errorf("%+v, %v after %s", v, err, time.Since(start))
+		}
+	}) // synctest fails if a goroutine is left
+}
+
+func TestOnChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var got []string
+		w := Watch{
+			Checks:   []Check{day{from: 10 * time.Second, until: 30 * time.Second, again: 40 * time.Second}.check("a", true, time.Second)},
+			Stable:   time.Minute,
+			Deadline: 10 * time.Minute,
+			OnChange: func(r Result) {
+				got = append(got, fmt.Sprintf("%s %v %v", r.Check, r.OK, time.Since(start).Truncate(5*time.Second)))
+			},
+		}
+		if v, err := w.Run(t.Context()); err != nil || !v.Good {
+			t.Errorf("%+v, %v", v, err)
+		}
+		if want := "[a false 0s a true 10s a false 30s a true 40s]"; fmt.Sprint(got) != want {
+			t.Errorf("got %v, want %s", got, want)
+		}
+	})
+}
+
+// TestWatchPace: looking costs something on a small device.
+func TestWatchPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looks, runs int
+		count := func(n *int) func(context.Context) finding {
+			return func(context.Context) finding { *n++; return finding{} }
+		}
+		checks := []Check{
+			{Name: "unit", Required: true, Timeout: time.Second, run: count(&looks)},
+			{Name: "script", Required: true, Timeout: time.Second, every: scriptEvery, run: count(&runs)},
+		}
+		if v, err := (Watch{Checks: checks, Stable: time.Minute, Deadline: time.Hour}).Run(t.Context()); err != nil || !v.Good {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		if looks < 60 || looks > 67 || runs < 13 || runs > 14 {
+			t.Errorf("%d looks and %d runs of a script in a minute, want one a second and one in 5 s", looks, runs)
+		}
+	})
+}

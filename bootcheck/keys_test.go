@@ -1,0 +1,185 @@
+package bootcheck
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"aead.dev/minisign"
+)
+
+func newKey(t testing.TB) (minisign.PublicKey, minisign.PrivateKey) {
+	t.Helper()
+	pub, key, err := minisign.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub, key
+}
+
+func writePub(t testing.TB, file string, pub minisign.PublicKey) {
+	t.Helper()
+	text, err := pub.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLoadKeys(t *testing.T) {
+	dir := t.TempDir()
+	a, _ := newKey(t)
+	b, _ := newKey(t)
+	c, _ := newKey(t)
+	writePub(t, filepath.Join(dir, "a.pub"), a)
+	writePub(t, filepath.Join(dir, "b.pub"), b)
+	writePub(t, filepath.Join(dir, "copy-of-a.pub"), a)
+	writePub(t, filepath.Join(dir, "c.old"), c)
+	file := filepath.Join(t.TempDir(), "any name")
+	writePub(t, file, c)
+
+	for _, row := range []struct {
+		name  string
+		paths []string
+		want  int
+	}{
+		{"no paths", nil, 0},
+		{"a folder that does not exist", []string{dir + "/no"}, 0},
+		{"an empty folder", []string{t.TempDir()}, 0},
+		{"a folder: only *.pub, a copy counts once", []string{dir}, 2},
+		{"a file, whatever its name", []string{file}, 1},
+		{"all of it", []string{dir, file, dir + "/no"}, 3},
+	} {
+		k, err := LoadKeys(row.paths)
+		if err != nil || k.Len() != row.want {
+			t.Errorf("%s: LoadKeys = %d keys, %v, want %d", row.name, k.Len(), err, row.want)
+		}
+	}
+}
+
+func TestLoadKeysDamaged(t *testing.T) {
+	pub, _ := newKey(t)
+	good, _ := pub.MarshalText()
+	for name, make := range map[string]func(file string) error{
+		"empty":       func(f string) error { return os.WriteFile(f, nil, 0o644) },
+		"cut off":     func(f string) error { return os.WriteFile(f, good[:len(good)-8], 0o644) },
+		"html":        func(f string) error { return os.WriteFile(f, []byte("<html>"), 0o644) },
+		"very long":   func(f string) error { return os.WriteFile(f, append(good, make0(5000)...), 0o644) },
+		"a FIFO":      func(f string) error { return syscall.Mkfifo(f, 0o644) },
+		"a directory": func(f string) error { return os.Mkdir(f, 0o755) },
+		"dangling":    func(f string) error { return os.Symlink("no", f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writePub(t, filepath.Join(dir, "a.pub"), pub)
+			if err := make(filepath.Join(dir, "broken.pub")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := LoadKeys([]string{dir}); err == nil || !strings.Contains(err.Error(), "broken.pub") {
+				t.Errorf("LoadKeys: %v, want an error that names broken.pub", err)
+			}
+		})
+	}
+}
+
+func make0(n int) []byte { return []byte(strings.Repeat("\n", n)) }
+
+func TestKeysVerify(t *testing.T) {
+	pub, key := newKey(t)
+	_, stranger := newKey(t)
+	raw := []byte(`{"format":1}`)
+	sig := minisign.Sign(key, raw)
+	keys := TrustKeys(pub)
+	other := minisign.Sign(key, []byte("something else"))
+
+	legacy := minisign.SignWithComments(key, raw, "c", "u")
+	reader := minisign.NewReader(strings.NewReader(string(raw)))
+	if _, err := reader.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	for name, sig := range map[string][]byte{"hashed": reader.SignWithComments(key, "c", "u"), "legacy": legacy} {
+		id, err := keys.Verify(raw, sig)
+		if err != nil || id != KeyID(pub.ID()) {
+			t.Errorf("%s: Verify = %s, %v, want %s", name, id, err, KeyID(pub.ID()))
+		}
+	}
+
+	// A key with the ID of another: only the bytes of the key may decide.
+	var s minisign.Signature
+	if err := s.UnmarshalText(minisign.Sign(stranger, raw)); err != nil {
+		t.Fatal(err)
+	}
+	s.KeyID = pub.ID()
+	impostor, err := s.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.UnmarshalText(sig); err != nil {
+		t.Fatal(err)
+	}
+	s.TrustedComment = "another comment"
+	comment, err := s.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing, err := LoadKeys([]string{"/no/such/folder"})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	for _, row := range []struct {
+		name string
+		keys *Keys
+		raw  []byte
+		sig  []byte
+		want string
+	}{
+		{"no keys", missing, raw, sig, "no trusted keys in /no/such/folder: every install is refused"},
+		{"no keys and no signature", missing, raw, nil, "no trusted keys"},
+		{"unsigned", keys, raw, nil, "is not signed"},
+		{"a signature of spaces", keys, raw, []byte(" \n\n"), "is not signed"},
+		{"a signature that is none", keys, raw, []byte("hello"), "signature is damaged"},
+		{"a signature that is cut off", keys, raw, sig[:len(sig)/2], "signature is damaged"},
+		{"a very long signature", keys, raw, append(append([]byte{}, sig...), make0(5000)...), "signature is damaged"},
+		{"an unknown key", keys, raw, minisign.Sign(stranger, raw), "signed with key " + KeyID(stranger.ID()) + ", which is not trusted here"},
+		{"an unknown key with a trusted one's ID", keys, raw, impostor, "is wrong"},
+		{"the signature of something else", keys, raw, other, "is wrong"},
+		{"a manifest changed by one bit", keys, []byte(`{"format":0}`), sig, "is wrong"},
+		{"an empty manifest", keys, nil, sig, "is wrong"},
+		{"a changed trusted comment", keys, raw, comment, "is wrong"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			id, err := row.keys.Verify(row.raw, row.sig)
+			if err == nil || id != "" || !strings.Contains(err.Error(), row.want) {
+				t.Fatalf("Verify = %q, %v, want %q", id, err, row.want)
+			}
+			if Exit(err) != ExitRefused || ReportCode(err) != CodeSignatureInvalid {
+				t.Errorf("Verify: exit %d, code %s", Exit(err), ReportCode(err))
+			}
+		})
+	}
+
+	// Every bit counts.
+	for i := range sig {
+		bad := append([]byte(nil), sig...)
+		bad[i] ^= 1
+		if i < strings.Index(string(sig), "\n") {
+			continue // the untrusted comment
+		}
+		if _, err := keys.Verify(raw, bad); err == nil && !sameSignature(bad, sig) {
+			t.Errorf("Verify takes a signature with byte %d changed", i)
+		}
+	}
+}
+
+// sameSignature reports whether two texts are one signature: a line may end in
+// one way or another.
+func sameSignature(a, b []byte) bool {
+	var x, y minisign.Signature
+	return x.UnmarshalText(a) == nil && y.UnmarshalText(b) == nil &&
+		x.KeyID == y.KeyID && x.Signature == y.Signature && x.CommentSignature == y.CommentSignature && x.TrustedComment == y.TrustedComment
+}

@@ -1,0 +1,111 @@
+package systemd
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"syscall"
+	"time"
+
+	bus "github.com/coreos/go-systemd/v22/dbus"
+)
+
+// Unit is the state of a unit at one moment: systemd answers for all of it at
+// once.
+type Unit struct {
+	Load   string // "loaded", "not-found", "masked", "bad-setting", "error"
+	Active string // "active", "reloading", "inactive", "failed", "activating", "deactivating"
+	Sub    string // finer, by type of unit: "running", "exited", "auto-restart", "dead" …
+	Job    uint32 // the job that waits or runs for the unit; 0: none
+
+	// When it last became active, in CLOCK_MONOTONIC; 0: never since it was
+	// loaded. A reload does not change it, a restart does.
+	ActiveEnter time.Duration
+
+	// Of services only.
+	Result         string // of the last run: "success", "exit-code", "signal", "timeout", "watchdog", "start-limit-hit" …
+	NRestarts      uint32 // restarts that Restart= made since somebody last started it
+	MainPID        uint32 // 0: none
+	ExecMainCode   int32  // how the main process ended: 0 it did not, else CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2)
+	ExecMainStatus int32  // its exit code, or the signal
+
+	InvocationID string // 32 hex digits, new at each start; empty: never started
+}
+
+// Loaded reports whether systemd found the unit's file and could read it.
+func (u Unit) Loaded() bool { return u.Load == "loaded" }
+
+// Up reports whether the unit is active; one that reloads is.
+func (u Unit) Up() bool { return u.Active == "active" || u.Active == "reloading" }
+
+func (u Unit) String() string {
+	if !u.Loaded() {
+		return u.Load
+	}
+	s := fmt.Sprintf("%s (%s)", u.Active, u.Sub)
+	if u.Result != "" && u.Result != "success" {
+		s += ", result " + u.Result
+	}
+	return s
+}
+
+// Unit returns the state of the unit name. A unit that does not exist is no
+// error: its Load is "not-found".
+func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
+	var props map[string]any
+	err := c.call(ctx, func(b *bus.Conn) (err error) {
+		// All properties in one answer: between two questions a unit that ends can
+		// be forgotten.
+		props, err = b.GetAllPropertiesContext(ctx, name)
+		return err
+	})
+	if err != nil {
+		return Unit{}, fmt.Errorf("cannot ask systemd about %q: %w", name, err)
+	}
+	return unitOf(props), nil
+}
+
+// unitOf takes what it knows. A property that a type of unit, or this systemd,
+// does not have is zero.
+func unitOf(props map[string]any) Unit {
+	u := Unit{
+		Load:           get[string](props, "LoadState"),
+		Active:         get[string](props, "ActiveState"),
+		Sub:            get[string](props, "SubState"),
+		Result:         get[string](props, "Result"),
+		NRestarts:      get[uint32](props, "NRestarts"),
+		MainPID:        get[uint32](props, "MainPID"),
+		ExecMainCode:   get[int32](props, "ExecMainCode"),
+		ExecMainStatus: get[int32](props, "ExecMainStatus"),
+		InvocationID:   hex.EncodeToString(get[[]byte](props, "InvocationID")),
+		ActiveEnter:    time.Duration(get[uint64](props, "ActiveEnterTimestampMonotonic")) * time.Microsecond,
+	}
+	if job := get[[]any](props, "Job"); len(job) > 0 { // (uo): number, object
+		u.Job, _ = job[0].(uint32)
+	}
+	return u
+}
+
+func get[T any](props map[string]any, name string) T {
+	v, _ := props[name].(T)
+	return v
+}
+
+// waitid(2), si_code.
+const (
+	cldExited = 1
+	cldKilled = 2
+	cldDumped = 3
+)
+
+// exitCode is how the unit's main process ended, as a shell says it: the exit
+// code, or 128 and the signal. Not ok: no main process ended.
+func (u Unit) exitCode() (code int, ok bool) {
+	switch u.ExecMainCode {
+	case cldExited:
+		return int(u.ExecMainStatus), true
+	case cldKilled, cldDumped:
+		return 128 + int(syscall.Signal(u.ExecMainStatus)), true
+	}
+	return 0, false
+}
