@@ -1,0 +1,224 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/health"
+	"github.com/tope-ota/ota/bootcheck/loopback"
+	"github.com/tope-ota/ota/bootcheck/systemd"
+)
+
+// confirm watches the health of the version that runs until there is a verdict:
+// good and steady confirms it; a required check that is still bad at the
+// deadline falls back in this same boot. What it fell back to is judged next.
+// It returns nil when the version that it found is confirmed, an error with
+// ExitRolledBack when another one is, with ExitHeld when the device is on hold.
+func (g *guardian) confirm(ctx context.Context) error {
+	var back *bootcheck.Record // the last record that fell back in this run
+	for {
+		active, err := g.active()
+		if err != nil {
+			return err
+		}
+		if active == nil {
+			return errNothing
+		}
+		record := active.Record
+		if !record.Phase.Judged() {
+			g.tell(ctx, record)
+			switch {
+			case record.Phase == bootcheck.PhaseHold:
+				return holdError(record)
+			case back != nil:
+				return rolledBack(back)
+			}
+			return nil
+		}
+		verdict, err := g.watch(ctx, record)
+		if err == errMoved {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		next, err := g.judge(ctx, record, verdict)
+		if err != nil {
+			return err
+		}
+		if next == nil || next.Phase != bootcheck.PhaseFallback && next.Phase != bootcheck.PhaseFactory {
+			continue
+		}
+		back = next
+		if !systemd.Running() {
+			// Nothing restarts the services here, so judging at once would
+			// blame this version for what the other one still does.
+			g.logf("no systemd runs here: restart the services to run %s", next.Current)
+			return rolledBack(back)
+		}
+		if err := g.restart(ctx); err != nil {
+			g.logf("the services did not restart: %v; watching them all the same", err)
+		}
+	}
+}
+
+// errMoved says that the record changed while its version was watched.
+var errMoved = fmt.Errorf("another version is current now")
+
+// watch runs the health checks on the version of record until there is a
+// verdict, or until somebody else switched (errMoved).
+func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for ctx.Err() == nil {
+			// Only another version ends the watch, not, say, an unblock.
+			if now, err := g.active(); err == nil && now != nil && now.Record.Generation != record.Generation &&
+				(!now.Record.Current.Same(record.Current) || now.Record.Phase != record.Phase) {
+				cancel(errMoved)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+
+	env := health.Env{Version: record.Current.Version}
+	if systemd.Running() {
+		conn, err := systemd.Dial(ctx)
+		if err != nil {
+			g.logf("cannot ask systemd: %v", err)
+		} else {
+			defer conn.Close()
+			env.Units = conn
+		}
+	}
+	w := health.Watch{
+		Checks:   health.All(g.cfg, env),
+		Stable:   g.cfg.Trial.Stable,
+		Deadline: g.cfg.Trial.Deadline,
+		OnChange: func(r health.Result) {
+			if r.OK {
+				g.logf("%s: good", r.Check)
+			} else {
+				g.logf("%s: %s", r.Check, r.Why)
+			}
+		},
+	}
+	if record.Trial != nil {
+		w.Baseline = record.Trial.Baseline
+	}
+	g.logf("watching %s (%s) for %s within %s", record.Current, record.Phase, w.Stable, w.Deadline)
+	verdict, err := w.Run(ctx)
+	if err != nil && context.Cause(ctx) == errMoved {
+		return verdict, errMoved
+	}
+	return verdict, err
+}
+
+// judge commits what verdict means for the version of record. nil: somebody
+// else was faster and the verdict is about a version that runs no more.
+func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict health.Verdict) (*bootcheck.Record, error) {
+	told := false
+	if verdict.Good {
+		// device-api is up: tell it of a rollback before that is settled, so
+		// that one commit remembers both.
+		told = g.report(ctx, record)
+	}
+	unlock, err := g.store.Lock(ctx, lockWait)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	active, err := g.active()
+	if err != nil {
+		return nil, err
+	}
+	if active == nil || !active.Record.Current.Same(record.Current) || active.Record.Phase != record.Phase {
+		return nil, nil
+	}
+	record = active.Record
+	var d Decision
+	if verdict.Good {
+		snapshot, err := g.store.Snapshot(record.Current.Version)
+		if err != nil {
+			return nil, err
+		}
+		d = Absolve(record, snapshot.Manifest.Release)
+		if told && d.Next.LastRollback != nil {
+			d.Next.LastRollback.Reported = true
+		}
+	} else {
+		f := Failure{Cause: bootcheck.CauseHealth, Check: verdict.Failing.Check, Output: evidence(verdict.Failing)}
+		d = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
+	}
+	g.logf("%s: %s", d.Action, d.Why)
+	if d.Next == nil {
+		return record, nil
+	}
+	return d.Next, g.store.Commit(d.Next)
+}
+
+// evidence is what the record keeps of a failed check.
+func evidence(r health.Result) string {
+	const limit = 4 << 10 // bytes; DESIGN: the record keeps at most 4 KiB of output
+	text := r.Why
+	if r.Output != "" {
+		text += "\n" + r.Output
+	}
+	return text[:min(len(text), limit)]
+}
+
+// tell reports a rollback that device-api has not been told yet and remembers
+// that it was told. A device-api that cannot be reached is told by a later boot.
+func (g *guardian) tell(ctx context.Context, record *bootcheck.Record) {
+	if !g.report(ctx, record) {
+		return
+	}
+	unlock, err := g.store.Lock(ctx, lockWait)
+	if err != nil {
+		g.logf("%v", err)
+		return
+	}
+	defer unlock()
+	active, err := g.active()
+	if err != nil || active == nil || active.Record.LastRollback == nil {
+		return
+	}
+	next := active.Record.Clone()
+	next.LastRollback.Reported = true
+	if err := g.store.Commit(next); err != nil {
+		g.logf("cannot remember that the rollback was reported: %v", err)
+	}
+}
+
+// reportLimit bounds one report (DESIGN: progress reports).
+const reportLimit = 2 * time.Second
+
+// report tells device-api of a rollback that it has not been told. false: there
+// is none, or device-api did not take it.
+func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
+	l := record.LastRollback
+	if l == nil || l.Reported || g.cfg.Report.URL == "" {
+		return false
+	}
+	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: l.Summary(), Error: l.Code() + ": " + l.Summary()})
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	status, _, err := loopback.Post(ctx, g.cfg.Report.URL, "application/json", body)
+	if err == nil && status/100 != 2 {
+		err = fmt.Errorf("it answered %d", status)
+	}
+	if err != nil {
+		g.logf("cannot tell device-api of the rollback yet: %v", err)
+		return false
+	}
+	return true
+}

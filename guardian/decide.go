@@ -1,0 +1,267 @@
+package guardian
+
+import (
+	"fmt"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// Action is what a Decision asks for.
+type Action string
+
+const (
+	Keep     Action = "keep"      // start what the links say; nothing is written
+	Count    Action = "count"     // commit the counters, then start what the links say
+	FallBack Action = "fall-back" // commit other links, then start what they say
+	Hold     Action = "hold"      // commit the hold; what runs goes on, nothing switches any more
+	Confirm  Action = "confirm"   // commit that the version that runs proved itself
+)
+
+// Decision is the guardian's judgement. Nothing of it is done yet.
+type Decision struct {
+	Action Action
+	Run    *bootcheck.Ref    // the version to run
+	Next   *bootcheck.Record // to commit; nil: nothing changes
+	Why    string            // one clause for the journal
+}
+
+// Disk is what is known of the snapshots when a decision is made.
+type Disk struct {
+	// Damaged has a version's name with what is wrong with it: files differ or
+	// it is not there. A version that is not in it is whole as far as anybody
+	// looked.
+	Damaged map[string]string
+}
+
+func (d Disk) whole(ref *bootcheck.Ref) bool { return d.Damaged[ref.Version] == "" }
+
+// LastBoot is how the boot before this one ended.
+type LastBoot string
+
+const (
+	LastClean   LastBoot = "clean"   // an orderly shutdown
+	LastUnclean LastBoot = "unclean" // the power went, or nobody knows
+	LastHard    LastBoot = "hard"    // hardware watchdog or kernel panic
+)
+
+// Boot is this boot: which one it is, what came before it and how many without
+// a verdict are too many.
+type Boot struct {
+	ID     string
+	Last   LastBoot
+	Budget int
+}
+
+// Failure is why a version is condemned.
+type Failure struct {
+	Cause  bootcheck.Cause
+	Check  string // the health check that failed; empty: none did
+	Output string // what it said
+}
+
+// Decide says what a boot runs: THE boot decision. It reads no clock and no
+// file, changes nothing, and gives the same answer to the same question.
+//
+//	phase      current   boots without a verdict    decision
+//	---------  --------  -------------------------  ----------------------------------------------------
+//	any        damaged   -                          fall back, cause "damaged"; with nothing whole: hold
+//	confirmed  whole     not counted                keep
+//	trial      whole     this boot already counted  keep
+//	trial      whole     below the budget, with it  count: boot ID and how the last boot ended
+//	trial      whole     at the budget, with it     fall back, cause "boots"; with nothing behind it: keep
+//	fallback   whole     as trial                   as trial, but falls back to factory
+//	factory    whole     never counted              keep
+//	hold       either    never counted              keep; nothing switches
+//	unknown    either    never counted              keep: a newer program's phase is not ours to end
+//
+// What a fall back runs instead, the first that is whole, not blocked and not
+// current itself:
+//
+//	from confirmed, trial  previous, confirmed versions from the newest on, factory
+//	from fallback          factory, confirmed versions from the newest on
+//	from factory           confirmed versions from the newest on
+//
+// A version is counted at the boot after the one in which it had no verdict, so
+// the boot that reaches the budget already runs the other version.
+func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
+	current := record.Current
+	keep := func(why string) Decision { return Decision{Action: Keep, Run: current, Why: why} }
+
+	switch record.Phase {
+	case bootcheck.PhaseConfirmed, bootcheck.PhaseTrial, bootcheck.PhaseFallback, bootcheck.PhaseFactory:
+	case bootcheck.PhaseHold:
+		return keep(fmt.Sprintf("on hold (%s): %s runs until a person or a new version ends it", record.HoldReason, current))
+	default:
+		return keep(fmt.Sprintf("the phase %q was written by a newer program", record.Phase))
+	}
+	if !disk.whole(current) {
+		return Condemn(record, disk, boot.ID, Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[current.Version]})
+	}
+	if !record.Phase.Counted() {
+		return keep(fmt.Sprintf("%s is %s", current, record.Phase))
+	}
+	if boot.ID != "" && record.Trial.BootID == boot.ID {
+		return keep(fmt.Sprintf("%s is on trial; this boot is counted already", current))
+	}
+
+	next := record.Clone()
+	switch boot.Last {
+	case LastHard:
+		next.Trial.Hard++
+	case LastClean:
+		next.Trial.Clean++
+	default:
+		next.Trial.Unclean++
+	}
+	next.Trial.BootID = boot.ID
+	next.Trial.BootIDs = append(next.Trial.BootIDs, boot.ID)
+	boots := next.Trial.Attempts()
+	if boots < boot.Budget {
+		return Decision{Action: Count, Run: current, Next: next,
+			Why: fmt.Sprintf("%s has no verdict yet: boot %d of %d (the last one ended %s)", current, boots, boot.Budget, boot.Last)}
+	}
+	if target, _ := fallbackOf(record, disk); target == nil {
+		return keep(fmt.Sprintf("%s had %d boots without a verdict, but nothing else can run", current, boots))
+	}
+	return Condemn(next, disk, boot.ID, Failure{Cause: bootcheck.CauseBoots})
+}
+
+// Condemn says what happens to the version that runs when it has failed: at
+// boot, or by its health in a boot that goes on. Like Decide it is pure. The
+// boot bootID is not counted against what runs from now on.
+//
+//	phase      failed how                             decision
+//	---------  -------------------------------------  -------------------------------------------------
+//	fallback   the check that condemned the one       hold (environment): it is not the version. The newer
+//	           before it                              one is unblocked, what runs goes on
+//	hold       in any way                             keep: nothing switches
+//	any other  something to fall back to              block it, fall back (order: see Decide)
+//	any other  nothing to fall back to                hold (exhausted): what runs goes on
+func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure) Decision {
+	current := record.Current
+	if record.Phase == bootcheck.PhaseHold {
+		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s failed (%s), but the device is on hold", current, failure)}
+	}
+	next := record.Clone()
+	next.Trial = nil
+
+	last := record.LastRollback
+	if record.Phase == bootcheck.PhaseFallback && failure.Check != "" && last != nil && last.Check == failure.Check {
+		next.Phase, next.HoldReason = bootcheck.PhaseHold, bootcheck.HoldEnvironment
+		next.Unblock(last.From)
+		return Decision{Action: Hold, Run: current, Next: next,
+			Why: fmt.Sprintf("%s fails the check %q that %s failed: it is not the version", current, failure.Check, last.From)}
+	}
+
+	evidence := &bootcheck.Rollback{
+		From: current.Version, Level: bootcheck.LevelNone,
+		Cause: failure.Cause, Check: failure.Check, Output: failure.Output,
+		Attempts: record.Trial.Attempts(), BootIDs: []string{},
+	}
+	if record.Trial != nil && record.Trial.BootIDs != nil {
+		evidence.BootIDs = record.Trial.BootIDs
+	}
+	next.LastRollback = evidence
+
+	target, level := fallbackOf(record, disk)
+	if target == nil {
+		next.Phase, next.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted
+		return Decision{Action: Hold, Run: current, Next: next,
+			Why: fmt.Sprintf("%s failed (%s) and nothing else can run", current, failure)}
+	}
+	next.Block(*current, failure.Cause, failure.Check)
+	evidence.To, evidence.Level = target.Version, level
+	run(next, disk, bootID, target, level)
+	return Decision{Action: FallBack, Run: target, Next: next,
+		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s", current, failure, target, level)}
+}
+
+// Leave is a person's wish to run target instead of the current version, which
+// is blocked so that no server sends it again.
+func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) Decision {
+	next := record.Clone()
+	next.Trial, next.HoldReason = nil, ""
+	next.LastRollback = &bootcheck.Rollback{
+		From: record.Current.Version, To: target.Version, Level: level, Cause: bootcheck.CauseOperator,
+		Attempts: record.Trial.Attempts(), BootIDs: []string{},
+	}
+	next.Unblock(target.Version)
+	next.Block(*record.Current, bootcheck.CauseOperator, "")
+	run(next, disk, bootID, target, level)
+	return Decision{Action: FallBack, Run: target, Next: next,
+		Why: fmt.Sprintf("a person asked for it: from %s back to %s", record.Current, target)}
+}
+
+// Absolve says that the version that runs proved itself. release is its release
+// counter: nothing older is installed from then on.
+func Absolve(record *bootcheck.Record, release int64) Decision {
+	current := record.Current
+	if !record.Phase.Judged() {
+		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s is %s", current, record.Phase)}
+	}
+	next := record.Clone()
+	next.Phase, next.Trial = bootcheck.PhaseConfirmed, nil
+	next.Confirm(*current)
+	next.Floor = max(next.Floor, release)
+	return Decision{Action: Confirm, Run: current, Next: next, Why: fmt.Sprintf("%s proved itself", current)}
+}
+
+// run makes target the version of next that runs, on trial itself unless it is
+// the last resort, and finds what stands behind it.
+func run(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) {
+	next.Current = target
+	next.Previous = nil
+	next.Phase, next.Trial = bootcheck.PhaseFactory, nil
+	if level != bootcheck.LevelFactory {
+		next.Phase, next.Trial = bootcheck.PhaseFallback, &bootcheck.Trial{BootID: bootID}
+	}
+	for i := len(next.Confirmed) - 1; i >= 0; i-- {
+		if c := next.Confirmed[i]; usable(next, disk, &c) {
+			next.Previous = &c
+			return
+		}
+	}
+}
+
+// fallbackOf is the version to run instead of the current one, and what it
+// counts as; nil if there is none. The order stands in Decide's table.
+func fallbackOf(record *bootcheck.Record, disk Disk) (*bootcheck.Ref, string) {
+	type candidate struct {
+		ref   *bootcheck.Ref
+		level string
+	}
+	var confirmed []candidate
+	for i := len(record.Confirmed) - 1; i >= 0; i-- {
+		confirmed = append(confirmed, candidate{&record.Confirmed[i], bootcheck.LevelPrevious})
+	}
+	previous := candidate{record.Previous, bootcheck.LevelPrevious}
+	factory := candidate{record.Factory, bootcheck.LevelFactory}
+	var order []candidate
+	switch record.Phase {
+	case bootcheck.PhaseFallback:
+		order = append([]candidate{factory}, confirmed...)
+	case bootcheck.PhaseFactory:
+		order = confirmed
+	default:
+		order = append(append([]candidate{previous}, confirmed...), factory)
+	}
+	for _, c := range order {
+		if c.ref != nil && usable(record, disk, c.ref) {
+			ref := *c.ref
+			return &ref, c.level
+		}
+	}
+	return nil, bootcheck.LevelNone
+}
+
+// usable reports whether ref may run instead of the record's current version.
+func usable(record *bootcheck.Record, disk Disk, ref *bootcheck.Ref) bool {
+	return ref.Version != record.Current.Version && record.BlockedBy(ref) == nil && disk.whole(ref)
+}
+
+func (f Failure) String() string {
+	if f.Check != "" {
+		return fmt.Sprintf("%s: %s", f.Cause, f.Check)
+	}
+	return string(f.Cause)
+}

@@ -1,0 +1,105 @@
+// Package guardian judges: which version a boot runs, whether the version that
+// runs is good, what the device falls back to when it is not. Start reading at
+// Decide (decide.go), which is the boot decision.
+//
+//	boot      before device-api starts: Decide, then commit what it says    boot.go
+//	confirm   after it started: health checks, then Absolve or Condemn      confirm.go
+//	recover   when a service crash-loops: Condemn in the same boot          recover.go
+//	shutdown  an orderly shutdown leaves its mark for the next boot         lastboot.go
+//	rollback  a person wants another version                                rollback.go
+//	factory   makes and checks the last resort                              factory.go
+package guardian
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/systemd"
+)
+
+// lockWait bounds how long the guardian waits for an applier that is just
+// publishing a version: two renames and a few fsyncs, 24 ms at p99 on eMMC; the
+// boot goes on after it in any case.
+const lockWait = 5 * time.Second
+
+// guardian is one run of the program.
+type guardian struct {
+	cfg    *config.Config
+	store  *bootcheck.Store
+	bootID string // empty: the kernel does not say
+	out    io.Writer
+	log    io.Writer
+}
+
+func (g *guardian) logf(format string, args ...any) {
+	fmt.Fprintf(g.log, "guardian: %s\n", strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
+}
+
+// look finds out what a decision needs to know of the disk: whether current has
+// all its files with their sizes and modes, and whether the versions that may
+// have to run instead are there at all. What is chosen is hashed by settle.
+func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
+	disk := Disk{Damaged: map[string]string{}}
+	check := func(ref *bootcheck.Ref) {
+		if ref == nil || disk.Damaged[ref.Version] != "" {
+			return
+		}
+		if info, err := os.Lstat(g.store.VersionDir(ref.Version)); err != nil {
+			disk.Damaged[ref.Version] = err.Error()
+		} else if !info.IsDir() {
+			disk.Damaged[ref.Version] = "it is not a folder"
+		}
+	}
+	check(record.Previous)
+	check(record.Factory)
+	for i := range record.Confirmed {
+		check(&record.Confirmed[i])
+	}
+	if err := g.store.Verify(ctx, record.Current, bootcheck.Quick); err != nil {
+		disk.Damaged[record.Current.Version] = err.Error()
+	}
+	return disk
+}
+
+// settle asks decide until the version that it falls back to is whole, every
+// byte of it: each answer that names a damaged one is asked again without it.
+func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Decision) Decision {
+	for {
+		d := decide(disk)
+		if d.Action != FallBack {
+			return d
+		}
+		err := g.store.Verify(ctx, d.Run, bootcheck.Full)
+		if err == nil {
+			return d
+		}
+		g.logf("cannot fall back to %s: %v", d.Run, err)
+		disk.Damaged[d.Run.Version] = err.Error()
+	}
+}
+
+// restart starts the services anew so that they run what current is now.
+func (g *guardian) restart(ctx context.Context) error {
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.RestartAll(ctx, g.cfg.Services, g.logf)
+}
+
+// active reads the record; a store in which nothing was ever installed is nil.
+func (g *guardian) active() (*bootcheck.Active, error) {
+	active, err := g.store.Active()
+	if errors.Is(err, bootcheck.ErrEmpty) {
+		return nil, nil
+	}
+	return active, err
+}

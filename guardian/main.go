@@ -1,0 +1,158 @@
+package guardian
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+const usage = `ota-guardian decides which version a device runs, and never leaves it without one.
+
+Run by systemd:
+  ota-guardian boot [--boot-id ID] [--last-boot clean|unclean|hard]
+                                      before the services: count this boot, fall back if needed
+  ota-guardian confirm                after them: watch their health, then confirm or fall back
+  ota-guardian recover [UNIT]         a service crash-loops (default: $MONITOR_UNIT, then the first of services)
+  ota-guardian shutdown               leave the mark of an orderly shutdown
+
+For a person:
+  ota-guardian status [--json]        what runs, what is on trial, what is blocked and why
+  ota-guardian history [--json]       the last 32 changes
+  ota-guardian rollback [previous|factory|VERSION]
+                                      run another version now (default: previous), block this one
+  ota-guardian factory create [VERSION]
+                                      make a confirmed version (default: current) the last resort
+  ota-guardian factory verify         check every byte of it
+
+Flags of every command:
+  --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
+  --root DIR      the version store, instead of the configured one
+
+` + cli.ExitCodes
+
+// options are the flags of all commands; each command takes its own of them.
+type options struct {
+	config, root string
+	bootID       string
+	last         string
+	json         bool
+}
+
+// Main runs the command line args (without the program's name) and returns the
+// exit code. Results go to stdout, everything else to stderr.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
+	// Services run as other users and go through the folders that Commit makes.
+	syscall.Umask(0o022)
+	err := dispatch(ctx, args, stdout, stderr)
+	if errors.Is(err, cli.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+	}
+	return cli.Fail(stderr, "ota-guardian", err)
+}
+
+func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return cli.Usagef("ota-guardian", "a command is missing")
+	}
+	var o options
+	name, rest := args[0], args[1:]
+	if name == "factory" && len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
+		name, rest = "factory "+rest[0], rest[1:]
+	}
+	fs := cli.Flags("ota-guardian " + name)
+	fs.StringVar(&o.config, "config", "", "")
+	fs.StringVar(&o.root, "root", "", "")
+	max := 0
+	switch name {
+	case "boot":
+		fs.StringVar(&o.bootID, "boot-id", "", "")
+		fs.StringVar(&o.last, "last-boot", "", "")
+	case "status", "history":
+		fs.BoolVar(&o.json, "json", false, "")
+	case "recover", "rollback", "factory create":
+		max = 1
+	case "confirm", "shutdown", "factory verify":
+	case "help", "-h", "-help", "--help":
+		return cli.ErrHelp
+	default:
+		return cli.Usagef("ota-guardian", "unknown command %q", name)
+	}
+	rest, err := cli.Parse(fs, rest, 0, max)
+	if err != nil {
+		return err
+	}
+	arg := ""
+	if len(rest) > 0 {
+		arg = rest[0]
+	}
+	switch LastBoot(o.last) {
+	case "", LastClean, LastUnclean, LastHard:
+	default:
+		return cli.Usagef("ota-guardian", "--last-boot %q is not one of clean, unclean, hard", o.last)
+	}
+	g, err := o.open(stdout, stderr)
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "boot":
+		return g.boot(ctx, LastBoot(o.last))
+	case "confirm":
+		return g.confirm(ctx)
+	case "recover":
+		return g.recover(ctx, cmp.Or(arg, os.Getenv("MONITOR_UNIT"), firstOf(g.cfg.Services)))
+	case "shutdown":
+		return g.shutdown()
+	case "history":
+		return g.history(o.json)
+	case "rollback":
+		return g.rollback(ctx, cmp.Or(arg, "previous"))
+	case "factory create":
+		return g.factoryCreate(ctx, cmp.Or(arg, "current"))
+	case "factory verify":
+		return g.factoryVerify(ctx)
+	}
+	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(stdout, status)
+	}
+	status.Print(stdout)
+	return nil
+}
+
+// open reads the configuration and finds the store. A configuration that is
+// damaged or missing never stops the guardian: it says so and uses defaults.
+func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
+	cfg, err := config.Find(o.config)
+	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, readBootID()), out: stdout, log: stderr}
+	if err != nil {
+		g.logf("config: %v; using defaults", err)
+	}
+	if o.root != "" {
+		if err := cfg.SetRoot(o.root); err != nil {
+			return nil, err
+		}
+	}
+	g.store, err = bootcheck.Open(cfg.Root)
+	return g, err
+}
+
+func firstOf(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return names[0]
+}

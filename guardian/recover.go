@@ -1,0 +1,137 @@
+package guardian
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/systemd"
+)
+
+// restartPause is how long a service that crash-loops rests when no other
+// version may take its place. Long enough not to wear the flash and fill the
+// journal, short enough that a cable that is plugged in again is seen soon.
+const restartPause = 30 * time.Second
+
+// recover is run by systemd when unit has failed (OnFailure=). From systemd 254
+// on that is at each single failure, before that only when the start limit is
+// hit: so it looks at the unit itself, and does nothing while systemd still
+// restarts it. It may run any number of times.
+func (g *guardian) recover(ctx context.Context, unit string) error {
+	with := systemd.Running()
+	if with {
+		failed, err := g.failedForGood(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if !failed {
+			g.logf("%s is not failed for good: systemd restarts it", unit)
+			return nil
+		}
+	}
+
+	d, err := g.condemnUnit(ctx, unit)
+	if err != nil {
+		return err
+	}
+	if !with {
+		if d.Action == FallBack {
+			g.logf("no systemd runs here: restart the services to run %s", d.Run)
+			return rolledBack(d.Next)
+		}
+		return nil
+	}
+	if d.Action == Keep || d.Action == Hold {
+		g.logf("starting %s again in %s", unit, restartPause)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(restartPause):
+		}
+	}
+	err = g.restart(ctx)
+	g.judgeLater(ctx)
+	return err
+}
+
+// failedForGood reports whether systemd gave up on unit.
+func (g *guardian) failedForGood(ctx context.Context, unit string) (bool, error) {
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	u, err := conn.Unit(ctx, unit)
+	if err != nil {
+		return false, err
+	}
+	return u.Active == "failed" && u.Job == 0, nil
+}
+
+// condemnUnit decides and commits what the crash loop of unit means.
+func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, error) {
+	unlock, err := g.store.Lock(ctx, lockWait)
+	if err != nil {
+		return Decision{}, err
+	}
+	defer unlock()
+	active, err := g.active()
+	if err != nil {
+		return Decision{}, err
+	}
+	if active == nil {
+		return Decision{}, errNothing
+	}
+	record, disk := active.Record, g.look(ctx, active.Record)
+	failure := Failure{Cause: bootcheck.CauseCrash, Check: unitCheckName(unit)}
+	switch {
+	case disk.Damaged[record.Current.Version] != "":
+		failure = Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[record.Current.Version]}
+	case !record.Phase.Judged():
+		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf("%s failed, but %s is %s", unit, record.Current, record.Phase)}
+		g.logf("%s: %s", d.Action, d.Why)
+		return d, nil
+	case record.Trial != nil && excused(record.Trial.Baseline, failure.Check):
+		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf("%s failed, as it did before %s was installed", unit, record.Current)}
+		g.logf("%s: %s", d.Action, d.Why)
+		return d, nil
+	}
+	d := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
+	g.logf("%s: %s", d.Action, d.Why)
+	if d.Next == nil {
+		return d, nil
+	}
+	return d, g.store.Commit(d.Next)
+}
+
+// excused reports whether check failed already before the switch.
+func excused(baseline map[string]bool, check string) bool {
+	good, known := baseline[check]
+	return known && !good
+}
+
+// judgeLater lets ota-confirm judge what runs now, and does not wait for it.
+func (g *guardian) judgeLater(ctx context.Context) {
+	conn, err := systemd.Dial(ctx)
+	if err == nil {
+		defer conn.Close()
+		err = conn.StartNoWait(ctx, bootcheck.ConfirmUnit)
+	}
+	if err != nil {
+		g.logf("cannot start %s, the next boot judges: %v", bootcheck.ConfirmUnit, err)
+	}
+}
+
+// rolledBack is what a program ends with when the device is on another version again.
+func rolledBack(r *bootcheck.Record) error {
+	l := r.LastRollback
+	code := bootcheck.CodeRolledToPrevious
+	if l.Level == bootcheck.LevelFactory {
+		code = bootcheck.CodeRolledToFactory
+	}
+	return bootcheck.Errorf(bootcheck.ExitRolledBack, code, "%s", l.Summary())
+}
+
+func unitCheckName(unit string) string { return strings.TrimSuffix(unit, ".service") + " runs" }
