@@ -1,0 +1,89 @@
+package fetch
+
+import (
+	"net/http"
+	"os"
+	"testing"
+)
+
+// TestBehaviours holds that whatever a server does, the result is the right
+// file or a clear error, and never more on the disk than was announced.
+func TestBehaviours(t *testing.T) {
+	file, other := content(fileSize, 1), content(fileSize, 2)
+	for _, b := range behaviours() {
+		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
+			b.run(t, file, other, nil)
+		})
+		t.Run(b.name+", head first", func(t *testing.T) {
+			t.Parallel()
+			b := b
+			b.requests = 0
+			if b.maxFetched >= fileSize { // a head that could not be joined is fetched twice
+				b.maxFetched += headFirst
+			}
+			b.run(t, file, other, func(*os.File, int64) (bool, error) { return false, nil })
+		})
+	}
+}
+
+func (b behaviour) run(t *testing.T, file, other []byte, inspect func(*os.File, int64) (bool, error)) {
+	s := newServer(t, b.handle(file, other))
+	src := Source{URL: s.URL + "/os/x.ota?secret=1", Size: fileSize}
+	if b.noSize {
+		src.Size = 0
+	}
+	if b.sha {
+		src.SHA256 = sum(file)
+	}
+	opt := quick(spoolDir(t))
+	opt.MaxSize = 1_000_000
+	if b.stalls {
+		opt.Window = shortWindow
+	}
+	announced := opt.MaxSize
+	if src.Size > 0 {
+		announced = src.Size
+	}
+	if inspect != nil {
+		opt.Inspect = func(f *os.File, have int64) (bool, error) {
+			if fi, err := f.Stat(); err != nil || fi.Size() > announced || fi.Size() < have {
+				t.Errorf("the file has %d bytes (%v), %d were announced, Inspect is promised %d", fi.Size(), err, announced, have)
+			}
+			return inspect(f, have)
+		}
+	}
+	f, st, err := Fetch(t.Context(), src, opt)
+	if b.gets == "" {
+		if err != nil {
+			t.Fatalf("Fetch: %v", err)
+		}
+		mustHave(t, f, file)
+		if st.Size != fileSize {
+			t.Errorf("Stats.Size = %d, want %d", st.Size, fileSize)
+		}
+	} else {
+		if err == nil {
+			f.Close()
+			t.Fatalf("Fetch succeeded, want an error with %q", b.gets)
+		}
+		checkError(t, err, b.gets, b.exit, b.code)
+		if fi, err := os.Stat(partOf(t, opt.Dir, src.URL)); err == nil && fi.Size() > announced {
+			t.Errorf("%d bytes are left, %d were announced", fi.Size(), announced)
+		}
+	}
+	if b.maxFetched == 0 {
+		b.maxFetched = 2*fileSize + headFirst
+	}
+	if st.Fetched > b.maxFetched {
+		t.Errorf("%d bytes were fetched, want at most %d", st.Fetched, b.maxFetched)
+	}
+	if n := len(s.asked()); b.requests > 0 && n != b.requests {
+		t.Errorf("%d requests were sent, want %d", n, b.requests)
+	}
+	for _, r := range s.asked() {
+		if r.Method != http.MethodGet || r.Header.Get("Accept-Encoding") != "identity" {
+			t.Errorf("%s with Accept-Encoding %q was sent", r.Method, r.Header.Get("Accept-Encoding"))
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/cavaliergopher/grab/v3"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+const (
+	progressInterval = 200 * time.Millisecond
+
+	// The head of a bundle is a few kB for a small version and some 100 kB for
+	// thousands of files. It is asked for in two steps, so that a server has
+	// sent little when it is refused, and a good one costs few requests.
+	headFirst, headMore = 256 << 10, 1 << 20
+
+	// bufferSize of grab: 32 KiB, its default, takes 2.5 times the CPU.
+	bufferSize = 256 << 10
+)
+
+// A download is the state of one Fetch over all its tries.
+type download struct {
+	from  *origin
+	opt   Options
+	spool *spool
+	stats Stats
+
+	tryCtx context.Context // of the try that runs
+	client *http.Client    // nil: the next try makes a new one
+
+	size  int64 // of the whole file; -1: unknown
+	have  int64 // bytes in the partial file
+	moved int64 // bytes by which the last try made it longer
+	fresh bool  // all of them arrived in this call
+
+	best       int64 // the longest that have ever was, by steps that count as progress
+	failures   int   // tries in a row without progress
+	mismatches int
+	probe      probe
+
+	noHead    bool  // do not ask for the head first: the server cannot, or it did not help
+	judged    bool  // Inspect is done with this file
+	inspected int64 // have when it was last called
+	reported  time.Time
+}
+
+func newDownload(from *origin, opt Options, s *spool) *download {
+	d := &download{from: from, opt: opt, spool: s, size: from.size}
+	if s.left > 0 {
+		d.have, d.best = s.left, s.left
+		d.stats.Resumed = s.left
+		d.size = s.mark.Size
+	}
+	d.fresh = d.have == 0
+	return d
+}
+
+// run tries until the file is whole or nothing more can be hoped for.
+func (d *download) run(ctx context.Context) error {
+	for {
+		err := d.step(ctx)
+		if err == nil {
+			d.stats.Size = d.size
+			if d.opt.Progress != nil {
+				d.opt.Progress(d.have, d.size)
+			}
+			return nil
+		}
+		f := d.judge(ctx, err)
+		if f.kind == final {
+			return d.giveUp(f)
+		}
+		if f.kind == mismatch {
+			d.mismatches++
+		}
+		pause := d.pause(f)
+		if f.kind != transient || !d.continuable() {
+			if err := d.restart(); err != nil {
+				return d.giveUp(d.spool.local(d.spool.part, err))
+			}
+		}
+		if d.opt.Log != nil {
+			d.opt.Log(fmt.Sprintf("download of %q: %v; trying again in %v", d.from.shown, f, pause.Round(time.Millisecond)))
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return d.giveUp(d.judge(ctx, ctx.Err()))
+		}
+	}
+}
+
+// step is one go at the whole: from looking at what is there, head first, to
+// a durable file.
+func (d *download) step(ctx context.Context) error {
+	for {
+		if err := d.arrived(); err != nil {
+			return err
+		}
+		limit := d.headLimit()
+		if err := d.try(ctx, limit); err != nil {
+			if limit > 0 && d.moved == 0 {
+				d.noHead = true // perhaps it is such a range that the server cannot bear
+			}
+			d.client.CloseIdleConnections()
+			d.client = nil
+			return err
+		}
+		if limit == 0 {
+			break
+		}
+		if !d.continuable() {
+			return faultf(rewind, "the server gives nothing that proves that two parts belong together")
+		}
+	}
+	defer d.client.CloseIdleConnections()
+	if err := d.arrived(); err != nil {
+		return err
+	}
+	return d.spool.finish(d.have)
+}
+
+// headLimit is how far the next try goes, so that Inspect can look before
+// more is fetched; 0: to the end.
+func (d *download) headLimit() int64 {
+	if d.opt.Inspect == nil || d.judged || d.noHead {
+		return 0
+	}
+	for _, limit := range []int64{headFirst, headMore} {
+		if d.have < limit && (d.size < 0 || limit < d.size) {
+			return limit
+		}
+	}
+	return 0
+}
+
+// try lets grab fetch what is missing, up to limit if that is not 0. Without
+// a limit, grab also checks the SHA-256, if one is known.
+func (d *download) try(ctx context.Context, limit int64) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	d.tryCtx = ctx
+	if d.client == nil {
+		d.client = newClient(d.opt.TLS, new(hops))
+	}
+	g := newGuard(d, limit, end)
+	defer g.pace.stop()
+
+	// A new request each time: grab shares the headers and the hash of one.
+	req, err := grab.NewRequest(d.spool.dest(), d.from.url.String())
+	if err != nil {
+		return faultf(final, "the address is malformed") // cannot be: it was parsed
+	}
+	req = req.WithContext(ctx)
+	req.Size = max(d.size, 0)
+	req.NoCreateDirectories = true
+	req.IgnoreRemoteTime = true
+	if d.from.sha256 != nil && limit == 0 {
+		req.SetChecksum(sha256.New(), d.from.sha256, false)
+	}
+	client := &grab.Client{HTTPClient: g, UserAgent: "ota-apply", BufferSize: bufferSize}
+	err = client.Do(req).Err()
+
+	have, statErr := d.spool.length()
+	if statErr != nil {
+		return statErr
+	}
+	d.have, d.moved = have, have-g.offset
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+			return cause
+		}
+		if !errors.Is(err, grab.ErrBadLength) { // that is judged below, with the numbers
+			return err
+		}
+	}
+	want := g.end
+	if want == 0 {
+		want = d.size // nothing was asked for: the file was whole
+	}
+	switch {
+	case have == 0:
+		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
+	case want > 0 && have != want:
+		return faultf(transient, "the server sent %d bytes, want %d", have, want).withCode(bootcheck.CodeSizeMismatch)
+	case want < 0:
+		d.size = have // the end of the answer was the end of the file
+	}
+	return nil
+}
+
+// arrived runs whenever the file has grown: it shows it to Inspect, reports
+// progress, and has it made durable now and then.
+func (d *download) arrived() error {
+	if d.opt.Inspect != nil && !d.judged && d.have > d.inspected {
+		d.inspected = d.have
+		done, err := d.opt.Inspect(d.spool.file, d.have)
+		if err != nil {
+			return d.refused(err)
+		}
+		d.judged = done
+	}
+	if d.opt.Progress != nil && time.Since(d.reported) >= progressInterval {
+		d.reported = time.Now()
+		d.opt.Progress(d.have, d.size)
+	}
+	return d.spool.keep(d.have, d.opt.Reserve)
+}
+
+// refused judges an error of Inspect. If what it saw came from an earlier
+// call, the fault may lie in the partial file: then it is fetched anew, once.
+func (d *download) refused(err error) *fault {
+	f := &fault{kind: final, drop: true, bare: true, err: err}
+	if !d.fresh && looksDamaged(err) {
+		f.kind = mismatch
+	}
+	return f
+}
+
+func looksDamaged(err error) bool {
+	if bootcheck.Exit(err) == bootcheck.ExitDamaged {
+		return true
+	}
+	switch bootcheck.ReportCode(err) {
+	case bootcheck.CodeSignatureInvalid, bootcheck.CodeInvalidManifest, bootcheck.CodeHashMismatch:
+		return true
+	}
+	return false
+}
+
+// continuable reports whether the partial file can be gone on from: it is
+// whole, or something proves that the rest will belong to it.
+func (d *download) continuable() bool {
+	return d.have == 0 || d.have == d.size || d.from.sha256 != nil || d.spool.mark.validator(d.from) != ""
+}
+
+// restart begins at the first byte again.
+func (d *download) restart() error {
+	if err := d.spool.reset(); err != nil {
+		return err
+	}
+	d.have, d.size, d.fresh = 0, d.from.size, true
+	d.judged, d.inspected, d.noHead = false, 0, true
+	d.stats.Resumed = 0
+	d.stats.Restarts++
+	return nil
+}
+
+// giveUp ends the download with f.
+func (d *download) giveUp(f *fault) error {
+	if f.drop {
+		d.spool.drop()
+	} else {
+		d.spool.save(d.have)
+	}
+	return d.from.failed(f)
+}

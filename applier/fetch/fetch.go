@@ -1,0 +1,226 @@
+// Package fetch downloads one large file to a spool folder, over connections
+// that break and from servers that cannot be trusted, and goes on where it
+// stopped, in this process or in a later one.
+//
+// The bytes are moved by grab. Used plainly, grab splices old and new halves
+// of a file that changed, appends a whole answer to a partial one, hangs for
+// ever on a silent server and fills the disk from an endless one. Everything
+// that prevents this sits between grab and the network, in its HTTPClient:
+//
+//	Fetch ── the loop: try, judge the failure, pause, try again      download.go
+//	  └ grab ── stat, Range, append, checksum
+//	      └ guard ── lets only the answer pass that was asked for     guard.go
+//	          ├ body ── never more bytes than announced, never slower
+//	          │         than the minimum; shows the head to Inspect    body.go, pace.go
+//	          └ http.Client ── redirects, credentials, dialling        redirect.go
+//	spool ── the partial file, its sidecar, what of it can be trusted  spool.go
+//
+// In the spool folder, NAME being a hash of the address without its query:
+//
+//	NAME.part   what has arrived, from the first byte on, without holes
+//	NAME.json   the sidecar: length, validators, how much is surely on the disk
+//
+// The name leaves out the query because presigned addresses carry a new
+// signature there each time they are asked for; without that, they could never
+// be resumed. Two files whose addresses differ in nothing but the query share
+// a name, then: the validators tell them apart and the download starts over.
+//
+// A partial file is continued only if something proves that the rest belongs
+// to it: the SHA-256 of the whole, a strong ETag, or a Last-Modified that is
+// old enough to be one. Else it is thrown away.
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// Source says what to fetch and what is known of it beforehand.
+type Source struct {
+	URL    string // http or https; may carry credentials, which are sent to its host only and never printed
+	Size   int64  // bytes; 0 or less: unknown
+	SHA256 string // of the whole file, 64 hex digits; empty: unknown
+}
+
+// Defaults of the fields of Options that are zero.
+const (
+	DefaultMaxSize  = 8 << 30          // a bundle is at most a few GB; the flash of the devices has 8
+	DefaultMinRate  = 1 << 10          // bytes a second: slower than any link that could ever finish a bundle
+	DefaultWindow   = 30 * time.Second // a mobile link may well be silent for 10 to 20 s
+	DefaultDeadline = 24 * time.Hour   // 600 MB at 7 kB/s
+	DefaultFailures = 8                // with the pauses below about 2 min until a dead server is given up
+	DefaultBackoff  = time.Second
+	DefaultMaxPause = time.Minute
+)
+
+// Options says where the file goes and how much patience there is. Only Dir
+// must be set.
+type Options struct {
+	// Dir is the spool folder. It is made if missing (0700), locked while Fetch
+	// runs, and must be writable by nobody else. Partial files of other
+	// addresses in it are deleted; names that are not ours are left alone.
+	Dir string
+
+	// Progress is called at most every 200 ms and once at the end, with the
+	// bytes that are there (resumed ones included) and the length of the file,
+	// -1 while that is unknown. done falls when a download starts over.
+	Progress func(done, total int64)
+
+	// Inspect is called as the file grows, with the first have bytes of it in f
+	// (read them by ReadAt), until it returns done, so that the head of a file
+	// can be judged before the rest is fetched: a server that gives ranges is
+	// asked for the first 256 KiB, then for the first MiB, then for the rest,
+	// and sends nothing that was not asked for. Its error ends the download, is
+	// returned as it is, and the partial file is deleted. When the download
+	// starts over, Inspect is asked again, with another f and a smaller have.
+	Inspect func(f *os.File, have int64) (done bool, err error)
+
+	// Log gets one line for each failure after which the download goes on.
+	// It holds no credentials and no query.
+	Log func(line string)
+
+	TLS      *tls.Config   // nil: the system's certificates, TLS 1.2 or newer
+	Reserve  int64         // bytes that must stay free on the file system of Dir
+	MaxSize  int64         // bytes; nothing longer is fetched, whatever a server says
+	MinRate  int64         // bytes a second, over Window; time that the disk takes does not count
+	Window   time.Duration // also the longest wait for a server's answer
+	Deadline time.Duration // for the whole download with all its tries
+	Failures int           // how many tries in a row may fail without getting further
+	Backoff  time.Duration // the pause after the first failure; it doubles
+	MaxPause time.Duration // the longest pause; a server's Retry-After is cut to it
+}
+
+// Stats tells how a download went.
+type Stats struct {
+	Size     int64 // length of the file, bytes
+	Resumed  int64 // bytes of it that an earlier call had left
+	Fetched  int64 // bytes that arrived in this call, those thrown away included
+	Requests int   // requests sent, redirects not counted
+	Restarts int   // how often the download began at the first byte again
+}
+
+// Fetch downloads src into opt.Dir and returns the whole file, open for
+// reading at its start; the caller closes it, and calls Remove when it is no
+// longer needed or when its content turns out to be wrong. The length is the
+// announced one and, if src says a SHA-256, the content has it.
+//
+// Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
+// be right, ExitBusy if another Fetch uses the folder, ExitNoSpace, ExitFailed
+// for other trouble with the disk, ExitDownloadFailed for everything else,
+// with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH. A cancelled
+// ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
+// partial file is kept if a later call can go on from it.
+func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error) {
+	from, err := src.parse()
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	opt = opt.withDefaults()
+	ctx, cancel := context.WithTimeoutCause(ctx, opt.Deadline,
+		faultf(final, "it is not complete after %v", opt.Deadline))
+	defer cancel()
+	spool, err := openSpool(opt.Dir, from)
+	if err != nil {
+		return nil, Stats{}, from.localError(opt.Dir, err)
+	}
+	defer spool.close()
+	d := newDownload(from, opt, spool)
+	if err := d.run(ctx); err != nil {
+		return nil, d.stats, err
+	}
+	return spool.release(), d.stats, nil
+}
+
+// Remove deletes what Fetch keeps of src in dir. That nothing is there is no
+// error.
+func Remove(dir string, src Source) error {
+	from, err := src.parse()
+	if err != nil {
+		return err
+	}
+	return removeFiles(dir, from.name)
+}
+
+// An origin is a Source that has been checked.
+type origin struct {
+	url    *url.URL      // without credentials and fragment
+	user   *url.Userinfo // nil: none
+	shown  string        // the address as it may be printed
+	name   string        // of the spool files, without their endings
+	query  string        // hash of the query: the secret itself is never written down
+	size   int64         // -1: unknown
+	sha256 []byte        // nil: unknown
+}
+
+func (src Source) parse() (*origin, error) {
+	usage := func(format string, args ...any) error {
+		return bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, format, args...)
+	}
+	u, err := url.Parse(src.URL)
+	if err != nil {
+		// Neither the parser's error nor the address may be shown: where the
+		// password of a malformed address ends is anybody's guess.
+		for _, scheme := range []string{"http:", "https:"} {
+			if strings.HasPrefix(src.URL, scheme) {
+				return nil, usage("cannot download \"%s…\": the address is malformed", scheme)
+			}
+		}
+		return nil, usage("cannot download: the address is malformed")
+	}
+	shown := redact(src.URL)
+	u.Scheme = strings.ToLower(u.Scheme)
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usage("cannot download %q: the address must begin with http:// or https://", shown)
+	}
+	if u.Hostname() == "" {
+		return nil, usage("cannot download %q: the address names no host", shown)
+	}
+	o := &origin{url: u, user: u.User, shown: shown, size: src.Size}
+	if o.size <= 0 {
+		o.size = -1
+	}
+	if src.SHA256 != "" {
+		o.sha256, err = hex.DecodeString(src.SHA256)
+		if err != nil || len(o.sha256) != sha256.Size {
+			return nil, usage("cannot download %q: %q is not a SHA-256 of 64 hex digits", shown, src.SHA256)
+		}
+	}
+	u.User, u.Fragment, u.RawFragment = nil, "", ""
+	o.name = digest(u.Scheme + "://" + strings.ToLower(u.Host) + u.EscapedPath())[:nameLen]
+	if u.RawQuery != "" {
+		o.query = digest(u.RawQuery)
+	}
+	return o, nil
+}
+
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+func (opt Options) withDefaults() Options {
+	setDefault(&opt.MaxSize, DefaultMaxSize)
+	setDefault(&opt.MinRate, DefaultMinRate)
+	setDefault(&opt.Window, DefaultWindow)
+	setDefault(&opt.Deadline, DefaultDeadline)
+	setDefault(&opt.Failures, DefaultFailures)
+	setDefault(&opt.Backoff, DefaultBackoff)
+	setDefault(&opt.MaxPause, DefaultMaxPause)
+	return opt
+}
+
+// setDefault replaces what is not positive: a limit of zero or less would
+// mean no limit or no try at all, and nobody means that.
+func setDefault[T int | int64 | time.Duration](v *T, value T) {
+	if *v <= 0 {
+		*v = value
+	}
+}

@@ -1,0 +1,251 @@
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// A guard is grab's HTTPClient for one try. It answers grab's HEAD itself
+// (many servers refuse HEAD, and a presigned address is good for GET only),
+// and lets the answer to a GET pass only if it is exactly the one asked for:
+// 206 from our offset to the end of the file, or to the limit of this try, or
+// 200 from the first byte.
+type guard struct {
+	d      *download
+	offset int64 // length of the partial file when the try began
+	limit  int64 // ask for the bytes before this one only; 0: for all
+	end    int64 // where the answer ends by what it announces; 0: no answer yet, -1: unknown
+	pace   *pace
+}
+
+// newGuard makes the guard of a try that end can end.
+func newGuard(d *download, limit int64, end context.CancelCauseFunc) *guard {
+	g := &guard{d: d, offset: d.have, limit: limit}
+	g.pace = newPace(d.opt.MinRate, d.opt.Window, func(got int64) {
+		f := faultf(transient, "the server sent %d bytes in %v, less than %d a second",
+			got, d.opt.Window, d.opt.MinRate)
+		f.slow = true
+		end(f)
+	})
+	return g
+}
+
+// Do implements grab.HTTPClient.
+func (g *guard) Do(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodHead {
+		return g.head(req), nil
+	}
+	ask := req.Clone(req.Context())
+	ask.Header.Del("Range") // grab's own; the offset decides
+	if r := g.askFor(); r != "" {
+		ask.Header.Set("Range", r)
+		if v := g.d.spool.mark.validator(g.d.from); g.offset > 0 && v != "" {
+			ask.Header.Set("If-Range", v)
+		}
+	}
+	ask.Header.Set("Accept-Encoding", "identity")
+	ask.Header.Set("Cache-Control", "no-transform")
+	g.d.stats.Requests++
+	g.pace.begin()
+	resp, err := send(ask.Context(), g.d.client, ask, g.d.from)
+	g.pace.end(0)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.admit(resp); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	resp.Body = newBody(g, resp)
+	if g.end != g.d.size {
+		resp.ContentLength = -1 // grab would compare it with the length of the whole
+	}
+	return resp, nil
+}
+
+// askFor is the Range of this try; empty: none.
+func (g *guard) askFor() string {
+	switch {
+	case g.d.probe == probing:
+		return ""
+	case g.limit > 0:
+		return fmt.Sprintf("bytes=%d-%d", g.offset, g.limit-1)
+	case g.offset > 0:
+		return fmt.Sprintf("bytes=%d-", g.offset)
+	}
+	return ""
+}
+
+// head tells grab what we know: that it may ask for a range, and the length.
+func (g *guard) head(req *http.Request) *http.Response {
+	return &http.Response{
+		Status: "200 OK", StatusCode: http.StatusOK,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{"Accept-Ranges": {"bytes"}},
+		ContentLength: g.d.size,
+		Body:          http.NoBody,
+		Request:       req,
+	}
+}
+
+// admit judges an answer before a byte of it is read, and notes in the
+// sidecar what it says of the file.
+func (g *guard) admit(resp *http.Response) error {
+	if f := g.judgeStatus(resp); f != nil {
+		return f
+	}
+	if e := resp.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return g.strange("the server sends it encoded as %.20q though the plain file was asked for", e)
+	}
+	size := resp.ContentLength
+	g.end = size
+	if resp.StatusCode == http.StatusPartialContent {
+		var f *fault
+		if size, f = g.judgeRange(resp); f != nil {
+			return f
+		}
+	}
+	d := g.d
+	switch {
+	case size == 0:
+		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
+	case size > 0 && d.size > 0 && size != d.size:
+		return faultf(mismatch, "the server's file has %d bytes, want %d", size, d.size).withCode(bootcheck.CodeSizeMismatch)
+	case max(size, d.size) > d.opt.MaxSize:
+		return faultf(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.opt.MaxSize).
+			withCode(bootcheck.CodeSizeMismatch).dropping()
+	case size < 0 && d.size < 0 && d.from.sha256 == nil && endsByClosing(resp):
+		return faultf(mismatch, "the server does not say how long the file is, so that its end could not be told from a lost connection")
+	}
+	if size > 0 {
+		d.size = size
+	}
+	if g.end < 0 {
+		g.end = d.size
+	}
+	if err := d.spool.room(d.size-g.offset, d.opt.Reserve); err != nil {
+		return err
+	}
+	return d.spool.note(func(m *mark) {
+		m.Size = d.size
+		if g.offset == 0 {
+			m.setValidators(resp.Header)
+		}
+	})
+}
+
+// judgeStatus passes 200 and 206 where they were asked for.
+func (g *guard) judgeStatus(resp *http.Response) *fault {
+	ranged := g.offset > 0 || g.limit > 0
+	status := strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
+	switch code := resp.StatusCode; {
+	case code == http.StatusOK && g.offset == 0, code == http.StatusPartialContent && ranged:
+		return nil
+	case code == http.StatusOK && g.foreign(resp):
+		return g.strange("the server answers with something else: %d bytes of %.40q", resp.ContentLength, resp.Header.Get("Content-Type"))
+	case code == http.StatusOK:
+		if g.d.spool.mark.differs(resp.Header) {
+			return faultf(mismatch, "the file changed on the server")
+		}
+		return faultf(rewind, "the server sends the whole file instead of the rest")
+	case code == http.StatusRequestedRangeNotSatisfiable && g.offset > 0:
+		if _, _, total, ok := contentRange(resp); ok && g.d.size > 0 && total >= 0 && total != g.d.size {
+			return faultf(mismatch, "the server's file has %d bytes, want %d", total, g.d.size).withCode(bootcheck.CodeSizeMismatch)
+		}
+		return faultf(mismatch, "server answered %s", status)
+	case ranged && (code == 400 || code == 412 || code == 416 || code == 501):
+		return faultf(rewind, "server answered %s when asked for a part", status)
+	case code == 408 || code == 425 || code == 429 || code >= 500 && code != 501 && code != 505:
+		f := faultf(transient, "server answered %s", status)
+		f.after = retryAfter(resp.Header)
+		return f
+	case code == 410:
+		return faultf(final, "server answered %s", status).dropping()
+	case code >= 200 && code < 300:
+		return g.strange("server answered %s instead of the file", status)
+	default:
+		return faultf(final, "server answered %s", status)
+	}
+}
+
+// strange makes the fault of an answer that says nothing about the file: a
+// captive portal, a proxy. It must not cost a good partial file.
+func (g *guard) strange(format string, args ...any) *fault {
+	if g.offset > 0 {
+		return faultf(transient, format, args...)
+	}
+	return faultf(mismatch, format, args...)
+}
+
+// foreign reports whether a 200 in place of the rest cannot be the file.
+func (g *guard) foreign(resp *http.Response) bool {
+	wrongSize := g.d.from.size > 0 && resp.ContentLength >= 0 && resp.ContentLength != g.d.from.size
+	return wrongSize || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+}
+
+// judgeRange passes a 206 that goes from our offset to the limit or to the
+// end of the file, and returns the length of the whole file, -1 if unknown.
+func (g *guard) judgeRange(resp *http.Response) (int64, *fault) {
+	first, last, total, ok := contentRange(resp)
+	if total < 0 {
+		total = g.d.size // "*": the server does not know, perhaps we do
+	}
+	switch {
+	case !ok || first < 0:
+		return 0, faultf(rewind, "the server's Content-Range %.60q is not a part of a file", resp.Header.Get("Content-Range"))
+	case g.d.spool.mark.differs(resp.Header):
+		return 0, faultf(mismatch, "the file changed on the server")
+	case first != g.offset || last < first || last != total-1 && last != g.limit-1:
+		return 0, faultf(rewind, "the server sends bytes %d to %d of %d, want %d to the end", first, last, total, g.offset)
+	case resp.ContentLength >= 0 && resp.ContentLength != last-first+1:
+		return 0, faultf(rewind, "the server sends %d bytes, but names %d to %d", resp.ContentLength, first, last)
+	}
+	g.end = last + 1
+	return total, nil
+}
+
+var contentRangeForm = regexp.MustCompile(`^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$`)
+
+// contentRange takes Content-Range apart; what the header leaves open is -1.
+func contentRange(resp *http.Response) (first, last, total int64, ok bool) {
+	m := contentRangeForm.FindStringSubmatch(resp.Header.Get("Content-Range"))
+	if m == nil {
+		return -1, -1, -1, false
+	}
+	number := func(s string) int64 {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return -1 // empty or "*": the form lets nothing else through
+		}
+		return n
+	}
+	return number(m[1]), number(m[2]), number(m[3]), true
+}
+
+// endsByClosing reports whether only the end of the connection says where the
+// body ends: a body that was cut off then looks like a whole one.
+func endsByClosing(resp *http.Response) bool {
+	return resp.ProtoMajor == 1 && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
+}
+
+// retryAfter reads the pause that a server asks for: seconds or a date, the
+// latter measured by the server's own clock. Nonsense is no pause.
+func retryAfter(h http.Header) time.Duration {
+	v := h.Get("Retry-After")
+	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	until, err := http.ParseTime(v)
+	now, err2 := http.ParseTime(h.Get("Date"))
+	if err != nil || err2 != nil {
+		return 0
+	}
+	return max(0, until.Sub(now))
+}

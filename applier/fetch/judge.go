@@ -1,0 +1,112 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cavaliergopher/grab/v3"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+const (
+	// maxRestarts is how often a file that turned out to be the wrong one is
+	// fetched again. Once heals a bad partial file, twice a file that was
+	// replaced while we fetched it; after that the server has no better one.
+	maxRestarts = 2
+
+	// A try counts as progress if it brought this much, or 1 % of the file.
+	// Less would let a server that breaks after each byte keep us for hours.
+	progressBytes = 64 << 10
+)
+
+// A probe finds out, before a download is given up, whether it is ranges that
+// the server cannot bear: it would fail in every later call, too. A partial
+// file is precious, though, so it is sacrificed only if a request without a
+// range is answered well and one with a range fails again after that.
+type probe int
+
+const (
+	notProbed probe = iota
+	probing         // the next try asks without a range, though there is a partial file
+	plainGood       // that was answered with the file
+	probed
+)
+
+// judge finds the fault in err, counts it, and decides what it means after
+// those before.
+func (d *download) judge(ctx context.Context, err error) *fault {
+	var f *fault
+	switch cause := context.Cause(ctx); {
+	case ctx.Err() != nil && errors.As(cause, &f): // the deadline
+	case ctx.Err() != nil:
+		return faultf(final, "interrupted after %d%s bytes: %w", d.have, ofTotal(d.size), cause)
+	case errors.As(err, &f):
+	case errors.Is(err, grab.ErrBadChecksum):
+		f = faultf(mismatch, "its SHA-256 is not %x", d.from.sha256).withCode(bootcheck.CodeHashMismatch)
+	default:
+		return d.spool.local(d.spool.part, err) // grab's other errors are those of the file
+	}
+	step := int64(progressBytes)
+	if d.size > 0 {
+		step = min(step, max(1, d.size/100))
+	}
+	if f.kind == transient && !f.slow && d.have >= d.best+step {
+		d.best, d.failures = d.have, 0
+	} else {
+		d.failures++
+	}
+	kind := d.judgeProbe(f)
+	if kind != final && d.failures >= d.opt.Failures || kind == mismatch && d.mismatches >= maxRestarts {
+		kind = final
+	}
+	if kind != f.kind { // f may be shared: the deadline's is
+		g := *f
+		g.kind = kind
+		g.drop = f.drop || kind == final && f.kind != transient
+		f = &g
+	}
+	return f
+}
+
+// judgeProbe says what kind of fault f is in the light of the probe, and
+// takes the probe on.
+func (d *download) judgeProbe(f *fault) kind {
+	lastTry := f.kind == transient && d.have > 0 && d.moved == 0 && d.failures == d.opt.Failures-1
+	switch {
+	case d.probe == probing && f.kind == rewind:
+		d.probe, d.failures = plainGood, max(0, d.opt.Failures-2)
+		return transient
+	case d.probe == probing:
+		d.probe = probed
+	case d.probe == plainGood && lastTry:
+		d.probe, d.failures = probed, 0
+		return rewind
+	case d.probe == notProbed && lastTry:
+		d.probe = probing
+	}
+	return f.kind
+}
+
+func ofTotal(size int64) string {
+	if size < 0 {
+		return ""
+	}
+	return fmt.Sprintf(" of %d", size)
+}
+
+// pause is how long to wait after f: doubling, a little random so that a
+// thousand devices do not come back together, and as long as the server asked.
+func (d *download) pause(f *fault) time.Duration {
+	if f.kind == rewind || d.size > 0 && d.have == d.size && f.kind == transient {
+		return 0 // the server is well: only the request changes, or nothing is left to ask for
+	}
+	p := d.opt.Backoff
+	for i := 1; i < max(d.failures, d.mismatches) && p < d.opt.MaxPause; i++ {
+		p *= 2
+	}
+	p += time.Duration(rand.Int64N(int64(p)/2 + 1))
+	return min(max(p, f.after), d.opt.MaxPause)
+}

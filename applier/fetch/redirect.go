@@ -1,0 +1,136 @@
+package fetch
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxRedirects is how many a download may take; RFC 9110 suggests 5, and
+// presigned addresses behind a CDN need 2.
+const maxRedirects = 5
+
+// A hops watches where the redirects of one try lead.
+type hops struct {
+	mu       sync.Mutex
+	first    zone // of the host that the address names, once known
+	dialled  bool
+	redirect bool // a redirect was followed: what is dialled now was not named by the caller
+}
+
+// newClient makes the HTTP client for one try. Nothing is shared with the try
+// before: a connection that died silently would be used again.
+func newClient(conf *tls.Config, h *hops) *http.Client {
+	dialer := &net.Dialer{
+		Timeout:   15 * time.Second, // a host with a dead IPv6 route has 300 ms, then IPv4 is tried beside it
+		KeepAlive: 15 * time.Second,
+		Control:   h.control,
+	}
+	return &http.Client{
+		CheckRedirect: h.check,
+		Transport: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        conf.Clone(), // the transport changes it
+			TLSHandshakeTimeout:    15 * time.Second,
+			ForceAttemptHTTP2:      true, // a DialContext of our own turns it off otherwise
+			DisableCompression:     true, // lengths and ranges are those of the file
+			MaxResponseHeaderBytes: 64 << 10,
+			ReadBufferSize:         64 << 10,
+		},
+	}
+}
+
+// check judges a redirect before it is followed.
+func (h *hops) check(req *http.Request, via []*http.Request) error {
+	h.mu.Lock()
+	h.redirect = true
+	h.mu.Unlock()
+	from, to := via[len(via)-1].URL, req.URL
+	switch {
+	case len(via) > maxRedirects:
+		return faultf(final, "more than %d redirects", maxRedirects)
+	case to.Scheme != "http" && to.Scheme != "https":
+		return faultf(final, "redirect to %q, which is neither http nor https", redact(to.String()))
+	case from.Scheme == "https" && to.Scheme == "http":
+		return faultf(final, "redirect from https to %q, which anybody on the way can change", redact(to.String()))
+	case to.Hostname() == "":
+		return faultf(final, "redirect to %q, which names no host", redact(to.String()))
+	}
+	// net/http keeps an Authorization for subdomains of the first host, and
+	// passes the whole address on as Referer, query included. It does not
+	// carry on credentials that the address of a redirect holds, nor do we.
+	req.URL.User = nil
+	req.Header.Del("Referer")
+	if start := via[0].URL; to.Scheme != start.Scheme || to.Host != start.Host {
+		req.Header.Del("Authorization")
+	}
+	return nil
+}
+
+// control runs for each address that is dialled, after its name was resolved:
+// a redirect must not reach what only the device itself, or its own network,
+// is meant to reach, unless the first host is there, too.
+func (h *hops) control(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("cannot dial %q: %v", address, err)
+	}
+	z := zoneOf(ap.Addr())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.redirect {
+		if h.dialled && z < h.first {
+			return faultf(final, "redirect from %v into %v (%v)", h.first, z, ap.Addr())
+		}
+		return nil
+	}
+	if !h.dialled || z < h.first {
+		h.first, h.dialled = z, true
+	}
+	return nil
+}
+
+// A zone tells who can reach an address: the smaller, the fewer.
+type zone int
+
+const (
+	zoneDevice  zone = iota // this machine and its link: services that trust whoever reaches them
+	zoneNetwork             // the private network that the device is in
+	zonePublic
+)
+
+func (z zone) String() string {
+	return [...]string{"the device itself", "the local network", "the internet"}[z]
+}
+
+// zoneOf is a variable so that tests can have a public host without a network.
+var zoneOf = func(a netip.Addr) zone {
+	a = a.Unmap()
+	switch {
+	case a.IsLoopback(), a.IsUnspecified(), a.IsLinkLocalUnicast(), a.IsMulticast():
+		return zoneDevice
+	case a.IsPrivate():
+		return zoneNetwork
+	}
+	return zonePublic
+}
+
+// send sends req with the origin's credentials and remembers nothing of it.
+func send(ctx context.Context, client *http.Client, req *http.Request, from *origin) (*http.Response, error) {
+	if from.user != nil {
+		password, _ := from.user.Password()
+		req.SetBasicAuth(from.user.Username(), password)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, netFault(ctx, err)
+	}
+	return resp, nil
+}

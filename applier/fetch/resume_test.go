@@ -1,0 +1,501 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// interrupt fetches from s until at least want bytes are there, then cancels.
+func interrupt(t *testing.T, src Source, opt Options, want int64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	opt.Inspect = func(_ *os.File, have int64) (bool, error) {
+		if have >= want {
+			cancel()
+		}
+		return false, nil
+	}
+	_, _, err := Fetch(ctx, src, opt)
+	if err == nil {
+		t.Fatal("Fetch succeeded, though it was cancelled")
+	}
+	checkError(t, err, "interrupted after", lost, failed)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%q is not context.Canceled", err)
+	}
+}
+
+// halfThenWait serves like serve, but holds the second half of an answer to
+// the first request back until the client is gone.
+func halfThenWait(b []byte) handler {
+	return func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			serveHanging(w, r, b)
+			return
+		}
+		serve(w, r, b)
+	}
+}
+
+// TestResumeByAnotherCall holds what a later call goes on from, and when it
+// starts over instead.
+func TestResumeByAnotherCall(t *testing.T) {
+	file, other := content(fileSize, 1), content(fileSize, 2)
+	half := int64(fileSize / 2)
+	for _, row := range []struct {
+		name   string
+		meddle func(t *testing.T, part string)
+		src    func(Source) Source // of the second call
+		now    []byte              // what the server has then; nil: the same
+		resume int64               // bytes that the second call goes on from
+	}{
+		{name: "nothing happened in between", resume: half},
+		{name: "another presigned query", src: func(s Source) Source { s.URL += "&sig=fresh"; return s }, resume: half},
+		{name: "the caller learned the hash", src: func(s Source) Source { s.SHA256 = sum(file); return s }, resume: half},
+		{name: "the file changed", now: other},
+		{name: "another size is wanted", src: func(s Source) Source { s.Size--; return s }, now: file[:fileSize-1]},
+		{name: "the sidecar is gone", meddle: func(t *testing.T, part string) { remove(t, noteOf(part)) }},
+		{name: "the sidecar is empty", meddle: func(t *testing.T, part string) { write(t, noteOf(part), nil) }},
+		{name: "the sidecar is garbage", meddle: func(t *testing.T, part string) { write(t, noteOf(part), []byte("{]")) }},
+		{name: "the sidecar is huge", meddle: func(t *testing.T, part string) { write(t, noteOf(part), bytes.Repeat([]byte(" "), 1<<20)) }},
+		{name: "the sidecar is a symlink", meddle: func(t *testing.T, part string) {
+			target := filepath.Join(t.TempDir(), "note")
+			if err := os.Rename(noteOf(part), target); err != nil {
+				t.Fatal(err)
+			}
+			symlink(t, target, noteOf(part))
+		}},
+		{name: "the sidecar has no validator", meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { delete(m, "etag"); delete(m, "last_modified") })
+		}},
+		{name: "the sidecar has a validator with a line break", meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["etag"] = "\"x\r\nX-Evil: 1\""; delete(m, "last_modified") })
+		}},
+		{name: "the partial file is gone", meddle: remove},
+		{name: "the partial file is empty", meddle: func(t *testing.T, part string) { truncate(t, part, 0) }},
+		{name: "the partial file is longer than the file", meddle: func(t *testing.T, part string) { truncate(t, part, fileSize+1) }},
+		{name: "the partial file is a symlink", meddle: func(t *testing.T, part string) {
+			target := filepath.Join(t.TempDir(), "victim")
+			write(t, target, file[:half])
+			remove(t, part)
+			symlink(t, target, part)
+			t.Cleanup(func() {
+				if b, _ := os.ReadFile(target); !bytes.Equal(b, file[:half]) {
+					t.Error("the symlink's target was changed")
+				}
+			})
+		}},
+		{name: "the partial file is a hard link", meddle: func(t *testing.T, part string) {
+			if err := os.Link(part, filepath.Join(filepath.Dir(part), "victim")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "the partial file is a folder", meddle: func(t *testing.T, part string) {
+			remove(t, part)
+			if err := os.MkdirAll(filepath.Join(part, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "the partial file is a FIFO", meddle: func(t *testing.T, part string) {
+			remove(t, part)
+			if err := syscall.Mkfifo(part, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "others may write to the partial file", meddle: func(t *testing.T, part string) {
+			if err := os.Chmod(part, 0o622); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		// After a power cut only what was synced counts; the rest may be zeros.
+		{name: "the power went, all was synced", resume: half, meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["boot"] = "another" })
+		}},
+		{name: "the power went, a part was synced", resume: 1000, meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["boot"], m["synced"] = "another", 1000 })
+			zeroFrom(t, part, 1000, half)
+		}},
+		{name: "the power went, nothing was synced", meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["boot"], m["synced"] = "another", 0 })
+			zeroFrom(t, part, 0, half)
+		}},
+		{name: "the power went, and the sidecar claims nonsense", meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["boot"], m["synced"] = "another", -5 })
+		}},
+		{name: "the process was killed before a sync", resume: half, meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { m["synced"] = 0 })
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			now := file
+			if row.now != nil {
+				now = row.now
+			}
+			s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
+				if n == 1 {
+					serveHanging(w, r, file)
+					return
+				}
+				serve(w, r, now)
+			})
+			opt := quick(spoolDir(t))
+			src := Source{URL: s.URL + "/x.ota?sig=old", Size: fileSize}
+			interrupt(t, src, opt, half)
+			part := partOf(t, opt.Dir, src.URL)
+			if fi, err := os.Stat(part); err != nil || fi.Size() != half || fi.Mode().Perm() != 0o600 {
+				t.Fatalf("the first call left %v (%v), want %d bytes, 0600", fi, err, half)
+			}
+			if row.meddle != nil {
+				row.meddle(t, part)
+			}
+			if row.src != nil {
+				src = row.src(src)
+			}
+			f, st, err := Fetch(t.Context(), src, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustHave(t, f, now)
+			want := Stats{Size: int64(len(now)), Resumed: row.resume, Fetched: int64(len(now)) - row.resume}
+			if st.Size != want.Size || st.Resumed != want.Resumed || st.Fetched != want.Fetched {
+				t.Errorf("Stats = %+v, want %+v", st, want)
+			}
+			if err := Remove(opt.Dir, src); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range entries(t, opt.Dir) {
+				if e != "victim" {
+					t.Errorf("Remove left %s", e)
+				}
+			}
+		})
+	}
+}
+
+// TestWholeLeftover holds that a whole file of an earlier call is taken as it
+// is when its hash proves it, and else is worth one byte of asking.
+func TestWholeLeftover(t *testing.T) {
+	file, other := content(fileSize, 1), content(fileSize, 2)
+	for _, row := range []struct {
+		name     string
+		sha      bool
+		now      []byte
+		requests int
+		fetched  int64
+	}{
+		{"hash known", true, file, 0, 0},
+		{"hash known, the server has another file", true, other, 0, 0},
+		{"hash not known", false, file, 1, 1},
+		{"hash not known, the server has another file", false, other, 2, fileSize},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			now := file
+			s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, now) })
+			opt := quick(spoolDir(t))
+			src := Source{URL: s.URL + "/x.ota", Size: fileSize}
+			if row.sha {
+				src.SHA256 = sum(file)
+			}
+			f, _, err := Fetch(t.Context(), src, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			before := len(s.asked())
+			now = row.now
+			f, st, err := Fetch(t.Context(), src, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := row.now
+			if row.sha {
+				want = file
+			}
+			mustHave(t, f, want)
+			if n := len(s.asked()) - before; n != row.requests || st.Fetched != row.fetched {
+				t.Errorf("%d requests, %d bytes, want %d, %d", n, st.Fetched, row.requests, row.fetched)
+			}
+		})
+	}
+}
+
+// TestDamagedLeftover holds that a partial file with the right length and the
+// wrong bytes never stands in the way: neither with the hash known nor when
+// Inspect finds it damaged.
+func TestDamagedLeftover(t *testing.T) {
+	file := content(fileSize, 1)
+	damaged := bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeInvalidManifest, "the head is damaged")
+	inspect := func(f *os.File, have int64) (bool, error) {
+		head := make([]byte, 100)
+		if have < int64(len(head)) {
+			return false, nil
+		}
+		if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, file[:100]) {
+			return false, damaged
+		}
+		return true, nil
+	}
+	for _, row := range []struct {
+		name    string
+		sha     string
+		inspect func(*os.File, int64) (bool, error)
+	}{
+		{"the hash is known", sum(file), nil},
+		{"Inspect looks", "", inspect},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newServer(t, halfThenWait(file))
+			opt := quick(spoolDir(t))
+			src := Source{URL: s.URL + "/x.ota", Size: fileSize, SHA256: row.sha}
+			interrupt(t, src, opt, fileSize/2)
+			zeroFrom(t, partOf(t, opt.Dir, src.URL), 0, fileSize/2)
+			opt.Inspect = row.inspect
+			f, st, err := Fetch(t.Context(), src, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustHave(t, f, file)
+			if st.Restarts != 1 {
+				t.Errorf("Restarts = %d, want 1", st.Restarts)
+			}
+		})
+	}
+}
+
+// TestMain is also the child process of TestKill.
+func TestMain(m *testing.M) {
+	if url := os.Getenv("FETCH_TEST_URL"); url != "" {
+		opt := quick(os.Getenv("FETCH_TEST_DIR"))
+		_, _, err := Fetch(context.Background(), Source{URL: url, Size: fileSize}, opt)
+		fmt.Fprintln(os.Stderr, "child:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// TestKill kills a downloading process with SIGKILL at several points, twice
+// in a row, and holds that no byte that it had stored is fetched again.
+func TestKill(t *testing.T) {
+	file := content(fileSize, 1)
+	for _, percent := range []int{1, 30, 50, 95} {
+		t.Run(fmt.Sprintf("%d %%", percent), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
+				if n > 2 {
+					serve(w, r, file)
+					return
+				}
+				// A part of what is asked for, then silence, in which the kill comes.
+				w.Header().Set("ETag", `"`+sum(file)[:16]+`"`)
+				rest := file[offset(r):]
+				w = &silence{ResponseWriter: w, r: r, left: len(rest) * percent / 100}
+				http.ServeContent(w, r, "", old, bytes.NewReader(file))
+			})
+			dir := spoolDir(t)
+			part := partOf(t, dir, s.URL+"/x")
+			var stored int64
+			for range 2 {
+				want := stored + (fileSize-stored)*int64(percent)/100
+				stored = killChild(t, s.URL+"/x", dir, part, want)
+			}
+			opt := quick(dir)
+			f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustHave(t, f, file)
+			if st.Resumed != stored || st.Fetched != fileSize-stored {
+				t.Errorf("resumed %d and fetched %d bytes, want %d and %d", st.Resumed, st.Fetched, stored, fileSize-stored)
+			}
+		})
+	}
+}
+
+// silence passes left bytes on and then blocks until the client is gone.
+type silence struct {
+	http.ResponseWriter
+	r    *http.Request
+	left int
+}
+
+func (s *silence) Write(p []byte) (int, error) {
+	n := min(len(p), s.left)
+	s.left -= n
+	s.ResponseWriter.Write(p[:n])
+	if n < len(p) {
+		hang(s.ResponseWriter, s.r)
+		return n, errors.New("gone")
+	}
+	return n, nil
+}
+
+// killChild starts a download in a child process, kills it when want bytes are
+// in the partial file, and returns the length of that.
+func killChild(t *testing.T, url, dir, part string, want int64) int64 {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), "FETCH_TEST_URL="+url, "FETCH_TEST_DIR="+dir)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	length := int64(-1)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if fi, err := os.Stat(part); err == nil {
+			if length = fi.Size(); length >= want {
+				cmd.Process.Kill()
+				cmd.Wait()
+				fi, err := os.Stat(part)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return fi.Size()
+			}
+		}
+	}
+	t.Fatalf("the partial file has %d bytes after 20 s, want %d; the child says:\n%s", length, want, output.Bytes())
+	return 0
+}
+
+// TestSyncs holds that the sidecar of a running download promises bytes only
+// after they are synced, and that it does promise them.
+func TestSyncs(t *testing.T) {
+	file := content(3*syncBytes, 1)
+	src := Source{URL: "http://host.invalid/x", Size: int64(len(file))}
+	from, err := src.parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := spoolDir(t)
+	s, err := openSpool(dir, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if err := s.note(func(m *mark) { m.ETag = `"x"` }); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.part, file)
+	synced := func() int64 {
+		s.syncing.Wait()
+		m, err := readMark(s.json)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Synced
+	}
+	step := func(have int64, ago time.Duration, want int64) {
+		t.Helper()
+		s.lastTime = time.Now().Add(-ago)
+		if err := s.keep(have, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := synced(); got != want {
+			t.Errorf("%d bytes, %v after the last sync: %d promised, want %d", have, ago, got, want)
+		}
+	}
+	step(syncBytes, 0, 0)                                  // much, but just synced
+	step(syncBytes-1, syncPause, 0)                        // little
+	step(syncBytes, syncPause, syncBytes)                  // enough
+	step(syncBytes+1, syncInterval-time.Second, syncBytes) // little again
+	step(syncBytes+1, syncInterval, syncBytes+1)           // little, but long ago
+	step(syncBytes+1, 10*syncInterval, syncBytes+1)        // nothing new
+	s.lastTime = time.Now().Add(-syncPause)
+	err = s.keep(3*syncBytes, 1<<62)
+	if err == nil || bootcheck.Exit(err) != bootcheck.ExitNoSpace || bootcheck.ReportCode(err) != bootcheck.CodeDiskFull {
+		t.Errorf("keep with no room left = %v, want exit code %d", err, bootcheck.ExitNoSpace)
+	}
+}
+
+func noteOf(part string) string { return strings.TrimSuffix(part, partSuffix) + noteSuffix }
+
+func remove(t *testing.T, name string) {
+	t.Helper()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, name string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func truncate(t *testing.T, name string, n int64) {
+	t.Helper()
+	if err := os.Truncate(name, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func symlink(t *testing.T, target, name string) {
+	t.Helper()
+	if err := os.Symlink(target, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// zeroFrom does what a power cut does to a file whose end was not synced.
+func zeroFrom(t *testing.T, name string, from, to int64) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, to-from), from); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// edit changes a sidecar as JSON: what an older or newer version may have
+// written.
+func edit(t *testing.T, name string, change func(map[string]any)) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	change(m)
+	b, err = json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, name, b)
+}
+
+func entries(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}

@@ -1,0 +1,384 @@
+package fetch
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+const (
+	partSuffix = ".part"
+	noteSuffix = ".json"
+	nameLen    = 32 // hex digits: 128 bits, so that no two addresses meet by chance
+)
+
+// ours matches the names that Fetch makes, the temporary ones of renameio
+// (which a kill leaves behind) included.
+var ours = regexp.MustCompile(`^\.?([0-9a-f]{32})\.(part|json)([0-9]*)$`)
+
+// How often what has arrived is made durable. More often wears the flash (a
+// sync also writes the sidecar and two blocks of metadata), less often loses
+// more of a slow download when the power goes.
+const (
+	syncBytes    = 4 << 20
+	syncPause    = 2 * time.Second
+	syncInterval = 15 * time.Second
+)
+
+// A spool is the folder, locked, with the partial file of one origin.
+type spool struct {
+	from *origin
+	dir  *os.File // held open for its lock and to be synced
+	part string
+	json string
+	file *os.File // the partial file, read-only; grab opens it again for writing
+	left int64    // bytes of an earlier call that are good to go on from
+
+	lastBytes int64 // have at the last sync
+	lastTime  time.Time
+
+	syncing sync.WaitGroup // the sync in the background, at most one
+	mu      sync.Mutex
+	mark    mark // fields other than Synced are changed by the download only
+	busy    bool
+	closed  bool
+	syncErr error
+}
+
+// openSpool locks dir, deletes what other downloads left there, and opens the
+// partial file of from: what can be trusted of an earlier one, or a new one.
+func openSpool(dir string, from *origin) (*spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		d.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, bootcheck.Errorf(bootcheck.ExitBusy, bootcheck.CodeDownloadFailed,
+				"cannot download %q: another download uses %q", from.shown, dir)
+		}
+		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
+	}
+	s := &spool{
+		from: from, dir: d, lastTime: time.Now(),
+		part: filepath.Join(dir, from.name+partSuffix),
+		json: filepath.Join(dir, from.name+noteSuffix),
+	}
+	s.sweep()
+	if !s.adopt() {
+		if err := s.reset(); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// sweep deletes the files of other origins and temporary ones. What cannot be
+// deleted stays: a later call tries again.
+func (s *spool) sweep() {
+	names, _ := s.dir.Readdirnames(-1)
+	for _, name := range names {
+		m := ours.FindStringSubmatch(name)
+		if m != nil && name != s.from.name+partSuffix && name != s.from.name+noteSuffix {
+			os.RemoveAll(filepath.Join(s.dir.Name(), name))
+		}
+	}
+}
+
+// adopt opens what an earlier call left, if it can be gone on from. Its length
+// is trusted only in the boot in which it was written; after a power cut the
+// end of a file may be zeros, and only what the sidecar calls synced is sure.
+func (s *spool) adopt() bool {
+	m, err := readMark(s.json)
+	if err != nil {
+		return false
+	}
+	f, err := os.OpenFile(s.part, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	s.file = f
+	fi, err := f.Stat()
+	if err != nil || !private(fi) {
+		return false
+	}
+	length := fi.Size()
+	if boot := bootID(); boot == "" || boot != m.Boot {
+		length = min(length, m.Synced)
+	}
+	total := max(m.Size, s.from.size)
+	known, proven := hex.EncodeToString(s.from.sha256), false
+	switch {
+	case s.from.size > 0 && m.Size > 0 && s.from.size != m.Size:
+		return false
+	case total > 0 && fi.Size() > total:
+		return false
+	case known != "" && m.SHA256 != "" && known != m.SHA256:
+		return false
+	case known != "" && known == m.SHA256:
+		proven = true
+	case m.validator(s.from) == "":
+		return false // nothing could prove that the rest belongs to it
+	}
+	if length == total && !proven {
+		// Whole, but perhaps no longer what the server has. Asked for the last
+		// byte of it, the server tells.
+		length--
+	}
+	if length <= 0 {
+		return false
+	}
+	if length < fi.Size() && os.Truncate(s.dest(), length) != nil {
+		return false
+	}
+	s.mark, s.left = *m, length
+	s.mark.Boot, s.mark.Synced, s.mark.SHA256 = bootID(), length, known
+	s.mark.Size = total
+	s.lastBytes = length
+	return true
+}
+
+// private reports whether nobody but us can have changed the file, so that
+// what was verified is what will be read.
+func private(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 == 0 &&
+		int(st.Uid) == os.Geteuid() && st.Nlink == 1
+}
+
+// reset throws the partial file away and makes an empty one: another file, so
+// that whoever still reads the old one never sees it change.
+func (s *spool) reset() error {
+	s.syncing.Wait()
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+	s.left, s.lastBytes = 0, 0
+	s.mark = mark{
+		URL: s.from.shown, Query: s.from.query, SHA256: hex.EncodeToString(s.from.sha256),
+		Size: s.from.size, Boot: bootID(),
+	}
+	if err := removeFiles(s.dir.Name(), s.from.name); err != nil {
+		return err
+	}
+	// The old sidecar must not come back after a power cut and speak for the
+	// new file.
+	if err := s.dir.Sync(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.part, os.O_RDONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	s.file = f
+	return nil
+}
+
+// removeFiles deletes the sidecar, then the partial file: the one without the
+// other is never believed.
+func removeFiles(dir, name string) error {
+	for _, suffix := range []string{noteSuffix, partSuffix} {
+		if err := os.RemoveAll(filepath.Join(dir, name+suffix)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dest is the name under which grab opens the partial file. Through /proc it
+// is the very file that we hold open, whatever its name has come to mean.
+func (s *spool) dest() string {
+	name := fmt.Sprintf("/proc/self/fd/%d", s.file.Fd())
+	if _, err := os.Stat(name); err != nil {
+		return s.part // no /proc here
+	}
+	return name
+}
+
+// length is what the partial file has on the disk or in the page cache.
+func (s *spool) length() (int64, error) {
+	fi, err := s.file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
+// note changes the sidecar and returns when it is durable.
+func (s *spool) note(change func(*mark)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.mark)
+	if err := s.writeMark(); err != nil {
+		return s.local(s.json, err)
+	}
+	return nil
+}
+
+func (s *spool) writeMark() error {
+	data, err := json.MarshalIndent(&s.mark, "", "  ")
+	if err != nil {
+		return err
+	}
+	// Not renameio.WriteFile: that keeps the mode of the file before, whatever
+	// it is told.
+	f, err := renameio.NewPendingFile(s.json, renameio.WithTempDir(s.dir.Name()), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(append(data, '\n')); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return err
+	}
+	return s.dir.Sync()
+}
+
+// keep starts to make the first have bytes durable if it is time for that. It
+// does not wait. Its error is one of an earlier sync or of the room left.
+func (s *spool) keep(have, reserve int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.syncErr != nil {
+		return s.local(s.part, s.syncErr)
+	}
+	since := time.Since(s.lastTime)
+	due := have-s.lastBytes >= syncBytes && since >= syncPause || have > s.lastBytes && since >= syncInterval
+	if !due || s.busy {
+		return nil
+	}
+	if err := s.room(1, reserve); err != nil {
+		return err // another writer, or a file of unknown length, has used it up
+	}
+	s.busy, s.lastBytes, s.lastTime = true, have, time.Now()
+	s.syncing.Go(func() { s.sync(s.file, have) })
+	return nil
+}
+
+// sync makes the first have bytes durable, then says so in the sidecar. A
+// failed sync is not tried again: the kernel may have dropped the pages.
+func (s *spool) sync(f *os.File, have int64) {
+	err := f.Sync()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	if s.closed {
+		return
+	}
+	if err == nil {
+		s.mark.Synced = have
+		err = s.writeMark()
+	}
+	if err != nil {
+		s.syncErr = err
+	}
+}
+
+// finish makes the whole file durable.
+func (s *spool) finish(have int64) error {
+	s.syncing.Wait()
+	if s.syncErr != nil {
+		return s.local(s.part, s.syncErr)
+	}
+	if err := s.file.Sync(); err != nil {
+		return s.local(s.part, err)
+	}
+	return s.note(func(m *mark) { m.Size, m.Synced = have, have })
+}
+
+// save makes what has arrived durable for a later call if that is quick: a
+// program that was told to stop should have stopped within 2 s.
+func (s *spool) save(have int64) {
+	s.mu.Lock()
+	file, synced := s.file, s.mark.Synced
+	s.mu.Unlock()
+	if file == nil || have <= synced {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.syncing.Wait()
+		s.sync(file, have)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+// room checks that need more bytes fit beside the reserve.
+func (s *spool) room(need, reserve int64) error {
+	var st syscall.Statfs_t
+	if need <= 0 || syscall.Fstatfs(int(s.dir.Fd()), &st) != nil {
+		return nil // unknown; the write itself will tell
+	}
+	free := int64(st.Bavail) * int64(st.Bsize)
+	if free-reserve >= need {
+		return nil
+	}
+	return (&fault{kind: final, err: bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull,
+		"cannot download %q: no room in %q (%d bytes to come, %d free, %d of them reserved)",
+		s.from.shown, s.dir.Name(), need, free, reserve)}).dropping()
+}
+
+// local makes a final fault of trouble with the disk.
+func (s *spool) local(where string, err error) *fault {
+	return (&fault{kind: final, err: s.from.localError(where, err)}).dropping()
+}
+
+// drop deletes the partial file: it is of no use to a later call.
+func (s *spool) drop() {
+	s.syncing.Wait()
+	removeFiles(s.dir.Name(), s.from.name)
+}
+
+// release gives the file away, rewound.
+func (s *spool) release() *os.File {
+	f := s.file
+	s.file = nil
+	f.Seek(0, io.SeekStart) // cannot fail: a regular file, an offset of 0
+	return f
+}
+
+// close unlocks the folder. A sync that still runs notes nothing any more.
+func (s *spool) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.file != nil {
+		s.file.Close()
+	}
+	s.dir.Close()
+}
+
+// bootID tells boots apart; empty if the kernel does not say. A variable so
+// that tests can have a power cut.
+var bootID = func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
+}

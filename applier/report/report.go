@@ -1,0 +1,223 @@
+// Package report tells device-api, and whoever looks into the state file, how
+// an install gets on.
+//
+// An install never waits for a report: a Reporter notes what is to be said and
+// returns; a goroutine of its own says it, one report after the other. What
+// cannot be delivered within 2 s is dropped.
+//
+//	caller ── Stage, Progress, Fail, Success
+//	  ├ state file, replaced at once            (status reads it)
+//	  └ queue: one report for each stage        (within a stage the newest wins)
+//	      └ goroutine: POST, 2 s each
+//	caller ── Close: the last report gets its chance
+//
+// device-api is restarted in the middle of an install, so that reports get
+// lost is normal; that is what the state file is for.
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// The stages of an install, in their order. The words are API: device-api and
+// screens know them.
+const (
+	StageIdle        = "idle" // only Read says it: no install has run since the boot
+	StageDownloading = "downloading"
+	StageVerifying   = "verifying"
+	StageToInstall   = "toInstall" // verified, the new version is about to be written
+	StageInstalling  = "installing"
+	StageRebooting   = "rebooting" // the services are being restarted, or the device
+	StageSuccess     = "success"
+	StageFailed      = "failed"
+)
+
+const (
+	step      = 5                      // percent between two reports of a stage
+	queueMax  = 8                      // stages that may wait: more than an install has
+	postLimit = 2 * time.Second        // for one report
+	lastLimit = time.Second            // in Close, for the queue to drain, then again for the last report
+	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out
+)
+
+// A State is what a report says. All four keys are always there.
+type State struct {
+	Stage    string `json:"stage"`
+	Progress int    `json:"progress"` // percent of the stage, 0 to 100
+	Message  string `json:"message"`
+	Error    string `json:"error"` // "CODE: text" if Stage is failed, else empty
+}
+
+// terminal reports whether nothing is to be said after s.
+func (s State) terminal() bool { return s.Stage == StageSuccess || s.Stage == StageFailed }
+
+// A Reporter reports one install. Its methods may be called from several
+// goroutines; none but Close waits for anything.
+type Reporter struct {
+	file string
+	post *poster // nil: reports go nowhere
+
+	mu      sync.Mutex
+	state   State
+	queue   []State // oldest first, no two neighbours of the same stage
+	sending bool    // a report is under way
+	closed  bool
+	err     error
+
+	wake    chan struct{}      // the queue is no longer empty
+	idle    chan struct{}      // the queue is empty and nothing is under way
+	hurry   context.CancelFunc // gives up the report under way
+	stop    context.CancelFunc // ends the goroutine
+	stopped chan struct{}      // it has ended
+}
+
+// New makes a Reporter that posts to url and keeps the last state in
+// stateFile, which is replaced as a whole each time (mode 0644; its folder is
+// made if missing). Empty means: do not. Close must be called at the end.
+func New(url, stateFile string) *Reporter {
+	r := &Reporter{file: stateFile}
+	if url == "" {
+		return r
+	}
+	if r.post, r.err = newPoster(url); r.err != nil {
+		return r
+	}
+	r.wake, r.idle, r.stopped = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	var ctx, patient context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	patient, r.hurry = context.WithCancel(ctx)
+	go r.run(ctx, patient)
+	return r
+}
+
+// Stage begins a stage, or says something new about the one that runs.
+// progress is a percentage of the stage.
+func (r *Reporter) Stage(stage string, progress int, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set(State{Stage: stage, Progress: percent(progress), Message: message})
+}
+
+// Progress says how far the stage is. It is told at steps of 5 % and at 100 %.
+func (r *Reporter) Progress(p int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Progress = percent(p)
+	moved := s.Progress - r.state.Progress // falls when a download starts over
+	if moved >= step || moved <= -step || s.Progress == 100 && moved != 0 {
+		r.set(s)
+	}
+}
+
+// Fail ends the reports with stage "failed" and the error "CODE: text of err".
+func (r *Reporter) Fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text})
+}
+
+// Success ends the reports with stage "success" at 100 %.
+func (r *Reporter) Success(message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set(State{Stage: StageSuccess, Progress: 100, Message: message})
+}
+
+// Err is the first thing that was wrong with the url or the state file. It is
+// worth a line in the log, and no reason to stop.
+func (r *Reporter) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// set makes s the state: r.mu is held. Nothing follows success or failed.
+func (r *Reporter) set(s State) {
+	if r.closed || r.state.terminal() {
+		return
+	}
+	r.state = s
+	if r.file != "" {
+		if err := writeState(r.file, s); err != nil && r.err == nil {
+			r.err = fmt.Errorf("cannot keep the progress of the install: %w", err)
+		}
+	}
+	if r.post == nil {
+		return
+	}
+	if n := len(r.queue); n > 0 && r.queue[n-1].Stage == s.Stage {
+		r.queue[n-1] = s
+	} else {
+		r.queue = append(r.queue, s)
+	}
+	if len(r.queue) > queueMax {
+		r.queue = r.queue[1:]
+	}
+	signal(r.wake)
+}
+
+// signal notes in c, which holds one value, that there is something to see.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func percent(p int) int { return min(max(p, 0), 100) }
+
+func writeState(file string, s State) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// Not renameio.WriteFile: that keeps the mode of the file before, whatever
+	// it is told. No fsync of the folder: the file tells about this boot only.
+	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(append(data, '\n')); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// Read returns the state that a Reporter keeps in stateFile, StageIdle if
+// there is no such file. With an error, the state is StageIdle, too.
+func Read(stateFile string) (State, error) {
+	idle := State{Stage: StageIdle}
+	data, err := os.ReadFile(stateFile)
+	if os.IsNotExist(err) {
+		return idle, nil
+	}
+	if err != nil {
+		return idle, err
+	}
+	var s State
+	if err := json.Unmarshal(data, &s); err != nil {
+		return idle, fmt.Errorf("cannot read %q: %v", stateFile, err)
+	}
+	if s.Stage == "" {
+		return idle, fmt.Errorf("cannot read %q: it names no stage", stateFile)
+	}
+	s.Progress = percent(s.Progress)
+	return s, nil
+}

@@ -1,0 +1,443 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// An endpoint is a real device-api in so far as it takes reports and keeps
+// them.
+type endpoint struct {
+	*httptest.Server
+	mu     sync.Mutex
+	got    []State
+	conns  map[string]bool
+	change chan struct{}
+}
+
+// newEndpoint keeps each report, then answers by answer (nil: 200 and a few
+// bytes), which is told the report's number, from 1.
+func newEndpoint(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, n int)) *endpoint {
+	t.Helper()
+	e := &endpoint{conns: map[string]bool{}, change: make(chan struct{}, 1000)}
+	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // given up by the client
+		}
+		if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s with Content-Type %q", r.Method, r.Header.Get("Content-Type"))
+		}
+		var keys map[string]any
+		var s State
+		if err := json.Unmarshal(body, &keys); err != nil || len(keys) != 4 {
+			t.Errorf("the report %s has %d keys, want 4 (%v)", body, len(keys), err)
+		}
+		d := json.NewDecoder(bytes.NewReader(body))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&s); err != nil {
+			t.Errorf("the report %s: %v", body, err)
+		}
+		e.mu.Lock()
+		e.got = append(e.got, s)
+		n := len(e.got)
+		e.conns[r.RemoteAddr] = true
+		e.mu.Unlock()
+		e.change <- struct{}{}
+		if answer != nil {
+			answer(w, r, n)
+			return
+		}
+		io.WriteString(w, `{"ok":true}`)
+	}))
+	t.Cleanup(func() { e.CloseClientConnections(); e.Close() })
+	return e
+}
+
+func (e *endpoint) reports() []State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]State(nil), e.got...)
+}
+
+// wait returns when n reports have come in all.
+func (e *endpoint) wait(t *testing.T, n int) {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for len(e.reports()) < n {
+		select {
+		case <-e.change:
+		case <-limit:
+			t.Fatalf("%d reports within 20 s, want %d: %v", len(e.reports()), n, e.reports())
+		}
+	}
+}
+
+func stages(states []State) string {
+	var words []string
+	for _, s := range states {
+		words = append(words, s.Stage)
+	}
+	return strings.Join(words, " ")
+}
+
+var all = []string{StageDownloading, StageVerifying, StageToInstall, StageInstalling, StageRebooting}
+
+// TestInstall holds that a quick endpoint hears of every stage, in order, and
+// of the end last, over one connection.
+func TestInstall(t *testing.T) {
+	e := newEndpoint(t, nil)
+	r := New(e.URL+"/api/v1.0/ota/report", "")
+	for _, s := range all {
+		r.Stage(s, 0, "doing "+s)
+	}
+	r.Success("1.2.0 runs")
+	r.Stage(StageDownloading, 0, "after the end")
+	r.Fail(errors.New("after the end"))
+	r.Close(t.Context())
+	r.Stage(StageDownloading, 0, "after Close")
+	r.Close(t.Context())
+	got := e.reports()
+	if want := strings.Join(append(all, StageSuccess), " "); stages(got) != want {
+		t.Errorf("reported: %s; want: %s", stages(got), want)
+	}
+	if want := (State{StageSuccess, 100, "1.2.0 runs", ""}); got[len(got)-1] != want {
+		t.Errorf("the last report is %+v, want %+v", got[len(got)-1], want)
+	}
+	if len(e.conns) != 1 {
+		t.Errorf("%d connections, want 1", len(e.conns))
+	}
+}
+
+// TestNewestWins holds that of the progress made while a report is under way
+// only the newest is told, and that no stage is lost by that.
+func TestNewestWins(t *testing.T) {
+	release := make(chan struct{})
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			<-release
+		}
+	})
+	r := New(e.URL, "")
+	r.Stage(StageDownloading, 0, "")
+	e.wait(t, 1)
+	for p := range 101 {
+		r.Progress(p)
+	}
+	r.Stage(StageVerifying, 0, "")
+	r.Stage(StageVerifying, 50, "half")
+	r.Fail(bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no key\nfits"))
+	close(release)
+	r.Close(t.Context())
+	want := []State{
+		{StageDownloading, 0, "", ""},
+		{StageDownloading, 100, "", ""},
+		{StageVerifying, 50, "half", ""},
+		{StageFailed, 50, "no key fits", "SIGNATURE_INVALID: no key fits"},
+	}
+	if got := e.reports(); !reflect.DeepEqual(got, want) {
+		t.Errorf("reported:\n%+v\nwant:\n%+v", got, want)
+	}
+}
+
+// TestProgressSteps holds which progress is told: each 5 %, and the end.
+func TestProgressSteps(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ota", "progress.json")
+	r := New("", file)
+	r.Stage(StageDownloading, 0, "x")
+	for _, row := range []struct{ say, told int }{
+		{1, 0}, {4, 0}, {5, 5}, {9, 5}, {10, 10}, {8, 10}, {5, 5}, {97, 97}, {99, 97}, {100, 100}, {100, 100},
+		{0, 0}, {-7, 0}, {250, 100},
+	} {
+		r.Progress(row.say)
+		s, err := Read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (State{StageDownloading, row.told, "x", ""}); s != want {
+			t.Errorf("after Progress(%d): %+v, want %+v", row.say, s, want)
+		}
+	}
+}
+
+// TestCodes holds that the error of a report begins with the code of the
+// error, whatever it is wrapped in.
+func TestCodes(t *testing.T) {
+	for _, row := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("x"), "DEPLOYMENT_FAILED: x"},
+		{bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeHashMismatch, "x"), "HASH_MISMATCH: x"},
+		{fmt.Errorf("y: %w", bootcheck.Errorf(bootcheck.ExitRolledBack, bootcheck.CodeRolledToPrevious, "x")), "ROLLED_BACK_TO_PREVIOUS: y: x"},
+	} {
+		file := filepath.Join(t.TempDir(), "progress.json")
+		r := New("", file)
+		r.Fail(row.err)
+		if s, err := Read(file); err != nil || s.Error != row.want || s.Stage != StageFailed {
+			t.Errorf("Fail(%v) = %+v, %v, want the error %q", row.err, s, err, row.want)
+		}
+	}
+}
+
+// TestBadEndpoints holds that no endpoint can hold an install up: thousands of
+// calls return while the first report is not even answered, and Close ends.
+func TestBadEndpoints(t *testing.T) {
+	dead := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return "http://" + l.Addr().String() + "/"
+	}
+	elsewhere := newEndpoint(t, nil)
+	t.Cleanup(func() {
+		if n := len(elsewhere.reports()); n != 0 {
+			t.Errorf("%d reports were led elsewhere", n)
+		}
+	})
+	for _, row := range []struct {
+		name   string
+		answer func(w http.ResponseWriter, r *http.Request, n int) // nil: nobody listens
+	}{
+		{"dead", nil},
+		{"hanging", func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() }},
+		{"500", func(w http.ResponseWriter, r *http.Request, n int) { w.WriteHeader(500) }},
+		{"dropping", func(w http.ResponseWriter, r *http.Request, n int) { panic(http.ErrAbortHandler) }},
+		{"redirecting", func(w http.ResponseWriter, r *http.Request, n int) {
+			http.Redirect(w, r, elsewhere.URL, []int{301, 302, 303, 307, 308}[n%5])
+		}},
+		{"a huge reply", func(w http.ResponseWriter, r *http.Request, n int) {
+			block := make([]byte, 1<<16)
+			for r.Context().Err() == nil {
+				if _, err := w.Write(block); err != nil {
+					return
+				}
+			}
+		}},
+		{"a byte a second", func(w http.ResponseWriter, r *http.Request, n int) {
+			w.Header().Set("Content-Length", "1000")
+			for r.Context().Err() == nil {
+				w.Write([]byte{' '})
+				http.NewResponseController(w).Flush()
+				select {
+				case <-time.After(time.Second):
+				case <-r.Context().Done():
+				}
+			}
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			url, e := dead(), (*endpoint)(nil)
+			if row.answer != nil {
+				e = newEndpoint(t, row.answer)
+				url = e.URL
+			}
+			r := New(url, "")
+			const calls = 10_000
+			for i := range calls {
+				r.Stage(all[i%len(all)], i%100, "")
+				r.Progress(i % 100)
+			}
+			r.Success("")
+			if e != nil {
+				// Had a call waited for its report, this many had come.
+				if n := len(e.reports()); n > calls/10 {
+					t.Errorf("%d reports came while %d were made", n, calls)
+				}
+			}
+			r.mu.Lock()
+			if n := len(r.queue); n > queueMax {
+				t.Errorf("%d reports wait, want at most %d", n, queueMax)
+			}
+			r.mu.Unlock()
+			begin := time.Now()
+			r.Close(t.Context())
+			if took := time.Since(begin); took > 10*time.Second { // 2 s, and the machine's own slowness
+				t.Errorf("Close took %v", took)
+			}
+			if e != nil {
+				got := e.reports()
+				if len(got) == 0 || got[len(got)-1].Stage != StageSuccess {
+					t.Errorf("reported: %s; want success last", stages(got))
+				}
+			}
+		})
+	}
+}
+
+// TestLastAfterHang holds that the last report arrives though one before it
+// hangs, by way of a second connection.
+func TestLastAfterHang(t *testing.T) {
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			<-r.Context().Done()
+		}
+	})
+	r := New(e.URL, "")
+	r.Stage(StageDownloading, 0, "")
+	e.wait(t, 1)
+	r.Stage(StageVerifying, 0, "")
+	r.Fail(errors.New("x"))
+	r.Close(t.Context())
+	if got := stages(e.reports()); got != "downloading failed" {
+		t.Errorf("reported: %s; want: downloading failed", got)
+	}
+}
+
+// TestLastStage holds that Close lets the last report out, too, if it is not
+// the end of an install.
+func TestLastStage(t *testing.T) {
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			<-r.Context().Done()
+		}
+	})
+	r := New(e.URL, "")
+	r.Stage(StageDownloading, 0, "")
+	e.wait(t, 1)
+	r.Stage(StageInstalling, 0, "")
+	r.Stage(StageRebooting, 0, "")
+	r.Close(t.Context())
+	if got := stages(e.reports()); got != "downloading rebooting" {
+		t.Errorf("reported: %s; want: downloading rebooting", got)
+	}
+}
+
+// TestCloseCancelled holds that Close does not wait when it must not.
+func TestCloseCancelled(t *testing.T) {
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() })
+	r := New(e.URL, "")
+	r.Fail(errors.New("x"))
+	e.wait(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Close(ctx)
+	select {
+	case <-r.stopped:
+	default:
+		t.Error("the goroutine still runs")
+	}
+}
+
+// TestNowhere holds that without an address or with a wrong one only the
+// state file is kept.
+func TestNowhere(t *testing.T) {
+	for _, url := range []string{"", "device-api", "ftp://localhost/", "http://", "http://a b/", "\x00"} {
+		file := filepath.Join(t.TempDir(), "progress.json")
+		r := New(url, file)
+		if (r.Err() != nil) != (url != "") {
+			t.Errorf("New(%q).Err() = %v", url, r.Err())
+		}
+		r.Stage(StageInstalling, 40, "m")
+		r.Close(t.Context())
+		if s, err := Read(file); err != nil || s != (State{StageInstalling, 40, "m", ""}) {
+			t.Errorf("the file says %+v (%v)", s, err)
+		}
+	}
+}
+
+func TestStateFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run", "ota")
+	file := filepath.Join(dir, "progress.json")
+	if s, err := Read(file); err != nil || s != (State{Stage: StageIdle}) {
+		t.Errorf("Read without a file = %+v, %v, want idle", s, err)
+	}
+	r := New("", file)
+	r.Stage(StageDownloading, 7, "a \"b\" <c>")
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Stage(StageVerifying, 0, "")
+	after, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.SameFile(before, after) || after.Mode().Perm() != 0o644 {
+		t.Errorf("the file was not replaced, or has mode %v, want 0644", after.Mode())
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != `{"stage":"verifying","progress":0,"message":"","error":""}`+"\n" {
+		t.Errorf("the file holds %s (%v)", b, err)
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("the folder holds %v (%v), want one file", names, err)
+	}
+	if r.Err() != nil {
+		t.Error(r.Err())
+	}
+	for content, text := range map[string]string{
+		"": "unexpected end", "{": "unexpected end", "[]": "cannot unmarshal", "{}": "names no stage",
+		`{"stage":3}`: "cannot unmarshal",
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := Read(file); err == nil || !strings.Contains(err.Error(), text) || s.Stage != StageIdle {
+			t.Errorf("Read of %q = %+v, %v, want idle and %q", content, s, err, text)
+		}
+	}
+}
+
+// TestStateFileTrouble holds that a state file that cannot be written hinders
+// nobody, and is remembered once.
+func TestStateFileTrouble(t *testing.T) {
+	notDir := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(notDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := newEndpoint(t, nil)
+	r := New(e.URL, filepath.Join(notDir, "progress.json"))
+	r.Stage(StageDownloading, 0, "")
+	first := r.Err()
+	r.Success("")
+	r.Close(t.Context())
+	if first == nil || r.Err() != first {
+		t.Errorf("Err() = %v, then %v", first, r.Err())
+	}
+	if got := stages(e.reports()); !strings.HasSuffix(got, "success") {
+		t.Errorf("reported: %s", got)
+	}
+}
+
+// TestManyCallers is for the race detector.
+func TestManyCallers(t *testing.T) {
+	e := newEndpoint(t, nil)
+	r := New(e.URL, filepath.Join(t.TempDir(), "progress.json"))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for p := range 100 {
+				r.Stage(all[i%len(all)], p, "")
+				r.Progress(p + 5)
+			}
+		})
+	}
+	wg.Wait()
+	r.Success("")
+	r.Close(t.Context())
+	if got := e.reports(); got[len(got)-1].Stage != StageSuccess {
+		t.Errorf("the last report is %+v", got[len(got)-1])
+	}
+}
