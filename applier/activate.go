@@ -1,0 +1,186 @@
+package applier
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/health"
+	"github.com/tope-ota/ota/bootcheck/systemd"
+)
+
+// activate makes ref current on trial, restarts the services and waits until
+// the guardian confirmed it (nil) or took it back (ExitRolledBack). Where no
+// systemd runs, nothing is restarted and nobody is waited for.
+func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, force bool) error {
+	if err := a.commitTrial(ctx, ref, force); err != nil {
+		return err
+	}
+	if _, err := a.prune(ctx, a.cfg.Keep, -1); err != nil {
+		a.logf("%v", err) // the switch is made; the next install tidies up
+	}
+	if !systemd.Running() {
+		fmt.Fprintf(a.out, "version %s is current, on trial; no systemd runs here: restart the services, then `ota-guardian confirm`\n", ref.Version)
+		return nil
+	}
+	a.stage(report.StageRebooting, "restarting the services")
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return unjudged(ref, "systemd does not answer (%v)", err)
+	}
+	defer conn.Close()
+	if err := conn.RestartAll(ctx, a.cfg.Services, a.logf); err != nil {
+		// A version that does not start is the guardian's to judge.
+		a.logf("the services did not restart: %v", err)
+	}
+	return a.awaitVerdict(ctx, conn, ref)
+}
+
+// commitTrial is the switch: it returns when ref is current, on trial and
+// durable.
+func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force bool) error {
+	before, err := a.record()
+	if err != nil {
+		return err
+	}
+	baseline := a.baseline(ctx, before)
+
+	unlock, err := a.store.Lock(ctx, lockToCommit)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if record != nil {
+		if b := record.BlockedBy(ref); b != nil && !force {
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is blocked, it failed on this device (%s)", ref.Version, strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
+				WithAdvice("`ota-apply unblock %s` or --force tries it again", ref.Version)
+		}
+	}
+	next := trialOf(record, ref, bootID(), baseline)
+	if err := a.store.Mend(); err != nil {
+		return err
+	}
+	if err := a.store.Commit(next); err != nil {
+		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
+	}
+	return nil
+}
+
+// trialOf is the record that puts ref on trial. record is nil on a new device.
+// previous becomes the version that runs only if that proved itself: a trial
+// that follows a trial falls back to the same version as the first.
+func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool) *bootcheck.Record {
+	next := &bootcheck.Record{Schema: bootcheck.Schema}
+	if record != nil {
+		next = record.Clone()
+		if current := record.Current; record.IsConfirmed(current) && record.BlockedBy(current) == nil {
+			next.Previous = current
+		}
+		if next.Previous.Same(ref) {
+			next.Previous = nil // the guardian looks among the confirmed ones
+		}
+	}
+	next.Unblock(ref.Version)
+	next.Current = ref
+	next.Phase, next.HoldReason = bootcheck.PhaseTrial, ""
+	next.Trial = &bootcheck.Trial{BootID: bootID, Baseline: baseline}
+	return next
+}
+
+// baseline runs the required checks on the version that is left, so that what
+// failed before the switch is not blamed on the new one. A new device has none.
+func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[string]bool {
+	if record == nil {
+		return nil
+	}
+	env := health.Env{Version: record.Current.Version}
+	if systemd.Running() {
+		if conn, err := systemd.Dial(ctx); err == nil {
+			defer conn.Close()
+			env.Units = conn
+		}
+	}
+	results := health.Run(ctx, health.All(a.cfg, env))
+	for _, r := range results {
+		if r.Required && !r.OK {
+			a.logf("%s fails already before the switch and will not condemn the new version: %s", r.Check, r.Why)
+		}
+	}
+	return health.Baseline(results)
+}
+
+// awaitVerdict follows the record until the trial of ref has ended.
+func (a *applier) awaitVerdict(ctx context.Context, conn *systemd.Conn, ref *bootcheck.Ref) error {
+	// Three versions at most are judged, each within the deadline and its restart.
+	limit := 3 * (a.cfg.Trial.Deadline + systemd.RestartLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no verdict within %s", limit))
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var asked time.Time
+	for {
+		if done, err := a.verdict(ref); done {
+			return err
+		}
+		// A guardian that just finished with the version before does not see
+		// the new one: ask again until there is a verdict.
+		if time.Since(asked) > 2*time.Second {
+			asked = time.Now()
+			if err := conn.StartNoWait(ctx, bootcheck.ConfirmUnit); err != nil && ctx.Err() == nil {
+				return unjudged(ref, "cannot start %s: %v", bootcheck.ConfirmUnit, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return unjudged(ref, "%v", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// verdict reads how the trial of ref ended; done is false while it goes on.
+func (a *applier) verdict(ref *bootcheck.Ref) (done bool, err error) {
+	record, err := a.record()
+	if err != nil || record == nil {
+		return false, nil // the guardian is just switching, or mends it
+	}
+	last := record.LastRollback
+	switch {
+	case record.Phase == bootcheck.PhaseHold && record.Current.Same(ref):
+		return true, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "version %s failed and the device is on hold (%s)", ref.Version, record.HoldReason).
+			WithAdvice("`ota-guardian status` shows the evidence; install another version to end the hold")
+	case record.Current.Same(ref) && record.Phase == bootcheck.PhaseConfirmed:
+		fmt.Fprintf(a.out, "version %s is current and confirmed\n", ref.Version)
+		return true, nil
+	case record.Current.Same(ref):
+		return false, nil
+	case last != nil && last.From == ref.Version && record.BlockedBy(ref) != nil:
+		return true, bootcheck.Errorf(bootcheck.ExitRolledBack, last.Code(), "%s", last.Summary()).
+			WithAdvice("`ota-guardian status` shows the evidence")
+	}
+	return true, bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s was replaced by %s before it had a verdict", ref.Version, record.Current)
+}
+
+// unjudged is the error of an install that made its switch and cannot say how
+// it goes on.
+func unjudged(ref *bootcheck.Ref, format string, args ...any) error {
+	return bootcheck.Errorf(bootcheck.ExitUnknown, "", "version %s is current, on trial, without a verdict: %s", ref.Version, fmt.Sprintf(format, args...)).
+		WithAdvice("the guardian judges it all the same; `ota-guardian status` shows how")
+}
+
+// bootID is the kernel's ID of this boot; empty if it does not say.
+func bootID() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}

@@ -1,0 +1,105 @@
+package applier
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// clockCredible is when this program was written. A clock that shows an earlier
+// time was never set (no RTC: 1970), and says nothing about what has expired.
+var clockCredible = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// admit refuses a bundle for everything that its signed manifest says, before
+// its payload is fetched. Each refusal has ExitRefused, but for the room that
+// it needs (ExitNoSpace).
+func (a *applier) admit(m *bootcheck.Manifest, digest string, o installOptions) error {
+	refuse := func(format string, args ...any) *bootcheck.Error {
+		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
+	}
+	if a.cfg.Model != "" && !slices.Contains(m.Models, a.cfg.Model) {
+		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.cfg.Model)
+	}
+	if now := time.Now(); m.NotAfter != nil && now.After(clockCredible) && now.After(*m.NotAfter) {
+		return refuse("it expired at %s", m.NotAfter.Format(time.RFC3339))
+	}
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		return a.checkRoom(m, nil)
+	}
+	ref := &bootcheck.Ref{Version: m.Version, Digest: digest}
+	if b := record.BlockedBy(ref); b != nil && !o.force {
+		return refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
+			WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
+	}
+	if m.Release < record.Floor && !o.allowDowngrade && !record.Current.Same(ref) {
+		return refuse("its release %d is older than release %d, which ran here", m.Release, record.Floor).
+			WithAdvice("--allow-downgrade installs it all the same; `ota-guardian rollback` goes back to a version that is still here")
+	}
+	for name, linked := range map[string]*bootcheck.Ref{"current": record.Current, "previous": record.Previous, "factory": record.Factory} {
+		if linked != nil && linked.Version == m.Version && !linked.Same(ref) {
+			return refuse("%s is a version of this name with other content", name).
+				WithAdvice("give every release a version of its own")
+		}
+	}
+	return a.checkRoom(m, record)
+}
+
+// checkRoom refuses a version that does not fit beside what must stay. What may
+// be removed to make room for it counts as free.
+func (a *applier) checkRoom(m *bootcheck.Manifest, record *bootcheck.Record) error {
+	if _, err := a.store.Snapshot(m.Version); err == nil {
+		return nil // it is here already
+	}
+	free, err := a.store.Free()
+	if err != nil {
+		return err
+	}
+	bytes, inodes := need(m, free.Block)
+	bytes += uint64(a.cfg.Reserve)
+	if record != nil {
+		surplus, err := a.store.Surplus(record, 0)
+		if err != nil {
+			return err
+		}
+		for _, version := range surplus {
+			if old, err := a.store.Snapshot(version); err == nil {
+				b, i := need(old.Manifest, free.Block)
+				free.Bytes += b
+				free.Inodes += i
+			}
+		}
+	}
+	noRoom := func(format string, args ...any) error {
+		return bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull, "no room for version %s: %s", m.Version, fmt.Sprintf(format, args...)).
+			WithAdvice("free some of the disk of %s, or lower `reserve` in the configuration", a.store.Dir())
+	}
+	switch {
+	case bytes > free.Bytes:
+		return noRoom("it needs %d MiB with the reserve of %d MiB, %d MiB can be had", bytes>>20, int64(a.cfg.Reserve)>>20, free.Bytes>>20)
+	case inodes > free.Inodes && !free.NoInodes:
+		return noRoom("it needs %d inodes, %d can be had", inodes, free.Inodes)
+	}
+	return nil
+}
+
+// need is what a version takes on a file system with blocks of block bytes:
+// each file rounded up, a block for each directory and link, and as much as its
+// manifest has entries for the manifest itself.
+func need(m *bootcheck.Manifest, block uint64) (bytes, inodes uint64) {
+	for _, e := range m.Entries {
+		bytes += (uint64(e.Size) + block - 1) / block * block
+		if e.Type != bootcheck.TypeFile {
+			bytes += block
+		}
+	}
+	const manifestLine = 256 // bytes of one entry in the manifest, with a long path
+	bytes += uint64(len(m.Entries)+len(m.Frames)) * manifestLine
+	return bytes, uint64(len(m.Entries)) + 4
+}

@@ -1,0 +1,181 @@
+// Package applier changes which version a device runs: it downloads a signed
+// bundle, checks it, unpacks it as a new snapshot, makes that current on trial,
+// restarts the services and waits for the guardian's verdict. Start reading at
+// install, which is the recipe.
+//
+//	apply.go     the recipe
+//	source.go    where a bundle comes from: an address or a file
+//	admit.go     everything that a bundle can be refused for before it is unpacked
+//	stage.go     unpack, publish, make room
+//	activate.go  the switch, the restart, the verdict
+//	handover.go  running in a systemd unit of its own
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+// applier is one run of the program.
+type applier struct {
+	cfg    *config.Config
+	store  *bootcheck.Store
+	report *report.Reporter // nil: nobody is told
+	show   *progressBar     // nil: stderr is not a terminal
+	out    io.Writer
+	log    io.Writer
+}
+
+func (a *applier) logf(format string, args ...any) {
+	a.show.clear()
+	fmt.Fprintf(a.log, "ota-apply: %s\n", strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
+}
+
+// Waits for the store's lock. An install that begins does not wait for one that
+// goes on, but the guardian only needs moments; one that has downloaded for an
+// hour waits for those of the guardian.
+const (
+	lockAtStart  = 500 * time.Millisecond
+	lockToCommit = 30 * time.Second
+)
+
+// installOptions are the flags of install.
+type installOptions struct {
+	size           int64  // bytes of the bundle; 0: not known
+	sha256         string // of the bundle, hex; empty: not known
+	noActivate     bool   // stop when the version is in the store
+	force          bool   // although it is blocked
+	allowDowngrade bool   // although it is older than what was confirmed here
+}
+
+// install is the recipe. from is an address or a file. When it returns nil, the
+// version runs and is confirmed (or is in the store, with noActivate; or is on
+// trial, where no systemd runs). Until activate, nothing that runs is touched.
+func (a *applier) install(ctx context.Context, from string, o installOptions) (err error) {
+	defer func() { a.finish(err) }()
+	keys, err := a.keys()
+	if err != nil {
+		return err
+	}
+	unlock, err := a.store.LockInstalls(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.sweep(ctx); err != nil {
+		return err
+	}
+
+	a.stage(report.StageDownloading, "downloading the bundle")
+	admit := func(m *bootcheck.Manifest, digest string) error { return a.admit(m, digest, o) }
+	b, err := a.fetch(ctx, from, o, keys, admit)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	ref := bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+
+	a.stage(report.StageVerifying, "version "+ref.Version)
+	if a.runs(&ref) {
+		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
+		b.done()
+		return nil
+	}
+	if err := a.stageVersion(ctx, b, &ref); err != nil {
+		return err
+	}
+	b.done()
+	if o.noActivate {
+		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` runs it\n", ref.Version, ref.Version)
+		return nil
+	}
+	return a.activate(ctx, &ref, o.force)
+}
+
+// activateVersion makes a version of the store current, as install does with a
+// new one.
+func (a *applier) activateVersion(ctx context.Context, name string, force bool) (err error) {
+	defer func() { a.finish(err) }()
+	unlock, err := a.store.LockInstalls(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	version, err := a.store.Find(record, name)
+	if err != nil {
+		return err
+	}
+	snapshot, err := a.store.Snapshot(version)
+	if err != nil {
+		return err
+	}
+	if a.runs(&snapshot.Ref) {
+		fmt.Fprintf(a.out, "version %s runs already\n", version)
+		return nil
+	}
+	a.stage(report.StageVerifying, "version "+version)
+	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Full); err != nil {
+		return err
+	}
+	return a.activate(ctx, &snapshot.Ref, force)
+}
+
+// record reads what the store says; nil is a store in which nothing was installed.
+func (a *applier) record() (*bootcheck.Record, error) {
+	active, err := a.store.Active()
+	switch {
+	case errors.Is(err, bootcheck.ErrEmpty):
+		return nil, nil
+	case err != nil:
+		return nil, (&bootcheck.Error{Err: fmt.Errorf("cannot read what runs: %w", err)}).
+			WithAdvice("`ota-guardian boot` mends the record")
+	}
+	return active.Record, nil
+}
+
+// runs reports whether ref is what runs, so that there is nothing to do.
+func (a *applier) runs(ref *bootcheck.Ref) bool {
+	record, err := a.record()
+	return err == nil && record != nil && record.Current.Same(ref)
+}
+
+func (a *applier) stage(stage, message string) {
+	a.report.Stage(stage, 0, message)
+	a.show.stage(stage, message)
+}
+
+func (a *applier) progress(done, total int64) {
+	if total <= 0 {
+		return
+	}
+	a.report.Progress(int(done * 100 / total))
+	a.show.progress(done, total)
+}
+
+// finish gives the last report and its bounded chance to arrive.
+func (a *applier) finish(err error) {
+	a.show.clear()
+	if err != nil {
+		a.report.Fail(err)
+	} else {
+		a.report.Success("")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	a.report.Close(ctx)
+}
+
+func (a *applier) progressFile() string { return filepath.Join(a.cfg.Run, "progress.json") }

@@ -1,0 +1,91 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// checkFrame returns what b says to decode to, bytes. b must be exactly one
+// zstd frame that says it, uses no dictionary and ends where b ends: a decoder
+// would go on with a second frame, and skip a skippable one.
+func checkFrame(b []byte) (size uint64, err error) {
+	var h zstd.Header
+	if err := h.Decode(b); err != nil {
+		return 0, fmt.Errorf("not a zstd frame: %v", err)
+	}
+	switch {
+	case h.Skippable:
+		return 0, errors.New("a skippable zstd frame")
+	case h.DictionaryID != 0:
+		return 0, errors.New("a zstd frame that needs a dictionary")
+	case !h.HasFCS:
+		return 0, errors.New("a zstd frame that does not say what it decodes to")
+	}
+	// Blocks, RFC 8878, 3.1.1.2: three bytes each, then what they announce.
+	rest := b[h.HeaderSize:]
+	for last := false; !last; {
+		if len(rest) < 3 {
+			return 0, errors.New("a zstd frame that is cut off")
+		}
+		v := uint32(rest[0]) | uint32(rest[1])<<8 | uint32(rest[2])<<16
+		last = v&1 != 0
+		n := int(v >> 3)
+		switch v >> 1 & 3 {
+		case 1: // RLE: one byte, n times
+			n = 1
+		case 3:
+			return 0, errors.New("a zstd frame with a block of unknown type")
+		}
+		if len(rest) < 3+n {
+			return 0, errors.New("a zstd frame that is cut off")
+		}
+		rest = rest[3+n:]
+	}
+	if h.HasCheckSum {
+		if len(rest) < 4 {
+			return 0, errors.New("a zstd frame that is cut off")
+		}
+		rest = rest[4:]
+	}
+	if len(rest) != 0 {
+		return 0, fmt.Errorf("%d bytes after the end of a zstd frame", len(rest))
+	}
+	return h.FrameContentSize, nil
+}
+
+// newDecoder makes a decoder of frames that decode to at most max bytes.
+func newDecoder(max int64) (*zstd.Decoder, error) {
+	return zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(uint64(max)),
+		zstd.WithDecoderMaxMemory(uint64(max)),
+		// Never append beyond the buffer that was made for the announced size.
+		zstd.WithDecodeAllCapLimit(true),
+	)
+}
+
+// decodeFrame decodes b, one whole zstd frame of exactly size bytes, into buf,
+// which it enlarges if need be.
+func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
+	announced, err := checkFrame(b)
+	if err != nil {
+		return nil, err
+	}
+	if announced != uint64(size) {
+		return nil, fmt.Errorf("a zstd frame of %d bytes, want %d", announced, size)
+	}
+	if int64(cap(buf)) < size {
+		buf = make([]byte, 0, size)
+	}
+	out, err := d.DecodeAll(b, buf[:0:size])
+	if err != nil {
+		return nil, fmt.Errorf("cannot decode it: %v", err)
+	}
+	if int64(len(out)) != size {
+		return nil, fmt.Errorf("it decodes to %d bytes, want %d", len(out), size)
+	}
+	return out, nil
+}

@@ -1,0 +1,278 @@
+package bundle
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+const (
+	blockSize = 512           // of tar
+	endSize   = 2 * blockSize // zeros that end a tar archive
+	nameSize  = 100           // of a ustar header's name and linkname
+)
+
+// Fields of a ustar header: offset and end.
+var (
+	fieldName  = [2]int{0, 100}
+	fieldMode  = [2]int{100, 108}
+	fieldSize  = [2]int{124, 136}
+	fieldSum   = [2]int{148, 156}
+	fieldLink  = [2]int{157, 257}
+	fieldMagic = [2]int{257, 265}
+)
+
+const (
+	typeOffset = 156
+	ustarMagic = "ustar\x0000"
+)
+
+// A member is what a tar header says.
+type member struct {
+	name string // a directory's ends in a slash
+	mode bootcheck.Mode
+	size int64
+	kind byte // typeflag
+	link string
+}
+
+func entryMember(e *bootcheck.Entry) member {
+	switch e.Type {
+	case bootcheck.TypeDir:
+		return member{name: e.Path + "/", mode: e.Mode, kind: '5'}
+	case bootcheck.TypeLink:
+		return member{name: e.Path, mode: 0o777, kind: '2', link: e.Target}
+	}
+	return member{name: e.Path, mode: e.Mode, size: e.Size, kind: '0'}
+}
+
+// headerLen is the length of the header that appendHeader makes.
+func (m member) headerLen() int64 {
+	if pax := m.paxRecords(); pax != "" {
+		return 2*blockSize + roundUp(int64(len(pax)))
+	}
+	return blockSize
+}
+
+// memberLen is the length of header, content and padding.
+func (m member) memberLen() int64 { return m.headerLen() + roundUp(m.size) }
+
+func roundUp(n int64) int64 { return (n + blockSize - 1) / blockSize * blockSize }
+
+// appendHeader appends the one header that the format allows for m.
+func (m member) appendHeader(b []byte) []byte {
+	if pax := m.paxRecords(); pax != "" {
+		b = appendUstar(b, member{name: "././@PaxHeader", mode: 0o644, size: int64(len(pax)), kind: 'x'})
+		b = append(b, pax...)
+		b = append(b, make([]byte, roundUp(int64(len(pax)))-int64(len(pax)))...)
+	}
+	return appendUstar(b, m)
+}
+
+func appendUstar(b []byte, m member) []byte {
+	start := len(b)
+	b = append(b, make([]byte, blockSize)...)
+	h := b[start:]
+	copy(h[fieldName[0]:fieldName[1]], short(m.name))
+	copy(h[fieldMode[0]:], fmt.Sprintf("%07o", uint16(m.mode)))
+	copy(h[108:], "0000000\x000000000") // uid and gid
+	copy(h[fieldSize[0]:], fmt.Sprintf("%011o", m.size))
+	copy(h[136:], "00000000000") // mtime
+	h[typeOffset] = m.kind
+	copy(h[fieldLink[0]:fieldLink[1]], short(m.link))
+	copy(h[fieldMagic[0]:], ustarMagic)
+	copy(h[329:], "0000000\x000000000") // device numbers
+	copy(h[fieldSum[0]:], fmt.Sprintf("%06o\x00 ", checksum(h)))
+	return b
+}
+
+// checksum is the sum of the header's bytes, its own field as spaces.
+func checksum(h []byte) int {
+	sum := 0
+	for i, c := range h[:blockSize] {
+		if fieldSum[0] <= i && i < fieldSum[1] {
+			c = ' '
+		}
+		sum += int(c)
+	}
+	return sum
+}
+
+// fits reports whether a ustar header can hold s as it is.
+func fits(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return len(s) <= nameSize
+}
+
+// short is what stands in the ustar header for s.
+func short(s string) string {
+	if fits(s) {
+		return s
+	}
+	b := []byte(s[:min(len(s), nameSize)])
+	for i := range b {
+		if b[i] >= 0x80 {
+			b[i] = '_'
+		}
+	}
+	return string(b)
+}
+
+// paxRecords is the content of m's pax header, empty if it needs none.
+func (m member) paxRecords() string {
+	if fits(m.name) && fits(m.link) {
+		return ""
+	}
+	var b strings.Builder
+	if !fits(m.name) {
+		b.WriteString(paxRecord("path", m.name))
+	}
+	if !fits(m.link) {
+		b.WriteString(paxRecord("linkpath", m.link))
+	}
+	return b.String()
+}
+
+// paxRecord makes "LENGTH KEY=VALUE\n", where LENGTH counts itself.
+func paxRecord(key, value string) string {
+	n := len(key) + len(value) + len(" =\n")
+	size := n + len(strconv.Itoa(n))
+	// One digit more may make the number itself one longer.
+	size = n + len(strconv.Itoa(size))
+	return strconv.Itoa(size) + " " + key + "=" + value + "\n"
+}
+
+// checkHeader compares the beginning of tar, a member of the payload, with the
+// header that want must have.
+func checkHeader(tar []byte, want member, listed func(name string) bool) error {
+	header := want.appendHeader(make([]byte, 0, 3*blockSize))
+	if bytes.HasPrefix(tar, header) {
+		return nil
+	}
+	return fmt.Errorf("member %q: %w", want.name, explain(tar, want, listed))
+}
+
+// explain says how tar is not the header of want. It is not what decides: it is
+// called when the bytes differ, and always returns an error.
+func explain(tar []byte, want member, listed func(name string) bool) error {
+	if len(tar) < blockSize {
+		return errors.New("its header is cut off")
+	}
+	h := tar[:blockSize]
+	if !bytes.ContainsFunc(h, func(r rune) bool { return r != 0 }) {
+		return errors.New("the archive ends before it")
+	}
+	if string(h[fieldSum[0]:fieldSum[1]]) != fmt.Sprintf("%06o\x00 ", checksum(h)) {
+		return errors.New("its tar header is damaged")
+	}
+	switch kind := h[typeOffset]; kind {
+	case 'x':
+		if want.paxRecords() == "" {
+			return errors.New("a pax header that it does not need")
+		}
+		return errors.New("its pax header is not what the format says")
+	case '0', '2', '5':
+		if got := cString(h, fieldName); got != short(want.name) {
+			if !listed(strings.TrimSuffix(got, "/")) {
+				return fmt.Errorf("in its place is %q, which the manifest does not list", got)
+			}
+			return fmt.Errorf("in its place is %q", got)
+		}
+		if kind != want.kind {
+			return fmt.Errorf("it is a %s, the manifest says %s", kindName(kind), kindName(want.kind))
+		}
+	default:
+		return fmt.Errorf("in its place is a %s, and bundles hold only files, directories and symbolic links", kindName(kind))
+	}
+	if got := cString(h, fieldMode); got != fmt.Sprintf("%07o", uint16(want.mode)) {
+		return fmt.Errorf("mode %q, the manifest says %v", got, want.mode)
+	}
+	if got := cString(h, fieldSize); got != fmt.Sprintf("%011o", want.size) {
+		n, err := strconv.ParseInt(got, 8, 64)
+		if err != nil {
+			return fmt.Errorf("size %q is not octal", got)
+		}
+		return fmt.Errorf("size %d, the manifest says %d", n, want.size)
+	}
+	if got := cString(h, fieldLink); got != short(want.link) {
+		return fmt.Errorf("it is a link to %q, the manifest says %q", got, want.link)
+	}
+	return errors.New("its tar header is not what the format says")
+}
+
+func cString(h []byte, field [2]int) string {
+	s, _, _ := strings.Cut(string(h[field[0]:field[1]]), "\x00")
+	return s
+}
+
+func kindName(kind byte) string {
+	switch kind {
+	case '0':
+		return "file"
+	case '5':
+		return "directory"
+	case '2':
+		return "symbolic link"
+	case '1':
+		return "hard link"
+	case '3':
+		return "character device"
+	case '4':
+		return "block device"
+	case '6':
+		return "FIFO"
+	case 'g':
+		return "global pax header"
+	case 'S':
+		return "sparse file"
+	case 'L', 'K':
+		return "GNU long name"
+	}
+	return fmt.Sprintf("member of type %q", kind)
+}
+
+// cutMember takes the member named name off the front of tar, the decoded head.
+// Its size is the only thing that its header may choose.
+func cutMember(tar []byte, name string, max int64) (content, rest []byte, err error) {
+	if len(tar) < blockSize {
+		return nil, nil, errors.New("its header is cut off")
+	}
+	digits := cString(tar, fieldSize)
+	size, err := strconv.ParseInt(digits, 8, 64)
+	if err != nil || size < 0 {
+		return nil, nil, fmt.Errorf("size %q is not octal", digits)
+	}
+	want := member{name: name, mode: 0o644, size: size, kind: '0'}
+	none := func(string) bool { return false }
+	if err := checkHeader(tar, want, none); err != nil {
+		return nil, nil, err
+	}
+	if size > max {
+		return nil, nil, fmt.Errorf("size %d, at most %d are allowed", size, max)
+	}
+	end := blockSize + roundUp(size)
+	if int64(len(tar)) < end {
+		return nil, nil, errors.New("its content is cut off")
+	}
+	if !zero(tar[blockSize+size : end]) {
+		return nil, nil, errors.New("its padding is not zero")
+	}
+	return tar[blockSize : blockSize+size : blockSize+size], tar[end:], nil
+}
+
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}

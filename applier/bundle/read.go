@@ -1,0 +1,143 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// A Head is the beginning of a bundle, as ReadHead leaves it: nothing in it is
+// to be believed before Verify.
+type Head struct {
+	RawManifest   []byte // JSON
+	Signature     []byte // text of minisign; may be empty
+	PayloadOffset int64  // where the payload begins in the bundle, bytes
+	size          int64  // of the whole bundle; -1: not known
+}
+
+// ReadHead reads the head of the bundle in r. size is the length of the bundle,
+// or -1 if that is not known yet: HeadSize bytes are enough. At most MaxHead
+// bytes are read and bootcheck.MaxManifest and a little are decoded, whatever
+// the bundle says. Errors are *bootcheck.Error with ExitDamaged, or those of r.
+func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
+	var prefix [PrefixSize]byte
+	n, err := r.ReadAt(prefix[:], 0)
+	if n < PrefixSize && err != nil && !atEnd(err) {
+		return nil, fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	total, err := HeadSize(prefix[:n])
+	if err != nil {
+		return nil, err
+	}
+	if size >= 0 && size < total {
+		return nil, damaged(bootcheck.CodeSizeMismatch, "the bundle is cut off: it has %d bytes, its head alone %d", size, total)
+	}
+	compressed := make([]byte, total-PrefixSize)
+	if err := readFull(r, compressed, PrefixSize); err != nil {
+		return nil, fmt.Errorf("cannot read the bundle's head: %w", err)
+	}
+	decoded, err := decodeHead(compressed)
+	if err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "the bundle's head is damaged: %v", err)
+	}
+	raw, sig, err := splitHead(decoded)
+	if err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "the bundle's head is damaged: %v", err)
+	}
+	return &Head{RawManifest: raw, Signature: sig, PayloadOffset: total, size: size}, nil
+}
+
+func decodeHead(compressed []byte) ([]byte, error) {
+	size, err := checkFrame(compressed)
+	if err != nil {
+		return nil, err
+	}
+	if size > maxHeadSize {
+		return nil, fmt.Errorf("it decodes to %d bytes, at most %d are allowed", size, maxHeadSize)
+	}
+	d, err := newDecoder(maxHeadSize)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return decodeFrame(d, compressed, nil, int64(size))
+}
+
+// splitHead takes the two members out of the decoded head.
+func splitHead(tar []byte) (raw, sig []byte, err error) {
+	raw, tar, err = cutMember(tar, bootcheck.ManifestPath, bootcheck.MaxManifest)
+	if err != nil {
+		return nil, nil, err
+	}
+	sig, tar, err = cutMember(tar, bootcheck.SignaturePath, bootcheck.MaxSignature)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(tar) != 0 {
+		return nil, nil, fmt.Errorf("%d bytes follow the signature", len(tar))
+	}
+	return raw, sig, nil
+}
+
+// Verify checks the signature, then, and only then, parses the manifest and
+// checks that its frames can hold its entries and, if the bundle's length is
+// known, that they fill it. keyID is the key that signed it. Errors are
+// *bootcheck.Error: ExitRefused for the signature, else ExitDamaged.
+func (h *Head) Verify(keys *bootcheck.Keys) (m *bootcheck.Manifest, keyID string, err error) {
+	keyID, err = keys.Verify(h.RawManifest, h.Signature)
+	if err != nil {
+		return nil, "", err
+	}
+	m, err = h.Parse()
+	if err != nil {
+		return nil, "", err
+	}
+	return m, keyID, nil
+}
+
+// Parse is Verify without the signature, for programs that only show what a
+// bundle says of itself.
+func (h *Head) Parse() (*bootcheck.Manifest, error) {
+	m, err := bootcheck.ParseManifest(h.RawManifest)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := planFrames(m); err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
+	}
+	switch want := h.Size(m); {
+	case h.size >= 0 && h.size < want:
+		return nil, damaged(bootcheck.CodeSizeMismatch, "the bundle is cut off: it has %d bytes, its manifest says %d", h.size, want)
+	case h.size > want:
+		return nil, damaged(bootcheck.CodeSizeMismatch, "%d bytes follow the end of the bundle", h.size-want)
+	}
+	return m, nil
+}
+
+// Size is the length of the whole bundle whose manifest is m, bytes.
+func (h *Head) Size(m *bootcheck.Manifest) int64 { return h.PayloadOffset + payloadSize(m) }
+
+func payloadSize(m *bootcheck.Manifest) int64 {
+	if len(m.Frames) == 0 {
+		return 0
+	}
+	last := m.Frames[len(m.Frames)-1]
+	return last.Offset + last.Length
+}
+
+func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+// readFull fills b from r at offset. The bundle's end is an *bootcheck.Error,
+// every other error is r's own.
+func readFull(r io.ReaderAt, b []byte, offset int64) error {
+	n, err := r.ReadAt(b, offset)
+	switch {
+	case n == len(b):
+		return nil
+	case err == nil || atEnd(err):
+		return damaged(bootcheck.CodeSizeMismatch, "the bundle is cut off after %d bytes", offset+int64(n))
+	}
+	return err
+}

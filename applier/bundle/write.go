@@ -1,0 +1,295 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"aead.dev/minisign"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// Contents is what Create puts into a bundle.
+type Contents struct {
+	Dir      string     // the tree; everything below it
+	Version  string     // bootcheck.ValidVersion
+	Models   []string   // the devices it is for; at least one
+	Release  int64      // 0: not counted
+	NotAfter *time.Time // nil: never expires
+	Services []string   // full unit names; empty: those of the device's configuration
+	Key      minisign.PrivateKey
+	// Level 0 is zstd.SpeedBestCompression: made once, fetched often.
+	Level zstd.EncoderLevel
+	// Progress is told how many bytes of file content are packed, of how many.
+	Progress func(doneBytes, total int64)
+}
+
+// Create packs a tree into the bundle file out. The same contents and key give
+// the same bytes, whatever the machine, the time and the owners of the files:
+// those are not packed. Hard links become files of their own.
+//
+// It refuses what a device would refuse (see bootcheck.ParseManifest) and what
+// would be lost: sockets, devices, FIFOs, setuid, setgid, sticky, file
+// capabilities, ACLs. The result is read back and checked, every file of it,
+// before it gets its name: out is replaced as a whole or not touched. Errors of
+// the tree are *bootcheck.Error with ExitRefused.
+func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, error) {
+	m := &bootcheck.Manifest{
+		Format:   bootcheck.ManifestFormat,
+		Models:   c.Models,
+		Version:  c.Version,
+		Release:  c.Release,
+		Services: c.Services,
+	}
+	if c.NotAfter != nil {
+		t := c.NotAfter.UTC().Truncate(time.Second)
+		m.NotAfter = &t
+	}
+	if err := outside(c.Dir, out); err != nil {
+		return nil, err
+	}
+	if err := scan(ctx, c.Dir, m); err != nil {
+		return nil, err
+	}
+	// Refuse what can be refused before the long work.
+	if err := refuseEarly(m); err != nil {
+		return nil, err
+	}
+
+	// The manifest comes before the payload in the file, but is known after it.
+	// Nameless from the start: nothing is left behind, however this ends.
+	payload, err := os.CreateTemp(filepath.Dir(out), ".ota-bundle-payload-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	defer func() { _ = payload.Close() }()
+	if err := os.Remove(payload.Name()); err != nil {
+		return nil, fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := pack(ctx, payload, m, c); err != nil {
+		return nil, err
+	}
+	raw, err := encodeManifest(m)
+	if err != nil {
+		return nil, err
+	}
+	head, err := encodeHead(raw, Sign(c.Key, raw, c.Version))
+	if err != nil {
+		return nil, err
+	}
+
+	if err := writeFile(ctx, out, head, payload, c.Key); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// outside refuses a bundle inside the tree that goes into it.
+func outside(dir, out string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot pack the tree: %w", err)
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(out))
+	if err == nil {
+		parent, err = filepath.Abs(parent)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if parent == real || strings.HasPrefix(parent, strings.TrimSuffix(real, "/")+"/") {
+		return refused("cannot create %s: it is inside %s, which is packed", out, dir)
+	}
+	return nil
+}
+
+// writeFile puts the bundle together beside out, checks it as a device would,
+// and gives it its name.
+func writeFile(ctx context.Context, out string, head []byte, payload *os.File, key minisign.PrivateKey) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+"-*")
+	if err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(head); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if _, err := payload.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if _, err := io.Copy(f, payload); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := readBack(ctx, f, size, key); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("the bundle came out wrong and was not kept: %w", err)
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := os.Rename(f.Name(), out); err != nil {
+		return fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	return nil
+}
+
+func readBack(ctx context.Context, r io.ReaderAt, size int64, key minisign.PrivateKey) error {
+	h, err := ReadHead(r, size)
+	if err != nil {
+		return err
+	}
+	m, _, err := h.Verify(bootcheck.TrustKeys(key.Public().(minisign.PublicKey)))
+	if err != nil {
+		return err
+	}
+	return Check(ctx, r, h, m, Options{})
+}
+
+// refuseEarly has the manifest checked as a device will check it, with stand-ins
+// for the hashes.
+func refuseEarly(m *bootcheck.Manifest) error {
+	draft := *m
+	draft.Entries = append([]bootcheck.Entry(nil), m.Entries...)
+	for i := range draft.Entries {
+		if e := &draft.Entries[i]; e.Type == bootcheck.TypeFile {
+			e.SHA256 = strings.Repeat("0", 64)
+		}
+	}
+	raw, err := encodeManifest(&draft)
+	if err != nil {
+		return err
+	}
+	if _, err := bootcheck.ParseManifest(raw); err != nil {
+		return refused("cannot pack the tree, as a device would not take it: %w", errors.Unwrap(errors.Unwrap(err)))
+	}
+	return nil
+}
+
+// Sign signs a manifest. The same input gives the same text: it holds no time,
+// unlike minisign's own.
+func Sign(key minisign.PrivateKey, rawManifest []byte, version string) []byte {
+	r := minisign.NewReader(bytes.NewReader(rawManifest))
+	_, _ = io.Copy(io.Discard, r) // a bytes.Reader does not fail
+	return r.SignWithComments(key, "ota-bundle version "+version, "signature from key "+bootcheck.KeyID(key.ID()))
+}
+
+// encodeManifest writes m with one line for each entry and frame, so that people
+// can read it and `diff` two of them.
+func encodeManifest(m *bootcheck.Manifest) ([]byte, error) {
+	short := *m
+	short.Entries, short.Frames = nil, nil
+	head, err := encodeJSON(&short)
+	if err != nil {
+		return nil, err
+	}
+	// short has no frames, so its last key is "entries", which is null.
+	head, ok := bytes.CutSuffix(head, []byte(`"entries":null}`))
+	if !ok {
+		return nil, fmt.Errorf("cannot write the manifest: it ends with %q", head[max(0, len(head)-20):])
+	}
+	b := bytes.NewBuffer(head)
+	if err := encodeLines(b, "entries", m.Entries); err != nil {
+		return nil, err
+	}
+	if len(m.Frames) > 0 {
+		b.WriteString(",\n")
+		if err := encodeLines(b, "frames", m.Frames); err != nil {
+			return nil, err
+		}
+	}
+	b.WriteString("}\n")
+	return b.Bytes(), nil
+}
+
+func encodeLines[T any](b *bytes.Buffer, key string, list []T) error {
+	fmt.Fprintf(b, "%q:[\n", key)
+	for i := range list {
+		line, err := encodeJSON(&list[i])
+		if err != nil {
+			return err
+		}
+		b.Write(line)
+		if i < len(list)-1 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteByte(']')
+	return nil
+}
+
+func encodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // "<" is no danger here and hard to read as \u003c
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("cannot write the manifest: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// encodeHead makes the prefix and the head.
+func encodeHead(raw, sig []byte) ([]byte, error) {
+	var tar []byte
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{{bootcheck.ManifestPath, raw}, {bootcheck.SignaturePath, sig}} {
+		size := int64(len(f.content))
+		tar = member{name: f.name, mode: 0o644, size: size, kind: '0'}.appendHeader(tar)
+		tar = append(tar, f.content...)
+		tar = append(tar, make([]byte, roundUp(size)-size)...)
+	}
+	enc, err := newEncoder(zstd.SpeedBestCompression)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = enc.Close() }()
+	head := enc.EncodeAll(tar, nil)
+	if len(head) > MaxHead {
+		return nil, refused("cannot pack the tree: the list of its files compresses to %d bytes, at most %d are allowed", len(head), MaxHead)
+	}
+	return append(encodePrefix(len(head)), head...), nil
+}
+
+func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(level),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(bootcheck.MaxFrameSize),
+		zstd.WithEncoderCRC(true), // for `zstd -t`; the manifest's hashes are what counts
+	)
+}
+
+func refused(format string, args ...any) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, format, args...)
+}

@@ -1,0 +1,145 @@
+package bundlecmd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/term"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+)
+
+func (c *command) create(ctx context.Context, args []string) error {
+	var (
+		models, services           list
+		contents                   bundle.Contents
+		out, keyFile, passwordFile string
+		notAfter, level            string
+		flags                      = cli.Flags("ota-bundle create")
+		usagef                     = func(format string, args ...any) error { return cli.Usagef(flags.Name(), format, args...) }
+	)
+	flags.StringVar(&contents.Dir, "dir", "", "")
+	flags.StringVar(&contents.Version, "version", "", "")
+	flags.Var(&models, "model", "")
+	flags.Int64Var(&contents.Release, "release", 0, "")
+	flags.StringVar(&notAfter, "not-after", "", "")
+	flags.Var(&services, "service", "")
+	flags.StringVar(&keyFile, "key", "", "")
+	flags.StringVar(&passwordFile, "password-file", "", "")
+	flags.StringVar(&level, "level", "best", "")
+	flags.StringVar(&out, "o", "", "")
+	if _, err := cli.Parse(flags, args, 0, 0); err != nil {
+		return err
+	}
+	var missing []string
+	for _, f := range []struct {
+		name string
+		ok   bool
+	}{
+		{"--dir", contents.Dir != ""},
+		{"--version", contents.Version != ""},
+		{"--model", len(models) > 0},
+		{"--key", keyFile != ""},
+		{"-o", out != ""},
+	} {
+		if !f.ok {
+			missing = append(missing, f.name)
+		}
+	}
+	if len(missing) > 0 {
+		return usagef("create needs %s", strings.Join(missing, ", "))
+	}
+	if !bootcheck.ValidVersion(contents.Version) {
+		return usagef("--version %.80q is not a letter or digit and then at most 63 letters, digits, or any of ._+-", contents.Version)
+	}
+	for _, m := range models {
+		if err := bootcheck.CheckModel(m); err != nil {
+			return usagef("--model: %v", err)
+		}
+	}
+	if contents.Release < 0 {
+		return usagef("--release %d is negative", contents.Release)
+	}
+	for _, s := range services {
+		// As systemctl does: a name without a type is a service.
+		if !strings.HasSuffix(s, ".service") {
+			s += ".service"
+		}
+		if !bootcheck.ValidService(s) {
+			return usagef("--service %.80q is not the name of a systemd service", s)
+		}
+		contents.Services = append(contents.Services, s)
+	}
+	if notAfter != "" {
+		t, err := parseDate(notAfter)
+		if err != nil {
+			return usagef("--not-after %v", err)
+		}
+		contents.NotAfter = &t
+	}
+	ok, l := zstd.EncoderLevelFromString(level)
+	if !ok {
+		return usagef("--level %q is not fastest, default, better or best", level)
+	}
+	contents.Level = l
+	contents.Models = models
+	contents.Progress = c.progress("packing")
+
+	key, err := c.signingKey(ctx, keyFile, passwordFile)
+	if err != nil {
+		return err
+	}
+	contents.Key = key
+	m, err := bundle.Create(ctx, out, contents)
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(out)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
+		out, m.Version, strings.Join(m.Models, ", "), contentText(m), megabytes(st.Size()), bootcheck.KeyID(key.ID()))
+	return nil
+}
+
+// parseDate reads a day, which ends at its last second, or a moment.
+func parseDate(s string) (time.Time, error) {
+	if t, err := time.Parse(time.DateOnly, s); err == nil {
+		return t.Add(24*time.Hour - time.Second), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, fmt.Errorf("%q is neither a day like 2027-12-31 nor a time like 2027-12-31T12:00:00Z", s)
+	}
+	return t.UTC(), nil
+}
+
+// progress is a line that counts to 100 %, on a terminal; else nil.
+func (c *command) progress(what string) func(done, total int64) {
+	f, ok := c.stderr.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	shown := int64(-1)
+	return func(done, total int64) {
+		percent := int64(100)
+		if total > 0 {
+			percent = done * 100 / total
+		}
+		if percent == shown {
+			return
+		}
+		shown = percent
+		fmt.Fprintf(f, "\r%s %3d %%", what, percent)
+		if percent == 100 {
+			fmt.Fprint(f, "\r\x1b[K")
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package bundlecmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"aead.dev/minisign"
+	"golang.org/x/term"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+)
+
+func (c *command) keygen(ctx context.Context, args []string) error {
+	flags := cli.Flags("ota-bundle keygen")
+	noPassword := flags.Bool("no-password", false, "")
+	passwordFile := flags.String("password-file", "", "")
+	force := flags.Bool("force", false, "")
+	rest, err := cli.Parse(flags, args, 1, 1)
+	if err != nil {
+		return err
+	}
+	if *noPassword && *passwordFile != "" {
+		return cli.Usagef(flags.Name(), "--no-password and --password-file contradict each other")
+	}
+	if rest[0] == "" || strings.HasSuffix(rest[0], "/") {
+		return cli.Usagef(flags.Name(), "NAME %q is not the beginning of a file name", rest[0])
+	}
+	private, public := rest[0]+".key", rest[0]+".pub"
+	if !*force {
+		// Before the password is asked for. write makes sure.
+		for _, name := range []string{private, public} {
+			if _, err := os.Lstat(name); err == nil {
+				return exists(name)
+			}
+		}
+	}
+
+	password := ""
+	switch {
+	case *passwordFile != "":
+		password, err = readPasswordFile(*passwordFile)
+	case !*noPassword && c.terminal() != nil:
+		password, err = c.askNew(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	pub, key, err := minisign.GenerateKey(nil)
+	if err != nil {
+		return fmt.Errorf("cannot make a key: %w", err)
+	}
+	var keyText []byte
+	if password != "" {
+		keyText, err = minisign.EncryptKey(password, key)
+	} else {
+		keyText, err = key.MarshalText()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make a key: %w", err)
+	}
+	pubText, err := pub.MarshalText()
+	if err != nil {
+		return fmt.Errorf("cannot make a key: %w", err)
+	}
+	if err := writePair(private, append(keyText, '\n'), public, append(pubText, '\n'), *force); err != nil {
+		return err
+	}
+	how := "not encrypted: keep it where nobody else reads it"
+	if password != "" {
+		how = "encrypted: keep the password too, it cannot be recovered"
+	}
+	fmt.Fprintf(c.stdout, "key %s\n%s  signs; %s\n%s  goes to the devices\n", bootcheck.KeyID(pub.ID()), private, how, public)
+	return nil
+}
+
+func exists(name string) error {
+	return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).
+		WithAdvice("bundles signed with a lost key cannot be replaced; if you are sure: --force")
+}
+
+// writePair writes both keys under other names first and then gives them their
+// own: --force never leaves a damaged key, or two that do not fit, where a good
+// pair was because the disk is full.
+func writePair(private string, key []byte, public string, pub []byte, force bool) error {
+	files := []struct {
+		name    string
+		content []byte
+		mode    fs.FileMode
+	}{{private, key, 0o600}, {public, pub, 0o644}}
+	for _, f := range files {
+		temp := f.name + ".new"
+		defer func() { _ = os.Remove(temp) }()
+		if err := writeNew(temp, f.content, f.mode); err != nil {
+			return fmt.Errorf("cannot write the key: %w", err)
+		}
+	}
+	for i, f := range files {
+		place := os.Link // unlike a rename, it never replaces
+		if force {
+			place = os.Rename
+		}
+		err := place(f.name+".new", f.name)
+		if err == nil {
+			continue
+		}
+		if i > 0 && !force {
+			_ = os.Remove(private) // half a pair is of no use
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return exists(f.name)
+		}
+		return fmt.Errorf("cannot write the key: %w", err)
+	}
+	return nil
+}
+
+func writeNew(name string, content []byte, mode fs.FileMode) error {
+	// A leftover of a run that was killed.
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// signingKey reads the private key in file.
+func (c *command) signingKey(ctx context.Context, file, passwordFile string) (minisign.PrivateKey, error) {
+	var key minisign.PrivateKey
+	text, err := readSmall(file)
+	if err != nil {
+		return key, fmt.Errorf("cannot read the signing key: %w", err)
+	}
+	if !minisign.IsEncrypted(text) {
+		if err := key.UnmarshalText(text); err != nil {
+			return key, fmt.Errorf("%s is not a minisign private key", file)
+		}
+		return key, nil
+	}
+	var password string
+	switch {
+	case passwordFile != "":
+		password, err = readPasswordFile(passwordFile)
+	case c.terminal() != nil:
+		password, err = c.ask(ctx, "password of "+file+": ")
+	default:
+		err = bootcheck.Errorf(bootcheck.ExitFailed, "", "%s is encrypted, and there is no terminal to ask for its password", file).
+			WithAdvice("give it with --password-file")
+	}
+	if err != nil {
+		return key, err
+	}
+	key, err = minisign.DecryptKey(password, text)
+	if err != nil {
+		return key, fmt.Errorf("cannot decrypt %s: the password is wrong, or the file is damaged", file)
+	}
+	return key, nil
+}
+
+// readSmall reads a key or password, of which none is long.
+func readSmall(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	const max = 4 << 10
+	text, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err == nil && len(text) > max {
+		err = fmt.Errorf("%s is longer than %d bytes", file, max)
+	}
+	return text, err
+}
+
+func readPasswordFile(file string) (string, error) {
+	text, err := readSmall(file)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the password: %w", err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	line = strings.TrimSuffix(line, "\r")
+	if line == "" {
+		return "", fmt.Errorf("the first line of %s, the password, is empty", file)
+	}
+	return line, nil
+}
+
+// terminal is stdin if someone sits at it, else nil.
+func (c *command) terminal() *os.File {
+	if f, ok := c.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
+}
+
+func (c *command) askNew(ctx context.Context) (string, error) {
+	password, err := c.ask(ctx, "password for the new key: ")
+	if err != nil {
+		return "", err
+	}
+	if password == "" {
+		return "", bootcheck.Errorf(bootcheck.ExitFailed, "", "the password is empty").
+			WithAdvice("for a key that is not encrypted: --no-password")
+	}
+	again, err := c.ask(ctx, "the same password again: ")
+	if err != nil {
+		return "", err
+	}
+	if again != password {
+		return "", errors.New("the two passwords differ")
+	}
+	return password, nil
+}
+
+// ask reads a line that is not shown. The terminal is as before when it returns,
+// also when ctx ends.
+func (c *command) ask(ctx context.Context, prompt string) (string, error) {
+	fd := int(c.terminal().Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("cannot ask for the password: %w", err)
+	}
+	fmt.Fprint(c.stderr, prompt)
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		answers <- answer{text, err}
+	}()
+	select {
+	case a := <-answers:
+		fmt.Fprintln(c.stderr)
+		if a.err != nil {
+			return "", fmt.Errorf("cannot ask for the password: %w", a.err)
+		}
+		return string(a.text), nil
+	case <-ctx.Done():
+		_ = term.Restore(fd, state)
+		fmt.Fprintln(c.stderr)
+		return "", ctx.Err()
+	}
+}

@@ -1,0 +1,117 @@
+// Package bundlecmd is the command ota-bundle, for the release engineer's
+// machine: it makes keys, packs, signs, shows and checks bundles. It needs no
+// configuration and no root.
+package bundlecmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+)
+
+const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
+
+  ota-bundle keygen NAME [--no-password | --password-file F] [--force]
+                  write NAME.key, which signs (keep it secret), and NAME.pub, which devices trust;
+                  asks for a password on a terminal, elsewhere the key is not encrypted
+                  --force           replace keys that exist
+  ota-bundle create --dir DIR --version V --model M --key NAME.key -o FILE.ota [flags]
+                  pack DIR and sign it; the same DIR, flags and key give the same bytes
+                  --model M         the device it is for; again for each further one
+                  --release N       counts up with each release: devices refuse a lower one
+                  --not-after DATE  devices refuse it later: 2027-12-31 (to the end of that day, UTC)
+                                    or 2027-12-31T12:00:00Z
+                  --service U       a systemd service that starts from it; again for each further one
+                                    (default: those of the device's configuration)
+                  --password-file F the first line of F is the key's password
+                  --level L         fastest, default, better or best (default best)
+  ota-bundle inspect FILE.ota [--json]
+                  show what a bundle says of itself; checks neither signature nor content
+  ota-bundle verify --key NAME.pub FILE.ota
+                  check the signature, every frame and every file, as a device does; writes nothing
+                  --key PUB         a trusted key, or a folder of them; again for each further one
+
+Flags may stand before or after the other arguments.
+
+Exit codes:
+  0 done · 1 failed, nothing changed · 2 usage · 4 refused (signature, key, what cannot be packed)
+  5 damaged or hostile bundle · 7 no space
+`
+
+// Main runs the command line args (without the program's name) and returns the
+// exit code. Results go to stdout, everything else to stderr; stdin is asked for
+// a password if it is a terminal.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) bootcheck.ExitCode {
+	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
+	err := c.dispatch(ctx, args)
+	if errors.Is(err, cli.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+	}
+	return cli.Fail(stderr, "ota-bundle", err)
+}
+
+type command struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func (c *command) dispatch(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(c.stderr, usage)
+		return cli.Usagef("ota-bundle", "a command is missing")
+	}
+	switch name, rest := args[0], args[1:]; name {
+	case "keygen":
+		return c.keygen(ctx, rest)
+	case "create":
+		return c.create(ctx, rest)
+	case "inspect":
+		return c.inspect(rest)
+	case "verify":
+		return c.verify(ctx, rest)
+	case "help", "-h", "-help", "--help":
+		return cli.ErrHelp
+	default:
+		return cli.Usagef("ota-bundle", "unknown command %q", name)
+	}
+}
+
+// list is a flag that may stand several times.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ", ") }
+
+func (l *list) Set(s string) error {
+	if slices.Contains(*l, s) {
+		return fmt.Errorf("%q is there twice", s)
+	}
+	*l = append(*l, s)
+	return nil
+}
+
+// megabytes writes n bytes for a person.
+func megabytes(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d bytes", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+}
+
+// plural is "1 file", "2 files".
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

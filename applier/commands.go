@@ -1,0 +1,156 @@
+package applier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// status prints what runs and what an install does at this moment.
+func (a *applier) status(asJSON bool) error {
+	status, err := a.store.Status(a.progressFile())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(status)
+	}
+	status.Print(a.out)
+	return nil
+}
+
+// list prints the versions of the store, oldest name first.
+func (a *applier) list(asJSON bool) error {
+	status, err := a.store.Status(a.progressFile())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(map[string]any{"versions": status.Versions})
+	}
+	for _, v := range status.Versions {
+		fmt.Fprintf(a.out, "%-24s %-10s %10.1f MiB\n", v.Version, v.State, float64(v.Size)/(1<<20))
+	}
+	return nil
+}
+
+func (a *applier) printJSON(v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(append(data, '\n'))
+	return err
+}
+
+// verify checks every byte of a version of the store, or of a bundle: a name
+// with a slash or of a file that exists is a bundle, anything else a version.
+func (a *applier) verify(ctx context.Context, name string) error {
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	version, err := a.store.Find(record, name)
+	if err != nil {
+		if info, statErr := os.Stat(name); statErr == nil && info.Mode().IsRegular() {
+			return a.verifyBundle(ctx, name)
+		}
+		return err
+	}
+	snapshot, err := a.store.Snapshot(version)
+	if err != nil {
+		return err
+	}
+	// The record knows the content of what it names; a version that it does
+	// not name is checked against its own manifest.
+	ref := &snapshot.Ref
+	if record != nil {
+		for _, known := range []*bootcheck.Ref{record.Current, record.Previous, record.Factory} {
+			if known != nil && known.Version == version {
+				ref = known
+			}
+		}
+	}
+	if err := a.store.Verify(ctx, ref, bootcheck.Full); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "version %s is whole: %d entries, %d bytes, %s\n", version, len(snapshot.Manifest.Entries), snapshot.Manifest.Size, snapshot.Ref.Digest)
+	return nil
+}
+
+func (a *applier) verifyBundle(ctx context.Context, name string) error {
+	keys, err := a.keys()
+	if err != nil {
+		return err
+	}
+	admit := func(*bootcheck.Manifest, string) error { return nil }
+	b, err := a.openFile(name, installOptions{}, keys, admit)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := bundle.Check(ctx, b.File, b.head, b.manifest, bundle.Options{}); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "bundle %s is whole: version %s, %d entries, %d bytes, %s\n", name, b.manifest.Version, len(b.manifest.Entries), b.manifest.Size, b.digest)
+	return nil
+}
+
+// cleanup removes what crashes left and the snapshots beyond `keep`.
+func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
+	unlock, err := a.store.LockInstalls(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, err := a.record()
+	if err != nil || record == nil {
+		return err
+	}
+	if dryRun {
+		surplus, err := a.store.Surplus(record, a.cfg.Keep)
+		for _, version := range surplus {
+			fmt.Fprintf(a.out, "would remove version %s\n", version)
+		}
+		return err
+	}
+	if err := a.sweep(ctx); err != nil {
+		return err
+	}
+	removed, err := a.prune(ctx, a.cfg.Keep, -1)
+	for _, version := range removed {
+		fmt.Fprintf(a.out, "removed version %s\n", version)
+	}
+	return err
+}
+
+// unblock lets a version that failed here be installed again.
+func (a *applier) unblock(ctx context.Context, version string) error {
+	unlock, err := a.store.Lock(ctx, lockAtStart)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		return fmt.Errorf("version %s is not blocked: %w", version, fs.ErrNotExist)
+	}
+	next := record.Clone()
+	if !next.Unblock(version) {
+		fmt.Fprintf(a.out, "version %s is not blocked\n", version)
+		return nil
+	}
+	if err := a.store.Commit(next); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "version %s may be installed again\n", version)
+	return nil
+}

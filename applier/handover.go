@@ -1,0 +1,139 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/systemd"
+)
+
+// installUnit is the transient unit that an install runs in. device-api, which
+// asks for installs, is restarted by them; a child of it would be killed with
+// it. There is one name, as there is one install at a time.
+const installUnit = "ota-apply.service"
+
+// inUnit is the environment variable that tells the program that it runs in
+// installUnit already.
+const inUnit = "OTA_APPLY_UNIT"
+
+// mustHandOver reports whether this process has to hand itself to a unit of its own.
+func mustHandOver() bool {
+	return os.Getenv(inUnit) == "" && os.Geteuid() == 0 && systemd.Running()
+}
+
+// handOver runs the command args (of this program) in installUnit, with this
+// process's stdout and stderr, follows it and ends as it ends. An interrupt
+// (Ctrl-C) ends the unit; a SIGTERM, as from a device-api that is stopped, ends
+// only the following.
+func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *os.File) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	work, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot run in a unit of its own: systemd does not answer: %w", err)
+	}
+	defer conn.Close()
+
+	// The sandbox lets write what is named; what is named has to exist.
+	for _, dir := range []string{a.cfg.Run, a.cfg.Spool} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	env := []string{inUnit + "=1"}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	err = conn.RunTransient(ctx, installUnit, append([]string{self}, args...), systemd.Transient{
+		Description: "Install a version of the application",
+		Env:         env,
+		Stdout:      stdout,
+		Stderr:      stderr,
+		Properties:  sandbox(work, a.cfg.Root, a.cfg.Spool, a.cfg.Run, filepath.Dir(a.cfg.Root)),
+	})
+	if errors.Is(err, systemd.ErrExists) {
+		return bootcheck.Errorf(bootcheck.ExitBusy, "", "busy: another install runs in %s", installUnit).
+			WithAdvice("`ota-apply status` says what it does")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot run in a unit of its own: %w", err)
+	}
+	code, err := conn.WaitUnit(ctx, installUnit)
+	switch {
+	case ctx.Err() != nil && byInterrupt(ctx):
+		if err := conn.Stop(context.WithoutCancel(ctx), installUnit); err != nil {
+			return fmt.Errorf("cannot stop %s: %w", installUnit, err)
+		}
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "interrupted").
+			WithAdvice("`ota-apply status` says what was done; asked again, it goes on where it stopped")
+	case ctx.Err() != nil:
+		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "ended, but the install goes on in %s", installUnit).
+			WithAdvice("`ota-apply status` shows how")
+	case err != nil:
+		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "cannot follow the install in %s: %w", installUnit, err).
+			WithAdvice("`ota-apply status` shows how it goes on")
+	case code != 0:
+		return exitOf(code)
+	}
+	return nil
+}
+
+// An exitOf is the exit code of the install in the unit, which said itself what
+// was wrong.
+type exitOf int
+
+func (e exitOf) Error() string { return fmt.Sprintf("the install ended with exit code %d", int(e)) }
+
+// byInterrupt reports whether ctx ended by Ctrl-C; signal.NotifyContext says so
+// in its cause.
+func byInterrupt(ctx context.Context) bool {
+	return strings.HasPrefix(context.Cause(ctx).Error(), os.Interrupt.String())
+}
+
+// sandbox is what the unit may do: write the store, the spool, its run
+// directory; everything else is read-only. It needs the network, every path that
+// a bundle may lie at, and systemd's socket.
+func sandbox(work string, writable ...string) []systemd.Property {
+	paths := make([]string, 0, len(writable))
+	for _, p := range writable {
+		paths = append(paths, "-"+p)
+	}
+	return []systemd.Property{
+		{Name: "WorkingDirectory", Value: work},
+		// Ends cleanly, with its partial download kept.
+		{Name: "TimeoutStopUSec", Value: uint64(10_000_000)},
+		{Name: "ProtectSystem", Value: "strict"},
+		{Name: "ProtectHome", Value: "read-only"},
+		{Name: "ReadWritePaths", Value: paths},
+		{Name: "NoNewPrivileges", Value: true},
+		{Name: "ProtectKernelModules", Value: true},
+		{Name: "ProtectKernelTunables", Value: true},
+		{Name: "ProtectControlGroups", Value: true},
+		{Name: "RestrictSUIDSGID", Value: true},
+		{Name: "RestrictRealtime", Value: true},
+		{Name: "LockPersonality", Value: true},
+		{Name: "MemoryDenyWriteExecute", Value: true},
+	}
+}
+
+// files are the process's own streams, which can be handed over as they are; a
+// test's buffers cannot.
+func files(stdout, stderr io.Writer) (*os.File, *os.File, bool) {
+	out, ok1 := stdout.(*os.File)
+	err, ok2 := stderr.(*os.File)
+	return out, err, ok1 && ok2
+}

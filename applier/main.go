@@ -1,0 +1,212 @@
+package applier
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+const usage = `ota-apply installs a version of the application and makes it run.
+
+  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade]
+                               download, check, unpack, switch, restart, wait for the verdict
+  ota-apply activate VERSION [--force]
+                               switch to a version that is in the store
+  ota-apply status [--json]    what runs, what is on trial, what an install does now
+  ota-apply list [--json]      the versions in the store
+  ota-apply verify VERSION|FILE
+                               check every byte of a version or of a bundle
+  ota-apply cleanup [--dry-run]
+                               remove left-overs and the versions beyond "keep"
+  ota-apply unblock VERSION    let a version that failed here be installed again
+
+Flags of install:
+  --size N            the bundle has N bytes
+  --sha256 HEX        the bundle has this SHA-256
+  --no-activate       only put the version into the store
+  --force             although the version failed on this device
+  --allow-downgrade   although its release is older than one that was confirmed here
+
+Flags of every command:
+  --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
+  --root DIR      the version store, instead of the configured one
+
+` + cli.ExitCodes
+
+// command is what the command line asks for.
+type command struct {
+	name         string
+	arg          string // of the commands that take one
+	config, root string
+	json, dryRun bool
+	install      installOptions
+}
+
+// Main runs the command line args (without the program's name) and returns the
+// exit code. Results go to stdout, everything else to stderr.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
+	// Services may run as other users than the one who installs.
+	syscall.Umask(0o022)
+	c, err := parse(args)
+	if errors.Is(err, cli.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+		return bootcheck.ExitDone
+	}
+	if err == nil {
+		err = c.run(ctx, stdout, stderr)
+	}
+	var code exitOf
+	if errors.As(err, &code) {
+		return bootcheck.ExitCode(code) // it has said itself what was wrong
+	}
+	return cli.Fail(stderr, "ota-apply", err)
+}
+
+func parse(args []string) (*command, error) {
+	if len(args) == 0 {
+		return nil, cli.Usagef("ota-apply", "a command is missing")
+	}
+	c := &command{name: args[0]}
+	fs := cli.Flags("ota-apply " + c.name)
+	fs.StringVar(&c.config, "config", "", "")
+	fs.StringVar(&c.root, "root", "", "")
+	arguments := 1
+	switch c.name {
+	case "install":
+		fs.Func("size", "", func(s string) (err error) {
+			if c.install.size, err = strconv.ParseInt(s, 10, 64); err != nil || c.install.size <= 0 {
+				return errors.New("want a number of bytes above 0")
+			}
+			return nil
+		})
+		fs.Func("sha256", "", func(s string) error {
+			if sum, err := hex.DecodeString(s); err != nil || len(sum) != sha256.Size {
+				return errors.New("want 64 hex digits")
+			}
+			c.install.sha256 = strings.ToLower(s)
+			return nil
+		})
+		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
+		fs.BoolVar(&c.install.force, "force", false, "")
+		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
+	case "activate":
+		fs.BoolVar(&c.install.force, "force", false, "")
+	case "status", "list":
+		arguments = 0
+		fs.BoolVar(&c.json, "json", false, "")
+	case "cleanup":
+		arguments = 0
+		fs.BoolVar(&c.dryRun, "dry-run", false, "")
+	case "verify", "unblock":
+	case "help", "-h", "-help", "--help":
+		return nil, cli.ErrHelp
+	default:
+		return nil, cli.Usagef("ota-apply", "unknown command %q", c.name)
+	}
+	rest, err := cli.Parse(fs, args[1:], arguments, arguments)
+	if err != nil {
+		return nil, err
+	}
+	if arguments == 1 {
+		c.arg = rest[0]
+	}
+	return c, nil
+}
+
+func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
+	cfg, err := config.Find(c.config)
+	if err != nil {
+		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
+			WithAdvice("correct the configuration, or name another one with --config")
+	}
+	if c.root != "" {
+		if err := cfg.SetRoot(c.root); err != nil {
+			return err
+		}
+	}
+	a := &applier{cfg: cfg, out: stdout, log: stderr}
+	switch c.name {
+	case "install", "activate":
+		return c.change(ctx, a, stdout, stderr)
+	}
+	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
+		return err
+	}
+	switch c.name {
+	case "list":
+		return a.list(c.json)
+	case "verify":
+		return a.verify(ctx, c.arg)
+	case "cleanup":
+		return a.cleanup(ctx, c.dryRun)
+	case "unblock":
+		return a.unblock(ctx, c.arg)
+	}
+	return a.status(c.json)
+}
+
+// change runs the commands that change what runs: in a unit of their own where
+// systemd runs, since they restart the service that called them.
+func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
+	// What is refused whatever the store holds, before anything is made.
+	if c.name == "install" {
+		if _, err := localPath(c.arg); err != nil {
+			return err
+		}
+		if _, err := a.keys(); err != nil {
+			return err
+		}
+	}
+	if a.store, err = bootcheck.Create(a.cfg.Root); err != nil {
+		return err
+	}
+	if out, log, ok := files(stdout, stderr); ok && mustHandOver() {
+		return a.handOver(ctx, c.args(a.cfg), out, log)
+	}
+	if os.Getenv(inUnit) != "" {
+		// stdout and stderr may be pipes of a device-api that is restarted: that
+		// must not end the install.
+		signal.Ignore(syscall.SIGPIPE)
+	}
+	a.show = newProgressBar(stderr)
+	a.report = report.New(a.cfg.Report.URL, a.progressFile())
+	if c.name == "activate" {
+		return a.activateVersion(ctx, c.arg, c.install.force)
+	}
+	return a.install(ctx, c.arg, c.install)
+}
+
+// args is the command line that does the same from another place.
+func (c *command) args(cfg *config.Config) []string {
+	args := []string{c.name, "--config", cfg.Path, "--root", cfg.Root}
+	if c.config == "" && os.Getenv("OTA_CONFIG") == "" {
+		args = []string{c.name, "--root", cfg.Root} // the default file need not exist
+	}
+	for flag, on := range map[string]bool{
+		"--no-activate": c.install.noActivate, "--force": c.install.force, "--allow-downgrade": c.install.allowDowngrade,
+	} {
+		if on {
+			args = append(args, flag)
+		}
+	}
+	if c.install.size > 0 {
+		args = append(args, "--size", strconv.FormatInt(c.install.size, 10))
+	}
+	if c.install.sha256 != "" {
+		args = append(args, "--sha256", c.install.sha256)
+	}
+	return append(args, "--", c.arg)
+}
