@@ -1,0 +1,209 @@
+// Package cmdtest runs the scripts that test the command lines. Each script is a
+// device without systemd, in a folder of its own: the three programs through
+// their real main, a store, keys, a configuration. The scripts double as
+// documentation: see guardian/cmd/ota-guardian/testdata/script/boot_fallback.txtar.
+//
+// Besides testscript's own, a script has these commands:
+//
+//	exit CODE PROGRAM ARGS...   run a program that must end with CODE
+//	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create
+//	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
+//	serve DIR                   serve DIR over HTTP; its address is $URL
+//	snapshot NAME               remember every link, file and mode of the store
+//	unchanged NAME              all of that must be as it was
+//
+// The version that runs is healthy while there is no file $WORK/sick.
+package cmdtest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// config is the configuration that every script starts with.
+const config = `root = %[1]q
+model = "x1"
+keep = 2
+reserve = 0
+run = %[2]q
+[report]
+url = ""
+[trial]
+deadline = "2s"
+stable = "50ms"
+[[check]]
+name = "app is well"
+script = %[3]q
+`
+
+const check = `#!/bin/sh
+if [ -e %s/sick ]; then
+	echo "it is sick"
+	exit 1
+fi
+`
+
+// Run runs the scripts in dir.
+func Run(t *testing.T, dir string) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exit": exit, "bundle": bundle, "link": link, "serve": serve,
+			"snapshot": snapshot, "unchanged": unchanged,
+		},
+	})
+}
+
+func setup(env *testscript.Env) error {
+	work := env.WorkDir
+	etc, store := filepath.Join(work, "etc"), filepath.Join(work, "versions")
+	script := filepath.Join(work, "check")
+	env.Setenv("OTA_CONFIG", filepath.Join(etc, "ota.toml"))
+	env.Setenv("STORE", store)
+	for _, dir := range []string{store, filepath.Join(etc, "keys")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(script, fmt.Appendf(nil, check, work), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(etc, "ota.toml"), fmt.Appendf(nil, config, store, filepath.Join(work, "run"), script), 0o644)
+}
+
+// exit: see the package.
+func exit(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit CODE PROGRAM ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		got = -1
+		if e, ok := err.(interface{ ExitCode() int }); ok {
+			got = e.ExitCode()
+		}
+	}
+	if got != want {
+		ts.Fatalf("%s ended with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// bundle: see the package.
+func bundle(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: bundle VERSION [FLAGS...]")
+	}
+	version := args[0]
+	key := ts.MkAbs("k.key")
+	if _, err := os.Stat(key); err != nil {
+		ts.Check(ts.Exec("ota-bundle", "keygen", "--no-password", ts.MkAbs("k")))
+		ts.Check(os.Rename(ts.MkAbs("k.pub"), ts.MkAbs("etc/keys/k.pub")))
+	}
+	tree := ts.MkAbs("tree-" + version)
+	ts.Check(os.MkdirAll(filepath.Join(tree, "bin"), 0o755))
+	ts.Check(os.MkdirAll(filepath.Join(tree, "share"), 0o755))
+	ts.Check(os.WriteFile(filepath.Join(tree, "bin", "app"), []byte("#!/bin/sh\necho "+version+"\n"), 0o755))
+	ts.Check(os.WriteFile(filepath.Join(tree, "share", "data"), make([]byte, 100_000), 0o644))
+	_ = os.Remove(filepath.Join(tree, "app"))
+	ts.Check(os.Symlink("bin/app", filepath.Join(tree, "app")))
+	ts.Check(ts.Exec("ota-bundle", append([]string{"create", "--dir", tree, "--version", version, "--model", "x1", "--key", key,
+		"-o", ts.MkAbs(version + ".ota")}, args[1:]...)...))
+}
+
+// link: see the package.
+func link(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: link NAME VERSION")
+	}
+	want := args[1]
+	got, err := filepath.EvalSymlinks(filepath.Join(ts.Getenv("STORE"), args[0]))
+	if err != nil {
+		if want != "none" {
+			ts.Fatalf("%s: %v", args[0], err)
+		}
+		return
+	}
+	if got := strings.TrimPrefix(filepath.Base(got), "v"); got != want {
+		ts.Fatalf("%s is %s, want %s", args[0], got, want)
+	}
+}
+
+// serve: see the package.
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serve DIR")
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
+	ts.Defer(server.Close)
+	ts.Setenv("URL", server.URL)
+}
+
+// state describes everything in the store, but for the lock files.
+func state(ts *testscript.TestScript) string {
+	var b strings.Builder
+	store := ts.Getenv("STORE")
+	ts.Check(filepath.WalkDir(store, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(store, name)
+		if err != nil || strings.HasSuffix(rel, ".lock") {
+			return err
+		}
+		fmt.Fprintf(&b, "%s %v", rel, info.Mode())
+		switch {
+		case d.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, " -> %s", target)
+		case d.Type().IsRegular():
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			// The inode too: a file that was replaced by its like was written to.
+			fmt.Fprintf(&b, " %x %d", sha256.Sum256(data), info.Sys().(*syscall.Stat_t).Ino)
+		}
+		b.WriteByte('\n')
+		return nil
+	}))
+	return b.String()
+}
+
+func snapshot(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: snapshot NAME")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".state"), []byte(state(ts)), 0o644))
+}
+
+func unchanged(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: unchanged NAME")
+	}
+	if got, want := state(ts), ts.ReadFile(args[0]+".state"); got != want {
+		ts.Fatalf("the store changed.\nbefore:\n%s\nafter:\n%s", want, got)
+	}
+}
