@@ -1,0 +1,271 @@
+package debian
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Kernel is Debian's full kernel, unpacked for QEMU's direct boot.
+type Kernel struct {
+	Release string   // as uname -r says: "6.1.0-56-amd64"
+	Image   string   // file: the uncompressed ELF, which QEMU enters by PVH
+	Modules []string // files of kernel modules, each after those it needs
+	ID      string   // names the content, for other cache entries
+}
+
+// modules are what the initramfs loads: the devices of the test machine, the file
+// systems of its disks, both watchdogs, and what their .modinfo does not name
+// because they ask for it by an alias when they start (crc32c).
+var modules = []string{
+	"crc32c_generic", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng",
+	"ext4", "erofs", "overlay", "loop", "autofs4", "i6300esb",
+}
+
+// kernelPackage is the package that depends on the newest kernel of the suite.
+// The cloud kernel would be smaller, but has no watchdog drivers.
+const kernelPackage = "linux-image-amd64"
+
+// GetKernel returns the kernel, unpacking it when the cache has none (20 to 40 s,
+// and a download of 70 MB).
+func GetKernel(ctx context.Context) (*Kernel, error) {
+	recipe := Hash(formatOfEntries, Suite, kernelPackage, strings.Join(modules, " "))
+	dir, err := Entry(ctx, "kernel-"+recipe, buildKernel)
+	if err != nil {
+		return nil, fmt.Errorf("cannot get the kernel: %w", err)
+	}
+	release, err := os.ReadFile(filepath.Join(dir, "release"))
+	if err != nil {
+		return nil, err
+	}
+	order, err := os.ReadFile(filepath.Join(dir, "modules.order"))
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{Release: string(release), Image: filepath.Join(dir, "vmlinux"), ID: filepath.Base(dir)}
+	for name := range strings.FieldsSeq(string(order)) {
+		k.Modules = append(k.Modules, filepath.Join(dir, "modules", name))
+	}
+	return k, nil
+}
+
+func buildKernel(ctx context.Context, dir string) (string, error) {
+	a, unlock, err := newApt(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	all, err := a.closure(ctx, kernelPackage)
+	if err != nil {
+		return "", err
+	}
+	// The meta package depends on linux-image-6.1.0-56-amd64 and nothing else of
+	// that form; the rest of the closure is for making an initramfs.
+	i := slices.IndexFunc(all, func(p pkg) bool {
+		return strings.HasPrefix(p.name, "linux-image-") && p.name != kernelPackage
+	})
+	if i < 0 {
+		return "", fmt.Errorf("%s depends on no kernel", kernelPackage)
+	}
+	p := all[i]
+	release := strings.TrimPrefix(p.name, "linux-image-")
+	debs, err := a.download(ctx, []pkg{p})
+	if err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(filepath.Join(dir, "modules"), 0o755); err != nil {
+		return "", err
+	}
+	mods := make(map[string][]byte)
+	var bzImage []byte
+	err = members(ctx, debs[0], func(name string, h *tar.Header, r io.Reader) error {
+		switch {
+		case name == "boot/vmlinuz-"+release:
+			bzImage, err = io.ReadAll(r)
+			return err
+		case strings.HasSuffix(name, ".ko") && mayNeed(name):
+			mods[moduleName(name)], err = io.ReadAll(r)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	order, err := loadOrder(mods, modules)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range order {
+		if err := os.WriteFile(filepath.Join(dir, "modules", m+".ko"), mods[m], 0o644); err != nil {
+			return "", err
+		}
+	}
+	if err := extractVmlinux(ctx, bzImage, filepath.Join(dir, "vmlinux")); err != nil {
+		return "", fmt.Errorf("boot/vmlinuz-%s: %w", release, err)
+	}
+	text := list([]pkg{p})
+	for name, content := range map[string]string{
+		"modules.order": strings.Join(order, ".ko\n") + ".ko\n", "release": release, "packages.txt": text,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return "", err
+		}
+	}
+	return Hash(text), nil
+}
+
+// mayNeed bounds what is held in memory while the 300 MB of modules pass by.
+func mayNeed(name string) bool {
+	for _, part := range []string{"/drivers/virtio/", "/drivers/block/", "/drivers/char/", "/drivers/watchdog/",
+		"/drivers/mfd/", "/drivers/i2c/", "/fs/", "/lib/", "/crypto/"} {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// moduleName is the name as the kernel says it: iTCO-wdt.ko is iTCO_wdt.
+func moduleName(file string) string {
+	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
+}
+
+// loadOrder is names and all modules that they depend on, each after those it
+// depends on: what depmod would find out, which runs only when a package is
+// installed.
+func loadOrder(mods map[string][]byte, names []string) ([]string, error) {
+	var order []string
+	done := make(map[string]bool)
+	var visit func(name, by string) error
+	visit = func(name, by string) error {
+		if done[name] {
+			return nil
+		}
+		done[name] = true
+		data, ok := mods[name]
+		if !ok {
+			return fmt.Errorf("the kernel's package has no module %q, wanted by %s", name, by)
+		}
+		deps, err := moduleDeps(data)
+		if err != nil {
+			return fmt.Errorf("module %q: %w", name, err)
+		}
+		for _, d := range deps {
+			if err := visit(d, name); err != nil {
+				return err
+			}
+		}
+		order = append(order, name)
+		return nil
+	}
+	for _, name := range names {
+		if err := visit(name, "the test machine"); err != nil {
+			return nil, err
+		}
+	}
+	return order, nil
+}
+
+// moduleDeps reads "depends=a,b" of the module's .modinfo.
+func moduleDeps(ko []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(ko))
+	if err != nil {
+		return nil, err
+	}
+	info := f.Section(".modinfo")
+	if info == nil {
+		return nil, errors.New("no section .modinfo")
+	}
+	data, err := info.Data()
+	if err != nil {
+		return nil, err
+	}
+	var deps []string
+	for entry := range strings.SplitSeq(string(data), "\x00") {
+		if d, ok := strings.CutPrefix(entry, "depends="); ok {
+			for name := range strings.SplitSeq(d, ",") {
+				if name != "" {
+					deps = append(deps, strings.ReplaceAll(name, "-", "_"))
+				}
+			}
+		}
+	}
+	return deps, nil
+}
+
+// Where a bzImage says what is in it: Documentation/arch/x86/boot.rst of Linux.
+const (
+	offSetupSects    = 0x1f1 // byte: sectors of real-mode code, 0 means 4
+	offMagic         = 0x202 // "HdrS"
+	offPayloadOffset = 0x248 // uint32, from the start of the protected-mode code
+	offPayloadLength = 0x24c // uint32
+)
+
+// payloads are the compressions that Debian and Ubuntu have used, with the
+// program that undoes each. gzip comes with Debian's base, zstd may have to be
+// installed; the message says so.
+var payloads = []struct {
+	magic string
+	argv  []string
+}{
+	{"\xfd7zXZ\x00", []string{"xz", "-dc"}},
+	{"\x28\xb5\x2f\xfd", []string{"zstd", "-dc"}},
+	{"\x1f\x8b", []string{"gzip", "-dc"}},
+}
+
+// extractVmlinux writes the ELF kernel that is packed into the bzImage to file.
+func extractVmlinux(ctx context.Context, bzImage []byte, file string) error {
+	if len(bzImage) < 0x250 || string(bzImage[offMagic:offMagic+4]) != "HdrS" {
+		return errors.New("not a bzImage")
+	}
+	sects := int(bzImage[offSetupSects])
+	if sects == 0 {
+		sects = 4
+	}
+	start := (sects+1)*512 + int(binary.LittleEndian.Uint32(bzImage[offPayloadOffset:]))
+	length := int(binary.LittleEndian.Uint32(bzImage[offPayloadLength:]))
+	if start+length > len(bzImage) || length < 8 {
+		return errors.New("the payload is not inside the file")
+	}
+	payload := bzImage[start : start+length]
+	var argv []string
+	for _, p := range payloads {
+		if strings.HasPrefix(string(payload[:8]), p.magic) {
+			argv = p.argv
+		}
+	}
+	if argv == nil {
+		return fmt.Errorf("unknown compression, starting with % x", payload[:8])
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	// The build system appends the uncompressed size, 4 bytes, which xz and zstd
+	// refuse as trailing garbage only after writing everything: take them off.
+	cmd.Stdin = bytes.NewReader(payload[:length-4])
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, stderr.String())
+	}
+	if size := binary.LittleEndian.Uint32(payload[length-4:]); int(size) != stdout.Len() {
+		return fmt.Errorf("%s made %d bytes, want %d", argv[0], stdout.Len(), size)
+	}
+	if !bytes.HasPrefix(stdout.Bytes(), []byte(elf.ELFMAG)) {
+		return errors.New("the payload is not an ELF file")
+	}
+	return os.WriteFile(file, stdout.Bytes(), 0o644)
+}
