@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Installs the programs, the units and a sample configuration, and enables the
+# units. It can be run any number of times; a configuration that is there is
+# never changed, and the versions of the application are never touched.
+#
+# usage: scripts/install.sh [options]
+#   --prefix DIR     where programs and units go (default /usr)
+#   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
+#   --bin DIR        the folder with ota-guardian, ota-apply and ota-bundle
+#                    (default: bin/ARCH of this checkout, built if it is missing)
+#   --store DIR      the version store (default /opt/tope/versions)
+#   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
+#   --example        also install device-api.service.example as device-api.service
+#   --no-enable      install, but do not enable the units
+#   --uninstall      remove what this script installed; configuration, keys and versions stay
+#   --purge          with --uninstall: remove /etc/ota too
+#   --dry-run        only say what would be done
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+prefix=/usr destdir='' bin='' store=/opt/tope/versions services='' example='' enable=1 action=install purge='' dry=''
+
+die() { echo "error: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+absolute() { case $2 in /*) ;; *) die "$1 must be an absolute path, not $2" ;; esac; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --prefix | --destdir | --bin | --store | --service)
+        [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
+        ;;
+    esac
+    case $1 in
+    --prefix) prefix=$2; shift ;;
+    --destdir) destdir=${2%/}; shift ;;
+    --bin) bin=$2; shift ;;
+    --store) store=$2; shift ;;
+    --service)
+        case $2 in
+        */* | *' '*) die "$2 is not the name of a unit" ;;
+        *.service) services="$services $2" ;;
+        *) services="$services $2.service" ;;
+        esac
+        shift ;;
+    --example) example=1 ;;
+    --no-enable) enable='' ;;
+    --uninstall) action=uninstall ;;
+    --purge) purge=1 ;;
+    --dry-run) dry=1 ;;
+    -h | --help) usage; exit ;;
+    *) echo "error: unknown option $1 (--help lists them)" >&2; exit 2 ;;
+    esac
+    shift
+done
+: "${services:=device-api.service}"
+absolute --prefix "$prefix"
+absolute --store "$store"
+[ -z "$destdir" ] || absolute --destdir "$destdir"
+if [ -z "$destdir" ] && [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
+    die "this machine's files belong to root: run it as root, or give a --destdir"
+fi
+
+units=$destdir$prefix/lib/systemd/system
+managed='ota-guardian.service ota-confirm.service ota-recover.service'
+enabled='ota-guardian.service ota-confirm.service'
+
+run() {
+    if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
+}
+
+# place SOURCE TARGET MODE: the file with this installation's paths in it,
+# replaced as a whole.
+place() {
+    if [ -n "$dry" ]; then echo "would write $2"; return; fi
+    mkdir -p "$(dirname "$2")"
+    sed "s#/usr/bin/ota-#$prefix/bin/ota-#g; s#/opt/tope/versions#$store#g" "$1" >"$2.new"
+    chmod "$3" "$2.new"
+    mv -f "$2.new" "$2"
+    echo "$2"
+}
+
+program() {
+    if [ -n "$dry" ]; then echo "would write $2"; return; fi
+    mkdir -p "$(dirname "$2")"
+    cp "$1" "$2.new"
+    chmod 0755 "$2.new"
+    mv -f "$2.new" "$2" # a program that runs keeps its old file
+    echo "$2"
+}
+
+# sd ARGUMENTS: systemctl for this machine or for the image.
+sd() {
+    command -v systemctl >/dev/null || { echo "note: no systemctl here; do it on the device: systemctl $*" >&2; return 0; }
+    if [ -n "$destdir" ]; then run systemctl --quiet --root="$destdir" "$@"; else run systemctl --quiet "$@"; fi
+}
+
+reload() {
+    if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
+}
+
+find_programs() {
+    [ -z "$bin" ] || return 0
+    case $(uname -m) in
+    x86_64) arch=amd64 ;;
+    aarch64) arch=arm64 ;;
+    arm*) arch=armv7 ;;
+    *) die "no programs for $(uname -m): build them and name their folder with --bin" ;;
+    esac
+    bin=$here/bin/$arch
+    if [ ! -x "$bin/ota-guardian" ] && [ -z "$dry" ]; then
+        command -v go >/dev/null || die "$bin/ota-guardian is missing: run make build, or name the folder with --bin"
+        make -s -C "$here" "build-$arch" >&2
+    fi
+}
+
+install_all() {
+    find_programs
+    for p in ota-guardian ota-apply ota-bundle; do
+        [ -n "$dry" ] || [ -f "$bin/$p" ] || die "$bin/$p is missing: run make build, or name the right folder with --bin"
+    done
+    for p in ota-guardian ota-apply ota-bundle; do
+        program "$bin/$p" "$destdir$prefix/bin/$p"
+    done
+    for u in $managed; do
+        place "$here/units/$u" "$units/$u" 0644
+    done
+    for s in $services; do
+        place "$here/units/device-api.service.d/50-ota.conf" "$units/$s.d/50-ota.conf" 0644
+    done
+    if [ -n "$example" ]; then
+        place "$here/units/device-api.service.example" "$units/device-api.service" 0644
+    fi
+    place "$here/units/system.conf.d/50-ota-watchdog.conf" "$destdir$prefix/lib/systemd/system.conf.d/50-ota-watchdog.conf" 0644
+    place "$here/units/sysctl.d/50-ota-panic.conf" "$destdir$prefix/lib/sysctl.d/50-ota-panic.conf" 0644
+    run mkdir -p "$destdir/etc/ota/keys" "$destdir/etc/ota/checks.d/required" "$destdir/etc/ota/checks.d/wanted" "$destdir$store"
+    if [ ! -e "$destdir/etc/ota/ota.toml" ]; then
+        place "$here/units/ota.toml.example" "$destdir/etc/ota/ota.toml" 0644
+    fi
+    reload
+    if [ -n "$enable" ]; then
+        # shellcheck disable=SC2086 # a list of units
+        sd enable $enabled
+    fi
+}
+
+uninstall_all() {
+    for u in $enabled; do
+        if [ -e "$units/$u" ]; then sd disable "$u"; fi
+    done
+    for u in $managed; do run rm -f "$units/$u"; done
+    for d in "$units"/*.service.d; do
+        if [ -e "$d/50-ota.conf" ]; then
+            run rm -f "$d/50-ota.conf"
+            run rmdir --ignore-fail-on-non-empty "$d"
+        fi
+    done
+    run rm -f "$destdir$prefix/lib/systemd/system.conf.d/50-ota-watchdog.conf" "$destdir$prefix/lib/sysctl.d/50-ota-panic.conf"
+    for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
+    if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
+    reload
+    echo "the versions in $destdir$store stay"
+}
+
+"${action}_all"
