@@ -27,21 +27,11 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, force bool) 
 		fmt.Fprintf(a.out, "version %s is current, on trial; no systemd runs here: restart the services, then `ota-guardian confirm`\n", ref.Version)
 		return nil
 	}
-	a.stage(report.StageRebooting, "restarting the services")
-	conn, err := systemd.Dial(ctx)
-	if err != nil {
-		return unjudged(ref, "systemd does not answer (%v)", err)
-	}
-	defer conn.Close()
-	if err := conn.RestartAll(ctx, a.cfg.Services, a.logf); err != nil {
-		// A version that does not start is the guardian's to judge.
-		a.logf("the services did not restart: %v", err)
-	}
-	return a.awaitVerdict(ctx, conn, ref)
+	return a.awaitVerdict(ctx, ref)
 }
 
-// commitTrial is the switch: it returns when ref is current, on trial and
-// durable.
+// commitTrial is the switch: it returns when ref is current, on trial, durable,
+// and the services have been restarted.
 func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force bool) error {
 	before, err := a.record()
 	if err != nil {
@@ -70,6 +60,21 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 	}
 	if err := a.store.Commit(next); err != nil {
 		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
+	}
+	if !systemd.Running() {
+		return nil
+	}
+	// Still under the lock: a service of the old version that fails for good just
+	// now must not be taken for one of the new.
+	a.stage(report.StageRebooting, "restarting the services")
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return unjudged(ref, "systemd does not answer (%v)", err)
+	}
+	defer conn.Close()
+	if err := conn.RestartAll(ctx, a.cfg.Services, a.logf); err != nil {
+		// A version that does not start is the guardian's to judge.
+		a.logf("the services did not restart: %v", err)
 	}
 	return nil
 }
@@ -118,7 +123,12 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 }
 
 // awaitVerdict follows the record until the trial of ref has ended.
-func (a *applier) awaitVerdict(ctx context.Context, conn *systemd.Conn, ref *bootcheck.Ref) error {
+func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return unjudged(ref, "systemd does not answer (%v)", err)
+	}
+	defer conn.Close()
 	// Three versions at most are judged, each within the deadline and its restart.
 	limit := 3 * (a.cfg.Trial.Deadline + systemd.RestartLimit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no verdict within %s", limit))

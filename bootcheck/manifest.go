@@ -154,30 +154,36 @@ func parseManifest(raw []byte) (*Manifest, error) {
 	if !utf8.Valid(raw) {
 		return nil, errors.New("it is not UTF-8")
 	}
-	// Before the other fields: a newer format may give them other types.
-	var head struct {
-		Format *int `json:"format"`
-	}
-	if err := json.Unmarshal(raw, &head); err != nil {
-		return nil, fmt.Errorf("not a manifest: %v", err)
+	m := new(Manifest)
+	err := json.Unmarshal(raw, m)
+	if err != nil || m.Format != ManifestFormat {
+		// A newer format may give the other fields other types: look at it alone.
+		return nil, explainFormat(raw, err)
 	}
 	if err := checkKeys(raw); err != nil {
 		return nil, err
-	}
-	switch {
-	case head.Format == nil:
-		return nil, errors.New(`it has no "format"`)
-	case *head.Format != ManifestFormat:
-		return nil, fmt.Errorf("format %d is not known, only %d is", *head.Format, ManifestFormat)
-	}
-	m := new(Manifest)
-	if err := json.Unmarshal(raw, m); err != nil {
-		return nil, fmt.Errorf("not a manifest: %v", err)
 	}
 	if err := m.check(); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// explainFormat says why raw, for which json.Unmarshal gave err, is not a
+// manifest of the known format.
+func explainFormat(raw []byte, err error) error {
+	var head struct {
+		Format *int `json:"format"`
+	}
+	switch headErr := json.Unmarshal(raw, &head); {
+	case headErr != nil:
+		return fmt.Errorf("not a manifest: %v", headErr)
+	case head.Format == nil:
+		return errors.New(`it has no "format"`)
+	case *head.Format != ManifestFormat:
+		return fmt.Errorf("format %d is not known, only %d is", *head.Format, ManifestFormat)
+	}
+	return fmt.Errorf("not a manifest: %v", err)
 }
 
 // checkKeys refuses duplicate keys and keys with upper-case letters or escapes

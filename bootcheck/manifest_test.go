@@ -281,7 +281,7 @@ func TestManifestJSONRefused(t *testing.T) {
 		{"a key with an escape", replace(`"release":7`, `"release":7,"rel\u0065ase":9`), "not lower-case"},
 		{"a key with the Kelvin sign", replace(`"release":7`, `"release":7,"\u212A":9`), "not lower-case"},
 		{"an empty key", replace(`"release":7`, `"release":7,"":9`), "not lower-case"},
-		{"bytes that are not UTF-8", replace(`bin/app`, "bin/\xff"), "not UTF-8"},
+		{"bytes that are not UTF-8", replace(`bin/app`, "bin/\xff"), "it is not UTF-8"},
 		{"half a surrogate", replace(`bin/app`, `bin/\ud800`), "U+FFFD"},
 		{"setuid", replace(`"0755"`, `"4755"`), "setuid, setgid or sticky"},
 		{"setgid", replace(`"0755"`, `"2755"`), "setuid, setgid or sticky"},

@@ -136,7 +136,7 @@ type Record struct {
 	Trial        *Trial    `json:"trial"`    // non-nil exactly in the phases trial and fallback
 	HoldReason   string    `json:"hold,omitempty"`
 	Confirmed    []Ref     `json:"confirmed,omitempty"` // versions that proved themselves here, oldest first
-	Floor        int64    `json:"release_floor"`       // highest release counter that ever was confirmed here
+	Floor        int64     `json:"release_floor"`       // highest release counter that ever was confirmed here
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
 

@@ -14,6 +14,7 @@ import (
 func plant(t testing.TB) (dir string, m *Manifest) {
 	t.Helper()
 	dir, m = t.TempDir(), goodManifest()
+	t.Cleanup(func() { _ = os.Chmod(filepath.Join(dir, "bin"), 0o700) }) // else t.TempDir cannot remove it
 	for _, e := range m.Entries {
 		name := filepath.Join(dir, e.Path)
 		var err error

@@ -49,18 +49,14 @@ func (g *guardian) confirm(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if next == nil || next.Phase != bootcheck.PhaseFallback && next.Phase != bootcheck.PhaseFactory {
+		if next == nil {
 			continue
 		}
 		back = next
 		if !systemd.Running() {
 			// Nothing restarts the services here, so judging at once would
 			// blame this version for what the other one still does.
-			g.logf("no systemd runs here: restart the services to run %s", next.Current)
 			return rolledBack(back)
-		}
-		if err := g.restart(ctx); err != nil {
-			g.logf("the services did not restart: %v; watching them all the same", err)
 		}
 	}
 }
@@ -120,8 +116,9 @@ func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.
 	return verdict, err
 }
 
-// judge commits what verdict means for the version of record. nil: somebody
-// else was faster and the verdict is about a version that runs no more.
+// judge commits what verdict means for the version of record, and restarts the
+// services if it fell back; only then it returns a record. Nothing is done if
+// somebody else was faster and the verdict is about a version that runs no more.
 func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict health.Verdict) (*bootcheck.Record, error) {
 	told := false
 	if verdict.Good {
@@ -129,7 +126,7 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		// that one commit remembers both.
 		told = g.report(ctx, record)
 	}
-	unlock, err := g.store.Lock(ctx, lockWait)
+	unlock, err := g.store.Lock(ctx, lockPatience)
 	if err != nil {
 		return nil, err
 	}
@@ -154,13 +151,23 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		}
 	} else {
 		f := Failure{Cause: bootcheck.CauseHealth, Check: verdict.Failing.Check, Output: evidence(verdict.Failing)}
+		if verdict.Failing.Final {
+			f.Cause = bootcheck.CauseCrash // systemd gave the service up before recover came to it
+		}
 		d = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
 	}
 	g.logf("%s: %s", d.Action, d.Why)
 	if d.Next == nil {
-		return record, nil
+		return nil, nil
 	}
-	return d.Next, g.store.Commit(d.Next)
+	if err := g.store.Commit(d.Next); err != nil {
+		return nil, err
+	}
+	if d.Action != FallBack {
+		return nil, nil
+	}
+	g.restart(ctx, d.Run)
+	return d.Next, nil
 }
 
 // evidence is what the record keeps of a failed check.

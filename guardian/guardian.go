@@ -29,6 +29,11 @@ import (
 // boot goes on after it in any case.
 const lockWait = 5 * time.Second
 
+// lockPatience is how long confirm and recover wait: whoever switches holds the
+// lock until the services run what current is now, so that nobody takes the old
+// version's failure for the new one's.
+const lockPatience = 2 * systemd.RestartLimit
+
 // guardian is one run of the program.
 type guardian struct {
 	cfg    *config.Config
@@ -85,14 +90,21 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 	}
 }
 
-// restart starts the services anew so that they run what current is now.
-func (g *guardian) restart(ctx context.Context) error {
-	conn, err := systemd.Dial(ctx)
-	if err != nil {
-		return err
+// restart starts the services anew so that they run version. Its caller holds
+// the lock. What does not start is the next judgement's business.
+func (g *guardian) restart(ctx context.Context, version *bootcheck.Ref) {
+	if !systemd.Running() {
+		g.logf("no systemd runs here: restart the services to run %s", version)
+		return
 	}
-	defer conn.Close()
-	return conn.RestartAll(ctx, g.cfg.Services, g.logf)
+	conn, err := systemd.Dial(ctx)
+	if err == nil {
+		defer conn.Close()
+		err = conn.RestartAll(ctx, g.cfg.Services, g.logf)
+	}
+	if err != nil {
+		g.logf("the services did not restart: %v", err)
+	}
 }
 
 // active reads the record; a store in which nothing was ever installed is nil.

@@ -3,10 +3,10 @@ package guardian
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
@@ -20,44 +20,41 @@ const restartPause = 30 * time.Second
 // hit: so it looks at the unit itself, and does nothing while systemd still
 // restarts it. It may run any number of times.
 func (g *guardian) recover(ctx context.Context, unit string) error {
-	with := systemd.Running()
-	if with {
-		failed, err := g.failedForGood(ctx, unit)
-		if err != nil {
-			return err
-		}
-		if !failed {
-			g.logf("%s is not failed for good: systemd restarts it", unit)
-			return nil
-		}
-	}
-
 	d, err := g.condemnUnit(ctx, unit)
 	if err != nil {
 		return err
 	}
-	if !with {
-		if d.Action == FallBack {
-			g.logf("no systemd runs here: restart the services to run %s", d.Run)
-			return rolledBack(d.Next)
-		}
+	switch {
+	case d.Action == FallBack && !systemd.Running():
+		return rolledBack(d.Next)
+	case d.Action == FallBack:
+		g.judgeLater(ctx)
+		return nil
+	case d.Action == Hold && !systemd.Running():
+		return holdError(d.Next)
+	case d.Action == "" || !systemd.Running():
 		return nil
 	}
-	if d.Action == Keep || d.Action == Hold {
-		g.logf("starting %s again in %s", unit, restartPause)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(restartPause):
-		}
+	// No other version takes its place: let it rest, then try again.
+	g.logf("starting %s again in %s", unit, restartPause)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(restartPause):
 	}
-	err = g.restart(ctx)
+	if failed, err := failedForGood(ctx, unit); err != nil || !failed {
+		return err // somebody else started it
+	}
+	g.restart(ctx, d.Run)
 	g.judgeLater(ctx)
-	return err
+	if d.Action == Hold {
+		return holdError(d.Next)
+	}
+	return nil
 }
 
 // failedForGood reports whether systemd gave up on unit.
-func (g *guardian) failedForGood(ctx context.Context, unit string) (bool, error) {
+func failedForGood(ctx context.Context, unit string) (bool, error) {
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
 		return false, err
@@ -70,13 +67,26 @@ func (g *guardian) failedForGood(ctx context.Context, unit string) (bool, error)
 	return u.Active == "failed" && u.Job == 0, nil
 }
 
-// condemnUnit decides and commits what the crash loop of unit means.
+// condemnUnit decides, commits and does what the crash loop of unit means. A
+// Decision without an Action says that there is no crash loop.
 func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, error) {
-	unlock, err := g.store.Lock(ctx, lockWait)
+	unlock, err := g.store.Lock(ctx, lockPatience)
 	if err != nil {
 		return Decision{}, err
 	}
 	defer unlock()
+	// Under the lock: whoever switched has restarted the services by now, so a
+	// unit that is failed, failed in the version that is current.
+	if systemd.Running() {
+		failed, err := failedForGood(ctx, unit)
+		if err != nil {
+			return Decision{}, err
+		}
+		if !failed {
+			g.logf("%s is not failed for good: it is being restarted", unit)
+			return Decision{}, nil
+		}
+	}
 	active, err := g.active()
 	if err != nil {
 		return Decision{}, err
@@ -85,25 +95,32 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 		return Decision{}, errNothing
 	}
 	record, disk := active.Record, g.look(ctx, active.Record)
-	failure := Failure{Cause: bootcheck.CauseCrash, Check: unitCheckName(unit)}
+	failure := Failure{Cause: bootcheck.CauseCrash, Check: health.UnitCheck(unit)}
+	keep := func(format string, args ...any) (Decision, error) {
+		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf(format, args...)}
+		g.logf("%s: %s", d.Action, d.Why)
+		return d, nil
+	}
 	switch {
 	case disk.Damaged[record.Current.Version] != "":
 		failure = Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[record.Current.Version]}
 	case !record.Phase.Judged():
-		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf("%s failed, but %s is %s", unit, record.Current, record.Phase)}
-		g.logf("%s: %s", d.Action, d.Why)
-		return d, nil
+		return keep("%s failed, but %s is %s", unit, record.Current, record.Phase)
 	case record.Trial != nil && excused(record.Trial.Baseline, failure.Check):
-		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf("%s failed, as it did before %s was installed", unit, record.Current)}
-		g.logf("%s: %s", d.Action, d.Why)
-		return d, nil
+		return keep("%s failed, as it did before %s was installed", unit, record.Current)
 	}
 	d := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
 	g.logf("%s: %s", d.Action, d.Why)
 	if d.Next == nil {
 		return d, nil
 	}
-	return d, g.store.Commit(d.Next)
+	if err := g.store.Commit(d.Next); err != nil {
+		return d, err
+	}
+	if d.Action == FallBack {
+		g.restart(ctx, d.Run)
+	}
+	return d, nil
 }
 
 // excused reports whether check failed already before the switch.
@@ -133,5 +150,3 @@ func rolledBack(r *bootcheck.Record) error {
 	}
 	return bootcheck.Errorf(bootcheck.ExitRolledBack, code, "%s", l.Summary())
 }
-
-func unitCheckName(unit string) string { return strings.TrimSuffix(unit, ".service") + " runs" }

@@ -21,14 +21,8 @@ func (g *guardian) rollback(ctx context.Context, name string) error {
 	}
 	fmt.Fprintf(g.out, "current is now %s (%s); %s is blocked until `ota-apply unblock %s`\n",
 		next.Current, next.Phase, next.LastRollback.From, next.LastRollback.From)
-	if !systemd.Running() {
-		g.logf("no systemd runs here: restart the services to run %s", next.Current)
-		return nil
-	}
-	err = g.restart(ctx)
-	g.judgeLater(ctx)
-	if err != nil {
-		return fmt.Errorf("the links are switched, but a service did not restart: %w", err)
+	if systemd.Running() {
+		g.judgeLater(ctx)
 	}
 	return nil
 }
@@ -75,5 +69,9 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 	}
 	d := Leave(record, disk, g.bootID, target, level)
 	g.logf("%s: %s", d.Action, d.Why)
-	return d.Next, g.store.Commit(d.Next)
+	if err := g.store.Commit(d.Next); err != nil {
+		return nil, err
+	}
+	g.restart(ctx, d.Run)
+	return d.Next, nil
 }

@@ -269,7 +269,7 @@ func TestHostile(t *testing.T) {
 		{name: "a path with NUL", change: with(file("a\x00b")), code: no, want: "holds NUL"},
 		{name: "a path with a backslash", change: with(file(`..\victim`)), code: no, want: "holds a backslash"},
 		{name: "a path of 4 KiB", change: with(file(strings.Repeat("a", 4096))), code: no, want: "longer than"},
-		{name: "a path that is not UTF-8", change: text(`bin/app`, "bin/\xff\xfe"), code: no, want: "not UTF-8"},
+		{name: "a path that is not UTF-8", change: text(`bin/app`, "bin/\xff\xfe"), code: no, want: "it is not UTF-8"},
 		{name: "a path twice", change: with(file("bin/app")), code: no, want: "listed twice"},
 		{name: "a file, then a directory of that name", change: with(dir("bin/app")), code: no, want: "listed twice"},
 		{name: "case twins", change: with(file("bin/APP")), code: no, want: "differ only in case"},
@@ -475,6 +475,9 @@ func TestHostileLargeFile(t *testing.T) {
 		{"its last part is missing", func(r *recipe) {
 			r.manifest = func(m *bootcheck.Manifest) { m.Frames = m.Frames[:3] }
 		}, bootcheck.CodeInvalidManifest, `the frames end inside "etc/big"`},
+		{"its frames are missing", func(r *recipe) {
+			r.manifest = func(m *bootcheck.Manifest) { m.Frames = m.Frames[:1] }
+		}, bootcheck.CodeInvalidManifest, `the frames end before "etc/big"`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			r := bigRecipe()

@@ -7,13 +7,13 @@
 // ever on a silent server and fills the disk from an endless one. Everything
 // that prevents this sits between grab and the network, in its HTTPClient:
 //
-//	Fetch ── the loop: try, judge the failure, pause, try again      download.go
+//	Fetch ── the loop: try, judge the failure, pause, try again      download.go, judge.go
 //	  └ grab ── stat, Range, append, checksum
 //	      └ guard ── lets only the answer pass that was asked for     guard.go
 //	          ├ body ── never more bytes than announced, never slower
 //	          │         than the minimum; shows the head to Inspect    body.go, pace.go
 //	          └ http.Client ── redirects, credentials, dialling        redirect.go
-//	spool ── the partial file, its sidecar, what of it can be trusted  spool.go
+//	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
 // In the spool folder, NAME being a hash of the address without its query:
 //

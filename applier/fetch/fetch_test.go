@@ -90,6 +90,9 @@ func TestUnreachable(t *testing.T) {
 			t.Fatalf("Fetch(%s) succeeded", url)
 		}
 		checkError(t, err, text, lost, failed)
+		if strings.Count(err.Error(), "://") != 1 {
+			t.Errorf("%q names the address twice", err)
+		}
 		if len(lines) != opt.Failures-1 {
 			t.Errorf("%d lines were logged, want %d", len(lines), opt.Failures-1)
 		}
@@ -203,6 +206,32 @@ func TestInspectSees(t *testing.T) {
 		if !over || calls == 0 || last != fileSize || total != fileSize || ends == 0 {
 			t.Errorf("Inspect done: %v after %d calls; Progress ended at %d of %d", over, calls, last, total)
 		}
+	}
+}
+
+// TestOneConnection holds that the head and the rest come over one connection.
+func TestOneConnection(t *testing.T) {
+	file := content(2<<20, 1)
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
+	opt := quick(spoolDir(t))
+	opt.Inspect = func(f *os.File, have int64) (bool, error) { return have > headFirst, nil }
+	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustHave(t, f, file)
+	var ranges []string
+	for _, r := range s.asked() {
+		ranges = append(ranges, r.Header.Get("Range"))
+		if r.RemoteAddr != s.asked()[0].RemoteAddr {
+			t.Errorf("%s was asked for over another connection", r.Header.Get("Range"))
+		}
+	}
+	if got, want := strings.Join(ranges, " "), "bytes=0-262143 bytes=262144-1048575 bytes=1048576-"; got != want {
+		t.Errorf("asked for %s, want %s", got, want)
+	}
+	if st.Fetched != int64(len(file)) || st.Requests != 3 || st.Restarts != 0 {
+		t.Errorf("Stats = %+v", st)
 	}
 }
 

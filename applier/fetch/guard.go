@@ -155,11 +155,9 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 			return faultf(mismatch, "the file changed on the server")
 		}
 		return faultf(rewind, "the server sends the whole file instead of the rest")
-	case code == http.StatusRequestedRangeNotSatisfiable && g.offset > 0:
-		if _, _, total, ok := contentRange(resp); ok && g.d.size > 0 && total >= 0 && total != g.d.size {
-			return faultf(mismatch, "the server's file has %d bytes, want %d", total, g.d.size).withCode(bootcheck.CodeSizeMismatch)
-		}
-		return faultf(mismatch, "server answered %s", status)
+	case ranged && code == http.StatusRequestedRangeNotSatisfiable && g.tooShort(resp):
+		_, _, total, _ := contentRange(resp)
+		return faultf(mismatch, "the server's file has %d bytes, want %d", total, g.d.size).withCode(bootcheck.CodeSizeMismatch)
 	case ranged && (code == 400 || code == 412 || code == 416 || code == 501):
 		return faultf(rewind, "server answered %s when asked for a part", status)
 	case code == 408 || code == 425 || code == 429 || code >= 500 && code != 501 && code != 505:
@@ -182,6 +180,12 @@ func (g *guard) strange(format string, args ...any) *fault {
 		return faultf(transient, format, args...)
 	}
 	return faultf(mismatch, format, args...)
+}
+
+// tooShort reports whether a 416 says that the file has another length.
+func (g *guard) tooShort(resp *http.Response) bool {
+	_, _, total, ok := contentRange(resp)
+	return ok && total >= 0 && g.d.size > 0 && total != g.d.size
 }
 
 // foreign reports whether a 200 in place of the rest cannot be the file.

@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -61,11 +59,18 @@ func TestResumeByAnotherCall(t *testing.T) {
 		src    func(Source) Source // of the second call
 		now    []byte              // what the server has then; nil: the same
 		resume int64               // bytes that the second call goes on from
+		asks   int                 // requests of the second call; 0: 1
 	}{
 		{name: "nothing happened in between", resume: half},
 		{name: "another presigned query", src: func(s Source) Source { s.URL += "&sig=fresh"; return s }, resume: half},
+		{name: "another query, and only Last-Modified to tell", src: func(s Source) Source { s.URL += "&id=2"; return s }, meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { delete(m, "etag") })
+		}},
+		{name: "the same query, and only Last-Modified to tell", resume: half, meddle: func(t *testing.T, part string) {
+			edit(t, noteOf(part), func(m map[string]any) { delete(m, "etag") })
+		}},
 		{name: "the caller learned the hash", src: func(s Source) Source { s.SHA256 = sum(file); return s }, resume: half},
-		{name: "the file changed", now: other},
+		{name: "the file changed", now: other, asks: 2},
 		{name: "another size is wanted", src: func(s Source) Source { s.Size--; return s }, now: file[:fileSize-1]},
 		{name: "the sidecar is gone", meddle: func(t *testing.T, part string) { remove(t, noteOf(part)) }},
 		{name: "the sidecar is empty", meddle: func(t *testing.T, part string) { write(t, noteOf(part), nil) }},
@@ -171,6 +176,9 @@ func TestResumeByAnotherCall(t *testing.T) {
 			}
 			mustHave(t, f, now)
 			want := Stats{Size: int64(len(now)), Resumed: row.resume, Fetched: int64(len(now)) - row.resume}
+			if st.Requests != max(1, row.asks) {
+				t.Errorf("%d requests were sent, want %d", st.Requests, max(1, row.asks))
+			}
 			if st.Size != want.Size || st.Resumed != want.Resumed || st.Fetched != want.Fetched {
 				t.Errorf("Stats = %+v, want %+v", st, want)
 			}
@@ -193,14 +201,17 @@ func TestWholeLeftover(t *testing.T) {
 	for _, row := range []struct {
 		name     string
 		sha      bool
+		reboot   bool
 		now      []byte
 		requests int
 		fetched  int64
 	}{
-		{"hash known", true, file, 0, 0},
-		{"hash known, the server has another file", true, other, 0, 0},
-		{"hash not known", false, file, 1, 1},
-		{"hash not known, the server has another file", false, other, 2, fileSize},
+		{"hash known", true, false, file, 0, 0},
+		{"hash known, the power went", true, true, file, 0, 0},
+		{"hash known, the server has another file", true, false, other, 0, 0},
+		{"hash not known", false, false, file, 1, 1},
+		{"hash not known, the power went", false, true, file, 1, 1},
+		{"hash not known, the server has another file", false, false, other, 2, fileSize},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			now := file
@@ -215,6 +226,9 @@ func TestWholeLeftover(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Close()
+			if row.reboot {
+				edit(t, noteOf(partOf(t, opt.Dir, src.URL)), func(m map[string]any) { m["boot"] = "another" })
+			}
 			before := len(s.asked())
 			now = row.now
 			f, st, err := Fetch(t.Context(), src, opt)
@@ -276,104 +290,6 @@ func TestDamagedLeftover(t *testing.T) {
 	}
 }
 
-// TestMain is also the child process of TestKill.
-func TestMain(m *testing.M) {
-	if url := os.Getenv("FETCH_TEST_URL"); url != "" {
-		opt := quick(os.Getenv("FETCH_TEST_DIR"))
-		_, _, err := Fetch(context.Background(), Source{URL: url, Size: fileSize}, opt)
-		fmt.Fprintln(os.Stderr, "child:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-// TestKill kills a downloading process with SIGKILL at several points, twice
-// in a row, and holds that no byte that it had stored is fetched again.
-func TestKill(t *testing.T) {
-	file := content(fileSize, 1)
-	for _, percent := range []int{1, 30, 50, 95} {
-		t.Run(fmt.Sprintf("%d %%", percent), func(t *testing.T) {
-			t.Parallel()
-			s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
-				if n > 2 {
-					serve(w, r, file)
-					return
-				}
-				// A part of what is asked for, then silence, in which the kill comes.
-				w.Header().Set("ETag", `"`+sum(file)[:16]+`"`)
-				rest := file[offset(r):]
-				w = &silence{ResponseWriter: w, r: r, left: len(rest) * percent / 100}
-				http.ServeContent(w, r, "", old, bytes.NewReader(file))
-			})
-			dir := spoolDir(t)
-			part := partOf(t, dir, s.URL+"/x")
-			var stored int64
-			for range 2 {
-				want := stored + (fileSize-stored)*int64(percent)/100
-				stored = killChild(t, s.URL+"/x", dir, part, want)
-			}
-			opt := quick(dir)
-			f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustHave(t, f, file)
-			if st.Resumed != stored || st.Fetched != fileSize-stored {
-				t.Errorf("resumed %d and fetched %d bytes, want %d and %d", st.Resumed, st.Fetched, stored, fileSize-stored)
-			}
-		})
-	}
-}
-
-// silence passes left bytes on and then blocks until the client is gone.
-type silence struct {
-	http.ResponseWriter
-	r    *http.Request
-	left int
-}
-
-func (s *silence) Write(p []byte) (int, error) {
-	n := min(len(p), s.left)
-	s.left -= n
-	s.ResponseWriter.Write(p[:n])
-	if n < len(p) {
-		hang(s.ResponseWriter, s.r)
-		return n, errors.New("gone")
-	}
-	return n, nil
-}
-
-// killChild starts a download in a child process, kills it when want bytes are
-// in the partial file, and returns the length of that.
-func killChild(t *testing.T, url, dir, part string, want int64) int64 {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), "FETCH_TEST_URL="+url, "FETCH_TEST_DIR="+dir)
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
-	length := int64(-1)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if fi, err := os.Stat(part); err == nil {
-			if length = fi.Size(); length >= want {
-				cmd.Process.Kill()
-				cmd.Wait()
-				fi, err := os.Stat(part)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return fi.Size()
-			}
-		}
-	}
-	t.Fatalf("the partial file has %d bytes after 20 s, want %d; the child says:\n%s", length, want, output.Bytes())
-	return 0
-}
-
 // TestSyncs holds that the sidecar of a running download promises bytes only
 // after they are synced, and that it does promise them.
 func TestSyncs(t *testing.T) {
@@ -421,6 +337,41 @@ func TestSyncs(t *testing.T) {
 	err = s.keep(3*syncBytes, 1<<62)
 	if err == nil || bootcheck.Exit(err) != bootcheck.ExitNoSpace || bootcheck.ReportCode(err) != bootcheck.CodeDiskFull {
 		t.Errorf("keep with no room left = %v, want exit code %d", err, bootcheck.ExitNoSpace)
+	}
+}
+
+// TestSyncFails holds that a sync that failed ends the download and takes the
+// partial file with it: nobody knows what of it is on the disk.
+func TestSyncFails(t *testing.T) {
+	from, err := Source{URL: "http://host.invalid/x", Size: 100}.parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openSpool(spoolDir(t), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	pipe, _, err := os.Pipe() // a pipe cannot be synced
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.file.Close()
+	s.file = pipe
+	s.lastTime = time.Now().Add(-syncInterval)
+	if err := s.keep(50, 0); err != nil {
+		t.Fatalf("keep waits for the sync: %v", err)
+	}
+	s.syncing.Wait()
+	for name, err := range map[string]error{"keep": s.keep(51, 0), "finish": s.finish(100)} {
+		var f *fault
+		if !errors.As(err, &f) || f.kind != final || !f.drop {
+			t.Fatalf("%s after a failed sync = %v, want the end of the download", name, err)
+		}
+		checkError(t, err, "sync "+s.part, bootcheck.ExitFailed, failed)
+	}
+	if m, err := readMark(s.json); err == nil {
+		t.Errorf("the sidecar promises %d bytes", m.Synced)
 	}
 }
 

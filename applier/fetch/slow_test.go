@@ -83,6 +83,7 @@ func TestSlow(t *testing.T) {
 // serveHanging answers with half of what was asked for, then with nothing.
 func serveHanging(w http.ResponseWriter, r *http.Request, b []byte) {
 	w.Header().Set("ETag", `"`+sum(b)[:16]+`"`)
+	w.Header().Set("Last-Modified", old.Format(http.TimeFormat))
 	o := offset(r)
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)-o))
 	if o > 0 {

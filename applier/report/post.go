@@ -148,6 +148,9 @@ func (p *poster) do(ctx context.Context, s State) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "ota-apply")
+	// A report says what is, so it may be sent again when the connection turns
+	// out to be that of a device-api that has ended. An empty value is not sent.
+	req.Header["Idempotency-Key"] = []string{}
 	resp, err := p.client.Do(req)
 	if err == nil {
 		// A longer reply, or one of unknown length, costs the connection instead.

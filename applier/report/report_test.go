@@ -125,6 +125,30 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// TestRestart holds that reports arrive again after device-api was restarted:
+// the kept connection is that of a process that is gone.
+func TestRestart(t *testing.T) {
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if _, sent := r.Header["Idempotency-Key"]; sent {
+			t.Error("Idempotency-Key was sent")
+		}
+		if n == 2 {
+			panic(http.ErrAbortHandler) // the process ends with the report in its socket
+		}
+	})
+	r := New(e.URL, "")
+	r.Stage(StageInstalling, 0, "")
+	e.wait(t, 1)
+	if !r.drained(t.Context(), 20*time.Second) {
+		t.Fatal("the first report is still under way")
+	}
+	r.Success("")
+	r.Close(t.Context())
+	if got := stages(e.reports()); got != "installing success success" {
+		t.Errorf("reported: %s; want success once more after the connection broke", got)
+	}
+}
+
 // TestNewestWins holds that of the progress made while a report is under way
 // only the newest is told, and that no stage is lost by that.
 func TestNewestWins(t *testing.T) {

@@ -58,7 +58,7 @@ func All(cfg *config.Config, env Env) []Check {
 	if env.Units != nil {
 		for _, s := range cfg.Services {
 			checks = append(checks, Check{
-				Name:     strings.TrimSuffix(s, ".service") + " runs",
+				Name:     UnitCheck(s),
 				Required: true,
 				Timeout:  unitTimeout,
 				run:      unit(env.Units, s, cfg.Trial.Stable),
@@ -72,6 +72,9 @@ func All(cfg *config.Config, env Env) []Check {
 
 	return distinct(checks)
 }
+
+// UnitCheck is the name of the check that a service runs: "device-api runs".
+func UnitCheck(service string) string { return strings.TrimSuffix(service, ".service") + " runs" }
 
 // unitTimeout is for one question to systemd. PID 1 answers in milliseconds; it
 // may be busy for seconds when many units start on a slow device.

@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 		{"knows the version", "#!/bin/sh\ntest \"$OTA_VERSION\" = 1.2.0\n", 0o755, true, true, "", ""},
 		{"has nothing on standard input", "#!/bin/sh\n! read x\n", 0o755, true, true, "", ""},
 		{"runs in the root folder", "#!/bin/sh\ntest \"$PWD\" = /\n", 0o755, true, true, "", ""},
-		{"its interpreter is missing", "#!/nonexistent\n", 0o755, false, true, "no such file", ""},
+		{"its interpreter is missing", "#!/proc/no-such-interpreter\n", 0o755, false, true, "no such file", ""},
 		{"is no program", "\x00\x01\x02", 0o755, false, true, "exec format error", ""},
 		{"prints bytes that are no text", "#!/bin/sh\nprintf 'a\\377b'; exit 1\n", 0o755, false, true, "exit status 1", "a\uFFFDb"},
 

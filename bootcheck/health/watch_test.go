@@ -118,6 +118,29 @@ func TestWatchEndsEarlyWhenWaitingWillNotHelp(t *testing.T) {
 	}
 }
 
+// TestWatchWaitsForTheSlowest: a check that was good once and then hangs is not
+// known to be good, however good the others are.
+func TestWatchWaitsForTheSlowest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		hangs := NewCheck("hangs", true, 2*time.Minute, func(ctx context.Context) error {
+			if time.Since(start) == 0 {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(always):
+				return nil
+			}
+		})
+		v, err := Watch{Checks: []Check{day{until: always}.check("a", true, time.Second), hangs}, Stable: time.Minute, Deadline: 90 * time.Second}.Run(t.Context())
+		if took := time.Since(start); err != nil || v.Good || v.Failing.Check != "hangs" || took < 2*time.Minute || took > 2*time.Minute+5*time.Second {
+			t.Errorf("%+v, %v after %s, want condemned by the check that hangs when its time is up", v, err, took)
+		}
+	})
+}
+
 // TestWatchBelievesTheUnitsOwnRecord: a service that dies and is back between
 // any two looks is good at each of them.
 func TestWatchBelievesTheUnitsOwnRecord(t *testing.T) {

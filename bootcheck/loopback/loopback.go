@@ -173,10 +173,12 @@ func parse(rawURL string) (target, error) {
 // dial connects to the first address that listens. The error is that of the
 // first address: it is the one people mean.
 func dial(ctx context.Context, t target) (net.Conn, error) {
+	// Not DialContext: it would link the whole resolver into a program that never
+	// resolves a name.
 	var d net.Dialer
 	var first error
 	for _, a := range t.addrs {
-		conn, err := d.DialContext(ctx, "tcp", a.String())
+		conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, a)
 		if err == nil {
 			return conn, nil
 		}

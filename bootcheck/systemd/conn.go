@@ -42,7 +42,7 @@ type Conn struct {
 	cancel context.CancelFunc // ends live
 	closed bool
 
-	started map[string]bool // units of RunTransient
+	started map[string]<-chan string // units of RunTransient; gets the result of the job
 }
 
 // Dial connects to systemd. ctx bounds the connecting only; the connection lasts

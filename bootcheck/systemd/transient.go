@@ -61,30 +61,35 @@ func (c *Conn) RunTransient(ctx context.Context, name string, argv []string, t T
 		return fmt.Errorf("cannot start %q: %w", name, err)
 	}
 	defer done()
-	for {
+	for start := time.Now(); ; {
+		ended := make(chan string, 1)
 		err := c.enqueue(ctx, "start", name, func(b *bus.Conn) (int, error) {
-			return b.StartTransientUnitContext(ctx, name, "fail", props, nil)
+			return b.StartTransientUnitContext(ctx, name, "fail", props, ended)
 		})
 		if err == nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.started == nil {
-				c.started = make(map[string]bool)
+				c.started = make(map[string]<-chan string)
 			}
-			c.started[name] = true
+			c.started[name] = ended
 			return nil
 		}
 		if !isError(err, errUnitExists) {
 			return err
 		}
 		u, uerr := c.Unit(ctx, name)
-		if uerr == nil && u.Active == "failed" {
-			uerr = c.ResetFailed(ctx, name)
-		} else if uerr == nil && (u.Active != "inactive" || u.Job != 0) {
-			uerr = ErrExists
-		}
-		if uerr != nil {
-			return fmt.Errorf("cannot start %q: %w", name, uerr)
+		switch {
+		case uerr != nil:
+			return uerr
+		case u.Active == "failed":
+			if err := c.ResetFailed(ctx, name); err != nil {
+				return err
+			}
+		case u.Active != "inactive" || u.Job != 0:
+			return fmt.Errorf("cannot start %q: %w", name, ErrExists)
+		case time.Since(start) > 2*time.Second: // one that has a file of its own
+			return err
 		}
 		// systemd forgets a unit a moment after it may.
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
@@ -179,32 +184,24 @@ var ErrGone = errors.New("there is no such unit, and how it ended is not known")
 // A unit that failed is removed when its code was read, and one that ended well
 // is removed by systemd at once. So one caller waits for a unit: another might
 // take a failure that was read already for a good end. A Conn that has neither
-// started the unit nor seen it gets ErrGone instead.
+// started the unit nor seen it run gets ErrGone.
 func (c *Conn) WaitUnit(ctx context.Context, name string) (code int, err error) {
 	c.mu.Lock()
-	seen := c.started[name]
+	ended := c.started[name] // nil: another Conn started it
+	delete(c.started, name)
 	c.mu.Unlock()
+	ran := false
 	for start := time.Now(); ; {
 		u, err := c.Unit(ctx, name)
-		if err != nil {
-			return 0, err
-		}
 		switch {
+		case err != nil:
+			return 0, err
 		case u.Active == "failed" && u.Job == 0:
-			if err := c.ResetFailed(ctx, name); err != nil {
-				return 0, err
-			}
-			code, ended := u.exitCode()
-			if !ended || u.ExecMainCode == cldExited && 200 <= code && code <= 245 {
-				return code, &JobError{"run", name, "systemd could not execute it: " + u.String() + statusName(code)}
-			}
-			return code, nil
-		case u.Active == "inactive" && u.Job == 0 && seen:
-			return 0, nil
+			return c.failed(ctx, name, u)
 		case u.Active == "inactive" && u.Job == 0:
-			return 0, fmt.Errorf("cannot tell how %q ended: %w", name, ErrGone)
+			return 0, c.ended(ctx, name, ended, ran)
 		}
-		seen = true
+		ran = ran || u.MainPID != 0
 		// Someone waits at a terminal for a refusal, which comes at once; an
 		// install takes minutes.
 		next := 50 * time.Millisecond
@@ -215,6 +212,41 @@ func (c *Conn) WaitUnit(ctx context.Context, name string) (code int, err error) 
 			return 0, fmt.Errorf("cannot wait for %q: %w", name, err)
 		}
 	}
+}
+
+// failed returns the exit code of a unit that failed, and removes it.
+func (c *Conn) failed(ctx context.Context, name string, u Unit) (code int, err error) {
+	if err := c.ResetFailed(ctx, name); err != nil {
+		return 0, err
+	}
+	code, ok := u.exitCode()
+	if !ok || u.ExecMainCode == cldExited && 200 <= code && code <= 245 {
+		return code, &JobError{"run", name, "systemd could not execute it: " + u.String() + statusName(code)}
+	}
+	return code, nil
+}
+
+// ended says whether a unit that is gone ended well. A job that was taken back
+// before the program was executed (by a shutdown, say) leaves as little behind as
+// a good end: only the job's own result tells them apart. It is lost when PID 1
+// re-executes itself; then that the unit ran and did not fail must do.
+func (c *Conn) ended(ctx context.Context, name string, job <-chan string, ran bool) error {
+	if job != nil {
+		select {
+		case result := <-job:
+			if result != "done" {
+				return &JobError{"run", name, fmt.Sprintf("the job ended with %q", result)}
+			}
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("cannot wait for %q: %w", name, ctx.Err())
+		case <-time.After(time.Second): // the signal comes by another socket
+		}
+	}
+	if !ran {
+		return fmt.Errorf("cannot tell how %q ended: %w", name, ErrGone)
+	}
+	return nil
 }
 
 // statusName says what systemd means by the exit codes 200 to 245 that it makes

@@ -1,0 +1,299 @@
+package bundle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// unpacking is one run over all frames.
+type unpacking struct {
+	r      io.ReaderAt
+	h      *Head
+	m      *bootcheck.Manifest
+	root   *os.Root // nil: only check
+	shares []share
+	next   atomic.Int64 // the frame that the next free worker takes
+	listed func() map[string]bool
+
+	mu       sync.Mutex
+	done     int64
+	progress func(doneBytes, total int64)
+}
+
+func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
+	shares, err := planFrames(m)
+	if err != nil {
+		return damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
+	}
+	u := &unpacking{r: r, h: h, m: m, root: root, shares: shares, progress: opt.Progress}
+	u.listed = sync.OnceValue(func() map[string]bool {
+		names := make(map[string]bool, len(m.Entries))
+		for i := range m.Entries {
+			names[m.Entries[i].Path] = true
+		}
+		return names
+	})
+	// What a broken frame leaves open.
+	defer func() {
+		for i := range shares {
+			if p := shares[i].part; p != nil && p.out != nil {
+				_ = p.out.Close()
+			}
+		}
+	}()
+
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(shares)) {
+		wg.Go(func() {
+			if err := u.work(ctx); err != nil {
+				stop(err) // only the first counts
+			}
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	// A file may not be longer than what was signed.
+	n, err := r.ReadAt(make([]byte, 1), h.Size(m))
+	switch {
+	case n > 0:
+		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the bundle")
+	case err != nil && !atEnd(err):
+		return fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	return nil
+}
+
+// A worker is what one goroutine keeps from frame to frame.
+type worker struct {
+	*unpacking
+	zstd          *zstd.Decoder
+	packed, frame []byte
+	dir           *os.Root // of dirName, where the last file went
+	dirName       string
+}
+
+// work takes one frame after another, in their order, until none is left. A
+// worker waits only for frames before its own, so one of them always goes on.
+func (u *unpacking) work(ctx context.Context) error {
+	d, err := newDecoder(bootcheck.MaxFrameSize)
+	if err != nil {
+		return err
+	}
+	w := &worker{unpacking: u, zstd: d}
+	defer w.close()
+	for {
+		i := int(u.next.Add(1) - 1)
+		if i >= len(u.shares) {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		tar, err := w.readFrame(i)
+		if err != nil {
+			return err
+		}
+		if err := w.share(ctx, i, tar); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *worker) close() {
+	w.zstd.Close()
+	if w.dir != nil {
+		_ = w.dir.Close()
+	}
+}
+
+// readFrame reads, checks and decodes frame i.
+func (w *worker) readFrame(i int) ([]byte, error) {
+	f := &w.m.Frames[i]
+	if int64(cap(w.packed)) < f.Length {
+		w.packed = make([]byte, f.Length)
+	}
+	packed := w.packed[:f.Length]
+	if err := readFull(w.r, packed, w.h.PayloadOffset+f.Offset); err != nil {
+		return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
+	}
+	if got := sha256.Sum256(packed); hex.EncodeToString(got[:]) != f.SHA256 {
+		return nil, damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %x, the manifest says %s", i, got, f.SHA256)
+	}
+	tar, err := decodeFrame(w.zstd, packed, w.frame, f.Size)
+	if err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "frame %d of the bundle refused: %v", i, err)
+	}
+	w.frame = tar
+	return tar, nil
+}
+
+// share does what frame i, decoded, asks for.
+func (w *worker) share(ctx context.Context, i int, tar []byte) error {
+	s := &w.shares[i]
+	var content int64
+	switch {
+	case s.part != nil:
+		n, err := w.partOf(ctx, i, tar)
+		if err != nil {
+			return err
+		}
+		content = n
+	case s.count == 0:
+		if !zero(tar) {
+			return damaged(bootcheck.CodeInvalidManifest, "the archive goes on after the last entry of the manifest")
+		}
+	default:
+		for k := range s.count {
+			e := &w.m.Entries[s.first+k]
+			mem := entryMember(e)
+			if err := w.small(e, mem, tar[:mem.memberLen()]); err != nil {
+				return err
+			}
+			tar = tar[mem.memberLen():]
+			content += e.Size
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done += content
+	if w.progress != nil {
+		w.progress(w.done, w.m.Size)
+	}
+	return nil
+}
+
+// small does one whole member.
+func (w *worker) small(e *bootcheck.Entry, mem member, tar []byte) error {
+	if err := w.header(tar, mem); err != nil {
+		return err
+	}
+	tar = tar[mem.headerLen():]
+	content := tar[:e.Size]
+	if !zero(tar[e.Size:]) {
+		return damaged(bootcheck.CodeInvalidManifest, "member %q: its padding is not zero", e.Path)
+	}
+	if e.Type != bootcheck.TypeFile {
+		return nil // made from the manifest, by makeDirs and finish
+	}
+	sum := sha256.Sum256(content)
+	if err := checkSum(e, sum[:]); err != nil || w.root == nil {
+		return err
+	}
+	f, err := w.create(e)
+	if err == nil {
+		err = writeAndClose(f, content, e.Mode)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
+	}
+	return nil
+}
+
+// partOf does frame i, one part of a large member, and says how much of the file's
+// content was in it.
+func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
+	s := &w.shares[i]
+	p := s.part
+	e := &w.m.Entries[p.entry]
+	if s.offset > 0 {
+		// The frame before is with another worker.
+		select {
+		case <-w.shares[i-1].done:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	next := s.offset + int64(len(tar))
+	if s.offset == 0 {
+		mem := entryMember(e)
+		if err := w.header(tar, mem); err != nil {
+			return 0, err
+		}
+		tar = tar[mem.headerLen():]
+		p.sum = sha256.New()
+		if w.root != nil {
+			f, err := w.create(e)
+			if err != nil {
+				return 0, fmt.Errorf("cannot unpack %q: %w", e.Path, err)
+			}
+			p.out = f
+		}
+	}
+	content := tar
+	if next == p.size {
+		pad := roundUp(e.Size) - e.Size
+		content = tar[:int64(len(tar))-pad]
+		if !zero(tar[len(content):]) {
+			return 0, damaged(bootcheck.CodeInvalidManifest, "member %q: its padding is not zero", e.Path)
+		}
+	}
+	p.sum.Write(content)
+	if next == p.size {
+		if err := checkSum(e, p.sum.Sum(nil)); err != nil {
+			return 0, err
+		}
+	}
+	if p.out != nil {
+		var err error
+		if next < p.size {
+			_, err = p.out.Write(content)
+		} else {
+			err = writeAndClose(p.out, content, e.Mode)
+			p.out = nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("cannot unpack %q: %w", e.Path, err)
+		}
+	}
+	close(s.done)
+	return int64(len(content)), nil
+}
+
+func (w *worker) header(tar []byte, mem member) error {
+	err := checkHeader(tar, mem, func(name string) bool { return w.listed()[name] })
+	if err != nil {
+		return damaged(bootcheck.CodeInvalidManifest, "%w", err)
+	}
+	return nil
+}
+
+func checkSum(e *bootcheck.Entry, sum []byte) error {
+	if got := hex.EncodeToString(sum); got != e.SHA256 {
+		return damaged(bootcheck.CodeHashMismatch, "file %q: sha256 %s, the manifest says %s", e.Path, got, e.SHA256)
+	}
+	return nil
+}
+
+// create makes the file of e. It keeps the directory open for the next file:
+// os.Root looks at every component of a path, each time.
+func (w *worker) create(e *bootcheck.Entry) (*os.File, error) {
+	name := path.Dir(e.Path)
+	if w.dir == nil || w.dirName != name {
+		if w.dir != nil {
+			_ = w.dir.Close()
+			w.dir = nil
+		}
+		d, err := w.root.OpenRoot(name)
+		if err != nil {
+			return nil, err
+		}
+		w.dir, w.dirName = d, name
+	}
+	return create(w.dir, path.Base(e.Path))
+}

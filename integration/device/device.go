@@ -1,0 +1,233 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// Device is a machine with the product on it.
+type Device struct {
+	machine.Machine
+	Limits Limits
+}
+
+// Limits are the times of the device's configuration and of the waits for it.
+type Limits struct {
+	Stable   time.Duration // how long a version must be well
+	Deadline time.Duration // and by when
+	Wait     time.Duration // of the test for one event: 5 to 10 times what it takes on a quiet machine
+}
+
+// Quick are limits for a machine whose services start in milliseconds (a
+// container), Slow for one that is emulated.
+var (
+	Quick = Limits{Stable: time.Second, Deadline: 12 * time.Second, Wait: 90 * time.Second}
+	Slow  = Limits{Stable: 3 * time.Second, Deadline: 40 * time.Second, Wait: 4 * time.Minute}
+)
+
+const config = `model = %q
+reserve = "1MiB"
+[trial]
+stable = "%dms"
+deadline = "%dms"
+`
+
+// New writes the configuration and the keys of a device to m, and makes the
+// empty store.
+func New(ctx context.Context, m machine.Machine, limits Limits) (*Device, error) {
+	d := &Device{Machine: m, Limits: limits}
+	if err := d.Configure(ctx, limits.Stable, limits.Deadline); err != nil {
+		return nil, err
+	}
+	if err := m.WriteFile(ctx, machine.Etc+"/keys/test.pub", 0o644, testPub); err != nil {
+		return nil, err
+	}
+	_, err := d.Must(ctx, "mkdir", "-p", machine.Store, deviceapi.State, machine.Bundles)
+	return d, err
+}
+
+// Configure writes the configuration with these times.
+func (d *Device) Configure(ctx context.Context, stable, deadline time.Duration) error {
+	return d.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644,
+		fmt.Appendf(nil, config, model, stable.Milliseconds(), deadline.Milliseconds()))
+}
+
+// Must is Exec of a program that has to succeed; it returns its stdout.
+func (d *Device) Must(ctx context.Context, argv ...string) (string, error) {
+	r, err := d.Exec(ctx, argv...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), r)
+	}
+	return r.Stdout, err
+}
+
+// Offer puts the bundle of v where the device downloads from and returns its address.
+func (d *Device) Offer(ctx context.Context, v Version) (string, error) {
+	data, err := Bundle(ctx, v)
+	if err != nil {
+		return "", err
+	}
+	name := v.Name + ".ota"
+	return machine.BundleAt + "/" + name, d.WriteFile(ctx, path.Join(machine.Bundles, name), 0o644, data)
+}
+
+// Install offers v and lets ota-apply install it; flags are those of install.
+// It returns how ota-apply ended, which is when there was a verdict.
+func (d *Device) Install(ctx context.Context, v Version, flags ...string) (machine.Result, error) {
+	url, err := d.Offer(ctx, v)
+	if err != nil {
+		return machine.Result{}, err
+	}
+	return d.Exec(ctx, append([]string{"ota-apply", "install", url}, flags...)...)
+}
+
+// Factory brings a new device to life: v is installed, proves itself and is
+// made the factory version.
+func (d *Device) Factory(ctx context.Context, v Version) error {
+	r, err := d.Install(ctx, v)
+	if err != nil {
+		return err
+	}
+	if r.Code != 0 {
+		return fmt.Errorf("installing the first version: %s", r)
+	}
+	_, err = d.Must(ctx, "ota-guardian", "factory", "create")
+	return err
+}
+
+// Status is what ota-guardian says of the device.
+func (d *Device) Status(ctx context.Context) (*bootcheck.Status, error) {
+	out, err := d.Must(ctx, "ota-guardian", "status", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var s bootcheck.Status
+	return &s, json.Unmarshal([]byte(out), &s)
+}
+
+// Links are what the links of the store lead to, read from the disk and not
+// asked of the product: "current" to "1.2.0". A link that leads nowhere is not in it.
+func (d *Device) Links(ctx context.Context) (map[string]string, error) {
+	out, err := d.Must(ctx, "sh", "-c", `cd `+machine.Store+` && for l in current previous factory; do
+		if [ -d $l/ ]; then echo "$l $(basename "$(readlink -f $l)")"; fi; done`)
+	links := map[string]string{}
+	for line := range strings.Lines(out) {
+		name, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		links[name] = strings.TrimPrefix(dir, "v")
+	}
+	return links, err
+}
+
+// Running is the version of the device-api that answers at this moment. Through
+// bash, as the guest has no HTTP client.
+func (d *Device) Running(ctx context.Context) (string, error) {
+	r, err := d.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9080 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+	if err != nil {
+		return "", err
+	}
+	_, body, _ := strings.Cut(r.Stdout, "\r\n\r\n")
+	var health struct{ Version string }
+	if json.Unmarshal([]byte(body), &health) != nil || health.Version == "" {
+		return "", errors.New("no version answers")
+	}
+	return health.Version, nil
+}
+
+// Reports are what device-api was told, the oldest first.
+func (d *Device) Reports(ctx context.Context) ([]deviceapi.Report, error) {
+	data, err := d.ReadFile(ctx, deviceapi.State+"/reports.jsonl")
+	if err != nil {
+		return nil, err
+	}
+	var all []deviceapi.Report
+	for line := range bytes.Lines(data) {
+		var r deviceapi.Received
+		var report deviceapi.Report
+		// The last line may be half: the power was cut while it was written.
+		if json.Unmarshal(line, &r) == nil && json.Unmarshal(r.Raw, &report) == nil {
+			all = append(all, report)
+		}
+	}
+	return all, nil
+}
+
+// Want is what a device must come to.
+type Want struct {
+	Current, Previous, Factory string // versions, of the links and of the record; empty: none
+	Phase                      bootcheck.Phase
+	Running                    string // the version that answers; empty: the same as Current
+	Told                       string // begins the "error" of a report that device-api got, or is the stage of one; empty: not asked
+}
+
+// Reach waits until the device is as want says.
+func (d *Device) Reach(ctx context.Context, want Want) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
+	defer cancel()
+	if want.Running == "" {
+		want.Running = want.Current
+	}
+	return machine.Poll(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) (bool, error) {
+		got, err := d.now(ctx, want.Told)
+		if err != nil {
+			return false, err
+		}
+		if got != want {
+			return false, fmt.Errorf("the device is %+v", got)
+		}
+		return true, nil
+	})
+}
+
+// now is the device in Want's terms. That the links and the record say the same
+// is part of it: one that do not is an error.
+func (d *Device) now(ctx context.Context, told string) (Want, error) {
+	status, err := d.Status(ctx)
+	if err != nil {
+		return Want{}, err
+	}
+	links, err := d.Links(ctx)
+	if err != nil {
+		return Want{}, err
+	}
+	if links["current"] != status.Current || links["previous"] != status.Previous || links["factory"] != status.Factory {
+		return Want{}, fmt.Errorf("the links say %v, the status says %s, %s, %s", links, status.Current, status.Previous, status.Factory)
+	}
+	if status.Damage != "" {
+		return Want{}, fmt.Errorf("the store is damaged: %s", status.Damage)
+	}
+	w := Want{Current: status.Current, Previous: status.Previous, Factory: status.Factory, Phase: status.Phase}
+	if w.Running, err = d.Running(ctx); err != nil {
+		w.Running = err.Error()
+	}
+	if told != "" {
+		reports, err := d.Reports(ctx)
+		if err != nil {
+			return Want{}, err
+		}
+		for _, r := range reports {
+			if r.Stage == told || strings.HasPrefix(r.Error, told) {
+				w.Told = told
+			}
+		}
+	}
+	return w, nil
+}
+
+// Tree describes every file of a version as it is on the disk: type, mode, link
+// and hash. Two trees that are described alike are alike, byte for byte.
+func (d *Device) Tree(ctx context.Context, version string) (string, error) {
+	return d.Must(ctx, "bash", "-c", `set -e -o pipefail
+		cd `+machine.Store+`/v`+version+`
+		find . -printf '%p %y %m %s %l\n' | LC_ALL=C sort
+		find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum`)
+}

@@ -1,0 +1,158 @@
+// Package device makes a test machine a device of the product: the programs and
+// units as scripts/install.sh installs them, a configuration, keys, a device-api
+// to update, and versions of it to update to, good and bad.
+package device
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"aead.dev/minisign"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/deviceapi"
+)
+
+// The key that signs the bundles of the tests. It is in the repository so that
+// the same sources make the same bundles; no device may trust it.
+//
+//go:embed testdata/test.key
+var testKey []byte
+
+//go:embed testdata/test.pub
+var testPub []byte
+
+// model is what the bundles of the test machines are for.
+const model = "test-machine"
+
+// programs are the product's, to be built for the guest.
+var programs = map[string]string{
+	"ota-guardian": "./guardian/cmd/ota-guardian",
+	"ota-apply":    "./applier/cmd/ota-apply",
+	"ota-bundle":   "./applier/cmd/ota-bundle",
+}
+
+// Overlay is what a device has more than a bare Debian: made by the real
+// install.sh, so that what is tested is what is installed.
+func Overlay(ctx context.Context) (debian.Overlay, error) {
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ota-install-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	bin, dest := filepath.Join(dir, "bin"), filepath.Join(dir, "root")
+	for _, d := range []string{bin, dest} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	for name, pkg := range programs {
+		data, err := debian.Program(ctx, pkg)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(bin, name), data, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(repo, "scripts", "install.sh"), "--destdir", dest, "--bin", bin).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("install.sh: %w\n%s", err, out)
+	}
+	overlay, err := treeOverlay(dest)
+	if err != nil {
+		return nil, err
+	}
+	overlay["/etc/systemd/system/device-api.service"] = debian.Unit(deviceapi.Unit)
+	overlay.Enable("device-api.service", "multi-user.target")
+	return overlay, nil
+}
+
+// treeOverlay is the tree at dir, without what a guest has on its data disk.
+func treeOverlay(dir string) (debian.Overlay, error) {
+	overlay := debian.Overlay{}
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		guest := "/" + rel
+		switch {
+		case guest == "/etc/ota" || guest == "/opt":
+			return filepath.SkipDir
+		case d.IsDir():
+			return nil
+		case d.Type() == fs.ModeSymlink:
+			target, err := os.Readlink(name)
+			overlay[guest] = debian.File{Link: target}
+			return err
+		case !d.Type().IsRegular():
+			return fmt.Errorf("install.sh made %s, which is neither file nor link", guest)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		overlay[guest] = debian.File{Mode: info.Mode().Perm(), Data: data}
+		return err
+	})
+	return overlay, err
+}
+
+// Version is a version of device-api to make a bundle of.
+type Version struct {
+	Name    string // "1.2.0"
+	Release int64
+	Behave  deviceapi.Config // its way to be bad; zero: good
+	Payload int              // bytes of content that does not compress
+}
+
+// deviceAPI is the program in every version.
+var deviceAPI = sync.OnceValues(func() ([]byte, error) {
+	return debian.Program(context.Background(), deviceapi.Package)
+})
+
+// Bundle makes the signed bundle of v.
+func Bundle(ctx context.Context, v Version) ([]byte, error) {
+	program, err := deviceAPI()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ota-bundle-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	tree, out := filepath.Join(dir, "tree"), filepath.Join(dir, "x.ota")
+	if err := deviceapi.Tree(tree, v.Name, deviceapi.Options{Binary: program, Config: v.Behave, Payload: v.Payload}); err != nil {
+		return nil, err
+	}
+	var key minisign.PrivateKey
+	if err := key.UnmarshalText(testKey); err != nil {
+		return nil, err
+	}
+	_, err = bundle.Create(ctx, out, bundle.Contents{
+		Dir: tree, Version: v.Name, Models: []string{model}, Release: v.Release, Key: key,
+		Level: zstd.SpeedFastest, // 40 times as fast as what a release gets, 10 % larger
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(out)
+}

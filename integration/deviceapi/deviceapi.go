@@ -1,0 +1,112 @@
+// Package deviceapi is the application of the test machines: a small real
+// device-api that is made in as many versions as a test needs, good and bad.
+//
+// There is one binary. What version it is and in which way it is bad stands in
+// etc/device-api.json of the version's tree, two levels above the binary:
+//
+//	v1.2.0/bin/device-api        the program
+//	v1.2.0/etc/device-api.json   Config
+//	v1.2.0/lib/…                 some content and a symbolic link
+//
+// A running program goes on being the version it was started from, whatever
+// becomes of the link `current`.
+//
+// It answers on 127.0.0.1:9080:
+//
+//	GET  /health                 200 {"status":"ok","version":"1.2.0"}
+//	POST /api/v1.0/ota/report    204; 400 for what is no JSON object
+//	GET  /api/v1.0/ota/reports   200 [Received, …], the oldest first
+package deviceapi
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Behave is a way in which a version behaves.
+type Behave string
+
+const (
+	OK           Behave = "ok"                 // also the empty string
+	Exit         Behave = "exit"               // exits with 1 at its start
+	ExitAfter    Behave = "exit-after"         // becomes ready, and exits with 1 After seconds later
+	Health500    Behave = "health-500"         // answers /health with 500
+	HealthOld    Behave = "health-old-version" // answers /health as if it were OldVersion
+	Hang         Behave = "hang"               // becomes ready and then never pings the watchdog; /health is fine
+	NeverReady   Behave = "never-ready"        // never tells systemd that it is ready; /health is fine
+	NeverAnswers Behave = "never-answers"      // takes connections and never answers /health
+)
+
+var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers}
+
+// Config is the content of etc/device-api.json.
+type Config struct {
+	Version string `json:"version"`
+	Behave  Behave `json:"behave,omitempty"`
+
+	// BadIfExists makes a version that turns bad, and good again: while this file
+	// exists, the version behaves as BadBehave says; empty there means Exit.
+	// Behave must be OK. A version that is running notices within a second.
+	BadIfExists string `json:"bad_if_exists,omitempty"`
+	BadBehave   Behave `json:"bad_behave,omitempty"`
+
+	After      float64 `json:"after,omitempty"`       // ExitAfter: seconds from ready to exit
+	OldVersion string  `json:"old_version,omitempty"` // HealthOld: what it says; empty: "0.0.1"
+}
+
+// now is how the version behaves at this moment.
+func (c *Config) now() Behave {
+	if c.BadIfExists == "" {
+		return c.Behave
+	}
+	if _, err := os.Lstat(c.BadIfExists); err != nil {
+		return OK
+	}
+	if c.BadBehave == "" {
+		return Exit
+	}
+	return c.BadBehave
+}
+
+func (c *Config) check() error {
+	if c.Version == "" {
+		return errors.New(`"version" is missing`)
+	}
+	for _, b := range []Behave{c.Behave, c.BadBehave} {
+		known := false
+		for _, k := range behaves {
+			known = known || b == k
+		}
+		if !known {
+			return fmt.Errorf("unknown way to behave %q", b)
+		}
+	}
+	if c.BadIfExists != "" && c.Behave != "" && c.Behave != OK {
+		return fmt.Errorf("behaves %q already without %q", c.Behave, c.BadIfExists)
+	}
+	if c.BadIfExists == "" && c.BadBehave != "" {
+		return fmt.Errorf(`"bad_behave" without "bad_if_exists"`)
+	}
+	return nil
+}
+
+// configOf reads the configuration of the version that holds the binary exe.
+func configOf(exe string) (*Config, error) {
+	path := filepath.Join(filepath.Dir(filepath.Dir(exe)), "etc", "device-api.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var c Config
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, &fs.PathError{Op: "parse", Path: path, Err: err}
+	}
+	if err := c.check(); err != nil {
+		return nil, &fs.PathError{Op: "use", Path: path, Err: err}
+	}
+	return &c, nil
+}

@@ -1,0 +1,171 @@
+package deviceapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// DefaultState is where reports are kept when DEVICE_API_STATE says nothing.
+const DefaultState = "/var/lib/device-api"
+
+// maxReport limits a report, in bytes; the updater's are below 1 KiB.
+const maxReport = 64 << 10
+
+// Main is the program. It returns the exit code when ctx ends (0) or when it
+// cannot, or is not meant to, go on (1).
+func Main(ctx context.Context, args []string, stderr io.Writer) int {
+	fs := flag.NewFlagSet("device-api", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	state := fs.String("state", os.Getenv("DEVICE_API_STATE"), "folder of reports.jsonl; empty: "+DefaultState)
+	listen := fs.String("listen", "127.0.0.1:9080", "address to answer on")
+	if err := fs.Parse(args); err != nil {
+		return 2
+	}
+	if *state == "" {
+		*state = DefaultState
+	}
+	exe, err := os.Executable()
+	if err == nil {
+		var c *Config
+		if c, err = configOf(exe); err == nil {
+			s := &server{config: c, journal: journal{path: *state + "/reports.jsonl"}, stderr: stderr}
+			err = s.run(ctx, *listen)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "device-api:", err)
+		return 1
+	}
+	return 0
+}
+
+type server struct {
+	config  *Config
+	journal journal
+	stderr  io.Writer
+}
+
+var errMeant = errors.New("exits because it is meant to")
+
+func (s *server) run(ctx context.Context, addr string) error {
+	if s.config.now() == Exit {
+		return errMeant
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.stderr, "device-api %s answers on %s\n", s.config.Version, l.Addr())
+	web := &http.Server{Handler: s.handler(), BaseContext: func(net.Listener) context.Context { return ctx }}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(l) }()
+	defer web.Close()
+
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(beat(watchdog))
+	defer tick.Stop()
+	ready := false
+	for start := time.Now(); ; {
+		switch b := s.config.now(); {
+		case b == Exit, b == ExitAfter && time.Since(start).Seconds() >= s.config.After:
+			return errMeant
+		case !ready && b != NeverReady:
+			if err := notify(daemon.SdNotifyReady + "\nSTATUS=version " + s.config.Version); err != nil {
+				return err
+			}
+			ready = true
+		case watchdog > 0 && b != Hang:
+			if err := notify(daemon.SdNotifyWatchdog); err != nil {
+				return err
+			}
+		}
+		select {
+		case err := <-served:
+			return err
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// beat is how often the loop goes round: often enough for a version to turn bad
+// within a second, and four times in what systemd waits for a ping.
+func beat(watchdog time.Duration) time.Duration {
+	if watchdog > 0 {
+		return min(watchdog/4, 500*time.Millisecond)
+	}
+	return 500 * time.Millisecond
+}
+
+func notify(state string) error {
+	_, err := daemon.SdNotify(false, state) // without systemd there is nobody to tell
+	return err
+}
+
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		answer := map[string]string{"status": "ok", "version": s.config.Version}
+		code := http.StatusOK
+		switch s.config.now() {
+		case NeverAnswers:
+			<-r.Context().Done()
+			return
+		case Health500:
+			code = http.StatusInternalServerError
+			answer["status"] = "error"
+		case HealthOld:
+			answer["version"] = s.config.OldVersion
+			if s.config.OldVersion == "" {
+				answer["version"] = "0.0.1"
+			}
+		}
+		reply(w, code, answer)
+	})
+	mux.HandleFunc("POST /api/v1.0/ota/report", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
+		var object map[string]any
+		if err == nil {
+			err = json.Unmarshal(body, &object)
+		}
+		if err != nil || object == nil {
+			http.Error(w, fmt.Sprintf("a report is a JSON object: %v", err), http.StatusBadRequest)
+			return
+		}
+		if err := s.journal.add(Received{time.Now(), s.config.Version, body}); err != nil {
+			fmt.Fprintln(s.stderr, "device-api: cannot keep a report:", err)
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	mux.HandleFunc("GET /api/v1.0/ota/reports", func(w http.ResponseWriter, r *http.Request) {
+		all, err := s.journal.all()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		reply(w, http.StatusOK, all)
+	})
+	return mux
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(v)
+}

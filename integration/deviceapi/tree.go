@@ -1,0 +1,92 @@
+package deviceapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// Package is what debian.Program builds to get the binary of a Tree.
+const Package = "./integration/deviceapi/cmd/device-api"
+
+// Options say what a Tree is made of.
+type Options struct {
+	// Binary is the program, from Package.
+	Binary []byte
+
+	// Config is how the version behaves; the zero value is good. Its Version is
+	// set by Tree.
+	Config Config
+
+	// Payload adds lib/payload, that many bytes that do not compress and are
+	// different in each version; 0 adds none.
+	Payload int
+
+	// Extra are more files: path in the tree to content.
+	Extra map[string][]byte
+}
+
+// Tree writes a whole version into the folder dir, which it makes, ready for
+// `ota-bundle create --dir`. The same arguments give the same bytes. Files are
+// 0644, the binary and the folders 0755. Of the files in lib/, shared.dat is the
+// same in each version and version.txt is not.
+func Tree(dir, version string, o Options) error {
+	o.Config.Version = version
+	if err := o.Config.check(); err != nil {
+		return fmt.Errorf("cannot make device-api %s: %w", version, err)
+	}
+	if len(o.Binary) == 0 {
+		return fmt.Errorf("cannot make device-api %s: no binary", version)
+	}
+	config, err := json.MarshalIndent(o.Config, "", "  ")
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{
+		"bin/device-api":      o.Binary,
+		"etc/device-api.json": append(config, '\n'),
+		"lib/version.txt":     []byte(version + "\n"),
+		"lib/shared.dat":      bytes.Repeat([]byte("the same in each version\n"), 4<<10),
+		"lib/empty":           {},
+		"lib/tope/1/core.so":  bytes.Repeat([]byte("core of "+version+"\n"), 1<<10),
+	}
+	if o.Payload > 0 {
+		files["lib/payload"] = noise(version, o.Payload)
+	}
+	for name, data := range o.Extra {
+		files[name] = data
+	}
+	for name, data := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		mode := os.FileMode(0o644)
+		if name == "bin/device-api" {
+			mode = 0o755
+		}
+		if err := os.WriteFile(path, data, mode); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, mode); err != nil { // whatever the umask took
+			return err
+		}
+	}
+	link := filepath.Join(dir, "lib", "core.so")
+	if err := os.Remove(link); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return os.Symlink("tope/1/core.so", link)
+}
+
+// noise is n bytes that depend on seed alone.
+func noise(seed string, n int) []byte {
+	var key [32]byte
+	copy(key[:], seed)
+	b := make([]byte, n)
+	rand.NewChaCha8(key).Read(b)
+	return b
+}

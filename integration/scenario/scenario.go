@@ -1,0 +1,395 @@
+// Package scenario is what a device must come through: each scenario is written
+// once and runs on every machine, a container and a virtual machine.
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// Scenario is one story. Run begins with a device on which nothing is installed.
+type Scenario struct {
+	Name string
+	Run  func(ctx context.Context, d *device.Device) error
+}
+
+// All are the scenarios, each of which runs on every machine.
+var All = []Scenario{
+	{"a good version is confirmed and still there after a reboot", good},
+	{"a version that exits at start is taken back in the same boot", exitsAtStart},
+	{"a version that answers 500 is taken back in the same boot", answers500},
+	{"power cuts before any verdict: previous at the third boot", powerCuts},
+	{"the new version and previous are both bad: factory", bothBad},
+	{"an install survives the restart of the service that asked for it", callerDies},
+	{"a person rolls back", operator},
+}
+
+// The versions. 1.0.0 becomes factory.
+var (
+	v10 = device.Version{Name: "1.0.0", Release: 1}
+	v11 = device.Version{Name: "1.1.0", Release: 2}
+	// Good until somebody makes the file.
+	v11Sick  = device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
+	v12      = device.Version{Name: "1.2.0", Release: 3}
+	v12Exits = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+	v12Fails = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+)
+
+const sick = "/data/sick"
+
+// start brings the device to 1.0.0 as factory and v as the version that runs.
+func start(ctx context.Context, d *device.Device, v device.Version) error {
+	if err := d.Factory(ctx, v10); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}); err != nil {
+		return err
+	}
+	if err := installs(ctx, d, v, bootcheck.ExitDone); err != nil {
+		return err
+	}
+	return d.Reach(ctx, device.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+}
+
+// installs installs v, which must end with code.
+func installs(ctx context.Context, d *device.Device, v device.Version, code bootcheck.ExitCode, flags ...string) error {
+	r, err := d.Install(ctx, v, flags...)
+	if err != nil {
+		return err
+	}
+	if r.Code != int(code) {
+		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
+	}
+	return nil
+}
+
+func good(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	factory, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return err
+	}
+	if err := d.Reboot(ctx); err != nil {
+		return err
+	}
+	want := device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	if err := d.Reach(ctx, want); err != nil {
+		return err
+	}
+	if err := d.PowerCut(ctx); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, want); err != nil {
+		return err
+	}
+	reports, err := d.Reports(ctx)
+	if err != nil {
+		return err
+	}
+	// Everything of it was told, in order.
+	stages := []string{"downloading", "verifying", "toInstall", "installing", "rebooting", "success"}
+	for _, r := range reports {
+		if len(stages) > 0 && r.Stage == stages[0] {
+			stages = stages[1:]
+		}
+	}
+	// device-api restarts itself in this install, and may miss what is said then.
+	if len(stages) > 0 && stages[0] != "rebooting" {
+		return fmt.Errorf("device-api was never told %q; it got %+v", stages[0], reports)
+	}
+	return factoryIs(ctx, d, factory)
+}
+
+// takenBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
+// same boot, with cause and check as its reason.
+func takenBack(ctx context.Context, d *device.Device, bad device.Version, cause bootcheck.Cause, check string) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	factory, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return err
+	}
+	boot, err := d.BootID(ctx)
+	if err != nil {
+		return err
+	}
+	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	back := device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
+	if err := d.Reach(ctx, back); err != nil {
+		return err
+	}
+	if now, err := d.BootID(ctx); err != nil || now != boot {
+		return fmt.Errorf("the boot is %s (%v), want %s: it rebooted", now, err, boot)
+	}
+	if err := blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}); err != nil {
+		return err
+	}
+
+	// What just failed is not installed again, unless somebody insists.
+	if err := installs(ctx, d, bad, bootcheck.ExitRefused); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, back); err != nil {
+		return err
+	}
+	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack, "--force"); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, back); err != nil {
+		return err
+	}
+	return factoryIs(ctx, d, factory)
+}
+
+func exitsAtStart(ctx context.Context, d *device.Device) error {
+	return takenBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
+}
+
+func answers500(ctx context.Context, d *device.Device) error {
+	return takenBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
+}
+
+func powerCuts(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	// 1.2.0 is never well, and no boot is long enough for a verdict.
+	if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
+		return err
+	}
+	if err := cutAfterSwitch(ctx, d, v12Fails); err != nil {
+		return err
+	}
+	for boot := 1; boot <= 2; boot++ {
+		// Whether the switch was durable when the power went is not promised:
+		// nobody had been told that it was made. What runs must be whole.
+		status, err := d.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if status.Current == "1.1.0" {
+			if err := cutAfterSwitch(ctx, d, v12Fails); err != nil {
+				return err
+			}
+			boot--
+			continue
+		}
+		if err := waitFor(ctx, d, fmt.Sprintf("boot %d to be counted", boot), func(s *bootcheck.Status) bool {
+			return s.Phase == bootcheck.PhaseTrial && s.Trial.Attempts() == boot
+		}); err != nil {
+			return err
+		}
+		if err := d.PowerCut(ctx); err != nil {
+			return err
+		}
+	}
+	if err := waitFor(ctx, d, "the third boot to run previous", func(s *bootcheck.Status) bool {
+		return s.Current == "1.1.0"
+	}); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+		return err
+	}
+	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3})
+}
+
+// cutAfterSwitch installs v and takes the power as soon as it is current.
+func cutAfterSwitch(ctx context.Context, d *device.Device, v device.Version) error {
+	url, err := d.Offer(ctx, v)
+	if err != nil {
+		return err
+	}
+	install, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		r, err := d.Exec(install, "ota-apply", "install", url)
+		if err == nil {
+			err = fmt.Errorf("ota-apply ended before the power did: %s", r)
+		}
+		ended <- err
+	}()
+	switched := waitFor(ctx, d, v.Name+" to be current", func(s *bootcheck.Status) bool { return s.Current == v.Name })
+	if switched != nil {
+		select {
+		case err := <-ended:
+			return errors.Join(switched, err)
+		default:
+			return switched
+		}
+	}
+	return d.PowerCut(ctx)
+}
+
+// waitFor waits until the device's status is as yes wants it.
+func waitFor(ctx context.Context, d *device.Device, what string, yes func(*bootcheck.Status) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
+	defer cancel()
+	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
+		s, err := d.Status(ctx)
+		if err != nil {
+			return false, err
+		}
+		if !yes(s) {
+			return false, fmt.Errorf("%s is %s, trial %+v", s.Current, s.Phase, s.Trial)
+		}
+		return true, nil
+	})
+}
+
+func bothBad(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11Sick); err != nil {
+		return err
+	}
+	factory, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, v12Exits)
+	if err != nil {
+		return err
+	}
+	type end struct {
+		machine.Result
+		err error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		r, err := d.Exec(ctx, "ota-apply", "install", url)
+		ended <- end{r, err}
+	}()
+	// 1.1.0 turns bad when it is not looked at any more: its health before the
+	// switch excuses nothing.
+	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
+		return err
+	}
+	if err := d.WriteFile(ctx, sick, 0o644, nil); err != nil {
+		return err
+	}
+	e := <-ended
+	if e.err != nil {
+		return e.err
+	}
+	if e.Code != int(bootcheck.ExitRolledBack) {
+		return fmt.Errorf("ota-apply install 1.2.0: %s; want exit %d", e.Result, bootcheck.ExitRolledBack)
+	}
+	want := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
+	if err := d.Reach(ctx, want); err != nil {
+		return err
+	}
+	if err := blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"}); err != nil {
+		return err
+	}
+	// And there it stays.
+	if err := d.PowerCut(ctx); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, want); err != nil {
+		return err
+	}
+	return factoryIs(ctx, d, factory)
+}
+
+func callerDies(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, v12)
+	if err != nil {
+		return err
+	}
+	// A child of device-api, as far as systemd can see: it is killed with it.
+	r, err := d.Exec(ctx, "bash", "-c", `
+		group=$(systemctl show -P ControlGroup device-api.service)
+		for root in /sys/fs/cgroup /sys/fs/cgroup/unified; do
+			if [ -e "$root$group/cgroup.procs" ]; then echo $$ >"$root$group/cgroup.procs"; moved=1; fi
+		done
+		[ -n "$moved" ] || exit 99
+		exec ota-apply install "$0"`, url)
+	if err != nil {
+		return err
+	}
+	if r.Code == 99 {
+		return fmt.Errorf("cannot enter device-api's control group: %s", r)
+	}
+	if r.Code == 0 {
+		return fmt.Errorf("the caller was not killed with device-api, so this shows nothing: %s", r)
+	}
+	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+}
+
+func operator(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	if err := installs(ctx, d, v12, bootcheck.ExitDone); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "ota-guardian", "rollback"); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+		return err
+	}
+	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})
+}
+
+// blames compares the evidence of the last rollback with want, as far as want
+// says something.
+func blames(ctx context.Context, d *device.Device, want bootcheck.Rollback) error {
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	got := s.LastRollback
+	if got == nil {
+		return fmt.Errorf("no rollback is recorded, want %+v", want)
+	}
+	if got.From != want.From || got.To != want.To || got.Level != want.Level || got.Cause != want.Cause || got.Check != want.Check ||
+		want.Attempts != 0 && got.Attempts != want.Attempts {
+		return fmt.Errorf("the rollback recorded is %+v, want %+v", *got, want)
+	}
+	for _, b := range s.Blocked {
+		if b.Version == want.From {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not blocked", want.From)
+}
+
+// factoryIs compares factory with what it was, byte by byte and mode by mode.
+func factoryIs(ctx context.Context, d *device.Device, was string) error {
+	now, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return err
+	}
+	if now != was {
+		return fmt.Errorf("factory changed from\n%s\nto\n%s", was, now)
+	}
+	for line := range strings.Lines(now) {
+		f := strings.Fields(line) // path, type, mode …; or hash, path
+		if len(f) < 3 {
+			continue
+		}
+		switch f[1] + f[2] {
+		case "d555", "f555", "f444", "l777":
+		default:
+			return fmt.Errorf("factory is not read-only: %s", line)
+		}
+	}
+	_, err = d.Must(ctx, "ota-guardian", "factory", "verify")
+	return err
+}

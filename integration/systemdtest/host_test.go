@@ -1,0 +1,105 @@
+// Package systemdtest runs bootcheck/systemd and the unit checks of
+// bootcheck/health against a real systemd: the test binary is put into a
+// container and run there as root.
+//
+//	host_test.go   starts the container and reports what the guest's tests say
+//	guest_test.go  the tests that run in the guest
+//	units_test.go  the units that they need
+package systemdtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
+)
+
+// guestBinary is where the test binary is in the guest; guestMark is in its
+// environment there.
+const (
+	guestBinary = "/usr/lib/ota-test/systemdtest"
+	guestMark   = "OTA_SYSTEMDTEST_GUEST"
+)
+
+func TestInContainer(t *testing.T) {
+	if os.Getenv(guestMark) != "" {
+		t.Skip("this is the guest")
+	}
+	containertest.Require(t)
+	ctx, cancel := context.WithTimeout(containertest.Context(t), 4*time.Minute)
+	defer cancel()
+
+	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, ctx)}}
+	for name, text := range units {
+		files["/etc/systemd/system/"+name] = debian.Unit(text)
+	}
+	m := containertest.Start(t, container.Options{Overlay: files})
+
+	// One report for each test of the guest.
+	r, err := m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for name, log := range reports(r.Stdout) {
+		seen++
+		t.Run(name, func(t *testing.T) {
+			switch {
+			case strings.Contains(log, "--- FAIL: "):
+				t.Error("\n" + log)
+			case strings.Contains(log, "--- SKIP: "):
+				t.Skip("\n" + log)
+			}
+		})
+	}
+	if r.Code != 0 && !t.Failed() || seen < 10 {
+		t.Errorf("the guest ran %d tests: %s", seen, r)
+	}
+
+	// Last: a clean reboot asked for over the private socket.
+	before, err := m.BootID(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The agent may be stopped before it can say how this ended.
+	m.Exec(ctx, "/usr/bin/env", guestMark+"=reboot", guestBinary, "-test.run", "^TestReboot$")
+	if err := m.WaitReboot(ctx, before); err != nil {
+		t.Errorf("Reboot: %v", err)
+	}
+}
+
+// build makes a test binary of this package that needs nothing of the guest.
+func build(t *testing.T, ctx context.Context) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "systemdtest")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", out, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the guest's tests: %v\n%s", err, text)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// reports splits the output of `go test -v` by top-level test.
+func reports(out string) func(yield func(name, log string) bool) {
+	return func(yield func(string, string) bool) {
+		for _, part := range strings.Split("\n"+out, "\n=== RUN   ")[1:] {
+			name, log, _ := strings.Cut(part, "\n")
+			if !strings.Contains(name, "/") && !yield(name, fmt.Sprint(log)) {
+				return
+			}
+		}
+	}
+}

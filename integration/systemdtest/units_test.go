@@ -1,0 +1,61 @@
+package systemdtest
+
+// units are what the guest's tests start and stop.
+var units = map[string]string{
+	"t-good.service": `
+[Service]
+ExecStart=/bin/sleep 1000
+`,
+	"t-slow.service": `
+[Service]
+ExecStartPre=/bin/sleep 2
+ExecStart=/bin/sleep 1000
+`,
+	"t-once.service": `
+[Service]
+Type=oneshot
+ExecStart=/bin/true
+`,
+	"t-stays.service": `
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+`,
+	"t-exits.service": `
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'exit 3'
+`,
+	// A start that never says it is ready.
+	"t-silent.service": `
+[Service]
+Type=notify
+TimeoutStartSec=1
+ExecStart=/bin/sleep 1000
+`,
+	// Dies all the time, and the start limit never ends it.
+	"t-flaps.service": `
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+Restart=always
+RestartSec=20ms
+ExecStart=/bin/sleep 0.3
+`,
+	// Dies until the start limit ends it.
+	"t-limit.service": `
+[Unit]
+StartLimitIntervalSec=60
+StartLimitBurst=3
+[Service]
+Restart=always
+RestartSec=20ms
+ExecStart=/bin/sh -c 'exit 1'
+`,
+	"t-stubborn.service": `
+[Service]
+TimeoutStopSec=2
+ExecStart=/bin/sh -c 'trap "" TERM; while :; do sleep 1; done'
+`,
+}
