@@ -14,9 +14,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 BUILD := go build -trimpath -ldflags '-s -w'
 
 # The guardian is read from flash at every boot, before anything else starts.
-# Without inlining it is 6 % smaller; it spends its time in SHA-256, which is
-# assembly, and in system calls.
-GUARDIAN_FLAGS := -gcflags=all=-l
+# Without inlining it is 7 % smaller; it spends its time in SHA-256, which is
+# assembly, and in system calls. godbus without TCP leaves out the DNS resolver:
+# systemd is reached over a socket in the file system.
+GUARDIAN_FLAGS := -tags godbus_no_tcp -gcflags=all=-l
+
+# Where the binaries go.
+BIN ?= bin
 
 ARCHES := amd64 arm64 armv7
 
@@ -33,9 +37,9 @@ build-arm64: env := GOARCH=arm64
 build-armv7: env := GOARCH=arm GOARM=7
 .PHONY: $(ARCHES:%=build-%)
 $(ARCHES:%=build-%): build-%:
-	@mkdir -p bin/$*
-	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o bin/$*/ ./guardian/cmd/ota-guardian
-	GOOS=linux $(env) $(BUILD) -o bin/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
+	@mkdir -p $(BIN)/$*
+	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o $(BIN)/$*/ ./guardian/cmd/ota-guardian
+	GOOS=linux $(env) $(BUILD) -o $(BIN)/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
 
 .PHONY: demo
 demo: packages ## the main job, told in 25 lines: a device in a VM updates and survives bad versions

@@ -129,8 +129,9 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 		return unjudged(ref, "systemd does not answer (%v)", err)
 	}
 	defer conn.Close()
-	// Three versions at most are judged, each within the deadline and its restart.
-	limit := 3 * (a.cfg.Trial.Deadline + systemd.RestartLimit)
+	// Three versions at most are judged: each is restarted, good by the deadline,
+	// steady for a while, and its last check may take long.
+	limit := 3 * (systemd.RestartLimit + a.cfg.Trial.Deadline + a.cfg.Trial.Stable + time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no verdict within %s", limit))
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)

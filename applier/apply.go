@@ -168,6 +168,9 @@ func (a *applier) progress(done, total int64) {
 // finish gives the last report and its bounded chance to arrive.
 func (a *applier) finish(err error) {
 	a.show.clear()
+	if err := a.report.Err(); err != nil {
+		a.logf("progress is not reported everywhere: %v", err)
+	}
 	if err != nil {
 		a.report.Fail(err)
 	} else {

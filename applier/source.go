@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // openBundle is a bundle whose head is verified and admitted. It is read through
@@ -34,7 +35,7 @@ type admitFunc func(m *bootcheck.Manifest, digest string) error
 
 // fetch opens the bundle at from, an http or https address, a file: address or
 // a path. A refusal ends a download as soon as the bundle's head has arrived.
-func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys *bootcheck.Keys, admit admitFunc) (*openBundle, error) {
+func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	path, err := localPath(from)
 	if err != nil {
 		return nil, err
@@ -93,7 +94,7 @@ func headArrived(f io.ReaderAt, have int64) (bool, error) {
 
 // readHead verifies the head of f and admits its manifest. size is the length
 // of the whole bundle, -1 while it is not known.
-func readHead(f *os.File, size int64, keys *bootcheck.Keys, admit admitFunc) (*openBundle, error) {
+func readHead(f *os.File, size int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	head, err := bundle.ReadHead(f, size)
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func readHead(f *os.File, size int64, keys *bootcheck.Keys, admit admitFunc) (*o
 }
 
 // openFile opens a bundle on this machine.
-func (a *applier) openFile(path string, o installOptions, keys *bootcheck.Keys, admit admitFunc) (*openBundle, error) {
+func (a *applier) openFile(path string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
@@ -123,7 +124,7 @@ func (a *applier) openFile(path string, o installOptions, keys *bootcheck.Keys, 
 	return b, nil
 }
 
-func checkFile(f *os.File, o installOptions, keys *bootcheck.Keys, admit admitFunc) (*openBundle, error) {
+func checkFile(f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -173,8 +174,8 @@ func localPath(from string) (string, error) {
 
 // keys are the keys that may sign a bundle. A device that has none refuses every
 // install: without a key there is nothing to believe.
-func (a *applier) keys() (*bootcheck.Keys, error) {
-	keys, err := bootcheck.LoadKeys(a.cfg.Keys)
+func (a *applier) keys() (*trust.Keys, error) {
+	keys, err := trust.Load(a.cfg.Keys)
 	if err != nil {
 		return nil, err
 	}

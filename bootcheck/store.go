@@ -13,6 +13,7 @@
 //	  .generations/41/ 42/              each holds record.json and the links current, previous, factory -> ../../v1.2.0
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
 //	  .lock                             flock of whoever changes the store
+//	  .install.lock                     flock of the one install, from its first byte to its verdict
 //
 // Commit is the only transaction. Whatever it needs is written beside what runs
 // and made durable; then one rename replaces .active. Before the rename nothing
@@ -43,6 +44,7 @@ const (
 	stagingDir     = ".staging"
 	trashDir       = ".trash"
 	lockFile       = ".lock"
+	installLock    = ".install.lock"
 	recordFile     = "record.json"
 
 	// keepGenerations is how many are kept: they are the history a person
@@ -146,7 +148,8 @@ func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), er
 // verdict. It is not the store's lock: the guardian confirms and falls back
 // while an install downloads or waits.
 func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
-	return lockAt(ctx, s.path(".install"+lockFile), 0)
+	// A moment of patience, as `status` looks at this lock too.
+	return lockAt(ctx, s.path(installLock), 200*time.Millisecond)
 }
 
 func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
@@ -360,10 +363,10 @@ func (s *Store) generations() ([]uint64, error) {
 	var all []uint64
 	for _, e := range entries {
 		if n, err := strconv.ParseUint(e.Name(), 10, 63); err == nil {
-			all = append(all, n)
+			i, _ := slices.BinarySearch(all, n)
+			all = slices.Insert(all, i, n)
 		}
 	}
-	slices.Sort(all)
 	return all, nil
 }
 

@@ -32,7 +32,7 @@ func (s *Store) VersionNames() ([]string, error) {
 			names = append(names, version)
 		}
 	}
-	slices.SortFunc(names, CompareVersions)
+	slices.SortStableFunc(names, CompareVersions)
 	return names, nil
 }
 

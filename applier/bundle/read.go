@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // A Head is the beginning of a bundle, as ReadHead leaves it: nothing in it is
@@ -85,7 +86,7 @@ func splitHead(tar []byte) (raw, sig []byte, err error) {
 // checks that its frames can hold its entries and, if the bundle's length is
 // known, that they fill it. keyID is the key that signed it. Errors are
 // *bootcheck.Error: ExitRefused for the signature, else ExitDamaged.
-func (h *Head) Verify(keys *bootcheck.Keys) (m *bootcheck.Manifest, keyID string, err error) {
+func (h *Head) Verify(keys *trust.Keys) (m *bootcheck.Manifest, keyID string, err error) {
 	keyID, err = keys.Verify(h.RawManifest, h.Signature)
 	if err != nil {
 		return nil, "", err

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // A recipe bakes a bundle in memory, signed, with one thing or another done
@@ -50,8 +51,8 @@ var testKey = func() (key minisign.PrivateKey) {
 	return key
 }()
 
-func testKeys() *bootcheck.Keys {
-	return bootcheck.TrustKeys(testKey.Public().(minisign.PublicKey))
+func testKeys() *trust.Keys {
+	return trust.These(testKey.Public().(minisign.PublicKey))
 }
 
 // bigFile needs several frames; its content does not shrink to nothing.

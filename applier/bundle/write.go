@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // Contents is what Create puts into a bundle.
@@ -167,7 +168,7 @@ func readBack(ctx context.Context, r io.ReaderAt, size int64, key minisign.Priva
 	if err != nil {
 		return err
 	}
-	m, _, err := h.Verify(bootcheck.TrustKeys(key.Public().(minisign.PublicKey)))
+	m, _, err := h.Verify(trust.These(key.Public().(minisign.PublicKey)))
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func refuseEarly(m *bootcheck.Manifest) error {
 func Sign(key minisign.PrivateKey, rawManifest []byte, version string) []byte {
 	r := minisign.NewReader(bytes.NewReader(rawManifest))
 	_, _ = io.Copy(io.Discard, r) // a bytes.Reader does not fail
-	return r.SignWithComments(key, "ota-bundle version "+version, "signature from key "+bootcheck.KeyID(key.ID()))
+	return r.SignWithComments(key, "ota-bundle version "+version, "signature from key "+trust.KeyID(key.ID()))
 }
 
 // encodeManifest writes m with one line for each entry and frame, so that people

@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 func (c *command) create(ctx context.Context, args []string) error {
@@ -105,7 +106,7 @@ func (c *command) create(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
-		out, m.Version, strings.Join(m.Models, ", "), contentText(m), megabytes(st.Size()), bootcheck.KeyID(key.ID()))
+		out, m.Version, strings.Join(m.Models, ", "), contentText(m), megabytes(st.Size()), trust.KeyID(key.ID()))
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 func (c *command) keygen(ctx context.Context, args []string) error {
@@ -75,7 +76,7 @@ func (c *command) keygen(ctx context.Context, args []string) error {
 	if password != "" {
 		how = "encrypted: keep the password too, it cannot be recovered"
 	}
-	fmt.Fprintf(c.stdout, "key %s\n%s  signs; %s\n%s  goes to the devices\n", bootcheck.KeyID(pub.ID()), private, how, public)
+	fmt.Fprintf(c.stdout, "key %s\n%s  signs; %s\n%s  goes to the devices\n", trust.KeyID(pub.ID()), private, how, public)
 	return nil
 }
 

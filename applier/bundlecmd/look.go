@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // inspection is the object of `inspect --json`.
@@ -108,7 +109,7 @@ func (c *command) verify(ctx context.Context, args []string) error {
 			return fmt.Errorf("cannot read the public key: %w", err)
 		}
 	}
-	keys, err := bootcheck.LoadKeys(paths)
+	keys, err := trust.Load(paths)
 	if err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func claimedKey(sig []byte) string {
 	if s.UnmarshalText(sig) != nil {
 		return ""
 	}
-	return bootcheck.KeyID(s.KeyID)
+	return trust.KeyID(s.KeyID)
 }
 
 func count(m *bootcheck.Manifest) (files, dirs, links int) {

@@ -32,7 +32,7 @@ import (
 // The stages of an install, in their order. The words are API: device-api and
 // screens know them.
 const (
-	StageIdle        = "idle" // only Read says it: no install has run since the boot
+	StageIdle        = bootcheck.StageIdle
 	StageDownloading = "downloading"
 	StageVerifying   = "verifying"
 	StageToInstall   = "toInstall" // verified, the new version is about to be written
@@ -51,15 +51,10 @@ const (
 )
 
 // A State is what a report says. All four keys are always there.
-type State struct {
-	Stage    string `json:"stage"`
-	Progress int    `json:"progress"` // percent of the stage, 0 to 100
-	Message  string `json:"message"`
-	Error    string `json:"error"` // "CODE: text" if Stage is failed, else empty
-}
+type State = bootcheck.Operation
 
 // terminal reports whether nothing is to be said after s.
-func (s State) terminal() bool { return s.Stage == StageSuccess || s.Stage == StageFailed }
+func terminal(s State) bool { return s.Stage == StageSuccess || s.Stage == StageFailed }
 
 // A Reporter reports one install. Its methods may be called from several
 // goroutines; none but Close waits for anything.
@@ -145,7 +140,7 @@ func (r *Reporter) Err() error {
 
 // set makes s the state: r.mu is held. Nothing follows success or failed.
 func (r *Reporter) set(s State) {
-	if r.closed || r.state.terminal() {
+	if r.closed || terminal(r.state) {
 		return
 	}
 	r.state = s
@@ -198,26 +193,4 @@ func writeState(file string, s State) error {
 		return err
 	}
 	return f.CloseAtomicallyReplace()
-}
-
-// Read returns the state that a Reporter keeps in stateFile, StageIdle if
-// there is no such file. With an error, the state is StageIdle, too.
-func Read(stateFile string) (State, error) {
-	idle := State{Stage: StageIdle}
-	data, err := os.ReadFile(stateFile)
-	if os.IsNotExist(err) {
-		return idle, nil
-	}
-	if err != nil {
-		return idle, err
-	}
-	var s State
-	if err := json.Unmarshal(data, &s); err != nil {
-		return idle, fmt.Errorf("cannot read %q: %v", stateFile, err)
-	}
-	if s.Stage == "" {
-		return idle, fmt.Errorf("cannot read %q: it names no stage", stateFile)
-	}
-	s.Progress = percent(s.Progress)
-	return s, nil
 }

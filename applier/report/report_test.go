@@ -117,7 +117,7 @@ func TestInstall(t *testing.T) {
 	if want := strings.Join(append(all, StageSuccess), " "); stages(got) != want {
 		t.Errorf("reported: %s; want: %s", stages(got), want)
 	}
-	if want := (State{StageSuccess, 100, "1.2.0 runs", ""}); got[len(got)-1] != want {
+	if want := state(StageSuccess, 100, "1.2.0 runs", ""); got[len(got)-1] != want {
 		t.Errorf("the last report is %+v, want %+v", got[len(got)-1], want)
 	}
 	if len(e.conns) != 1 {
@@ -170,10 +170,10 @@ func TestNewestWins(t *testing.T) {
 	close(release)
 	r.Close(t.Context())
 	want := []State{
-		{StageDownloading, 0, "", ""},
-		{StageDownloading, 100, "", ""},
-		{StageVerifying, 50, "half", ""},
-		{StageFailed, 50, "no key fits", "SIGNATURE_INVALID: no key fits"},
+		state(StageDownloading, 0, "", ""),
+		state(StageDownloading, 100, "", ""),
+		state(StageVerifying, 50, "half", ""),
+		state(StageFailed, 50, "no key fits", "SIGNATURE_INVALID: no key fits"),
 	}
 	if got := e.reports(); !reflect.DeepEqual(got, want) {
 		t.Errorf("reported:\n%+v\nwant:\n%+v", got, want)
@@ -190,11 +190,11 @@ func TestProgressSteps(t *testing.T) {
 		{0, 0}, {-7, 0}, {250, 100},
 	} {
 		r.Progress(row.say)
-		s, err := Read(file)
+		s, err := read(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := (State{StageDownloading, row.told, "x", ""}); s != want {
+		if want := state(StageDownloading, row.told, "x", ""); s != want {
 			t.Errorf("after Progress(%d): %+v, want %+v", row.say, s, want)
 		}
 	}
@@ -214,7 +214,7 @@ func TestCodes(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "progress.json")
 		r := New("", file)
 		r.Fail(row.err)
-		if s, err := Read(file); err != nil || s.Error != row.want || s.Stage != StageFailed {
+		if s, err := read(file); err != nil || s.Error != row.want || s.Stage != StageFailed {
 			t.Errorf("Fail(%v) = %+v, %v, want the error %q", row.err, s, err, row.want)
 		}
 	}
@@ -373,7 +373,7 @@ func TestNowhere(t *testing.T) {
 		}
 		r.Stage(StageInstalling, 40, "m")
 		r.Close(t.Context())
-		if s, err := Read(file); err != nil || s != (State{StageInstalling, 40, "m", ""}) {
+		if s, err := read(file); err != nil || s != state(StageInstalling, 40, "m", "") {
 			t.Errorf("the file says %+v (%v)", s, err)
 		}
 	}
@@ -382,8 +382,8 @@ func TestNowhere(t *testing.T) {
 func TestStateFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run", "ota")
 	file := filepath.Join(dir, "progress.json")
-	if s, err := Read(file); err != nil || s != (State{Stage: StageIdle}) {
-		t.Errorf("Read without a file = %+v, %v, want idle", s, err)
+	if s := bootcheck.ReadOperation(file); s != (State{Stage: StageIdle}) {
+		t.Errorf("ReadOperation without a file = %+v, want idle", s)
 	}
 	r := New("", file)
 	r.Stage(StageDownloading, 7, "a \"b\" <c>")
@@ -411,17 +411,28 @@ func TestStateFile(t *testing.T) {
 	if r.Err() != nil {
 		t.Error(r.Err())
 	}
-	for content, text := range map[string]string{
-		"": "unexpected end", "{": "unexpected end", "[]": "cannot unmarshal", "{}": "names no stage",
-		`{"stage":3}`: "cannot unmarshal",
-	} {
+	for _, content := range []string{"", "{", "[]", "{}", `{"stage":3}`} {
 		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := Read(file); err == nil || !strings.Contains(err.Error(), text) || s.Stage != StageIdle {
-			t.Errorf("Read of %q = %+v, %v, want idle and %q", content, s, err, text)
+		if s := bootcheck.ReadOperation(file); s != (State{Stage: StageIdle}) {
+			t.Errorf("ReadOperation of %q = %+v, want idle", content, s)
 		}
 	}
+}
+
+func state(stage string, progress int, message, err string) State {
+	return State{Stage: stage, Progress: progress, Message: message, Error: err}
+}
+
+// read is what a Reporter keeps in file; one that says nothing fails the test.
+func read(file string) (State, error) {
+	var s State
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(data, &s)
 }
 
 // TestStateFileTrouble holds that a state file that cannot be written hinders

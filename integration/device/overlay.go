@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"aead.dev/minisign"
@@ -33,13 +34,6 @@ var testPub []byte
 // model is what the bundles of the test machines are for.
 const model = "test-machine"
 
-// programs are the product's, to be built for the guest.
-var programs = map[string]string{
-	"ota-guardian": "./guardian/cmd/ota-guardian",
-	"ota-apply":    "./applier/cmd/ota-apply",
-	"ota-bundle":   "./applier/cmd/ota-bundle",
-}
-
 // Overlay is what a device has more than a bare Debian: made by the real
 // install.sh, so that what is tested is what is installed.
 func Overlay(ctx context.Context) (debian.Overlay, error) {
@@ -53,23 +47,15 @@ func Overlay(ctx context.Context) (debian.Overlay, error) {
 	}
 	defer os.RemoveAll(dir)
 	bin, dest := filepath.Join(dir, "bin"), filepath.Join(dir, "root")
-	for _, d := range []string{bin, dest} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return nil, err
+	for _, command := range [][]string{
+		{"make", "-s", "build-amd64", "BIN=" + bin},
+		{"scripts/install.sh", "--destdir", dest, "--bin", filepath.Join(bin, "amd64")},
+	} {
+		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+		cmd.Dir = repo
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
 		}
-	}
-	for name, pkg := range programs {
-		data, err := debian.Program(ctx, pkg)
-		if err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(filepath.Join(bin, name), data, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	out, err := exec.CommandContext(ctx, filepath.Join(repo, "scripts", "install.sh"), "--destdir", dest, "--bin", bin).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("install.sh: %w\n%s", err, out)
 	}
 	overlay, err := treeOverlay(dest)
 	if err != nil {

@@ -1,4 +1,8 @@
-package bootcheck
+// Package trust is whom this device believes: the public keys whose signature a
+// manifest must have. Only what installs needs it. The guardian does not: what it
+// runs was checked when it was installed and is bound to the record by its digest,
+// so a key that is rotated away never makes a device that runs unbootable.
+package trust
 
 import (
 	"bytes"
@@ -12,6 +16,8 @@ import (
 
 	"aead.dev/minisign"
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // Keys are the public keys that this device trusts. Any one of them is enough.
@@ -22,11 +28,11 @@ type Keys struct {
 	paths []string // where they were looked for, for the message that there are none
 }
 
-// LoadKeys reads minisign public keys. Each path is a file with one key, or a
+// Load reads minisign public keys. Each path is a file with one key, or a
 // directory, whose files *.pub are read. A path that does not exist holds no
 // keys. A file that is not a public key is an error that names it: a key that
 // someone meant to trust must not go missing silently.
-func LoadKeys(paths []string) (*Keys, error) {
+func Load(paths []string) (*Keys, error) {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
 	for _, p := range paths {
 		st, err := os.Stat(p)
@@ -57,7 +63,7 @@ func LoadKeys(paths []string) (*Keys, error) {
 }
 
 func (k *Keys) load(file string) error {
-	key, err := ReadPublicKey(file)
+	key, err := ReadKey(file)
 	if err != nil {
 		return err
 	}
@@ -68,8 +74,8 @@ func (k *Keys) load(file string) error {
 	return nil
 }
 
-// ReadPublicKey reads a minisign public key from a file.
-func ReadPublicKey(file string) (minisign.PublicKey, error) {
+// ReadKey reads a minisign public key from a file.
+func ReadKey(file string) (minisign.PublicKey, error) {
 	var key minisign.PublicKey
 	// O_NONBLOCK: a FIFO must not stop the program.
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -104,20 +110,20 @@ func (k *Keys) Len() int { return len(k.byID) }
 // Verify checks that sig, the text of a minisign signature, is one of raw by a
 // trusted key, and returns that key's ID. The signature's trusted comment is
 // covered too. Nothing in raw may be looked at before that. Errors are *Error
-// with ExitRefused and CodeSignatureInvalid.
+// with bootcheck.ExitRefused and CodeSignatureInvalid.
 func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
 	refuse := func(format string, args ...any) (string, error) {
-		return "", Errorf(ExitRefused, CodeSignatureInvalid, format, args...)
+		return "", bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, format, args...)
 	}
 	if len(k.byID) == 0 {
-		e := Errorf(ExitRefused, CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(k.paths, ", "))
+		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(k.paths, ", "))
 		return "", e.WithAdvice("put the public key of who makes your bundles there, as NAME.pub")
 	}
 	if len(bytes.TrimSpace(sig)) == 0 {
 		return refuse("the manifest is not signed")
 	}
 	var s minisign.Signature
-	if len(sig) > MaxSignature || s.UnmarshalText(sig) != nil {
+	if len(sig) > bootcheck.MaxSignature || s.UnmarshalText(sig) != nil {
 		return refuse("the manifest's signature is damaged: it is not a minisign signature")
 	}
 	id := KeyID(s.KeyID)
@@ -131,8 +137,8 @@ func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
 	return id, nil
 }
 
-// TrustKeys makes Keys of keys that are not in files.
-func TrustKeys(keys ...minisign.PublicKey) *Keys {
+// These makes Keys of keys that are not in files.
+func These(keys ...minisign.PublicKey) *Keys {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: []string{"the given keys"}}
 	for _, key := range keys {
 		k.byID[key.ID()] = key

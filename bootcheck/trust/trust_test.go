@@ -1,4 +1,4 @@
-package bootcheck
+package trust
 
 import (
 	"os"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"aead.dev/minisign"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 func newKey(t testing.TB) (minisign.PublicKey, minisign.PrivateKey) {
@@ -54,9 +56,9 @@ func TestLoadKeys(t *testing.T) {
 		{"a file, whatever its name", []string{file}, 1},
 		{"all of it", []string{dir, file, dir + "/no"}, 3},
 	} {
-		k, err := LoadKeys(row.paths)
+		k, err := Load(row.paths)
 		if err != nil || k.Len() != row.want {
-			t.Errorf("%s: LoadKeys = %d keys, %v, want %d", row.name, k.Len(), err, row.want)
+			t.Errorf("%s: Load = %d keys, %v, want %d", row.name, k.Len(), err, row.want)
 		}
 	}
 }
@@ -79,8 +81,8 @@ func TestLoadKeysDamaged(t *testing.T) {
 			if err := make(filepath.Join(dir, "broken.pub")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := LoadKeys([]string{dir}); err == nil || !strings.Contains(err.Error(), "broken.pub") {
-				t.Errorf("LoadKeys: %v, want an error that names broken.pub", err)
+			if _, err := Load([]string{dir}); err == nil || !strings.Contains(err.Error(), "broken.pub") {
+				t.Errorf("Load: %v, want an error that names broken.pub", err)
 			}
 		})
 	}
@@ -93,7 +95,7 @@ func TestKeysVerify(t *testing.T) {
 	_, stranger := newKey(t)
 	raw := []byte(`{"format":1}`)
 	sig := minisign.Sign(key, raw)
-	keys := TrustKeys(pub)
+	keys := These(pub)
 	other := minisign.Sign(key, []byte("something else"))
 
 	legacy := minisign.SignWithComments(key, raw, "c", "u")
@@ -126,7 +128,7 @@ func TestKeysVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	missing, err := LoadKeys([]string{"/no/such/folder"})
+	missing, err := Load([]string{"/no/such/folder"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +159,8 @@ func TestKeysVerify(t *testing.T) {
 			if err == nil || id != "" || !strings.Contains(err.Error(), row.want) {
 				t.Fatalf("Verify = %q, %v, want %q", id, err, row.want)
 			}
-			if Exit(err) != ExitRefused || ReportCode(err) != CodeSignatureInvalid {
-				t.Errorf("Verify: exit %d, code %s", Exit(err), ReportCode(err))
+			if bootcheck.Exit(err) != bootcheck.ExitRefused || bootcheck.ReportCode(err) != bootcheck.CodeSignatureInvalid {
+				t.Errorf("Verify: exit %d, code %s", bootcheck.Exit(err), bootcheck.ReportCode(err))
 			}
 		})
 	}
