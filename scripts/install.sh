@@ -60,7 +60,13 @@ if [ -z "$destdir" ] && [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
     die "this machine's files belong to root: run it as root, or give a --destdir"
 fi
 
-units=$destdir$prefix/lib/systemd/system
+# Where systemd looks: below /usr and /usr/local, and in /etc.
+case $prefix in
+/usr | /usr/local) units=$destdir$prefix/lib/systemd/system conf=$destdir$prefix/lib ;;
+*) units=$destdir/etc/systemd/system conf=$destdir/etc ;;
+esac
+manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
+panic=$conf/sysctl.d/50-ota-panic.conf
 managed='ota-guardian.service ota-confirm.service ota-recover.service'
 enabled='ota-guardian.service ota-confirm.service'
 
@@ -98,6 +104,14 @@ reload() {
     if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
 }
 
+# configure FILE: says in it what this installation does not have as by default.
+configure() {
+    local list=''
+    for s in $services; do list="$list, \"$s\""; done
+    [ "$store" = /opt/tope/versions ] || sed -i "s#^\#root = .*#root = \"$store\"#" "$1"
+    [ "$services" = device-api.service ] || sed -i "s#^\#services = .*#services = [${list#, }]#" "$1"
+}
+
 find_programs() {
     [ -z "$bin" ] || return 0
     case $(uname -m) in
@@ -130,11 +144,12 @@ install_all() {
     if [ -n "$example" ]; then
         place "$here/units/device-api.service.example" "$units/device-api.service" 0644
     fi
-    place "$here/units/system.conf.d/50-ota-watchdog.conf" "$destdir$prefix/lib/systemd/system.conf.d/50-ota-watchdog.conf" 0644
-    place "$here/units/sysctl.d/50-ota-panic.conf" "$destdir$prefix/lib/sysctl.d/50-ota-panic.conf" 0644
+    place "$here/units/system.conf.d/50-ota-watchdog.conf" "$manager" 0644
+    place "$here/units/sysctl.d/50-ota-panic.conf" "$panic" 0644
     run mkdir -p "$destdir/etc/ota/keys" "$destdir/etc/ota/checks.d/required" "$destdir/etc/ota/checks.d/wanted" "$destdir$store"
     if [ ! -e "$destdir/etc/ota/ota.toml" ]; then
         place "$here/units/ota.toml.example" "$destdir/etc/ota/ota.toml" 0644
+        [ -n "$dry" ] || configure "$destdir/etc/ota/ota.toml"
     fi
     reload
     if [ -n "$enable" ]; then
@@ -154,7 +169,7 @@ uninstall_all() {
             run rmdir --ignore-fail-on-non-empty "$d"
         fi
     done
-    run rm -f "$destdir$prefix/lib/systemd/system.conf.d/50-ota-watchdog.conf" "$destdir$prefix/lib/sysctl.d/50-ota-panic.conf"
+    run rm -f "$manager" "$panic"
     for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
     if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
     reload

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Lets systemd-analyze read the units that scripts/install.sh put below a folder.
+# It puts stand-ins there for what belongs to the system and to the application.
 #
 # usage: scripts/verify_units.sh DIR
 set -eu
 
 dir=${1:?usage: scripts/verify_units.sh DIR}
-# Units of the system that ours name, which a bare folder does not have.
-for unit in boot-complete.target multi-user.target shutdown.target network.target; do
+for unit in basic boot-complete multi-user network shutdown sysinit; do
+    unit=$unit.target
     [ -e "$dir/usr/lib/systemd/system/$unit" ] ||
         printf '[Unit]\nDescription=stand-in\n' >"$dir/usr/lib/systemd/system/$unit"
 done
+app=$dir/opt/tope/versions/current/bin/device-api
+mkdir -p "${app%/*}"
+printf '#!/bin/sh\n' >"$app"
+chmod 0755 "$app"
 # --root makes paths and programs those below the folder.
 messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/system/*.service 2>&1) || {
     echo "$messages"
