@@ -92,7 +92,7 @@ func TestConnectingWaitsForAPID1ThatReexecutes(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := &Conn{dial: func(context.Context) (*bus.Conn, error) { return nil, syscall.ECONNREFUSED }}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 1020*time.Millisecond) // between two tries
 		defer cancel()
 		_, err := c.connected(ctx)
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, syscall.ECONNREFUSED) {

@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -74,6 +75,7 @@ func setup(env *testscript.Env) error {
 	script := filepath.Join(work, "check")
 	env.Setenv("OTA_CONFIG", filepath.Join(etc, "ota.toml"))
 	env.Setenv("STORE", store)
+	env.Setenv("GOROOT", goroot())
 	for _, dir := range []string{store, filepath.Join(etc, "keys")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -206,4 +208,13 @@ func unchanged(ts *testscript.TestScript, neg bool, args []string) {
 	if got, want := state(ts), ts.ReadFile(args[0]+".state"); got != want {
 		ts.Fatalf("the store changed.\nbefore:\n%s\nafter:\n%s", want, got)
 	}
+}
+
+// goroot is where Go's own tree is: a real one, of thousands of files.
+func goroot() string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
