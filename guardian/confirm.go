@@ -18,6 +18,7 @@ import (
 // It returns nil when the version that it found is confirmed, an error with
 // ExitRolledBack when another one is, with ExitHeld when the device is on hold.
 func (g *guardian) confirm(ctx context.Context) error {
+	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
 	for {
 		active, err := g.active()
@@ -28,6 +29,9 @@ func (g *guardian) confirm(ctx context.Context) error {
 			return errNothing
 		}
 		record := active.Record
+		if found == nil {
+			found = record.Current
+		}
 		if !record.Phase.Judged() {
 			g.tell(ctx, record)
 			switch {
@@ -35,6 +39,8 @@ func (g *guardian) confirm(ctx context.Context) error {
 				return holdError(record)
 			case back != nil:
 				return rolledBack(back)
+			case record.BlockedBy(found) != nil && record.LastRollback != nil && record.LastRollback.From == found.Version:
+				return rolledBack(record) // recover was faster
 			}
 			return nil
 		}
@@ -85,13 +91,13 @@ func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.
 
 	env := health.Env{Version: record.Current.Version}
 	if systemd.Running() {
+		// Without its answers a version that crashes all the time might pass.
 		conn, err := systemd.Dial(ctx)
 		if err != nil {
-			g.logf("cannot ask systemd: %v", err)
-		} else {
-			defer conn.Close()
-			env.Units = conn
+			return health.Verdict{}, fmt.Errorf("cannot judge %s, systemd does not answer: %w", record.Current, err)
 		}
+		defer conn.Close()
+		env.Units = conn
 	}
 	w := health.Watch{
 		Checks:   health.All(g.cfg, env),

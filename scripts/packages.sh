@@ -22,12 +22,14 @@ tar tar
 minisign minisign
 shellcheck shellcheck
 systemd-analyze systemd
+/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST
 }
 
 missing() {
     needed | while read -r program package; do
-        command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || [ -x "/sbin/$program" ] || echo "$package"
+        command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || [ -x "/sbin/$program" ] ||
+            [ -e "$program" ] || echo "$package"
     done | sort -u
 }
 

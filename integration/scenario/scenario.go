@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/device"
@@ -29,6 +32,7 @@ var All = []Scenario{
 	{"the new version and previous are both bad: factory", bothBad},
 	{"an install survives the restart of the service that asked for it", callerDies},
 	{"a person rolls back", operator},
+	{"power cuts at any moment of an install", cutsAnywhere},
 }
 
 // The versions. 1.0.0 becomes factory.
@@ -329,6 +333,82 @@ func callerDies(ctx context.Context, d *device.Device) error {
 		return fmt.Errorf("the caller was not killed with device-api, so this shows nothing: %s", r)
 	}
 	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+}
+
+// cutsAnywhere takes the power at random moments of installs of good versions.
+// Whatever the moment, the device runs the old version or the new one, whole,
+// and the next install succeeds.
+func cutsAnywhere(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	factory, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := installs(ctx, d, device.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone); err != nil {
+		return err
+	}
+	took := time.Since(began)
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	before := "1.2.0"
+	for round := range 4 {
+		v := device.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
+		url, err := d.Offer(ctx, v)
+		if err != nil {
+			return err
+		}
+		moment := time.Duration(random.Int64N(int64(took)))
+		install, cancel := context.WithCancel(ctx)
+		go d.Exec(install, "ota-apply", "install", url) // ends with the power
+		select {
+		case <-ctx.Done():
+		case <-time.After(moment):
+		}
+		err = d.PowerCut(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if before, err = oneOf(ctx, d, before, v.Name); err != nil {
+			return fmt.Errorf("seed %d, round %d, power cut after %s of %s: %w", seed, round, moment, took, err)
+		}
+	}
+	last := device.Version{Name: "1.4.0", Release: 99}
+	if err := installs(ctx, d, last, bootcheck.ExitDone); err != nil {
+		return fmt.Errorf("seed %d: %w", seed, err)
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		return fmt.Errorf("seed %d: %w", seed, err)
+	}
+	return factoryIs(ctx, d, factory)
+}
+
+// oneOf waits until one of the versions is confirmed and answers, and verifies
+// every byte of it.
+func oneOf(ctx context.Context, d *device.Device, versions ...string) (string, error) {
+	var current string
+	if err := waitFor(ctx, d, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
+		current = s.Current
+		return s.Phase == bootcheck.PhaseConfirmed && slices.Contains(versions, current) && s.LastRollback == nil
+	}); err != nil {
+		return "", err
+	}
+	if _, err := d.Must(ctx, "ota-apply", "verify", "current"); err != nil {
+		return "", err
+	}
+	return current, waitRunning(ctx, d, current)
+}
+
+func waitRunning(ctx context.Context, d *device.Device, version string) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
+	defer cancel()
+	return machine.Poll(ctx, version+" to answer", func(ctx context.Context) (bool, error) {
+		running, err := d.Running(ctx)
+		return running == version, err
+	})
 }
 
 func operator(ctx context.Context, d *device.Device) error {
