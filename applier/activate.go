@@ -106,6 +106,13 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 	if record == nil {
 		return nil
 	}
+	// What a version fails that never proved itself may well be its own fault.
+	if !record.IsConfirmed(record.Current) {
+		if record.Trial != nil {
+			return record.Trial.Baseline
+		}
+		return nil
+	}
 	env := health.Env{Version: record.Current.Version}
 	if systemd.Running() {
 		if conn, err := systemd.Dial(ctx); err == nil {

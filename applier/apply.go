@@ -149,7 +149,7 @@ func (a *applier) record() (*bootcheck.Record, error) {
 // runs reports whether ref is what runs, so that there is nothing to do.
 func (a *applier) runs(ref *bootcheck.Ref) bool {
 	record, err := a.record()
-	return err == nil && record != nil && record.Current.Same(ref)
+	return err == nil && record != nil && record.Current.Same(ref) && record.Phase != bootcheck.PhaseHold
 }
 
 func (a *applier) stage(stage, message string) {

@@ -44,7 +44,7 @@ const (
 // Error is a failure that knows how its program ends and what device-api is
 // told. Its text is one clear line: what could not be done, to what, why.
 type Error struct {
-	Exit   ExitCode // 0 means ExitFailed
+	Exit   ExitCode // 0 means not classified, see func Exit
 	Code   string   // one of the Code constants; empty means CodeDeploymentFailed
 	Advice string   // what a person does next, for a line of its own; empty: nothing sensible to say
 	Err    error    // never nil
@@ -71,10 +71,7 @@ func Exit(err error) ExitCode {
 	if err == nil {
 		return ExitDone
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		if e.Exit == ExitDone {
-			return ExitFailed
-		}
+	if e, ok := errors.AsType[*Error](err); ok && e.Exit != ExitDone {
 		return e.Exit
 	}
 	if IsNoSpace(err) {

@@ -103,12 +103,15 @@ func Create(dir string) (*Store, error) {
 		case err == nil && got == want:
 			continue
 		case err == nil:
-			return nil, fmt.Errorf("%s is a link to %q, want %q", s.path(name), got, want)
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%s is not a link to %q: %w", s.path(name), want, err)
+			err = fmt.Errorf("%s is a link to %q, want %q", s.path(name), got, want)
+		case errors.Is(err, fs.ErrNotExist):
+			err = os.Symlink(want, s.path(name))
+		default:
+			err = fmt.Errorf("%s is not a link to %q: %w", s.path(name), want, err)
 		}
-		if err := os.Symlink(want, s.path(name)); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %w", err)}).
+				WithAdvice("move %s away if it is not of this program", s.path(name))
 		}
 		changed = true
 	}
@@ -162,6 +165,10 @@ func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func()
 	}
 	deadline := time.Now().Add(wait)
 	for {
+		if err := ctx.Err(); err != nil {
+			f.Close()
+			return nil, err
+		}
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
@@ -209,6 +216,9 @@ func (s *Store) Active() (*Active, error) {
 		return s.recoverActive(err)
 	}
 	record, err := s.readGeneration(n)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		return nil, fmt.Errorf("cannot read generation %d: %w", n, err) // this says nothing about the record
+	}
 	if err != nil {
 		return s.rebuild(n, err)
 	}
@@ -247,6 +257,7 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 	}
 	for _, n := range slices.Backward(generations) {
 		if record, err := s.readGeneration(n); err == nil {
+			record.recount()
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
 	}
@@ -281,12 +292,14 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		// Links alone: whatever they name ran before, so it is not blamed.
 		return &Active{
 			Record: &Record{Schema: Schema, Generation: n, Phase: PhaseConfirmed,
-				Current: current, Previous: s.readLink(n, "previous"), Factory: s.readLink(n, "factory")},
+				Current: current, Previous: s.readLink(n, "previous"), Factory: s.readLink(n, "factory"),
+				Confirmed: []Ref{*current}},
 			Damage: fmt.Sprintf("the record of generation %d is lost (%v); using its links", n, cause),
 		}, nil
 	}
 	damage := fmt.Sprintf("the record of generation %d is lost (%v); using generation %d and the links", n, cause, base.Generation)
 	if current == nil || current.Same(base.Current) {
+		base.recount()
 		return &Active{Record: base, Damage: damage}, nil
 	}
 	// Generation n switched versions and its record would say why. The links are
@@ -302,6 +315,15 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	base.Previous = s.withDigest(base.Previous, base)
 	base.HoldReason = ""
 	return &Active{Record: base, Damage: damage}, nil
+}
+
+// recount begins the count of a trial anew: a record that was lost may be the one
+// that confirmed the version, and what was counted before that must not count
+// against it now.
+func (r *Record) recount() {
+	if r.Phase.Counted() {
+		r.Trial = &Trial{Baseline: r.Trial.Baseline}
+	}
 }
 
 // withDigest fills in the digest of a version that was read from a link, from
@@ -397,20 +419,20 @@ func (s *Store) History() ([]*Record, error) {
 //
 // When Commit returns nil, the switch is durable: a power cut after it finds the
 // new state. When it returns an error with ExitUnknown, the switch was made
-// (whoever looks now sees next) but a power cut may undo it. Any other error:
-// nothing changed. The lock must be held.
+// (whoever looks now sees next) but a power cut may undo it: Switched tells. Any
+// other error: nothing changed. The lock must be held.
 func (s *Store) Commit(next *Record) error {
 	next.Schema = max(next.Schema, Schema)
 	if err := next.check(); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
-	for _, l := range next.links() {
-		if l.ref == nil {
-			continue
-		}
-		if info, err := os.Lstat(s.VersionDir(l.ref.Version)); err != nil || !info.IsDir() {
-			return fmt.Errorf("cannot commit: %s: version %s is not in the store", l.name, l.ref.Version)
-		}
+	// Only what is to run must be there. A previous or factory that was lost is no
+	// reason to refuse the switch away from a version that fails.
+	if info, err := os.Lstat(s.VersionDir(next.Current.Version)); err != nil || !info.IsDir() {
+		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)
+	}
+	if err := s.Mend(); err != nil {
+		return fmt.Errorf("cannot mend the links of %s: %w", s.dir, err)
 	}
 	generations, err := s.generations()
 	if err != nil {
@@ -423,13 +445,9 @@ func (s *Store) Commit(next *Record) error {
 	if active, err := s.activeGeneration(); err == nil {
 		// What a power cut left behind the active generation never was: it must
 		// not become the backup of the one that is written now.
-		i, _ := slices.BinarySearch(generations, active+1)
-		for _, n := range generations[i:] {
-			if err := os.RemoveAll(s.generation(n)); err != nil {
-				return err
-			}
-		}
-		generations = generations[:i]
+		generations = slices.DeleteFunc(generations, func(n uint64) bool {
+			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
+		})
 	}
 	n := uint64(1)
 	if len(generations) > 0 {
@@ -439,7 +457,19 @@ func (s *Store) Commit(next *Record) error {
 
 	// Power cut in here: an unfinished generation that nothing points to. The
 	// next Sweep removes it.
-	if err := s.writeGeneration(n, next); err != nil {
+	err = s.writeGeneration(n, next)
+	if IsNoSpace(err) {
+		// A full disk must not keep a bad version running: give up what was
+		// deleted already and the older part of the history.
+		os.RemoveAll(s.generation(n))
+		s.emptyDir(trashDir)
+		for _, old := range generations[:max(0, len(generations)-2)] {
+			os.RemoveAll(s.generation(old))
+		}
+		generations = generations[max(0, len(generations)-2):]
+		err = s.writeGeneration(n, next)
+	}
+	if err != nil {
 		os.RemoveAll(s.generation(n))
 		return fmt.Errorf("cannot write generation %d: %w", n, err)
 	}
@@ -472,6 +502,9 @@ func (s *Store) Commit(next *Record) error {
 	}
 	return nil
 }
+
+// Switched reports whether a Commit that returned err made its switch.
+func Switched(err error) bool { return err == nil || Exit(err) == ExitUnknown }
 
 // writeGeneration writes generation n whole and makes it durable.
 func (s *Store) writeGeneration(n uint64, r *Record) error {
@@ -539,7 +572,12 @@ func (s *Store) Mend() error {
 	}
 	// A folder in the place of the switch would make every Commit fail.
 	if info, err := os.Lstat(s.path(activeLink)); err == nil && info.Mode().Type() != fs.ModeSymlink {
-		return s.trash(activeLink)
+		if err := s.trash(activeLink); err != nil {
+			return err
+		}
+	}
+	if info, err := os.Lstat(s.path(generationsDir)); err == nil && !info.IsDir() {
+		return s.trash(generationsDir)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -124,13 +125,12 @@ func TestCommitSwitchesEverything(t *testing.T) {
 func TestCommitRefuses(t *testing.T) {
 	s, one, _ := twoVersions(t)
 	for name, next := range map[string]*Record{
-		"a version that is not there":  {Phase: PhaseConfirmed, Current: &Ref{Version: "9.0"}},
-		"a previous that is not there": {Phase: PhaseConfirmed, Current: one, Previous: &Ref{Version: "9.0"}},
-		"no current":                   {Phase: PhaseConfirmed},
-		"a name that climbs":           {Phase: PhaseConfirmed, Current: &Ref{Version: "../etc"}},
-		"a phase that is not known":    {Phase: "happy", Current: one},
-		"a trial without counters":     {Phase: PhaseTrial, Current: one},
-		"a negative counter":           {Phase: PhaseTrial, Current: one, Trial: &Trial{Hard: -1}},
+		"a version that is not there": {Phase: PhaseConfirmed, Current: &Ref{Version: "9.0"}},
+		"no current":                  {Phase: PhaseConfirmed},
+		"a name that climbs":          {Phase: PhaseConfirmed, Current: &Ref{Version: "../etc"}},
+		"a phase that is not known":   {Phase: "happy", Current: one},
+		"a trial without counters":    {Phase: PhaseTrial, Current: one},
+		"a negative counter":          {Phase: PhaseTrial, Current: one, Trial: &Trial{Hard: -1}},
 	} {
 		if err := s.Commit(next); err == nil {
 			t.Errorf("Commit of %s succeeded", name)
@@ -142,6 +142,52 @@ func TestCommitRefuses(t *testing.T) {
 	entries, err := os.ReadDir(s.path(".generations"))
 	if err != nil || len(entries) != 2 {
 		t.Errorf("%d generations are left (%v), want 2", len(entries), err)
+	}
+}
+
+// A previous or factory that was lost must not keep the device from leaving a
+// version that fails.
+func TestCommitWithLostPrevious(t *testing.T) {
+	s, one, two := twoVersions(t)
+	if err := os.RemoveAll(s.VersionDir("1.0")); err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Factory: one})
+	if active := mustActive(t, s); active.Damage != "" || !active.Record.Factory.Same(one) {
+		t.Errorf("Active = %+v, damage %q", active.Record, active.Damage)
+	}
+}
+
+// What was counted before a record was lost does not count any more: the lost
+// one may have confirmed the version.
+func TestLostConfirmationIsNotARollback(t *testing.T) {
+	s, one, two := twoVersions(t)
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
+	if err := os.Truncate(s.path(".generations", "3", "record.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustActive(t, s).Record; r.Phase != PhaseTrial || r.Trial.Attempts() != 0 {
+		t.Errorf("Active = %s with %d boots counted, want a trial with none", r.Phase, r.Trial.Attempts())
+	}
+}
+
+// Whoever may not read the record is told so, and not that it is damaged.
+func TestUnreadableRecord(t *testing.T) {
+	s, _, _ := twoVersions(t)
+	if err := os.Chmod(s.path(".generations", "2", "record.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		// As nobody, for the file system's checks on this thread.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(0)
+	}
+	if _, err := s.Active(); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("Active: %v, want permission denied", err)
 	}
 }
 

@@ -23,6 +23,8 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 
 	active, err := g.active()
 	switch {
+	case err != nil && inconclusive(ctx, err):
+		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
 	case err != nil:
 		g.logf("%v", err)
 		if active, err = g.adopt(ctx); err != nil {
@@ -50,7 +52,10 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		last = g.lastBoot(record)
 	}
 	boot := Boot{ID: g.bootID, Last: last, Budget: g.cfg.Trial.Hard}
-	d := g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Decide(record, disk, boot) })
+	d, err := g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Decide(record, disk, boot) })
+	if err != nil {
+		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+	}
 	g.logf("%s: %s", d.Action, d.Why)
 
 	next := d.Next
@@ -58,9 +63,6 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		next = record.Clone() // the same again, whole
 	}
 	if next != nil {
-		if err := g.store.Mend(); err != nil {
-			return fmt.Errorf("cannot mend the links of %s: %w", g.store.Dir(), err)
-		}
 		if err := g.store.Commit(next); err != nil {
 			return fmt.Errorf("cannot %s, the boot goes on with the links as they are: %w", d.Action, err)
 		}
@@ -103,8 +105,9 @@ func (g *guardian) adopt(ctx context.Context) (*bootcheck.Active, error) {
 			continue
 		}
 		if info, err := os.Stat(snapshot.Dir); err == nil && info.Mode().Perm()&0o222 == 0 {
-			factory = &snapshot.Ref
-			continue
+			if factory == nil {
+				factory = &snapshot.Ref
+			}
 		}
 		whole = append(whole, &snapshot.Ref)
 	}

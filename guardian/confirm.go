@@ -160,20 +160,21 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		if verdict.Failing.Final {
 			f.Cause = bootcheck.CauseCrash // systemd gave the service up before recover came to it
 		}
-		d = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
+		d, err = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
+		if err != nil {
+			return nil, err
+		}
 	}
 	g.logf("%s: %s", d.Action, d.Why)
 	if d.Next == nil {
 		return nil, nil
 	}
-	if err := g.store.Commit(d.Next); err != nil {
+	err = g.store.Commit(d.Next)
+	if d.Action != FallBack || !bootcheck.Switched(err) {
 		return nil, err
 	}
-	if d.Action != FallBack {
-		return nil, nil
-	}
 	g.restart(ctx, d.Run)
-	return d.Next, nil
+	return d.Next, err
 }
 
 // evidence is what the record keeps of a failed check.

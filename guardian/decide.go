@@ -171,7 +171,11 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	}
 	next.Block(*current, failure.Cause, failure.Check)
 	evidence.To, evidence.Level = target.Version, level
-	run(next, disk, bootID, target, level)
+	var baseline map[string]bool
+	if record.Trial != nil {
+		baseline = record.Trial.Baseline // it failed under this version before the update
+	}
+	run(next, disk, bootID, target, level, baseline)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s", current, failure, target, level)}
 }
@@ -187,7 +191,7 @@ func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck
 	}
 	next.Unblock(target.Version)
 	next.Block(*record.Current, bootcheck.CauseOperator, "")
-	run(next, disk, bootID, target, level)
+	run(next, disk, bootID, target, level, nil)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("a person asked for it: from %s back to %s", record.Current, target)}
 }
@@ -208,12 +212,12 @@ func Absolve(record *bootcheck.Record, release int64) Decision {
 
 // run makes target the version of next that runs, on trial itself unless it is
 // the last resort, and finds what stands behind it.
-func run(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) {
+func run(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string, baseline map[string]bool) {
 	next.Current = target
 	next.Previous = nil
 	next.Phase, next.Trial = bootcheck.PhaseFactory, nil
 	if level != bootcheck.LevelFactory {
-		next.Phase, next.Trial = bootcheck.PhaseFallback, &bootcheck.Trial{BootID: bootID}
+		next.Phase, next.Trial = bootcheck.PhaseFallback, &bootcheck.Trial{BootID: bootID, Baseline: baseline}
 	}
 	for i := len(next.Confirmed) - 1; i >= 0; i-- {
 		if c := next.Confirmed[i]; usable(next, disk, &c) {

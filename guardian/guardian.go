@@ -15,9 +15,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -67,7 +70,7 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	for i := range record.Confirmed {
 		check(&record.Confirmed[i])
 	}
-	if err := g.store.Verify(ctx, record.Current, bootcheck.Quick); err != nil {
+	if err := g.store.Verify(ctx, record.Current, bootcheck.Quick); err != nil && !inconclusive(ctx, err) {
 		disk.Damaged[record.Current.Version] = err.Error()
 	}
 	return disk
@@ -75,19 +78,32 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 
 // settle asks decide until the version that it falls back to is whole, every
 // byte of it: each answer that names a damaged one is asked again without it.
-func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Decision) Decision {
+func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Decision) (Decision, error) {
 	for {
+		// Who was told to end has not seen the disk: nothing is decided.
+		if err := ctx.Err(); err != nil {
+			return Decision{}, err
+		}
 		d := decide(disk)
 		if d.Action != FallBack {
-			return d
+			return d, nil
 		}
 		err := g.store.Verify(ctx, d.Run, bootcheck.Full)
 		if err == nil {
-			return d
+			return d, nil
+		}
+		if inconclusive(ctx, err) {
+			return Decision{}, err
 		}
 		g.logf("cannot fall back to %s: %v", d.Run, err)
 		disk.Damaged[d.Run.Version] = err.Error()
 	}
+}
+
+// inconclusive reports whether err says nothing about a snapshot: the check was
+// interrupted or this process lacks something.
+func inconclusive(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // restart starts the services anew so that they run version. Its caller holds

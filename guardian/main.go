@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -66,8 +67,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	var o options
 	name, rest := args[0], args[1:]
-	if name == "factory" && len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
-		name, rest = "factory "+rest[0], rest[1:]
+	if name == "factory" {
+		if i := slices.IndexFunc(rest, func(s string) bool { return s == "create" || s == "verify" }); i >= 0 {
+			name, rest = "factory "+rest[i], slices.Delete(slices.Clone(rest), i, i+1)
+		}
 	}
 	fs := cli.Flags("ota-guardian " + name)
 	fs.StringVar(&o.config, "config", "", "")
@@ -84,6 +87,8 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "confirm", "shutdown", "factory verify":
 	case "help", "-h", "-help", "--help":
 		return cli.ErrHelp
+	case "factory":
+		return cli.Usagef("ota-guardian", "factory: create or verify is missing")
 	default:
 		return cli.Usagef("ota-guardian", "unknown command %q", name)
 	}

@@ -42,15 +42,36 @@ func (g *guardian) recover(ctx context.Context, unit string) error {
 		return ctx.Err()
 	case <-time.After(restartPause):
 	}
-	if failed, err := failedForGood(ctx, unit); err != nil || !failed {
-		return err // somebody else started it
+	if err := g.startFailed(ctx); err != nil {
+		return err
 	}
-	g.restart(ctx, d.Run)
 	g.judgeLater(ctx)
 	if d.Action == Hold {
 		return holdError(d.Next)
 	}
 	return nil
+}
+
+// startFailed starts the services anew that systemd gave up on, and only those:
+// one that crash-loops must not take the others with it.
+func (g *guardian) startFailed(ctx context.Context) error {
+	unlock, err := g.store.Lock(ctx, lockPatience)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var failed []string
+	for _, service := range g.cfg.Services {
+		if is, err := failedForGood(ctx, service); err == nil && is {
+			failed = append(failed, service)
+		}
+	}
+	return conn.RestartAll(ctx, failed, g.logf)
 }
 
 // failedForGood reports whether systemd gave up on unit.
@@ -109,18 +130,19 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 	case record.Trial != nil && excused(record.Trial.Baseline, failure.Check):
 		return keep("%s failed, as it did before %s was installed", unit, record.Current)
 	}
-	d := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
+	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
+	if err != nil {
+		return Decision{}, err
+	}
 	g.logf("%s: %s", d.Action, d.Why)
 	if d.Next == nil {
 		return d, nil
 	}
-	if err := g.store.Commit(d.Next); err != nil {
-		return d, err
-	}
-	if d.Action == FallBack {
+	err = g.store.Commit(d.Next)
+	if d.Action == FallBack && bootcheck.Switched(err) {
 		g.restart(ctx, d.Run)
 	}
-	return d, nil
+	return d, err
 }
 
 // excused reports whether check failed already before the switch.

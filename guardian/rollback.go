@@ -69,9 +69,9 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 	}
 	d := Leave(record, disk, g.bootID, target, level)
 	g.logf("%s: %s", d.Action, d.Why)
-	if err := g.store.Commit(d.Next); err != nil {
-		return nil, err
+	err = g.store.Commit(d.Next)
+	if bootcheck.Switched(err) {
+		g.restart(ctx, d.Run)
 	}
-	g.restart(ctx, d.Run)
-	return d.Next, nil
+	return d.Next, err
 }

@@ -55,7 +55,7 @@ type Config struct {
 	// found means that every install is refused.
 	Keys []string
 
-	Model    string   // the product model that a bundle must be for; empty: no bundle names it, so only bundles for any model install
+	Model    string   // the product model that a bundle must be for; empty: bundles of every model are taken
 	Services []string // units that start from the store; default device-api.service; may be empty
 	Keep     int      // snapshots kept beyond current, previous and factory; default 2
 	Reserve  Size     // kept free on the partition of Root, in bytes; default 64 MiB
