@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,11 +24,43 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, force bool) 
 	if _, err := a.prune(ctx, a.cfg.Keep, -1); err != nil {
 		a.logf("%v", err) // the switch is made; the next install tidies up
 	}
-	if !systemd.Running() {
-		fmt.Fprintf(a.out, "version %s is current, on trial; no systemd runs here: restart the services, then `ota-guardian confirm`\n", ref.Version)
-		return nil
-	}
 	return a.awaitVerdict(ctx, ref)
+}
+
+// resume goes on with a version that is current: an install of it that was ended
+// after its switch may have left the services as they were. done is false where
+// it has to be switched to anew, because a person insists.
+func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bool) (done bool, err error) {
+	ref := record.Current
+	switch {
+	case record.Phase == bootcheck.PhaseHold && force:
+		return false, nil
+	case record.Phase == bootcheck.PhaseHold:
+		return true, onHold(record)
+	}
+	if err := a.store.Verify(ctx, ref, bootcheck.Content); err != nil {
+		return true, err
+	}
+	if !record.Phase.Judged() {
+		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
+		return true, nil
+	}
+	unlock, err := a.store.Lock(ctx, lockToCommit)
+	if err != nil {
+		return true, err
+	}
+	err = a.restart(context.WithoutCancel(ctx), ref)
+	unlock()
+	if err != nil {
+		return true, err
+	}
+	return true, a.awaitVerdict(ctx, ref)
+}
+
+// onHold is what an install of the version that is held ends with.
+func onHold(record *bootcheck.Record) error {
+	return bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "version %s failed and the device is on hold (%s)", record.Current, record.HoldReason).
+		WithAdvice("`ota-guardian status` shows the evidence; install another version, or try this one again with --force")
 }
 
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
@@ -38,7 +71,9 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 		return err
 	}
 	baseline := a.baseline(ctx, before)
-
+	if err := ctx.Err(); err != nil {
+		return err // checks that were interrupted look as if they had failed
+	}
 	unlock, err := a.store.Lock(ctx, lockToCommit)
 	if err != nil {
 		return err
@@ -54,18 +89,26 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 				WithAdvice("`ota-apply unblock %s` or --force tries it again", ref.Version)
 		}
 	}
-	next := trialOf(record, ref, bootID(), baseline)
-	if err := a.store.Mend(); err != nil {
-		return err
-	}
-	if err := a.store.Commit(next); err != nil {
+	whole := func(r *bootcheck.Ref) bool { return a.store.Verify(ctx, r, bootcheck.Quick) == nil }
+	next := trialOf(record, ref, bootID(), baseline, whole)
+	err = a.store.Commit(next)
+	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
 	}
+	// Still under the lock: a service of the old version that fails for good just
+	// now must not be taken for one of the new. Who is told to end now has made
+	// the switch, and finishes it.
+	if restartErr := a.restart(context.WithoutCancel(ctx), ref); err == nil {
+		err = restartErr
+	}
+	return err
+}
+
+// restart lets the services run ref, which is current. Its caller holds the lock.
+func (a *applier) restart(ctx context.Context, ref *bootcheck.Ref) error {
 	if !systemd.Running() {
 		return nil
 	}
-	// Still under the lock: a service of the old version that fails for good just
-	// now must not be taken for one of the new.
 	a.stage(report.StageRebooting, "restarting the services")
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
@@ -81,8 +124,9 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 
 // trialOf is the record that puts ref on trial. record is nil on a new device.
 // previous becomes the version that runs only if that proved itself: a trial
-// that follows a trial falls back to the same version as the first.
-func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool) *bootcheck.Record {
+// that follows a trial falls back to the same version as the first. When that is
+// ref itself, it becomes the newest other one that proved itself and is whole.
+func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool, whole func(*bootcheck.Ref) bool) *bootcheck.Record {
 	next := &bootcheck.Record{Schema: bootcheck.Schema}
 	if record != nil {
 		next = record.Clone()
@@ -90,7 +134,13 @@ func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseli
 			next.Previous = current
 		}
 		if next.Previous.Same(ref) {
-			next.Previous = nil // the guardian looks among the confirmed ones
+			next.Previous = nil
+			for _, c := range slices.Backward(record.Confirmed) {
+				if !c.Same(ref) && record.BlockedBy(&c) == nil && whole(&c) {
+					next.Previous = &c
+					break
+				}
+			}
 		}
 	}
 	next.Unblock(ref.Version)
@@ -121,6 +171,9 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 		}
 	}
 	results := health.Run(ctx, health.All(a.cfg, env))
+	if ctx.Err() != nil {
+		return nil // the caller sees it too; nothing was found out
+	}
 	for _, r := range results {
 		if r.Required && !r.OK {
 			a.logf("%s fails already before the switch and will not condemn the new version: %s", r.Check, r.Why)
@@ -129,8 +182,13 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 	return health.Baseline(results)
 }
 
-// awaitVerdict follows the record until the trial of ref has ended.
+// awaitVerdict follows the record until the trial of ref has ended. Where no
+// systemd runs, nobody judges by himself, and it says what to do.
 func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
+	if !systemd.Running() {
+		fmt.Fprintf(a.out, "version %s is current, on trial; no systemd runs here: restart the services, then `ota-guardian confirm`\n", ref.Version)
+		return nil
+	}
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
 		return unjudged(ref, "systemd does not answer (%v)", err)
@@ -173,8 +231,7 @@ func (a *applier) verdict(ref *bootcheck.Ref) (done bool, err error) {
 	last := record.LastRollback
 	switch {
 	case record.Phase == bootcheck.PhaseHold && record.Current.Same(ref):
-		return true, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "version %s failed and the device is on hold (%s)", ref.Version, record.HoldReason).
-			WithAdvice("`ota-guardian status` shows the evidence; install another version to end the hold")
+		return true, onHold(record)
 	case record.Current.Same(ref) && record.Phase == bootcheck.PhaseConfirmed:
 		fmt.Fprintf(a.out, "version %s is current and confirmed\n", ref.Version)
 		return true, nil

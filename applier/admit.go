@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -16,7 +18,9 @@ var clockCredible = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
 // it needs (ExitNoSpace).
-func (a *applier) admit(m *bootcheck.Manifest, digest string, o installOptions) error {
+//
+// coming is how much of the bundle has still to be downloaded, in bytes.
+func (a *applier) admit(m *bootcheck.Manifest, digest string, coming int64, o installOptions) error {
 	refuse := func(format string, args ...any) *bootcheck.Error {
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
 	}
@@ -30,10 +34,13 @@ func (a *applier) admit(m *bootcheck.Manifest, digest string, o installOptions) 
 	if err != nil {
 		return err
 	}
-	if record == nil {
-		return a.checkRoom(m, nil)
-	}
 	ref := &bootcheck.Ref{Version: m.Version, Digest: digest}
+	if snapshot, err := a.store.Snapshot(m.Version); err == nil && snapshot.Ref == *ref {
+		m = &bootcheck.Manifest{Version: m.Version, Models: m.Models, Release: m.Release} // it is here: it needs no room
+	}
+	if record == nil {
+		return a.checkRoom(m, coming, nil)
+	}
 	if b := record.BlockedBy(ref); b != nil && !o.force {
 		return refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
 			WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
@@ -48,21 +55,22 @@ func (a *applier) admit(m *bootcheck.Manifest, digest string, o installOptions) 
 				WithAdvice("give every release a version of its own")
 		}
 	}
-	return a.checkRoom(m, record)
+	return a.checkRoom(m, coming, record)
 }
 
 // checkRoom refuses a version that does not fit beside what must stay. What may
-// be removed to make room for it counts as free.
-func (a *applier) checkRoom(m *bootcheck.Manifest, record *bootcheck.Record) error {
-	if _, err := a.store.Snapshot(m.Version); err == nil {
-		return nil // it is here already
-	}
+// be removed to make room for it counts as free. coming bytes of the bundle are
+// still to be spooled, which counts where the spool is on the same disk.
+func (a *applier) checkRoom(m *bootcheck.Manifest, coming int64, record *bootcheck.Record) error {
 	free, err := a.store.Free()
 	if err != nil {
 		return err
 	}
 	bytes, inodes := need(m, free.Block)
 	bytes += uint64(a.cfg.Reserve)
+	if coming > 0 && sameDisk(a.cfg.Spool, a.store.Dir()) {
+		bytes += uint64(coming)
+	}
 	if record != nil {
 		surplus, err := a.store.Surplus(record, 0)
 		if err != nil {
@@ -87,6 +95,13 @@ func (a *applier) checkRoom(m *bootcheck.Manifest, record *bootcheck.Record) err
 		return noRoom("it needs %d inodes, %d can be had", inodes, free.Inodes)
 	}
 	return nil
+}
+
+// sameDisk reports whether both folders are on one file system; when nobody
+// knows, they are.
+func sameDisk(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) != nil || unix.Stat(b, &y) != nil || x.Dev == y.Dev
 }
 
 // need is what a version takes on a file system with blocks of block bytes:

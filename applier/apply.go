@@ -61,22 +61,22 @@ type installOptions struct {
 // version runs and is confirmed (or is in the store, with noActivate; or is on
 // trial, where no systemd runs). Until activate, nothing that runs is touched.
 func (a *applier) install(ctx context.Context, from string, o installOptions) (err error) {
+	unlock, err := a.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	defer func() { a.finish(err) }()
 	keys, err := a.keys()
 	if err != nil {
 		return err
 	}
-	unlock, err := a.store.LockInstalls(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if err := a.sweep(ctx); err != nil {
 		return err
 	}
 
 	a.stage(report.StageDownloading, "downloading the bundle")
-	admit := func(m *bootcheck.Manifest, digest string) error { return a.admit(m, digest, o) }
+	admit := func(m *bootcheck.Manifest, digest string, coming int64) error { return a.admit(m, digest, coming, o) }
 	b, err := a.fetch(ctx, from, o, keys, admit)
 	if err != nil {
 		return err
@@ -85,10 +85,13 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	ref := bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
 
 	a.stage(report.StageVerifying, "version "+ref.Version)
-	if a.runs(&ref) {
-		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
-		b.done()
-		return nil
+	if record := a.current(&ref); record != nil {
+		if done, err := a.resume(ctx, record, o.force); done {
+			if err == nil {
+				b.done()
+			}
+			return err
+		}
 	}
 	if err := a.stageVersion(ctx, b, &ref); err != nil {
 		return err
@@ -104,12 +107,12 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 // activateVersion makes a version of the store current, as install does with a
 // new one.
 func (a *applier) activateVersion(ctx context.Context, name string, force bool) (err error) {
-	defer func() { a.finish(err) }()
-	unlock, err := a.store.LockInstalls(ctx)
+	unlock, err := a.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	defer func() { a.finish(err) }()
 	record, err := a.record()
 	if err != nil {
 		return err
@@ -122,12 +125,13 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 	if err != nil {
 		return err
 	}
-	if a.runs(&snapshot.Ref) {
-		fmt.Fprintf(a.out, "version %s runs already\n", version)
-		return nil
+	if record := a.current(&snapshot.Ref); record != nil {
+		if done, err := a.resume(ctx, record, force); done {
+			return err
+		}
 	}
 	a.stage(report.StageVerifying, "version "+version)
-	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Full); err != nil {
+	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Content); err != nil {
 		return err
 	}
 	return a.activate(ctx, &snapshot.Ref, force)
@@ -146,10 +150,30 @@ func (a *applier) record() (*bootcheck.Record, error) {
 	return active.Record, nil
 }
 
-// runs reports whether ref is what runs, so that there is nothing to do.
-func (a *applier) runs(ref *bootcheck.Ref) bool {
+// current is the record if ref is current, else nil.
+func (a *applier) current(ref *bootcheck.Ref) *bootcheck.Record {
 	record, err := a.record()
-	return err == nil && record != nil && record.Current.Same(ref) && record.Phase != bootcheck.PhaseHold
+	if err != nil || record == nil || !record.Current.Same(ref) {
+		return nil
+	}
+	return record
+}
+
+// begin takes the lock that one install holds from its first byte to its
+// verdict. Who does not get it says nothing to device-api, which would take it
+// for the end of the install that goes on.
+func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
+	if a.store, err = bootcheck.Create(a.cfg.Root); err == nil {
+		unlock, err = a.store.LockInstalls(ctx)
+	}
+	switch {
+	case err == nil:
+		a.report = report.New(a.cfg.Report.URL, a.progressFile())
+	case !errors.Is(err, bootcheck.ErrBusy):
+		a.report = report.New(a.cfg.Report.URL, a.progressFile())
+		a.finish(err)
+	}
+	return unlock, err
 }
 
 func (a *applier) stage(stage, message string) {

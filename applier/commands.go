@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
@@ -57,7 +58,7 @@ func (a *applier) verify(ctx context.Context, name string) error {
 	}
 	version, err := a.store.Find(record, name)
 	if err != nil {
-		if info, statErr := os.Stat(name); statErr == nil && info.Mode().IsRegular() {
+		if _, statErr := os.Stat(name); statErr == nil || strings.Contains(name, "/") {
 			return a.verifyBundle(ctx, name)
 		}
 		return err
@@ -88,8 +89,8 @@ func (a *applier) verifyBundle(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	admit := func(*bootcheck.Manifest, string) error { return nil }
-	b, err := a.openFile(name, installOptions{}, keys, admit)
+	admit := func(*bootcheck.Manifest, string, int64) error { return nil }
+	b, err := openFile(ctx, name, installOptions{}, keys, admit)
 	if err != nil {
 		return err
 	}
@@ -109,10 +110,13 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 	}
 	defer unlock()
 	record, err := a.record()
-	if err != nil || record == nil {
+	if err != nil {
 		return err
 	}
 	if dryRun {
+		if record == nil {
+			return nil
+		}
 		surplus, err := a.store.Surplus(record, a.cfg.Keep)
 		for _, version := range surplus {
 			fmt.Fprintf(a.out, "would remove version %s\n", version)
@@ -144,7 +148,7 @@ func (a *applier) unblock(ctx context.Context, version string) error {
 		return fmt.Errorf("version %s is not blocked: %w", version, fs.ErrNotExist)
 	}
 	next := record.Clone()
-	if !next.Unblock(version) {
+	if !next.Unblock(version) && !next.Unblock(strings.TrimPrefix(version, "v")) {
 		fmt.Fprintf(a.out, "version %s is not blocked\n", version)
 		return nil
 	}

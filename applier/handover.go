@@ -78,7 +78,11 @@ func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *o
 		if err := conn.Stop(context.WithoutCancel(ctx), installUnit); err != nil {
 			return fmt.Errorf("cannot stop %s: %w", installUnit, err)
 		}
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "interrupted").
+		// How it ended says whether it had made its switch.
+		if code, err := conn.WaitUnit(context.WithoutCancel(ctx), installUnit); err == nil && code != 0 {
+			return exitOf(code)
+		}
+		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "interrupted").
 			WithAdvice("`ota-apply status` says what was done; asked again, it goes on where it stopped")
 	case ctx.Err() != nil:
 		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "ended, but the install goes on in %s", installUnit).
@@ -108,8 +112,10 @@ func byInterrupt(ctx context.Context) bool {
 // directory; everything else is read-only. It needs the network, every path that
 // a bundle may lie at, and systemd's socket.
 func sandbox(work string, writable ...string) []systemd.Property {
-	paths := make([]string, 0, len(writable))
-	for _, p := range writable {
+	var paths []string
+	// The checks that are run before the switch find what they find under
+	// ota-confirm.service.
+	for _, p := range append(writable, "/run", "/tmp", "/var/tmp") {
 		paths = append(paths, "-"+p)
 	}
 	return []systemd.Property{
@@ -126,7 +132,6 @@ func sandbox(work string, writable ...string) []systemd.Property {
 		{Name: "RestrictSUIDSGID", Value: true},
 		{Name: "RestrictRealtime", Value: true},
 		{Name: "LockPersonality", Value: true},
-		{Name: "MemoryDenyWriteExecute", Value: true},
 	}
 }
 

@@ -161,28 +161,28 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 // change runs the commands that change what runs: in a unit of their own where
 // systemd runs, since they restart the service that called them.
 func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
-	// What is refused whatever the store holds, before anything is made.
+	// stdout and stderr may be pipes of a device-api that is restarted: that must
+	// not end the install.
+	signal.Ignore(syscall.SIGPIPE)
 	if c.name == "install" {
 		if _, err := localPath(c.arg); err != nil {
 			return err
 		}
+		// Without a key nothing can be installed, so nothing is made either.
 		if _, err := a.keys(); err != nil {
+			a.report = report.New(a.cfg.Report.URL, a.progressFile())
+			a.finish(err)
 			return err
 		}
 	}
-	if a.store, err = bootcheck.Create(a.cfg.Root); err != nil {
-		return err
-	}
 	if out, log, ok := files(stdout, stderr); ok && mustHandOver() {
+		// The sandbox of the unit makes the store writable: it has to be there.
+		if _, err := bootcheck.Create(a.cfg.Root); err != nil {
+			return err
+		}
 		return a.handOver(ctx, c.args(a.cfg), out, log)
 	}
-	if os.Getenv(inUnit) != "" {
-		// stdout and stderr may be pipes of a device-api that is restarted: that
-		// must not end the install.
-		signal.Ignore(syscall.SIGPIPE)
-	}
 	a.show = newProgressBar(stderr)
-	a.report = report.New(a.cfg.Report.URL, a.progressFile())
 	if c.name == "activate" {
 		return a.activateVersion(ctx, c.arg, c.install.force)
 	}

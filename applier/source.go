@@ -31,7 +31,8 @@ type openBundle struct {
 }
 
 // admitFunc refuses a bundle by its verified manifest.
-type admitFunc func(m *bootcheck.Manifest, digest string) error
+// coming is how many bytes of it have still to be downloaded.
+type admitFunc func(m *bootcheck.Manifest, digest string, coming int64) error
 
 // fetch opens the bundle at from, an http or https address, a file: address or
 // a path. A refusal ends a download as soon as the bundle's head has arrived.
@@ -41,10 +42,9 @@ func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys
 		return nil, err
 	}
 	if path != "" {
-		return a.openFile(path, o, keys, admit)
+		return openFile(ctx, path, o, keys, admit)
 	}
 	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
-	var head *openBundle
 	f, stats, err := fetch.Fetch(ctx, src, fetch.Options{
 		Dir:      a.cfg.Spool,
 		Reserve:  int64(a.cfg.Reserve),
@@ -55,7 +55,7 @@ func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys
 			if err != nil || !whole {
 				return false, err
 			}
-			head, err = readHead(f, -1, keys, admit)
+			_, err = readHead(f, -1, have, keys, admit)
 			return true, err
 		},
 	})
@@ -69,7 +69,7 @@ func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys
 	}
 	// Read again from the whole file: the download may have started over, with
 	// another file, after its head was admitted.
-	head, err = readHead(f, stats.Size, keys, admit)
+	head, err := readHead(f, stats.Size, stats.Size, keys, admit)
 	if err != nil {
 		f.Close()
 		remove()
@@ -93,8 +93,8 @@ func headArrived(f io.ReaderAt, have int64) (bool, error) {
 }
 
 // readHead verifies the head of f and admits its manifest. size is the length
-// of the whole bundle, -1 while it is not known.
-func readHead(f *os.File, size int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+// of the whole bundle, -1 while it is not known; have bytes of it are here.
+func readHead(f *os.File, size, have int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	head, err := bundle.ReadHead(f, size)
 	if err != nil {
 		return nil, err
@@ -104,19 +104,19 @@ func readHead(f *os.File, size int64, keys *trust.Keys, admit admitFunc) (*openB
 		return nil, err
 	}
 	digest := bootcheck.Digest(head.RawManifest)
-	if err := admit(m, digest); err != nil {
+	if err := admit(m, digest, head.Size(m)-have); err != nil {
 		return nil, err
 	}
 	return &openBundle{File: f, size: size, head: head, manifest: m, digest: digest, done: func() {}}, nil
 }
 
 // openFile opens a bundle on this machine.
-func (a *applier) openFile(path string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+func openFile(ctx context.Context, path string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
 	}
-	b, err := checkFile(f, o, keys, admit)
+	b, err := checkFile(ctx, f, o, keys, admit)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -124,7 +124,7 @@ func (a *applier) openFile(path string, o installOptions, keys *trust.Keys, admi
 	return b, nil
 }
 
-func checkFile(f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+func checkFile(ctx context.Context, f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -137,14 +137,27 @@ func checkFile(f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) 
 	}
 	if o.sha256 != "" {
 		sum := sha256.New()
-		if _, err := io.Copy(sum, f); err != nil {
+		if _, err := io.Copy(sum, untilDone{ctx, f}); err != nil {
 			return nil, err
 		}
 		if got := hex.EncodeToString(sum.Sum(nil)); got != o.sha256 {
 			return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the bundle %q has the SHA-256 %s, want %s", f.Name(), got, o.sha256)
 		}
 	}
-	return readHead(f, info.Size(), keys, admit)
+	return readHead(f, info.Size(), info.Size(), keys, admit)
+}
+
+// untilDone reads until ctx ends.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
 }
 
 // localPath is the path that from names, or empty for an http or https address.

@@ -2,9 +2,8 @@ package applier
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
+	"os"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/report"
@@ -18,7 +17,7 @@ import (
 func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootcheck.Ref) error {
 	snapshot, err := a.store.Snapshot(ref.Version)
 	if err == nil && snapshot.Ref == *ref {
-		if err := a.store.Verify(ctx, ref, bootcheck.Full); err == nil {
+		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil {
 			return nil
 		} else if ctx.Err() != nil {
 			return err
@@ -26,16 +25,20 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 			a.logf("%v; unpacking it again", err)
 		}
 	}
-	there := err == nil || !errors.Is(err, fs.ErrNotExist)
-
 	a.stage(report.StageToInstall, "version "+ref.Version)
 	if err := a.makeRoom(ctx, b.manifest); err != nil {
 		return err
 	}
 	a.stage(report.StageInstalling, "unpacking version "+ref.Version)
+	defer func() {
+		// Nothing is there any more when it was published.
+		if err := a.store.Unstage(ref.Version); err != nil {
+			a.logf("cannot remove what was unpacked, the next install does: %v", err)
+		}
+	}()
 	if err := a.unpack(ctx, b, ref.Version); err != nil {
-		if err2 := a.store.Unstage(ref.Version); err2 != nil {
-			a.logf("cannot remove what was unpacked, the next install does: %v", err2)
+		if bootcheck.Exit(err) == bootcheck.ExitDamaged {
+			b.done() // to resume this download would be to fail for ever
 		}
 		return err
 	}
@@ -44,16 +47,30 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		return err
 	}
 	defer unlock()
-	if there {
-		record, err := a.record()
-		if err != nil {
-			return err
-		}
-		if err := a.store.Remove(record, ref.Version); err != nil {
+	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); err == nil {
+		if err := a.replace(ref.Version); err != nil {
 			return err
 		}
 	}
 	return a.store.Publish(ref.Version)
+}
+
+// replace removes the damaged snapshot of version. As previous it is no version
+// to fall back to, so the record forgets it first.
+func (a *applier) replace(version string) error {
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if record != nil && record.Previous != nil && record.Previous.Version == version &&
+		record.Current.Version != version && (record.Factory == nil || record.Factory.Version != version) {
+		record = record.Clone()
+		record.Previous = nil
+		if err := a.store.Commit(record); err != nil {
+			return err
+		}
+	}
+	return a.store.Remove(record, version)
 }
 
 // unpack writes the bundle's tree to the staging folder; all of it is durable
@@ -69,6 +86,13 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 
 // makeRoom removes surplus snapshots until m fits, the least useful first.
 func (a *applier) makeRoom(ctx context.Context, m *bootcheck.Manifest) error {
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if err := a.checkRoom(m, 0, record); err != nil {
+		return err // before anything is removed for nothing
+	}
 	for {
 		free, err := a.store.Free()
 		if err != nil {
@@ -83,7 +107,7 @@ func (a *applier) makeRoom(ctx context.Context, m *bootcheck.Manifest) error {
 			return err
 		}
 		if len(removed) == 0 {
-			return a.checkRoom(m, nil)
+			return a.checkRoom(m, 0, nil)
 		}
 	}
 }

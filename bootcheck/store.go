@@ -157,6 +157,12 @@ func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
 
 func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
+		// Nothing of ours: in its place nobody could ever decide anything.
+		if err = os.Remove(name); err == nil {
+			return lockAt(ctx, name, wait)
+		}
+	}
 	if errors.Is(err, unix.EROFS) {
 		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	}

@@ -443,6 +443,24 @@ func TestLock(t *testing.T) {
 	}
 }
 
+func TestLockInTheWay(t *testing.T) {
+	s := newStore(t)
+	for name, put := range map[string]func() error{
+		"a folder": func() error { return os.Mkdir(s.path(".lock"), 0o755) },
+		"a link":   func() error { return os.Symlink("/etc/passwd", s.path(".lock")) },
+	} {
+		if err := errors.Join(os.RemoveAll(s.path(".lock")), put()); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := s.Lock(t.Context(), 0)
+		if err != nil {
+			t.Errorf("Lock with %s in its place: %v", name, err)
+			continue
+		}
+		unlock()
+	}
+}
+
 // lockPatience is ten times what a loaded machine takes to hand a lock over.
 const lockPatience = 30e9
 

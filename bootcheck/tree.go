@@ -23,7 +23,11 @@ const (
 	// Quick looks at every entry's type, mode, size and link target: a few
 	// microseconds each, and no file is read.
 	Quick Depth = iota
-	// Full also hashes every file, and refuses what the manifest does not list.
+	// Content also hashes every file. What the manifest does not list is left
+	// alone: an application that wrote a cache beside its own files must not make
+	// its version useless for falling back to.
+	Content
+	// Full also refuses what the manifest does not list.
 	Full
 )
 
@@ -150,7 +154,7 @@ func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 	if st.Size != e.Size {
 		return fmt.Errorf("size %d, want %d", st.Size, e.Size)
 	}
-	if c.depth == Full {
+	if c.depth >= Content {
 		return c.checkContent(d, name, e)
 	}
 	return nil

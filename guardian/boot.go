@@ -27,7 +27,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
 	case err != nil:
 		g.logf("%v", err)
-		if active, err = g.adopt(ctx); err != nil {
+		if active, err = g.adopt(ctx, "every record is lost"); err != nil {
 			return err
 		}
 	case active == nil:
@@ -39,7 +39,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 			g.logf("no version is installed, there is nothing to decide")
 			return nil
 		}
-		if active, err = g.adopt(ctx); err != nil {
+		if active, err = g.adopt(ctx, "nothing says which version is current"); err != nil {
 			return err
 		}
 	}
@@ -84,11 +84,11 @@ func holdError(r *bootcheck.Record) error {
 		WithAdvice("`ota-guardian status` shows the evidence; install a version or use `ota-guardian rollback` to end the hold")
 }
 
-// adopt makes a record for a store that has lost every one: the newest version
-// that is whole runs, on trial since nobody knows whether it ever was good; a
-// read-only snapshot is factory. The newest one is by name, as no clock is
+// adopt makes a record for a store that has lost every one, or whose first install
+// was ended before its switch: the newest version that is whole runs, on trial
+// since nobody knows whether it ever was good; the newest that is read-only is factory. The newest one is by name, as no clock is
 // trusted. Nothing is written; the error has ExitHeld when nothing verifies.
-func (g *guardian) adopt(ctx context.Context) (*bootcheck.Active, error) {
+func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, error) {
 	names, err := g.store.VersionNames()
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (g *guardian) adopt(ctx context.Context) (*bootcheck.Active, error) {
 	for _, version := range slices.Backward(names) {
 		snapshot, err := g.store.Snapshot(version)
 		if err == nil {
-			err = bootcheck.CheckTree(ctx, snapshot.Dir, snapshot.Manifest, bootcheck.Full)
+			err = bootcheck.CheckTree(ctx, snapshot.Dir, snapshot.Manifest, bootcheck.Content)
 		}
 		if err != nil {
 			g.logf("version %s is not a candidate: %v", version, err)
@@ -125,7 +125,7 @@ func (g *guardian) adopt(ctx context.Context) (*bootcheck.Active, error) {
 		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole", g.store.Dir()).
 			WithAdvice("install a version with `ota-apply install`")
 	}
-	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("every record is lost; going on with %s", record.Current)}, nil
+	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s; going on with %s", why, record.Current)}, nil
 }
 
 // errNothing is what a command ends with that needs a version where there is none.

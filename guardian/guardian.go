@@ -88,7 +88,7 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 		if d.Action != FallBack {
 			return d, nil
 		}
-		err := g.store.Verify(ctx, d.Run, bootcheck.Full)
+		err := g.store.Verify(ctx, d.Run, bootcheck.Content)
 		if err == nil {
 			return d, nil
 		}

@@ -64,7 +64,7 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s never proved itself on this device", version).
 			WithAdvice("`ota-apply activate %s` tries it, with a way back", version)
 	}
-	if err := g.store.Verify(ctx, target, bootcheck.Full); err != nil {
+	if err := g.store.Verify(ctx, target, bootcheck.Content); err != nil {
 		return nil, err
 	}
 	d := Leave(record, disk, g.bootID, target, level)

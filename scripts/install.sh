@@ -8,9 +8,9 @@
 #   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
 #   --bin DIR        the folder with ota-guardian, ota-apply and ota-bundle
 #                    (default: bin/ARCH of this checkout, built if it is missing)
-#   --store DIR      the version store (default /opt/tope/versions)
+#   --store DIR      the version store (default: that of an ota.toml that is there, then /opt/tope/versions)
 #   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
-#   --example        also install device-api.service.example as device-api.service
+#   --example        also install (or uninstall) device-api.service.example as device-api.service
 #   --no-enable      install, but do not enable the units
 #   --uninstall      remove what this script installed; configuration, keys and versions stay
 #   --purge          with --uninstall: remove /etc/ota too
@@ -18,11 +18,17 @@
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-prefix=/usr destdir='' bin='' store=/opt/tope/versions services='' example='' enable=1 action=install purge='' dry=''
+prefix=/usr destdir='' bin='' store='' services='' example='' enable=1 action=install purge='' dry=''
 
 die() { echo "error: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
-absolute() { case $2 in /*) ;; *) die "$1 must be an absolute path, not $2" ;; esac; }
+absolute() {
+    case $2 in
+    *[!-A-Za-z0-9._/+@~]*) die "$1 may hold letters, digits and ._/+@~- only: $2" ;;
+    /*) ;;
+    *) die "$1 must be an absolute path, not $2" ;;
+    esac
+}
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -54,8 +60,13 @@ while [ $# -gt 0 ]; do
 done
 : "${services:=device-api.service}"
 absolute --prefix "$prefix"
+# What is configured already goes on, unless something else is asked for.
+if [ -z "$store" ] && [ -f "$destdir/etc/ota/ota.toml" ]; then
+    store=$(sed -n 's/^root *= *"\([^"]*\)".*/\1/p' "$destdir/etc/ota/ota.toml" | head -n 1)
+fi
+: "${store:=/opt/tope/versions}"
 absolute --store "$store"
-[ -z "$destdir" ] || absolute --destdir "$destdir"
+case $destdir in '' | /*) ;; *) die "--destdir must be an absolute path, not $destdir" ;; esac
 if [ -z "$destdir" ] && [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
     die "this machine's files belong to root: run it as root, or give a --destdir"
 fi
@@ -171,6 +182,7 @@ uninstall_all() {
     done
     run rm -f "$manager" "$panic"
     for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
+    if [ -n "$example" ]; then run rm -f "$units/device-api.service"; fi
     if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
     reload
     echo "the versions in $destdir$store stay"

@@ -8,14 +8,17 @@
 //	exit CODE PROGRAM ARGS...   run a program that must end with CODE
 //	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create
 //	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
-//	serve DIR                   serve DIR over HTTP; its address is $URL
+//	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
+//	                            $WORK/corrupt, every 200th byte of what it serves is wrong
 //	snapshot NAME               remember every link, file and mode of the store
 //	unchanged NAME              all of that must be as it was
 //
-// The version that runs is healthy while there is no file $WORK/sick.
+// The version that runs is healthy while there is no file $WORK/sick. While there
+// is a file $WORK/slow, the check makes a file $WORK/checking and takes for ever.
 package cmdtest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
@@ -28,6 +31,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -49,7 +53,11 @@ script = %[3]q
 `
 
 const check = `#!/bin/sh
-if [ -e %s/sick ]; then
+if [ -e %[1]s/slow ]; then
+	touch %[1]s/checking
+	exec sleep 1000
+fi
+if [ -e %[1]s/sick ]; then
 	echo "it is sick"
 	exit 1
 fi
@@ -151,7 +159,21 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: serve DIR")
 	}
-	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
+	dir, corrupt := ts.MkAbs(args[0]), ts.MkAbs("corrupt")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		data, err := os.ReadFile(filepath.Join(dir, filepath.Base(r.URL.Path)))
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("ETag", `"the same whatever is served"`)
+		if _, err := os.Stat(corrupt); err == nil {
+			for i := len(data) - 1; i > len(data)/2; i -= 200 {
+				data[i] ^= 0x55
+			}
+		}
+		http.ServeContent(w, r, r.URL.Path, time.Time{}, bytes.NewReader(data))
+	}))
 	ts.Defer(server.Close)
 	ts.Setenv("URL", server.URL)
 }
