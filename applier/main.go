@@ -68,6 +68,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	if err == nil {
 		err = c.run(ctx, stdout, stderr)
 	}
+	if errors.Is(err, context.Canceled) && bootcheck.Advice(err) == "" {
+		err = (&bootcheck.Error{Exit: bootcheck.Exit(err), Code: bootcheck.ReportCode(err), Err: err}).
+			WithAdvice("asked again, it goes on where it stopped")
+	}
 	var code exitOf
 	if errors.As(err, &code) {
 		return bootcheck.ExitCode(code) // it has said itself what was wrong

@@ -1,7 +1,6 @@
 package bootcheck
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -101,8 +100,6 @@ func Advice(err error) string {
 		return "run it as root"
 	case errors.Is(err, syscall.EROFS):
 		return "the file system is read-only: look for errors of the disk in `dmesg`, then remount it"
-	case errors.Is(err, context.Canceled):
-		return "asked again, it goes on where it stopped"
 	}
 	return ""
 }
