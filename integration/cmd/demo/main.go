@@ -69,7 +69,7 @@ func run(ctx context.Context) error {
 		}
 	}
 	fmt.Println()
-	s.tell("done: four bad days, nobody touched the device, and it always came up with a whole version")
+	s.tell("done: nobody touched the device, and it always came up with a whole version")
 	return nil
 }
 
