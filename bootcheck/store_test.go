@@ -531,6 +531,12 @@ func TestSurplus(t *testing.T) {
 
 func TestRetire(t *testing.T) {
 	s, one, _ := twoVersions(t)
+	// Without root nobody could remove the test's folder otherwise.
+	t.Cleanup(func() {
+		for _, dir := range []string{"", "bin", ".ota"} {
+			os.Chmod(filepath.Join(s.VersionDir("1.0"), dir), 0o755)
+		}
+	})
 	if err := s.Retire("1.0"); err != nil {
 		t.Fatal(err)
 	}
