@@ -21,7 +21,6 @@
 package bootcheck
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -137,66 +135,6 @@ func (s *Store) generation(n uint64) string {
 	return s.path(generationsDir, strconv.FormatUint(n, 10))
 }
 
-// ErrBusy is returned by Lock: another program changes the store. Asking again later is right.
-var ErrBusy = errors.New("another install or the guardian is at work")
-
-// Lock takes the store's lock, waiting for it at most wait. The lock dies with
-// its holder, so nobody ever has to clear it by hand. The error is an *Error
-// with ExitBusy that wraps ErrBusy, or ctx's.
-func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), err error) {
-	return lockAt(ctx, s.path(lockFile), wait)
-}
-
-// LockInstalls takes the lock that one install holds from its first byte to its
-// verdict. It is not the store's lock: the guardian confirms and falls back
-// while an install downloads or waits.
-func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
-	// A moment of patience, as `status` looks at this lock too.
-	return lockAt(ctx, s.path(installLock), 200*time.Millisecond)
-}
-
-func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
-		// Nothing of ours: in its place nobody could ever decide anything.
-		if err = os.Remove(name); err == nil {
-			return lockAt(ctx, name, wait)
-		}
-	}
-	if errors.Is(err, unix.EROFS) {
-		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock the version store: %w", err)
-	}
-	deadline := time.Now().Add(wait)
-	for {
-		if err := ctx.Err(); err != nil {
-			f.Close()
-			return nil, err
-		}
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { f.Close() }, nil
-		case err == unix.EINTR:
-			continue
-		case err != unix.EWOULDBLOCK:
-			f.Close()
-			return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
-		case !time.Now().Before(deadline):
-			f.Close()
-			return nil, Errorf(ExitBusy, "", "busy: %w", ErrBusy).WithAdvice("try again when it is done; `ota-apply status` says what it does")
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
 // Active is what the store says at this moment.
 type Active struct {
 	// Record is never nil and never to be changed; Clone it.
@@ -253,102 +191,6 @@ func (s *Store) activeGeneration() (uint64, error) {
 		return 0, fmt.Errorf("%s points to %q, want %s/N", s.path(activeLink), target, generationsDir)
 	}
 	return n, nil
-}
-
-// recoverActive finds the newest whole generation of a store whose switch is lost.
-func (s *Store) recoverActive(cause error) (*Active, error) {
-	generations, err := s.generations()
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range slices.Backward(generations) {
-		if record, err := s.readGeneration(n); err == nil {
-			record.recount()
-			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
-		}
-	}
-	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) {
-		return nil, ErrEmpty
-	}
-	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)
-}
-
-// rebuild makes the record of generation n, which cannot be read, from the
-// generations before it and from the links of n.
-func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
-	current := s.readLink(n, "current")
-	generations, err := s.generations()
-	if err != nil {
-		return nil, err
-	}
-	var base *Record
-	for _, g := range slices.Backward(generations) {
-		if g >= n {
-			continue
-		}
-		if r, err := s.readGeneration(g); err == nil {
-			base = r.Clone()
-			break
-		}
-	}
-	switch {
-	case base == nil && current == nil:
-		return nil, fmt.Errorf("%w: generation %d: %v; no older one is whole", ErrRecord, n, cause)
-	case base == nil:
-		// Links alone: whatever they name ran before, so it is not blamed.
-		return &Active{
-			Record: &Record{Schema: Schema, Generation: n, Phase: PhaseConfirmed,
-				Current: current, Previous: s.readLink(n, "previous"), Factory: s.readLink(n, "factory"),
-				Confirmed: []Ref{*current}},
-			Damage: fmt.Sprintf("the record of generation %d is lost (%v); using its links", n, cause),
-		}, nil
-	}
-	damage := fmt.Sprintf("the record of generation %d is lost (%v); using generation %d and the links", n, cause, base.Generation)
-	if current == nil || current.Same(base.Current) {
-		base.recount()
-		return &Active{Record: base, Damage: damage}, nil
-	}
-	// Generation n switched versions and its record would say why. The links are
-	// what runs, and nothing is rolled back because of a lost record: a version
-	// that is known to be good is confirmed, any other is on trial again.
-	if base.IsConfirmed(current) {
-		base.Phase, base.Trial = PhaseConfirmed, nil
-	} else {
-		base.Phase, base.Trial = PhaseTrial, &Trial{}
-	}
-	base.Previous = s.readLink(n, "previous")
-	base.Current = s.withDigest(current, base)
-	base.Previous = s.withDigest(base.Previous, base)
-	base.HoldReason = ""
-	return &Active{Record: base, Damage: damage}, nil
-}
-
-// recount begins the count of a trial anew: a record that was lost may be the one
-// that confirmed the version, and what was counted before that must not count
-// against it now.
-func (r *Record) recount() {
-	if r.Phase.Counted() {
-		r.Trial = &Trial{Baseline: r.Trial.Baseline}
-	}
-}
-
-// withDigest fills in the digest of a version that was read from a link, from
-// whatever the record knows of it.
-func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
-	if ref == nil {
-		return nil
-	}
-	for _, l := range known.links() {
-		if ref.Same(l.ref) {
-			return l.ref
-		}
-	}
-	for i := range known.Confirmed {
-		if ref.Same(&known.Confirmed[i]) {
-			return &known.Confirmed[i]
-		}
-	}
-	return ref
 }
 
 // readLink reads a link of generation n. Anything but ../../v<version> is nil:
@@ -551,105 +393,6 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 		return err
 	}
 	return syncDir(s.path(generationsDir))
-}
-
-// Mend makes the fixed links what they must be, whatever was put in their place:
-// a link is replaced, a file or folder is moved into .trash under its own name
-// first (and stays there until the next Sweep). Links that are right are not
-// touched. The lock must be held.
-func (s *Store) Mend() error {
-	for _, name := range linkNames {
-		want := fixedTarget(name)
-		got, err := os.Readlink(s.path(name))
-		if err == nil && got == want {
-			continue
-		}
-		if errors.Is(err, unix.EINVAL) { // not a link
-			if err := s.trash(name); err != nil {
-				return err
-			}
-		}
-		if err := renameio.Symlink(want, s.path(name)); err != nil {
-			return err
-		}
-		if err := syncDir(s.dir); err != nil {
-			return err
-		}
-	}
-	// A folder in the place of the switch would make every Commit fail.
-	if info, err := os.Lstat(s.path(activeLink)); err == nil && info.Mode().Type() != fs.ModeSymlink {
-		if err := s.trash(activeLink); err != nil {
-			return err
-		}
-	}
-	if info, err := os.Lstat(s.path(generationsDir)); err == nil && !info.IsDir() {
-		return s.trash(generationsDir)
-	}
-	return nil
-}
-
-// Sweep removes what a crash or a power cut left: unpacked halves, deleted
-// halves, temporary links, generations that were never switched to. Names that
-// are not ours stay. The lock must be held, and no install may be unpacking:
-// only the applier sweeps .staging (staging true).
-func (s *Store) Sweep(staging bool) error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		// renameio's temporary folder for the links: "." + name + digits.
-		for _, link := range append([]string{activeLink}, linkNames...) {
-			rest, ok := strings.CutPrefix(e.Name(), "."+link)
-			if _, err := strconv.ParseUint(rest, 10, 64); ok && err == nil && e.IsDir() {
-				errs = append(errs, os.RemoveAll(s.path(e.Name())))
-			}
-		}
-	}
-	errs = append(errs, s.emptyDir(trashDir))
-	if staging {
-		errs = append(errs, s.emptyDir(stagingDir))
-	}
-	if active, err := s.activeGeneration(); err == nil {
-		generations, err := s.generations()
-		errs = append(errs, err)
-		for _, n := range generations {
-			if n > active {
-				errs = append(errs, os.RemoveAll(s.generation(n)))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Store) emptyDir(name string) error {
-	entries, err := os.ReadDir(s.path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	errs := []error{err}
-	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(s.path(name, e.Name())))
-	}
-	return errors.Join(errs...)
-}
-
-// trash moves name of the store's folder into .trash, durably.
-func (s *Store) trash(name string) error {
-	if err := os.Mkdir(s.path(trashDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	for i := 0; ; i++ {
-		to := s.path(trashDir, fmt.Sprintf("%s-%d", strings.TrimPrefix(name, "."), i))
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		if err := os.Rename(s.path(name), to); err != nil {
-			return err
-		}
-		return errors.Join(syncDir(s.dir), syncDir(s.path(trashDir)))
-	}
 }
 
 // syncDir makes the names in dir durable.

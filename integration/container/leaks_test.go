@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/container/containertest"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // child makes this test binary the program that is killed: it starts a machine,
@@ -81,7 +82,7 @@ func descriptors(t *testing.T) int {
 // One machine after the other, each in the middle of something when it ends.
 func TestNothingIsLeft(t *testing.T) {
 	containertest.Require(t)
-	ctx := containertest.Context(t)
+	ctx := machinetest.Context(t)
 	const rounds = 20
 	var fds, goroutines int
 	for i := range rounds {
@@ -127,7 +128,7 @@ func TestNothingIsLeft(t *testing.T) {
 
 func TestEndOfContextStops(t *testing.T) {
 	containertest.Require(t)
-	ctx, cancel := context.WithCancel(containertest.Context(t))
+	ctx, cancel := context.WithCancel(machinetest.Context(t))
 	defer cancel()
 	c, err := container.Start(ctx, container.Options{})
 	if err != nil {
@@ -219,7 +220,7 @@ func startChild(t *testing.T) (*exec.Cmd, *bufio.Scanner) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(containertest.Context(t), self)
+	cmd := exec.CommandContext(machinetest.Context(t), self)
 	cmd.Env = append(os.Environ(), child+"=1")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

@@ -11,6 +11,7 @@ import (
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 	"github.com/tope-ota/ota/integration/vm"
 	"github.com/tope-ota/ota/integration/vm/vmtest"
@@ -25,7 +26,7 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, containertest.Context(t), device.Quick, func(t *testing.T) machine.Machine {
+	run(t, machinetest.Context(t), device.Quick, func(t *testing.T) machine.Machine {
 		return containertest.Start(t, container.Options{Overlay: o})
 	})
 }
@@ -36,7 +37,7 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, vmtest.Context(t), device.Slow, func(t *testing.T) machine.Machine {
+	run(t, machinetest.Context(t), device.Slow, func(t *testing.T) machine.Machine {
 		return vmtest.Start(t, vm.Options{Overlay: o})
 	})
 }

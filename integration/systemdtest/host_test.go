@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/container/containertest"
 	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // guestBinary is where the test binary is in the guest; guestMark is in its
@@ -34,7 +35,7 @@ func TestInContainer(t *testing.T) {
 		t.Skip("this is the guest")
 	}
 	containertest.Require(t)
-	ctx, cancel := context.WithTimeout(containertest.Context(t), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(machinetest.Context(t), 4*time.Minute)
 	defer cancel()
 
 	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, ctx)}}

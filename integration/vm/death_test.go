@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/vm"
 	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
@@ -55,7 +56,7 @@ func running(t *testing.T, path string) []string {
 func TestQEMUDiesWithItsProcess(t *testing.T) {
 	t.Parallel()
 	vmtest.Require(t)
-	ctx := vmtest.Context(t)
+	ctx := machinetest.Context(t)
 	dir := t.TempDir()
 	self, err := os.Executable()
 	if err != nil {

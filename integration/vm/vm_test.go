@@ -12,6 +12,7 @@ import (
 	"github.com/tope-ota/ota/integration/agent"
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/vm"
 	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
@@ -242,7 +243,7 @@ func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	m, err := vm.Start(vmtest.Context(t), vm.Options{Cold: true, Dir: dir})
+	m, err := vm.Start(machinetest.Context(t), vm.Options{Cold: true, Dir: dir})
 	if err == nil {
 		m.Stop()
 		t.Fatal("a machine whose disk holds no file system has started")

@@ -2,49 +2,17 @@
 package containertest
 
 import (
-	"context"
 	"os"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
-// reserve is kept free before the test binary's deadline for a message that says
-// what was waited for: the deadline itself only prints stacks.
-const reserve = 15 * time.Second
-
-// Require ends the test when the host lacks something that containers need:
-// skipped with a loud list, or failed where CI=true, since nobody reads a skip
-// there.
+// Require ends the test when the host lacks something that a container needs.
 func Require(t testing.TB) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("containers need root and packages: not in -short")
-	}
-	missing := container.Missing()
-	if len(missing) == 0 {
-		return
-	}
-	text := "containers cannot be tested here; MISSING: " + strings.Join(missing, "; ")
-	if os.Getenv("CI") == "true" {
-		t.Fatal(text)
-	}
-	t.Skip(text)
-}
-
-// Context is t's, and ends a little before the deadline of the test binary.
-func Context(t testing.TB) context.Context {
-	ctx := t.Context()
-	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
-		if deadline, ok := d.Deadline(); ok {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-reserve))
-			t.Cleanup(cancel)
-		}
-	}
-	return ctx
+	machinetest.Require(t, "container", container.Missing())
 }
 
 // Start starts a machine that is stopped at the end of the test, and prints its
@@ -53,7 +21,7 @@ func Context(t testing.TB) context.Context {
 func Start(t testing.TB, o container.Options) *container.Container {
 	t.Helper()
 	Require(t)
-	c, err := container.Start(Context(t), o)
+	c, err := container.Start(machinetest.Context(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,48 +2,17 @@
 package vmtest
 
 import (
-	"context"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/vm"
 )
 
-// reserve is kept free before the test binary's deadline for a message that says
-// what was waited for: the deadline itself only prints stacks.
-const reserve = 15 * time.Second
-
-// Require ends the test when the host lacks something that machines need: skipped
-// with a loud list, or failed where CI=true, since nobody reads a skip there.
+// Require ends the test when the host lacks something that a virtual machine needs.
 func Require(t testing.TB) {
 	t.Helper()
-	missing := vm.Missing()
-	if testing.Short() {
-		t.Skip("virtual machines take seconds to start: not in -short")
-	}
-	if len(missing) == 0 {
-		return
-	}
-	text := "virtual machines cannot be tested here; MISSING: apt-get install " + strings.Join(missing, " ")
-	if os.Getenv("CI") == "true" {
-		t.Fatal(text)
-	}
-	t.Skip(text)
-}
-
-// Context is t's, and ends a little before the deadline of the test binary.
-func Context(t testing.TB) context.Context {
-	ctx := t.Context()
-	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
-		if deadline, ok := d.Deadline(); ok {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-reserve))
-			t.Cleanup(cancel)
-		}
-	}
-	return ctx
+	machinetest.Require(t, "virtual machine", vm.Missing())
 }
 
 // Start starts a machine that is stopped at the end of the test, and prints its
@@ -52,7 +21,7 @@ func Start(t testing.TB, o vm.Options) *vm.VM {
 	t.Helper()
 	Require(t)
 	start := time.Now()
-	m, err := vm.Start(Context(t), o)
+	m, err := vm.Start(machinetest.Context(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,112 @@
+package bootcheck
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// Mend makes the fixed links what they must be, whatever was put in their place:
+// a link is replaced, a file or folder is moved into .trash under its own name
+// first (and stays there until the next Sweep). Links that are right are not
+// touched. The lock must be held.
+func (s *Store) Mend() error {
+	for _, name := range linkNames {
+		want := fixedTarget(name)
+		got, err := os.Readlink(s.path(name))
+		if err == nil && got == want {
+			continue
+		}
+		if errors.Is(err, unix.EINVAL) { // not a link
+			if err := s.trash(name); err != nil {
+				return err
+			}
+		}
+		if err := renameio.Symlink(want, s.path(name)); err != nil {
+			return err
+		}
+		if err := syncDir(s.dir); err != nil {
+			return err
+		}
+	}
+	// A folder in the place of the switch would make every Commit fail.
+	if info, err := os.Lstat(s.path(activeLink)); err == nil && info.Mode().Type() != fs.ModeSymlink {
+		if err := s.trash(activeLink); err != nil {
+			return err
+		}
+	}
+	if info, err := os.Lstat(s.path(generationsDir)); err == nil && !info.IsDir() {
+		return s.trash(generationsDir)
+	}
+	return nil
+}
+
+// Sweep removes what a crash or a power cut left: unpacked halves, deleted
+// halves, temporary links, generations that were never switched to. Names that
+// are not ours stay. The lock must be held, and no install may be unpacking:
+// only the applier sweeps .staging (staging true).
+func (s *Store) Sweep(staging bool) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		// renameio's temporary folder for the links: "." + name + digits.
+		for _, link := range append([]string{activeLink}, linkNames...) {
+			rest, ok := strings.CutPrefix(e.Name(), "."+link)
+			if _, err := strconv.ParseUint(rest, 10, 64); ok && err == nil && e.IsDir() {
+				errs = append(errs, os.RemoveAll(s.path(e.Name())))
+			}
+		}
+	}
+	errs = append(errs, s.emptyDir(trashDir))
+	if staging {
+		errs = append(errs, s.emptyDir(stagingDir))
+	}
+	if active, err := s.activeGeneration(); err == nil {
+		generations, err := s.generations()
+		errs = append(errs, err)
+		for _, n := range generations {
+			if n > active {
+				errs = append(errs, os.RemoveAll(s.generation(n)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) emptyDir(name string) error {
+	entries, err := os.ReadDir(s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(s.path(name, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// trash moves name of the store's folder into .trash, durably.
+func (s *Store) trash(name string) error {
+	if err := os.Mkdir(s.path(trashDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for i := 0; ; i++ {
+		to := s.path(trashDir, fmt.Sprintf("%s-%d", strings.TrimPrefix(name, "."), i))
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		if err := os.Rename(s.path(name), to); err != nil {
+			return err
+		}
+		return errors.Join(syncDir(s.dir), syncDir(s.path(trashDir)))
+	}
+}

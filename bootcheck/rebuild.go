@@ -1,0 +1,104 @@
+package bootcheck
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+)
+
+// recoverActive finds the newest whole generation of a store whose switch is lost.
+func (s *Store) recoverActive(cause error) (*Active, error) {
+	generations, err := s.generations()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range slices.Backward(generations) {
+		if record, err := s.readGeneration(n); err == nil {
+			record.recount()
+			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
+		}
+	}
+	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) {
+		return nil, ErrEmpty
+	}
+	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)
+}
+
+// rebuild makes the record of generation n, which cannot be read, from the
+// generations before it and from the links of n.
+func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
+	current := s.readLink(n, "current")
+	generations, err := s.generations()
+	if err != nil {
+		return nil, err
+	}
+	var base *Record
+	for _, g := range slices.Backward(generations) {
+		if g >= n {
+			continue
+		}
+		if r, err := s.readGeneration(g); err == nil {
+			base = r.Clone()
+			break
+		}
+	}
+	switch {
+	case base == nil && current == nil:
+		return nil, fmt.Errorf("%w: generation %d: %v; no older one is whole", ErrRecord, n, cause)
+	case base == nil:
+		// Links alone: whatever they name ran before, so it is not blamed.
+		return &Active{
+			Record: &Record{Schema: Schema, Generation: n, Phase: PhaseConfirmed,
+				Current: current, Previous: s.readLink(n, "previous"), Factory: s.readLink(n, "factory"),
+				Confirmed: []Ref{*current}},
+			Damage: fmt.Sprintf("the record of generation %d is lost (%v); using its links", n, cause),
+		}, nil
+	}
+	damage := fmt.Sprintf("the record of generation %d is lost (%v); using generation %d and the links", n, cause, base.Generation)
+	if current == nil || current.Same(base.Current) {
+		base.recount()
+		return &Active{Record: base, Damage: damage}, nil
+	}
+	// Generation n switched versions and its record would say why. The links are
+	// what runs, and nothing is rolled back because of a lost record: a version
+	// that is known to be good is confirmed, any other is on trial again.
+	if base.IsConfirmed(current) {
+		base.Phase, base.Trial = PhaseConfirmed, nil
+	} else {
+		base.Phase, base.Trial = PhaseTrial, &Trial{}
+	}
+	base.Previous = s.readLink(n, "previous")
+	base.Current = s.withDigest(current, base)
+	base.Previous = s.withDigest(base.Previous, base)
+	base.HoldReason = ""
+	return &Active{Record: base, Damage: damage}, nil
+}
+
+// recount begins the count of a trial anew: a record that was lost may be the one
+// that confirmed the version, and what was counted before that must not count
+// against it now.
+func (r *Record) recount() {
+	if r.Phase.Counted() {
+		r.Trial = &Trial{Baseline: r.Trial.Baseline}
+	}
+}
+
+// withDigest fills in the digest of a version that was read from a link, from
+// whatever the record knows of it.
+func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
+	if ref == nil {
+		return nil
+	}
+	for _, l := range known.links() {
+		if ref.Same(l.ref) {
+			return l.ref
+		}
+	}
+	for i := range known.Confirmed {
+		if ref.Same(&known.Confirmed[i]) {
+			return &known.Confirmed[i]
+		}
+	}
+	return ref
+}
