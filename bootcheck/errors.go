@@ -25,8 +25,8 @@ const (
 	ExitUnknown        ExitCode = 10 // switched, but not certainly durable
 )
 
-// The words that begin the "error" of a progress report (DESIGN: progress
-// reports). They are API like the exit codes.
+// The words that begin the "error" of a progress report to device-api. They are
+// API like the exit codes.
 const (
 	CodeDownloadFailed   = "DOWNLOAD_FAILED"
 	CodeSizeMismatch     = "SIZE_MISMATCH"

@@ -179,7 +179,7 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 
 // evidence is what the record keeps of a failed check.
 func evidence(r health.Result) string {
-	const limit = 4 << 10 // bytes; DESIGN: the record keeps at most 4 KiB of output
+	const limit = 4 << 10 // bytes: enough for a stack trace; each generation holds it
 	text := r.Why
 	if r.Output != "" {
 		text += "\n" + r.Output
@@ -210,7 +210,7 @@ func (g *guardian) tell(ctx context.Context, record *bootcheck.Record) {
 	}
 }
 
-// reportLimit bounds one report (DESIGN: progress reports).
+// reportLimit bounds one report, as ota-apply does: device-api is on this machine.
 const reportLimit = 2 * time.Second
 
 // report tells device-api of a rollback that it has not been told. false: there
