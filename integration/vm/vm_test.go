@@ -17,8 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
 
-// timed logs how long a step took: the numbers in FACTS and in the Makefile's
-// budget come from here.
+// timed logs how long a step took: the limits of the waits are 5 to 10 times that.
 func timed(t *testing.T, what string, f func() error) {
 	t.Helper()
 	start := time.Now()
