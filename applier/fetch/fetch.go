@@ -56,6 +56,7 @@ const (
 	DefaultMinRate  = 1 << 10          // bytes a second: slower than any link that could ever finish a bundle
 	DefaultWindow   = 30 * time.Second // a mobile link may well be silent for 10 to 20 s
 	DefaultDeadline = 24 * time.Hour   // 600 MB at 7 kB/s
+	coldFailures    = 3                // for a server that was never reached: about 5 s
 	DefaultFailures = 8                // with the pauses below about 2 min until a dead server is given up
 	DefaultBackoff  = time.Second
 	DefaultMaxPause = time.Minute
@@ -93,7 +94,7 @@ type Options struct {
 	MinRate  int64         // bytes a second, over Window; time that the disk takes does not count
 	Window   time.Duration // also the longest wait for a server's answer
 	Deadline time.Duration // for the whole download with all its tries
-	Failures int           // how many tries in a row may fail without getting further
+	Failures int           // how many tries in a row may fail without getting further; at most 3 where the server was never reached
 	Backoff  time.Duration // the pause after the first failure; it doubles
 	MaxPause time.Duration // the longest pause; a server's Retry-After is cut to it
 }

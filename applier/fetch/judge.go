@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/cavaliergopher/grab/v3"
@@ -59,7 +60,7 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 		d.failures++
 	}
 	kind := d.judgeProbe(f)
-	if kind != final && d.failures >= d.opt.Failures || kind == mismatch && d.mismatches >= maxRestarts {
+	if kind != final && d.failures >= d.patience(f) || kind == mismatch && d.mismatches >= maxRestarts {
 		kind = final
 	}
 	if kind != f.kind { // f may be shared: the deadline's is
@@ -69,6 +70,17 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 		f = &g
 	}
 	return f
+}
+
+// patience is how many tries in a row may fail. Where nothing was ever heard of
+// the server and nothing is here to lose, few are enough: the address is wrong, or
+// the network is down, and who asked is told within seconds and can ask again.
+func (d *download) patience(f *fault) int {
+	var op *net.OpError
+	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && op.Op == "dial" {
+		return min(d.opt.Failures, coldFailures)
+	}
+	return d.opt.Failures
 }
 
 // judgeProbe says what kind of fault f is in the light of the probe, and
