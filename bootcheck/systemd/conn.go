@@ -159,18 +159,32 @@ func dial(life context.Context) (*bus.Conn, error) {
 	return conn, err
 }
 
-// call lets f talk to systemd, once more if the connection broke: what f asks
-// for must be right to ask for twice.
+// call lets f talk to systemd, again if the connection broke: what f asks for must
+// be right to ask for twice. A PID 1 that re-executes itself may still take a
+// connection and then drop it, so once more is not always enough.
 func (c *Conn) call(ctx context.Context, f func(*bus.Conn) error) error {
-	for try := 1; ; try++ {
+	for start, try := time.Now(), 1; ; try++ {
 		b, err := c.connected(ctx)
 		if err != nil {
 			return err
 		}
 		err = f(b)
-		if err == nil || try == 2 || ctx.Err() != nil || !broken(b, err) {
+		if err == nil || ctx.Err() != nil || !broken(b, err) || try > 1 && time.Since(start) > patience {
 			return err
 		}
+		c.forget(b)
+		if try > 1 && pause(ctx, 50*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// forget drops b, which may not know yet that it is broken.
+func (c *Conn) forget(b *bus.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live == b {
+		c.drop()
 	}
 }
 
