@@ -23,6 +23,7 @@ import (
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
 // applier is one run of the program.
@@ -41,11 +42,11 @@ func (a *applier) logf(format string, args ...any) {
 }
 
 // Waits for the store's lock. An install that begins does not wait for one that
-// goes on, but the guardian only needs moments; one that has downloaded for an
-// hour waits for those of the guardian.
+// goes on. One that has downloaded for an hour does not give that up to a guardian
+// that just falls back: it holds the lock until the services are restarted.
 const (
 	lockAtStart  = 500 * time.Millisecond
-	lockToCommit = 30 * time.Second
+	lockToCommit = 2 * systemd.RestartLimit
 )
 
 // installOptions are the flags of install.

@@ -88,7 +88,7 @@ func TestMonotonicIsTheKernels(t *testing.T) {
 	// /proc/uptime is CLOCK_BOOTTIME; without suspend the two are the same.
 	text, err := os.ReadFile("/proc/uptime")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	var up float64
 	fmt.Sscan(string(text), &up)
