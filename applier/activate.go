@@ -145,7 +145,7 @@ func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseli
 	}
 	next.Unblock(ref.Version)
 	next.Current = ref
-	next.Phase, next.HoldReason = bootcheck.PhaseTrial, ""
+	next.Phase, next.HoldReason, next.HardStreak = bootcheck.PhaseTrial, "", nil
 	next.Trial = &bootcheck.Trial{BootID: bootID, Baseline: baseline}
 	return next
 }

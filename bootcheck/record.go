@@ -99,6 +99,7 @@ const (
 	CauseHealth   Cause = "health"     // a required check failed until the deadline
 	CauseCrash    Cause = "crash-loop" // a service failed until systemd gave up restarting it
 	CauseBoots    Cause = "boots"      // too many boots without a verdict
+	CauseHard     Cause = "hard-boots" // a confirmed version, and too many boots in a row ended in a watchdog reset or a kernel panic
 	CauseDamaged  Cause = "damaged"    // files are missing or differ from the manifest
 	CauseOperator Cause = "operator"   // a person asked for it
 )
@@ -120,6 +121,9 @@ type Rollback struct {
 	Output   string   `json:"output"`   // what it said last, at most 4 KiB
 	Attempts int      `json:"attempts"` // boots that were counted against From
 	BootIDs  []string `json:"boot_ids"` // those boots, oldest first
+	// Journal is what the unit that failed wrote last, oldest line first: at most
+	// 50 lines and 16 KiB. Empty: no unit failed, or nothing keeps a journal.
+	Journal  []string `json:"journal,omitempty"`
 	Reported bool     `json:"reported"` // device-api has been told
 }
 
@@ -139,6 +143,13 @@ type Record struct {
 	Floor        int64     `json:"release_floor"`       // highest release counter that ever was confirmed here
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
+	// HardStreak are the boots of a confirmed version, oldest first, before each
+	// of which the machine ended in a watchdog reset or a kernel panic, in a row up
+	// to now. Empty, as nearly always: the last one did not.
+	HardStreak []string `json:"hard_streak,omitempty"`
+	// LastPanic is what the kernel's panic store held at a boot that looked last:
+	// the same again is no new panic. Empty: nothing was ever there.
+	LastPanic string `json:"last_panic,omitempty"`
 
 	// unknown are the keys that this program does not know: a newer one wrote
 	// them and may come back, so they are written back as they were.
@@ -169,8 +180,10 @@ func (r *Record) Clone() *Record {
 	if r.LastRollback != nil {
 		l := *r.LastRollback
 		l.BootIDs = slices.Clone(l.BootIDs)
+		l.Journal = slices.Clone(l.Journal)
 		c.LastRollback = &l
 	}
+	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
 	c.unknown = maps.Clone(r.unknown)
@@ -248,7 +261,7 @@ func ParseRecord(data []byte) (*Record, error) {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
 	known := map[string]json.RawMessage{}
-	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}}))
+	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, HardStreak: []string{"x"}, LastPanic: "x"}))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -15,6 +16,10 @@ import (
 
 // ConfirmUnit is the unit that judges a version after its services started.
 const ConfirmUnit = "ota-confirm.service"
+
+// FactoryDamage is the file of the run folder that holds a line about what is
+// wrong with factory. It is not there while nothing is.
+const FactoryDamage = "factory-damage"
 
 // Operation is what an install does at this moment, as it is reported to
 // device-api and kept in progress.json.
@@ -77,6 +82,8 @@ func (l *Rollback) Summary() string {
 		why = "a service crashed again and again"
 	case CauseBoots:
 		why = fmt.Sprintf("%d boots had no verdict", l.Attempts)
+	case CauseHard:
+		why = fmt.Sprintf("%d boots in a row ended in a watchdog reset or a kernel panic", l.Attempts)
 	case CauseDamaged:
 		why = "it was damaged"
 	case CauseOperator:
@@ -128,7 +135,7 @@ type VersionStatus struct {
 }
 
 // Status collects what there is to say. progress is where the applier keeps its
-// operation. An empty store has a status; the error says why nothing could be read.
+// operation, in the run folder of both programs. An empty store has a status; the error says why nothing could be read.
 func (s *Store) Status(progress string) (*Status, error) {
 	status := &Status{Blocked: []Blocked{}, Operation: s.operation(progress)}
 	record := &Record{}
@@ -142,6 +149,10 @@ func (s *Store) Status(progress string) (*Status, error) {
 		status.Damage = err.Error()
 	default:
 		return nil, err
+	}
+	// Found by a check of this boot, which cannot write it into the record.
+	if found, err := readRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
+		status.Damage = strings.TrimPrefix(status.Damage+"; "+strings.TrimSpace(string(found)), "; ")
 	}
 	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
 	if record.Blocked != nil {
@@ -194,6 +205,9 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 	return all, nil
 }
 
+// journalShown is how many lines of a failed unit's journal a person is shown.
+const journalShown = 10
+
 // Print writes the status for a person.
 func (st *Status) Print(w io.Writer) {
 	or := func(s, empty string) string {
@@ -223,6 +237,10 @@ func (st *Status) Print(w io.Writer) {
 		line("rollback", "%s", st.LastRollback.Summary())
 		for text := range strings.Lines(st.LastRollback.Output) {
 			line("", "  %s", strings.TrimRight(text, "\n"))
+		}
+		// The end of it: `status --json` has all.
+		for _, text := range st.LastRollback.Journal[max(0, len(st.LastRollback.Journal)-journalShown):] {
+			line("", "  %s", text)
 		}
 	}
 	op := st.Operation.Stage

@@ -23,6 +23,9 @@ const (
 	// Quick looks at every entry's type, mode, size and link target: a few
 	// microseconds each, and no file is read.
 	Quick Depth = iota
+	// Start also hashes the entry points: what may be executed in the tree's root,
+	// in bin and in sbin, up to startBytes of it. This is what a boot looks at.
+	Start
 	// Content also hashes every file. What the manifest does not list is left
 	// alone: an application that wrote a cache beside its own files must not make
 	// its version useless for falling back to.
@@ -30,6 +33,11 @@ const (
 	// Full also refuses what the manifest does not list.
 	Full
 )
+
+// startBytes bounds what Start reads, in bytes. The service reads the same pages a
+// moment later, so a slow flash is read once; hashing is 36 ms with the CPU's help
+// and 270 ms without.
+const startBytes = 64 << 20
 
 // hashBuffer is what is read from a file at once, bytes: larger gains nothing.
 const hashBuffer = 256 << 10
@@ -74,8 +82,22 @@ type treeCheck struct {
 	ctx      context.Context
 	depth    Depth
 	children map[string][]*Entry // by path of the directory
+	started  int64               // bytes of entry points that were hashed
 	buf      []byte
 	sum      hash.Hash
+}
+
+// reads reports whether the content of e is to be looked at.
+func (c *treeCheck) reads(e *Entry) bool {
+	if c.depth != Start {
+		return c.depth >= Content
+	}
+	dir := path.Dir(e.Path)
+	if e.Mode&0o111 == 0 || dir != "." && dir != "bin" && dir != "sbin" || c.started+e.Size > startBytes {
+		return false
+	}
+	c.started += e.Size
+	return true
 }
 
 // checkDir checks what is in the directory open as d. It holds a descriptor for
@@ -93,7 +115,7 @@ func (c *treeCheck) checkDir(d *os.File, dir string) error {
 		if err := c.checkEntry(d, e); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
-		if e.Type != TypeDir || len(c.children[e.Path]) == 0 && c.depth == Quick {
+		if e.Type != TypeDir || len(c.children[e.Path]) == 0 && c.depth < Content {
 			continue
 		}
 		sub, err := openNoFollow(int(d.Fd()), path.Base(e.Path), unix.O_DIRECTORY)
@@ -154,7 +176,7 @@ func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 	if st.Size != e.Size {
 		return fmt.Errorf("size %d, want %d", st.Size, e.Size)
 	}
-	if c.depth >= Content {
+	if c.reads(e) {
 		return c.checkContent(d, name, e)
 	}
 	return nil

@@ -45,33 +45,69 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	}
 	record := active.Record
 	if active.Damage != "" {
-		g.logf("%s", active.Damage)
+		g.announce(eventRecordDamaged, fieldsOf(record), "%s", active.Damage)
 	}
 
-	if last == "" {
-		last = g.lastBoot(record)
+	end := g.lastBoot(record)
+	if last != "" {
+		end.last, end.why = last, "so it was said"
 	}
-	boot := Boot{ID: g.bootID, Last: last, Budget: g.cfg.Trial.Hard}
-	d, err := g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Decide(record, disk, boot) })
+	if end.last == LastHard {
+		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended hard: %s", end.why)
+	}
+	disk := g.look(ctx, record)
+	if why := disk.Damaged[record.Current.Version]; why != "" && g.heal(ctx, record.Current, why) {
+		delete(disk.Damaged, record.Current.Version)
+	}
+	boot := Boot{ID: g.bootID, Last: end.last, Budget: Budget{
+		Hard: g.cfg.Trial.Hard, Unclean: g.cfg.Trial.Unclean, Clean: g.cfg.Trial.Clean, Streak: hardStreak}}
+	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
 	if err != nil {
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
 	}
-	g.logf("%s: %s", d.Action, d.Why)
-
-	next := d.Next
-	if next == nil && active.Damage != "" {
-		next = record.Clone() // the same again, whole
+	newPanic := end.panic != "" && end.panic != record.LastPanic
+	if next := d.Next; next != nil && newPanic {
+		next.LastPanic = end.panic
 	}
-	if next != nil {
-		if err := g.store.Commit(next); err != nil {
-			return fmt.Errorf("cannot %s, the boot goes on with the links as they are: %w", d.Action, err)
+	if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
+		// It never came to a verdict, so what it said stands in the boots that ended.
+		evidence := d.Next.LastRollback
+		evidence.Journal = g.journalTail(ctx, firstOf(g.cfg.Services), endedBoot(record))
+		if text := panicText(maxEvidence - len(evidence.Output) - 64); newPanic && text != "" {
+			evidence.Output += "; the kernel said last:\n" + text
 		}
-		record = next
 	}
-	if record.Phase == bootcheck.PhaseHold {
+	if err := g.carryOut(ctx, d); err != nil {
+		return fmt.Errorf("the boot goes on with the links as they are: %w", err)
+	}
+	if d.Next == nil && (active.Damage != "" || newPanic) {
+		next := record.Clone() // the same again, whole
+		if newPanic {
+			next.LastPanic = end.panic
+		}
+		if err := g.commit(ctx, next); err != nil {
+			return fmt.Errorf("cannot write the record anew, the boot goes on with the links as they are: %w", err)
+		}
+	}
+	switch {
+	case d.Next != nil && d.Next.Phase == bootcheck.PhaseHold:
+		return holdError(d.Next)
+	case d.Next == nil && record.Phase == bootcheck.PhaseHold:
+		g.announce(eventHold, fieldsOf(record), "%s", d.Why)
 		return holdError(record)
 	}
 	return nil
+}
+
+// endedBoot is the boot before this one, as far as the record counted it; empty: it did not.
+func endedBoot(record *bootcheck.Record) string {
+	if record.Trial != nil {
+		return record.Trial.BootID
+	}
+	if n := len(record.HardStreak); n > 0 {
+		return record.HardStreak[n-1]
+	}
+	return ""
 }
 
 // holdError is what a program ends with on a device that is on hold.
@@ -84,46 +120,51 @@ func holdError(r *bootcheck.Record) error {
 		WithAdvice("`ota-guardian status` shows the evidence; install a version or use `ota-guardian rollback` to end the hold")
 }
 
-// adopt makes a record for a store that has lost every one, or whose first install
-// was ended before its switch: the newest version that is whole runs, on trial
-// since nobody knows whether it ever was good; the newest that is read-only is factory. The newest one is by name, as no clock is
-// trusted. Nothing is written; the error has ExitHeld when nothing verifies.
+// adopt makes a record for a store that has lost every one, or whose first
+// install was ended before its switch: the newest version that is whole runs, on
+// trial since nobody knows whether it ever was good; the newest that is
+// read-only is factory. The newest one is by name, as no clock is trusted. No
+// more versions are hashed than are needed. Nothing is written; the error has
+// ExitHeld when nothing verifies.
 func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, error) {
 	names, err := g.store.VersionNames()
 	if err != nil {
 		return nil, err
 	}
-	var whole []*bootcheck.Ref // newest first
+	var whole []*bootcheck.Ref // newest first, at most two
 	var factory *bootcheck.Ref
 	for _, version := range slices.Backward(names) {
+		info, err := os.Stat(g.store.VersionDir(version))
+		sealed := err == nil && info.Mode().Perm()&0o222 == 0
+		if len(whole) == 2 && (!sealed || factory != nil) {
+			continue
+		}
 		snapshot, err := g.store.Snapshot(version)
 		if err == nil {
 			err = bootcheck.CheckTree(ctx, snapshot.Dir, snapshot.Manifest, bootcheck.Content)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err() // who was told to end has not seen the disk
 		}
 		if err != nil {
 			g.logf("version %s is not a candidate: %v", version, err)
 			continue
 		}
-		if info, err := os.Stat(snapshot.Dir); err == nil && info.Mode().Perm()&0o222 == 0 {
-			if factory == nil {
-				factory = &snapshot.Ref
-			}
+		if sealed && factory == nil {
+			factory = &snapshot.Ref
 		}
-		whole = append(whole, &snapshot.Ref)
+		if len(whole) < 2 {
+			whole = append(whole, &snapshot.Ref)
+		}
 	}
-	record := &bootcheck.Record{Schema: bootcheck.Schema, Factory: factory}
-	switch {
-	case len(whole) > 0:
-		record.Phase, record.Trial = bootcheck.PhaseTrial, &bootcheck.Trial{BootID: g.bootID}
-		record.Current = whole[0]
-		if len(whole) > 1 {
-			record.Previous = whole[1]
-		}
-	case factory != nil:
-		record.Phase, record.Current = bootcheck.PhaseFactory, factory
-	default:
+	if len(whole) == 0 {
 		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole", g.store.Dir()).
 			WithAdvice("install a version with `ota-apply install`")
+	}
+	record := &bootcheck.Record{Schema: bootcheck.Schema, Factory: factory, Current: whole[0],
+		Phase: bootcheck.PhaseTrial, Trial: &bootcheck.Trial{BootID: g.bootID}}
+	if len(whole) > 1 {
+		record.Previous = whole[1]
 	}
 	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s; going on with %s", why, record.Current)}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -18,6 +19,7 @@ import (
 // It returns nil when the version that it found is confirmed, an error with
 // ExitRolledBack when another one is, with ExitHeld when the device is on hold.
 func (g *guardian) confirm(ctx context.Context) error {
+	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
 	for {
@@ -67,6 +69,27 @@ func (g *guardian) confirm(ctx context.Context) error {
 	}
 }
 
+// warnOfWatchdog tells the journal of a hardware watchdog that is not what systemd
+// was asked for.
+func (g *guardian) warnOfWatchdog(ctx context.Context) {
+	if !systemd.Running() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	conn, err := dial(ctx)
+	if err != nil {
+		return // who judges a version says more
+	}
+	defer conn.Close()
+	asked, err := conn.RuntimeWatchdog(ctx)
+	if err != nil {
+		g.logf("%v", err)
+	} else if warning := watchdogWarning(asked); warning != "" {
+		g.announce(eventWatchdog, nil, "%s", warning)
+	}
+}
+
 // errMoved says that the record changed while its version was watched.
 var errMoved = fmt.Errorf("another version is current now")
 
@@ -92,8 +115,11 @@ func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.
 	env := health.Env{Version: record.Current.Version}
 	if systemd.Running() {
 		// Without its answers a version that crashes all the time might pass.
-		conn, err := systemd.Dial(ctx)
+		conn, err := dial(ctx)
 		if err != nil {
+			if record.Phase.Counted() {
+				g.resetIfSilent(ctx, hardMark, "nothing can be judged")
+			}
 			return health.Verdict{}, fmt.Errorf("cannot judge %s, systemd does not answer: %w", record.Current, err)
 		}
 		defer conn.Close()
@@ -160,16 +186,13 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		if verdict.Failing.Final {
 			f.Cause = bootcheck.CauseCrash // systemd gave the service up before recover came to it
 		}
+		f.Journal = g.journalTail(ctx, g.unitOf(verdict.Failing.Check), "")
 		d, err = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
 		if err != nil {
 			return nil, err
 		}
 	}
-	g.logf("%s: %s", d.Action, d.Why)
-	if d.Next == nil {
-		return nil, nil
-	}
-	err = g.store.Commit(d.Next)
+	err = g.carryOut(ctx, d)
 	if d.Action != FallBack || !bootcheck.Switched(err) {
 		return nil, err
 	}
@@ -177,15 +200,34 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 	return d.Next, err
 }
 
+// unitOf is the unit whose journal tells most about a check that failed: the
+// unit that it looks at, else the main service.
+func (g *guardian) unitOf(check string) string {
+	for _, c := range g.cfg.Checks {
+		if c.Name == check && c.Unit != "" {
+			return c.Unit
+		}
+	}
+	for _, s := range g.cfg.Services {
+		if health.UnitCheck(s) == check {
+			return s
+		}
+	}
+	return firstOf(g.cfg.Services)
+}
+
 // evidence is what the record keeps of a failed check.
 func evidence(r health.Result) string {
-	const limit = 4 << 10 // bytes: enough for a stack trace; each generation holds it
 	text := r.Why
 	if r.Output != "" {
 		text += "\n" + r.Output
 	}
-	return text[:min(len(text), limit)]
+	return text[:min(len(text), maxEvidence)]
 }
+
+// maxEvidence is how much of a check's output the record keeps, in bytes: enough
+// for a stack trace; each generation holds it.
+const maxEvidence = 4 << 10
 
 // tell reports a rollback that device-api has not been told yet and remembers
 // that it was told. A device-api that cannot be reached is told by a later boot.
@@ -220,7 +262,11 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 	if l == nil || l.Reported || g.cfg.Report.URL == "" {
 		return false
 	}
-	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: l.Summary(), Error: l.Code() + ": " + l.Summary()})
+	message := l.Summary()
+	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" {
+		message += ": " + first[:min(len(first), 200)] // a screen shows it
+	}
+	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: message, Error: l.Code() + ": " + l.Summary()})
 	if err != nil {
 		return false
 	}

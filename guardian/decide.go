@@ -2,6 +2,7 @@ package guardian
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -44,35 +45,55 @@ const (
 	LastHard    LastBoot = "hard"    // hardware watchdog or kernel panic
 )
 
-// Boot is this boot: which one it is, what came before it and how many without
+// Budget is how many boots are too many, by how the boot before each ended. The
+// classes are counted apart: a version may use up a part of each.
+type Budget struct {
+	Hard    int // of a trial
+	Unclean int // of a trial
+	Clean   int // of a trial
+	Streak  int // hard ends of a confirmed version, one after the other
+}
+
+// hardStreak is the Streak of every device. A single watchdog reset happens to a
+// good version, too; a version that worked for months is left only when the
+// device is in a loop that it does not come out of by itself.
+const hardStreak = 5
+
+// Boot is this boot: which one it is, what came before it, and how many without
 // a verdict are too many.
 type Boot struct {
-	ID     string
+	ID     string // empty: the kernel does not say, and every question is a boot
 	Last   LastBoot
-	Budget int
+	Budget Budget
 }
 
 // Failure is why a version is condemned.
 type Failure struct {
-	Cause  bootcheck.Cause
-	Check  string // the health check that failed; empty: none did
-	Output string // what it said
+	Cause   bootcheck.Cause
+	Check   string   // the health check that failed; empty: none did
+	Output  string   // what it said
+	Journal []string // what the unit that failed wrote last
 }
 
 // Decide says what a boot runs: THE boot decision. It reads no clock and no
 // file, changes nothing, and gives the same answer to the same question.
 //
-//	phase      current   boots without a verdict    decision
-//	---------  --------  -------------------------  ----------------------------------------------------
-//	any        damaged   -                          fall back, cause "damaged"; with nothing whole: hold
-//	confirmed  whole     not counted                keep
-//	trial      whole     this boot already counted  keep
-//	trial      whole     below the budget, with it  count: boot ID and how the last boot ended
-//	trial      whole     at the budget, with it     fall back, cause "boots"; with nothing behind it: keep
-//	fallback   whole     as trial                   as trial, but falls back to factory
-//	factory    whole     never counted              keep
-//	hold       either    never counted              keep; nothing switches
-//	unknown    either    never counted              keep: a newer program's phase is not ours to end
+//	phase      current   the boot before ended       decision
+//	---------  --------  --------------------------  ----------------------------------------------------
+//	hold       either    in any way                  keep; nothing switches
+//	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold
+//	any        whole     counted in this boot        keep: a boot is counted once
+//	confirmed  whole     clean, unclean              keep; a streak of hard ends is over
+//	confirmed  whole     hard, streak below 5        count the streak
+//	confirmed  whole     hard, the 5th in a row      fall back, cause "hard-boots"; with nothing behind it: keep
+//	trial      whole     below the class's budget    count: boot ID and how the last boot ended
+//	trial      whole     at the class's budget       fall back, cause "boots"; with nothing behind it: keep
+//	fallback   whole     as trial                    as trial, but falls back to factory
+//	factory    whole     in any way                  keep: nothing stands behind it, so it is never counted
+//	unknown    whole     in any way                  keep: a newer program's phase is not ours to end
+//
+// The classes of a trial and their budgets: hard (watchdog reset, kernel panic)
+// 3, unclean (the power went) 6, clean (an orderly reboot) 10.
 //
 // What a fall back runs instead, the first that is whole, not blocked and not
 // current itself:
@@ -85,45 +106,70 @@ type Failure struct {
 // the boot that reaches the budget already runs the other version.
 func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	current := record.Current
-	keep := func(why string) Decision { return Decision{Action: Keep, Run: current, Why: why} }
-
-	switch record.Phase {
-	case bootcheck.PhaseConfirmed, bootcheck.PhaseTrial, bootcheck.PhaseFallback, bootcheck.PhaseFactory:
-	case bootcheck.PhaseHold:
-		return keep(fmt.Sprintf("on hold (%s): %s runs until a person or a new version ends it", record.HoldReason, current))
-	default:
-		return keep(fmt.Sprintf("the phase %q was written by a newer program", record.Phase))
+	keep := func(format string, args ...any) Decision {
+		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf(format, args...)}
+	}
+	if record.Phase == bootcheck.PhaseHold {
+		return keep("on hold (%s): %s runs until a person or a new version ends it", record.HoldReason, current)
 	}
 	if !disk.whole(current) {
 		return Condemn(record, disk, boot.ID, Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[current.Version]})
 	}
-	if !record.Phase.Counted() {
-		return keep(fmt.Sprintf("%s is %s", current, record.Phase))
-	}
-	if boot.ID != "" && record.Trial.BootID == boot.ID {
-		return keep(fmt.Sprintf("%s is on trial; this boot is counted already", current))
-	}
 
 	next := record.Clone()
-	switch boot.Last {
-	case LastHard:
-		next.Trial.Hard++
-	case LastClean:
-		next.Trial.Clean++
+	var count, budget int
+	var failure Failure
+	var what string // that was counted, for Why
+	switch {
+	case record.Phase == bootcheck.PhaseConfirmed:
+		streak := record.HardStreak
+		if n := len(streak); n > 0 && boot.ID != "" && streak[n-1] == boot.ID {
+			return keep("%s is confirmed; this boot is counted already", current)
+		}
+		if boot.Last != LastHard && len(streak) == 0 {
+			return keep("%s is confirmed", current)
+		}
+		if boot.Last != LastHard {
+			next.HardStreak = nil
+			return Decision{Action: Count, Run: current, Next: next,
+				Why: fmt.Sprintf("%s is confirmed, and the last boot ended %s: %d hard ends in a row are over", current, boot.Last, len(streak))}
+		}
+		next.HardStreak = append(next.HardStreak, boot.ID)
+		count, budget = len(next.HardStreak), boot.Budget.Streak
+		failure.Cause, what = bootcheck.CauseHard, "the last boots ended hard"
+	case record.Phase.Counted():
+		if boot.ID != "" && record.Trial.BootID == boot.ID {
+			return keep("%s is on trial; this boot is counted already", current)
+		}
+		t := next.Trial
+		t.BootID = boot.ID
+		t.BootIDs = append(t.BootIDs, boot.ID)
+		switch boot.Last {
+		case LastHard:
+			t.Hard++
+			count, budget, what = t.Hard, boot.Budget.Hard, "boots that ended hard"
+		case LastClean:
+			t.Clean++
+			count, budget, what = t.Clean, boot.Budget.Clean, "boots that ended clean"
+		default:
+			t.Unclean++
+			count, budget, what = t.Unclean, boot.Budget.Unclean, "boots that ended unclean"
+		}
+		failure.Cause, what = bootcheck.CauseBoots, "no verdict yet, "+what
+	case record.Phase == bootcheck.PhaseFactory:
+		return keep("%s is %s", current, record.Phase)
 	default:
-		next.Trial.Unclean++
+		return keep("%s is %s, a phase that a newer program wrote", current, record.Phase)
 	}
-	next.Trial.BootID = boot.ID
-	next.Trial.BootIDs = append(next.Trial.BootIDs, boot.ID)
-	boots := next.Trial.Attempts()
-	if boots < boot.Budget {
-		return Decision{Action: Count, Run: current, Next: next,
-			Why: fmt.Sprintf("%s has no verdict yet: boot %d of %d (the last one ended %s)", current, boots, boot.Budget, boot.Last)}
+	what = fmt.Sprintf("%s: %d of %d", what, count, budget)
+	if count < budget {
+		return Decision{Action: Count, Run: current, Next: next, Why: fmt.Sprintf("%s is %s, %s", current, record.Phase, what)}
 	}
 	if target, _ := fallbackOf(record, disk); target == nil {
-		return keep(fmt.Sprintf("%s had %d boots without a verdict, but nothing else can run", current, boots))
+		return keep("%s is %s, %s, but nothing else can run", current, record.Phase, what)
 	}
-	return Condemn(next, disk, boot.ID, Failure{Cause: bootcheck.CauseBoots})
+	failure.Output = what
+	return Condemn(next, disk, boot.ID, failure)
 }
 
 // Condemn says what happens to the version that runs when it has failed: at
@@ -137,13 +183,17 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 //	hold       in any way                             keep: nothing switches
 //	any other  something to fall back to              block it, fall back (order: see Decide)
 //	any other  nothing to fall back to                hold (exhausted): what runs goes on
+//
+// A version that was damaged is not blocked the first time: its content is not
+// to blame, and installing it again heals it. When it is damaged again, it is
+// the version that changes its own files.
 func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure) Decision {
 	current := record.Current
 	if record.Phase == bootcheck.PhaseHold {
 		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s failed (%s), but the device is on hold", current, failure)}
 	}
 	next := record.Clone()
-	next.Trial = nil
+	next.Trial, next.HardStreak = nil, nil
 
 	last := record.LastRollback
 	if record.Phase == bootcheck.PhaseFallback && failure.Check != "" && last != nil && last.Check == failure.Check {
@@ -155,11 +205,14 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 
 	evidence := &bootcheck.Rollback{
 		From: current.Version, Level: bootcheck.LevelNone,
-		Cause: failure.Cause, Check: failure.Check, Output: failure.Output,
+		Cause: failure.Cause, Check: failure.Check, Output: failure.Output, Journal: slices.Clone(failure.Journal),
 		Attempts: record.Trial.Attempts(), BootIDs: []string{},
 	}
 	if record.Trial != nil && record.Trial.BootIDs != nil {
 		evidence.BootIDs = record.Trial.BootIDs
+	}
+	if failure.Cause == bootcheck.CauseHard {
+		evidence.Attempts, evidence.BootIDs = len(record.HardStreak), slices.Clone(record.HardStreak)
 	}
 	next.LastRollback = evidence
 
@@ -169,13 +222,16 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 		return Decision{Action: Hold, Run: current, Next: next,
 			Why: fmt.Sprintf("%s failed (%s) and nothing else can run", current, failure)}
 	}
-	next.Block(*current, failure.Cause, failure.Check)
+	again := last != nil && last.From == current.Version && last.Cause == bootcheck.CauseDamaged
+	if failure.Cause != bootcheck.CauseDamaged || again {
+		next.Block(*current, failure.Cause, failure.Check)
+	}
 	evidence.To, evidence.Level = target.Version, level
 	var baseline map[string]bool
 	if record.Trial != nil {
 		baseline = record.Trial.Baseline // it failed under this version before the update
 	}
-	run(next, disk, bootID, target, level, baseline)
+	takeOver(next, disk, bootID, target, level, baseline)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s", current, failure, target, level)}
 }
@@ -184,14 +240,14 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 // is blocked so that no server sends it again.
 func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) Decision {
 	next := record.Clone()
-	next.Trial, next.HoldReason = nil, ""
+	next.Trial, next.HoldReason, next.HardStreak = nil, "", nil
 	next.LastRollback = &bootcheck.Rollback{
 		From: record.Current.Version, To: target.Version, Level: level, Cause: bootcheck.CauseOperator,
 		Attempts: record.Trial.Attempts(), BootIDs: []string{},
 	}
 	next.Unblock(target.Version)
 	next.Block(*record.Current, bootcheck.CauseOperator, "")
-	run(next, disk, bootID, target, level, nil)
+	takeOver(next, disk, bootID, target, level, nil)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("a person asked for it: from %s back to %s", record.Current, target)}
 }
@@ -204,15 +260,15 @@ func Absolve(record *bootcheck.Record, release int64) Decision {
 		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s is %s", current, record.Phase)}
 	}
 	next := record.Clone()
-	next.Phase, next.Trial = bootcheck.PhaseConfirmed, nil
+	next.Phase, next.Trial, next.HardStreak = bootcheck.PhaseConfirmed, nil, nil
 	next.Confirm(*current)
 	next.Floor = max(next.Floor, release)
 	return Decision{Action: Confirm, Run: current, Next: next, Why: fmt.Sprintf("%s proved itself", current)}
 }
 
-// run makes target the version of next that runs, on trial itself unless it is
+// takeOver makes target the version of next that runs, on trial itself unless it is
 // the last resort, and finds what stands behind it.
-func run(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string, baseline map[string]bool) {
+func takeOver(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string, baseline map[string]bool) {
 	next.Current = target
 	next.Previous = nil
 	next.Phase, next.Trial = bootcheck.PhaseFactory, nil
@@ -236,7 +292,9 @@ func fallbackOf(record *bootcheck.Record, disk Disk) (*bootcheck.Ref, string) {
 	}
 	var confirmed []candidate
 	for i := len(record.Confirmed) - 1; i >= 0; i-- {
-		confirmed = append(confirmed, candidate{&record.Confirmed[i], bootcheck.LevelPrevious})
+		if c := &record.Confirmed[i]; !c.Same(record.Factory) { // that one has its own place in the order
+			confirmed = append(confirmed, candidate{c, bootcheck.LevelPrevious})
+		}
 	}
 	previous := candidate{record.Previous, bootcheck.LevelPrevious}
 	factory := candidate{record.Factory, bootcheck.LevelFactory}

@@ -1,8 +1,11 @@
 package guardian
 
 import (
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -41,12 +44,26 @@ func blocked(r *bootcheck.Record, version string) *bootcheck.Record {
 	return r
 }
 
+// counted lets r have counted boots, each of which began after a hard end.
 func counted(r *bootcheck.Record, boots ...string) *bootcheck.Record {
 	r.Trial.Hard = len(boots)
 	r.Trial.BootIDs = boots
 	r.Trial.BootID = boots[len(boots)-1]
 	return r
 }
+
+func strikes(r *bootcheck.Record, hard, unclean, clean int) *bootcheck.Record {
+	r.Trial.Hard, r.Trial.Unclean, r.Trial.Clean = hard, unclean, clean
+	return r
+}
+
+func streak(r *bootcheck.Record, boots ...string) *bootcheck.Record {
+	r.HardStreak = boots
+	return r
+}
+
+// budget is what a device has that configures nothing.
+var budget = Budget{Hard: 3, Unclean: 6, Clean: 10, Streak: hardStreak}
 
 func damaged(versions ...string) Disk {
 	d := Disk{Damaged: map[string]string{}}
@@ -57,40 +74,59 @@ func damaged(versions ...string) Disk {
 }
 
 func TestDecide(t *testing.T) {
-	boot := Boot{ID: "b", Last: LastUnclean, Budget: 3}
+	trial := func(hard, unclean, clean int) *bootcheck.Record {
+		return strikes(record("trial", "3.0", "2.0", "2.0"), hard, unclean, clean)
+	}
+	confirmed := func() *bootcheck.Record { return record("confirmed", "3.0", "2.0", "2.0", "3.0") }
 	for _, row := range []struct {
 		name   string
 		record *bootcheck.Record
+		last   LastBoot
 		disk   Disk
 		action Action
 		run    string
 		phase  bootcheck.Phase // of what is committed; empty: nothing is
 	}{
-		{"a confirmed version runs and nothing is written", record("confirmed", "2.0", "1.0", "1.0", "2.0"), damaged(), Keep, "2.0", ""},
-		{"a confirmed version that is damaged is left for previous", record("confirmed", "3.0", "2.0", "2.0", "3.0"), damaged("3.0"), FallBack, "2.0", "fallback"},
-		{"previous is damaged too: the next confirmed one", record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), damaged("3.0", "2.0"), FallBack, "1.5", "fallback"},
-		{"previous is blocked: the next confirmed one", blocked(record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), "2.0"), damaged("3.0"), FallBack, "1.5", "fallback"},
-		{"nothing is left but factory", record("confirmed", "3.0", "2.0", "2.0", "3.0"), damaged("3.0", "2.0"), FallBack, "1.0", "factory"},
-		{"nothing is whole: hold, and what is there runs", record("confirmed", "3.0", "2.0", "2.0", "3.0"), damaged("3.0", "2.0", "1.0"), Hold, "3.0", "hold"},
-		{"the first boot of a trial is counted", record("trial", "3.0", "2.0", "2.0"), damaged(), Count, "3.0", "trial"},
-		{"the second boot of a trial is counted", counted(record("trial", "3.0", "2.0", "2.0"), "x"), damaged(), Count, "3.0", "trial"},
-		{"the third boot of a trial runs previous", counted(record("trial", "3.0", "2.0", "2.0"), "x", "y"), damaged(), FallBack, "2.0", "fallback"},
-		{"a boot is counted once, however often it is asked", counted(record("trial", "3.0", "2.0", "2.0"), "x", "b"), damaged(), Keep, "3.0", ""},
-		{"a trial that is damaged is left at once", record("trial", "3.0", "2.0", "2.0"), damaged("3.0"), FallBack, "2.0", "fallback"},
-		{"a trial without anything behind it runs on", counted(record("trial", "1.0", ""), "x", "y"), damaged(), Keep, "1.0", ""},
-		{"the boot of the fall back is not counted against it", counted(record("fallback", "2.0", ""), "b"), damaged(), Keep, "2.0", ""},
-		{"a fallback is counted like a trial", record("fallback", "2.0", ""), damaged(), Count, "2.0", "fallback"},
-		{"power lost in the fallback again and again: factory", counted(record("fallback", "2.0", "", "1.5", "2.0"), "x", "y"), damaged(), FallBack, "1.0", "factory"},
-		{"factory is damaged: the next confirmed one", counted(record("fallback", "2.0", "", "1.5", "2.0"), "x", "y"), damaged("1.0"), FallBack, "1.5", "fallback"},
-		{"factory is never counted", record("factory", "1.0", ""), damaged(), Keep, "1.0", ""},
-		{"factory is damaged and nothing else is whole: hold", record("factory", "1.0", ""), damaged("1.0"), Hold, "1.0", "hold"},
-		{"factory is damaged: a confirmed version that is whole", record("factory", "1.0", "", "1.5"), damaged("1.0"), FallBack, "1.5", "fallback"},
-		{"hold never switches, whatever is damaged", record("hold", "2.0", "1.5", "1.5"), damaged("2.0"), Keep, "2.0", ""},
-		{"a newer program's phase is left alone", record("probation", "2.0", "1.5", "1.5"), damaged("2.0"), Keep, "2.0", ""},
+		{"a confirmed version runs and nothing is written", confirmed(), LastClean, damaged(), Keep, "3.0", ""},
+		{"a power cut does not count against a confirmed version", confirmed(), LastUnclean, damaged(), Keep, "3.0", ""},
+		{"a hard end of a confirmed version begins a streak", confirmed(), LastHard, damaged(), Count, "3.0", "confirmed"},
+		{"the fourth hard end in a row is counted", streak(confirmed(), "w", "x", "y"), LastHard, damaged(), Count, "3.0", "confirmed"},
+		{"the fifth hard end in a row takes a confirmed version back", streak(confirmed(), "v", "w", "x", "y"), LastHard, damaged(), FallBack, "2.0", "fallback"},
+		{"a power cut ends a streak", streak(confirmed(), "v", "w", "x", "y"), LastUnclean, damaged(), Count, "3.0", "confirmed"},
+		{"an orderly reboot ends a streak", streak(confirmed(), "y"), LastClean, damaged(), Count, "3.0", "confirmed"},
+		{"a streak is counted once a boot", streak(confirmed(), "b"), LastHard, damaged(), Keep, "3.0", ""},
+		{"a streak is not ended by the boot that counted it", streak(confirmed(), "b"), LastClean, damaged(), Keep, "3.0", ""},
+		{"five hard ends and nothing else can run", streak(record("confirmed", "1.0", "", "1.0"), "v", "w", "x", "y"), LastHard, damaged(), Keep, "1.0", ""},
+		{"a confirmed version that is damaged is left for previous", confirmed(), LastClean, damaged("3.0"), FallBack, "2.0", "fallback"},
+		{"previous is damaged too: the next confirmed one", record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), LastClean, damaged("3.0", "2.0"), FallBack, "1.5", "fallback"},
+		{"previous is blocked: the next confirmed one", blocked(record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), "2.0"), LastClean, damaged("3.0"), FallBack, "1.5", "fallback"},
+		{"nothing is left but factory", confirmed(), LastClean, damaged("3.0", "2.0"), FallBack, "1.0", "factory"},
+		{"nothing is whole: hold, and what is there runs", confirmed(), LastClean, damaged("3.0", "2.0", "1.0"), Hold, "3.0", "hold"},
+		{"the first boot of a trial is counted", trial(0, 0, 0), LastUnclean, damaged(), Count, "3.0", "trial"},
+		{"the second hard end of a trial is counted", trial(1, 0, 0), LastHard, damaged(), Count, "3.0", "trial"},
+		{"the third hard end runs previous", trial(2, 0, 0), LastHard, damaged(), FallBack, "2.0", "fallback"},
+		{"the fifth power cut is counted", trial(2, 4, 9), LastUnclean, damaged(), Count, "3.0", "trial"},
+		{"the sixth power cut runs previous", trial(0, 5, 0), LastUnclean, damaged(), FallBack, "2.0", "fallback"},
+		{"the ninth reboot is counted", trial(2, 5, 8), LastClean, damaged(), Count, "3.0", "trial"},
+		{"the tenth reboot runs previous", trial(0, 0, 9), LastClean, damaged(), FallBack, "2.0", "fallback"},
+		{"an end of which nothing is known is a power cut", trial(0, 5, 0), "", damaged(), FallBack, "2.0", "fallback"},
+		{"a boot is counted once, however often it is asked", counted(trial(0, 0, 0), "x", "b"), LastHard, damaged(), Keep, "3.0", ""},
+		{"a trial that is damaged is left at once", trial(0, 0, 0), LastClean, damaged("3.0"), FallBack, "2.0", "fallback"},
+		{"a trial without anything behind it runs on", strikes(record("trial", "1.0", ""), 2, 0, 0), LastHard, damaged(), Keep, "1.0", ""},
+		{"the boot of the fall back is not counted against it", counted(record("fallback", "2.0", ""), "b"), LastHard, damaged(), Keep, "2.0", ""},
+		{"a fallback is counted like a trial", record("fallback", "2.0", ""), LastHard, damaged(), Count, "2.0", "fallback"},
+		{"hard ends of the fallback again and again: factory", strikes(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged(), FallBack, "1.0", "factory"},
+		{"factory is damaged: the next confirmed one", strikes(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged("1.0"), FallBack, "1.5", "fallback"},
+		{"factory is never counted", record("factory", "1.0", ""), LastHard, damaged(), Keep, "1.0", ""},
+		{"factory is damaged and nothing else is whole: hold", record("factory", "1.0", ""), LastClean, damaged("1.0"), Hold, "1.0", "hold"},
+		{"factory is damaged: a confirmed version that is whole", record("factory", "1.0", "", "1.5"), LastClean, damaged("1.0"), FallBack, "1.5", "fallback"},
+		{"hold never switches, whatever is damaged", record("hold", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), Keep, "2.0", ""},
+		{"a newer program's phase is left alone", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged(), Keep, "2.0", ""},
+		{"a version that is damaged is left in any phase", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), FallBack, "1.5", "fallback"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			before := row.record.Clone()
-			d := Decide(row.record, row.disk, boot)
+			d := Decide(row.record, row.disk, Boot{ID: "b", Last: row.last, Budget: budget})
 			phase := bootcheck.Phase("")
 			if d.Next != nil {
 				phase = d.Next.Phase
@@ -110,8 +146,9 @@ func TestDecide(t *testing.T) {
 
 func TestFallBackKeepsTheEvidence(t *testing.T) {
 	r := counted(record("trial", "3.0", "2.0", "1.5", "2.0"), "x", "y")
-	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Budget: 3})
-	want := &bootcheck.Rollback{From: "3.0", To: "2.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3, BootIDs: []string{"x", "y", "b"}}
+	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Budget: budget})
+	want := &bootcheck.Rollback{From: "3.0", To: "2.0", Level: "previous", Cause: bootcheck.CauseBoots,
+		Output: "no verdict yet, boots that ended hard: 3 of 3", Attempts: 3, BootIDs: []string{"x", "y", "b"}}
 	if diff := cmp.Diff(want, d.Next.LastRollback); diff != "" {
 		t.Errorf("last_rollback (-want +got):\n%s", diff)
 	}
@@ -190,17 +227,62 @@ func TestAbsolve(t *testing.T) {
 	}
 }
 
-// Every combination of phase, counted boots, damage, block and boot ID: what a
-// decision must never do, whatever led to it.
+// A version that was damaged may be installed again, once.
+func TestDamageIsForgivenOnce(t *testing.T) {
+	boot := Boot{ID: "b", Last: LastClean, Budget: budget}
+	d := Decide(record("confirmed", "3.0", "2.0", "2.0", "3.0"), damaged("3.0"), boot)
+	if b := d.Next.BlockedBy(ref("3.0")); b != nil {
+		t.Fatalf("3.0 is blocked after its first damage: %+v", b)
+	}
+	again := d.Next.Clone()
+	again.Phase, again.Current, again.Previous, again.Trial = "confirmed", ref("3.0"), ref("2.0"), nil
+	again.Confirm(*ref("3.0"))
+	d = Decide(again, damaged("3.0"), boot)
+	if d.Next.BlockedBy(ref("3.0")) == nil || d.Run.Version != "2.0" {
+		t.Errorf("after its second damage: %s %s, blocked %v; want 3.0 left and blocked", d.Action, d.Run, d.Next.Blocked)
+	}
+}
+
+func TestStreakKeepsTheEvidence(t *testing.T) {
+	r := streak(record("confirmed", "3.0", "2.0", "2.0", "3.0"), "v", "w", "x", "y")
+	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Budget: budget})
+	l := d.Next.LastRollback
+	if l.Cause != bootcheck.CauseHard || l.Attempts != 5 || len(l.BootIDs) != 5 || l.BootIDs[4] != "b" {
+		t.Errorf("last_rollback = %+v, want cause hard-boots with its 5 boots", l)
+	}
+	if d.Next.HardStreak != nil {
+		t.Errorf("the streak of 3.0 is still there for 2.0: %v", d.Next.HardStreak)
+	}
+}
+
+// Every combination of phase, disk, end of the last boot and what is left of each
+// budget: what a decision must never do, whatever led to it.
 func TestDecideInvariants(t *testing.T) {
 	versions := []string{"1.0", "2.0", "3.0"}
-	n := 0
-	for _, phase := range []bootcheck.Phase{"confirmed", "trial", "fallback", "factory", "hold"} {
+	// None counted, one before the last, and the last, of each class.
+	type counters struct{ hard, unclean, clean, streak int }
+	var all []counters
+	for _, hard := range []int{0, 1, 2} {
+		for _, unclean := range []int{0, 4, 5} {
+			for _, clean := range []int{0, 8, 9} {
+				all = append(all, counters{hard, unclean, clean, 0})
+			}
+		}
+	}
+	n, did := 0, map[Action]int{}
+	for _, phase := range []bootcheck.Phase{"confirmed", "trial", "fallback", "factory", "hold", "probation"} {
+		counts := all
+		if !phase.Counted() {
+			counts = []counters{{}}
+			if phase == bootcheck.PhaseConfirmed {
+				counts = []counters{{streak: 0}, {streak: 1}, {streak: 3}, {streak: 4}}
+			}
+		}
 		for _, current := range versions {
 			for _, previous := range append(versions, "") {
 				for damage := range 8 {
 					for block := range 8 {
-						for boots := range 4 {
+						for _, c := range counts {
 							for _, id := range []string{"a", "b"} {
 								for _, last := range []LastBoot{LastClean, LastUnclean, LastHard} {
 									r := record(phase, current, previous, "2.0")
@@ -214,12 +296,16 @@ func TestDecideInvariants(t *testing.T) {
 										}
 									}
 									if r.Trial != nil {
-										r.Trial.Hard = boots
-									} else if boots > 0 {
-										continue
+										strikes(r, c.hard, c.unclean, c.clean)
+									}
+									for i := range c.streak {
+										r.HardStreak = append(r.HardStreak, fmt.Sprint(i))
+									}
+									if c.streak > 0 && id == "a" {
+										r.HardStreak[c.streak-1] = id
 									}
 									n++
-									invariants(t, r, disk, Boot{ID: id, Last: last, Budget: 3})
+									did[invariants(t, r, disk, Boot{ID: id, Last: last, Budget: budget})]++
 								}
 							}
 						}
@@ -228,10 +314,15 @@ func TestDecideInvariants(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d combinations", n)
+	t.Logf("%d combinations: %v", n, did)
+	for _, a := range []Action{Keep, Count, FallBack, Hold} {
+		if did[a] == 0 {
+			t.Errorf("no combination led to %s", a)
+		}
+	}
 }
 
-func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) {
+func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) Action {
 	t.Helper()
 	d := Decide(r, disk, boot)
 	bad := func(format string, args ...any) {
@@ -264,21 +355,122 @@ func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) {
 			}
 		}
 	}
-	if d.Next != nil && r.Trial != nil && d.Next.Trial != nil && !switched {
-		if got := d.Next.Trial.Attempts() - r.Trial.Attempts(); got > 1 || got == 1 && boot.ID == r.Trial.BootID {
-			bad("counts %d boots", got)
+	counted := r.Trial != nil && boot.ID == r.Trial.BootID ||
+		len(r.HardStreak) > 0 && boot.ID == r.HardStreak[len(r.HardStreak)-1]
+	if d.Next != nil && !switched {
+		strikes, streak := d.Next.Trial.Attempts()-r.Trial.Attempts(), len(d.Next.HardStreak)-len(r.HardStreak)
+		if strikes > 1 || streak > 1 || counted && (strikes > 0 || streak > 0) {
+			bad("counts %d strikes and %d hard ends", strikes, streak)
 		}
 	}
-	if r.Phase == bootcheck.PhaseConfirmed && disk.whole(r.Current) && d.Next != nil {
+	whole := disk.whole(r.Current)
+	if r.Phase == bootcheck.PhaseConfirmed && whole && d.Next != nil && boot.Last != LastHard && len(r.HardStreak) == 0 {
 		bad("writes on an ordinary boot")
+	}
+	if r.Phase == bootcheck.PhaseConfirmed && whole && switched && (boot.Last != LastHard || len(r.HardStreak) < hardStreak-1) {
+		bad("leaves a confirmed version that is whole and was not in a loop of hard ends")
+	}
+	if r.Phase.Counted() && whole && switched &&
+		!(boot.Last == LastHard && r.Trial.Hard == budget.Hard-1 || boot.Last == LastUnclean && r.Trial.Unclean == budget.Unclean-1 ||
+			boot.Last == LastClean && r.Trial.Clean == budget.Clean-1) {
+		bad("leaves a trial before its budget is spent")
+	}
+	if !r.Phase.Counted() && r.Phase != bootcheck.PhaseConfirmed && whole && d.Next != nil {
+		bad("writes in a phase that is not counted")
+	}
+	if switched && d.Next.LastRollback.From != r.Current.Version {
+		bad("switches without evidence")
 	}
 	if d.Action == Keep && d.Next != nil || d.Action != Keep && d.Next == nil {
 		bad("action and record do not agree")
 	}
 	// The same boot asked again changes nothing more.
 	if d.Next != nil {
-		if again := Decide(d.Next, disk, boot); again.Next != nil && again.Action == Count {
-			bad("counts the same boot twice")
+		if again := Decide(d.Next, disk, boot); again.Next != nil && (again.Action == Count || again.Run.Version != d.Run.Version) {
+			bad("decides otherwise when it is asked again in the same boot: %s %s", again.Action, again.Run)
 		}
 	}
+	return d.Action
+}
+
+var seed = flag.Uint64("seed", 0, "of the histories; 0: another one each time")
+
+// A good version in the hands of people: they switch the device off whenever
+// they like. It is never taken back, and neither is one that proved itself,
+// whatever they do, as long as one boot lasts for its verdict before the budget is
+// spent: five power cuts and nine reboots may come before it.
+func TestNoFalseAlarms(t *testing.T) {
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", s)
+	random := rand.New(rand.NewPCG(s, 0))
+	const histories = 1000
+	var boots, short, survived, worst int
+	for h := range histories {
+		r := record("confirmed", "2.0", "1.0", "1.0", "2.0")
+		boot, id := 0, ""
+		begin := func(last LastBoot) {
+			boots++
+			boot++
+			id = fmt.Sprint("boot-", boot)
+			d := Decide(r, damaged(), Boot{ID: id, Last: last, Budget: budget})
+			if d.Action == FallBack || d.Action == Hold {
+				t.Fatalf("-seed %d, history %d, boot %d: %s: %s", s, h, boot, d.Action, d.Why)
+			}
+			if d.Next != nil {
+				r = d.Next
+			}
+		}
+		begin(LastClean)
+		for update := range 1 + random.IntN(4) {
+			// An install, and what the people do until it is confirmed.
+			version := fmt.Sprintf("%d.0", 3+update)
+			next := r.Clone()
+			next.Phase, next.Previous, next.Current = bootcheck.PhaseTrial, next.Current, ref(version)
+			next.Trial, next.HardStreak = &bootcheck.Trial{BootID: id}, nil
+			r = next
+			cuts, reboots, resets := random.IntN(budget.Unclean), random.IntN(budget.Clean), random.IntN(budget.Hard)
+			if random.IntN(3) > 0 {
+				resets = 0 // a machine whose hardware resets it is rare
+			}
+			worst = max(worst, cuts+reboots+resets)
+			for cuts+reboots+resets > 0 {
+				short++
+				switch k := random.IntN(cuts + reboots + resets); {
+				case k < cuts:
+					cuts--
+					begin(LastUnclean)
+				case k < cuts+reboots:
+					reboots--
+					begin(LastClean)
+				default:
+					resets--
+					begin(LastHard)
+				}
+			}
+			d := Absolve(r, int64(update))
+			r = d.Next
+			survived++
+
+			// Confirmed: now anything goes, but a loop of hard ends.
+			hard := 0
+			for range random.IntN(60) {
+				last := []LastBoot{LastUnclean, LastUnclean, LastUnclean, LastClean, LastHard, ""}[random.IntN(6)]
+				if last == LastHard {
+					if hard++; hard == hardStreak {
+						last, hard = LastUnclean, 0
+					}
+				} else {
+					hard = 0
+				}
+				begin(last)
+			}
+			if r.Current.Version != version || r.Phase != bootcheck.PhaseConfirmed || r.LastRollback != nil {
+				t.Fatalf("-seed %d, history %d: %s is %s, last rollback %+v; want %s confirmed", s, h, r.Current, r.Phase, r.LastRollback, version)
+			}
+		}
+	}
+	t.Logf("%d histories, %d boots, %d updates interrupted %d times (up to %d times each): no rollback", histories, boots, survived, short, worst)
 }

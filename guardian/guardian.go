@@ -47,12 +47,13 @@ type guardian struct {
 }
 
 func (g *guardian) logf(format string, args ...any) {
-	fmt.Fprintf(g.log, "guardian: %s\n", strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
+	fmt.Fprintf(g.log, "guardian: %s\n", oneLine(fmt.Sprintf(format, args...)))
 }
 
 // look finds out what a decision needs to know of the disk: whether current has
-// all its files with their sizes and modes, and whether the versions that may
-// have to run instead are there at all. What is chosen is hashed by settle.
+// all its files with their sizes and modes and starts from what it should, and
+// whether the versions that may have to run instead are there at all. What is
+// chosen is hashed by settle.
 func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	disk := Disk{Damaged: map[string]string{}}
 	check := func(ref *bootcheck.Ref) {
@@ -70,7 +71,7 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	for i := range record.Confirmed {
 		check(&record.Confirmed[i])
 	}
-	if err := g.store.Verify(ctx, record.Current, bootcheck.Quick); err != nil && !inconclusive(ctx, err) {
+	if err := g.store.Verify(ctx, record.Current, bootcheck.Start); err != nil && !inconclusive(ctx, err) {
 		disk.Damaged[record.Current.Version] = err.Error()
 	}
 	return disk
@@ -95,9 +96,59 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 		if inconclusive(ctx, err) {
 			return Decision{}, err
 		}
-		g.logf("cannot fall back to %s: %v", d.Run, err)
-		disk.Damaged[d.Run.Version] = err.Error()
+		if !g.heal(ctx, d.Run, err.Error()) {
+			g.logf("cannot fall back to %s: %v", d.Run, err)
+			disk.Damaged[d.Run.Version] = err.Error()
+		}
 	}
+}
+
+// heal repairs ref, which is damaged, from what other snapshots have of it, and
+// reports whether it is whole now: every byte of it. The lock must be held.
+func (g *guardian) heal(ctx context.Context, ref *bootcheck.Ref, why string) bool {
+	fields := map[string]string{"OTA_VERSION": ref.Version}
+	g.announce(eventDamaged, fields, "%s", why)
+	repaired, err := g.store.Repair(ctx, ref)
+	if err != nil {
+		g.logf("cannot repair version %s: %v", ref, err)
+		return false
+	}
+	g.announce(eventRepaired, fields, "version %s is whole again, repaired from other versions: %s", ref, strings.Join(repaired, ", "))
+	return true
+}
+
+// commit makes next what the device runs. On a full disk it gives up what an
+// install left half unpacked: a device that cannot decide is worse.
+func (g *guardian) commit(ctx context.Context, next *bootcheck.Record) error {
+	err := g.store.Commit(next)
+	if !bootcheck.IsNoSpace(err) {
+		return err
+	}
+	unlock, lockErr := g.store.LockInstalls(ctx)
+	if lockErr != nil {
+		return err // an install runs, and ends soon: the disk is full
+	}
+	defer unlock()
+	if sweepErr := g.store.Sweep(true); sweepErr != nil {
+		g.logf("%v", sweepErr)
+	}
+	return g.store.Commit(next)
+}
+
+// carryOut commits what d says and tells the journal. An error that is Switched
+// (see bootcheck.Switched) is of a decision that was carried out.
+func (g *guardian) carryOut(ctx context.Context, d Decision) error {
+	if d.Next == nil {
+		g.logf("%s: %s", d.Action, d.Why)
+		return nil
+	}
+	err := g.commit(ctx, d.Next)
+	if !bootcheck.Switched(err) {
+		return fmt.Errorf("cannot %s (%s): %w", d.Action, d.Why, err)
+	}
+	e := map[Action]event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed}[d.Action]
+	g.announce(e, fieldsOf(d.Next), "%s: %s", d.Action, d.Why)
+	return err
 }
 
 // inconclusive reports whether err says nothing about a snapshot: the check was
@@ -113,13 +164,16 @@ func (g *guardian) restart(ctx context.Context, version *bootcheck.Ref) {
 		g.logf("no systemd runs here: restart the services to run %s", version)
 		return
 	}
-	conn, err := systemd.Dial(ctx)
+	conn, err := dial(ctx)
 	if err == nil {
 		defer conn.Close()
 		err = conn.RestartAll(ctx, g.cfg.Services, g.logf)
 	}
 	if err != nil {
 		g.logf("the services did not restart: %v", err)
+		// The links are right, so a boot sets it right. It is an orderly end as far
+		// as the version that runs from then on is concerned.
+		g.resetIfSilent(ctx, cleanMark, "the services still run the version that was left")
 	}
 }
 

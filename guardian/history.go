@@ -22,14 +22,14 @@ func (g *guardian) history(asJSON bool) error {
 	}
 	var before *bootcheck.Record
 	for _, r := range records {
-		fmt.Fprintf(g.out, "%-5d %-10s %-16s %s\n", r.Generation, r.Phase, r.Current, event(before, r))
+		fmt.Fprintf(g.out, "%-5d %-10s %-16s %s\n", r.Generation, r.Phase, r.Current, change(before, r))
 		before = r
 	}
 	return nil
 }
 
 // event says in a few words what made now out of before.
-func event(before, now *bootcheck.Record) string {
+func change(before, now *bootcheck.Record) string {
 	same := before != nil && before.Current.Same(now.Current)
 	switch {
 	case now.Phase == bootcheck.PhaseHold:

@@ -33,6 +33,8 @@ For a person:
   ota-guardian factory create [VERSION]
                                       make a confirmed version (default: current) the last resort
   ota-guardian factory verify         check every byte of it
+  ota-guardian factory repair         check it, and put right what other versions have the files for
+  ota-guardian check [--json]         run the health checks once; nothing is changed
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -68,7 +70,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	var o options
 	name, rest := args[0], args[1:]
 	if name == "factory" {
-		if i := slices.IndexFunc(rest, func(s string) bool { return s == "create" || s == "verify" }); i >= 0 {
+		if i := slices.IndexFunc(rest, func(s string) bool { return s == "create" || s == "verify" || s == "repair" }); i >= 0 {
 			name, rest = "factory "+rest[i], slices.Delete(slices.Clone(rest), i, i+1)
 		}
 	}
@@ -80,15 +82,15 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "boot":
 		fs.StringVar(&o.bootID, "boot-id", "", "")
 		fs.StringVar(&o.last, "last-boot", "", "")
-	case "status", "history":
+	case "status", "history", "check":
 		fs.BoolVar(&o.json, "json", false, "")
 	case "recover", "rollback", "factory create":
 		max = 1
-	case "confirm", "shutdown", "factory verify":
+	case "confirm", "shutdown", "factory verify", "factory repair":
 	case "help", "-h", "-help", "--help":
 		return cli.ErrHelp
 	case "factory":
-		return cli.Usagef("ota-guardian", "factory: create or verify is missing")
+		return cli.Usagef("ota-guardian", "factory: create, verify or repair is missing")
 	default:
 		return cli.Usagef("ota-guardian", "unknown command %q", name)
 	}
@@ -126,6 +128,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return g.factoryCreate(ctx, cmp.Or(arg, "current"))
 	case "factory verify":
 		return g.factoryVerify(ctx)
+	case "factory repair":
+		return g.factoryRepair(ctx)
+	case "check":
+		return g.check(ctx, o.json)
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
 	if err != nil {

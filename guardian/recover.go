@@ -60,7 +60,7 @@ func (g *guardian) startFailed(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	conn, err := systemd.Dial(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (g *guardian) startFailed(ctx context.Context) error {
 
 // failedForGood reports whether systemd gave up on unit.
 func failedForGood(ctx context.Context, unit string) (bool, error) {
-	conn, err := systemd.Dial(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -117,28 +117,26 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 	}
 	record, disk := active.Record, g.look(ctx, active.Record)
 	failure := Failure{Cause: bootcheck.CauseCrash, Check: health.UnitCheck(unit)}
+	damage := disk.Damaged[record.Current.Version]
 	keep := func(format string, args ...any) (Decision, error) {
 		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf(format, args...)}
 		g.logf("%s: %s", d.Action, d.Why)
 		return d, nil
 	}
 	switch {
-	case disk.Damaged[record.Current.Version] != "":
-		failure = Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[record.Current.Version]}
+	case damage != "":
+		failure = Failure{Cause: bootcheck.CauseDamaged, Output: damage}
 	case !record.Phase.Judged():
 		return keep("%s failed, but %s is %s", unit, record.Current, record.Phase)
 	case record.Trial != nil && excused(record.Trial.Baseline, failure.Check):
 		return keep("%s failed, as it did before %s was installed", unit, record.Current)
 	}
+	failure.Journal = g.journalTail(ctx, unit, "")
 	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
 	if err != nil {
 		return Decision{}, err
 	}
-	g.logf("%s: %s", d.Action, d.Why)
-	if d.Next == nil {
-		return d, nil
-	}
-	err = g.store.Commit(d.Next)
+	err = g.carryOut(ctx, d)
 	if d.Action == FallBack && bootcheck.Switched(err) {
 		g.restart(ctx, d.Run)
 	}
@@ -153,7 +151,7 @@ func excused(baseline map[string]bool, check string) bool {
 
 // judgeLater lets ota-confirm judge what runs now, and does not wait for it.
 func (g *guardian) judgeLater(ctx context.Context) {
-	conn, err := systemd.Dial(ctx)
+	conn, err := dial(ctx)
 	if err == nil {
 		defer conn.Close()
 		err = conn.StartNoWait(ctx, bootcheck.ConfirmUnit)

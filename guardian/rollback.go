@@ -68,8 +68,7 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 		return nil, err
 	}
 	d := Leave(record, disk, g.bootID, target, level)
-	g.logf("%s: %s", d.Action, d.Why)
-	err = g.store.Commit(d.Next)
+	err = g.carryOut(ctx, d)
 	if bootcheck.Switched(err) {
 		g.restart(ctx, d.Run)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -108,4 +110,42 @@ func (u Unit) exitCode() (code int, ok bool) {
 		return 128 + int(syscall.Signal(u.ExecMainStatus)), true
 	}
 	return 0, false
+}
+
+// RuntimeWatchdog is the time-out of the hardware watchdog that PID 1 was asked to
+// feed (RuntimeWatchdogSec=); 0: none. What the device gives is another matter.
+func (c *Conn) RuntimeWatchdog(ctx context.Context) (time.Duration, error) {
+	type answer struct {
+		value string
+		err   error
+	}
+	var value string
+	err := c.call(ctx, func(b *bus.Conn) error {
+		// go-systemd asks this without a context: who stops waiting leaves it behind
+		// until the connection is closed.
+		got := make(chan answer, 1)
+		go func() {
+			value, err := b.GetManagerProperty("RuntimeWatchdogUSec")
+			got <- answer{value, err}
+		}()
+		select {
+		case a := <-got:
+			value = a.value
+			return a.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot ask systemd about its watchdog: %w", err)
+	}
+	// As GVariant text, "@t 30000000" or "30000000".
+	usec, err := strconv.ParseUint(strings.TrimPrefix(value, "@t "), 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("cannot ask systemd about its watchdog: it answers %q", value)
+	}
+	if usec > uint64(24*time.Hour/time.Microsecond) {
+		return 0, nil // "infinity", "default": the device decides
+	}
+	return time.Duration(usec) * time.Microsecond, nil
 }

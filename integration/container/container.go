@@ -217,6 +217,17 @@ func (c *Container) kill() {
 	}
 }
 
+// Freeze stops the machine's PID 1, which then answers nobody, until the next
+// boot. Everything else goes on.
+func (c *Container) Freeze() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.boot == nil || c.boot.init == nil {
+		return errors.New("no boot is running")
+	}
+	return c.boot.init.Signal(syscall.SIGSTOP)
+}
+
 // Name is "container".
 func (c *Container) Name() string { return "container" }
 

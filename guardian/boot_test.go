@@ -1,0 +1,464 @@
+package guardian
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+// board is a device's store and what its kernel says, without a device.
+type board struct {
+	t     testing.TB
+	store *bootcheck.Store
+	boots int
+	log   bytes.Buffer // of the last boot
+}
+
+// newBoard is a board with factory 1.0, previous 2.0 and current 3.0, confirmed.
+func newBoard(t testing.TB) *board {
+	t.Helper()
+	dir := t.TempDir()
+	for _, v := range []struct {
+		name  *string
+		value string
+	}{
+		{&watchdogs, filepath.Join(dir, "sys", "watchdog*", "bootstatus")},
+		{&pstore, filepath.Join(dir, "pstore", "dmesg-*")},
+	} {
+		old := *v.name
+		*v.name = v.value
+		t.Cleanup(func() { *v.name = old })
+	}
+	s, err := bootcheck.Create(filepath.Join(dir, "versions"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &board{t: t, store: s}
+	one, two, three := b.add("1.0"), b.add("2.0"), b.add("3.0")
+	b.commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []bootcheck.Ref{*one, *two}})
+	b.commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: three, Previous: two, Factory: one, Confirmed: []bootcheck.Ref{*one, *two, *three}})
+	return b
+}
+
+func (b *board) must(errs ...error) {
+	b.t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *board) path(elem ...string) string {
+	return filepath.Join(append([]string{b.store.Dir()}, elem...)...)
+}
+
+// add puts a version of one program into the store, as an install would.
+func (b *board) add(version string) *bootcheck.Ref {
+	b.t.Helper()
+	content := []byte("this is " + version + "\n")
+	sum := sha256.Sum256(content)
+	raw, err := json.Marshal(bootcheck.Manifest{
+		Format: bootcheck.ManifestFormat, Models: []string{"x1"}, Version: version, Size: int64(len(content)),
+		Entries: []bootcheck.Entry{
+			{Path: "bin", Type: bootcheck.TypeDir, Mode: 0o755},
+			{Path: "bin/app", Type: bootcheck.TypeFile, Mode: 0o755, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])},
+		},
+	})
+	b.must(err)
+	root, err := b.store.Stage(version)
+	b.must(err)
+	defer root.Close()
+	b.must(root.Mkdir("bin", 0o755), root.Mkdir(".ota", 0o755),
+		root.WriteFile("bin/app", content, 0o755), root.WriteFile(".ota/manifest.json", raw, 0o644),
+		b.store.Publish(version))
+	return &bootcheck.Ref{Version: version, Digest: bootcheck.Digest(raw)}
+}
+
+func (b *board) commit(next *bootcheck.Record) {
+	b.t.Helper()
+	b.must(b.store.Commit(next))
+}
+
+func (b *board) record() *bootcheck.Record {
+	b.t.Helper()
+	active, err := b.store.Active()
+	b.must(err)
+	return active.Record
+}
+
+// boot runs `ota-guardian boot` as the next boot; last is empty: the kernel is asked.
+func (b *board) boot(last LastBoot) error {
+	b.t.Helper()
+	b.boots++
+	b.log.Reset()
+	cfg := config.Default("")
+	b.must(cfg.SetRoot(b.store.Dir()))
+	cfg.Run = b.t.TempDir()
+	g := &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), out: &b.log, log: &b.log}
+	return g.boot(context.Background(), last)
+}
+
+// runs is what a service that is started now runs.
+func (b *board) runs() string {
+	data, err := os.ReadFile(b.path("current", "bin", "app"))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(data), "this is "))
+}
+
+func TestOrdinaryBootWritesNothing(t *testing.T) {
+	b := newBoard(t)
+	before := b.tree()
+	for _, last := range []LastBoot{LastClean, LastUnclean, ""} {
+		b.must(b.boot(last))
+	}
+	if after := b.tree(); after != before {
+		t.Errorf("three ordinary boots changed the store:\n%s\nwas:\n%s", after, before)
+	}
+}
+
+// tree is every name of the store, with what changes when somebody writes. The
+// lock is no part of it: its file is there, empty, from the first boot on.
+func (b *board) tree() string {
+	b.t.Helper()
+	var s strings.Builder
+	b.must(filepath.WalkDir(b.store.Dir(), func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() == ".lock" || name == b.store.Dir() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			return err
+		}
+		fmt.Fprintln(&s, name, st.Ino, st.Mode, st.Size, st.Mtim, st.Ctim)
+		return nil
+	}))
+	return s.String()
+}
+
+// Nothing archives what the kernel keeps of a panic: it is there at each boot
+// after it, and must not be taken for a new one each time.
+func TestPanicThatStaysInPstoreIsCountedOnce(t *testing.T) {
+	b := newBoard(t)
+	dir := filepath.Dir(pstore)
+	b.must(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "dmesg-ramoops-0"), []byte("Panic#1 Part1\nsysrq triggered crash\n"), 0o600))
+	for range 3 * hardStreak {
+		b.must(b.boot(""))
+	}
+	if r := b.record(); r.Current.Version != "3.0" || r.LastRollback != nil || len(r.HardStreak) != 0 {
+		t.Fatalf("after one panic and %d boots: %s, streak %v, rollback %+v; want 3.0 confirmed", 3*hardStreak, r.Current, r.HardStreak, r.LastRollback)
+	}
+	// A panic at each boot is another matter, and its text is kept.
+	for i := range hardStreak {
+		b.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("dmesg-ramoops-%d", 1+i)), []byte("Panic#2 Part1\nnull pointer in the printer's driver\n"), 0o600), b.boot(""))
+	}
+	r := b.record()
+	if r.Current.Version != "2.0" || r.LastRollback.Cause != bootcheck.CauseHard || len(r.LastRollback.BootIDs) != hardStreak {
+		t.Fatalf("after %d panics: %s, rollback %+v; want 2.0", hardStreak, r.Current, r.LastRollback)
+	}
+	if !strings.Contains(r.LastRollback.Output, "sysrq") && !strings.Contains(r.LastRollback.Output, "printer's driver") {
+		t.Errorf("output = %q, want what the kernel said last", r.LastRollback.Output)
+	}
+}
+
+func TestLastBoot(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		watchdog string // bootstatus; empty: there is none
+		mark     string // the file that holds the trial's boot ID
+		want     LastBoot
+	}{
+		{"nothing is known", "", "", LastUnclean},
+		{"a watchdog reset the machine", "32\n", "", LastHard},
+		{"as hexadecimal", "0x20\n", "", LastHard},
+		{"with other bits", "34", cleanMark, LastHard},
+		{"a watchdog that did nothing", "0\n", "", LastUnclean},
+		{"another reason than a reset", "1\n", "", LastUnclean},
+		{"a watchdog that says nonsense", "reset\n", cleanMark, LastClean},
+		{"an orderly shutdown", "0\n", cleanMark, LastClean},
+		{"the guardian reset the machine", "0\n", hardMark, LastHard},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			b := newBoard(t)
+			r := b.record().Clone()
+			r.Phase, r.Trial = bootcheck.PhaseTrial, &bootcheck.Trial{BootID: "before"}
+			b.commit(r)
+			if row.watchdog != "" {
+				dir := filepath.Join(filepath.Dir(filepath.Dir(watchdogs)), "watchdog0")
+				b.must(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "bootstatus"), []byte(row.watchdog), 0o644))
+			}
+			if row.mark != "" {
+				b.must(os.WriteFile(b.path(row.mark), []byte("before\n"), 0o600))
+			}
+			g := &guardian{store: b.store}
+			if got := g.lastBoot(r); got.last != row.want {
+				t.Errorf("lastBoot = %s (%s), want %s", got.last, got.why, row.want)
+			}
+			// A mark of an older boot says nothing about the last one.
+			if row.mark != "" && row.watchdog == "0\n" {
+				r.Trial.BootID = "a later one"
+				if got := g.lastBoot(r); got.last != LastUnclean {
+					t.Errorf("with the mark of an older boot: %s, want unclean", got.last)
+				}
+			}
+		})
+	}
+}
+
+// Whatever is damaged of the record and the links, the boot runs the version that
+// ran, and the store is whole after it.
+func TestBootWithDamage(t *testing.T) {
+	relink := func(name, target string) func(*board) error {
+		return func(b *board) error { return errors.Join(os.RemoveAll(b.path(name)), os.Symlink(target, b.path(name))) }
+	}
+	without := func(name string, put func(path string) error) func(*board) error {
+		return func(b *board) error { return errors.Join(os.RemoveAll(b.path(name)), put(b.path(name))) }
+	}
+	nothing := func(string) error { return nil }
+	folder := func(p string) error { return os.Mkdir(p, 0o755) }
+	fifo := func(p string) error { return unix.Mkfifo(p, 0o600) }
+	file := func(data string) func(string) error {
+		return func(p string) error { return os.WriteFile(p, []byte(data), 0o600) }
+	}
+	const record = ".generations/2/record.json"
+	damages := map[string]func(*board) error{
+		"the record is missing":            without(record, nothing),
+		"the record is empty":              without(record, file("")),
+		"the record is zeros":              without(record, file(strings.Repeat("\x00", 700))),
+		"the record is 0xff":               without(record, file(strings.Repeat("\xff", 700))),
+		"the record is a folder":           without(record, folder),
+		"the record is a FIFO":             without(record, fifo),
+		"the record is a link":             relink(record, "/etc/passwd"),
+		"the record is a link to itself":   relink(record, "record.json"),
+		"the record counts 2^63":           edit(`"schema": 1`, `"schema": 1, "trial": {"hard": 9223372036854775808}`),
+		"the record counts below zero":     edit(`"schema": 1`, `"schema": 1, "trial": {"hard": -1}`),
+		"the record has a strange version": edit(`"version": "3.0"`, `"version": "../../etc"`),
+		"both records are damaged": func(b *board) error {
+			return errors.Join(os.Truncate(b.path(record), 3), os.Truncate(b.path(".generations/1/record.json"), 3))
+		},
+		"the switch is missing":           without(".active", nothing),
+		"the switch dangles":              relink(".active", ".generations/9"),
+		"the switch loops":                relink(".active", ".active"),
+		"the switch is absolute":          relink(".active", "/etc"),
+		"the switch climbs out":           relink(".active", "../../etc"),
+		"the switch is a folder":          without(".active", folder),
+		"the switch is a file":            without(".active", file("x")),
+		"the switch is a FIFO":            without(".active", fifo),
+		"current is missing":              without("current", nothing),
+		"current dangles":                 relink("current", "v9"),
+		"current loops":                   relink("current", "current"),
+		"current is absolute":             relink("current", "/etc"),
+		"current climbs out":              relink("current", "../../etc"),
+		"current is a file":               without("current", file("x")),
+		"current is a folder with files":  without("current", func(p string) error { return errors.Join(folder(p), os.WriteFile(p+"/x", nil, 0o600)) }),
+		"previous is absolute":            relink("previous", "/etc"),
+		"factory is missing":              without("factory", nothing),
+		"its link current is missing":     without(".generations/2/current", nothing),
+		"its link current dangles":        relink(".generations/2/current", "../../v9"),
+		"its link current is absolute":    relink(".generations/2/current", "/etc"),
+		"its link current is a folder":    without(".generations/2/current", folder),
+		"its link previous is current":    relink(".generations/2/previous", "../../v3.0"),
+		"its link previous climbs":        relink(".generations/2/previous", "../../../../etc"),
+		"its link factory is missing":     without(".generations/2/factory", nothing),
+		"the lock is a folder":            without(".lock", folder),
+		"the lock is a FIFO":              without(".lock", fifo),
+		"the lock is a link to elsewhere": relink(".lock", "/dev/null"),
+		"the trash is a file":             without(".trash", file("x")),
+		"the staging folder is missing":   without(".staging", nothing),
+		"the generations are lost":        without(".generations", nothing),
+		"the generations are a file":      without(".generations", file("x")),
+		"switch and generations are lost": func(b *board) error {
+			return errors.Join(os.Remove(b.path(".active")), os.RemoveAll(b.path(".generations")))
+		},
+		"only the versions are left": func(b *board) error {
+			for _, name := range []string{".active", ".generations", ".staging", ".trash", "current", "previous", "factory"} {
+				b.must(os.RemoveAll(b.path(name)))
+			}
+			return nil
+		},
+	}
+	for what, damage := range damages {
+		t.Run(what, func(t *testing.T) {
+			b := newBoard(t)
+			b.must(damage(b))
+			if err := b.boot(LastUnclean); err != nil {
+				t.Errorf("boot: %v", err)
+			}
+			if got := b.runs(); got != "3.0" {
+				t.Errorf("runs %s, want 3.0\n%s", got, &b.log)
+			}
+			active, err := b.store.Active()
+			if err != nil || active.Damage != "" || active.Record.LastRollback != nil {
+				t.Errorf("after the boot: %+v, %v; want a whole store and no rollback", active, err)
+			}
+			if p := active.Record.Previous; p == nil || p.Version == "3.0" {
+				t.Errorf("previous is %s, want another one than what runs", p)
+			}
+			// And from then on it is an ordinary device.
+			before := b.tree()
+			b.must(b.boot(LastUnclean))
+			if active.Record.Phase == bootcheck.PhaseConfirmed && b.tree() != before {
+				t.Errorf("the boot after it writes again:\n%s", &b.log)
+			}
+		})
+	}
+}
+
+func edit(old, new string) func(*board) error {
+	return func(b *board) error {
+		name := b.path(".generations/2/record.json")
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		text := strings.Replace(string(data), old, new, 1)
+		if text == string(data) {
+			return fmt.Errorf("%q is not in the record", old)
+		}
+		return os.WriteFile(name, []byte(text), 0o600)
+	}
+}
+
+// A power cut, or flash, may leave any part of the record.
+func TestBootWithPartOfTheRecord(t *testing.T) {
+	b := newBoard(t)
+	name := b.path(".generations/2/record.json")
+	whole, err := os.ReadFile(name)
+	b.must(err)
+	for n := range len(whole) - 1 { // without the line's end it is whole
+		b.must(os.WriteFile(name, whole[:n], 0o600), b.boot(LastUnclean))
+		active, err := b.store.Active()
+		if b.runs() != "3.0" || err != nil || active.Damage != "" || active.Record.LastRollback != nil || active.Record.Generation != 3 {
+			t.Fatalf("the record is cut to %d bytes: runs %s, %+v, %v\n%s", n, b.runs(), active, err, &b.log)
+		}
+		// As it was.
+		b.must(os.Remove(b.path(".active")), os.Symlink(".generations/2", b.path(".active")), os.RemoveAll(b.path(".generations/3")))
+	}
+}
+
+// A record of a newer program is read as far as it is known, and what is not
+// known comes back when it is written.
+func TestBootWithARecordOfTheFuture(t *testing.T) {
+	b := newBoard(t)
+	b.must(edit(`"schema": 1`, `"schema": 7, "color": "blue"`)(b))
+	before := b.tree()
+	b.must(b.boot(LastUnclean))
+	if b.runs() != "3.0" || b.tree() != before {
+		t.Errorf("runs %s and writes:\n%s", b.runs(), &b.log)
+	}
+	for range hardStreak {
+		b.must(b.boot(LastHard))
+	}
+	data, err := os.ReadFile(b.path(".active", "record.json"))
+	b.must(err)
+	if !bytes.Contains(data, []byte(`"color": "blue"`)) || !bytes.Contains(data, []byte(`"schema": 7`)) || b.runs() != "2.0" {
+		t.Errorf("runs %s with %s", b.runs(), data)
+	}
+}
+
+// What a version consists of is damaged while others have nothing of it: the next
+// whole one runs. With something to repair it from, it goes on.
+func TestBootWithDamagedVersions(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		damaged []string
+		want    string
+		phase   bootcheck.Phase
+		code    bootcheck.ExitCode
+	}{
+		{"current", []string{"3.0"}, "2.0", "fallback", 0},
+		{"current and previous", []string{"3.0", "2.0"}, "1.0", "factory", 0},
+		{"previous, which nobody needs now", []string{"2.0"}, "3.0", "confirmed", 0},
+		{"all", []string{"3.0", "2.0", "1.0"}, "3.0", "hold", bootcheck.ExitHeld},
+	} {
+		for how, damage := range map[string]func(name string) error{
+			"one bit": func(name string) error {
+				data, err := os.ReadFile(name)
+				data[len(data)/2] ^= 1
+				return errors.Join(err, os.WriteFile(name, data, 0o755))
+			},
+			"empty":   func(name string) error { return os.Truncate(name, 0) },
+			"missing": os.Remove,
+			"mode":    func(name string) error { return os.Chmod(name, 0o600) },
+			"a FIFO":  func(name string) error { return errors.Join(os.Remove(name), unix.Mkfifo(name, 0o755)) },
+		} {
+			t.Run(row.name+" "+how, func(t *testing.T) {
+				b := newBoard(t)
+				for _, v := range row.damaged {
+					b.must(damage(b.path("v"+v, "bin", "app")))
+				}
+				want, code := row.want, row.code
+				phase := row.phase
+				if how == "mode" {
+					want, phase, code = "3.0", "confirmed", 0 // the manifest is enough to put it right
+				}
+				err := b.boot(LastUnclean)
+				if bootcheck.Exit(err) != code {
+					t.Errorf("boot: %v, want exit %d", err, code)
+				}
+				if r := b.record(); r.Current.Version != want || r.Phase != phase {
+					t.Errorf("%s is %s, want %s %s\n%s", r.Current, r.Phase, want, phase, &b.log)
+				}
+			})
+		}
+	}
+}
+
+// A record in which previous is what runs is no reason to stay with what is damaged.
+func TestBootWithPreviousThatIsCurrent(t *testing.T) {
+	b := newBoard(t)
+	r := b.record().Clone()
+	r.Previous = r.Current
+	b.commit(r)
+	b.must(os.Remove(b.path("v3.0", "bin", "app")), b.boot(LastUnclean))
+	if b.runs() != "2.0" {
+		t.Errorf("runs %s, want 2.0, the newest that proved itself\n%s", b.runs(), &b.log)
+	}
+}
+
+// An ordinary boot looks at nothing but what the links name, however many
+// versions there are: what cannot be read would be noticed.
+func TestBootLooksOnlyAtWhatIsLinked(t *testing.T) {
+	b := newBoard(t)
+	b.crowd(50)
+	b.must(b.boot(LastUnclean))
+	if b.runs() != "3.0" || b.log.Len() > 200 {
+		t.Errorf("runs %s, and says\n%s", b.runs(), &b.log)
+	}
+}
+
+// crowd adds n versions whose manifests are FIFOs: who opens one is stuck, or says so.
+func (b *board) crowd(n int) {
+	b.t.Helper()
+	for i := range n {
+		dir := b.path(fmt.Sprintf("v9.%d", i), ".ota")
+		b.must(os.MkdirAll(dir, 0o755), unix.Mkfifo(filepath.Join(dir, "manifest.json"), 0o644))
+	}
+}
+
+// BenchmarkBoot is an ordinary boot, with few versions and with very many.
+func BenchmarkBoot(b *testing.B) {
+	for _, n := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("%d-more-versions", n), func(b *testing.B) {
+			board := newBoard(b)
+			board.crowd(n)
+			for b.Loop() {
+				board.must(board.boot(LastUnclean))
+			}
+		})
+	}
+}

@@ -1,0 +1,47 @@
+package guardian
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestWatchdogWarning(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		asked time.Duration
+		files map[string]string // nil: no device
+		want  string            // in the warning; empty: none
+	}{
+		{"none was asked for", 0, nil, ""},
+		{"there is none", 30 * time.Second, nil, "there is none"},
+		{"it is as asked", 30 * time.Second, map[string]string{"state": "active", "timeout": "30"}, ""},
+		{"it gives more, as hardware rounds up", 30 * time.Second, map[string]string{"state": "active", "timeout": "32"}, ""},
+		{"it gives less", 30 * time.Second, map[string]string{"state": "active", "timeout": "16"}, "gives 16s, systemd was asked for 30s"},
+		{"it is not armed", 30 * time.Second, map[string]string{"state": "inactive", "timeout": "60"}, "is inactive"},
+		{"it says nothing", 30 * time.Second, map[string]string{"identity": "x"}, ""},
+		{"it says nonsense", 30 * time.Second, map[string]string{"state": "active", "timeout": "many"}, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			old := watchdogDevice
+			t.Cleanup(func() { watchdogDevice = old })
+			watchdogDevice = filepath.Join(t.TempDir(), "watchdog0")
+			if row.files != nil {
+				if err := os.Mkdir(watchdogDevice, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for name, text := range row.files {
+				if err := os.WriteFile(filepath.Join(watchdogDevice, name), []byte(text+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := watchdogWarning(row.asked)
+			if row.want == "" && got != "" || !strings.Contains(got, row.want) {
+				t.Errorf("watchdogWarning(%s) = %q, want %q", row.asked, got, row.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,72 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// DiskOfTheStore lets the disk of the store be read-only, and full, when the
+// guardian has to decide. It works on a copy of the device's store on a small
+// disk of its own.
+func DiskOfTheStore(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, v12)
+	if err != nil {
+		return err
+	}
+	// On trial, with two of three hard ends counted. Installed as without systemd,
+	// so that none of the device's services is restarted for it.
+	if _, err := d.Must(ctx, "bash", "-e", "-c", `
+		mkdir -p /run/small
+		mount -t tmpfs -o size=64m tmpfs /run/small
+		cp -a `+machine.Store+` /run/small/versions
+		cd /run/small
+		unshare -m bash -e -c 'mount -t tmpfs tmpfs /run/systemd; ota-apply install --root versions "$0"' "$0"
+		ota-guardian boot --root versions --boot-id one --last-boot hard
+		ota-guardian boot --root versions --boot-id two --last-boot hard`, url); err != nil {
+		return err
+	}
+
+	// Read-only: nothing can be counted, and nothing is made worse.
+	r, err := d.Exec(ctx, "bash", "-c", `cd /run/small && mount -o remount,ro /run/small && ota-guardian boot --root versions --boot-id three --last-boot hard; code=$?
+		mount -o remount,rw /run/small; exit $code`)
+	if err != nil {
+		return err
+	}
+	if r.Code != int(bootcheck.ExitFailed) || !strings.Contains(r.Stderr, "read-only file system") || !strings.Contains(r.Stderr, "the boot goes on") {
+		return fmt.Errorf("boot on a read-only disk: %s; want exit %d and the reason", r, bootcheck.ExitFailed)
+	}
+	if err := smallRuns(ctx, d, "1.2.0"); err != nil {
+		return err
+	}
+
+	// Full to the last byte, by somebody else, and by what an install left: the
+	// bad version is left all the same.
+	if _, err := d.Must(ctx, "bash", "-c", `cd /run/small
+		mkdir -p versions/.staging/v9 && head -c 200000 /dev/zero >versions/.staging/v9/half
+		cat /dev/zero >/run/small/full; [ "$(stat -f -c %a /run/small)" = 0 ]`); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "bash", "-c", `cd /run/small && ota-guardian boot --root versions --boot-id four --last-boot hard`); err != nil {
+		return err
+	}
+	return smallRuns(ctx, d, "1.1.0")
+}
+
+func smallRuns(ctx context.Context, d *device.Device, version string) error {
+	out, err := d.Must(ctx, "readlink", "-f", "/run/small/versions/current")
+	if err != nil {
+		return err
+	}
+	if got := strings.TrimSpace(out); got != "/run/small/versions/v"+version {
+		return fmt.Errorf("the store on the small disk runs %s, want %s", got, version)
+	}
+	return nil
+}
