@@ -118,8 +118,8 @@ func (r *repair) entry(e *Entry) (fixed bool, err error) {
 		if err := os.RemoveAll(to); err != nil {
 			return false, err
 		}
-		if os.Geteuid() != 0 && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			// Moving a folder changes its "..".
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			// Moving a folder changes its "..", and emptying it what is in it.
 			if err := os.Chmod(name, 0o700); err != nil {
 				return false, err
 			}
@@ -326,7 +326,7 @@ func (r *repair) mode(e *Entry) fs.FileMode {
 func (r *repair) chmod(e *Entry) error {
 	name := r.path(e)
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+	if errors.Is(err, fs.ErrPermission) {
 		// Its own mode keeps its owner from opening it; it is no link, as was seen.
 		if err := os.Chmod(name, 0o600|r.mode(e)); err != nil {
 			return err
@@ -343,25 +343,24 @@ func (r *repair) chmod(e *Entry) error {
 	return f.Sync()
 }
 
-// change lets f change the folder that holds e, and makes that durable. Root may
-// write to a folder that is read-only; anybody else has to make it writable.
+// change lets f change the folder that holds e, and makes that durable. The
+// guardian has no capability to write to a folder that is read-only, so that is
+// made writable by its owner for the moment.
 func (r *repair) change(e *Entry, f func() error) error {
 	dir, err := os.OpenFile(filepath.Dir(r.path(e)), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if os.Geteuid() != 0 {
-		info, err := dir.Stat()
-		if err != nil {
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o300 != 0o300 {
+		if err := dir.Chmod(mode | 0o300); err != nil {
 			return err
 		}
-		if mode := info.Mode().Perm(); mode&0o200 == 0 {
-			if err := dir.Chmod(mode | 0o200); err != nil {
-				return err
-			}
-			defer dir.Chmod(mode)
-		}
+		defer dir.Chmod(mode)
 	}
 	if err := f(); err != nil {
 		return err

@@ -78,8 +78,9 @@ case $prefix in
 esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
-managed='ota-guardian.service ota-confirm.service ota-recover.service'
-enabled='ota-guardian.service ota-confirm.service'
+catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service'
+enabled='ota-guardian.service ota-confirm.service ota-factory.service'
 
 run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
@@ -112,7 +113,10 @@ sd() {
 }
 
 reload() {
-    if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
+    if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then
+        run systemctl daemon-reload
+        run journalctl --update-catalog
+    fi
 }
 
 # configure FILE: says in it what this installation does not have as by default.
@@ -157,6 +161,7 @@ install_all() {
     fi
     place "$here/units/system.conf.d/50-ota-watchdog.conf" "$manager" 0644
     place "$here/units/sysctl.d/50-ota-panic.conf" "$panic" 0644
+    place "$here/units/ota.catalog" "$catalog" 0644
     run mkdir -p "$destdir/etc/ota/keys" "$destdir/etc/ota/checks.d/required" "$destdir/etc/ota/checks.d/wanted" "$destdir$store"
     if [ ! -e "$destdir/etc/ota/ota.toml" ]; then
         place "$here/units/ota.toml.example" "$destdir/etc/ota/ota.toml" 0644
@@ -180,7 +185,7 @@ uninstall_all() {
             run rmdir --ignore-fail-on-non-empty "$d"
         fi
     done
-    run rm -f "$manager" "$panic"
+    run rm -f "$manager" "$panic" "$catalog"
     for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
     if [ -n "$example" ]; then run rm -f "$units/device-api.service"; fi
     if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
