@@ -67,25 +67,25 @@ func (g *guardian) startFailed(ctx context.Context) error {
 	defer conn.Close()
 	var failed []string
 	for _, service := range g.cfg.Services {
-		if is, err := failedForGood(ctx, service); err == nil && is {
+		if is, _, err := failedForGood(ctx, service); err == nil && is {
 			failed = append(failed, service)
 		}
 	}
 	return conn.RestartAll(ctx, failed, g.logf)
 }
 
-// failedForGood reports whether systemd gave up on unit.
-func failedForGood(ctx context.Context, unit string) (bool, error) {
+// failedForGood reports whether systemd gave up on unit, and the state it is in.
+func failedForGood(ctx context.Context, unit string) (bool, string, error) {
 	conn, err := dial(ctx)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	defer conn.Close()
 	u, err := conn.Unit(ctx, unit)
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
-	return u.Active == "failed" && u.Job == 0, nil
+	return u.Active == "failed" && u.Job == 0, fmt.Sprintf("%s is %s, restarted %d times", unit, u, u.NRestarts), nil
 }
 
 // condemnUnit decides, commits and does what the crash loop of unit means. A
@@ -98,8 +98,9 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 	defer unlock()
 	// Under the lock: whoever switched has restarted the services by now, so a
 	// unit that is failed, failed in the version that is current.
+	state := ""
 	if systemd.Running() {
-		failed, err := failedForGood(ctx, unit)
+		failed, now, err := failedForGood(ctx, unit)
 		if err != nil {
 			return Decision{}, err
 		}
@@ -107,6 +108,7 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 			g.logf("%s is not failed for good: it is being restarted", unit)
 			return Decision{}, nil
 		}
+		state = now
 	}
 	active, err := g.active()
 	if err != nil {
@@ -116,7 +118,7 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 		return Decision{}, errNothing
 	}
 	record, disk := active.Record, g.look(ctx, active.Record)
-	failure := Failure{Cause: bootcheck.CauseCrash, Check: health.UnitCheck(unit)}
+	failure := Failure{Cause: bootcheck.CauseCrash, Check: health.UnitCheck(unit), Output: state}
 	damage := disk.Damaged[record.Current.Version]
 	keep := func(format string, args ...any) (Decision, error) {
 		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf(format, args...)}

@@ -107,6 +107,11 @@ type Version struct {
 	Release int64
 	Behave  deviceapi.Config // its way to be bad; zero: good
 	Payload int              // bytes of content that does not compress
+
+	// Script is a shell script in the place of the program; empty: the program.
+	Script string
+	// Spoil changes the version's tree before it is packed; nil: nothing does.
+	Spoil func(dir string) error
 }
 
 // deviceAPI is the program in every version.
@@ -126,8 +131,16 @@ func Bundle(ctx context.Context, v Version) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	tree, out := filepath.Join(dir, "tree"), filepath.Join(dir, "x.ota")
+	if v.Script != "" {
+		program = []byte(v.Script)
+	}
 	if err := deviceapi.Tree(tree, v.Name, deviceapi.Options{Binary: program, Config: v.Behave, Payload: v.Payload}); err != nil {
 		return nil, err
+	}
+	if v.Spoil != nil {
+		if err := v.Spoil(tree); err != nil {
+			return nil, err
+		}
 	}
 	var key minisign.PrivateKey
 	if err := key.UnmarshalText(testKey); err != nil {

@@ -39,9 +39,12 @@ const (
 	Hang         Behave = "hang"               // becomes ready and then never pings the watchdog; /health is fine
 	NeverReady   Behave = "never-ready"        // never tells systemd that it is ready; /health is fine
 	NeverAnswers Behave = "never-answers"      // takes connections and never answers /health
+	HealthEmpty  Behave = "health-empty"       // takes connections and closes them without an answer to /health
+	HealthHuge   Behave = "health-huge"        // answers /health with 1 GB
+	NotHTTP      Behave = "not-http"           // answers /health with what is no HTTP
 )
 
-var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers}
+var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP}
 
 // Config is the content of etc/device-api.json.
 type Config struct {

@@ -1,6 +1,7 @@
 package deviceapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,6 +126,24 @@ func (s *server) handler() http.Handler {
 		case NeverAnswers:
 			<-r.Context().Done()
 			return
+		case HealthEmpty, NotHTTP:
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				return
+			}
+			if s.config.now() == NotHTTP {
+				fmt.Fprintln(conn, "SSH-2.0-device-api")
+			}
+			conn.Close()
+			return
+		case HealthHuge:
+			w.Header().Set("Content-Type", "application/json")
+			part := bytes.Repeat([]byte(" "), 1<<20)
+			for range 1 << 10 {
+				if _, err := w.Write(part); err != nil {
+					return
+				}
+			}
 		case Health500:
 			code = http.StatusInternalServerError
 			answer["status"] = "error"

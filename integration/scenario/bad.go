@@ -1,0 +1,190 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+)
+
+// Bad is a way in which a version can be bad without taking the kernel with it.
+type Bad struct {
+	Name   string
+	Behave deviceapi.Config
+	Script string                 // in the place of the program; empty: the program
+	Spoil  func(dir string) error // of the version's tree; nil: nothing
+	Causes []bootcheck.Cause      // that may be blamed; nil: either of the two that can be
+	// Stable is how long the version must be well, if not as long as the limits
+	// say: what goes wrong late has to go wrong before that.
+	Stable time.Duration
+	// PreviousToo lets previous turn bad as well: the device must end on factory.
+	PreviousToo bool
+}
+
+var (
+	crashes   = []bootcheck.Cause{bootcheck.CauseCrash}
+	unhealthy = []bootcheck.Cause{bootcheck.CauseHealth}
+	either    = []bootcheck.Cause{bootcheck.CauseCrash, bootcheck.CauseHealth}
+)
+
+const program = "bin/device-api"
+
+func spoil(f func(name string) error) func(dir string) error {
+	return func(dir string) error { return f(filepath.Join(dir, program)) }
+}
+
+func exitAfter(seconds float64) deviceapi.Config {
+	return deviceapi.Config{Behave: deviceapi.ExitAfter, After: seconds}
+}
+
+// AllBad are the ways to be bad. "After" is to the second what the version's time
+// to prove itself is to a minute.
+var AllBad = []Bad{
+	{Name: "exits at its start", Behave: deviceapi.Config{Behave: deviceapi.Exit}, Causes: crashes, PreviousToo: true},
+	{Name: "exits well at its start", Script: "#!/bin/bash\nexit 0\n", Causes: crashes},
+	{Name: "exits soon after it is ready", Behave: exitAfter(0.1), Causes: either},
+	{Name: "exits after a third of its trial", Behave: exitAfter(1), Stable: 3 * time.Second, Causes: either},
+	{Name: "exits after two thirds of its trial", Behave: exitAfter(2), Stable: 3 * time.Second, Causes: either},
+	{Name: "dies each second", Behave: exitAfter(0.9), Stable: 4 * time.Second, Causes: either},
+	{Name: "is never ready", Behave: deviceapi.Config{Behave: deviceapi.NeverReady}, Causes: either, PreviousToo: true},
+	{Name: "hangs and pings no watchdog", Behave: deviceapi.Config{Behave: deviceapi.Hang}, Stable: 14 * time.Second, Causes: either},
+	{Name: "answers 500", Behave: deviceapi.Config{Behave: deviceapi.Health500}, Causes: unhealthy, PreviousToo: true},
+	{Name: "closes without an answer", Behave: deviceapi.Config{Behave: deviceapi.HealthEmpty}, Causes: unhealthy, PreviousToo: true},
+	{Name: "answers 1 GB", Behave: deviceapi.Config{Behave: deviceapi.HealthHuge}, Causes: unhealthy},
+	{Name: "never answers", Behave: deviceapi.Config{Behave: deviceapi.NeverAnswers}, Causes: unhealthy, PreviousToo: true},
+	{Name: "answers with the old version", Behave: deviceapi.Config{Behave: deviceapi.HealthOld, OldVersion: "1.1.0"}, Causes: unhealthy, PreviousToo: true},
+	{Name: "answers with what is no HTTP", Behave: deviceapi.Config{Behave: deviceapi.NotHTTP}, Causes: unhealthy},
+	{Name: "has no program", Spoil: spoil(os.Remove), Causes: crashes, PreviousToo: true},
+	{Name: "has an empty program", Spoil: spoil(func(name string) error { return os.Truncate(name, 0) }), Causes: crashes},
+	{Name: "has a program that may not be executed", Spoil: spoil(func(name string) error { return os.Chmod(name, 0o644) }), Causes: crashes},
+	{Name: "has a program for another processor", Spoil: spoil(foreign), Causes: crashes, PreviousToo: true},
+	{Name: "has half a program", Spoil: spoil(func(name string) error { return os.Truncate(name, 3<<20) }), Causes: crashes, PreviousToo: true},
+	{Name: "has a program without its interpreter", Script: "#!/opt/nothing/bin/sh\n", Causes: crashes},
+	{Name: "lacks a library", Script: "#!/bin/bash\n. /opt/tope/versions/current/lib/gone.so || exit 127\n", Causes: crashes},
+	{Name: "lacks its configuration", Spoil: func(dir string) error { return os.Remove(filepath.Join(dir, "etc/device-api.json")) }, Causes: crashes, PreviousToo: true},
+	{Name: "has garbage for a configuration", Spoil: func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "etc/device-api.json"), []byte("\x00\xff{"), 0o644)
+	}, Causes: crashes},
+	{Name: "crashes with a signal", Script: "#!/bin/bash\nkill -SEGV $$\n", Causes: crashes},
+	{Name: "is killed, as for want of memory", Script: "#!/bin/bash\nkill -KILL $$\n", Causes: crashes},
+	{Name: "eats the memory that it may have", Script: "#!/bin/bash\nulimit -v 300000\nx=$(head -c 600000000 /dev/zero | tr '\\0' x)\nexit 3\n", Causes: either},
+	{Name: "starts two hundred processes and hangs", Script: "#!/bin/bash\nfor i in {1..200}; do sleep 1000 & done\nwait\n", Causes: either},
+	{Name: "masks its own unit", Script: "#!/bin/bash\nsystemctl mask --now --runtime device-api.service\nsystemctl mask device-api.service\nexit 1\n", Causes: either},
+	{Name: "fills the journal", Script: "#!/bin/bash\nexec yes 'the same line again and again, as fast as it can be written'\n", Causes: either},
+	{Name: "does not stop when it is told to", Script: "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", Causes: either},
+}
+
+// foreign makes the ELF file name one for an ARM processor: e_machine, elf(5).
+func foreign(name string) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	data[18], data[19] = 183, 0 // EM_AARCH64
+	return os.WriteFile(name, data, 0o755)
+}
+
+// Prepare brings a device to 1.1.0 over factory 1.0.0, for TakesBack.
+func Prepare(ctx context.Context, d *device.Device) error { return start(ctx, d, v11Sick) }
+
+// TakesBack installs a version that is bad in the way of b, the n-th on this
+// device, which has been prepared and runs 1.1.0 or, after a fall back to factory,
+// 1.0.0. Nobody helps it. It says what was blamed.
+func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed string, err error) {
+	stable := max(b.Stable, d.Limits.Stable)
+	if err := d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)); err != nil {
+		return "", err
+	}
+	before, err := d.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	factory, err := d.Tree(ctx, "1.0.0")
+	if err != nil {
+		return "", err
+	}
+	want := device.Want{Current: before.Current, Previous: before.Previous, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	bad := device.Version{Name: fmt.Sprintf("2.0.%d", n), Release: int64(10 + n), Behave: b.Behave, Script: b.Script, Spoil: b.Spoil}
+	if b.PreviousToo {
+		previous := previousFails
+		if slices.Equal(b.Causes, unhealthy) {
+			previous = previousExits
+		}
+		if err := worsen(ctx, d, bad, previous); err != nil {
+			return "", err
+		}
+		want = device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
+		return "", err
+	}
+	if err := d.Reach(ctx, want); err != nil {
+		return "", err
+	}
+	now, err := d.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	l := now.LastRollback
+	if !b.PreviousToo {
+		if l == nil || l.From != bad.Name || l.To != before.Current || !slices.Contains(b.Causes, l.Cause) || l.Check == "" {
+			return "", fmt.Errorf("the rollback recorded is %+v, want one from %s for one of %v", l, bad.Name, b.Causes)
+		}
+	} else if l == nil || l.To != "1.0.0" || l.Level != bootcheck.LevelFactory {
+		return "", fmt.Errorf("the rollback recorded is %+v, want one to factory", l)
+	}
+	if !slices.ContainsFunc(now.Blocked, func(x bootcheck.Blocked) bool { return x.Version == bad.Name }) {
+		return "", fmt.Errorf("%s is not blocked", bad.Name)
+	}
+	first, _, _ := strings.Cut(l.Output, "\n")
+	return fmt.Sprintf("%s, %s: %s (%d lines of the journal)", l.Cause, l.Check, first, len(l.Journal)), factoryIs(ctx, d, factory)
+}
+
+// What previous is when it turns bad, too: not in the way of the new version, or
+// it would be the environment.
+var (
+	previousFails = v11Sick
+	previousExits = device.Version{Name: "1.1.1", Release: 3, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
+)
+
+// worsen lets previous run, installs bad over it and lets previous turn bad while
+// bad is current.
+func worsen(ctx context.Context, d *device.Device, bad, previous device.Version) error {
+	if _, err := d.Must(ctx, "rm", "-f", sick); err != nil {
+		return err
+	}
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Current != previous.Name {
+		// It may have been left here before.
+		if err := installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"); err != nil {
+			return err
+		}
+	}
+	url, err := d.Offer(ctx, bad)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.Exec(ctx, "ota-apply", "install", url)
+		ended <- err
+	}()
+	if err := waitFor(ctx, d, bad.Name+" to be current", func(s *bootcheck.Status) bool {
+		return s.Current == bad.Name || s.LastRollback != nil && s.LastRollback.From == bad.Name
+	}); err != nil {
+		return err
+	}
+	if err := d.WriteFile(ctx, sick, 0o644, nil); err != nil {
+		return err
+	}
+	return <-ended
+}

@@ -1,0 +1,189 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// wrapped makes a version whose program is started by a shell script, which may
+// do something to the machine first or beside it.
+func wrapped(name string, release int64, before string) device.Version {
+	return device.Version{Name: name, Release: release, Spoil: func(dir string) error {
+		bin := filepath.Join(dir, program)
+		if err := os.Rename(bin, bin+".real"); err != nil {
+			return err
+		}
+		return os.WriteFile(bin, []byte("#!/bin/bash\n"+before+"\nexec "+machine.Store+"/current/"+program+".real\n"), 0o755)
+	}}
+}
+
+// The ways of a version to take the kernel with it.
+var (
+	Reboots     = wrapped("1.2.0", 3, "(sleep 1.5; systemctl reboot) &")
+	PanicsEarly = wrapped("1.2.0", 3, "echo c >/proc/sysrq-trigger")
+	PanicsLate  = wrapped("1.2.0", 3, "(sleep 2; echo c >/proc/sysrq-trigger) &")
+)
+
+// Boots installs bad, which ends each boot before it has a verdict, and expects
+// the device to come back to 1.1.0 by itself when budget, of the class that is
+// named so in the configuration, is used up. evidence is in what the record says
+// about it.
+func Boots(ctx context.Context, d *device.Device, bad device.Version, class string, evidence string) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	if err := bootLoop(ctx, d, bad, class); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+		return err
+	}
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) || len(l.BootIDs) < 3 {
+		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)
+	}
+	return blames(ctx, d, bootcheck.Rollback{From: bad.Name, To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots})
+}
+
+// BootsToFactory is Boots with a previous version that is no better.
+func BootsToFactory(ctx context.Context, d *device.Device, class string) error {
+	panics := "[ ! -e " + sick + " ] || echo c >/proc/sysrq-trigger"
+	if err := start(ctx, d, wrapped("1.1.0", 2, panics)); err != nil {
+		return err
+	}
+	// From now on both do: 1.2.0 as soon as it starts.
+	bad := wrapped("1.2.0", 3, "touch "+sick+"; sync "+sick+"; echo c >/proc/sysrq-trigger")
+	if err := bootLoop(ctx, d, bad, class); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
+		return err
+	}
+	return blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
+}
+
+// bootLoop installs bad, with a budget of three for class and all the time that
+// the health checks may want. It returns when the first boot has ended.
+func bootLoop(ctx context.Context, d *device.Device, bad device.Version, class string) error {
+	if err := d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\n`+class+` = 3/`, machine.Etc+"/ota.toml"); err != nil {
+		return err
+	}
+	boot, err := d.BootID(ctx)
+	if err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, bad)
+	if err != nil {
+		return err
+	}
+	install, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+	return d.WaitReboot(ctx, boot)
+}
+
+// WithoutClock lets the clock jump by decades while a good version is installed,
+// and a bad one: nothing is decided otherwise because of it.
+func WithoutClock(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	jumps := func(v device.Version, code bootcheck.ExitCode) error {
+		stop := make(chan struct{})
+		ended := make(chan error, 1)
+		go func() {
+			for i := 0; ; i++ {
+				date := []string{"2036-02-03", "1980-05-06", "2026-01-01"}[i%3]
+				if _, err := d.Must(ctx, "date", "-s", date); err != nil {
+					ended <- err
+					return
+				}
+				select {
+				case <-stop:
+					ended <- nil
+					return
+				case <-time.After(200 * time.Millisecond):
+				}
+			}
+		}()
+		err := installs(ctx, d, v, code)
+		close(stop)
+		if jumpErr := <-ended; err == nil {
+			err = jumpErr
+		}
+		return err
+	}
+	if err := jumps(v12, bootcheck.ExitDone); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		return err
+	}
+	bad := v12Exits
+	bad.Name, bad.Release = "1.3.0", 4
+	if err := jumps(bad, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+}
+
+// Histories lets people do to a good version what they do: they switch the device
+// off or reboot it at any moment, up to three times, while it is installed, on
+// trial and after. It is never taken back. It says how often a trial was met.
+func Histories(ctx context.Context, d *device.Device, n int, seed uint64) (trials int, err error) {
+	if err := start(ctx, d, v11); err != nil {
+		return 0, err
+	}
+	random := rand.New(rand.NewPCG(seed, 0))
+	before := "1.1.0"
+	for i := range n {
+		v := device.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
+		url, err := d.Offer(ctx, v)
+		if err != nil {
+			return trials, err
+		}
+		install, cancel := context.WithCancel(ctx)
+		go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+		for range 1 + random.IntN(3) {
+			moment := time.Duration(random.Int64N(int64(2 * d.Limits.Stable)))
+			select {
+			case <-ctx.Done():
+			case <-time.After(moment):
+			}
+			if s, err := d.Status(ctx); err == nil && s.Phase == bootcheck.PhaseTrial {
+				trials++
+			}
+			if random.IntN(3) == 0 {
+				err = d.Reboot(ctx)
+			} else {
+				err = d.PowerCut(ctx)
+			}
+			if err != nil {
+				break
+			}
+		}
+		cancel()
+		if err == nil {
+			before, err = oneOf(ctx, d, before, v.Name)
+		}
+		if err != nil {
+			return trials, fmt.Errorf("history %d: %w", i, err)
+		}
+	}
+	return trials, nil
+}

@@ -1,0 +1,77 @@
+package scenario_test
+
+import (
+	"context"
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/vm"
+	"github.com/tope-ota/ota/integration/vm/vmtest"
+)
+
+// What only a kernel can show.
+func TestKernel(t *testing.T) {
+	vmtest.Require(t)
+	o, err := overlay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A watchdog that does not make the test wait for half a minute.
+	quick := maps.Clone(o)
+	quick["/etc/systemd/system.conf.d/90-test.conf"] = debian.File{Mode: 0o644, Data: []byte("[Manager]\nRuntimeWatchdogSec=5s\n")}
+	seed := uint64(time.Now().UnixNano())
+	for _, row := range []struct {
+		name    string
+		options vm.Options
+		run     func(ctx context.Context, t *testing.T, d *device.Device) error
+	}{
+		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "boots that ended clean: 3 of 3")
+		}},
+		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "boots that ended unclean: 3 of 3")
+		}},
+		{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "boots that ended unclean: 3 of 3")
+		}},
+		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
+		}},
+		{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.BootsToFactory(ctx, d, "unclean")
+		}},
+		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			return scenario.WithoutClock(ctx, d)
+		}},
+		{"twelve histories of good versions", vm.Options{Overlay: o}, histories(seed, 12)},
+		{"twelve other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 12)},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			ctx := machinetest.Context(t)
+			d, err := device.New(ctx, vmtest.Start(t, row.options), device.Slow)
+			if err == nil {
+				err = row.run(ctx, t, d)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s", time.Since(began).Round(100*time.Millisecond))
+		})
+	}
+}
+
+func histories(seed uint64, n int) func(context.Context, *testing.T, *device.Device) error {
+	return func(ctx context.Context, t *testing.T, d *device.Device) error {
+		t.Logf("seed %d", seed)
+		trials, err := scenario.Histories(ctx, d, n, seed)
+		t.Logf("%d histories, %d of their interruptions met a trial", n, trials)
+		return err
+	}
+}
