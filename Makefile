@@ -57,7 +57,7 @@ test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 # One package after the other: they share two cores, and a VM takes one.
 .PHONY: integration
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
-	go test -p 1 -count=1 -timeout 25m ./integration/...
+	go test -p 1 -count=1 -timeout 45m ./integration/...
 
 .PHONY: lint
 lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify

@@ -48,8 +48,8 @@ func TestKernel(t *testing.T) {
 		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.WithoutClock(ctx, d)
 		}},
-		{"twelve histories of good versions", vm.Options{Overlay: o}, histories(seed, 12)},
-		{"twelve other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 12)},
+		{"ten histories of good versions", vm.Options{Overlay: o}, histories(seed, 10)},
+		{"ten other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 10)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
