@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
@@ -14,7 +15,7 @@ import (
 // checked is one check of `ota-guardian check --json`.
 type checked struct {
 	Check    string `json:"check"`
-	Required bool   `json:"required"` // may condemn a version
+	Required bool   `json:"required"` // may condemn a version; false also when it cannot be run
 	OK       bool   `json:"ok"`
 	Why      string `json:"why"`    // why it is not good, or what was seen
 	Output   string `json:"output"` // what it said when it is not good
@@ -22,7 +23,8 @@ type checked struct {
 }
 
 // check runs the health checks once on the version that runs and prints what they
-// say. Nothing is changed. The error is ExitFailed when a required check is bad.
+// say. Nothing is changed. The error, with ExitFailed, names the required checks
+// that are bad; one that cannot be run is none of them.
 func (g *guardian) check(ctx context.Context, asJSON bool) error {
 	active, err := g.active()
 	if err != nil {
@@ -42,7 +44,8 @@ func (g *guardian) check(ctx context.Context, asJSON bool) error {
 	} else {
 		g.logf("no systemd runs here: units are not checked")
 	}
-	results := health.Run(ctx, health.All(g.cfg, env))
+	checks := health.All(g.cfg, env)
+	results := health.Run(ctx, checks)
 	if asJSON {
 		all := make([]checked, 0, len(results))
 		for _, r := range results {
@@ -52,32 +55,47 @@ func (g *guardian) check(ctx context.Context, asJSON bool) error {
 			return err
 		}
 	} else {
-		g.printChecks(env.Version, results)
+		g.printChecks(env.Version, checks, results)
 	}
-	if r, bad := health.Failing(results); bad {
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s is not well: %s: %s", env.Version, r.Check, r.Why)
+	var failing []string
+	for _, r := range results {
+		if r.Required && !r.OK {
+			failing = append(failing, fmt.Sprintf("%s (%s)", r.Check, r.Why))
+		}
+	}
+	if failing != nil {
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s is not well, required checks fail: %s", env.Version, strings.Join(failing, ", "))
 	}
 	return nil
 }
 
-func (g *guardian) printChecks(version string, results []health.Result) {
+// printChecks prints results, which are of checks, as a table. Under a check that
+// is not good stands what it said.
+func (g *guardian) printChecks(version string, checks []health.Check, results []health.Result) {
+	const row = "%-*s  %-8s  %-10s  %9s  %s"
 	width := len("check")
 	for _, r := range results {
-		width = max(width, len(r.Check))
+		width = max(width, utf8.RuneCountInString(r.Check))
 	}
-	fmt.Fprintf(g.out, "version %s\n%-*s  %-8s  %-4s  %8s  %s\n", version, width, "check", "kind", "", "took", "why")
-	for _, r := range results {
+	line := func(columns ...any) {
+		fmt.Fprintln(g.out, strings.TrimRight(fmt.Sprintf(row, append([]any{width}, columns...)...), " "))
+	}
+	fmt.Fprintf(g.out, "version %s\n", version)
+	line("check", "kind", "verdict", "took", "why")
+	for i, r := range results {
 		kind, verdict := "wanted", "BAD"
-		if r.Required {
+		if checks[i].Required {
 			kind = "required"
 		}
-		if r.OK {
+		switch {
+		case r.OK:
 			verdict = "good"
+		case checks[i].Required && !r.Required:
+			verdict = "cannot run"
 		}
-		line := fmt.Sprintf("%-*s  %-8s  %-4s  %8s  %s", width, r.Check, kind, verdict, r.Took.Round(100*time.Microsecond), r.Why)
-		fmt.Fprintln(g.out, strings.TrimRight(line, " "))
+		line(printable(r.Check), kind, verdict, r.Took.Round(100*time.Microsecond), printable(r.Why))
 		for text := range strings.Lines(r.Output) {
-			fmt.Fprintf(g.out, "%-*s  %s\n", width, "", strings.TrimRight(text, "\n"))
+			fmt.Fprintf(g.out, "  %s\n", printable(text))
 		}
 	}
 }

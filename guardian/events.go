@@ -55,7 +55,7 @@ var journalSocket = "/run/systemd/journal/socket"
 // announce writes an entry of the journal, or, where the program's output does
 // not go there, a line like any other. It waits for nobody and cannot fail.
 func (g *guardian) announce(e event, fields map[string]string, format string, args ...any) {
-	text := oneLine(fmt.Sprintf(format, args...))
+	text := printable(oneLine(fmt.Sprintf(format, args...))) // journalctl shows none of a text with an escape in it
 	if journalled() && sendEntry(e, fields, text) == nil {
 		return
 	}

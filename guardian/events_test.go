@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -117,8 +117,8 @@ func TestAnnounceWithoutJournal(t *testing.T) {
 	t.Setenv("JOURNAL_STREAM", "1:2") // somebody's else
 	var log bytes.Buffer
 	g := &guardian{log: &log}
-	g.announce(eventHold, nil, "on hold\nwith %s", "1.0")
-	if got, want := log.String(), "guardian: on hold with 1.0\n"; got != want {
+	g.announce(eventHold, nil, "on hold\nwith %s", "1.0\x1b[2J")
+	if got, want := log.String(), "guardian: on hold with 1.0 [2J\n"; got != want {
 		t.Errorf("log = %q, want %q", got, want)
 	}
 }
@@ -153,21 +153,118 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// A journalctl that never ends is killed, with what it started.
+// A program that never ends is killed, with what it started.
 func TestRunEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, io.Discard, "sh", "-c", "sleep 1000 & sleep 1000") }()
+	go func() {
+		_, err := run(ctx, "sh", "-c", "sleep 1000 & sleep 1000")
+		ended <- err
+	}()
 	select {
 	case err := <-ended:
-		if err == nil || !strings.Contains(err.Error(), "no answer within") {
+		if err == nil || !strings.Contains(err.Error(), "did not end within") {
 			t.Errorf("run = %v, want that it took too long", err)
 		}
 	case <-time.After(time.Minute):
 		t.Fatal("run did not end with its context")
 	}
-	if err := run(t.Context(), io.Discard, "/no/such/journalctl"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := run(t.Context(), "/no/such/journalctl"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("run of what is not there = %v", err)
+	}
+	if _, err := run(t.Context(), "sh", "-c", "echo no journal >&2; exit 1"); err == nil || err.Error() != "sh: exit status 1: no journal" {
+		t.Errorf("run = %v, want what it complained about", err)
+	}
+}
+
+// A version that writes gigabytes does not fill the guardian's memory.
+func TestLastBytes(t *testing.T) {
+	l := lastBytes{limit: 1000}
+	var all []byte
+	for i := range 5000 {
+		p := fmt.Appendf(nil, "%d.", i)
+		all = append(all, p...)
+		if n, err := l.Write(p); n != len(p) || err != nil {
+			t.Fatalf("Write = %d, %v", n, err)
+		}
+		if want := all[max(0, len(all)-1000):]; !bytes.Equal(l.bytes(), want) {
+			t.Fatalf("after %d bytes: %q, want %q", len(all), l.bytes(), want)
+		}
+	}
+	if cap(l.b) > 4*l.limit {
+		t.Errorf("holds %d bytes to keep %d", cap(l.b), l.limit)
+	}
+}
+
+// fakeJournal makes script the journalctl of the test and its stderr the journal.
+func fakeJournal(t *testing.T, script string) (*guardian, *bytes.Buffer) {
+	t.Helper()
+	old := journalctls
+	t.Cleanup(func() { journalctls = old })
+	name := filepath.Join(t.TempDir(), "journalctl")
+	journalctls = []string{"/no/such/journalctl", name}
+	if script != "" {
+		if err := os.WriteFile(name, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(2, &st); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("JOURNAL_STREAM", fmt.Sprintf("%d:%d", st.Dev, st.Ino))
+	var log bytes.Buffer
+	return &guardian{log: &log}, &log
+}
+
+func TestJournalTail(t *testing.T) {
+	for _, row := range []struct {
+		name, script string
+		boot         string
+		want         []string
+		log          string // in the log; empty: nothing is said
+	}{
+		{"the unit wrote something", `[ "$1" = --sync ] || echo "$*"`, "",
+			[]string{"--unit=x.service --lines=50 --no-pager --quiet --output=short-monotonic --no-hostname --boot"}, ""},
+		{"in a boot before this one", `[ "$1" != --sync ] || touch "$0.synced"; ls "$0.synced" 2>&-; echo "$7"`, "01234567-89ab-cdef-0123-456789abcdef",
+			[]string{"--boot=0123456789abcdef0123456789abcdef"}, ""},
+		{"the unit wrote nothing", "", "", nil, ""},
+		{"no journal of that boot is kept", "echo no such boot >&2; exit 1", "01234567-89ab-cdef-0123-456789abcdef", nil,
+			"cannot read the journal of x.service: "},
+		{"journald is too busy to sync", `if [ "$1" = --sync ]; then exec sleep 1000; fi; echo old`, "", []string{"old"},
+			"the journal of x.service may lack its last lines: "},
+		{"it ends after some lines", `[ "$1" = --sync ] || { echo one; echo two; exit 3; }`, "", []string{"one", "two"}, "exit status 3"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			script := row.script
+			if script == "" {
+				script = "exit 0"
+			}
+			g, log := fakeJournal(t, script)
+			if diff := cmp.Diff(row.want, g.journalTail(t.Context(), "x.service", row.boot)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if got := log.String(); !strings.Contains(got, row.log) || row.log == "" && got != "" {
+				t.Errorf("log = %q, want %q", got, row.log)
+			}
+		})
+	}
+}
+
+// A system without journalctl is told once, and a program whose output goes
+// elsewhere asks nobody.
+func TestJournalTailWithoutJournal(t *testing.T) {
+	g, log := fakeJournal(t, "")
+	if got := g.journalTail(t.Context(), "x.service", ""); got != nil {
+		t.Errorf("journalTail = %q", got)
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "cannot read the journal of x.service: ") {
+		t.Errorf("log = %q, want one line", got)
+	}
+	g, log = fakeJournal(t, "echo never asked")
+	t.Setenv("JOURNAL_STREAM", "1:2")
+	if got := g.journalTail(t.Context(), "x.service", ""); got != nil || log.Len() != 0 {
+		t.Errorf("journalTail = %q, log %q", got, log)
 	}
 }

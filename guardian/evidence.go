@@ -1,10 +1,11 @@
 package guardian
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -18,11 +19,23 @@ const (
 	journalLines = 50
 	journalBytes = 16 << 10
 	journalLine  = 300 // bytes
-	journalWait  = 5 * time.Second
 )
 
-// journalctl is the program that reads the journal. A variable for the tests.
-var journalctl = "journalctl"
+// How long reading it may take, in all. journald's part is less: one that hangs
+// must not take the time for what stands in its files.
+const (
+	journalWait = 5 * time.Second
+	syncWait    = 2 * time.Second
+)
+
+// journalRead is how many bytes of journalctl's output are looked at. A version
+// may write lines of any length, and this runs on a device that has little memory
+// left when a version ate it.
+const journalRead = 256 << 10
+
+// journalctls is the program that reads the journal: the first of them that
+// exists. A variable for the tests.
+var journalctls = []string{"/usr/bin/journalctl", "/bin/journalctl"}
 
 // journalTail is what unit wrote last in the boot bootID (empty: this one),
 // oldest line first, each with the seconds since the boot. It takes 5 seconds at
@@ -34,50 +47,78 @@ func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, journalWait)
 	defer cancel()
+	journalctl := journalctls[0]
+	for _, name := range journalctls {
+		if _, err := os.Stat(name); err == nil {
+			journalctl = name
+			break
+		}
+	}
 	args := []string{"--unit=" + unit, fmt.Sprintf("--lines=%d", journalLines), "--no-pager", "--quiet", "--output=short-monotonic", "--no-hostname"}
 	if bootID != "" {
 		args = append(args, "--boot="+strings.ReplaceAll(bootID, "-", ""))
 	} else {
 		args = append(args, "--boot")
 		// What the unit wrote a moment ago may still be on its way.
-		if err := run(ctx, io.Discard, journalctl, "--sync"); err != nil {
-			g.logf("the journal may miss the last lines: %v", err)
+		syncing, cancel := context.WithTimeout(ctx, syncWait)
+		defer cancel()
+		if _, err := run(syncing, journalctl, "--sync"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			g.logf("the journal of %s may lack its last lines: %v", unit, err)
 		}
 	}
-	var out bytes.Buffer
-	if err := run(ctx, &out, journalctl, args...); err != nil {
+	out, err := run(ctx, journalctl, args...)
+	if err != nil {
 		g.logf("cannot read the journal of %s: %v", unit, err)
 	}
-	return tail(out.Bytes())
+	return tail(out)
 }
 
-// run runs a program and kills it when ctx ends.
-func run(ctx context.Context, out io.Writer, name string, args ...string) error {
+// run returns the last bytes, at most journalRead, that a program printed; also
+// with an error. When ctx ends the program is killed with what it started.
+func run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	out, complaint := lastBytes{limit: journalRead}, lastBytes{limit: 1 << 10}
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
-	cmd.Stdout = out
+	cmd.Stdout, cmd.Stderr = &out, &complaint
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// What left the process group may hold the output open.
 	cmd.WaitDelay = time.Second
+	start := time.Now()
 	err := cmd.Run()
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: no answer within %s", name, journalWait)
+	switch text := printable(string(complaint.bytes())); {
+	case err == nil:
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%s did not end within %s", name, time.Since(start).Round(100*time.Millisecond))
+	case text != "":
+		err = fmt.Errorf("%s: %w: %s", name, err, text)
 	}
-	return err
+	return out.bytes(), err
 }
+
+// lastBytes keeps the last limit bytes that were written to it.
+type lastBytes struct {
+	limit int
+	b     []byte // up to twice the limit, so that bytes move seldom
+}
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.b = append(l.b, p...)
+	if len(l.b) > 2*l.limit {
+		l.b = append(l.b[:0], l.bytes()...)
+	}
+	return len(p), nil
+}
+
+func (l *lastBytes) bytes() []byte { return l.b[max(0, len(l.b)-l.limit):] }
 
 // tail is the last lines of text, cut to what the record may hold.
 func tail(text []byte) []string {
-	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(string(text), "\uFFFD")), "\n")
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	size := 0
 	first := len(lines)
 	for i := len(lines) - 1; i >= 0 && len(lines)-i <= journalLines; i-- {
-		line := strings.TrimSpace(strings.Map(func(r rune) rune {
-			if unicode.IsControl(r) {
-				return ' '
-			}
-			return r
-		}, lines[i]))
+		line := printable(lines[i])
 		if len(line) > journalLine {
 			line = strings.ToValidUTF8(line[:journalLine], "") + "…"
 		}
@@ -90,4 +131,15 @@ func tail(text []byte) []string {
 		return nil
 	}
 	return lines
+}
+
+// printable is text that somebody else wrote, as it may go to a terminal: in one
+// line, UTF-8, without control characters.
+func printable(text string) string {
+	return strings.TrimRight(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\uFFFD")), " ")
 }

@@ -3,6 +3,8 @@ package guardian
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -23,12 +25,15 @@ func (g *guardian) history(asJSON bool) error {
 	var before *bootcheck.Record
 	for _, r := range records {
 		fmt.Fprintf(g.out, "%-5d %-10s %-16s %s\n", r.Generation, r.Phase, r.Current, change(before, r))
+		for _, line := range shown(rollbackBetween(before, r)) {
+			fmt.Fprintf(g.out, "%-33s   %s\n", "", line)
+		}
 		before = r
 	}
 	return nil
 }
 
-// event says in a few words what made now out of before.
+// change says in a few words what made now out of before.
 func change(before, now *bootcheck.Record) string {
 	same := before != nil && before.Current.Same(now.Current)
 	switch {
@@ -36,7 +41,7 @@ func change(before, now *bootcheck.Record) string {
 		return "on hold: " + now.HoldReason
 	case (before == nil || !same) && now.Phase == bootcheck.PhaseTrial:
 		return "activated"
-	case before != nil && !same && now.LastRollback != nil:
+	case rollbackBetween(before, now) != nil:
 		return now.LastRollback.Summary()
 	case same && now.Phase == bootcheck.PhaseConfirmed && before.Phase != bootcheck.PhaseConfirmed:
 		return "proved itself"
@@ -46,6 +51,42 @@ func change(before, now *bootcheck.Record) string {
 		return "factory is " + now.Factory.String()
 	}
 	return ""
+}
+
+// rollbackBetween is the rollback that made now out of before; nil: something
+// else did, or before is not known.
+func rollbackBetween(before, now *bootcheck.Record) *bootcheck.Rollback {
+	switch {
+	case before == nil || now.LastRollback == nil || now.Phase == bootcheck.PhaseTrial:
+		return nil
+	case !before.Current.Same(now.Current):
+		return now.LastRollback
+	case now.HoldReason == bootcheck.HoldExhausted && before.Phase != bootcheck.PhaseHold:
+		return now.LastRollback // there was nowhere to go
+	}
+	return nil
+}
+
+// shown are the few lines of evidence that tell most about l: why the check
+// failed and what it said first, and the last words of the unit. `status` has
+// more, and --json all. Empty: there is none.
+func shown(l *bootcheck.Rollback) []string {
+	if l == nil {
+		return nil
+	}
+	var lines []string
+	for text := range strings.Lines(l.Output) {
+		if text = printable(text); text != "" && len(lines) < 2 {
+			lines = append(lines, text)
+		}
+	}
+	for _, text := range slices.Backward(l.Journal) {
+		// What systemd says of a unit that failed is that it failed.
+		if !strings.Contains(text, "] systemd[1]: ") {
+			return append(lines, printable(text))
+		}
+	}
+	return lines
 }
 
 func printJSON(w interface{ Write([]byte) (int, error) }, v any) error {

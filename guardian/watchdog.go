@@ -22,17 +22,49 @@ func watchdogWarning(asked time.Duration) string {
 	if _, err := os.Stat(watchdogDevice); err != nil {
 		return fmt.Sprintf("systemd was asked for a hardware watchdog of %s and there is none", asked)
 	}
+	name := "the hardware watchdog"
+	if identity := printable(watchdogValue("identity")); identity != "" {
+		name += " (" + identity + ")"
+	}
 	if state := watchdogValue("state"); state != "" && state != "active" {
-		return fmt.Sprintf("the hardware watchdog is %s: it may not be able to do the %s that systemd was asked for", state, asked)
+		return fmt.Sprintf("%s is %s: it may not be able to do the %s that systemd was asked for", name, state, asked)
 	}
 	seconds, err := strconv.Atoi(watchdogValue("timeout"))
 	if err != nil {
 		return "" // this driver does not say
 	}
 	if given := time.Duration(seconds) * time.Second; given < asked {
-		return fmt.Sprintf("the hardware watchdog gives %s, systemd was asked for %s", given, asked)
+		return fmt.Sprintf("%s gives %s, systemd was asked for %s", name, given, asked)
 	}
 	return ""
+}
+
+// bootStatus are the bits of a watchdog's bootstatus in words: WDIOF_* of
+// linux/watchdog.h. Those that are left out say what a device can do and not why
+// a boot ended.
+var bootStatus = []struct {
+	bit  uint64
+	word string
+}{
+	{cardReset, "the watchdog reset the machine"},
+	{0x01, "it was too hot"},                  // WDIOF_OVERHEAT
+	{0x02, "a fan failed"},                    // WDIOF_FANFAULT
+	{0x04, "external relay 1"},                // WDIOF_EXTERN1
+	{0x08, "external relay 2"},                // WDIOF_EXTERN2
+	{0x10, "the supply voltage was too low"},  // WDIOF_POWERUNDER
+	{0x40, "the supply voltage was too high"}, // WDIOF_POWEROVER
+}
+
+// bootStatusWords says in one clause why the last boot ended, as far as a
+// watchdog's bootstatus tells; empty: it does not.
+func bootStatusWords(status uint64) string {
+	var words []string
+	for _, b := range bootStatus {
+		if status&b.bit != 0 {
+			words = append(words, b.word)
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 func watchdogValue(name string) string {

@@ -20,6 +20,7 @@ func TestWatchdogWarning(t *testing.T) {
 		{"it is as asked", 30 * time.Second, map[string]string{"state": "active", "timeout": "30"}, ""},
 		{"it gives more, as hardware rounds up", 30 * time.Second, map[string]string{"state": "active", "timeout": "32"}, ""},
 		{"it gives less", 30 * time.Second, map[string]string{"state": "active", "timeout": "16"}, "gives 16s, systemd was asked for 30s"},
+		{"it has a name", 30 * time.Second, map[string]string{"identity": "i6300ESB timer", "timeout": "16"}, "the hardware watchdog (i6300ESB timer) gives 16s"},
 		{"it is not armed", 30 * time.Second, map[string]string{"state": "inactive", "timeout": "60"}, "is inactive"},
 		{"it says nothing", 30 * time.Second, map[string]string{"identity": "x"}, ""},
 		{"it says nonsense", 30 * time.Second, map[string]string{"state": "active", "timeout": "many"}, ""},
@@ -39,9 +40,29 @@ func TestWatchdogWarning(t *testing.T) {
 				}
 			}
 			got := watchdogWarning(row.asked)
-			if row.want == "" && got != "" || !strings.Contains(got, row.want) {
+			if (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
 				t.Errorf("watchdogWarning(%s) = %q, want %q", row.asked, got, row.want)
 			}
 		})
+	}
+}
+
+func TestBootStatusWords(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		status uint64
+		want   string
+	}{
+		{"nothing is known", 0, ""},
+		{"a reset by the watchdog", 0x20, "the watchdog reset the machine"},
+		{"a reset, since it was too hot", 0x21, "the watchdog reset the machine, it was too hot"},
+		{"a supply that broke down", 0x10, "the supply voltage was too low"},
+		{"what a device can do says nothing", 0x8180, ""}, // keep-alive, magic close, set time-out
+		{"everything", 0x7f, "the watchdog reset the machine, it was too hot, a fan failed, external relay 1, external relay 2, " +
+			"the supply voltage was too low, the supply voltage was too high"},
+	} {
+		if got := bootStatusWords(row.status); got != row.want {
+			t.Errorf("%s: bootStatusWords(%#x) = %q, want %q", row.name, row.status, got, row.want)
+		}
 	}
 }

@@ -137,6 +137,26 @@ func TestUnitOf(t *testing.T) {
 	}
 }
 
+func TestWatchdogOf(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       time.Duration
+		fails      bool
+	}{
+		{"as godbus prints it", "@t 30000000", 30 * time.Second, false},
+		{"without its type", "30000000", 30 * time.Second, false},
+		{"none", "@t 0", 0, false},
+		{"what the device does by default", "@t 18446744073709551615", 0, false},
+		{"longer than a Duration", "@t 9223372036854775807", 0, false},
+		{"no number", "@t many", 0, true},
+		{"nothing", "", 0, true},
+	} {
+		if got, err := watchdogOf(tt.text); got != tt.want || (err != nil) != tt.fails {
+			t.Errorf("%s: watchdogOf(%q) = %s, %v, want %s", tt.name, tt.text, got, err, tt.want)
+		}
+	}
+}
+
 func TestExitCode(t *testing.T) {
 	for _, tt := range []struct {
 		how, status int32

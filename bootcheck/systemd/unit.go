@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"syscall"
@@ -139,13 +140,17 @@ func (c *Conn) RuntimeWatchdog(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd about its watchdog: %w", err)
 	}
-	// As GVariant text, "@t 30000000" or "30000000".
-	usec, err := strconv.ParseUint(strings.TrimPrefix(value, "@t "), 10, 63)
+	return watchdogOf(value)
+}
+
+// watchdogOf reads the property RuntimeWatchdogUSec as GVariant text: "@t 30000000".
+func watchdogOf(text string) (time.Duration, error) {
+	usec, err := strconv.ParseUint(strings.TrimPrefix(text, "@t "), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("cannot ask systemd about its watchdog: it answers %q", value)
+		return 0, fmt.Errorf("cannot ask systemd about its watchdog: it answers %q", text)
 	}
-	if usec > uint64(24*time.Hour/time.Microsecond) {
-		return 0, nil // "infinity", "default": the device decides
+	if usec > uint64(math.MaxInt64/time.Microsecond) {
+		return 0, nil // RuntimeWatchdogSec=default is 1<<64-1: what the device does anyway is right
 	}
 	return time.Duration(usec) * time.Microsecond, nil
 }

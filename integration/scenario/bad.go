@@ -120,7 +120,14 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 		if err := worsen(ctx, d, bad, previous); err != nil {
 			return "", err
 		}
-		want = device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+		var behind string // whichever of the older versions is not blocked
+		if err := waitFor(ctx, d, "factory to be confirmed", func(s *bootcheck.Status) bool {
+			behind = s.Previous
+			return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed
+		}); err != nil {
+			return "", err
+		}
+		want = device.Want{Current: "1.0.0", Previous: behind, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err
 	}

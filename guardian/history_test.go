@@ -1,0 +1,58 @@
+package guardian
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+func TestShown(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		l    *bootcheck.Rollback
+		want []string
+	}{
+		{"no rollback", nil, nil},
+		{"nothing is known", &bootcheck.Rollback{}, nil},
+		{"a check: why it failed, and what it said first",
+			&bootcheck.Rollback{Output: "nozzle: exit status 1\n\nit is \x1b[31mblocked\nand more\n"}, []string{"nozzle: exit status 1", "it is  [31mblocked"}},
+		{"a crash: the last words of the unit, not those of systemd",
+			&bootcheck.Rollback{Journal: []string{"[    1.000000] device-api[7]: panic: no config", "[    1.100000] systemd[1]: x.service: Failed with result 'exit-code'."}},
+			[]string{"[    1.000000] device-api[7]: panic: no config"}},
+		{"a unit that said nothing", &bootcheck.Rollback{Journal: []string{"[    1.100000] systemd[1]: Failed to start x.service."}}, nil},
+	} {
+		if diff := cmp.Diff(row.want, shown(row.l)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", row.name, diff)
+		}
+	}
+}
+
+func TestRollbackBetween(t *testing.T) {
+	record := func(version string, phase bootcheck.Phase, l *bootcheck.Rollback) *bootcheck.Record {
+		return &bootcheck.Record{Phase: phase, Current: ref(version), LastRollback: l}
+	}
+	l := &bootcheck.Rollback{From: "2.0", To: "1.0", Level: bootcheck.LevelPrevious}
+	exhausted := record("1.0", bootcheck.PhaseHold, l)
+	exhausted.HoldReason = bootcheck.HoldExhausted
+	environment := record("1.0", bootcheck.PhaseHold, l)
+	environment.HoldReason = bootcheck.HoldEnvironment
+	for _, row := range []struct {
+		name        string
+		before, now *bootcheck.Record
+		want        bool
+	}{
+		{"the oldest that is kept", nil, record("1.0", bootcheck.PhaseFallback, l), false},
+		{"another version runs", record("2.0", bootcheck.PhaseTrial, nil), record("1.0", bootcheck.PhaseFallback, l), true},
+		{"a new version was installed since", record("1.0", bootcheck.PhaseConfirmed, l), record("2.0", bootcheck.PhaseTrial, l), false},
+		{"it proved itself since", record("1.0", bootcheck.PhaseFallback, l), record("1.0", bootcheck.PhaseConfirmed, l), false},
+		{"nowhere to go", record("1.0", bootcheck.PhaseFactory, nil), exhausted, true},
+		{"nowhere to go, still", exhausted, exhausted, false},
+		{"it is not the version", record("1.0", bootcheck.PhaseFallback, l), environment, false},
+	} {
+		if got := rollbackBetween(row.before, row.now) != nil; got != row.want {
+			t.Errorf("%s: a rollback: %t, want %t", row.name, got, row.want)
+		}
+	}
+}

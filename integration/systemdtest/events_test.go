@@ -1,0 +1,216 @@
+package systemdtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// MESSAGE_IDs of the guardian, as programs in the field look for them.
+const (
+	rolledBack = "17c4e61a1034011cc15cd6f48676b485"
+	confirmed  = "bc55efeee72f7af3c1176a67582733cc"
+)
+
+// What the journal and the record hold after a version was taken back: one entry
+// that a program finds, a text for a person, and what the unit said last. All of
+// it is written and read in the sandboxes of the units as they are installed.
+func TestEvents(t *testing.T) {
+	if os.Getenv(guestMark) != "" {
+		t.Skip("this is the guest")
+	}
+	containertest.Require(t)
+	ctx, cancel := context.WithTimeout(machinetest.Context(t), 4*time.Minute)
+	defer cancel()
+	overlay, err := device.Overlay(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const catalog = "/usr/lib/systemd/catalog/ota.catalog"
+	text, err := os.ReadFile("../../units/ota.catalog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay[catalog] = debian.File{Data: text}
+	c := containertest.Start(t, container.Options{Overlay: overlay})
+	d, err := device.New(ctx, c, device.Quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+		t.Fatal(err)
+	}
+	back := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	if err := d.Reach(ctx, back); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("a crash loop", func(t *testing.T) {
+		// Only ota-recover may judge, and not whichever of the two is faster.
+		confirms(t, ctx, d, false)
+		bad := device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
+			t.Fatalf("install: %v, %s", err, r)
+		}
+		e := onlyRollback(t, ctx, d, "1.1.0")
+		for name, want := range map[string]string{
+			"OTA_VERSION": "1.0.0", "OTA_PHASE": "fallback", "OTA_FROM": "1.1.0", "OTA_TO": "1.0.0", "OTA_LEVEL": "previous",
+			"OTA_CAUSE": "crash-loop", "OTA_CHECK": "device-api runs", "OTA_ATTEMPTS": "0",
+			"PRIORITY": "3", "SYSLOG_IDENTIFIER": "ota-guardian", "_SYSTEMD_UNIT": "ota-recover.service",
+		} {
+			if e[name] != want {
+				t.Errorf("%s=%v, want %s", name, e[name], want)
+			}
+		}
+		remembers(t, ctx, d, "device-api: exits because it is meant to", "device-api.service: Start request repeated too quickly.")
+		confirms(t, ctx, d, true)
+		if err := d.Reach(ctx, back); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("a health check that fails", func(t *testing.T) {
+		if err := d.Configure(ctx, d.Limits.Stable, 4*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		bad := device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
+			t.Fatalf("install: %v, %s", err, r)
+		}
+		e := onlyRollback(t, ctx, d, "1.2.0")
+		for name, want := range map[string]string{
+			"OTA_TO": "1.0.0", "OTA_CAUSE": "health", "OTA_CHECK": "device-api answers", "_SYSTEMD_UNIT": "ota-confirm.service",
+		} {
+			if e[name] != want {
+				t.Errorf("%s=%v, want %s", name, e[name], want)
+			}
+		}
+		remembers(t, ctx, d, "device-api 1.2.0 answers on 127.0.0.1:9080")
+		if err := d.Reach(ctx, back); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("the catalog", func(t *testing.T) {
+		if _, err := d.Must(ctx, "journalctl", "--update-catalog"); err != nil {
+			t.Fatal(err)
+		}
+		// Without an ID it lists all of them, those of systemd too.
+		list, err := d.Must(ctx, "journalctl", "--list-catalog")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") {
+				t.Errorf("systemd does not list %s:\n%s", id, list)
+			}
+		}
+		out, err := d.Must(ctx, "journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			"Subject: Version 1.1.0 was left, the device runs 1.0.0",
+			"failed (health device-api answers)",
+			"`ota-apply unblock 1.2.0`",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+		if out, err = d.Must(ctx, "journalctl", "-x", "--no-pager"); err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.Index(out, "@OTA_"); i >= 0 {
+			t.Errorf("a text names a field that its entry does not have:\n%s", out[max(0, i-500):min(len(out), i+100)])
+		}
+	})
+
+	// Each version that proved itself says so once, and nothing is said twice: as
+	// an entry and as a line.
+	if got := entries(t, ctx, d, "MESSAGE_ID="+confirmed); len(got) != 3 {
+		t.Errorf("%d versions proved themselves, want 1.0.0 three times: %v", len(got), got)
+	}
+	for _, e := range entries(t, ctx, d, "SYSLOG_IDENTIFIER=ota-guardian") {
+		message := fmt.Sprint(e["MESSAGE"])
+		if id, _ := e["MESSAGE_ID"].(string); id == "" && strings.Contains(message, "fall back") {
+			t.Errorf("a line that is an entry too: %q", message)
+		}
+	}
+}
+
+// confirms lets ota-confirm judge, or not.
+func confirms(t *testing.T, ctx context.Context, d *device.Device, judges bool) {
+	t.Helper()
+	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
+	commands := [][]string{{"systemctl", "stop", "ota-confirm.service"}, {"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "start", "ota-confirm.service"}}
+	if !judges {
+		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")); err != nil {
+			t.Fatal(err)
+		}
+		commands = [][]string{{"systemctl", "daemon-reload"}}
+	}
+	for _, argv := range commands {
+		if _, err := d.Must(ctx, argv...); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// entries are what journalctl finds, the oldest first.
+func entries(t *testing.T, ctx context.Context, d *device.Device, match ...string) []map[string]any {
+	t.Helper()
+	if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := d.Must(ctx, append([]string{"journalctl", "--output=json", "--no-pager", "--all"}, match...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []map[string]any
+	for line := range strings.Lines(out) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// onlyRollback is the one entry that says that version was left.
+func onlyRollback(t *testing.T, ctx context.Context, d *device.Device, version string) map[string]any {
+	t.Helper()
+	all := entries(t, ctx, d, "MESSAGE_ID="+rolledBack, "OTA_FROM="+version)
+	if len(all) != 1 {
+		t.Fatalf("%d entries say that %s was left, want 1: %v", len(all), version, all)
+	}
+	return all[0]
+}
+
+// remembers expects lines in what the record keeps of the unit's journal.
+func remembers(t *testing.T, ctx context.Context, d *device.Device, lines ...string) {
+	t.Helper()
+	s, err := d.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := s.LastRollback.Journal
+	for _, want := range lines {
+		if !slices.ContainsFunc(kept, func(line string) bool { return strings.HasSuffix(line, ": "+want) }) {
+			t.Errorf("the record does not keep %q:\n%s", want, strings.Join(kept, "\n"))
+		}
+	}
+}
