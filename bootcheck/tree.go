@@ -23,20 +23,23 @@ const (
 	// Quick looks at every entry's type, mode, size and link target: a few
 	// microseconds each, and no file is read.
 	Quick Depth = iota
-	// Start also hashes the entry points: what may be executed in the tree's root,
-	// in bin and in sbin, up to startBytes of it. This is what a boot looks at.
+	// Start also hashes the entry points: the files that may be executed in the
+	// tree's root, in bin and in sbin, in the manifest's order and up to startBytes
+	// altogether. One that does not fit any more is looked at as by Quick. This is
+	// what a boot looks at.
 	Start
 	// Content also hashes every file. What the manifest does not list is left
 	// alone: an application that wrote a cache beside its own files must not make
 	// its version useless for falling back to.
 	Content
-	// Full also refuses what the manifest does not list.
+	// Full also refuses what the manifest does not list, in .ota too: there only the
+	// manifest and its signature may be.
 	Full
 )
 
 // startBytes bounds what Start reads, in bytes. The service reads the same pages a
-// moment later, so a slow flash is read once; hashing is 36 ms with the CPU's help
-// and 270 ms without.
+// moment later anyway, so reading them from flash is paid once; what it adds is
+// the hashing: 39 ms at 1.7 GB/s with SHA instructions, 290 ms at 230 MB/s without.
 const startBytes = 64 << 20
 
 // hashBuffer is what is read from a file at once, bytes: larger gains nothing.
@@ -44,8 +47,8 @@ const hashBuffer = 256 << 10
 
 // CheckTree checks the snapshot in dir against its manifest. A mode without its
 // write bits is as good as the one that the manifest says, as a factory version
-// is kept 0555 and 0444. The directory .ota is not looked into: whoever read m
-// did. No link is followed, and a FIFO in the place of a file does not block.
+// is kept 0555 and 0444. What is in .ota is not read: whoever read m did. No link
+// is followed, and a FIFO in the place of a file does not block.
 //
 // The error names the first wrong file, "bin/device-api: size 812, want 800",
 // and is an *Error with ExitDamaged; an error of the disk (EIO) is in it. What
@@ -143,6 +146,40 @@ func (c *treeCheck) checkExtra(d *os.File, dir string) error {
 	for _, name := range names {
 		if !known[name] && (dir != "." || name != ManifestDir) {
 			return fmt.Errorf("%q: the manifest does not list it", path.Join(dir, name))
+		}
+	}
+	if dir == "." {
+		return checkManifestDir(d)
+	}
+	return nil
+}
+
+// checkManifestDir refuses everything in .ota but its two files. No folder .ota is
+// no failure: m was read somewhere.
+func checkManifestDir(root *os.File) error {
+	d, err := openNoFollow(int(root.Fd()), ManifestDir, unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", ManifestDir, err)
+	}
+	defer func() { _ = d.Close() }()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("%s: %w", ManifestDir, err)
+	}
+	for _, name := range names {
+		full := path.Join(ManifestDir, name)
+		if full != ManifestPath && full != SignaturePath {
+			return fmt.Errorf("%q: only the manifest and its signature belong there", full)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("%s: %w", full, err)
+		}
+		if got := st.Mode & unix.S_IFMT; got != unix.S_IFREG {
+			return fmt.Errorf("%s: it is a %s, want a %s", full, typeName(got), TypeFile)
 		}
 	}
 	return nil

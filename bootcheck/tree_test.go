@@ -2,7 +2,10 @@ package bootcheck
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +92,11 @@ func TestCheckTree(t *testing.T) {
 		{"something more", func(dir string) error { return os.WriteFile(filepath.Join(dir, "bin/more"), nil, 0o644) }, "", `"bin/more": the manifest does not list it`},
 		{"something more in the root", func(dir string) error { return os.Mkdir(filepath.Join(dir, "more"), 0o755) }, "", `"more": the manifest does not list it`},
 		{"a second .ota", func(dir string) error { return os.Mkdir(filepath.Join(dir, "bin/.ota"), 0o755) }, "", `"bin/.ota": the manifest does not list it`},
+		{"something more beside the manifest", func(dir string) error { return os.WriteFile(filepath.Join(dir, ".ota/more"), nil, 0o755) }, "", `".ota/more": only the manifest and its signature belong there`},
+		{"a folder in the place of the signature", func(dir string) error { return os.Mkdir(filepath.Join(dir, ".ota/manifest.json.minisig"), 0o755) }, "", ".ota/manifest.json.minisig: it is a dir, want a file"},
+		{"a signature", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, ".ota/manifest.json.minisig"), nil, 0o644)
+		}, "", ""},
 		{"a name with an escape sequence", func(dir string) error { return os.WriteFile(filepath.Join(dir, "\x1b[2J"), nil, 0o644) }, "", `"\x1b[2J": the manifest does not list it`},
 		{"nothing at all", os.RemoveAll, "no such file", "no such file"},
 	} {
@@ -97,7 +105,11 @@ func TestCheckTree(t *testing.T) {
 			if err := row.do(dir); err != nil {
 				t.Fatal(err)
 			}
-			for depth, want := range map[Depth]string{Quick: row.quick, Full: row.full} {
+			start, content := row.full, row.full
+			if strings.Contains(row.full, "the manifest does not list it") || strings.Contains(row.full, ".ota") {
+				start, content = "", "" // only Full looks for what does not belong there
+			}
+			for depth, want := range map[Depth]string{Quick: row.quick, Start: start, Content: content, Full: row.full} {
 				err := CheckTree(t.Context(), dir, m, depth)
 				if want == "" {
 					if err != nil {
@@ -115,6 +127,85 @@ func TestCheckTree(t *testing.T) {
 		})
 	}
 }
+
+// Start reads the entry points and nothing else, and no more of them than it may.
+func TestCheckTreeStart(t *testing.T) {
+	const mib = 1 << 20
+	zeros := func(size int64) string { // as a sparse file, which takes no room
+		sum := sha256.New()
+		_, _ = io.CopyN(sum, zeroReader{}, size)
+		return hex.EncodeToString(sum.Sum(nil))
+	}
+	sums := map[int64]string{}
+	file := func(path string, mode Mode, size int64) Entry {
+		if sums[size] == "" {
+			sums[size] = zeros(size)
+		}
+		return Entry{Path: path, Type: TypeFile, Mode: mode, Size: size, SHA256: sums[size]}
+	}
+	dir := func(path string) Entry { return Entry{Path: path, Type: TypeDir, Mode: 0o755} }
+	for _, row := range []struct {
+		name    string
+		entries []Entry
+		damage  string // the file of which one byte is changed
+		found   bool
+	}{
+		{"a program in the root", []Entry{file("app", 0o755, 10)}, "app", true},
+		{"a program in bin", []Entry{dir("bin"), file("bin/app", 0o755, 10)}, "bin/app", true},
+		{"a program in sbin", []Entry{dir("sbin"), file("sbin/app", 0o755, 10)}, "sbin/app", true},
+		{"a program that only its owner may execute", []Entry{file("app", 0o700, 10)}, "app", true},
+		{"a file in bin that nobody may execute", []Entry{dir("bin"), file("bin/data", 0o644, 10)}, "bin/data", false},
+		{"a program below bin", []Entry{dir("bin"), dir("bin/more"), file("bin/more/app", 0o755, 10)}, "bin/more/app", false},
+		{"a program elsewhere", []Entry{dir("lib"), file("lib/app", 0o755, 10)}, "lib/app", false},
+		{"a program as large as all may be", []Entry{file("app", 0o755, 64*mib)}, "app", true},
+		{"a program that is larger", []Entry{file("app", 0o755, 64*mib+1)}, "app", false},
+		{"a program after one that is larger", []Entry{file("app", 0o755, 64*mib+1), file("b", 0o755, 10)}, "b", true},
+		{"the last program that fits", []Entry{file("a", 0o755, 40*mib), file("b", 0o755, 24*mib), file("c", 0o755, 1)}, "b", true},
+		{"the first that does not fit any more", []Entry{file("a", 0o755, 40*mib), file("b", 0o755, 24*mib), file("c", 0o755, 1)}, "c", false},
+		{"one that fits after one that does not", []Entry{file("a", 0o755, 40*mib), file("b", 0o755, 25*mib), file("c", 0o755, 1)}, "c", true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			root := t.TempDir()
+			for _, e := range row.entries {
+				name := filepath.Join(root, e.Path)
+				var err error
+				if e.Type == TypeDir {
+					err = os.Mkdir(name, 0o755)
+				} else {
+					err = errors.Join(os.WriteFile(name, nil, 0o600), os.Truncate(name, e.Size), os.Chmod(name, e.Mode.Perm()))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := &Manifest{Entries: row.entries}
+			if err := CheckTree(t.Context(), root, m, Start); err != nil {
+				t.Fatalf("CheckTree of a whole tree: %v", err)
+			}
+			f, err := os.OpenFile(filepath.Join(root, row.damage), os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.WriteAt([]byte("x"), 0)
+				err = errors.Join(err, f.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := CheckTree(t.Context(), root, m, Quick); err != nil {
+				t.Errorf("Quick reads files: %v", err)
+			}
+			if err := CheckTree(t.Context(), root, m, Start); (err != nil) != row.found {
+				t.Errorf("CheckTree: %v, want that it is found: %v", err, row.found)
+			}
+			if err := CheckTree(t.Context(), root, m, Content); Exit(err) != ExitDamaged {
+				t.Errorf("Content: %v, want it damaged", err)
+			}
+		})
+	}
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestCheckTreeCanceled(t *testing.T) {
 	dir, m := plant(t)

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/renameio/v2"
 
@@ -119,8 +121,9 @@ func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) er
 }
 
 // factoryRepair checks every byte of factory and puts right what it can: files
-// from other versions, modes, what does not belong there. A factory that is whole
-// is only read, without the lock, as that may take minutes at idle priority. What
+// from other versions, modes, what does not belong there. The lock is held only
+// while files are replaced: to read every byte may take hours at idle priority,
+// and recover must not wait for that. A factory that is whole is only read. What
 // cannot be put right is said in the journal, in `status` and by ExitDamaged.
 func (g *guardian) factoryRepair(ctx context.Context) error {
 	factory, err := g.factory()
@@ -128,6 +131,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return err
 	}
 	if factory == nil {
+		g.flagFactory("")
 		fmt.Fprintln(g.out, "there is no factory version")
 		return nil
 	}
@@ -142,40 +146,109 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	}
 	fields := map[string]string{"OTA_VERSION": factory.Version}
 	g.announce(eventDamaged, fields, "factory: %v", damage)
-	if err := g.mendFactory(ctx, factory); err != nil {
-		if inconclusive(ctx, err) || bootcheck.IsNoSpace(err) {
-			return err // it may succeed another time
-		}
-		g.announce(eventFactoryLost, fields, "factory cannot be repaired: %v", err)
-		g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, err))
-		return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
-			WithAdvice("`ota-guardian factory create` makes the current version, if it proved itself, the factory version")
+	// Whatever ends this program, the device knows.
+	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, damage))
+
+	repaired, err := g.mendFactory(ctx, factory)
+	if errors.Is(err, errReplaced) {
+		g.flagFactory("") // what was damaged is the last resort no more
+		fmt.Fprintf(g.out, "factory version %s was damaged (%v), and is factory no more\n", factory, damage)
+		return nil
 	}
-	g.flagFactory("")
-	g.announce(eventRepaired, fields, "factory version %s is whole and read-only again", factory)
-	fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired\n", factory, damage)
-	return nil
+	if err == nil {
+		err = g.factoryDamage(ctx, factory)
+	}
+	switch {
+	case err == nil:
+		g.flagFactory("")
+		g.announce(eventRepaired, fields, "factory version %s is whole and read-only again, repaired: %s", factory, shortList(repaired))
+		fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, shortList(repaired))
+		return nil
+	case bootcheck.Exit(err) != bootcheck.ExitDamaged:
+		// Interrupted, busy, no space, a disk that is read-only: another run may do it.
+		return fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
+	}
+	g.announce(eventFactoryLost, fields, "factory cannot be repaired: %v", err)
+	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, err))
+	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
+		WithAdvice("%s", g.factoryAdvice(factory))
 }
 
-func (g *guardian) mendFactory(ctx context.Context, factory *bootcheck.Ref) error {
+// errReplaced is a factory version that was replaced while it was looked at.
+var errReplaced = errors.New("another version is factory now")
+
+// mendFactory puts right what it can of factory, and says what that was. What has
+// no donor does not keep the rest from being what it must be. It does not see
+// whether every byte is right now.
+func (g *guardian) mendFactory(ctx context.Context, factory *bootcheck.Ref) (repaired []string, err error) {
+	damaged, err := g.store.DamagedFiles(ctx, factory)
+	if err != nil {
+		return nil, err
+	}
 	unlock, err := g.store.Lock(ctx, lockPatience)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
-	if now, err := g.factory(); err != nil || !factory.Same(now) {
-		return errors.Join(err, errors.New("another version was made the factory version meanwhile"))
+	now, err := g.factory()
+	if err != nil {
+		return nil, err
 	}
-	if _, err := g.store.Repair(ctx, factory); err != nil {
-		return err
+	if !factory.Same(now) {
+		return nil, errReplaced
 	}
-	if err := g.store.Strip(factory.Version); err != nil {
-		return fmt.Errorf("cannot remove what does not belong there: %w", err)
+	repaired, err = g.store.RepairFiles(ctx, factory, damaged)
+	if err != nil && bootcheck.Exit(err) != bootcheck.ExitDamaged {
+		return repaired, err
 	}
-	if err := g.store.Retire(factory.Version); err != nil {
-		return fmt.Errorf("cannot make it read-only: %w", err)
+	removed, stripErr := g.store.Strip(factory)
+	if stripErr != nil {
+		stripErr = fmt.Errorf("cannot remove what does not belong there: %w", stripErr)
 	}
-	return g.factoryDamage(ctx, factory)
+	for _, name := range removed {
+		repaired = append(repaired, fmt.Sprintf("%q (removed)", name))
+	}
+	retireErr := g.store.Retire(factory.Version)
+	if retireErr != nil {
+		retireErr = fmt.Errorf("cannot make it read-only: %w", retireErr)
+	}
+	return repaired, errors.Join(err, stripErr, retireErr)
+}
+
+// factoryAdvice is what a person can do about a factory version that is lost. To
+// install it again does not help as long as it is factory: what is linked is not
+// replaced.
+func (g *guardian) factoryAdvice(factory *bootcheck.Ref) string {
+	const create = "`ota-guardian factory create"
+	active, err := g.active()
+	if err != nil || active == nil {
+		return create + " VERSION` makes another version that proved itself the factory version"
+	}
+	record := active.Record
+	if is := record.Current; !is.Same(factory) && record.IsConfirmed(is) && record.BlockedBy(is) == nil {
+		return fmt.Sprintf("%s` makes version %s, which runs, the factory version", create, is)
+	}
+	for _, c := range slices.Backward(record.Confirmed) {
+		if c.Same(factory) || record.BlockedBy(&c) != nil {
+			continue
+		}
+		if _, err := g.store.Snapshot(c.Version); err == nil {
+			return fmt.Sprintf("%s %s` makes version %s, which proved itself, the factory version", create, c.Version, c.Version)
+		}
+	}
+	return "install another version; when it has proved itself, " + create + "` makes it the factory version"
+}
+
+// shortList names what was repaired, a few of many.
+func shortList(names []string) string {
+	const most = 5
+	switch n := len(names); {
+	case n == 0:
+		return "modes"
+	case n > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 // flagFactory lets `status` say what is wrong with factory until the next boot;
@@ -188,9 +261,16 @@ func (g *guardian) flagFactory(text string) {
 			err = nil
 		}
 	} else if err = os.MkdirAll(g.cfg.Run, 0o755); err == nil {
+		// `status` reads one line of at most 4 KiB, and three paths may be as long.
+		if text = oneLine(text); len(text) > maxFlag {
+			text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
+		}
 		err = renameio.WriteFile(name, []byte(text+"\n"), 0o644, renameio.WithTempDir(g.cfg.Run))
 	}
 	if err != nil {
-		g.logf("%v", err)
+		g.logf("cannot tell status about the factory version: %v", err)
 	}
 }
+
+// maxFlag bounds what flagFactory writes, bytes: a line that a person reads.
+const maxFlag = 2 << 10

@@ -1,0 +1,175 @@
+package bootcheck
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// onSmallDisk is in the environment of the test binary that has mounts of its own.
+const onSmallDisk = "OTA_TEST_SMALL_DISK"
+
+// inNamespace runs the calling test again in a process that may mount what it
+// likes and leaves no mount behind. It reports whether this is that process; its
+// dir is an empty tmpfs of 1 MiB.
+func inNamespace(t *testing.T) (dir string, inside bool) {
+	t.Helper()
+	if dir := os.Getenv(onSmallDisk); dir != "" {
+		err := errors.Join(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			t.Skip(err) // an ordinary user on a system that gives a namespace and no rights in it
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir, true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), onSmallDisk+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	skipped := strings.Contains(string(out), "--- SKIP") || err != nil && cmd.ProcessState == nil
+	switch {
+	case skipped && os.Geteuid() != 0:
+		t.Skipf("an ordinary user may not mount here: %v %s", err, out)
+	case skipped || err != nil:
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return "", false
+}
+
+// storeOn makes a store in dir with a version 1.0 of a few files, of which a and b
+// are damaged: b is a folder with a file. 2.0 has both.
+func storeOn(t *testing.T, dir string) (*Store, *Ref) {
+	t.Helper()
+	s, err := Create(filepath.Join(dir, "versions"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"a": strings.Repeat("a", 100<<10), "b": strings.Repeat("b", 100<<10), "etc/c": "c"}
+	ref := addTree(t, s, "1.0", files, nil)
+	addTree(t, s, "2.0", files, nil)
+	if err := errors.Join(os.Truncate(s.path("v1.0", "a"), 10), os.Remove(s.path("v1.0", "b")), os.Mkdir(s.path("v1.0", "b"), 0o755),
+		os.WriteFile(s.path("v1.0", "b", "x"), []byte("of somebody"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return s, ref
+}
+
+func TestRepairOnAFullDisk(t *testing.T) {
+	dir, inside := inNamespace(t)
+	if !inside {
+		return
+	}
+	s, ref := storeOn(t, dir)
+	before := look(s.path("v1.0"))
+	filler := filepath.Join(dir, "filler")
+	fill := func() {
+		t.Helper()
+		f, err := os.OpenFile(filler, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		if !IsNoSpace(err) {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	fill()
+	got, err := s.Repair(t.Context(), ref)
+	if Exit(err) != ExitNoSpace || got != nil {
+		t.Errorf("Repair = %v, %v; want no space", got, err)
+	}
+	if after := look(s.path("v1.0")); after != before {
+		t.Errorf("Repair without space changed:\n%s", cmp.Diff(before, after))
+	}
+	assertEmpty(t, s, stagingDir, trashDir)
+
+	// Room for one, with somebody who takes what is left.
+	info, err := os.Stat(filler)
+	if err == nil {
+		err = os.Truncate(filler, info.Size()-120<<10)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = s.Repair(t.Context(), ref)
+	if Exit(err) != ExitNoSpace || !slices.Equal(got, []string{"a"}) {
+		t.Errorf("Repair = %v, %v; want a, and no space for b", got, err)
+	}
+	if text := look(s.path("v1.0", "b", "x")); !strings.Contains(text, "of somebody") {
+		t.Errorf("b/x is %s", text)
+	}
+	assertEmpty(t, s, stagingDir, trashDir)
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = s.Repair(t.Context(), ref); err != nil || !slices.Equal(got, []string{"b"}) {
+		t.Errorf("Repair = %v, %v; want b", got, err)
+	}
+	assertEmpty(t, s, stagingDir, trashDir)
+}
+
+func TestRepairOnAReadOnlyDisk(t *testing.T) {
+	dir, inside := inNamespace(t)
+	if !inside {
+		return
+	}
+	s, ref := storeOn(t, dir)
+	before := look(s.path("v1.0"))
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Repair(t.Context(), ref)
+	if !errors.Is(err, unix.EROFS) || got != nil || Exit(err) == ExitDamaged {
+		t.Errorf("Repair = %v, %v; want that it is the disk", got, err)
+	}
+	if after := look(s.path("v1.0")); after != before {
+		t.Errorf("Repair changed:\n%s", cmp.Diff(before, after))
+	}
+}
+
+// What cannot be replaced (something is mounted there) does not keep the others
+// from being repaired.
+func TestRepairGoesOn(t *testing.T) {
+	dir, inside := inNamespace(t)
+	if !inside {
+		return
+	}
+	s, ref := storeOn(t, dir)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "other"), nil, 0o644),
+		unix.Mount(filepath.Join(dir, "other"), s.path("v1.0", "a"), "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.path("v1.0", "etc")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Repair(t.Context(), ref)
+	want := fmt.Sprintf("1 entries of version 1.0 cannot be replaced (a: %v)", unix.EBUSY)
+	if Exit(err) != ExitDamaged || err.Error() != want {
+		t.Errorf("Repair: %v, want %s", err, want)
+	}
+	if diff := cmp.Diff([]string{"etc", "b", "etc/c"}, got); diff != "" {
+		t.Errorf("repaired (-want +got):\n%s", diff)
+	}
+	if err := unix.Unmount(s.path("v1.0", "a"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Repair(t.Context(), ref); err != nil || !slices.Equal(got, []string{"a"}) {
+		t.Errorf("Repair = %v, %v; want a", got, err)
+	}
+}
