@@ -42,9 +42,12 @@ const (
 	HealthEmpty  Behave = "health-empty"       // takes connections and closes them without an answer to /health
 	HealthHuge   Behave = "health-huge"        // answers /health with 1 GB
 	NotHTTP      Behave = "not-http"           // answers /health with what is no HTTP
+	Redirects    Behave = "redirects"          // sends who asks for /health to an address that is well
+	WrongPort    Behave = "wrong-port"         // answers, and well, on a port where nobody asks
+	DiesAsked    Behave = "dies-asked"         // exits with 1 when it is asked for /health the second time
 )
 
-var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP}
+var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP, Redirects, WrongPort, DiesAsked}
 
 // Config is the content of etc/device-api.json.
 type Config struct {

@@ -261,6 +261,44 @@ func TestBehaves(t *testing.T) {
 				p.t.Errorf("reports = %d, %v, want 200", code, err)
 			}
 		},
+		deviceapi.HealthEmpty: func(p *process) {
+			if code, _, err := p.do(p.t.Context(), "GET", "/health", ""); !errors.Is(err, io.EOF) {
+				p.t.Errorf("/health = %d, %v, want the end of the connection", code, err)
+			}
+		},
+		deviceapi.NotHTTP: func(p *process) {
+			if code, _, err := p.do(p.t.Context(), "GET", "/health", ""); err == nil || !strings.Contains(err.Error(), "malformed HTTP") {
+				p.t.Errorf("/health = %d, %v, want what is no HTTP", code, err)
+			}
+		},
+		deviceapi.Redirects: func(p *process) {
+			// The client follows it, to where all is well.
+			code, body, err := p.do(p.t.Context(), "GET", "/health", "")
+			if code != 200 || !strings.Contains(string(body), `"version":"1.2.0"`) {
+				p.t.Errorf("/health leads to %d, %s, %v, want 200 and version 1.2.0", code, body, err)
+			}
+			none := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+			resp, err := none.Get(p.url + "/health")
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 302 {
+				p.t.Errorf("/health = %d, want 302", resp.StatusCode)
+			}
+		},
+		deviceapi.DiesAsked: func(p *process) {
+			p.waitNote("READY=1")
+			if code, _ := p.health(); code != 200 {
+				p.t.Errorf("/health = %d, want 200", code)
+			}
+			if code, _, err := p.do(p.t.Context(), "GET", "/health", ""); err == nil {
+				p.t.Errorf("/health = %d the second time, want no answer", code)
+			}
+			if code := p.exitCode(); code != 1 {
+				p.t.Errorf("exits %d, want 1", code)
+			}
+		},
 	} {
 		t.Run(string(behave), func(t *testing.T) {
 			t.Parallel()

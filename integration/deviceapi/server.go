@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -39,7 +40,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		var c *Config
 		if c, err = configOf(exe); err == nil {
-			s := &server{config: c, journal: journal{path: *state + "/reports.jsonl"}, stderr: stderr}
+			s := &server{config: c, journal: journal{path: *state + "/reports.jsonl"}, stderr: stderr, dies: make(chan error, 1)}
 			err = s.run(ctx, *listen)
 		}
 	}
@@ -54,6 +55,8 @@ type server struct {
 	config  *Config
 	journal journal
 	stderr  io.Writer
+	asked   atomic.Int32 // for /health
+	dies    chan error   // why run must end
 }
 
 var errMeant = errors.New("exits because it is meant to")
@@ -61,6 +64,9 @@ var errMeant = errors.New("exits because it is meant to")
 func (s *server) run(ctx context.Context, addr string) error {
 	if s.config.now() == Exit {
 		return errMeant
+	}
+	if s.config.now() == WrongPort {
+		addr = "127.0.0.1:0"
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -96,6 +102,8 @@ func (s *server) run(ctx context.Context, addr string) error {
 		select {
 		case err := <-served:
 			return err
+		case err := <-s.dies:
+			return err
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
@@ -122,7 +130,17 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
 		answer := map[string]string{"status": "ok", "version": s.config.Version}
 		code := http.StatusOK
+		asked := s.asked.Add(1)
 		switch s.config.now() {
+		case DiesAsked:
+			if asked == 2 {
+				s.dies <- errMeant
+				<-r.Context().Done()
+				return
+			}
+		case Redirects:
+			http.Redirect(w, r, "/well", http.StatusFound)
+			return
 		case NeverAnswers:
 			<-r.Context().Done()
 			return
@@ -154,6 +172,9 @@ func (s *server) handler() http.Handler {
 			}
 		}
 		reply(w, code, answer)
+	})
+	mux.HandleFunc("GET /well", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, http.StatusOK, map[string]string{"status": "ok", "version": s.config.Version})
 	})
 	mux.HandleFunc("POST /api/v1.0/ota/report", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))

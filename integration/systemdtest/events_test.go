@@ -1,6 +1,7 @@
 package systemdtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
@@ -45,6 +47,10 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	overlay[catalog] = debian.File{Data: text}
+	// A device that keeps its journal, on a disk that is there when the guardian starts.
+	overlay["/etc/systemd/journald.conf.d/95-kept.conf"] = debian.Unit("[Journal]\nStorage=persistent\n")
+	overlay["/etc/systemd/system/journal-disk.service"] = debian.Unit(journalDisk)
+	overlay.Enable("journal-disk.service", "sysinit.target")
 	c := containertest.Start(t, container.Options{Overlay: overlay})
 	d, err := device.New(ctx, c, device.Quick)
 	if err != nil {
@@ -103,6 +109,53 @@ func TestEvents(t *testing.T) {
 		}
 	})
 
+	t.Run("a boot without a verdict", func(t *testing.T) {
+		// One power cut is too many, and no boot is long enough for a verdict.
+		config := machine.Etc + "/ota.toml"
+		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
+			t.Fatal(err)
+		}
+		text, err := d.ReadFile(ctx, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = bytes.Replace(text, []byte("[trial]\n"), []byte("[trial]\nunclean = 1\n"), 1)
+		if err := d.WriteFile(ctx, config, 0o644, text); err != nil {
+			t.Fatal(err)
+		}
+		bad := device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+		url, err := d.Offer(ctx, bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		install, cancel := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
+		defer func() { cancel(); <-ended }()
+		// It said what it has to say, and journald wrote that to the disk.
+		if err := c.WaitLog(ctx, "watching 1.3.0"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.PowerCut(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Reach(ctx, back); err != nil {
+			t.Fatal(err)
+		}
+		e := onlyRollback(t, ctx, d, "1.3.0")
+		for name, want := range map[string]string{
+			"OTA_TO": "1.0.0", "OTA_CAUSE": "boots", "OTA_CHECK": "", "OTA_ATTEMPTS": "1", "_SYSTEMD_UNIT": "ota-guardian.service",
+		} {
+			if e[name] != want {
+				t.Errorf("%s=%v, want %s", name, e[name], want)
+			}
+		}
+		remembers(t, ctx, d, "device-api 1.3.0 answers on 127.0.0.1:9080")
+	})
+
 	t.Run("the catalog", func(t *testing.T) {
 		if _, err := d.Must(ctx, "journalctl", "--update-catalog"); err != nil {
 			t.Fatal(err)
@@ -140,8 +193,8 @@ func TestEvents(t *testing.T) {
 
 	// Each version that proved itself says so once, and nothing is said twice: as
 	// an entry and as a line.
-	if got := entries(t, ctx, d, "MESSAGE_ID="+confirmed); len(got) != 3 {
-		t.Errorf("%d versions proved themselves, want 1.0.0 three times: %v", len(got), got)
+	if got := entries(t, ctx, d, "MESSAGE_ID="+confirmed); len(got) != 4 {
+		t.Errorf("%d versions proved themselves, want 1.0.0 four times: %v", len(got), got)
 	}
 	for _, e := range entries(t, ctx, d, "SYSLOG_IDENTIFIER=ota-guardian") {
 		message := fmt.Sprint(e["MESSAGE"])
@@ -150,6 +203,18 @@ func TestEvents(t *testing.T) {
 		}
 	}
 }
+
+const journalDisk = `
+[Unit]
+DefaultDependencies=no
+After=systemd-journald.service
+Before=ota-guardian.service
+[Service]
+Type=oneshot
+ExecStart=mkdir -p /data/journal /var/log
+ExecStart=ln -s /data/journal /var/log/journal
+ExecStart=journalctl --flush
+`
 
 // confirms lets ota-confirm judge, or not.
 func confirms(t *testing.T, ctx context.Context, d *device.Device, judges bool) {

@@ -1,0 +1,34 @@
+package scenario_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/scenario"
+)
+
+func TestExcused(t *testing.T) { inContainer(t, scenario.Excused) }
+
+func TestFillsTheDisk(t *testing.T) { inContainer(t, scenario.FillsTheDisk) }
+
+// inContainer runs one scenario on a device that is a container.
+func inContainer(t *testing.T, run func(context.Context, *device.Device) error) {
+	containertest.Require(t)
+	t.Parallel()
+	o, err := overlay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := machinetest.Context(t)
+	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	if err == nil {
+		err = run(ctx, d)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
