@@ -21,7 +21,7 @@ import (
 
 const usage = `ota-apply installs a version of the application and makes it run.
 
-  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade]
+  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade] [--limit-rate RATE]
                                download, check, unpack, switch, restart, wait for the verdict
   ota-apply activate VERSION [--force]
                                switch to a version that is in the store
@@ -39,6 +39,7 @@ Flags of install:
   --no-activate       only put the version into the store
   --force             although the version failed on this device
   --allow-downgrade   although its release is older than one that was confirmed here
+  --limit-rate RATE   download at most RATE bytes a second, as 500k or 2M; 0: as fast as it goes
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -53,6 +54,8 @@ type command struct {
 	config, root string
 	json, dryRun bool
 	install      installOptions
+
+	limitRate *config.Rate // nil: what the configuration says
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -103,6 +106,11 @@ func parse(args []string) (*command, error) {
 			c.install.sha256 = strings.ToLower(s)
 			return nil
 		})
+		fs.Func("limit-rate", "", func(s string) error {
+			r, err := config.ParseRate(s)
+			c.limitRate = &r
+			return err
+		})
 		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
@@ -140,6 +148,9 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 		if err := cfg.SetRoot(c.root); err != nil {
 			return err
 		}
+	}
+	if c.limitRate != nil {
+		cfg.LimitRate = *c.limitRate
 	}
 	a := &applier{cfg: cfg, out: stdout, log: stderr}
 	switch c.name {
@@ -211,6 +222,9 @@ func (c *command) args(cfg *config.Config) []string {
 	}
 	if c.install.sha256 != "" {
 		args = append(args, "--sha256", c.install.sha256)
+	}
+	if c.limitRate != nil {
+		args = append(args, "--limit-rate", strconv.FormatInt(int64(*c.limitRate), 10))
 	}
 	return append(args, "--", c.arg)
 }

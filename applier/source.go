@@ -46,10 +46,14 @@ func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys
 	}
 	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
 	f, stats, err := fetch.Fetch(ctx, src, fetch.Options{
-		Dir:      a.cfg.Spool,
-		Reserve:  int64(a.cfg.Reserve),
-		Progress: a.progress,
-		Log:      func(line string) { a.logf("%s", line) },
+		Dir:       a.cfg.Spool,
+		Reserve:   int64(a.cfg.Reserve),
+		Proxy:     a.cfg.Proxy,
+		CA:        a.cfg.CA,
+		LimitRate: int64(a.cfg.LimitRate),
+		Deadline:  a.cfg.DownloadDeadline,
+		Progress:  a.progress,
+		Log:       func(line string) { a.logf("%s", line) },
 		Inspect: func(f *os.File, have int64) (bool, error) {
 			whole, err := headArrived(f, have)
 			if err != nil || !whole {

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"os"
 	"testing"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // TestBehaviours holds that whatever a server does, the result is the right
@@ -24,6 +26,23 @@ func TestBehaviours(t *testing.T) {
 			}
 			b.run(t, file, other, func(*os.File, int64) (bool, error) { return false, nil })
 		})
+	}
+}
+
+// TestCount says how many behaviours of servers, proxies and clocks the tables
+// of this package hold.
+func TestCount(t *testing.T) {
+	n := map[string]int{
+		"answers": len(behaviours()), "redirects": len(redirectBehaviours(nil)), "TLS": len(tlsBehaviours(t)),
+		"slowness": len(slowBehaviours()), "proxies": len(proxyBehaviours()),
+	}
+	total := 0
+	for _, count := range n {
+		total += count
+	}
+	t.Logf("%d behaviours: %v; the answers are tried with and without looking at the head first", total, n)
+	if total < 35 {
+		t.Errorf("%d behaviours, want 35 or more", total)
 	}
 }
 
@@ -68,7 +87,10 @@ func (b behaviour) run(t *testing.T, file, other []byte, inspect func(*os.File, 
 			t.Fatalf("Fetch succeeded, want an error with %q", b.gets)
 		}
 		checkError(t, err, b.gets, b.exit, b.code)
-		if fi, err := os.Stat(partOf(t, opt.Dir, src.URL)); err == nil && fi.Size() > announced {
+		if bootcheck.Advice(err) == "" {
+			t.Errorf("%q says nothing of what to do next", err)
+		}
+		if fi, err := os.Stat(partOf(t, opt.Dir, src.URL)); err == nil && (fi.Size() > announced || fi.Size() == 0) {
 			t.Errorf("%d bytes are left, %d were announced", fi.Size(), announced)
 		}
 	}

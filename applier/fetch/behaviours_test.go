@@ -500,6 +500,10 @@ func behaviours() []behaviour {
 		{name: "503 with a Retry-After of a year is cut short", handle: firstThen(status(503, "Retry-After", "31536000")), requests: 2},
 		{name: "503 with a Retry-After in the past", handle: firstThen(status(503, "Retry-After", "Fri, 01 Jan 2021 00:00:00 GMT")), requests: 2},
 		{name: "503 with a Retry-After of nonsense", handle: firstThen(status(503, "Retry-After", "-1")), requests: 2},
+		{name: "429 with a Retry-After of a year, always", handle: always(status(429, "Retry-After", "31536000")),
+			gets: "server answered 429 Too Many Requests", exit: lost, code: failed, requests: 5},
+		{name: "503 with a Retry-After in a year by its own clock, once",
+			handle: firstThen(status(503, "Retry-After", "Sat, 02 Jan 2027 00:00:00 GMT", "Date", "Fri, 02 Jan 2026 00:00:00 GMT")), requests: 2},
 		{name: "500 always", handle: always(status(500)), gets: "server answered 500 Internal Server Error", exit: lost, code: failed, requests: 5},
 		{name: "502 to the rest, once, keeps what there is", handle: cutThen(func(w http.ResponseWriter, r *http.Request, file []byte, n int) {
 			if n == 2 {
@@ -509,8 +513,8 @@ func behaviours() []behaviour {
 			serve(w, r, file)
 		}), maxFetched: fileSize, requests: 3},
 	}
-	for _, percent := range []int{0, 1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99} {
-		at := fileSize * percent / 100
+	for percent := 0; percent <= 100; percent += 5 {
+		at := min(fileSize*percent/100, fileSize-1)
 		rows = append(rows, behaviour{
 			name:   fmt.Sprintf("dropped once at %d %%", percent),
 			handle: firstThen(func(w http.ResponseWriter, r *http.Request, file []byte) { serveCut(w, r, file, at) }),

@@ -50,11 +50,19 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// read reads from the connection, at most as fast as the limit allows. The time
+// that we let pass is not the server's: pace does not see it.
 func (b *body) read(p []byte) (int, error) {
+	d := b.g.d
+	allowed, err := d.limit.wait(d.tryCtx, len(p))
+	if err != nil {
+		return 0, err
+	}
 	b.g.pace.begin()
-	n, err := b.rc.Read(p)
+	n, err := b.rc.Read(p[:allowed])
 	b.g.pace.end(n)
-	b.g.d.stats.Fetched += int64(n)
+	d.limit.took(n)
+	d.stats.Fetched += int64(n)
 	return n, err
 }
 

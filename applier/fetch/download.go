@@ -29,6 +29,8 @@ type download struct {
 	from  *origin
 	opt   Options
 	spool *spool
+	route *route
+	limit *limiter
 	stats Stats
 
 	tryCtx context.Context // of the try that runs
@@ -50,8 +52,10 @@ type download struct {
 	reported  time.Time
 }
 
-func newDownload(from *origin, opt Options, s *spool) *download {
-	d := &download{from: from, opt: opt, spool: s, size: from.size}
+func newDownload(from *origin, opt Options, s *spool, r *route) *download {
+	d := &download{
+		from: from, opt: opt, spool: s, route: r, limit: newLimiter(opt.LimitRate), size: from.size,
+	}
 	if s.left > 0 {
 		d.have, d.best = s.left, s.left
 		d.stats.Resumed = s.left
@@ -147,7 +151,7 @@ func (d *download) try(ctx context.Context, limit int64) error {
 	defer end(nil)
 	d.tryCtx = ctx
 	if d.client == nil {
-		d.client = newClient(d.opt.TLS, new(hops))
+		d.client = d.route.newClient(new(hops))
 	}
 	g := newGuard(d, limit, end)
 	defer g.pace.stop()
@@ -252,12 +256,13 @@ func (d *download) restart() error {
 	return nil
 }
 
-// giveUp ends the download with f.
+// giveUp ends the download with f. What a later call cannot go on from goes:
+// an empty file, too.
 func (d *download) giveUp(f *fault) error {
-	if f.drop {
+	if f.drop || d.have == 0 || !d.continuable() {
 		d.spool.drop()
 	} else {
 		d.spool.save(d.have)
 	}
-	return d.from.failed(f)
+	return d.from.failed(f, d.advise(f))
 }

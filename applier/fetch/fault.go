@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"regexp"
 	"time"
@@ -33,6 +34,8 @@ type fault struct {
 	drop  bool          // the partial file is of no use after a final fault
 	bare  bool          // err is returned as it is: it is the caller's own
 	err   error
+
+	advice string // what a person does next; empty: see advise
 }
 
 func (f *fault) Error() string { return f.err.Error() }
@@ -44,6 +47,7 @@ func faultf(k kind, format string, args ...any) *fault {
 
 func (f *fault) withCode(code string) *fault { f.code = code; return f }
 func (f *fault) dropping() *fault            { f.drop = true; return f }
+func (f *fault) advising(what string) *fault { f.advice = what; return f }
 
 // netFault judges an error of the HTTP client or of an answer's body. Faults
 // that our own code raised below the client (a refused redirect, the minimum
@@ -61,8 +65,15 @@ func netFault(ctx context.Context, err error) *fault {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		k = final // a certificate does not get better within minutes
 	}
+	if oldTLS.MatchString(err.Error()) {
+		k = final
+	}
 	return &fault{kind: k, err: hidden{err}}
 }
+
+// oldTLS matches the two ways in which crypto/tls says that a server is too old;
+// it has no types for them.
+var oldTLS = regexp.MustCompile(`tls: (protocol version not supported|server selected unsupported protocol version)`)
 
 // hidden shows err without queries and credentials of addresses in it.
 type hidden struct{ err error }
@@ -81,8 +92,9 @@ func redact(s string) string {
 	return queries.ReplaceAllString(credentials.ReplaceAllString(s, "//…@"), "?…")
 }
 
-// failed makes the error that Fetch returns for a download that f ended.
-func (o *origin) failed(f *fault) error {
+// failed makes the error that Fetch returns for a download that f ended, with
+// what a person does next.
+func (o *origin) failed(f *fault, advice string) error {
 	if f.bare {
 		return f.err
 	}
@@ -94,10 +106,58 @@ func (o *origin) failed(f *fault) error {
 		code = bootcheck.CodeDownloadFailed
 	}
 	e := bootcheck.Errorf(bootcheck.ExitDownloadFailed, code, "cannot download %q: %w", o.shown, f.err)
-	if c, ok := errors.AsType[x509.CertificateInvalidError](f.err); ok && c.Reason == x509.Expired {
-		e.WithAdvice("if the date in the message is not today's, set the device's clock")
-	}
+	e.Advice = advice
 	return e
+}
+
+// advise says what a person does after f ended the download. Empty, if it was
+// interrupted: who did that knows.
+func (d *download) advise(f *fault) string {
+	if f.advice != "" {
+		return f.advice
+	}
+	if a := adviseTLS(f, d.route.dates, len(d.opt.CA) > 0); a != "" {
+		return a
+	}
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.Is(f, context.Canceled):
+		return ""
+	case f.code == bootcheck.CodeSizeMismatch, f.code == bootcheck.CodeHashMismatch:
+		return "the server has another file than the one that was asked for: check the address, the size and the SHA-256, and whether a login page is in between"
+	case errors.As(f, &dns):
+		return "check the host's name in the address, and the device's network and DNS"
+	case errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
+		return "check the address and the network, then ask again"
+	case d.have > 0 && !f.drop:
+		return "asked again, it goes on where it stopped"
+	}
+	return "ask again later"
+}
+
+// adviseTLS is advise for an https server that was not believed. pinned: only
+// authorities that the configuration names are.
+func adviseTLS(err error, dates *calendar, pinned bool) string {
+	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok && c.Reason == x509.Expired {
+		if dates.unset() {
+			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then ask again", dates.clock().UTC().Format(time.DateOnly))
+		}
+		return "if the date in the message is not today's, set the device's clock; else the server needs a new certificate"
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "ask for it by a name that the server's certificate is for"
+	}
+	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case verification && pinned:
+		return "only the authorities in the files of `ca` in the configuration are believed: the server's must be among them"
+	case verification:
+		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
+	case oldTLS.MatchString(err.Error()):
+		return "the server must speak TLS 1.2 or newer"
+	}
+	return ""
 }
 
 // localError makes the error for trouble with the spool folder or the file

@@ -11,14 +11,17 @@
 //	  └ grab ── stat, Range, append, checksum
 //	      └ guard ── lets only the answer pass that was asked for     guard.go
 //	          ├ body ── never more bytes than announced, never slower
-//	          │         than the minimum; shows the head to Inspect    body.go, pace.go
-//	          └ http.Client ── redirects, credentials, dialling        redirect.go
+//	          │         than the minimum nor faster than the limit;
+//	          │         shows the head to Inspect                      body.go, pace.go, limit.go
+//	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
+//	                           certificates, judged without a clock    certificates.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
 // In the spool folder, NAME being a hash of the address without its query:
 //
 //	NAME.part   what has arrived, from the first byte on, without holes
 //	NAME.json   the sidecar: length, validators, how much is surely on the disk
+//	newest-date the newest date that a signature proved, for devices without a clock
 //
 // The name leaves out the query because presigned addresses carry a new
 // signature there each time they are asked for; without that, they could never
@@ -33,7 +36,6 @@ package fetch
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"net/url"
 	"os"
@@ -88,15 +90,24 @@ type Options struct {
 	// It holds no credentials and no query.
 	Log func(line string)
 
-	TLS      *tls.Config   // nil: the system's certificates, TLS 1.2 or newer
-	Reserve  int64         // bytes that must stay free on the file system of Dir
-	MaxSize  int64         // bytes; nothing longer is fetched, whatever a server says
-	MinRate  int64         // bytes a second, over Window; time that the disk takes does not count
-	Window   time.Duration // also the longest wait for a server's answer
-	Deadline time.Duration // for the whole download with all its tries
-	Failures int           // how many tries in a row may fail without getting further; at most 3 where the server was never reached
-	Backoff  time.Duration // the pause after the first failure; it doubles
-	MaxPause time.Duration // the longest pause; a server's Retry-After is cut to it
+	// Proxy is the address of a proxy, http://user:password@host:port (https,
+	// socks5 and socks5h too), config.NoProxy for none, or empty for what
+	// http_proxy, https_proxy and no_proxy say in the environment. What is on
+	// the device itself is reached without one.
+	Proxy string
+
+	CA        []string      // PEM files: authorities that a server's certificate must come from; none: the system's
+	LimitRate int64         // bytes a second that are read at most; 0 or less: as fast as it goes
+	Reserve   int64         // bytes that must stay free on the file system of Dir
+	MaxSize   int64         // bytes; nothing longer is fetched, whatever a server says
+	MinRate   int64         // bytes a second, over Window; time that the disk takes does not count
+	Window    time.Duration // also the longest wait for a server's answer
+	Deadline  time.Duration // for the whole download with all its tries
+	Failures  int           // how many tries in a row may fail without getting further; at most 3 where the server was never reached
+	Backoff   time.Duration // the pause after the first failure; it doubles
+	MaxPause  time.Duration // the longest pause; a server's Retry-After is cut to it
+
+	clock func() time.Time // the system's clock; nil: the real one
 }
 
 // Stats tells how a download went.
@@ -114,7 +125,7 @@ type Stats struct {
 // announced one and, if src says a SHA-256, the content has it.
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
-// be right, ExitBusy if another Fetch uses the folder, ExitNoSpace, ExitFailed
+// be right, or a proxy or CA that cannot be used, ExitBusy if another Fetch uses the folder, ExitNoSpace, ExitFailed
 // for other trouble with the disk, ExitDownloadFailed for everything else,
 // with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH. A cancelled
 // ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
@@ -125,6 +136,11 @@ func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error
 		return nil, Stats{}, err
 	}
 	opt = opt.withDefaults()
+	// Before the spool is touched: a mistake here must not cost what is there.
+	route, err := newRoute(&opt)
+	if err != nil {
+		return nil, Stats{}, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, opt.Deadline,
 		faultf(final, "it is not complete after %v", opt.Deadline))
 	defer cancel()
@@ -133,7 +149,9 @@ func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error
 		return nil, Stats{}, from.localError(opt.Dir, err)
 	}
 	defer spool.close()
-	d := newDownload(from, opt, spool)
+	route.dates = openCalendar(opt.Dir, opt.clock)
+	defer route.dates.save()
+	d := newDownload(from, opt, spool, route)
 	if err := d.run(ctx); err != nil {
 		return nil, d.stats, err
 	}

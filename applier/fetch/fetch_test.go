@@ -93,6 +93,12 @@ func TestUnreachable(t *testing.T) {
 		if strings.Count(err.Error(), "://") != 1 {
 			t.Errorf("%q names the address twice", err)
 		}
+		if !strings.Contains(bootcheck.Advice(err), "check the ") {
+			t.Errorf("advice %q does not say what to check", bootcheck.Advice(err))
+		}
+		if left := entries(t, opt.Dir); len(left) != 0 {
+			t.Errorf("%v are left of a file of which nothing arrived", left)
+		}
 		// Who asked is told soon: a server that was never reached is not waited
 		// for as one that has broken off.
 		if len(lines) != coldFailures-1 {
@@ -268,7 +274,13 @@ func TestNoRoom(t *testing.T) {
 		if sp.file, err = os.Open("/dev/full"); err != nil { // every write to it is ENOSPC
 			t.Fatal(err)
 		}
-		err = newDownload(from, quick("").withDefaults(), sp).run(t.Context())
+		opt := quick("").withDefaults()
+		route, err := newRoute(&opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		route.dates = openCalendar(sp.dir.Name(), nil)
+		err = newDownload(from, opt, sp, route).run(t.Context())
 		if err == nil {
 			t.Fatal("the download succeeded")
 		}

@@ -144,7 +144,7 @@ func (g *guard) admit(resp *http.Response) error {
 // judgeStatus passes 200 and 206 where they were asked for.
 func (g *guard) judgeStatus(resp *http.Response) *fault {
 	ranged := g.offset > 0 || g.limit > 0
-	status := strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
+	status := statusOf(resp)
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK && g.offset == 0, code == http.StatusPartialContent && ranged:
 		return nil
@@ -165,12 +165,25 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 		f.after = retryAfter(resp.Header)
 		return f
 	case code == 410:
-		return faultf(final, "server answered %s", status).dropping()
+		return faultf(final, "server answered %s", status).dropping().advising("the file is gone for good: ask for another address")
 	case code >= 200 && code < 300:
 		return g.strange("server answered %s instead of the file", status)
 	default:
-		return faultf(final, "server answered %s", status)
+		return faultf(final, "server answered %s", status).advising(statusAdvice[code])
 	}
+}
+
+// statusAdvice is what a person does after a status that ends a download.
+var statusAdvice = map[int]string{
+	401: "put the user and the password into the address, https://user:password@host/…",
+	403: "if the address is a presigned one, it may have expired: ask again with a fresh one",
+	404: "check the address",
+	407: proxyAdvice,
+}
+
+// statusOf is the status of resp without what the server makes of it in words.
+func statusOf(resp *http.Response) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))
 }
 
 // strange makes the fault of an answer that says nothing about the file: a

@@ -77,7 +77,7 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 // the network is down, and who asked is told within seconds and can ask again.
 func (d *download) patience(f *fault) int {
 	var op *net.OpError
-	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && op.Op == "dial" {
+	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
 		return min(d.opt.Failures, coldFailures)
 	}
 	return d.opt.Failures

@@ -12,11 +12,15 @@ import (
 	"time"
 )
 
-// TestMain is also the child process of TestKill.
+// TestMain is also the child process of TestKill and TestProxyFromEnvironment.
 func TestMain(m *testing.M) {
 	if url := os.Getenv("FETCH_TEST_URL"); url != "" {
 		opt := quick(os.Getenv("FETCH_TEST_DIR"))
+		opt.Proxy = os.Getenv("FETCH_TEST_PROXY")
 		_, _, err := Fetch(context.Background(), Source{URL: url, Size: fileSize}, opt)
+		if err == nil {
+			os.Exit(0)
+		}
 		fmt.Fprintln(os.Stderr, "child:", err)
 		os.Exit(1)
 	}

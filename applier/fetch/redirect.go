@@ -2,14 +2,12 @@ package fetch
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // maxRedirects is how many a download may take; RFC 9110 suggests 5, and
@@ -21,30 +19,8 @@ type hops struct {
 	mu       sync.Mutex
 	first    zone // of the host that the address names, once known
 	dialled  bool
-	redirect bool // a redirect was followed: what is dialled now was not named by the caller
-}
-
-// newClient makes the HTTP client for one try. Nothing is shared with the try
-// before: a connection that died silently would be used again.
-func newClient(conf *tls.Config, h *hops) *http.Client {
-	dialer := &net.Dialer{
-		Timeout:   15 * time.Second, // a host with a dead IPv6 route has 300 ms, then IPv4 is tried beside it
-		KeepAlive: 15 * time.Second,
-		Control:   h.control,
-	}
-	return &http.Client{
-		CheckRedirect: h.check,
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            dialer.DialContext,
-			TLSClientConfig:        conf.Clone(), // the transport changes it
-			TLSHandshakeTimeout:    15 * time.Second,
-			ForceAttemptHTTP2:      true, // a DialContext of our own turns it off otherwise
-			DisableCompression:     true, // lengths and ranges are those of the file
-			MaxResponseHeaderBytes: 64 << 10,
-			ReadBufferSize:         64 << 10,
-		},
-	}
+	redirect bool     // a redirect was followed: what is dialled now was not named by the caller
+	proxies  []string // host:port of those that requests go through: the device's owner named them
 }
 
 // check judges a redirect before it is followed.
@@ -55,11 +31,12 @@ func (h *hops) check(req *http.Request, via []*http.Request) error {
 	from, to := via[len(via)-1].URL, req.URL
 	switch {
 	case len(via) > maxRedirects:
-		return faultf(final, "more than %d redirects", maxRedirects)
+		return faultf(final, "more than %d redirects", maxRedirects).advising("give the address that the file really has")
 	case to.Scheme != "http" && to.Scheme != "https":
 		return faultf(final, "redirect to %q, which is neither http nor https", redact(to.String()))
 	case from.Scheme == "https" && to.Scheme == "http":
-		return faultf(final, "redirect from https to %q, which anybody on the way can change", redact(to.String()))
+		return faultf(final, "redirect from https to %q, which anybody on the way can change", redact(to.String())).
+			advising("give the address that begins with https:// and leads to the file, or have the server mended")
 	case to.Hostname() == "":
 		return faultf(final, "redirect to %q, which names no host", redact(to.String()))
 	}
@@ -72,6 +49,13 @@ func (h *hops) check(req *http.Request, via []*http.Request) error {
 		req.Header.Del("Authorization")
 	}
 	return nil
+}
+
+// isProxy reports whether addr, host:port, is that of a proxy.
+func (h *hops) isProxy(addr string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Contains(h.proxies, addr)
 }
 
 // control runs for each address that is dialled, after its name was resolved:

@@ -1,14 +1,7 @@
 package fetch
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,9 +9,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/tope-ota/ota/bootcheck"
 )
 
 func redirect(w http.ResponseWriter, to string, code int) {
@@ -26,8 +16,15 @@ func redirect(w http.ResponseWriter, to string, code int) {
 	w.WriteHeader(code)
 }
 
-func TestRedirects(t *testing.T) {
-	file := content(fileSize, 1)
+// A redirectBehaviour is a way of a server to send us elsewhere.
+type redirectBehaviour struct {
+	name   string
+	path   string
+	handle handler
+	gets   string // "": the file; else a part of the error's text
+}
+
+func redirectBehaviours(file []byte) []redirectBehaviour {
 	hop := func(w http.ResponseWriter, r *http.Request, n int) {
 		var left int
 		if _, err := fmt.Sscanf(r.URL.Path, "/hop/%d", &left); err == nil && left > 0 {
@@ -39,12 +36,7 @@ func TestRedirects(t *testing.T) {
 	to := func(location string) handler {
 		return func(w http.ResponseWriter, r *http.Request, n int) { redirect(w, location, 302) }
 	}
-	for _, row := range []struct {
-		name   string
-		path   string
-		handle handler
-		gets   string
-	}{
+	return []redirectBehaviour{
 		{"five hops", "/hop/5", hop, ""},
 		{"six hops", "/hop/6", hop, "more than 5 redirects"},
 		{"a loop", "/x", to("/x"), "more than 5 redirects"},
@@ -60,7 +52,12 @@ func TestRedirects(t *testing.T) {
 			}
 			serveCut(w, r, file, fileSize/3)
 		}, ""},
-	} {
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	file := content(fileSize, 1)
+	for _, row := range redirectBehaviours(file) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, row.handle)
@@ -91,8 +88,10 @@ func TestCredentials(t *testing.T) {
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
 		switch r.URL.Path {
 		case "/away":
+			http.SetCookie(w, &http.Cookie{Name: "session", Value: "1"})
 			redirect(w, strings.Replace(other.URL, "http://", "http://eve:evil@", 1)+"/x", 302)
 		case "/here":
+			http.SetCookie(w, &http.Cookie{Name: "session", Value: "1"})
 			redirect(w, "/file", 302)
 		default:
 			serve(w, r, file)
@@ -123,8 +122,10 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("%d requests to the other host, want 1", n)
 	}
 	for _, r := range other.asked() {
-		if v := r.Header.Get("Authorization"); v != "" {
-			t.Errorf("the other host was sent %q", v)
+		for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie", "Www-Authenticate"} {
+			if v := r.Header.Get(name); v != "" {
+				t.Errorf("the other host was sent %s: %s", name, v)
+			}
 		}
 	}
 }
@@ -213,126 +214,5 @@ func TestZoneOf(t *testing.T) {
 		if got := zoneOf(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("zoneOf(%s) = %v, want %v", addr, got, want)
 		}
-	}
-}
-
-// certificate makes a self-signed one, and the pool that trusts it.
-func certificate(t *testing.T, host string, from, until time.Time) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, NotBefore: from, NotAfter: until,
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	if ip := net.ParseIP(host); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	} else {
-		template.DNSNames = []string{host}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
-}
-
-func TestTLS(t *testing.T) {
-	file := content(fileSize, 1)
-	plain := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
-	good := func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) }
-	now := time.Now()
-	for _, row := range []struct {
-		name        string
-		host        string // of the certificate
-		from, until time.Duration
-		untrusted   bool
-		old         bool // the server speaks TLS 1.1 at most
-		http2       bool
-		stalls      bool
-		handle      handler
-		gets        string
-		requests    int
-	}{
-		{name: "good, HTTP/1.1", host: "127.0.0.1", handle: good, requests: 1},
-		{name: "good, HTTP/2", host: "127.0.0.1", http2: true, handle: good, requests: 1},
-		{name: "HTTP/2, dropped each 100 kB", host: "127.0.0.1", http2: true, handle: func(w http.ResponseWriter, r *http.Request, n int) {
-			serveCut(w, r, file, 100_000)
-		}, requests: 4},
-		{name: "HTTP/2, a stall in the body", host: "127.0.0.1", http2: true, stalls: true, handle: func(w http.ResponseWriter, r *http.Request, n int) {
-			if n == 1 {
-				serveHanging(w, r, file)
-				return
-			}
-			serve(w, r, file)
-		}, requests: 2},
-		{name: "unknown CA", host: "127.0.0.1", untrusted: true, handle: good, gets: "certificate signed by unknown authority"},
-		{name: "wrong host", host: "host.invalid", handle: good, gets: "cannot validate certificate"},
-		{name: "expired", host: "127.0.0.1", from: -2 * time.Hour, until: -time.Hour, handle: good, gets: "expired or is not yet valid"},
-		{name: "not yet valid", host: "127.0.0.1", from: time.Hour, until: 2 * time.Hour, handle: good, gets: "expired or is not yet valid"},
-		{name: "TLS 1.1", host: "127.0.0.1", old: true, handle: good, gets: "protocol version"},
-		{name: "a redirect to http", host: "127.0.0.1", handle: func(w http.ResponseWriter, r *http.Request, n int) {
-			redirect(w, plain.URL+"/x?secret=1", 302)
-		}, gets: "redirect from https to \"" + plain.URL + "/x?…\"", requests: 1},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			t.Parallel()
-			if row.until == 0 {
-				row.from, row.until = -time.Hour, time.Hour
-			}
-			cert, pool := certificate(t, row.host, now.Add(row.from), now.Add(row.until))
-			s := &server{}
-			s.Server = httptest.NewUnstartedServer(s.counting(row.handle))
-			s.EnableHTTP2 = row.http2
-			s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
-			if row.old {
-				s.TLS.MinVersion, s.TLS.MaxVersion = tls.VersionTLS11, tls.VersionTLS11
-			}
-			s.Config.ErrorLog = quiet
-			s.StartTLS()
-			t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
-			opt := quick(spoolDir(t))
-			opt.Failures = 6
-			if row.stalls {
-				opt.Window = shortWindow
-			}
-			opt.TLS = &tls.Config{RootCAs: pool}
-			if row.untrusted {
-				opt.TLS = nil
-			}
-			f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x?secret=1", Size: fileSize}, opt)
-			switch {
-			case row.gets == "" && err != nil:
-				t.Fatal(err)
-			case row.gets == "":
-				mustHave(t, f, file)
-			case err == nil:
-				t.Fatal("Fetch succeeded")
-			default:
-				checkError(t, err, row.gets, lost, failed)
-				if strings.Contains(row.gets, "expired") && !strings.Contains(bootcheck.Advice(err), "clock") {
-					t.Errorf("advice %q does not name the clock", bootcheck.Advice(err))
-				}
-			}
-			if n := len(s.asked()); n != row.requests {
-				t.Errorf("%d requests, want %d", n, row.requests)
-			}
-			for _, r := range s.asked() {
-				if row.http2 != (r.ProtoMajor == 2) {
-					t.Errorf("the request came by %s", r.Proto)
-				}
-			}
-		})
-	}
-	if n := len(plain.asked()); n != 0 {
-		t.Errorf("%d requests were sent over plain http", n)
 	}
 }

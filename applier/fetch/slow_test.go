@@ -4,23 +4,30 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
-// TestSlow holds that slowness ends a download, though each try moves bytes.
-func TestSlow(t *testing.T) {
+// A slowBehaviour is a way of a server to take our time. One of handle and conn
+// is set.
+type slowBehaviour struct {
+	name   string
+	handle handler
+	conn   func(net.Conn) // of a server that should speak TLS
+	text   string
+}
+
+func slowBehaviours() []slowBehaviour {
 	file := content(fileSize, 1)
-	for _, row := range []struct {
-		name   string
-		handle handler
-		text   string
-	}{
-		{"a stall before the headers, always", func(w http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() },
-			"the server sent 0 bytes in 100ms"},
-		{"a byte now and then", func(w http.ResponseWriter, r *http.Request, _ int) {
+	return []slowBehaviour{
+		{name: "a stall before the headers, always", handle: func(w http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() },
+			text: "the server sent 0 bytes in 100ms"},
+		{name: "a byte now and then", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(file)))
 			for i := range file {
 				if _, err := w.Write(file[i : i+1]); err != nil {
@@ -33,8 +40,8 @@ func TestSlow(t *testing.T) {
 					return
 				}
 			}
-		}, "less than 20480 a second"},
-		{"headers byte by byte", func(w http.ResponseWriter, r *http.Request, _ int) {
+		}, text: "less than 20480 a second"},
+		{name: "headers byte by byte", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				panic(err)
@@ -46,24 +53,45 @@ func TestSlow(t *testing.T) {
 				}
 				time.Sleep(20 * time.Millisecond) // this is the slowness under test
 			}
-		}, "the server sent 0 bytes in 100ms"},
-		{"a stall after half of the file, always", func(w http.ResponseWriter, r *http.Request, _ int) {
+		}, text: "the server sent 0 bytes in 100ms"},
+		{name: "a stall after half of the file, always", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			serveHanging(w, r, file)
-		}, "in 100ms"},
-	} {
+		}, text: "in 100ms"},
+		{name: "a TLS handshake that is not answered", conn: func(conn net.Conn) { io.Copy(io.Discard, conn) },
+			text: "the server sent 0 bytes in 100ms"},
+		{name: "a TLS handshake byte by byte", conn: func(conn net.Conn) {
+			// The beginning of a record of 16 kB.
+			for _, err := io.WriteString(conn, "\x16\x03\x03\x40\x00\x02"); err == nil; _, err = conn.Write([]byte{0}) {
+				time.Sleep(20 * time.Millisecond) // this is the slowness under test
+			}
+		}, text: "the server sent 0 bytes in 100ms"},
+	}
+}
+
+// TestSlow holds that slowness ends a download, though each try moves bytes.
+func TestSlow(t *testing.T) {
+	for _, row := range slowBehaviours() {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, row.handle)
+			var address string
+			if row.conn != nil {
+				address = "https://" + newListener(t, row.conn)
+			} else {
+				address = newServer(t, row.handle).URL
+			}
 			opt := quick(spoolDir(t))
 			opt.Window = 100 * time.Millisecond
 			opt.Failures = 3
-			_, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
+			_, st, err := Fetch(t.Context(), Source{URL: address + "/x", Size: fileSize}, opt)
 			if err == nil {
 				t.Fatal("Fetch succeeded")
 			}
 			checkError(t, err, row.text, lost, failed)
-			if n := len(s.asked()); n > 2*opt.Failures {
-				t.Errorf("%d requests were sent, want at most %d", n, 2*opt.Failures)
+			if st.Requests > 2*opt.Failures {
+				t.Errorf("%d requests were sent, want at most %d", st.Requests, 2*opt.Failures)
+			}
+			if a := bootcheck.Advice(err); a == "" {
+				t.Errorf("%q says nothing of what to do next", err)
 			}
 		})
 	}

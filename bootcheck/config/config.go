@@ -16,6 +16,11 @@
 //	reserve  = "64MiB"
 //	run      = "/run/ota"
 //
+//	proxy             = ""
+//	ca                = []
+//	limit_rate        = 0
+//	download_deadline = "24h"
+//
 //	[report]
 //	url = "http://127.0.0.1:9080/api/v1.0/ota/report"
 //
@@ -60,6 +65,16 @@ type Config struct {
 	Keep     int      // snapshots kept beyond current, previous and factory; default 2
 	Reserve  Size     // kept free on the partition of Root, in bytes; default 64 MiB
 	Run      string   // state that a reboot may lose; default /run/ota
+
+	// Proxy is what downloads go through: "http://host:port" (https, socks5 and
+	// socks5h too), NoProxy for none, or empty (the default) for what the
+	// environment says in http_proxy, https_proxy and no_proxy. It may hold a
+	// user and a password, which are for the proxy only.
+	Proxy string
+
+	CA               []string      // PEM files with the authorities that a server's certificate must come from, these and no other; default none: those of the system
+	LimitRate        Rate          // of a download; default 0, as fast as it goes
+	DownloadDeadline time.Duration // for one download with all its tries; default 24h, 600 MB at 7 kB/s
 
 	Report Report
 	Trial  Trial
@@ -122,7 +137,11 @@ func Default(path string) *Config {
 		Keep:     2,
 		Reserve:  64 << 20,
 		Run:      "/run/ota",
-		Report:   Report{URL: "http://127.0.0.1:9080/api/v1.0/ota/report"},
+
+		CA:               []string{},
+		DownloadDeadline: 24 * time.Hour,
+
+		Report: Report{URL: "http://127.0.0.1:9080/api/v1.0/ota/report"},
 		Trial: Trial{
 			Hard:     3, // systemd's own example, docs/AUTOMATIC_BOOT_ASSESSMENT.md
 			Unclean:  6,

@@ -41,6 +41,8 @@ func TestDefaults(t *testing.T) {
 		Checks:    []Check{{Name: "device-api answers", HTTP: "http://127.0.0.1:9080/health", Required: true, Timeout: 10 * time.Second}},
 		ChecksDir: "/etc/ota/checks.d",
 		Path:      "/etc/ota/ota.toml",
+
+		CA: []string{}, DownloadDeadline: 24 * time.Hour,
 	}
 	if diff := cmp.Diff(want, Default(DefaultPath), noPrivate); diff != "" {
 		t.Errorf("Default (-want +got):\n%s", diff)
@@ -69,6 +71,10 @@ services = ["device-api.service", "ui@left.service"]
 keep = 0
 reserve = "100MB"
 run = "/run/other"
+proxy = "http://joe:pw@proxy.example:3128"
+ca = "/etc/ota/ca.pem"
+limit_rate = "500k"
+download_deadline = "168h"
 [report]
 url = ""
 [trial]
@@ -113,6 +119,9 @@ file = "/var/lib/node_exporter/ota.prom"
 		ChecksDir: filepath.Join(filepath.Dir(path), "checks.d"),
 		Metrics:   Metrics{"/var/lib/node_exporter/ota.prom"},
 		Path:      path,
+
+		Proxy: "http://joe:pw@proxy.example:3128", CA: []string{"/etc/ota/ca.pem"},
+		LimitRate: 512000, DownloadDeadline: 168 * time.Hour,
 	}
 	if diff := cmp.Diff(want, got, noPrivate); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -194,6 +203,21 @@ func TestWrongValues(t *testing.T) {
 		{`trial.stable = true`, `line 2: trial.stable: must be a duration such as`},
 		{`trial.stable = 1.5`, `line 2: trial.stable: must be a duration such as`},
 		{`trial.stable = "11m"`, `trial.stable: 11m0s is longer than the deadline of 10m0s`},
+		{`proxy = "proxy.example:3128"`, `line 2: proxy: must be the address of a proxy`},
+		{`proxy = "ftp://proxy.example"`, `line 2: proxy: must be the address of a proxy`},
+		{`proxy = "http://"`, `line 2: proxy: must be the address of a proxy`},
+		{`proxy = "http://proxy.example/path"`, `line 2: proxy: must be the address of a proxy`},
+		{`proxy = "http://pro\nxy"`, `line 2: proxy: must be the address of a proxy`},
+		{`proxy = 3128`, `line 2: proxy: must be a string, got 3128`},
+		{`ca = "ca.pem"`, `line 2: ca: must be an absolute path`},
+		{`ca = ["/a.pem", "/a.pem"]`, `line 2: ca: names "/a.pem" twice`},
+		{`limit_rate = "fast"`, `line 2: limit_rate: must be bytes a second`},
+		{`limit_rate = -1`, `line 2: limit_rate: must be bytes a second`},
+		{`limit_rate = 1.5`, `line 2: limit_rate: must be bytes a second`},
+		{`limit_rate = "9000000000g"`, `line 2: limit_rate: must be bytes a second`},
+		{`download_deadline = "169h"`, `line 2: download_deadline: must be more than 0 and at most 168h`},
+		{`download_deadline = 700000`, `line 2: download_deadline: must be at most 168h`},
+		{`download_deadline = 0`, `line 2: download_deadline: must be more than 0`},
 		{`check = 3`, `line 2: check: must be tables, [[check]], got 3`},
 		{`check = [3]`, `line 2: check: must be tables, [[check]], got 3`},
 		{`check = {}`, `line 2: check: must be tables, [[check]], got a table`},
@@ -393,4 +417,28 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("not usable: %+v", c)
 		}
 	})
+}
+
+func TestParseRate(t *testing.T) {
+	for s, want := range map[string]Rate{
+		"0": 0, "1": 1, "500000": 500_000, "500k": 512_000, "500K": 512_000, "2M": 2 << 20, "2m": 2 << 20, "1g": 1 << 30,
+		"64KiB": 64 << 10, "1MB": 1_000_000, "1024g": 1 << 40,
+	} {
+		if got, err := ParseRate(s); err != nil || got != want {
+			t.Errorf("ParseRate(%q) = %d, %v, want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "k", "-1", "-1k", "1.5M", "1t", "5 apples", "1025g", "9223372036854775807m", "0x10"} {
+		if got, err := ParseRate(s); err == nil {
+			t.Errorf("ParseRate(%q) = %d, want an error", s, got)
+		}
+	}
+}
+
+// TestProxyPassword holds that a wrong proxy is not shown: it may hold a password.
+func TestProxyPassword(t *testing.T) {
+	_, err := Load(write(t, `proxy = "joe:secret@proxy.example"`))
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("Load = %v, want an error without the password", err)
+	}
 }

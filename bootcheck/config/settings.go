@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,15 +37,24 @@ func (c *Config) settings(l *loader) table {
 		"keep":     integer(&c.Keep, 0, 1000),
 		"reserve":  size(&c.Reserve),
 		"run":      folder(&c.Run),
-		"report":   table{"url": text(&c.Report.URL, urlOrNothing)},
+		"proxy":    text(&c.Proxy, proxyOrNothing),
+		"ca":       list(&c.CA, absolute),
+		// At most a week: what is not here by then is slower than the slowest
+		// link that a download bears, 1 KiB a second for 600 MB.
+		"download_deadline": duration(&c.DownloadDeadline, 7*24*time.Hour),
+		"limit_rate":        rate(&c.LimitRate),
+		"report":            table{"url": text(&c.Report.URL, urlOrNothing)},
 		"trial": table{
 			// At most 100: beyond that a counter no longer ends a boot loop
 			// within a day.
-			"hard":     integer(&c.Trial.Hard, 1, 100),
-			"unclean":  integer(&c.Trial.Unclean, 1, 100),
-			"clean":    integer(&c.Trial.Clean, 1, 100),
-			"deadline": duration(&c.Trial.Deadline),
-			"stable":   duration(&c.Trial.Stable),
+			"hard":    integer(&c.Trial.Hard, 1, 100),
+			"unclean": integer(&c.Trial.Unclean, 1, 100),
+			"clean":   integer(&c.Trial.Clean, 1, 100),
+
+			// At most a day: a version that is on trial for longer has no verdict
+			// in any boot of a printer.
+			"deadline": duration(&c.Trial.Deadline, day),
+			"stable":   duration(&c.Trial.Stable, day),
 		},
 		"check":   checks(&c.Checks, l),
 		"metrics": table{"file": text(&c.Metrics.File, absoluteOrNothing)},
@@ -120,16 +130,17 @@ func integer(dst *int, low, high int64) setting {
 	}
 }
 
-// duration is "10m" or a number of seconds. At most a day: a version that is on
-// trial for longer has no verdict in any boot of a printer.
-func duration(dst *time.Duration) setting {
-	const longest = 24 * time.Hour
+const day = 24 * time.Hour
+
+// duration is "10m" or a number of seconds.
+func duration(dst *time.Duration, longest time.Duration) setting {
+	most := fmt.Sprintf("%dh", longest/time.Hour)
 	return func(v any) error {
 		var d time.Duration
 		switch v := v.(type) {
 		case int64:
 			if v > int64(longest/time.Second) {
-				return fmt.Errorf("must be at most 24h, got %d seconds", v)
+				return fmt.Errorf("must be at most %s, got %d seconds", most, v)
 			}
 			d = time.Duration(max(v, 0)) * time.Second
 		case string:
@@ -141,7 +152,7 @@ func duration(dst *time.Duration) setting {
 			return fmt.Errorf(`must be a duration such as "60s" or a number of seconds, got %s`, show(v))
 		}
 		if d <= 0 || d > longest {
-			return fmt.Errorf("must be more than 0 and at most 24h, got %s", show(v))
+			return fmt.Errorf("must be more than 0 and at most %s, got %s", most, show(v))
 		}
 		*dst = d
 		return nil
@@ -192,6 +203,48 @@ func parseSize(s string) (n int64, ok bool) {
 		return 0, false
 	}
 	return n * factor, true
+}
+
+// Rate is a number of bytes a second; 0 is no limit.
+type Rate int64
+
+// maxRate is more than any network brings, and far from any overflow.
+const maxRate = 1 << 40
+
+// ParseRate reads a rate as curl's --limit-rate does: bytes a second, with the
+// suffixes k, m and g (of either case) for 1024 of each other. "64KiB" and "1MB",
+// as other sizes are written, are understood too. 0 is no limit.
+func ParseRate(s string) (Rate, error) {
+	digits, factor := s, int64(1)
+	if s != "" {
+		if i := strings.IndexByte("kmg", s[len(s)-1]|0x20); i >= 0 {
+			digits, factor = s[:len(s)-1], 1<<(10*(i+1))
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	ok := err == nil && n <= maxRate/factor
+	if factor == 1 {
+		n, ok = parseSize(s)
+	}
+	if n *= factor; !ok || n < 0 || n > maxRate {
+		return 0, fmt.Errorf(`must be bytes a second such as "500k" or "2M", 0 for no limit, got %q`, s)
+	}
+	return Rate(n), nil
+}
+
+func rate(dst *Rate) setting {
+	return func(v any) error {
+		switch v.(type) {
+		case int64, string:
+		default:
+			return fmt.Errorf(`must be bytes a second such as "500k" or "2M", got %s`, show(v))
+		}
+		r, err := ParseRate(fmt.Sprint(v))
+		if err == nil {
+			*dst = r
+		}
+		return err
+	}
 }
 
 // checks takes the [[check]] tables. One that is wrong is left out and named by
@@ -248,7 +301,7 @@ func (l *loader) check(t map[string]any) (Check, error) {
 			c.Required = b
 			return nil
 		},
-		"timeout": duration(&c.Timeout),
+		"timeout": duration(&c.Timeout, day),
 	}
 	for _, name := range slices.Sorted(maps.Keys(t)) {
 		set, ok := known[name]
@@ -298,6 +351,28 @@ func urlOrNothing(s string) (string, error) {
 		return s, nil
 	}
 	return loopbackURL(s)
+}
+
+// NoProxy is the Proxy that says: through none, whatever the environment says.
+const NoProxy = "none"
+
+// CheckProxy reports whether s can be a Proxy. Its error does not show s, which
+// may hold a password.
+func CheckProxy(s string) error {
+	_, err := proxyOrNothing(s)
+	return err
+}
+
+func proxyOrNothing(s string) (string, error) {
+	if s == "" || s == NoProxy {
+		return s, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" ||
+		!slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return "", errors.New(`must be the address of a proxy such as "http://proxy.example:3128", or "none"`)
+	}
+	return s, nil
 }
 
 func oneLine(s string) (string, error) {

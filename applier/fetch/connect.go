@@ -1,0 +1,133 @@
+package fetch
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+// A route is how servers are reached, the same for all tries of a download.
+type route struct {
+	proxy func(*http.Request) (*url.URL, error) // nil address: none
+	roots *x509.CertPool                        // nil: the system's
+	dates *calendar
+	limit int64 // bytes a second; 0: none
+}
+
+// newRoute makes the route that opt asks for, but for the dates.
+func newRoute(opt *Options) (*route, error) {
+	roots, err := loadCA(opt.CA)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := proxyFunc(opt.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	return &route{proxy: proxy, roots: roots, limit: opt.LimitRate}, nil
+}
+
+// proxyFunc finds the proxy for a request. One that is named is for all
+// servers but those on the device itself, and the environment then says
+// nothing.
+func proxyFunc(named string) (func(*http.Request) (*url.URL, error), error) {
+	switch named {
+	case "":
+		return http.ProxyFromEnvironment, nil
+	case config.NoProxy:
+		return func(*http.Request) (*url.URL, error) { return nil, nil }, nil
+	}
+	u, err := url.Parse(named)
+	if err != nil || config.CheckProxy(named) != nil {
+		// Not shown: it may hold a password.
+		return nil, bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, "cannot download: the address of the proxy is malformed").
+			WithAdvice("correct `proxy` in the configuration: \"http://host:port\", or \"none\"")
+	}
+	return func(req *http.Request) (*url.URL, error) {
+		host := req.URL.Hostname()
+		if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+			return nil, nil // as with a proxy from the environment
+		}
+		return u, nil
+	}, nil
+}
+
+// newClient makes the HTTP client for one try. Nothing is shared with the try
+// before: a connection that died silently would be used again.
+func (r *route) newClient(h *hops) *http.Client {
+	plain := net.Dialer{
+		Timeout:   15 * time.Second, // a host with a dead IPv6 route has 300 ms, then IPv4 is tried beside it
+		KeepAlive: 15 * time.Second,
+	}
+	watched := plain
+	watched.Control = h.control
+	transport := &http.Transport{
+		Proxy: func(req *http.Request) (*url.URL, error) {
+			u, err := r.proxy(req)
+			if u != nil {
+				h.through(u)
+			}
+			return u, err
+		},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if h.isProxy(addr) {
+				return plain.DialContext(ctx, network, addr)
+			}
+			return watched.DialContext(ctx, network, addr)
+		},
+		OnProxyConnectResponse: judgeProxy,
+		TLSClientConfig:        r.dates.tlsConfig(r.roots),
+		TLSHandshakeTimeout:    15 * time.Second,
+		ForceAttemptHTTP2:      true, // a DialContext of our own turns it off otherwise
+		DisableCompression:     true, // lengths and ranges are those of the file
+		MaxResponseHeaderBytes: 64 << 10,
+		ReadBufferSize:         64 << 10,
+	}
+	if r.limit > 0 {
+		// HTTP/2 lets the server send 4 MiB ahead of what is read: that would be
+		// a burst. 64 KiB is its own default.
+		transport.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10, MaxReceiveBufferPerConnection: 64 << 10}
+	}
+	return &http.Client{CheckRedirect: h.check, Transport: transport}
+}
+
+// judgeProxy judges what a proxy answers when it is asked for a way to a
+// server.
+func judgeProxy(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	code := resp.StatusCode
+	if code == http.StatusOK {
+		return nil
+	}
+	f := faultf(transient, "the proxy answered %s", statusOf(resp))
+	if code >= 400 && code < 500 && code != 408 && code != 429 {
+		f.kind, f.advice = final, proxyAdvice
+	}
+	return f
+}
+
+const proxyAdvice = "check the proxy (`proxy` in the configuration, else http_proxy and https_proxy in the environment), and its user and password"
+
+// through notes that a request goes through the proxy u.
+func (h *hops) through(u *url.URL) {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	if port == "" {
+		port = "1080" // SOCKS
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.proxies = append(h.proxies, net.JoinHostPort(u.Hostname(), port))
+	if !h.redirect && !h.dialled {
+		// Where the proxy finds the server is not known. What a redirect then
+		// makes us dial ourselves must not be what only the device can reach.
+		h.first, h.dialled = zonePublic, true
+	}
+}
