@@ -6,6 +6,8 @@
 //	apply.go     the recipe
 //	source.go    where a bundle comes from: an address or a file
 //	admit.go     everything that a bundle can be refused for before it is unpacked
+//	revoked.go   the keys that are believed no longer
+//	release.go   the counter that never falls
 //	stage.go     unpack, publish, make room
 //	activate.go  the switch, the restart, the verdict
 //	handover.go  running in a systemd unit of its own
@@ -20,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -34,6 +37,9 @@ type applier struct {
 	show   *progressBar     // nil: stderr is not a terminal
 	out    io.Writer
 	log    io.Writer
+
+	dates *calendar.Calendar // see calendar
+	clock func() time.Time   // nil: the system's
 }
 
 func (a *applier) logf(format string, args ...any) {
@@ -77,7 +83,17 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	}
 
 	a.stage(report.StageDownloading, "downloading the bundle")
-	admit := func(m *bootcheck.Manifest, digest string, coming int64) error { return a.admit(m, digest, coming, o) }
+	admit := func(m *bootcheck.Manifest, digest string, coming int64) error {
+		err := a.admit(m, digest, coming, o)
+		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
+			// Also when there is no room for it: a full disk must not keep a stolen
+			// key believed.
+			if err := a.remember(ctx, m, keys); err != nil {
+				return err
+			}
+		}
+		return err
+	}
 	b, err := a.fetch(ctx, from, o, keys, admit)
 	if err != nil {
 		return err
@@ -130,6 +146,9 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 		if done, err := a.resume(ctx, record, force); done {
 			return err
 		}
+	}
+	if err := a.checkSigner(record, snapshot); err != nil {
+		return err
 	}
 	a.stage(report.StageVerifying, "version "+version)
 	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Content); err != nil {

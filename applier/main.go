@@ -32,6 +32,8 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply cleanup [--dry-run]
                                remove left-overs and the versions beyond "keep"
   ota-apply unblock VERSION    let a version that failed here be installed again
+  ota-apply reset-release      take releases from that of the version that runs on, though a higher one
+                               was confirmed here
 
 Flags of install:
   --size N            the bundle has N bytes
@@ -122,6 +124,8 @@ func parse(args []string) (*command, error) {
 	case "cleanup":
 		arguments = 0
 		fs.BoolVar(&c.dryRun, "dry-run", false, "")
+	case "reset-release":
+		arguments = 0
 	case "verify", "unblock":
 	case "help", "-h", "-help", "--help":
 		return nil, cli.ErrHelp
@@ -169,6 +173,8 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return a.cleanup(ctx, c.dryRun)
 	case "unblock":
 		return a.unblock(ctx, c.arg)
+	case "reset-release":
+		return a.resetRelease(ctx)
 	}
 	return a.status(c.json)
 }

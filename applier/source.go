@@ -52,6 +52,7 @@ func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys
 		CA:        a.cfg.CA,
 		LimitRate: int64(a.cfg.LimitRate),
 		Deadline:  a.cfg.DownloadDeadline,
+		Calendar:  a.calendar(),
 		Progress:  a.progress,
 		Log:       func(line string) { a.logf("%s", line) },
 		Inspect: func(f *os.File, have int64) (bool, error) {
@@ -200,5 +201,5 @@ func (a *applier) keys() (*trust.Keys, error) {
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(a.cfg.Keys, ", ")).
 			WithAdvice("put the public key (NAME.pub of `ota-bundle keygen`) there")
 	}
-	return keys, nil
+	return keys, a.applyRevoked(keys)
 }

@@ -29,6 +29,8 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
                                     or 2027-12-31T12:00:00Z
                   --service U       a systemd service that starts from it; again for each further one
                                     (default: those of the device's configuration)
+                  --revoke KEY      devices shall not believe this key any more: its ID (16 hex digits) or its
+                                    NAME.pub; again for each further one. Never the key that signs
                   --password-file F the first line of F is the key's password
                   --level L         fastest, default, better or best (default best)
   ota-bundle inspect FILE.ota [--json]
