@@ -92,7 +92,7 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 	if err != nil {
 		return nil, err
 	}
-	head, err := encodeHead(raw, Sign(c.Key, raw, c.Version))
+	head, err := EncodeHead(raw, Sign(c.Key, raw, c.Version))
 	if err != nil {
 		return nil, err
 	}
@@ -267,8 +267,9 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// encodeHead makes the prefix and the head.
-func encodeHead(raw, sig []byte) ([]byte, error) {
+// EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
+// manifest and of its signature.
+func EncodeHead(raw, sig []byte) ([]byte, error) {
 	var tar []byte
 	for _, f := range []struct {
 		name    string
