@@ -9,6 +9,7 @@
 //	revoked.go   the keys that are believed no longer
 //	release.go   the counter that never falls
 //	stage.go     unpack, publish, make room
+//	limits.go    how long a file may become, and that nothing dumps core
 //	activate.go  the switch, the restart, the verdict
 //	handover.go  running in a systemd unit of its own
 package applier

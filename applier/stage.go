@@ -81,7 +81,11 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		return err
 	}
 	defer root.Close()
-	return bundle.Unpack(ctx, b.File, b.head, b.manifest, root, bundle.Options{Progress: a.progress})
+	defer a.guardUnpack(b.manifest, b.size)()
+	return bundle.Unpack(ctx, b.File, b.head, b.manifest, root, bundle.Options{
+		Progress: a.progress,
+		Log:      func(line string) { a.logf("%s", line) },
+	})
 }
 
 // makeRoom removes surplus snapshots until m fits, the least useful first.

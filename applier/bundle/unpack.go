@@ -16,9 +16,17 @@ import (
 // Options of Unpack and Check.
 type Options struct {
 	// Progress is told how many bytes of file content are done, of how many,
-	// after each frame. Calls do not overlap and never go back. It must not
-	// block for long: the work waits. nil: nobody wants to know.
+	// after each frame, but for those that are done while it is called. Calls do
+	// not overlap and never go back. nil: nobody wants to know.
 	Progress func(doneBytes, total int64)
+
+	// Read is a folder below which files may be read while the bundle is unpacked.
+	// nil: none.
+	Read *os.File
+
+	// Log gets a line if the kernel offers no second wall around the unpacking, or
+	// not all of it. nil: nobody wants to know.
+	Log func(line string)
 }
 
 // maxWorkers is how many frames are worked on at once, at most: each needs two
@@ -33,7 +41,8 @@ const maxWorkers = 3
 // Each frame is hashed before it is decoded and each file before, or for a large
 // one while, it is written; a file that is there already is never written to and
 // no link is followed. Links are made last, and each must then lead to a place
-// inside root, or to none.
+// inside root, or to none. All of it is done behind a second wall, where the
+// kernel has one: see wall.
 //
 // When it returns without an error all of it, files and directories, is durable
 // below root, .ota too: one syncfs at the end, on a descriptor that was opened
@@ -56,13 +65,18 @@ func Unpack(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, 
 		}
 		return fmt.Errorf("cannot unpack into %s: %w", root.Name(), err)
 	}
-	if err := makeDirs(root, h, m); err != nil {
+	wall := newWall(disk, opt.Read)
+	defer wall.close()
+	if wall.err != nil && opt.Log != nil {
+		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", wall.err))
+	}
+	if err := wall.run(func() error { return makeDirs(root, h, m) }); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
-	if err := run(ctx, r, h, m, root, opt); err != nil {
+	if err := run(ctx, r, h, m, root, wall, opt); err != nil {
 		return err
 	}
-	if err := finish(root, m); err != nil {
+	if err := wall.run(func() error { return finish(root, m) }); err != nil {
 		return err
 	}
 	if err := unix.Syncfs(int(disk.Fd())); err != nil {
@@ -74,7 +88,9 @@ func Unpack(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, 
 // Check does all that Unpack does but for the writing: every frame, every
 // member and every file is compared with the manifest.
 func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, opt Options) error {
-	return run(ctx, r, h, m, nil, opt)
+	wall := newWall(nil, nil)
+	defer wall.close()
+	return run(ctx, r, h, m, nil, wall, opt)
 }
 
 // makeDirs makes all directories, and .ota with what is in it. Directories get

@@ -32,12 +32,14 @@ type unpacking struct {
 	progress func(doneBytes, total int64)
 }
 
-func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
+func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, wall *wall, opt Options) error {
 	shares, err := planFrames(m)
 	if err != nil {
 		return damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
 	}
-	u := &unpacking{r: r, h: h, m: m, root: root, shares: shares, progress: opt.Progress}
+	tell, told := relay(opt.Progress)
+	defer told()
+	u := &unpacking{r: r, h: h, m: m, root: root, shares: shares, progress: tell}
 	u.listed = sync.OnceValue(func() map[string]bool {
 		names := make(map[string]bool, len(m.Entries))
 		for i := range m.Entries {
@@ -59,6 +61,7 @@ func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, roo
 	var wg sync.WaitGroup
 	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(shares)) {
 		wg.Go(func() {
+			_ = wall.enter() // newWall has tried it
 			if err := u.work(ctx); err != nil {
 				stop(err) // only the first counts
 			}

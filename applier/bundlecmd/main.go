@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
@@ -50,6 +52,10 @@ Exit codes:
 // exit code. Results go to stdout, everything else to stderr; stdin is asked for
 // a password if it is a terminal.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) bootcheck.ExitCode {
+	// Private keys and passwords must not reach a core dump, nor a debugger of the
+	// same user. Where that cannot be had, it is still a program that signs.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := c.dispatch(ctx, args)
 	if errors.Is(err, cli.ErrHelp) {
