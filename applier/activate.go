@@ -169,16 +169,13 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 		}
 		return nil
 	}
-	env := health.Env{Version: record.Current.Version}
-	if systemd.Running() {
-		if conn, err := systemd.Dial(ctx); err == nil {
-			defer conn.Close()
-			env.Units = conn
-		}
-	}
-	results := health.Run(ctx, health.All(a.cfg, env))
+	results, err := a.checkBefore(ctx, record.Current.Version)
 	if ctx.Err() != nil {
 		return nil // the caller sees it too; nothing was found out
+	}
+	if err != nil {
+		a.logf("cannot run the checks before the switch, so none will excuse the new version: %v", err)
+		return nil
 	}
 	for _, r := range results {
 		if r.Required && !r.OK {

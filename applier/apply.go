@@ -11,7 +11,9 @@
 //	stage.go     unpack, publish, make room
 //	limits.go    how long a file may become, and that nothing dumps core
 //	activate.go  the switch, the restart, the verdict
+//	baseline.go  the health checks before the switch
 //	handover.go  running in a systemd unit of its own
+//	sandbox.go   what that may do
 package applier
 
 import (

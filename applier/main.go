@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -129,6 +130,7 @@ func parse(args []string) (*command, error) {
 		fs.BoolVar(&c.dryRun, "dry-run", false, "")
 	case "reset-release":
 		arguments = 0
+	case baselineCommand:
 	case "verify", "unblock":
 	case "help", "-h", "-help", "--help":
 		return nil, cli.ErrHelp
@@ -178,6 +180,8 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return a.unblock(ctx, c.arg)
 	case "reset-release":
 		return a.resetRelease(ctx)
+	case baselineCommand:
+		return a.printBaseline(ctx, c.arg)
 	}
 	return a.status(c.json)
 }
@@ -188,9 +192,18 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 	// stdout and stderr may be pipes of a device-api that is restarted: that must
 	// not end the install.
 	signal.Ignore(syscall.SIGPIPE)
+	var reads []string
 	if c.name == "install" {
-		if _, err := localPath(c.arg); err != nil {
+		path, err := localPath(c.arg)
+		if err != nil {
 			return err
+		}
+		if path != "" {
+			// The unit runs in another folder.
+			if c.arg, err = filepath.Abs(path); err != nil {
+				return err
+			}
+			reads = append(reads, c.arg)
 		}
 		// Without a key nothing can be installed, so nothing is made either.
 		if _, err := a.keys(); err != nil {
@@ -204,7 +217,7 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		if _, err := bootcheck.Create(a.cfg.Root); err != nil {
 			return err
 		}
-		return a.handOver(ctx, c.args(a.cfg), out, log)
+		return a.handOver(ctx, c.args(a.cfg), reads, out, log)
 	}
 	a.show = newProgressBar(stderr)
 	if c.name == "activate" {
