@@ -49,8 +49,13 @@ const (
 func newWall(write, read *os.File) *wall {
 	w := &wall{rules: -1}
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
+	switch errno {
+	case 0:
+	case unix.ENOSYS, unix.EOPNOTSUPP: // not built in, or not turned on
 		w.err = fmt.Errorf("the kernel has no Landlock: %w", errno)
+		return w
+	default:
+		w.err = os.NewSyscallError("landlock_create_ruleset", errno)
 		return w
 	}
 	attr := handled(int(abi))
