@@ -22,7 +22,7 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, force bool) 
 	if err := a.commitTrial(ctx, ref, force); err != nil {
 		return err
 	}
-	if _, err := a.prune(ctx, a.cfg.Keep, -1); err != nil {
+	if _, err := a.prune(ctx, a.cfg.Keep); err != nil {
 		a.logf("%v", err) // the switch is made; the next install tidies up
 	}
 	return a.awaitVerdict(ctx, ref)

@@ -5,9 +5,11 @@
 //
 //	apply.go     the recipe
 //	source.go    where a bundle comes from: an address or a file
+//	download.go  a bundle that is unpacked while it arrives
 //	admit.go     everything that a bundle can be refused for before it is unpacked
 //	revoked.go   the keys that are believed no longer
 //	release.go   the counter that never falls
+//	plan.go      the room that it takes, what is reused, what has to go
 //	stage.go     unpack, publish, make room
 //	limits.go    how long a file may become, and that nothing dumps core
 //	activate.go  the switch, the restart, the verdict
@@ -86,37 +88,46 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	}
 
 	a.stage(report.StageDownloading, "downloading the bundle")
-	admit := func(m *bootcheck.Manifest, digest string, coming int64) error {
-		err := a.admit(m, digest, coming, o)
+	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
+		err := a.admit(b, o)
 		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
 			// Also when there is no room for it: a full disk must not keep a stolen
 			// key believed.
-			if err := a.remember(ctx, m, keys); err != nil {
+			if err := a.remember(ctx, b.manifest, keys); err != nil {
 				return err
 			}
 		}
 		return err
-	}
-	b, err := a.fetch(ctx, from, o, keys, admit)
+	})
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	ref := bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
-
-	a.stage(report.StageVerifying, "version "+ref.Version)
-	if record := a.current(&ref); record != nil {
-		if done, err := a.resume(ctx, record, o.force); done {
-			if err == nil {
-				b.done()
+	defer bundles.close()
+	var ref bootcheck.Ref
+	for {
+		b, err := bundles.next(ctx)
+		if err != nil {
+			return err
+		}
+		ref = bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+		if record := a.current(&ref); record != nil {
+			a.stage(report.StageVerifying, "version "+ref.Version)
+			if done, err := a.resume(ctx, record, o.force); done {
+				if err == nil {
+					b.drop()
+				}
+				return err
 			}
+		}
+		// Unpacked while it is downloaded.
+		if err = a.stageVersion(ctx, b, &ref); err == nil {
+			b.drop()
+			break
+		}
+		if !errors.Is(err, errStartedOver) {
 			return err
 		}
 	}
-	if err := a.stageVersion(ctx, b, &ref); err != nil {
-		return err
-	}
-	b.done()
 	if o.noActivate {
 		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` runs it\n", ref.Version, ref.Version)
 		return nil

@@ -89,13 +89,13 @@ func (a *applier) verifyBundle(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	admit := func(*bootcheck.Manifest, string, int64) error { return nil }
-	b, err := openFile(ctx, name, installOptions{}, keys, admit)
+	file, err := openFile(ctx, name, installOptions{}, keys, func(*openBundle) error { return nil })
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	if err := bundle.Check(ctx, b.File, b.head, b.manifest, bundle.Options{}); err != nil {
+	defer file.close()
+	b := file.b
+	if err := bundle.Check(ctx, b, b.head, b.manifest, bundle.Options{}); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.out, "bundle %s is whole: version %s, %d entries, %d bytes, %s\n", name, b.manifest.Version, len(b.manifest.Entries), b.manifest.Size, b.digest)
@@ -126,7 +126,7 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 	if err := a.sweep(ctx); err != nil {
 		return err
 	}
-	removed, err := a.prune(ctx, a.cfg.Keep, -1)
+	removed, err := a.prune(ctx, a.cfg.Keep)
 	for _, version := range removed {
 		fmt.Fprintf(a.out, "removed version %s\n", version)
 	}

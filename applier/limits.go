@@ -32,20 +32,20 @@ func limitFiles(n int64) (restore func(), err error) {
 	return func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &before) }, nil
 }
 
-// longestFile is the longest file that may be written while m is unpacked from a
-// bundle of size bytes, which may still be growing.
-func longestFile(m *bootcheck.Manifest, size int64) int64 {
-	longest := max(size, bootcheck.MaxManifest)
-	for i := range m.Entries {
-		longest = max(longest, m.Entries[i].Size)
+// longestFile is the longest file that may be written while b is unpacked: the
+// bundle itself may still be growing.
+func longestFile(b *openBundle) int64 {
+	longest := max(b.head.Size(b.manifest), bootcheck.MaxManifest)
+	for i := range b.manifest.Entries {
+		longest = max(longest, b.manifest.Entries[i].Size)
 	}
 	return longest
 }
 
-// guardUnpack is limitFiles for the unpacking of m. It is a second wall: a system
+// guardUnpack is limitFiles for the unpacking of b. It is a second wall: a system
 // that does not have it goes on without.
-func (a *applier) guardUnpack(m *bootcheck.Manifest, size int64) (restore func()) {
-	restore, err := limitFiles(longestFile(m, size))
+func (a *applier) guardUnpack(b *openBundle) (restore func()) {
+	restore, err := limitFiles(longestFile(b))
 	if err != nil {
 		a.logf("unpacking without a limit for the length of files: %v", err)
 		return func() {}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -67,14 +68,20 @@ func TestUnpackIsLimited(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &after); err != nil || after != before {
 		t.Errorf("the limit is %v (%v), it was %v", after, err, before)
 	}
-	m := &bootcheck.Manifest{Entries: []bootcheck.Entry{{Size: 1 << 30}, {Size: 1}}}
-	if got := longestFile(m, 7); got != 1<<30 {
-		t.Errorf("longestFile = %d, want the longest entry", got)
-	}
-	if got := longestFile(m, 2<<30); got != 2<<30 {
-		t.Errorf("longestFile = %d, want the bundle", got)
-	}
-	if got := longestFile(&bootcheck.Manifest{}, 7); got != bootcheck.MaxManifest {
-		t.Errorf("longestFile = %d, want the manifest", got)
+	entries := []bootcheck.Entry{{Size: 1 << 30}, {Size: 1}}
+	for _, row := range []struct {
+		name    string
+		payload int64
+		entries []bootcheck.Entry
+		want    int64
+	}{
+		{"the longest entry", 7, entries, 1 << 30},
+		{"the bundle", 2 << 30, entries, 2 << 30},
+		{"the manifest", 7, nil, bootcheck.MaxManifest},
+	} {
+		m := &bootcheck.Manifest{Entries: row.entries, Frames: []bootcheck.Frame{{Length: row.payload}}}
+		if got := longestFile(&openBundle{head: &bundle.Head{}, manifest: m}); got != row.want {
+			t.Errorf("longestFile = %d, want %s, %d", got, row.name, row.want)
+		}
 	}
 }

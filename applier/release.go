@@ -15,12 +15,13 @@ import (
 // which must have proved itself here: a vendor can always go above a thief.
 const maxReleaseStep = 1 << 45
 
-// checkRelease refuses m, whose snapshot is or would be ref, for its counter:
-// below what was confirmed here, or far beyond it. record may be nil.
-func (a *applier) checkRelease(m *bootcheck.Manifest, record *bootcheck.Record, ref *bootcheck.Ref, o installOptions) error {
+// checkRelease refuses a bundle for its counter: below what was confirmed here, or
+// far beyond it. record may be nil.
+func (a *applier) checkRelease(b *openBundle, record *bootcheck.Record, o installOptions) error {
+	m := b.manifest
 	var floor int64
 	if record != nil {
-		if record.Current.Same(ref) {
+		if record.Current.Same(b.ref()) {
 			return nil
 		}
 		floor = a.floor(record)

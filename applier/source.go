@@ -9,97 +9,63 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
-	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // openBundle is a bundle whose head is verified and admitted. It is read through
 // one open file from the check of its signature to the last byte unpacked, so
-// nobody can exchange it in between.
+// nobody can exchange it in between. A download may still go on: then a read waits
+// for it, and a *brokenOff says how it ended if it fails.
 type openBundle struct {
-	*os.File
-	size     int64
+	io.ReaderAt
 	head     *bundle.Head
 	manifest *bootcheck.Manifest
 	digest   string
-	done     func() // removes what the download left; the bundle is not needed any more
+	coming   int64 // bytes that have still to be downloaded, if all of it is wanted
+
+	want    func([]bundle.Span)           // says what else of it is wanted; called once
+	arrived <-chan struct{}               // closed when that is here, or never will be
+	took    func() (time.Duration, error) // after arrived: how long it takes to have it again
+	drop    func()                        // ends the download and removes what it left
+}
+
+func (b *openBundle) ref() *bootcheck.Ref {
+	return &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+}
+
+// A source is where the bundle comes from.
+type source interface {
+	// next is the bundle, and after errStartedOver what came in its place.
+	next(ctx context.Context) (*openBundle, error)
+	close()
 }
 
 // admitFunc refuses a bundle by its verified manifest.
-// coming is how many bytes of it have still to be downloaded.
-type admitFunc func(m *bootcheck.Manifest, digest string, coming int64) error
+type admitFunc func(b *openBundle) error
 
-// fetch opens the bundle at from, an http or https address, a file: address or
-// a path. A refusal ends a download as soon as the bundle's head has arrived.
-func (a *applier) fetch(ctx context.Context, from string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+// open opens the bundle at from, an http or https address, a file: address or a
+// path. Whoever gets it from next has a bundle that admit let pass: it is refused
+// as soon as its head has arrived.
+func (a *applier) open(ctx context.Context, from string, o installOptions, keys *trust.Keys, admit admitFunc) (source, error) {
 	path, err := localPath(from)
 	if err != nil {
 		return nil, err
 	}
-	if path != "" {
-		return openFile(ctx, path, o, keys, admit)
+	if path == "" {
+		return a.download(ctx, from, o, keys, admit), nil
 	}
-	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
-	f, stats, err := fetch.Fetch(ctx, src, fetch.Options{
-		Dir:       a.cfg.Spool,
-		Reserve:   int64(a.cfg.Reserve),
-		Proxy:     a.cfg.Proxy,
-		CA:        a.cfg.CA,
-		LimitRate: int64(a.cfg.LimitRate),
-		Deadline:  a.cfg.DownloadDeadline,
-		Calendar:  a.calendar(),
-		Progress:  a.progress,
-		Log:       func(line string) { a.logf("%s", line) },
-		Inspect: func(f *os.File, have int64) (bool, error) {
-			whole, err := headArrived(f, have)
-			if err != nil || !whole {
-				return false, err
-			}
-			_, err = readHead(f, -1, have, keys, admit)
-			return true, err
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	remove := func() {
-		if err := fetch.Remove(a.cfg.Spool, src); err != nil {
-			a.logf("cannot remove the downloaded bundle: %v", err)
-		}
-	}
-	// Read again from the whole file: the download may have started over, with
-	// another file, after its head was admitted.
-	head, err := readHead(f, stats.Size, stats.Size, keys, admit)
-	if err != nil {
-		f.Close()
-		remove()
-		return nil, err
-	}
-	head.done = remove
-	return head, nil
-}
-
-// headArrived reports whether the first have bytes of f hold the whole head.
-func headArrived(f io.ReaderAt, have int64) (bool, error) {
-	var first [bundle.PrefixSize]byte
-	if have < int64(len(first)) {
-		return false, nil
-	}
-	if _, err := f.ReadAt(first[:], 0); err != nil {
-		return false, err
-	}
-	size, err := bundle.HeadSize(first[:])
-	return err == nil && have >= size, err
+	return openFile(ctx, path, o, keys, admit)
 }
 
 // readHead verifies the head of f and admits its manifest. size is the length
 // of the whole bundle, -1 while it is not known; have bytes of it are here.
-func readHead(f *os.File, size, have int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+func readHead(f io.ReaderAt, size, have int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
 	head, err := bundle.ReadHead(f, size)
 	if err != nil {
 		return nil, err
@@ -108,15 +74,36 @@ func readHead(f *os.File, size, have int64, keys *trust.Keys, admit admitFunc) (
 	if err != nil {
 		return nil, err
 	}
-	digest := bootcheck.Digest(head.RawManifest)
-	if err := admit(m, digest, head.Size(m)-have); err != nil {
+	b := &openBundle{
+		ReaderAt: f, head: head, manifest: m, digest: bootcheck.Digest(head.RawManifest), coming: head.Size(m) - have,
+		want:    func([]bundle.Span) {},
+		arrived: here,
+		took:    func() (time.Duration, error) { return 0, nil },
+		drop:    func() {},
+	}
+	if err := admit(b); err != nil {
 		return nil, err
 	}
-	return &openBundle{File: f, size: size, head: head, manifest: m, digest: digest, done: func() {}}, nil
+	return b, nil
 }
 
-// openFile opens a bundle on this machine.
-func openFile(ctx context.Context, path string, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
+// here is what is on this machine: it need not be waited for.
+var here = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// A local is a bundle on this machine.
+type local struct {
+	*os.File
+	b *openBundle
+}
+
+func (l local) next(context.Context) (*openBundle, error) { return l.b, nil }
+func (l local) close()                                    { l.Close() }
+
+func openFile(ctx context.Context, path string, o installOptions, keys *trust.Keys, admit admitFunc) (*local, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
@@ -126,7 +113,7 @@ func openFile(ctx context.Context, path string, o installOptions, keys *trust.Ke
 		f.Close()
 		return nil, err
 	}
-	return b, nil
+	return &local{f, b}, nil
 }
 
 func checkFile(ctx context.Context, f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {

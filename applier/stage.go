@@ -2,8 +2,11 @@ package applier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"time"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/report"
@@ -25,11 +28,9 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 			a.logf("%v; unpacking it again", err)
 		}
 	}
-	a.stage(report.StageToInstall, "version "+ref.Version)
-	if err := a.makeRoom(ctx, b.manifest); err != nil {
+	if err := a.makeRoom(ctx, b); err != nil {
 		return err
 	}
-	a.stage(report.StageInstalling, "unpacking version "+ref.Version)
 	defer func() {
 		// Nothing is there any more when it was published.
 		if err := a.store.Unstage(ref.Version); err != nil {
@@ -37,8 +38,8 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		}
 	}()
 	if err := a.unpack(ctx, b, ref.Version); err != nil {
-		if bootcheck.Exit(err) == bootcheck.ExitDamaged {
-			b.done() // to resume this download would be to fail for ever
+		if bootcheck.Exit(err) == bootcheck.ExitDamaged || bootcheck.IsNoSpace(err) {
+			b.drop() // to resume this download would be to fail for ever; and a full disk needs the room
 		}
 		return err
 	}
@@ -73,6 +74,9 @@ func (a *applier) replace(version string) error {
 	return a.store.Remove(record, version)
 }
 
+// quickDownload is a download that is sooner made again than written to the flash.
+const quickDownload = 30 * time.Second
+
 // unpack writes the bundle's tree to the staging folder; all of it is durable
 // when it returns.
 func (a *applier) unpack(ctx context.Context, b *openBundle, version string) error {
@@ -81,44 +85,78 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		return err
 	}
 	defer root.Close()
-	defer a.guardUnpack(b.manifest, b.size)()
-	return bundle.Unpack(ctx, b.File, b.head, b.manifest, root, bundle.Options{
-		Progress: a.progress,
-		Log:      func(line string) { a.logf("%s", line) },
+	defer a.guardUnpack(b)()
+	u, err := bundle.Begin(b.head, b.manifest, root)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	if err := a.takeOffers(ctx, u, b.manifest); err != nil {
+		return err
+	}
+	b.want(u.Missing())
+
+	// As long as it arrives, that is what is shown: it is the slower of the two.
+	arrived := sync.OnceFunc(func() {
+		a.stage(report.StageVerifying, "version "+version)
+		a.stage(report.StageToInstall, "version "+version)
+		a.stage(report.StageInstalling, "unpacking version "+version)
 	})
+	progress := func(done, total int64) {
+		select {
+		case <-b.arrived:
+			arrived()
+			a.progress(done, total)
+		default:
+		}
+	}
+	progress(0, b.manifest.Size)
+	if err := u.Finish(ctx, b, bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }}); err != nil {
+		if broken, ok := errors.AsType[*brokenOff](err); ok {
+			return broken.err // it says what failed, and is no fault of the bundle
+		}
+		return err
+	}
+	<-b.arrived
+	arrived()
+	took, err := b.took()
+	if err != nil {
+		return err
+	}
+	if took < quickDownload {
+		// A power cut from here on costs the download, and nothing else. Kept, all
+		// of it would be written by the next line.
+		b.drop()
+	}
+	return u.Sync()
 }
 
-// makeRoom removes surplus snapshots until m fits, the least useful first.
-func (a *applier) makeRoom(ctx context.Context, m *bootcheck.Manifest) error {
+// makeRoom removes the snapshots that b's plan says, the least useful first.
+func (a *applier) makeRoom(ctx context.Context, b *openBundle) error {
 	record, err := a.record()
 	if err != nil {
 		return err
 	}
-	if err := a.checkRoom(m, 0, record); err != nil {
-		return err // before anything is removed for nothing
+	p, err := a.plan(b, record)
+	if err != nil {
+		return err
 	}
-	for {
-		free, err := a.store.Free()
-		if err != nil {
-			return err
-		}
-		bytes, inodes := need(m, free.Block)
-		if bytes+uint64(a.cfg.Reserve) <= free.Bytes && (free.NoInodes || inodes <= free.Inodes) {
-			return nil
-		}
-		removed, err := a.prune(ctx, 0, 1)
-		if err != nil {
-			return err
-		}
-		if len(removed) == 0 {
-			return a.checkRoom(m, 0, nil)
-		}
+	if len(p.remove) == 0 {
+		return nil
 	}
+	unlock, err := a.store.Lock(ctx, lockToCommit)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if record, err = a.record(); err != nil {
+		return err
+	}
+	return a.remove(record, p.remove)
 }
 
-// prune removes surplus snapshots beyond keep, at most limit of them (limit < 0:
-// all), and says which.
-func (a *applier) prune(ctx context.Context, keep, limit int) ([]string, error) {
+// prune removes the surplus snapshots beyond keep, and says which.
+func (a *applier) prune(ctx context.Context, keep int) ([]string, error) {
 	unlock, err := a.store.Lock(ctx, lockToCommit)
 	if err != nil {
 		return nil, err
@@ -132,16 +170,18 @@ func (a *applier) prune(ctx context.Context, keep, limit int) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	if limit >= 0 && len(surplus) > limit {
-		surplus = surplus[:limit]
-	}
-	for i, version := range surplus {
+	return surplus, a.remove(record, surplus)
+}
+
+// remove removes versions that record does not link to. Its caller holds the lock.
+func (a *applier) remove(record *bootcheck.Record, versions []string) error {
+	for _, version := range versions {
 		if err := a.store.Remove(record, version); err != nil {
-			return surplus[:i], fmt.Errorf("cannot remove version %s: %w", version, err)
+			return fmt.Errorf("cannot remove version %s: %w", version, err)
 		}
 		a.logf("removed version %s to make room", version)
 	}
-	return surplus, nil
+	return nil
 }
 
 // sweep removes what an earlier run left. Its caller holds the lock of installs.

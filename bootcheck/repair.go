@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -580,6 +581,7 @@ func (r *repair) makeFile(e *Entry, write func(to *os.File) error) (bool, error)
 	if err := to.Chmod(r.mode(e)); err != nil {
 		return false, err
 	}
+	MarkVerified(to, e.SHA256, time.Now())
 	if err := to.Sync(); err != nil {
 		return false, err // never a second time: the file is thrown away
 	}

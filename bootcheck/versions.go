@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -255,6 +256,50 @@ func (s *Store) Free() (Space, error) {
 		Block:    uint64(st.Bsize),
 		NoInodes: st.Files == 0,
 	}, nil
+}
+
+// Occupied is what the file system gets back when versions are removed: the blocks
+// and inodes of files that no other version shares. Blocks that are shared by a
+// clone are counted all the same.
+func (s *Store) Occupied(versions ...string) (Space, error) {
+	var sum Space
+	left := make(map[uint64]uint64) // by inode: names of it that are not among versions
+	for _, version := range versions {
+		err := filepath.WalkDir(s.VersionDir(version), func(_ string, d fs.DirEntry, err error) error {
+			if err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil // removed meanwhile
+				}
+				return err
+			}
+			info, err := d.Info()
+			if err != nil {
+				return nil
+			}
+			st, ok := info.Sys().(*syscall.Stat_t)
+			if !ok {
+				return nil
+			}
+			if links := uint64(st.Nlink); links > 1 && !d.IsDir() {
+				n, known := left[st.Ino]
+				if !known {
+					n = links
+				}
+				n--
+				left[st.Ino] = n
+				if n > 0 {
+					return nil
+				}
+			}
+			sum.Bytes += uint64(st.Blocks) * 512
+			sum.Inodes++
+			return nil
+		})
+		if err != nil {
+			return Space{}, err
+		}
+	}
+	return sum, nil
 }
 
 // CompareVersions orders version names as people do: runs of digits by their

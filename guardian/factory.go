@@ -50,6 +50,9 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 	if err := g.store.Verify(ctx, &ref, bootcheck.Full); err != nil {
 		return err
 	}
+	if err := g.store.Unshare(ctx, version); err != nil {
+		return err
+	}
 	if err := g.store.Retire(version); err != nil {
 		return fmt.Errorf("cannot make version %s read-only: %w", version, err)
 	}

@@ -34,19 +34,14 @@ type wall struct {
 	err   error // why there is none
 }
 
-// What may be done below the folder that is unpacked into, and below the one that
-// may be read.
-const (
-	mayRead  = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR
-	mayWrite = mayRead | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
-		unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
-)
+// mayDo is what may be done below the folder that is unpacked into.
+const mayDo = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_READ_DIR | unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
+	unix.LANDLOCK_ACCESS_FS_MAKE_REG | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_SYM
 
-// newWall makes a wall inside of which only what is below write can be made and
-// written and what is below read can be read; either may be nil. There is always a
-// wall; one of a kernel without Landlock keeps nobody in, and says why in err. The
-// caller closes it.
-func newWall(write, read *os.File) *wall {
+// newWall makes a wall inside of which only what is below dir can be made, written
+// and read; nil: nothing at all. There is always a wall; one of a kernel without
+// Landlock keeps nobody in, and says why in err. The caller closes it.
+func newWall(dir *os.File) *wall {
 	w := &wall{rules: -1}
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	switch errno {
@@ -66,14 +61,8 @@ func newWall(write, read *os.File) *wall {
 	}
 	w.rules = int(fd)
 	unix.CloseOnExec(w.rules)
-	for _, r := range []struct {
-		below *os.File
-		may   uint64
-	}{{write, mayWrite}, {read, mayRead}} {
-		if r.below == nil {
-			continue
-		}
-		rule := unix.LandlockPathBeneathAttr{Allowed_access: r.may, Parent_fd: int32(r.below.Fd())}
+	if dir != nil {
+		rule := unix.LandlockPathBeneathAttr{Allowed_access: mayDo, Parent_fd: int32(dir.Fd())}
 		_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, fd, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 		if errno != 0 {
 			w.close() // without a rule nothing could be unpacked
@@ -153,26 +142,19 @@ func (w *wall) run(f func() error) error {
 }
 
 // relay makes of progress, which may open files or sockets, a function that can be
-// called from behind the wall. Of calls that come faster than progress returns,
-// only the newest counts. Calls of tell must not overlap; end waits for the last.
+// called from behind the wall. Calls of tell must not overlap; each waits until
+// progress has returned from the one before, and end until it has from the last.
 func relay(progress func(done, total int64)) (tell func(done, total int64), end func()) {
 	if progress == nil {
-		return func(int64, int64) {}, func() {}
+		return nil, func() {}
 	}
 	type step struct{ done, total int64 }
-	steps, ended := make(chan step, 1), make(chan struct{})
+	steps, ended := make(chan step), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for s := range steps {
 			progress(s.done, s.total)
 		}
 	}()
-	tell = func(done, total int64) {
-		select {
-		case <-steps:
-		default:
-		}
-		steps <- step{done, total}
-	}
-	return tell, func() { close(steps); <-ended }
+	return func(done, total int64) { steps <- step{done, total} }, func() { close(steps); <-ended }
 }

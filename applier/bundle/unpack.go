@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,16 +17,12 @@ import (
 // Options of Unpack and Check.
 type Options struct {
 	// Progress is told how many bytes of file content are done, of how many,
-	// after each frame, but for those that are done while it is called. Calls do
-	// not overlap and never go back. nil: nobody wants to know.
+	// after each frame. Calls do not overlap and never go back. It must not
+	// block for long: the work waits. nil: nobody wants to know.
 	Progress func(doneBytes, total int64)
 
-	// Read is a folder below which files may be read while the bundle is unpacked.
-	// nil: none.
-	Read *os.File
-
-	// Log gets a line if the kernel offers no second wall around the unpacking, or
-	// not all of it. nil: nobody wants to know.
+	// Log gets a line if the kernel has no second wall for the unpacking. nil:
+	// nobody wants to know.
 	Log func(line string)
 }
 
@@ -33,64 +30,187 @@ type Options struct {
 // buffers of up to 4 MiB, and the eMMC is the limit before three cores are.
 const maxWorkers = 3
 
-// Unpack writes the version in the bundle r to root, an empty directory of the
-// caller's. h is r's head and m its manifest, both from Verify. r may still grow
-// while Unpack works, if its ReadAt waits for what is not there yet, and gives up
-// when ctx ends.
+// An Unpacker writes the version of one bundle to a directory, in four steps:
+//
+//	Begin    makes the directories
+//	Take     gets files that other versions of the device have, from each of them
+//	Finish   unpacks the rest, then makes the links
+//	Sync     makes all of it durable
+//
+// Between Take and Finish, Missing says which parts of the bundle Finish reads:
+// nothing else of it need be there. What an error leaves behind the caller removes.
+//
+// A bundle that is not what its manifest says is an *bootcheck.Error with
+// ExitDamaged. Errors of the bundle's reader and of the disk are in the error: a
+// full disk is found by bootcheck.IsNoSpace.
+type Unpacker struct {
+	h      *Head
+	m      *bootcheck.Manifest
+	root   *os.Root // nil: only check
+	disk   *os.File // root, open since before the first write
+	shares []share
+	wall   *wall  // around all of it but Take
+	have   []bool // by entry: files that are there
+	done   int64  // bytes of content of those
+}
+
+// Begin makes the directories of the version in root, an empty directory of the
+// caller's, and .ota with what is in it. h is the head of the bundle and m its
+// manifest, both from Verify.
+func Begin(h *Head, m *bootcheck.Manifest, root *os.Root) (*Unpacker, error) {
+	u, err := newUnpacker(h, m)
+	if err != nil {
+		return nil, err
+	}
+	u.root = root
+	if u.disk, err = root.Open("."); err != nil {
+		return nil, fmt.Errorf("cannot unpack: %w", err)
+	}
+	if err := u.begin(); err != nil {
+		u.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+func newUnpacker(h *Head, m *bootcheck.Manifest) (*Unpacker, error) {
+	shares, err := planFrames(m)
+	if err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
+	}
+	return &Unpacker{h: h, m: m, shares: shares, have: make([]bool, len(m.Entries))}, nil
+}
+
+func (u *Unpacker) begin() error {
+	if _, err := u.disk.ReadDir(1); !errors.Is(err, io.EOF) {
+		if err == nil {
+			err = errors.New("the directory is not empty")
+		}
+		return fmt.Errorf("cannot unpack into %s: %w", u.root.Name(), err)
+	}
+	u.wall = newWall(u.disk)
+	if err := u.wall.run(func() error { return makeDirs(u.root, u.h, u.m) }); err != nil {
+		return fmt.Errorf("cannot unpack: %w", err)
+	}
+	return nil
+}
+
+// Close lets go of what Begin opened.
+func (u *Unpacker) Close() {
+	if u.wall != nil {
+		u.wall.close()
+	}
+	if u.disk != nil {
+		_ = u.disk.Close()
+	}
+}
+
+// A Span is some bytes of a bundle: from First on, up to End, exclusive.
+type Span struct{ First, End int64 }
+
+// Missing are the parts of the bundle that Finish has still to read, in order.
+func (u *Unpacker) Missing() []Span {
+	var spans []Span
+	for i := range u.shares {
+		if !u.needs(i) {
+			continue
+		}
+		f := &u.m.Frames[i]
+		s := Span{u.h.PayloadOffset + f.Offset, u.h.PayloadOffset + f.Offset + f.Length}
+		if n := len(spans); n > 0 && spans[n-1].End == s.First {
+			spans[n-1].End = s.End
+		} else {
+			spans = append(spans, s)
+		}
+	}
+	return spans
+}
+
+// Missing are the parts of the bundle whose manifest is m that hold the files that
+// are not there yet, in order. When none is there, that is all of the payload: then
+// all of it is checked.
+func (h *Head) Missing(m *bootcheck.Manifest, have func(entry int) bool) []Span {
+	u, err := newUnpacker(h, m)
+	if err != nil {
+		return nil // Verify has seen to that
+	}
+	for i := range m.Entries {
+		if e := &m.Entries[i]; e.Type == bootcheck.TypeFile && (e.Size == 0 || have(i)) {
+			u.have[i] = true
+			u.done += e.Size
+		}
+	}
+	return u.Missing()
+}
+
+// needs reports whether frame i holds anything that is not there yet. All frames
+// are read when no file was taken: then the whole bundle is checked.
+func (u *Unpacker) needs(i int) bool {
+	if u.done == 0 {
+		return true
+	}
+	s := &u.shares[i]
+	for k := s.first; k < s.first+s.count; k++ {
+		if u.m.Entries[k].Type == bootcheck.TypeFile && !u.have[k] {
+			return true
+		}
+	}
+	return false
+}
+
+// Finish unpacks what is missing from the bundle r, which may still grow: its
+// ReadAt waits for what is not there yet, and gives up when ctx ends. A read at
+// the bundle's end returns io.EOF when all of it arrived.
 //
 // Each frame is hashed before it is decoded and each file before, or for a large
 // one while, it is written; a file that is there already is never written to and
 // no link is followed. Links are made last, and each must then lead to a place
-// inside root, or to none. All of it is done behind a second wall, where the
-// kernel has one: see wall.
-//
-// When it returns without an error all of it, files and directories, is durable
-// below root, .ota too: one syncfs at the end, on a descriptor that was opened
-// before the first write, so that no write error of the device can be missed.
-// root's own name in its parent is the caller's business, and so is to remove
-// what an error leaves behind.
-//
-// A bundle that is not what its manifest says is an *bootcheck.Error with
-// ExitDamaged. Errors of r and of the disk are in the error: a full disk is
-// found by bootcheck.IsNoSpace.
-func Unpack(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
-	disk, err := root.Open(".")
-	if err != nil {
-		return fmt.Errorf("cannot unpack: %w", err)
+// inside the directory, or to none. All of it is done behind a second wall, where
+// the kernel has one: see wall.
+func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error {
+	if u.wall.err != nil && opt.Log != nil {
+		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", u.wall.err))
 	}
-	defer func() { _ = disk.Close() }()
-	if _, err := disk.ReadDir(1); !errors.Is(err, io.EOF) {
-		if err == nil {
-			err = errors.New("the directory is not empty")
-		}
-		return fmt.Errorf("cannot unpack into %s: %w", root.Name(), err)
-	}
-	wall := newWall(disk, opt.Read)
-	defer wall.close()
-	if wall.err != nil && opt.Log != nil {
-		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", wall.err))
-	}
-	if err := wall.run(func() error { return makeDirs(root, h, m) }); err != nil {
-		return fmt.Errorf("cannot unpack: %w", err)
-	}
-	if err := run(ctx, r, h, m, root, wall, opt); err != nil {
+	if err := u.run(ctx, r, opt); err != nil {
 		return err
 	}
-	if err := wall.run(func() error { return finish(root, m) }); err != nil {
-		return err
-	}
-	if err := unix.Syncfs(int(disk.Fd())); err != nil {
+	return u.wall.run(func() error { return finish(u.root, u.m) })
+}
+
+// Sync makes all that was unpacked durable, files and directories, .ota too: by
+// one syncfs, on a descriptor that was opened before the first write, so that no
+// write error of the device can be missed. The directory's own name in its parent
+// is the caller's business.
+func (u *Unpacker) Sync() error {
+	if err := unix.Syncfs(int(u.disk.Fd())); err != nil {
 		return fmt.Errorf("cannot unpack: the disk did not take it: %w", os.NewSyscallError("syncfs", err))
 	}
 	return nil
 }
 
+// Unpack does all steps of an Unpacker that takes nothing from other versions.
+func Unpack(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
+	u, err := Begin(h, m, root)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	if err := u.Finish(ctx, r, opt); err != nil {
+		return err
+	}
+	return u.Sync()
+}
+
 // Check does all that Unpack does but for the writing: every frame, every
 // member and every file is compared with the manifest.
 func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, opt Options) error {
-	wall := newWall(nil, nil)
-	defer wall.close()
-	return run(ctx, r, h, m, nil, wall, opt)
+	u, err := newUnpacker(h, m)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	u.wall = newWall(nil)
+	return u.run(ctx, r, opt)
 }
 
 // makeDirs makes all directories, and .ota with what is in it. Directories get
@@ -107,7 +227,7 @@ func makeDirs(root *os.Root, h *Head, m *bootcheck.Manifest) error {
 		if err != nil {
 			return err
 		}
-		if err := writeAndClose(f, content, 0o644); err != nil {
+		if err := writeAndClose(f, content, 0o644, ""); err != nil {
 			return err
 		}
 	}
@@ -170,10 +290,15 @@ func create(root *os.Root, name string) (*os.File, error) {
 	return root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 }
 
-func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode) error {
+// writeAndClose writes the end of f, which then has the content of sha256; empty:
+// nobody wants to know.
+func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode, sha256 string) error {
 	_, err := f.Write(content)
 	if err == nil {
 		err = f.Chmod(mode.Perm())
+	}
+	if err == nil && sha256 != "" {
+		bootcheck.MarkVerified(f, sha256, time.Now())
 	}
 	// Close reports what a network file system or a quota has kept for it.
 	return errors.Join(err, f.Close())

@@ -17,13 +17,10 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// unpacking is one run over all frames.
+// unpacking is one run over the frames that hold what is missing.
 type unpacking struct {
+	*Unpacker
 	r      io.ReaderAt
-	h      *Head
-	m      *bootcheck.Manifest
-	root   *os.Root // nil: only check
-	shares []share
 	next   atomic.Int64 // the frame that the next free worker takes
 	listed func() map[string]bool
 
@@ -32,25 +29,21 @@ type unpacking struct {
 	progress func(doneBytes, total int64)
 }
 
-func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, wall *wall, opt Options) error {
-	shares, err := planFrames(m)
-	if err != nil {
-		return damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
-	}
+func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
 	tell, told := relay(opt.Progress)
 	defer told()
-	u := &unpacking{r: r, h: h, m: m, root: root, shares: shares, progress: tell}
+	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: tell}
 	u.listed = sync.OnceValue(func() map[string]bool {
-		names := make(map[string]bool, len(m.Entries))
-		for i := range m.Entries {
-			names[m.Entries[i].Path] = true
+		names := make(map[string]bool, len(u.m.Entries))
+		for i := range u.m.Entries {
+			names[u.m.Entries[i].Path] = true
 		}
 		return names
 	})
 	// What a broken frame leaves open.
 	defer func() {
-		for i := range shares {
-			if p := shares[i].part; p != nil && p.out != nil {
+		for i := range u.shares {
+			if p := u.shares[i].part; p != nil && p.out != nil {
 				_ = p.out.Close()
 			}
 		}
@@ -59,9 +52,9 @@ func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, roo
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var wg sync.WaitGroup
-	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(shares)) {
+	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(u.shares)) {
 		wg.Go(func() {
-			_ = wall.enter() // newWall has tried it
+			_ = u.wall.enter() // newWall has tried it
 			if err := u.work(ctx); err != nil {
 				stop(err) // only the first counts
 			}
@@ -72,7 +65,7 @@ func run(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, roo
 		return err
 	}
 	// A file may not be longer than what was signed.
-	n, err := r.ReadAt(make([]byte, 1), h.Size(m))
+	n, err := r.ReadAt(make([]byte, 1), u.h.Size(u.m))
 	switch {
 	case n > 0:
 		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the bundle")
@@ -87,8 +80,7 @@ type worker struct {
 	*unpacking
 	zstd          *zstd.Decoder
 	packed, frame []byte
-	dir           *os.Root // of dirName, where the last file went
-	dirName       string
+	dirs          dirCache
 }
 
 // work takes one frame after another, in their order, until none is left. A
@@ -98,12 +90,15 @@ func (u *unpacking) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := &worker{unpacking: u, zstd: d}
+	w := &worker{unpacking: u, zstd: d, dirs: dirCache{root: u.root}}
 	defer w.close()
 	for {
 		i := int(u.next.Add(1) - 1)
 		if i >= len(u.shares) {
 			return nil
+		}
+		if !u.needs(i) {
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -120,9 +115,7 @@ func (u *unpacking) work(ctx context.Context) error {
 
 func (w *worker) close() {
 	w.zstd.Close()
-	if w.dir != nil {
-		_ = w.dir.Close()
-	}
+	w.dirs.close()
 }
 
 // readFrame reads, checks and decodes frame i.
@@ -165,11 +158,13 @@ func (w *worker) share(ctx context.Context, i int, tar []byte) error {
 		for k := range s.count {
 			e := &w.m.Entries[s.first+k]
 			mem := entryMember(e)
-			if err := w.small(e, mem, tar[:mem.memberLen()]); err != nil {
+			if err := w.small(s.first+k, mem, tar[:mem.memberLen()]); err != nil {
 				return err
 			}
 			tar = tar[mem.memberLen():]
-			content += e.Size
+			if !w.have[s.first+k] {
+				content += e.Size
+			}
 		}
 	}
 	w.mu.Lock()
@@ -181,8 +176,9 @@ func (w *worker) share(ctx context.Context, i int, tar []byte) error {
 	return nil
 }
 
-// small does one whole member.
-func (w *worker) small(e *bootcheck.Entry, mem member, tar []byte) error {
+// small does one whole member, that of entry i.
+func (w *worker) small(i int, mem member, tar []byte) error {
+	e := &w.m.Entries[i]
 	if err := w.header(tar, mem); err != nil {
 		return err
 	}
@@ -195,12 +191,12 @@ func (w *worker) small(e *bootcheck.Entry, mem member, tar []byte) error {
 		return nil // made from the manifest, by makeDirs and finish
 	}
 	sum := sha256.Sum256(content)
-	if err := checkSum(e, sum[:]); err != nil || w.root == nil {
+	if err := checkSum(e, sum[:]); err != nil || w.root == nil || w.have[i] {
 		return err
 	}
-	f, err := w.create(e)
+	f, err := w.dirs.create(e.Path)
 	if err == nil {
-		err = writeAndClose(f, content, e.Mode)
+		err = writeAndClose(f, content, e.Mode, e.SHA256)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
@@ -231,7 +227,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 		tar = tar[mem.headerLen():]
 		p.sum = sha256.New()
 		if w.root != nil {
-			f, err := w.create(e)
+			f, err := w.dirs.create(e.Path)
 			if err != nil {
 				return 0, fmt.Errorf("cannot unpack %q: %w", e.Path, err)
 			}
@@ -257,7 +253,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 		if next < p.size {
 			_, err = p.out.Write(content)
 		} else {
-			err = writeAndClose(p.out, content, e.Mode)
+			err = writeAndClose(p.out, content, e.Mode, e.SHA256)
 			p.out = nil
 		}
 		if err != nil {
@@ -283,20 +279,59 @@ func checkSum(e *bootcheck.Entry, sum []byte) error {
 	return nil
 }
 
-// create makes the file of e. It keeps the directory open for the next file:
-// os.Root looks at every component of a path, each time.
-func (w *worker) create(e *bootcheck.Entry) (*os.File, error) {
-	name := path.Dir(e.Path)
-	if w.dir == nil || w.dirName != name {
-		if w.dir != nil {
-			_ = w.dir.Close()
-			w.dir = nil
-		}
-		d, err := w.root.OpenRoot(name)
-		if err != nil {
-			return nil, err
-		}
-		w.dir, w.dirName = d, name
+// A dirCache keeps the directory of the last file open for the next one: os.Root
+// looks at every component of a path, each time.
+type dirCache struct {
+	root *os.Root
+	dir  *os.Root // of name; nil: none yet
+	name string
+	at   *os.File // dir, for calls that want a descriptor; nil: not asked for yet
+}
+
+// open returns the directory of the file p.
+func (c *dirCache) open(p string) (*os.Root, error) {
+	name := path.Dir(p)
+	if c.dir != nil && c.name == name {
+		return c.dir, nil
 	}
-	return create(w.dir, path.Base(e.Path))
+	c.close()
+	d, err := c.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	c.dir, c.name = d, name
+	return d, nil
+}
+
+// fd returns a descriptor of the directory of the file p, which is the cache's.
+func (c *dirCache) fd(p string) (int, error) {
+	d, err := c.open(p)
+	if err != nil {
+		return -1, err
+	}
+	if c.at == nil {
+		if c.at, err = d.Open("."); err != nil {
+			return -1, err
+		}
+	}
+	return int(c.at.Fd()), nil
+}
+
+// create makes the file p, which must not be there.
+func (c *dirCache) create(p string) (*os.File, error) {
+	d, err := c.open(p)
+	if err != nil {
+		return nil, err
+	}
+	return create(d, path.Base(p))
+}
+
+func (c *dirCache) close() {
+	if c.at != nil {
+		_ = c.at.Close()
+	}
+	if c.dir != nil {
+		_ = c.dir.Close()
+	}
+	c.dir, c.at = nil, nil
 }

@@ -46,9 +46,10 @@ type download struct {
 	mismatches int
 	probe      probe
 
-	noHead    bool  // do not ask for the head first: the server cannot, or it did not help
-	judged    bool  // Inspect is done with this file
-	inspected int64 // have when it was last called
+	noHead    bool   // do not ask for parts: the server cannot give any, or it did not help
+	judged    bool   // Inspect is done with this file
+	parts     []Part // that are wanted, once it is judged; nil: all
+	inspected int64  // have when it was last called
 	reported  time.Time
 }
 
@@ -72,7 +73,7 @@ func (d *download) run(ctx context.Context) error {
 		if err == nil {
 			d.stats.Size = d.size
 			if d.opt.Progress != nil {
-				d.opt.Progress(d.have, d.size)
+				d.opt.Progress(d.amount())
 			}
 			return nil
 		}
@@ -101,19 +102,27 @@ func (d *download) run(ctx context.Context) error {
 }
 
 // step is one go at the whole: from looking at what is there, head first, to
-// a durable file.
+// all that is wanted.
 func (d *download) step(ctx context.Context) error {
 	for {
 		if err := d.arrived(); err != nil {
 			return err
 		}
-		limit := d.headLimit()
+		if err := d.mend(); err != nil {
+			return err
+		}
+		limit, more, err := d.next()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
 		if err := d.try(ctx, limit); err != nil {
-			if limit > 0 && d.moved == 0 {
+			if limit > 0 && d.moved == 0 && !d.judged {
 				d.noHead = true // perhaps it is such a range that the server cannot bear
 			}
-			d.client.CloseIdleConnections()
-			d.client = nil
+			d.hangUp()
 			return err
 		}
 		if limit == 0 {
@@ -123,11 +132,28 @@ func (d *download) step(ctx context.Context) error {
 			return faultf(rewind, "the server gives nothing that proves that two parts belong together")
 		}
 	}
-	defer d.client.CloseIdleConnections()
+	defer d.hangUp()
 	if err := d.arrived(); err != nil {
 		return err
 	}
 	return d.spool.finish(d.have)
+}
+
+// hangUp ends the connections of the tries so far.
+func (d *download) hangUp() {
+	if d.client != nil {
+		d.client.CloseIdleConnections()
+		d.client = nil
+	}
+}
+
+// next says up to where the next try goes, 0 for the end of the file, and whether
+// there is anything more to fetch. It steps over what is not wanted.
+func (d *download) next() (limit int64, more bool, err error) {
+	if limit := d.headLimit(); limit > 0 {
+		return limit, true, nil
+	}
+	return d.nextPart()
 }
 
 // headLimit is how far the next try goes, so that Inspect can look before
@@ -208,11 +234,16 @@ func (d *download) arrived() error {
 		if err != nil {
 			return d.refused(err)
 		}
-		d.judged = done
+		if d.judged = done; done {
+			d.choose()
+		}
+	}
+	if d.opt.Grown != nil {
+		d.opt.Grown(d.have)
 	}
 	if d.opt.Progress != nil && time.Since(d.reported) >= progressInterval {
 		d.reported = time.Now()
-		d.opt.Progress(d.have, d.size)
+		d.opt.Progress(d.amount())
 	}
 	return d.spool.keep(d.have, d.opt.Reserve)
 }
@@ -250,7 +281,7 @@ func (d *download) restart() error {
 		return err
 	}
 	d.have, d.size, d.fresh = 0, d.from.size, true
-	d.judged, d.inspected, d.noHead = false, 0, true
+	d.judged, d.parts, d.inspected, d.noHead = false, nil, 0, true
 	d.stats.Resumed = 0
 	d.stats.Restarts++
 	return nil

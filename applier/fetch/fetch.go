@@ -15,12 +15,13 @@
 //	          │         shows the head to Inspect                      body.go, pace.go, limit.go
 //	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
 //	                           certificates, judged without a clock    certificates.go, package calendar
+//	parts ── what of the file is wanted at all                         parts.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
 // In the spool folder, NAME being a hash of the address without its query:
 //
-//	NAME.part   what has arrived, from the first byte on, without holes
-//	NAME.json   the sidecar: length, validators, how much is surely on the disk
+//	NAME.part   what has arrived, from the first byte on; holes are what nobody wants
+//	NAME.json   the sidecar: length, validators, holes, how much is surely on the disk
 //	newest-date the newest date that a signature proved, for devices without a clock
 //
 // The name leaves out the query because presigned addresses carry a new
@@ -74,8 +75,9 @@ type Options struct {
 	Dir string
 
 	// Progress is called at most every 200 ms and once at the end, with the
-	// bytes that are there (resumed ones included) and the length of the file,
-	// -1 while that is unknown. done falls when a download starts over.
+	// bytes that are there (resumed ones included) and how many are wanted in all,
+	// -1 while that is unknown. done falls when a download starts over, total when
+	// Parts says that not all is wanted.
 	Progress func(done, total int64)
 
 	// Inspect is called as the file grows, with the first have bytes of it in f
@@ -86,6 +88,16 @@ type Options struct {
 	// returned as it is, and the partial file is deleted. When the download
 	// starts over, Inspect is asked again, with another f and a smaller have.
 	Inspect func(f *os.File, have int64) (done bool, err error)
+
+	// Parts is asked when Inspect is done with a file, and says what else of it is
+	// wanted, in order; nil: all. What is not becomes a hole of the file: it is
+	// neither fetched nor given room. Where the whole file has to be fetched, as its
+	// SHA-256 is known or the server gives no ranges, it is. nil: all is wanted.
+	Parts func() []Part
+
+	// Grown is told whenever the file that Inspect saw last has grown: its first
+	// have bytes can be read. It must not wait. nil: nobody reads along.
+	Grown func(have int64)
 
 	// Log gets one line for each failure after which the download goes on.
 	// It holds no credentials and no query.
@@ -115,7 +127,7 @@ type Options struct {
 
 // Stats tells how a download went.
 type Stats struct {
-	Size     int64 // length of the file, bytes
+	Size     int64 // length of the file, bytes, what is not wanted included
 	Resumed  int64 // bytes of it that an earlier call had left
 	Fetched  int64 // bytes that arrived in this call, those thrown away included
 	Requests int   // requests sent, redirects not counted
@@ -126,6 +138,10 @@ type Stats struct {
 // reading at its start; the caller closes it, and calls Remove when it is no
 // longer needed or when its content turns out to be wrong. The length is the
 // announced one and, if src says a SHA-256, the content has it.
+//
+// The file is not durable yet: a power cut loses what arrived in the last 15
+// seconds, and a later call fetches that again. To write a bundle to the flash
+// that is deleted a moment later would be to wear it for nothing.
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
 // be right, or a proxy or CA that cannot be used, ExitBusy if another Fetch uses the folder, ExitNoSpace, ExitFailed

@@ -130,8 +130,15 @@ func (g *guard) admit(resp *http.Response) error {
 	if g.end < 0 {
 		g.end = d.size
 	}
-	if err := d.spool.room(d.size-g.offset, d.opt.Reserve); err != nil {
+	coming := d.missing()
+	if g.limit > 0 && !d.judged {
+		coming = g.end - g.offset // of the rest it is not known whether it is wanted
+	}
+	if err := d.spool.room(coming, d.opt.Reserve); err != nil {
 		return err
+	}
+	if g.offset > 0 && d.spool.mark.Size == d.size {
+		return nil // nothing new
 	}
 	return d.spool.note(func(m *mark) {
 		m.Size = d.size

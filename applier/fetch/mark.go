@@ -21,6 +21,7 @@ type mark struct {
 	LastModified string `json:"last_modified,omitempty"` // only if it can serve as a validator
 	Synced       int64  `json:"synced"`                  // bytes that a power cut cannot take
 	Boot         string `json:"boot"`                    // boot ID in which the partial file was last written
+	Holes        []Part `json:"holes,omitempty"`         // of the partial file, in order; those behind Synced may not be all
 }
 
 // readMark reads a sidecar. Whatever is odd about it is an error: the download
@@ -34,7 +35,7 @@ func readMark(name string) (*mark, error) {
 	if fi, err := f.Stat(); err != nil || !private(fi) {
 		return nil, fmt.Errorf("%q is not a file of ours", name)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	data, err := io.ReadAll(io.LimitReader(f, maxMark))
 	if err != nil {
 		return nil, err
 	}
@@ -45,8 +46,20 @@ func readMark(name string) (*mark, error) {
 	if !isStrong(m.ETag) {
 		m.ETag = ""
 	}
+	end := int64(1)
+	for _, h := range m.Holes {
+		if h.First < end || h.End <= h.First {
+			return nil, fmt.Errorf("%q names holes that cannot be", name)
+		}
+		end = h.End
+	}
 	return m, nil
 }
+
+// maxMark bounds what is read of a sidecar, bytes. A hole is at least minGap wide
+// and takes 50 bytes, so the largest file, 8 GB, can have more than that: then it
+// is fetched anew.
+const maxMark = 4 << 20
 
 // setValidators keeps what an answer of 200 says of the file, if it is strong
 // enough to join two halves by.

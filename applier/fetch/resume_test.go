@@ -201,17 +201,18 @@ func TestWholeLeftover(t *testing.T) {
 	for _, row := range []struct {
 		name     string
 		sha      bool
-		reboot   bool
+		synced   int64 // when the power went; 0: it did not
 		now      []byte
 		requests int
 		fetched  int64
 	}{
-		{"hash known", true, false, file, 0, 0},
-		{"hash known, the power went", true, true, file, 0, 0},
-		{"hash known, the server has another file", true, false, other, 0, 0},
-		{"hash not known", false, false, file, 1, 1},
-		{"hash not known, the power went", false, true, file, 1, 1},
-		{"hash not known, the server has another file", false, false, other, 2, fileSize},
+		{"hash known", true, 0, file, 0, 0},
+		{"hash known, the power went", true, fileSize, file, 0, 0},
+		{"hash known, the power went before all was synced", true, 1000, file, 1, fileSize - 1000},
+		{"hash known, the server has another file", true, 0, other, 0, 0},
+		{"hash not known", false, 0, file, 1, 1},
+		{"hash not known, the power went", false, fileSize, file, 1, 1},
+		{"hash not known, the server has another file", false, 0, other, 2, fileSize},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			now := file
@@ -226,8 +227,8 @@ func TestWholeLeftover(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Close()
-			if row.reboot {
-				edit(t, noteOf(partOf(t, opt.Dir, src.URL)), func(m map[string]any) { m["boot"] = "another" })
+			if row.synced > 0 {
+				edit(t, noteOf(partOf(t, opt.Dir, src.URL)), func(m map[string]any) { m["boot"], m["synced"] = "another", row.synced })
 			}
 			before := len(s.asked())
 			now = row.now
@@ -293,7 +294,7 @@ func TestDamagedLeftover(t *testing.T) {
 // TestSyncs holds that the sidecar of a running download promises bytes only
 // after they are synced, and that it does promise them.
 func TestSyncs(t *testing.T) {
-	file := content(3*syncBytes, 1)
+	file := content(3*roomStep, 1)
 	src := Source{URL: "http://host.invalid/x", Size: int64(len(file))}
 	from, err := src.parse()
 	if err != nil {
@@ -327,14 +328,11 @@ func TestSyncs(t *testing.T) {
 			t.Errorf("%d bytes, %v after the last sync: %d promised, want %d", have, ago, got, want)
 		}
 	}
-	step(syncBytes, 0, 0)                                  // much, but just synced
-	step(syncBytes-1, syncPause, 0)                        // little
-	step(syncBytes, syncPause, syncBytes)                  // enough
-	step(syncBytes+1, syncInterval-time.Second, syncBytes) // little again
-	step(syncBytes+1, syncInterval, syncBytes+1)           // little, but long ago
-	step(syncBytes+1, 10*syncInterval, syncBytes+1)        // nothing new
-	s.lastTime = time.Now().Add(-syncPause)
-	err = s.keep(3*syncBytes, 1<<62)
+	step(roomStep, syncInterval-time.Second, 0)   // much, but just synced
+	step(roomStep+1, syncInterval, roomStep+1)    // long ago
+	step(roomStep+1, 10*syncInterval, roomStep+1) // nothing new
+	step(roomStep+2, 10*syncInterval, roomStep+2) // little, but long ago
+	err = s.keep(3*roomStep, 1<<62)
 	if err == nil || bootcheck.Exit(err) != bootcheck.ExitNoSpace || bootcheck.ReportCode(err) != bootcheck.CodeDiskFull {
 		t.Errorf("keep with no room left = %v, want exit code %d", err, bootcheck.ExitNoSpace)
 	}

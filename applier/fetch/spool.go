@@ -29,14 +29,15 @@ const (
 // (which a kill leaves behind) included.
 var ours = regexp.MustCompile(`^\.?([0-9a-f]{32})\.(part|json)([0-9]*)$`)
 
-// How often what has arrived is made durable. More often wears the flash (a
-// sync also writes the sidecar and two blocks of metadata), less often loses
-// more of a slow download when the power goes.
-const (
-	syncBytes    = 4 << 20
-	syncPause    = 2 * time.Second
-	syncInterval = 15 * time.Second
-)
+// syncInterval is how often what has arrived is made durable, and so how much of a
+// download a power cut can cost. More often wears the flash: a sync also writes
+// the sidecar and two blocks of metadata, and a bundle that arrives within seconds
+// is deleted again before any of it has to be written.
+const syncInterval = 15 * time.Second
+
+// roomStep is how much may arrive until it is looked again how much room is left,
+// bytes.
+const roomStep = 4 << 20
 
 // A spool is the folder, locked, with the partial file of one origin.
 type spool struct {
@@ -47,6 +48,7 @@ type spool struct {
 	file *os.File // the partial file, read-only; grab opens it again for writing
 	left int64    // bytes of an earlier call that are good to go on from
 
+	looked    int64 // have when the room was looked at
 	lastBytes int64 // have at the last sync
 	lastTime  time.Time
 
@@ -121,8 +123,8 @@ func (s *spool) adopt() bool {
 		return false
 	}
 	length := fi.Size()
-	if boot := bootID(); boot == "" || boot != m.Boot {
-		length = min(length, m.Synced)
+	if boot := bootID(); boot == "" || boot != m.Boot || len(m.Holes) > 0 {
+		length = min(length, m.Synced) // behind that there may be holes that are not noted
 	}
 	total := max(m.Size, s.from.size)
 	known, proven := hex.EncodeToString(s.from.sha256), false
@@ -150,6 +152,12 @@ func (s *spool) adopt() bool {
 		return false
 	}
 	s.mark, s.left = *m, length
+	s.mark.Holes = nil
+	for _, h := range m.Holes {
+		if h.End = min(h.End, length); h.First < h.End {
+			s.mark.Holes = append(s.mark.Holes, h)
+		}
+	}
 	s.mark.Boot, s.mark.Synced, s.mark.SHA256 = bootID(), length, known
 	s.mark.Size = total
 	s.lastBytes = length
@@ -177,13 +185,16 @@ func (s *spool) reset() error {
 		URL: s.from.shown, Query: s.from.query, SHA256: hex.EncodeToString(s.from.sha256),
 		Size: s.from.size, Boot: bootID(),
 	}
-	if err := removeFiles(s.dir.Name(), s.from.name); err != nil {
-		return err
+	_, err := os.Lstat(s.json)
+	if removeErr := removeFiles(s.dir.Name(), s.from.name); removeErr != nil {
+		return removeErr
 	}
-	// The old sidecar must not come back after a power cut and speak for the
-	// new file.
-	if err := s.dir.Sync(); err != nil {
-		return err
+	if !errors.Is(err, fs.ErrNotExist) {
+		// The old sidecar must not come back after a power cut and speak for the
+		// new file.
+		if err := s.dir.Sync(); err != nil {
+			return err
+		}
 	}
 	f, err := os.OpenFile(s.part, os.O_RDONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -223,21 +234,40 @@ func (s *spool) length() (int64, error) {
 	return fi.Size(), nil
 }
 
-// note changes the sidecar and returns when it is durable.
+// note changes the sidecar, for a later call in this boot. After a power cut it
+// does not matter whether it is there: what it says that nothing was synced of is
+// not believed then.
 func (s *spool) note(change func(*mark)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.mark)
-	if err := s.writeMark(); err != nil {
+	if err := s.writeMark(false); err != nil {
 		return s.local(s.json, err)
 	}
 	return nil
 }
 
-func (s *spool) writeMark() error {
+// writeMark replaces the sidecar, durably if it is asked to.
+func (s *spool) writeMark(durable bool) error {
 	data, err := json.MarshalIndent(&s.mark, "", "  ")
 	if err != nil {
 		return err
+	}
+	data = append(data, '\n')
+	if !durable {
+		tmp := filepath.Join(s.dir.Name(), "."+s.from.name+noteSuffix+"0")
+		if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(data)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		return os.Rename(tmp, s.json)
 	}
 	// Not renameio.WriteFile: that keeps the mode of the file before, whatever
 	// it is told.
@@ -246,7 +276,7 @@ func (s *spool) writeMark() error {
 		return err
 	}
 	defer f.Cleanup()
-	if _, err := f.Write(append(data, '\n')); err != nil {
+	if _, err := f.Write(data); err != nil {
 		return err
 	}
 	if err := f.CloseAtomicallyReplace(); err != nil {
@@ -264,12 +294,14 @@ func (s *spool) keep(have, reserve int64) error {
 		return s.local(s.part, s.syncErr)
 	}
 	since := time.Since(s.lastTime)
-	due := have-s.lastBytes >= syncBytes && since >= syncPause || have > s.lastBytes && since >= syncInterval
-	if !due || s.busy {
-		return nil
+	if have-s.looked >= roomStep || have < s.looked {
+		if err := s.room(1, reserve); err != nil {
+			return err // another writer, or a file of unknown length, has used it up
+		}
+		s.looked = have
 	}
-	if err := s.room(1, reserve); err != nil {
-		return err // another writer, or a file of unknown length, has used it up
+	if have <= s.lastBytes || since < syncInterval || s.busy {
+		return nil
 	}
 	s.busy, s.lastBytes, s.lastTime = true, have, time.Now()
 	s.syncing.Go(func() { s.sync(s.file, have) })
@@ -288,23 +320,20 @@ func (s *spool) sync(f *os.File, have int64) {
 	}
 	if err == nil {
 		s.mark.Synced = have
-		err = s.writeMark()
+		err = s.writeMark(true)
 	}
 	if err != nil {
 		s.syncErr = err
 	}
 }
 
-// finish makes the whole file durable.
+// finish notes that the file is complete.
 func (s *spool) finish(have int64) error {
 	s.syncing.Wait()
 	if s.syncErr != nil {
 		return s.local(s.part, s.syncErr)
 	}
-	if err := s.file.Sync(); err != nil {
-		return s.local(s.part, err)
-	}
-	return s.note(func(m *mark) { m.Size, m.Synced = have, have })
+	return s.note(func(m *mark) { m.Size = have })
 }
 
 // save makes what has arrived durable for a later call if that is quick: a

@@ -15,6 +15,7 @@
 //	keep     = 2
 //	reserve  = "64MiB"
 //	run      = "/run/ota"
+//	reuse    = "auto"
 //
 //	proxy             = ""
 //	ca                = []
@@ -66,6 +67,10 @@ type Config struct {
 	Reserve  Size     // kept free on the partition of Root, in bytes; default 64 MiB
 	Run      string   // state that a reboot may lose; default /run/ota
 
+	// Reuse says how a file that another version has comes into a new one:
+	// ReuseAuto (the default) or ReuseCopy.
+	Reuse string
+
 	// Proxy is what downloads go through: "http://host:port" (https, socks5 and
 	// socks5h too), NoProxy for none, or empty (the default) for what the
 	// environment says in http_proxy, https_proxy and no_proxy. It may hold a
@@ -90,6 +95,17 @@ type Config struct {
 
 	spoolSet bool // the file says where Spool is
 }
+
+// How a new version takes files from others that are installed. Nothing is ever
+// shared with the factory version.
+const (
+	// ReuseAuto shares the blocks: a clone, where the file system can (btrfs, xfs),
+	// else one file with several names. A service that writes to a file of its own
+	// version in place then changes it in other versions, too.
+	ReuseAuto = "auto"
+	// ReuseCopy copies: each version takes its whole room on the disk.
+	ReuseCopy = "copy"
+)
 
 // Report says where the progress of an install goes.
 type Report struct {
@@ -137,6 +153,7 @@ func Default(path string) *Config {
 		Keep:     2,
 		Reserve:  64 << 20,
 		Run:      "/run/ota",
+		Reuse:    ReuseAuto,
 
 		CA:               []string{},
 		DownloadDeadline: 24 * time.Hour,

@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 		ChecksDir: "/etc/ota/checks.d",
 		Path:      "/etc/ota/ota.toml",
 
-		CA: []string{}, DownloadDeadline: 24 * time.Hour,
+		CA: []string{}, DownloadDeadline: 24 * time.Hour, Reuse: "auto",
 	}
 	if diff := cmp.Diff(want, Default(DefaultPath), noPrivate); diff != "" {
 		t.Errorf("Default (-want +got):\n%s", diff)
@@ -71,6 +71,7 @@ services = ["device-api.service", "ui@left.service"]
 keep = 0
 reserve = "100MB"
 run = "/run/other"
+reuse = "copy"
 proxy = "http://joe:pw@proxy.example:3128"
 ca = "/etc/ota/ca.pem"
 limit_rate = "500k"
@@ -121,7 +122,7 @@ file = "/var/lib/node_exporter/ota.prom"
 		Path:      path,
 
 		Proxy: "http://joe:pw@proxy.example:3128", CA: []string{"/etc/ota/ca.pem"},
-		LimitRate: 512000, DownloadDeadline: 168 * time.Hour,
+		LimitRate: 512000, DownloadDeadline: 168 * time.Hour, Reuse: "copy",
 	}
 	if diff := cmp.Diff(want, got, noPrivate); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -209,6 +210,8 @@ func TestWrongValues(t *testing.T) {
 		{`proxy = "http://proxy.example/path"`, `line 2: proxy: must be the address of a proxy`},
 		{`proxy = "http://pro\nxy"`, `line 2: proxy: must be the address of a proxy`},
 		{`proxy = 3128`, `line 2: proxy: must be a string, got 3128`},
+		{`reuse = "link"`, `line 2: reuse: must be one of ["auto" "copy"], got "link"`},
+		{`reuse = true`, `line 2: reuse: must be a string, got true`},
 		{`ca = "ca.pem"`, `line 2: ca: must be an absolute path`},
 		{`ca = ["/a.pem", "/a.pem"]`, `line 2: ca: names "/a.pem" twice`},
 		{`limit_rate = "fast"`, `line 2: limit_rate: must be bytes a second`},

@@ -37,6 +37,7 @@ func (c *Config) settings(l *loader) table {
 		"keep":     integer(&c.Keep, 0, 1000),
 		"reserve":  size(&c.Reserve),
 		"run":      folder(&c.Run),
+		"reuse":    text(&c.Reuse, oneOf(ReuseAuto, ReuseCopy)),
 		"proxy":    text(&c.Proxy, proxyOrNothing),
 		"ca":       list(&c.CA, absolute),
 		// At most a week: what is not here by then is slower than the slowest
@@ -373,6 +374,15 @@ func proxyOrNothing(s string) (string, error) {
 		return "", errors.New(`must be the address of a proxy such as "http://proxy.example:3128", or "none"`)
 	}
 	return s, nil
+}
+
+func oneOf(words ...string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !slices.Contains(words, s) {
+			return "", fmt.Errorf("must be one of %q, got %q", words, s)
+		}
+		return s, nil
+	}
 }
 
 func oneLine(s string) (string, error) {

@@ -1,0 +1,291 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// onlyAt reads the parts of a bundle that it was told, and nothing else.
+type onlyAt struct {
+	t     *testing.T
+	r     io.ReaderAt
+	spans []Span
+	size  int64
+	read  int64
+}
+
+func (o *onlyAt) ReadAt(p []byte, off int64) (int, error) {
+	if off == o.size {
+		return 0, io.EOF
+	}
+	for _, s := range o.spans {
+		if s.First <= off && off+int64(len(p)) <= s.End {
+			o.read += int64(len(p))
+			return o.r.ReadAt(p, off)
+		}
+	}
+	o.t.Errorf("%d bytes at %d were read, which are not in %v", len(p), off, o.spans)
+	return 0, io.ErrUnexpectedEOF
+}
+
+// donor unpacks a version of the tree src, on the disk of dir.
+func donor(t *testing.T, src, dir string) Donor {
+	t.Helper()
+	f, h, m := openBundle(t, mustCreate(t, contents(src)))
+	root := openRoot(t, dir)
+	if err := Unpack(t.Context(), f, h, m, root, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return Donor{Root: root, Manifest: m, Share: true}
+}
+
+func stat(t *testing.T, name string) *syscall.Stat_t {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Lstat(name, &st); err != nil {
+		t.Fatal(err)
+	}
+	return &st
+}
+
+// TestTake holds that the files that another version has come from it, that only
+// what it has not is read from the bundle, and that the result is the same.
+func TestTake(t *testing.T) {
+	big := strings.Repeat("0123456789abcdef", 300_000)
+	src := treeOf(t, map[string]string{
+		"bin/app": "the app", "bin/tool": "a tool", "etc/conf": "a = 1", "etc/empty": "",
+		"lib/big": big, "lib/link": "-> big", "lib/other": strings.Repeat("x", 100_000),
+	})
+	chmod(t, src+"/bin/app", 0o755)
+	next := treeOf(t, map[string]string{
+		"bin/app": "the new app", "bin/tool": "a tool", "etc/conf": "a = 1", "etc/empty": "", "etc/moved": "a = 1",
+		"lib/big2": big, "lib/link": "-> big2", "lib/other": strings.Repeat("x", 100_000),
+	})
+	chmod(t, next+"/bin/app", 0o755)
+	chmod(t, next+"/bin/tool", 0o755) // it was 0644: cannot be the same file
+	name := mustCreate(t, contents(next))
+
+	for _, row := range []struct {
+		name   string
+		meddle func(t *testing.T, dir string, d *Donor)
+		fetch  []string // what comes out of the bundle, beside bin/app
+		copied []string // what is not shared although it was taken
+	}{
+		{name: "nobody wrote to it"},
+		{name: "nobody knows whether somebody wrote to it", meddle: func(t *testing.T, dir string, d *Donor) {
+			for _, e := range d.Manifest.Entries {
+				if e.Type == bootcheck.TypeFile {
+					if err := os.Chtimes(filepath.Join(dir, e.Path), time.Now(), time.Unix(1, 0)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}},
+		{name: "a file was changed", fetch: []string{"lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) {
+			f, err := os.OpenFile(dir+"/lib/big", os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte("X"), 12345); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "a file is gone", fetch: []string{"lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) { os.Remove(dir + "/lib/big") }},
+		{name: "a file was cut", fetch: []string{"lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) { os.Truncate(dir+"/lib/big", 10) }},
+		{name: "a file is a link to where it is now", meddle: func(t *testing.T, dir string, d *Donor) {
+			os.Rename(dir+"/lib/big", dir+"/lib/bigger")
+			os.Symlink("bigger", dir+"/lib/big")
+		}},
+		{name: "a folder is a link out of it", fetch: []string{"lib/big2", "lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) {
+			out := t.TempDir()
+			os.Rename(dir+"/lib", out+"/lib")
+			os.Symlink(out+"/lib", dir+"/lib")
+		}},
+		{name: "a file is a FIFO", fetch: []string{"lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) {
+			os.Remove(dir + "/lib/big")
+			syscall.Mkfifo(dir+"/lib/big", 0o644)
+		}},
+		{name: "a file has another mode", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) { chmod(t, dir+"/lib/other", 0o600) }},
+		{name: "nothing may be shared", copied: []string{"etc/conf", "etc/moved", "lib/big2", "lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) { d.Share = false }},
+		{name: "a copy of a file that was changed", fetch: []string{"lib/other"}, copied: []string{"etc/conf", "etc/moved", "lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) {
+			d.Share = false
+			was := stat(t, dir+"/lib/other")
+			os.WriteFile(dir+"/lib/other", []byte(strings.Repeat("y", 100_000)), 0)
+			// Whoever sets the time back is not caught where files are shared; a copy is hashed.
+			os.Chtimes(dir+"/lib/other", time.Now(), time.Unix(was.Mtim.Unix()))
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			store := t.TempDir()
+			old, new := filepath.Join(store, "old"), filepath.Join(store, "new")
+			for _, dir := range []string{old, new} {
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d := donor(t, src, old)
+			if row.meddle != nil {
+				row.meddle(t, old, &d)
+			}
+			before := describe(t, old)
+			f, h, m := openBundle(t, name)
+			u, err := Begin(h, m, openRoot(t, new))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer u.Close()
+			if err := u.Take(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			r := &onlyAt{t: t, r: f, spans: u.Missing(), size: h.Size(m)}
+			if err := u.Finish(t.Context(), r, Options{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			if err := bootcheck.CheckTree(t.Context(), new, m, bootcheck.Full); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(describe(t, next), describe(t, new)); diff != "" {
+				t.Errorf("the new version is not what was packed (-packed +unpacked):\n%s", diff)
+			}
+			if diff := cmp.Diff(before, describe(t, old)); diff != "" {
+				t.Errorf("the other version was changed:\n%s", diff)
+			}
+			for name, from := range map[string]string{
+				"bin/app": "", "bin/tool": "", "etc/conf": "etc/conf", "etc/moved": "etc/conf", "lib/big2": "lib/big", "lib/other": "lib/other",
+			} {
+				one := map[string]bool{"": true}
+				for _, n := range append(row.fetch, row.copied...) {
+					one[n] = true
+				}
+				is := stat(t, filepath.Join(new, name))
+				shared := from != "" && !one[name]
+				if !shared {
+					if is.Nlink != 1 {
+						t.Errorf("%s has %d names, want a file of its own", name, is.Nlink)
+					}
+					continue
+				}
+				// Cloned, where this file system can.
+				if is.Nlink == 1 && !cloned(t, store) {
+					t.Errorf("%s is a file of its own, want %s of the other version", name, from)
+				}
+				info, err := os.Stat(filepath.Join(new, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, e := range m.Entries {
+					if e.Path == name && !bootcheck.IsVerified(info, e.SHA256) {
+						t.Errorf("%s does not say that it was verified", name)
+					}
+				}
+			}
+			limit := int64(groupSize)
+			for _, n := range row.fetch {
+				if strings.HasPrefix(n, "lib/") {
+					limit = h.Size(m)
+				}
+			}
+			if r.read > limit {
+				t.Errorf("%d bytes of the bundle were read, want at most %d", r.read, limit)
+			}
+		})
+	}
+}
+
+// cloned reports whether the file system of dir can clone files.
+func cloned(t *testing.T, dir string) bool {
+	t.Helper()
+	a, err := os.CreateTemp(dir, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := os.CreateTemp(dir, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd())) == nil
+}
+
+// TestTakeFromSeveral holds that what one version has not, another may have.
+func TestTakeFromSeveral(t *testing.T) {
+	store := t.TempDir()
+	for _, dir := range []string{"1", "2", "3"} {
+		if err := os.Mkdir(filepath.Join(store, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := donor(t, treeOf(t, map[string]string{"a": "of the first", "x": "else"}), store+"/1")
+	b := donor(t, treeOf(t, map[string]string{"b": "of the second", "a": "else"}), store+"/2")
+	next := treeOf(t, map[string]string{"one": "of the first", "two": "of the second"})
+	_, h, m := openBundle(t, mustCreate(t, contents(next)))
+	u, err := Begin(h, m, openRoot(t, store+"/3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	for _, d := range []Donor{a, b} {
+		if err := u.Take(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(u.Missing()) != 0 {
+		t.Errorf("missing: %v, want nothing", u.Missing())
+	}
+	if spans := h.Missing(m, func(int) bool { return true }); len(spans) != 0 {
+		t.Errorf("Missing = %v when all is there, want nothing", spans)
+	}
+	if spans := h.Missing(m, func(int) bool { return false }); len(spans) != 1 || spans[0] != (Span{h.PayloadOffset, h.Size(m)}) {
+		t.Errorf("Missing = %v when nothing is there, want the payload", spans)
+	}
+	var last int64
+	nothing := &onlyAt{t: t, size: h.Size(m)}
+	if err := u.Finish(t.Context(), nothing, Options{Progress: func(done, _ int64) { last = done }}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(describe(t, next), describe(t, store+"/3")); diff != "" {
+		t.Errorf("(-packed +unpacked):\n%s", diff)
+	}
+	if last != 0 && last != m.Size {
+		t.Errorf("Progress ended at %d of %d", last, m.Size)
+	}
+}
+
+func TestTakeCanceled(t *testing.T) {
+	store := t.TempDir()
+	for _, dir := range []string{"1", "2"} {
+		if err := os.Mkdir(filepath.Join(store, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src := treeOf(t, map[string]string{"a": "1", "b": "2"})
+	d := donor(t, src, store+"/1")
+	_, h, m := openBundle(t, mustCreate(t, contents(src)))
+	u, err := Begin(h, m, openRoot(t, store+"/2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := u.Take(ctx, d); !errors.Is(err, context.Canceled) {
+		t.Errorf("Take: %v, want %v", err, context.Canceled)
+	}
+}

@@ -1,0 +1,170 @@
+package fetch
+
+import (
+	"os"
+	"slices"
+)
+
+// A Part is some bytes of the file: from First on, up to End, exclusive.
+type Part struct {
+	First int64 `json:"first"`
+	End   int64 `json:"end"`
+}
+
+// minGap is the shortest hole, bytes. Less is fetched although nobody wants it:
+// to ask anew costs a round trip, in which a slow link brings as much.
+const minGap = 64 << 10
+
+// merge joins parts that are less than a hole apart. They are in order.
+func merge(parts []Part) []Part {
+	var joined []Part
+	for _, p := range parts {
+		if n := len(joined); n > 0 && p.First-joined[n-1].End < minGap {
+			joined[n-1].End = max(joined[n-1].End, p.End)
+			continue
+		}
+		if p.First < p.End {
+			joined = append(joined, p)
+		}
+	}
+	return joined
+}
+
+// choose asks which parts are wanted of a file that was judged. A file whose
+// SHA-256 is known has to be fetched whole: nothing else can be compared with it.
+func (d *download) choose() {
+	if d.opt.Parts == nil {
+		return
+	}
+	parts := d.opt.Parts()
+	if parts == nil || d.noHead || d.size < 0 || d.from.sha256 != nil {
+		return
+	}
+	d.parts = append([]Part{}, merge(parts)...) // none is not all
+}
+
+// mend cuts the partial file off at the first hole that an earlier call left
+// where this one wants something. Which that is, is known when it is judged: the
+// head has no holes.
+func (d *download) mend() error {
+	if d.opt.Inspect != nil && !d.judged {
+		return nil
+	}
+	holes := d.spool.holes()
+	i := slices.IndexFunc(holes, func(h Part) bool {
+		if d.parts == nil {
+			return true
+		}
+		return slices.ContainsFunc(d.parts, func(p Part) bool { return p.First < h.End && h.First < p.End })
+	})
+	if i < 0 {
+		return nil
+	}
+	if err := d.spool.cut(holes[i].First, holes[:i]); err != nil {
+		return d.spool.local(d.spool.part, err)
+	}
+	d.have = holes[i].First
+	d.best, d.stats.Resumed = min(d.best, d.have), min(d.stats.Resumed, d.have)
+	return nil
+}
+
+// nextPart says up to where the next try goes, 0 for the end of the file, and
+// whether anything is left to fetch. What is not wanted it makes a hole.
+func (d *download) nextPart() (limit int64, more bool, err error) {
+	if d.parts == nil || d.noHead {
+		return 0, true, nil
+	}
+	for _, p := range d.parts {
+		if p.End <= d.have {
+			continue
+		}
+		if err := d.skip(p.First); err != nil {
+			return 0, false, err
+		}
+		if p.End >= d.size {
+			return 0, true, nil
+		}
+		return p.End, true, nil
+	}
+	return 0, false, d.skip(d.size)
+}
+
+// skip makes a hole of the partial file up to offset.
+func (d *download) skip(offset int64) error {
+	if offset-d.have < minGap && offset < d.size {
+		return nil // it is fetched together with what follows
+	}
+	if offset <= d.have {
+		return nil
+	}
+	if err := d.spool.skip(d.have, offset); err != nil {
+		return d.spool.local(d.spool.part, err)
+	}
+	d.best += offset - d.have // that is no progress
+	d.have = offset
+	return nil
+}
+
+// amount is how much has arrived and how much is wanted in all; -1 while that is
+// not known.
+func (d *download) amount() (done, total int64) {
+	done, total = d.have, d.size
+	for _, h := range d.spool.holes() {
+		done -= h.End - h.First
+	}
+	if total >= 0 {
+		total = done + d.missing()
+	}
+	return done, total
+}
+
+// missing is how much is still to be fetched, bytes, as far as it is known.
+func (d *download) missing() int64 {
+	if d.parts == nil || d.noHead {
+		return max(0, d.size-d.have)
+	}
+	var n int64
+	for _, p := range d.parts {
+		n += max(0, p.End-max(p.First, d.have))
+	}
+	return n
+}
+
+// holes are those of the partial file, in order.
+func (s *spool) holes() []Part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mark.Holes
+}
+
+// skip makes the partial file, which ends at from, end at to, and notes the hole.
+// The first one is noted on the disk before it is made: the length of a file with
+// holes does not say what of it is there.
+func (s *spool) skip(from, to int64) error {
+	s.mu.Lock()
+	first := len(s.mark.Holes) == 0
+	s.mark.Holes = append(s.mark.Holes[:len(s.mark.Holes):len(s.mark.Holes)], Part{from, to})
+	if first {
+		if err := s.writeMark(false); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	s.mu.Unlock()
+	return os.Truncate(s.dest(), to)
+}
+
+// cut lets the partial file end at length again, with holes before that.
+func (s *spool) cut(length int64, holes []Part) error {
+	s.syncing.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark.Holes = slices.Clone(holes)
+	s.mark.Synced = min(s.mark.Synced, length)
+	s.lastBytes = min(s.lastBytes, length)
+	// Noted first: that the file is longer than the note says is no harm.
+	if err := s.writeMark(true); err != nil {
+		return err
+	}
+	return os.Truncate(s.dest(), length)
+}
