@@ -11,7 +11,7 @@
 //	release.go   the counter that never falls
 //	plan.go      the room that it takes, what is reused, what has to go
 //	stage.go     unpack, publish, make room
-//	limits.go    how long a file may become, and that nothing dumps core
+//	limits.go    how long a file may become, how much memory is used, no core dumps
 //	activate.go  the switch, the restart, the verdict
 //	baseline.go  the health checks before the switch
 //	handover.go  running in a systemd unit of its own

@@ -3,6 +3,7 @@ package applier
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
@@ -51,6 +52,19 @@ func (a *applier) guardUnpack(b *openBundle) (restore func()) {
 		return func() {}
 	}
 	return restore
+}
+
+// memoryLimit is what Go's collector works towards, bytes: below it, memory is
+// given back late, as always; near it, early. The worst bundle (65,536 entries with
+// long names) takes 68 MiB without and, at a little more time, less than 64 with.
+// A normal install needs half of it.
+const memoryLimit = 48 << 20
+
+// limitMemory sets it, unless the environment says otherwise.
+func limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }
 
 // noCores keeps what this process knows (passwords of proxies, signatures in

@@ -3,9 +3,11 @@ package applier
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"testing"
 
@@ -83,5 +85,23 @@ func TestUnpackIsLimited(t *testing.T) {
 		if got := longestFile(&openBundle{head: &bundle.Head{}, manifest: m}); got != row.want {
 			t.Errorf("longestFile = %d, want %s, %d", got, row.name, row.want)
 		}
+	}
+}
+
+// The program, not the test, sets the limit that TestHostileMemory of package bundle
+// relies on.
+func TestMemoryLimit(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
+	t.Setenv("GOMEMLIMIT", "")
+	Main(t.Context(), []string{"help"}, io.Discard, io.Discard)
+	if got := debug.SetMemoryLimit(-1); got != 48<<20 {
+		t.Errorf("the memory limit is %d, want 48 MiB", got)
+	}
+	debug.SetMemoryLimit(before)
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	Main(t.Context(), []string{"help"}, io.Discard, io.Discard)
+	if got := debug.SetMemoryLimit(-1); got != before {
+		t.Errorf("the memory limit is %d though the environment has one", got)
 	}
 }

@@ -54,6 +54,16 @@ var hungry = []struct {
 		}
 		return r.bake(t)
 	}, "cannot decode it"},
+	{"a signed manifest with as many entries as are allowed, and one lie", func(t *testing.T) []byte {
+		r := baseRecipe()
+		dir := strings.Repeat("d", 60)
+		r.entries = append(r.entries, entry(dir, bootcheck.TypeDir, ""))
+		for i := len(r.entries); i < bootcheck.MaxEntries; i++ {
+			r.entries = append(r.entries, file(fmt.Sprintf("%s/%0100d", dir, i)))
+		}
+		r.manifest = func(m *bootcheck.Manifest) { m.Size++ }
+		return r.bake(t)
+	}, "but it says"},
 	{"frames of as much as is allowed, as many as cores", func(t *testing.T) []byte {
 		r := baseRecipe()
 		for i := range 8 {
@@ -80,7 +90,7 @@ func TestHostileMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			test := exec.Command(os.Args[0], "-test.run=^TestHostileMemory$", "-test.v")
-			test.Env = append(os.Environ(), child+"="+name)
+			test.Env = append(os.Environ(), child+"="+name, "GOMEMLIMIT=48MiB") // as ota-apply sets it
 			out, err := test.CombinedOutput()
 			var peak, written, declared int64
 			var said string
