@@ -22,6 +22,7 @@ import (
 
 type bench struct {
 	dir    string // all of ours, removed at the end
+	run    string // the programs' state
 	runs   int
 	served atomic.Pointer[[]byte]
 	sent   atomic.Int64 // bytes of bodies
@@ -53,7 +54,11 @@ func newBench(ctx context.Context, dir string, runs int) (*bench, error) {
 	if err := b.ota("ota-bundle", "keygen", "--no-password", b.path("release")); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(work))
 	}
-	config := fmt.Sprintf("root = %q\nkeys = %q\nrun = %q\nreserve = 0\nservices = []\n[report]\nurl = \"\"\n", b.path("store"), b.path("release.pub"), b.path("run"))
+	// What a reboot may lose is in memory on a device, too.
+	if b.run, err = os.MkdirTemp("/dev/shm", "ota-bench-"); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(work))
+	}
+	config := fmt.Sprintf("keys = %q\nrun = %q\nreserve = 0\nservices = []\n[report]\nurl = \"\"\n", b.path("release.pub"), b.run)
 	if err := os.WriteFile(b.path("ota.toml"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
@@ -71,6 +76,7 @@ func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 func (b *bench) close() {
 	b.server.Close()
+	os.RemoveAll(b.run)
 	os.RemoveAll(b.dir)
 }
 
