@@ -32,6 +32,7 @@ import (
 type applier struct {
 	cfg    *config.Config
 	store  *bootcheck.Store
+	spool  string           // where downloads wait
 	report *report.Reporter // nil: nobody is told
 	show   *progressBar     // nil: stderr is not a terminal
 	out    io.Writer
@@ -55,6 +56,7 @@ const (
 type installOptions struct {
 	size           int64  // bytes of the bundle; 0: not known
 	sha256         string // of the bundle, hex; empty: not known
+	dryRun         bool   // only say what would be done
 	noActivate     bool   // stop when the version is in the store
 	force          bool   // although it is blocked
 	allowDowngrade bool   // although it is older than what was confirmed here

@@ -48,13 +48,13 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
 	wanted := make(chan []fetch.Part)
 	drop := func() {
-		if err := fetch.Remove(a.cfg.Spool, src); err != nil {
+		if err := fetch.Remove(a.spool, src); err != nil {
 			a.logf("cannot remove the downloaded bundle: %v", err)
 		}
 	}
 	began := time.Now()
 	opt := fetch.Options{
-		Dir:       a.cfg.Spool,
+		Dir:       a.spool,
 		Reserve:   int64(a.cfg.Reserve),
 		Proxy:     a.cfg.Proxy,
 		CA:        a.cfg.CA,

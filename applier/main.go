@@ -23,6 +23,8 @@ const usage = `ota-apply installs a version of the application and makes it run.
 
   ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade] [--limit-rate RATE]
                                download, check, unpack, switch, restart, wait for the verdict
+  ota-apply install --dry-run [--json] URL|FILE
+                               only say what would be downloaded, reused, written, removed, restarted
   ota-apply activate VERSION [--force]
                                switch to a version that is in the store
   ota-apply status [--json]    what runs, what is on trial, what an install does now
@@ -111,6 +113,8 @@ func parse(args []string) (*command, error) {
 			c.limitRate = &r
 			return err
 		})
+		fs.BoolVar(&c.install.dryRun, "dry-run", false, "")
+		fs.BoolVar(&c.json, "json", false, "")
 		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
@@ -152,9 +156,11 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if c.limitRate != nil {
 		cfg.LimitRate = *c.limitRate
 	}
-	a := &applier{cfg: cfg, out: stdout, log: stderr}
-	switch c.name {
-	case "install", "activate":
+	a := &applier{cfg: cfg, spool: cfg.Spool, out: stdout, log: stderr}
+	switch {
+	case c.install.dryRun:
+		return a.dryRun(ctx, c.arg, c.install, c.json)
+	case c.name == "install", c.name == "activate":
 		return c.change(ctx, a, stdout, stderr)
 	}
 	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
