@@ -46,13 +46,26 @@ demo: packages ## the main job, told in 25 lines: a device in a VM updates and s
 	@go run ./integration/cmd/demo
 
 .PHONY: check
-check: test integration ## all tests
+check: test fuzz integration ## all tests
 
 # -short leaves out nothing: what is slow is in ./integration.
 .PHONY: test
 test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 	go test $$(go list ./... | grep -v /integration/)
 	go test ./integration/machine ./integration/agent/... ./integration/deviceapi/...
+
+# How long each fuzz target runs.
+FUZZTIME ?= 30s
+
+# Every target that there is, one after the other: each takes all cores. What it
+# finds is kept below testdata/fuzz, for `make test` to repeat. Without a bound, Go
+# spends a minute on making each interesting input shorter, which is all there is.
+.PHONY: fuzz
+fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
+	@grep -rHo '^func Fuzz[A-Za-z]*' --include='*_test.go' . | sort | while IFS=: read -r file func; do \
+		echo "$$(dirname $$file) $${func#func }"; \
+		go test "$$(dirname $$file)" -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x; \
+	done
 
 # One package after the other: they share two cores, and a VM takes one.
 .PHONY: integration

@@ -2,6 +2,7 @@ package applier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -90,7 +91,11 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 		}
 	}
 	whole := func(r *bootcheck.Ref) bool { return a.store.Verify(ctx, r, bootcheck.Quick) == nil }
-	next := trialOf(record, ref, bootID(), baseline, whole)
+	revoked, err := a.store.RevokedKeys(record)
+	if err != nil && errors.Is(err, bootcheck.ErrRevokedUnknown) {
+		return a.revokedUnknown(err)
+	}
+	next := trialOf(record, ref, bootID(), baseline, revoked, whole)
 	err = a.store.Commit(next)
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
@@ -126,7 +131,7 @@ func (a *applier) restart(ctx context.Context, ref *bootcheck.Ref) error {
 // previous becomes the version that runs only if that proved itself: a trial
 // that follows a trial falls back to the same version as the first. When that is
 // ref itself, it becomes the newest other one that proved itself and is whole.
-func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool, whole func(*bootcheck.Ref) bool) *bootcheck.Record {
+func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool, revoked []string, whole func(*bootcheck.Ref) bool) *bootcheck.Record {
 	next := &bootcheck.Record{Schema: bootcheck.Schema}
 	if record != nil {
 		next = record.Clone()
@@ -143,6 +148,7 @@ func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseli
 			}
 		}
 	}
+	next.AddRevoked(revoked)
 	next.Unblock(ref.Version)
 	next.Current = ref
 	next.Phase, next.HoldReason, next.HardStreak = bootcheck.PhaseTrial, "", nil
@@ -163,16 +169,13 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 		}
 		return nil
 	}
-	env := health.Env{Version: record.Current.Version}
-	if systemd.Running() {
-		if conn, err := systemd.Dial(ctx); err == nil {
-			defer conn.Close()
-			env.Units = conn
-		}
-	}
-	results := health.Run(ctx, health.All(a.cfg, env))
+	results, err := a.checkBefore(ctx, record.Current.Version)
 	if ctx.Err() != nil {
 		return nil // the caller sees it too; nothing was found out
+	}
+	if err != nil {
+		a.logf("cannot run the checks before the switch, so none will excuse the new version: %v", err)
+		return nil
 	}
 	for _, r := range results {
 		if r.Required && !r.OK {

@@ -5,33 +5,32 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
-
-// clockCredible is when this program was written. A clock that shows an earlier
-// time was never set (no RTC: 1970), and says nothing about what has expired.
-var clockCredible = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
 // it needs (ExitNoSpace).
 func (a *applier) admit(b *openBundle, o installOptions) error {
 	m := b.manifest
-	refuse := func(format string, args ...any) *bootcheck.Error {
-		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
-	}
+	refuse := refusal(m)
 	if a.cfg.Model != "" && !slices.Contains(m.Models, a.cfg.Model) {
 		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.cfg.Model)
 	}
-	if now := time.Now(); m.NotAfter != nil && now.After(clockCredible) && now.After(*m.NotAfter) {
-		return refuse("it expired at %s", m.NotAfter.Format(time.RFC3339))
+	if today := a.calendar().Today(); m.NotAfter != nil && today.After(*m.NotAfter) {
+		return refuse("it expired at %s", m.NotAfter.Format(time.RFC3339)).
+			WithAdvice("ask for a newer one; if it is not %s or later, set the device's clock", today.UTC().Format(time.DateOnly))
 	}
 	record, err := a.record()
 	if err != nil {
 		return err
 	}
+	if err := a.checkRelease(b, record, o); err != nil {
+		return err
+	}
 	if record != nil {
-		if err := a.admitHere(b, record, o, refuse); err != nil {
+		if err := a.admitHere(b, record, o); err != nil {
 			return err
 		}
 	}
@@ -40,15 +39,12 @@ func (a *applier) admit(b *openBundle, o installOptions) error {
 }
 
 // admitHere refuses a bundle for what this device remembers.
-func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOptions, refuse func(string, ...any) *bootcheck.Error) error {
-	m, ref := b.manifest, &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOptions) error {
+	m, ref := b.manifest, b.ref()
+	refuse := refusal(m)
 	if b := record.BlockedBy(ref); b != nil && !o.force {
 		return refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
 			WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
-	}
-	if m.Release < record.Floor && !o.allowDowngrade && !record.Current.Same(ref) {
-		return refuse("its release %d is older than release %d, which ran here", m.Release, record.Floor).
-			WithAdvice("--allow-downgrade installs it all the same; `ota-guardian rollback` goes back to a version that is still here")
 	}
 	for name, linked := range map[string]*bootcheck.Ref{"current": record.Current, "previous": record.Previous, "factory": record.Factory} {
 		if linked != nil && linked.Version == m.Version && !linked.Same(ref) {
@@ -57,4 +53,19 @@ func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOp
 		}
 	}
 	return nil
+}
+
+// refusal makes refusals of m.
+func refusal(m *bootcheck.Manifest) func(format string, args ...any) *bootcheck.Error {
+	return func(format string, args ...any) *bootcheck.Error {
+		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
+	}
+}
+
+// calendar says which date it is, for bundles that expire and for certificates.
+func (a *applier) calendar() *calendar.Calendar {
+	if a.dates == nil {
+		a.dates = calendar.Open(a.cfg.Spool, a.clock)
+	}
+	return a.dates
 }

@@ -7,10 +7,15 @@
 //	source.go    where a bundle comes from: an address or a file
 //	download.go  a bundle that is unpacked while it arrives
 //	admit.go     everything that a bundle can be refused for before it is unpacked
+//	revoked.go   the keys that are believed no longer
+//	release.go   the counter that never falls
 //	plan.go      the room that it takes, what is reused, what has to go
 //	stage.go     unpack, publish, make room
+//	limits.go    how long a file may become, and that nothing dumps core
 //	activate.go  the switch, the restart, the verdict
+//	baseline.go  the health checks before the switch
 //	handover.go  running in a systemd unit of its own
+//	sandbox.go   what that may do
 package applier
 
 import (
@@ -22,6 +27,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -37,6 +43,9 @@ type applier struct {
 	show   *progressBar     // nil: stderr is not a terminal
 	out    io.Writer
 	log    io.Writer
+
+	dates *calendar.Calendar // see calendar
+	clock func() time.Time   // nil: the system's
 }
 
 func (a *applier) logf(format string, args ...any) {
@@ -81,7 +90,17 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	}
 
 	a.stage(report.StageDownloading, "downloading the bundle")
-	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error { return a.admit(b, o) })
+	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
+		err := a.admit(b, o)
+		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
+			// Also when there is no room for it: a full disk must not keep a stolen
+			// key believed.
+			if err := a.remember(ctx, b.manifest, keys); err != nil {
+				return err
+			}
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -143,6 +162,9 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 		if done, err := a.resume(ctx, record, force); done {
 			return err
 		}
+	}
+	if err := a.checkSigner(record, snapshot); err != nil {
+		return err
 	}
 	a.stage(report.StageVerifying, "version "+version)
 	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Content); err != nil {

@@ -60,6 +60,7 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 		CA:        a.cfg.CA,
 		LimitRate: int64(a.cfg.LimitRate),
 		Deadline:  a.cfg.DownloadDeadline,
+		Calendar:  a.calendar(),
 		Progress:  a.progress,
 		Log:       func(line string) { a.logf("%s", line) },
 		Inspect: func(f *os.File, have int64) (bool, error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -27,16 +26,24 @@ func mustHandOver() bool {
 	return os.Getenv(inUnit) == "" && os.Geteuid() == 0 && systemd.Running()
 }
 
+// unitEnv is the environment in units of ours.
+func unitEnv() []string {
+	env := []string{inUnit + "=1"}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
 // handOver runs the command args (of this program) in installUnit, with this
 // process's stdout and stderr, follows it and ends as it ends. An interrupt
 // (Ctrl-C) ends the unit; a SIGTERM, as from a device-api that is stopped, ends
-// only the following.
-func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *os.File) error {
+// only the following. reads are the files and folders, besides those of the
+// configuration, that args name.
+func (a *applier) handOver(ctx context.Context, args, reads []string, stdout, stderr *os.File) error {
 	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	work, err := os.Getwd()
 	if err != nil {
 		return err
 	}
@@ -52,18 +59,12 @@ func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *o
 			return err
 		}
 	}
-	env := []string{inUnit + "=1"}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
-		if v := os.Getenv(name); v != "" {
-			env = append(env, name+"="+v)
-		}
-	}
 	err = conn.RunTransient(ctx, installUnit, append([]string{self}, args...), systemd.Transient{
 		Description: "Install a version of the application",
-		Env:         env,
+		Env:         unitEnv(),
 		Stdout:      stdout,
 		Stderr:      stderr,
-		Properties:  sandbox(work, a.cfg.Root, a.cfg.Spool, a.cfg.Run, filepath.Dir(a.cfg.Root)),
+		Properties:  sandbox(a.cfg, append(reads, self)),
 	})
 	if errors.Is(err, systemd.ErrExists) {
 		return bootcheck.Errorf(bootcheck.ExitBusy, "", "busy: another install runs in %s", installUnit).
@@ -106,33 +107,6 @@ func (e exitOf) Error() string { return fmt.Sprintf("the install ended with exit
 // in its cause.
 func byInterrupt(ctx context.Context) bool {
 	return strings.HasPrefix(context.Cause(ctx).Error(), os.Interrupt.String())
-}
-
-// sandbox is what the unit may do: write the store, the spool, its run
-// directory; everything else is read-only. It needs the network, every path that
-// a bundle may lie at, and systemd's socket.
-func sandbox(work string, writable ...string) []systemd.Property {
-	var paths []string
-	// The checks that are run before the switch find what they find under
-	// ota-confirm.service.
-	for _, p := range append(writable, "/run", "/tmp", "/var/tmp") {
-		paths = append(paths, "-"+p)
-	}
-	return []systemd.Property{
-		{Name: "WorkingDirectory", Value: work},
-		// Ends cleanly, with its partial download kept.
-		{Name: "TimeoutStopUSec", Value: uint64(10_000_000)},
-		{Name: "ProtectSystem", Value: "strict"},
-		{Name: "ProtectHome", Value: "read-only"},
-		{Name: "ReadWritePaths", Value: paths},
-		{Name: "NoNewPrivileges", Value: true},
-		{Name: "ProtectKernelModules", Value: true},
-		{Name: "ProtectKernelTunables", Value: true},
-		{Name: "ProtectControlGroups", Value: true},
-		{Name: "RestrictSUIDSGID", Value: true},
-		{Name: "RestrictRealtime", Value: true},
-		{Name: "LockPersonality", Value: true},
-	}
 }
 
 // files are the process's own streams, which can be handed over as they are; a

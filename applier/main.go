@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +35,8 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply cleanup [--dry-run]
                                remove left-overs and the versions beyond "keep"
   ota-apply unblock VERSION    let a version that failed here be installed again
+  ota-apply reset-release      take releases from that of the version that runs on, though a higher one
+                               was confirmed here
 
 Flags of install:
   --size N            the bundle has N bytes
@@ -65,6 +68,9 @@ type command struct {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
 	// Services may run as other users than the one who installs.
 	syscall.Umask(0o022)
+	if err := noCores(); err != nil {
+		fmt.Fprintf(stderr, "ota-apply: %v\n", err)
+	}
 	c, err := parse(args)
 	if errors.Is(err, cli.ErrHelp) {
 		fmt.Fprint(stdout, usage)
@@ -126,6 +132,9 @@ func parse(args []string) (*command, error) {
 	case "cleanup":
 		arguments = 0
 		fs.BoolVar(&c.dryRun, "dry-run", false, "")
+	case "reset-release":
+		arguments = 0
+	case baselineCommand:
 	case "verify", "unblock":
 	case "help", "-h", "-help", "--help":
 		return nil, cli.ErrHelp
@@ -175,6 +184,10 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return a.cleanup(ctx, c.dryRun)
 	case "unblock":
 		return a.unblock(ctx, c.arg)
+	case "reset-release":
+		return a.resetRelease(ctx)
+	case baselineCommand:
+		return a.printBaseline(ctx, c.arg)
 	}
 	return a.status(c.json)
 }
@@ -185,9 +198,18 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 	// stdout and stderr may be pipes of a device-api that is restarted: that must
 	// not end the install.
 	signal.Ignore(syscall.SIGPIPE)
+	var reads []string
 	if c.name == "install" {
-		if _, err := localPath(c.arg); err != nil {
+		path, err := localPath(c.arg)
+		if err != nil {
 			return err
+		}
+		if path != "" {
+			// The unit runs in another folder.
+			if c.arg, err = filepath.Abs(path); err != nil {
+				return err
+			}
+			reads = append(reads, c.arg)
 		}
 		// Without a key nothing can be installed, so nothing is made either.
 		if _, err := a.keys(); err != nil {
@@ -201,7 +223,7 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		if _, err := bootcheck.Create(a.cfg.Root); err != nil {
 			return err
 		}
-		return a.handOver(ctx, c.args(a.cfg), out, log)
+		return a.handOver(ctx, c.args(a.cfg), reads, out, log)
 	}
 	a.show = newProgressBar(stderr)
 	if c.name == "activate" {

@@ -35,6 +35,10 @@ type openBundle struct {
 	drop    func()                        // ends the download and removes what it left
 }
 
+func (b *openBundle) ref() *bootcheck.Ref {
+	return &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+}
+
 // A source is where the bundle comes from.
 type source interface {
 	// next is the bundle, and after errStartedOver what came in its place.
@@ -184,5 +188,5 @@ func (a *applier) keys() (*trust.Keys, error) {
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(a.cfg.Keys, ", ")).
 			WithAdvice("put the public key (NAME.pub of `ota-bundle keygen`) there")
 	}
-	return keys, nil
+	return keys, a.applyRevoked(keys)
 }

@@ -85,6 +85,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		return err
 	}
 	defer root.Close()
+	defer a.guardUnpack(b)()
 	u, err := bundle.Begin(b.head, b.manifest, root)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		}
 	}
 	progress(0, b.manifest.Size)
-	if err := u.Finish(ctx, b, bundle.Options{Progress: progress}); err != nil {
+	if err := u.Finish(ctx, b, bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }}); err != nil {
 		if broken, ok := errors.AsType[*brokenOff](err); ok {
 			return broken.err // it says what failed, and is no fault of the bundle
 		}

@@ -46,6 +46,7 @@ const (
 	MaxFrameSize = 4 << 20       // bytes of tar stream in one frame; bounds the memory of a decoder
 	maxFrameLen  = 4<<20 + 1<<14 // compressed bytes: what zstd makes of 4 MiB that do not shrink
 	maxModels    = 64
+	maxRevoked   = 64 // revoked keys in one manifest
 	maxServices  = 64
 	maxWord      = 64 // bytes of a model; of a version too
 )
@@ -60,9 +61,15 @@ type Manifest struct {
 	Release  int64      `json:"release"`             // counts up with each release, for "is it older?"; 0: not counted
 	NotAfter *time.Time `json:"not_after,omitempty"` // nil: never expires
 	Services []string   `json:"services,omitempty"`  // systemd services that start from it; empty: those of the device's configuration
-	Size     int64      `json:"size"`                // sum of the file sizes, bytes
-	Entries  []Entry    `json:"entries"`             // parents before what is in them, in the order of the bundle's members
-	Frames   []Frame    `json:"frames,omitempty"`    // of the bundle's payload, in order and without gaps
+	// RevokedKeys are the IDs of keys (see ValidKeyID) whose bundles a device
+	// refuses from now on, also where the public key still lies in its folder. A
+	// device remembers them for ever once it has admitted the bundle; the key that
+	// signed the bundle cannot be among them.
+	RevokedKeys []string `json:"revoked_keys,omitempty"`
+
+	Size    int64   `json:"size"`             // sum of the file sizes, bytes
+	Entries []Entry `json:"entries"`          // parents before what is in them, in the order of the bundle's members
+	Frames  []Frame `json:"frames,omitempty"` // of the bundle's payload, in order and without gaps
 }
 
 // An EntryType is what an entry is. Nothing else can be in a snapshot.

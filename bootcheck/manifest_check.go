@@ -23,6 +23,17 @@ func ValidService(s string) bool {
 	return ok && len(s) <= MaxName && plainWord(name, ":_.@-")
 }
 
+// ValidKeyID reports whether s is the ID of a signing key as minisign writes it:
+// 16 hex digits, the letters upper-case.
+func ValidKeyID(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'F') {
+			return false
+		}
+	}
+	return len(s) == 16
+}
+
 // plainWord reports whether s is a letter or digit, then letters, digits and
 // characters of also. By hand: regexp would be 4 % of the guardian's program.
 func plainWord(s, also string) bool {
@@ -81,6 +92,17 @@ func (m *Manifest) check() error {
 		}
 		if slices.Contains(m.Services[:i], s) {
 			return fmt.Errorf("service %q is listed twice", s)
+		}
+	}
+	if len(m.RevokedKeys) > maxRevoked {
+		return fmt.Errorf("it revokes %d keys, at most %d are allowed", len(m.RevokedKeys), maxRevoked)
+	}
+	for i, id := range m.RevokedKeys {
+		if !ValidKeyID(id) {
+			return fmt.Errorf("revoked key %.80q is not the ID of a key, 16 upper-case hex digits", id)
+		}
+		if slices.Contains(m.RevokedKeys[:i], id) {
+			return fmt.Errorf("revoked key %s is listed twice", id)
 		}
 	}
 	if err := m.checkEntries(); err != nil {

@@ -23,6 +23,7 @@ func goodManifest() *Manifest {
 	return &Manifest{
 		Format: 1, Models: []string{"tope-x1", "Tope X2"}, Version: "1.2.0-rc.1+b7", Release: 7,
 		NotAfter: &expires, Services: []string{"device-api.service"}, Size: 2,
+		RevokedKeys: []string{"00000000000000AA"},
 		Entries: []Entry{
 			{Path: "bin", Type: TypeDir, Mode: 0o755},
 			{Path: "bin/app", Type: TypeFile, Mode: 0o755, Size: 1, SHA256: hashA},
@@ -144,6 +145,11 @@ func TestManifestRefused(t *testing.T) {
 			}
 		}, "67 models"},
 		{"a negative release", func(m *Manifest) { m.Release = -1 }, "release -1 is negative"},
+		{"a revoked key in lower case", func(m *Manifest) { m.RevokedKeys = []string{"00000000000000aa"} }, "is not the ID of a key"},
+		{"a revoked key that is too short", func(m *Manifest) { m.RevokedKeys = []string{"AA"} }, "is not the ID of a key"},
+		{"a revoked key that is a path", func(m *Manifest) { m.RevokedKeys = []string{"../../../../../x"} }, "is not the ID of a key"},
+		{"a key revoked twice", func(m *Manifest) { m.RevokedKeys = append(m.RevokedKeys, m.RevokedKeys[0]) }, "is listed twice"},
+		{"too many revoked keys", func(m *Manifest) { m.RevokedKeys = keyIDs(65) }, "it revokes 65 keys, at most 64"},
 		{"a service that is a path", func(m *Manifest) { m.Services = []string{"../x.service"} }, "not the name of a systemd service"},
 		{"a service with a second line", func(m *Manifest) { m.Services = []string{"x.service\nExecStart=/bin/sh"} }, "not the name of a systemd service"},
 		{"a service that is a flag", func(m *Manifest) { m.Services = []string{"--now.service"} }, "not the name of a systemd service"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Schema is the record's format that this program writes. A record with a
@@ -143,6 +144,9 @@ type Record struct {
 	Floor        int64     `json:"release_floor"`       // highest release counter that ever was confirmed here
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
+	// RevokedKeys are the keys that were revoked here, in the order of their IDs:
+	// the second copy of what the store's file has, see RevokedKeys of Store.
+	RevokedKeys []string `json:"revoked_keys,omitempty"`
 	// HardStreak are the boots of a confirmed version, oldest first, before each
 	// of which the machine ended in a watchdog reset or a kernel panic, in a row up
 	// to now. Empty, as nearly always: the last one did not.
@@ -183,6 +187,7 @@ func (r *Record) Clone() *Record {
 		l.Journal = slices.Clone(l.Journal)
 		c.LastRollback = &l
 	}
+	c.RevokedKeys = slices.Clone(r.RevokedKeys)
 	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
@@ -261,16 +266,23 @@ func ParseRecord(data []byte) (*Record, error) {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
 	known := map[string]json.RawMessage{}
-	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, HardStreak: []string{"x"}, LastPanic: "x"}))
+	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x"}))
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(mine, &known); err != nil {
 		return nil, err
 	}
-	for key := range known {
-		delete(r.unknown, key)
-	}
+	// encoding/json takes "Phase" for "phase": kept as an unknown key, it would be
+	// written back beside the real one and win over it at the next reading.
+	maps.DeleteFunc(r.unknown, func(key string, _ json.RawMessage) bool {
+		for k := range known {
+			if strings.EqualFold(k, key) {
+				return true
+			}
+		}
+		return false
+	})
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
 	}

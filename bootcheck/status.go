@@ -121,6 +121,8 @@ type Status struct {
 	Operation    Operation       `json:"operation"`
 	Versions     []VersionStatus `json:"versions"`
 	FreeBytes    uint64          `json:"free_bytes"`
+	ReleaseFloor int64           `json:"release_floor"`    // bundles with a lower release are refused
+	RevokedKeys  []string        `json:"revoked_keys"`     // bundles that these signed are refused
 	Hold         string          `json:"hold,omitempty"`   // why the device is on hold
 	Damage       string          `json:"damage,omitempty"` // what is wrong with the store
 }
@@ -154,6 +156,14 @@ func (s *Store) Status(progress string) (*Status, error) {
 	if found, err := readRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
 		status.Damage = strings.TrimPrefix(status.Damage+"; "+strings.TrimSpace(string(found)), "; ")
 	}
+	keys, err := s.RevokedKeys(record)
+	if status.RevokedKeys = []string{}; len(keys) > 0 {
+		status.RevokedKeys = keys
+	}
+	if err != nil {
+		status.Damage = strings.TrimPrefix(status.Damage+"; "+err.Error(), "; ")
+	}
+	status.ReleaseFloor = record.Floor
 	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
 	if record.Blocked != nil {
 		status.Blocked = record.Blocked
@@ -232,6 +242,9 @@ func (st *Status) Print(w io.Writer) {
 	}
 	for _, b := range st.Blocked {
 		line("blocked", "%s: %s", b.Version, strings.TrimSuffix(b.Reason+", "+b.Check, ", "))
+	}
+	for _, id := range st.RevokedKeys {
+		line("revoked", "key %s: its bundles are refused", id)
 	}
 	if st.LastRollback != nil {
 		line("rollback", "%s", st.LastRollback.Summary())

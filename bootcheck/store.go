@@ -12,6 +12,7 @@
 //	  .active  -> .generations/42       THE switch: replacing this link changes everything at once
 //	  .generations/41/ 42/              each holds record.json and the links current, previous, factory -> ../../v1.2.0
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
+//	  .revoked.json                     keys whose bundles are refused; not there while no key was revoked
 //	  .lock                             flock of whoever changes the store
 //	  .install.lock                     flock of the one install, from its first byte to its verdict
 //
@@ -44,6 +45,7 @@ const (
 	lockFile       = ".lock"
 	installLock    = ".install.lock"
 	recordFile     = "record.json"
+	revokedFile    = ".revoked.json"
 
 	// keepGenerations is how many are kept: they are the history a person
 	// reads and the backup of a damaged record. At 4 KiB blocks a generation

@@ -38,6 +38,11 @@
 //	.ota/manifest.json           [bootcheck.Manifest], JSON
 //	.ota/manifest.json.minisig   its minisign signature (Ed25519, prehashed)
 //
+// The manifest may list keys that are no longer to be believed, "revoked_keys":
+// ["0123456789ABCDEF"], by the IDs that minisign gives them. A device that admits
+// the bundle remembers them for ever. A manifest that revokes the key that signed
+// it is refused.
+//
 // A reader decodes the head in bounded memory, checks the signature, and only
 // then parses the manifest. Nothing else is believed without a hash in it. As
 // the head comes first, all that can be refused is refused before the payload

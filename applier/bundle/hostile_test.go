@@ -14,6 +14,7 @@ import (
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // install does what a device does with the bundle b, below a directory of its
@@ -260,6 +261,13 @@ func TestHostile(t *testing.T) {
 		{name: "a bad signature and a hostile manifest: the signature is checked first", change: func(r *recipe) {
 			r.signed = func(raw, sig []byte) ([]byte, []byte) { return []byte(strings.Repeat("[", 1<<20)), sig }
 		}, exit: bootcheck.ExitRefused, code: badSign, want: "is wrong"},
+		{name: "the signature of another bundle's manifest", change: func(r *recipe) {
+			r.signed = func(raw, sig []byte) ([]byte, []byte) { return raw, Sign(testKey, []byte("{}"), "1.2.0") }
+		}, exit: bootcheck.ExitRefused, code: badSign, want: "is wrong"},
+		{name: "a key that revokes itself", change: manifest(func(m *bootcheck.Manifest) {
+			m.RevokedKeys = []string{trust.KeyID(testKey.ID())}
+		}), exit: bootcheck.ExitRefused, code: no, want: "with which it is signed"},
+		{name: "a revoked key that is none", change: manifest(func(m *bootcheck.Manifest) { m.RevokedKeys = []string{"../x"} }), code: no, want: "is not the ID of a key"},
 
 		// The manifest. The table in package bootcheck has every refusal; here are
 		// those that a bundle is made of, signed and with members that agree.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/trust"
@@ -84,7 +85,8 @@ func splitHead(tar []byte) (raw, sig []byte, err error) {
 
 // Verify checks the signature, then, and only then, parses the manifest and
 // checks that its frames can hold its entries and, if the bundle's length is
-// known, that they fill it. keyID is the key that signed it. Errors are
+// known, that they fill it, and that it does not revoke the key that signed it,
+// keyID. Errors are
 // *bootcheck.Error: ExitRefused for the signature, else ExitDamaged.
 func (h *Head) Verify(keys *trust.Keys) (m *bootcheck.Manifest, keyID string, err error) {
 	keyID, err = keys.Verify(h.RawManifest, h.Signature)
@@ -94,6 +96,12 @@ func (h *Head) Verify(keys *trust.Keys) (m *bootcheck.Manifest, keyID string, er
 	m, err = h.Parse()
 	if err != nil {
 		return nil, "", err
+	}
+	// A device would lose the key that it is updated with, perhaps its last.
+	if slices.Contains(m.RevokedKeys, keyID) {
+		return nil, "", bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest,
+			"version %s is refused: it revokes key %s, with which it is signed", m.Version, keyID).
+			WithAdvice("a key is revoked by a bundle that is signed with another one")
 	}
 	return m, keyID, nil
 }

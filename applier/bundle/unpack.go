@@ -20,6 +20,10 @@ type Options struct {
 	// after each frame. Calls do not overlap and never go back. It must not
 	// block for long: the work waits. nil: nobody wants to know.
 	Progress func(doneBytes, total int64)
+
+	// Log gets a line if the kernel has no second wall for the unpacking. nil:
+	// nobody wants to know.
+	Log func(line string)
 }
 
 // maxWorkers is how many frames are worked on at once, at most: each needs two
@@ -45,6 +49,7 @@ type Unpacker struct {
 	root   *os.Root // nil: only check
 	disk   *os.File // root, open since before the first write
 	shares []share
+	wall   *wall  // around all of it but Take
 	have   []bool // by entry: files that are there
 	done   int64  // bytes of content of those
 }
@@ -83,7 +88,8 @@ func (u *Unpacker) begin() error {
 		}
 		return fmt.Errorf("cannot unpack into %s: %w", u.root.Name(), err)
 	}
-	if err := makeDirs(u.root, u.h, u.m); err != nil {
+	u.wall = newWall(u.disk)
+	if err := u.wall.run(func() error { return makeDirs(u.root, u.h, u.m) }); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
@@ -91,6 +97,9 @@ func (u *Unpacker) begin() error {
 
 // Close lets go of what Begin opened.
 func (u *Unpacker) Close() {
+	if u.wall != nil {
+		u.wall.close()
+	}
 	if u.disk != nil {
 		_ = u.disk.Close()
 	}
@@ -156,12 +165,16 @@ func (u *Unpacker) needs(i int) bool {
 // Each frame is hashed before it is decoded and each file before, or for a large
 // one while, it is written; a file that is there already is never written to and
 // no link is followed. Links are made last, and each must then lead to a place
-// inside the directory, or to none.
+// inside the directory, or to none. All of it is done behind a second wall, where
+// the kernel has one: see wall.
 func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error {
+	if u.wall.err != nil && opt.Log != nil {
+		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", u.wall.err))
+	}
 	if err := u.run(ctx, r, opt); err != nil {
 		return err
 	}
-	return finish(u.root, u.m)
+	return u.wall.run(func() error { return finish(u.root, u.m) })
 }
 
 // Sync makes all that was unpacked durable, files and directories, .ota too: by
@@ -195,6 +208,8 @@ func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, o
 	if err != nil {
 		return err
 	}
+	defer u.Close()
+	u.wall = newWall(nil)
 	return u.run(ctx, r, opt)
 }
 

@@ -30,7 +30,9 @@ type unpacking struct {
 }
 
 func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
-	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: opt.Progress}
+	tell, told := relay(opt.Progress)
+	defer told()
+	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: tell}
 	u.listed = sync.OnceValue(func() map[string]bool {
 		names := make(map[string]bool, len(u.m.Entries))
 		for i := range u.m.Entries {
@@ -52,6 +54,7 @@ func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
 	var wg sync.WaitGroup
 	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(u.shares)) {
 		wg.Go(func() {
+			_ = u.wall.enter() // newWall has tried it
 			if err := u.work(ctx); err != nil {
 				stop(err) // only the first counts
 			}

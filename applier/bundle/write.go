@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type Contents struct {
 	NotAfter *time.Time // nil: never expires
 	Services []string   // full unit names; empty: those of the device's configuration
 	Key      minisign.PrivateKey
+	Revoke   []string // IDs of keys that devices shall not believe any more; never that of Key
 	// Level 0 is zstd.SpeedBestCompression: made once, fetched often.
 	Level zstd.EncoderLevel
 	// Progress is told how many bytes of file content are packed, of how many.
@@ -50,6 +52,13 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 		Version:  c.Version,
 		Release:  c.Release,
 		Services: c.Services,
+	}
+	if len(c.Revoke) > 0 {
+		m.RevokedKeys = slices.Sorted(slices.Values(c.Revoke))
+	}
+	if id := trust.KeyID(c.Key.ID()); slices.Contains(m.RevokedKeys, id) {
+		return nil, refused("cannot revoke key %s with a bundle that it signs", id).
+			WithAdvice("sign it with the key that devices shall go on to believe")
 	}
 	if c.NotAfter != nil {
 		t := c.NotAfter.UTC().Truncate(time.Second)
@@ -83,7 +92,7 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 	if err != nil {
 		return nil, err
 	}
-	head, err := encodeHead(raw, Sign(c.Key, raw, c.Version))
+	head, err := EncodeHead(raw, Sign(c.Key, raw, c.Version))
 	if err != nil {
 		return nil, err
 	}
@@ -258,8 +267,9 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// encodeHead makes the prefix and the head.
-func encodeHead(raw, sig []byte) ([]byte, error) {
+// EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
+// manifest and of its signature.
+func EncodeHead(raw, sig []byte) ([]byte, error) {
 	var tar []byte
 	for _, f := range []struct {
 		name    string
@@ -291,6 +301,6 @@ func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 	)
 }
 
-func refused(format string, args ...any) error {
+func refused(format string, args ...any) *bootcheck.Error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, format, args...)
 }

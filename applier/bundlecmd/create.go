@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 func (c *command) create(ctx context.Context, args []string) error {
 	var (
-		models, services           list
+		models, services, revoke   list
 		contents                   bundle.Contents
 		out, keyFile, passwordFile string
 		notAfter, level            string
@@ -31,6 +32,7 @@ func (c *command) create(ctx context.Context, args []string) error {
 	flags.Int64Var(&contents.Release, "release", 0, "")
 	flags.StringVar(&notAfter, "not-after", "", "")
 	flags.Var(&services, "service", "")
+	flags.Var(&revoke, "revoke", "")
 	flags.StringVar(&keyFile, "key", "", "")
 	flags.StringVar(&passwordFile, "password-file", "", "")
 	flags.StringVar(&level, "level", "best", "")
@@ -77,6 +79,15 @@ func (c *command) create(ctx context.Context, args []string) error {
 		}
 		contents.Services = append(contents.Services, s)
 	}
+	for _, r := range revoke {
+		id, err := keyID(r)
+		if err != nil {
+			return usagef("--revoke %v", err)
+		}
+		if !slices.Contains(contents.Revoke, id) {
+			contents.Revoke = append(contents.Revoke, id)
+		}
+	}
 	if notAfter != "" {
 		t, err := parseDate(notAfter)
 		if err != nil {
@@ -108,6 +119,18 @@ func (c *command) create(ctx context.Context, args []string) error {
 	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
 		out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
 	return nil
+}
+
+// keyID is the ID that s is, or that of the public key in the file s.
+func keyID(s string) (string, error) {
+	if id := strings.ToUpper(s); bootcheck.ValidKeyID(id) {
+		return id, nil
+	}
+	key, err := trust.ReadKey(s)
+	if err != nil {
+		return "", fmt.Errorf("%q is neither the ID of a key, 16 hex digits, nor the file of a public key: %w", s, err)
+	}
+	return trust.KeyID(key.ID()), nil
 }
 
 // parseDate reads a day, which ends at its last second, or a moment.

@@ -25,6 +25,7 @@ type inspection struct {
 	Models     []string   `json:"models"`
 	Services   []string   `json:"services"`
 	NotAfter   *time.Time `json:"not_after"`
+	Revoked    []string   `json:"revoked_keys"`
 	Digest     string     `json:"digest"`
 	KeyID      string     `json:"key_id"` // who claims to have signed; empty: not signed
 	Size       int64      `json:"size"`   // of the files, unpacked
@@ -53,13 +54,15 @@ func (c *command) inspect(args []string) error {
 	}
 	i := inspection{
 		Format: m.Format, Version: m.Version, Release: m.Release, Models: m.Models, Services: m.Services,
-		NotAfter: m.NotAfter, Digest: bootcheck.Digest(h.RawManifest), KeyID: claimedKey(h.Signature),
+		NotAfter: m.NotAfter, Revoked: m.RevokedKeys, Digest: bootcheck.Digest(h.RawManifest), KeyID: claimedKey(h.Signature),
 		Size: m.Size, BundleSize: h.Size(m), Frames: len(m.Frames),
 	}
 	i.Files, i.Dirs, i.Links = count(m)
 	if *asJSON {
-		if i.Services == nil {
-			i.Services = []string{}
+		for _, list := range []*[]string{&i.Services, &i.Revoked} {
+			if *list == nil {
+				*list = []string{}
+			}
 		}
 		e := json.NewEncoder(c.stdout)
 		e.SetIndent("", "  ")
@@ -73,6 +76,10 @@ func (c *command) inspect(args []string) error {
 	if i.NotAfter != nil {
 		expires = i.NotAfter.Format(time.RFC3339)
 	}
+	revokes := "no key"
+	if len(i.Revoked) > 0 {
+		revokes = strings.Join(i.Revoked, ", ")
+	}
 	signed := "not signed"
 	if i.KeyID != "" {
 		signed = "says key " + i.KeyID
@@ -83,11 +90,12 @@ release    %d
 models     %s
 services   %s
 not after  %s
+revokes    %s
 content    %s
 size       %s unpacked, %s as a bundle of %s
 digest     %s
 signature  %s
-`, i.Version, i.Release, strings.Join(i.Models, ", "), services, expires, contentText(m),
+`, i.Version, i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
 		cli.Size(i.Size), cli.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), i.Digest, signed)
 	return nil
 }

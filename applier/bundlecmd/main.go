@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
@@ -29,6 +31,8 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
                                     or 2027-12-31T12:00:00Z
                   --service U       a systemd service that starts from it; again for each further one
                                     (default: those of the device's configuration)
+                  --revoke KEY      devices shall not believe this key any more: its ID (16 hex digits) or its
+                                    NAME.pub; again for each further one. Never the key that signs
                   --password-file F the first line of F is the key's password
                   --level L         fastest, default, better or best (default best)
   ota-bundle inspect FILE.ota [--json]
@@ -48,6 +52,10 @@ Exit codes:
 // exit code. Results go to stdout, everything else to stderr; stdin is asked for
 // a password if it is a terminal.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) bootcheck.ExitCode {
+	// Private keys and passwords must not reach a core dump, nor a debugger of the
+	// same user. Where that cannot be had, it is still a program that signs.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := c.dispatch(ctx, args)
 	if errors.Is(err, cli.ErrHelp) {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -98,7 +99,7 @@ type tlsBehaviour struct {
 func tlsBehaviours(t *testing.T) []tlsBehaviour {
 	now := time.Now()
 	y1970 := time.Date(1970, 1, 1, 0, 0, 30, 0, time.UTC)
-	years := func(n int) time.Time { return programDate().AddDate(n, 0, 0) }
+	years := func(n int) time.Time { return calendar.ProgramDate().AddDate(n, 0, 0) }
 	plain := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { t.Error("a request came over plain http") })
 	_, other := certificate(t, "127.0.0.1", now.Add(-time.Hour), now.Add(time.Hour))
 	return []tlsBehaviour{
@@ -156,14 +157,14 @@ func TestTLS(t *testing.T) {
 			if row.stalls {
 				opt.Window = shortWindow
 			}
-			if !row.clock.IsZero() {
-				opt.clock = func() time.Time { return row.clock }
-			}
 			if !row.seen.IsZero() {
 				if err := os.Mkdir(opt.Dir, 0o700); err != nil {
 					t.Fatal(err)
 				}
-				write(t, filepath.Join(opt.Dir, dateName), []byte(row.seen.Format(time.RFC3339)+"\n"))
+				write(t, filepath.Join(opt.Dir, calendar.FileName), []byte(row.seen.Format(time.RFC3339)+"\n"))
+			}
+			if !row.clock.IsZero() {
+				opt.Calendar = calendar.Open(opt.Dir, func() time.Time { return row.clock })
 			}
 			var retries int
 			opt.Log = func(string) { retries++ }
@@ -184,7 +185,7 @@ func TestTLS(t *testing.T) {
 					t.Errorf("%q came after %d more tries: nothing gets better by them", err, retries)
 				}
 				for _, name := range entries(t, opt.Dir) {
-					if name != dateName {
+					if name != calendar.FileName {
 						t.Errorf("%s is left of a file of which nothing arrived", name)
 					}
 				}
@@ -254,12 +255,12 @@ func newListener(t *testing.T, handle func(net.Conn)) string {
 func TestSeenDate(t *testing.T) {
 	file := content(1000, 1)
 	good := func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) }
-	year := func(n int) time.Time { return programDate().AddDate(n, 0, 0).Truncate(time.Second) }
+	year := func(n int) time.Time { return calendar.ProgramDate().AddDate(n, 0, 0).Truncate(time.Second) }
 	dir := spoolDir(t)
-	name := filepath.Join(dir, dateName)
+	name := filepath.Join(dir, calendar.FileName)
 	get := func(from, until, clock time.Time, pinned bool) error {
 		s, opt := newTLSServer(t, tlsServer{from: from, until: until}, good)
-		opt.Dir, opt.clock = dir, func() time.Time { return clock }
+		opt.Dir, opt.Calendar = dir, calendar.Open(dir, func() time.Time { return clock })
 		if !pinned {
 			opt.CA = nil
 		}
@@ -271,7 +272,8 @@ func TestSeenDate(t *testing.T) {
 	}
 	kept := func(what string, want time.Time) {
 		t.Helper()
-		got, err := readDate(name)
+		text, err := os.ReadFile(name)
+		got, _ := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
 		if want.IsZero() != (err != nil) || err == nil && !got.Equal(want) {
 			t.Errorf("%s: the date kept is %v (%v), want %v", what, got, err, want)
 		}
@@ -308,26 +310,6 @@ func TestSeenDate(t *testing.T) {
 	}
 	if err := get(year(1), year(9), boot, true); err == nil {
 		t.Error("a date that anybody can have written was believed")
-	}
-	for _, text := range []string{"", "\n", "soon", strings.Repeat("2", 1<<20), "9999-99-99T00:00:00Z"} {
-		write(t, name, []byte(text))
-		if err := os.Chmod(name, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if c := openCalendar(dir, nil); !c.floor.Equal(programDate()) {
-			t.Errorf("the date %.20q was taken for %v", text, c.floor)
-		}
-	}
-}
-
-// TestWritten holds that the date of the program is not in the future: every
-// certificate would be judged too late.
-func TestWritten(t *testing.T) {
-	if now := time.Now(); written.After(now) || programDate().After(now) {
-		t.Errorf("the program is of %v and %v, now is %v", written, programDate(), now)
-	}
-	if programDate().Before(written) {
-		t.Errorf("programDate() = %v, want %v or later", programDate(), written)
 	}
 }
 

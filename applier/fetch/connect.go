@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
@@ -16,7 +17,7 @@ import (
 type route struct {
 	proxy func(*http.Request) (*url.URL, error) // nil address: none
 	roots *x509.CertPool                        // nil: the system's
-	dates *calendar
+	dates *calendar.Calendar
 	limit int64 // bytes a second; 0: none
 }
 
@@ -82,7 +83,7 @@ func (r *route) newClient(h *hops) *http.Client {
 			return watched.DialContext(ctx, network, addr)
 		},
 		OnProxyConnectResponse: judgeProxy,
-		TLSClientConfig:        r.dates.tlsConfig(r.roots),
+		TLSClientConfig:        tlsConfig(r.dates, r.roots),
 		TLSHandshakeTimeout:    15 * time.Second,
 		ForceAttemptHTTP2:      true, // a DialContext of our own turns it off otherwise
 		DisableCompression:     true, // lengths and ranges are those of the file

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -138,10 +139,10 @@ func (d *download) advise(f *fault) string {
 
 // adviseTLS is advise for an https server that was not believed. pinned: only
 // authorities that the configuration names are.
-func adviseTLS(err error, dates *calendar, pinned bool) string {
+func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok && c.Reason == x509.Expired {
-		if dates.unset() {
-			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then ask again", dates.clock().UTC().Format(time.DateOnly))
+		if dates.Unset() {
+			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then ask again", dates.Clock().UTC().Format(time.DateOnly))
 		}
 		return "if the date in the message is not today's, set the device's clock; else the server needs a new certificate"
 	}

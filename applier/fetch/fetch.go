@@ -14,7 +14,7 @@
 //	          │         than the minimum nor faster than the limit;
 //	          │         shows the head to Inspect                      body.go, pace.go, limit.go
 //	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
-//	                           certificates, judged without a clock    certificates.go
+//	                           certificates, judged without a clock    certificates.go, package calendar
 //	parts ── what of the file is wanted at all                         parts.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
@@ -43,6 +43,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -119,7 +120,9 @@ type Options struct {
 	Backoff   time.Duration // the pause after the first failure; it doubles
 	MaxPause  time.Duration // the longest pause; a server's Retry-After is cut to it
 
-	clock func() time.Time // the system's clock; nil: the real one
+	// Calendar says by which date certificates are judged, and is told the dates
+	// that they prove. It was opened in Dir. nil: one of this Fetch's own.
+	Calendar *calendar.Calendar
 }
 
 // Stats tells how a download went.
@@ -165,8 +168,10 @@ func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error
 		return nil, Stats{}, from.localError(opt.Dir, err)
 	}
 	defer spool.close()
-	route.dates = openCalendar(opt.Dir, opt.clock)
-	defer route.dates.save()
+	if route.dates = opt.Calendar; route.dates == nil {
+		route.dates = calendar.Open(opt.Dir, nil)
+	}
+	defer route.dates.Save()
 	d := newDownload(from, opt, spool, route)
 	if err := d.run(ctx); err != nil {
 		return nil, d.stats, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -279,7 +280,7 @@ func TestNoRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		route.dates = openCalendar(sp.dir.Name(), nil)
+		route.dates = calendar.Open(sp.dir.Name(), nil)
 		err = newDownload(from, opt, sp, route).run(t.Context())
 		if err == nil {
 			t.Fatal("the download succeeded")

@@ -24,8 +24,9 @@ import (
 // No keys is a state in which every signature is refused, never one in which
 // none is needed.
 type Keys struct {
-	byID  map[uint64]minisign.PublicKey
-	paths []string // where they were looked for, for the message that there are none
+	byID    map[uint64]minisign.PublicKey
+	revoked map[string]bool // by KeyID; these are not believed, wherever they lie
+	paths   []string        // where they were looked for, for the message that there are none
 }
 
 // Load reads minisign public keys. Each path is a file with one key, or a
@@ -107,6 +108,17 @@ func KeyID(id uint64) string { return fmt.Sprintf("%016X", id) }
 // Len is the number of different keys.
 func (k *Keys) Len() int { return len(k.byID) }
 
+// Revoke makes every signature of the keys with these IDs refused, for good: also
+// where their public keys are among the trusted.
+func (k *Keys) Revoke(ids []string) {
+	if k.revoked == nil {
+		k.revoked = make(map[string]bool)
+	}
+	for _, id := range ids {
+		k.revoked[id] = true
+	}
+}
+
 // Verify checks that sig, the text of a minisign signature, is one of raw by a
 // trusted key, and returns that key's ID. The signature's trusted comment is
 // covered too. Nothing in raw may be looked at before that. Errors are *Error
@@ -127,6 +139,10 @@ func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
 		return refuse("the manifest's signature is damaged: it is not a minisign signature")
 	}
 	id := KeyID(s.KeyID)
+	if k.revoked[id] {
+		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "the manifest is signed with key %s, which was revoked", id)
+		return "", e.WithAdvice("install a bundle that is signed with another key")
+	}
 	key, ok := k.byID[s.KeyID]
 	if !ok {
 		return refuse("the manifest is signed with key %s, which is not trusted here", id)

@@ -128,6 +128,10 @@ func TestKeysVerify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	revoked := These(pub)
+	revoked.Revoke([]string{KeyID(pub.ID())})
+	untrusted := These()
+	untrusted.Revoke([]string{KeyID(pub.ID())})
 	missing, err := Load([]string{"/no/such/folder"})
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +153,9 @@ func TestKeysVerify(t *testing.T) {
 		{"a very long signature", keys, raw, append(append([]byte{}, sig...), make0(5000)...), "signature is damaged"},
 		{"an unknown key", keys, raw, minisign.Sign(stranger, raw), "signed with key " + KeyID(stranger.ID()) + ", which is not trusted here"},
 		{"an unknown key with a trusted one's ID", keys, raw, impostor, "is wrong"},
+		{"a revoked key", revoked, raw, sig, "signed with key " + KeyID(pub.ID()) + ", which was revoked"},
+		{"the signature of something else, with a revoked key", revoked, raw, other, "was revoked"},
+		{"a revoked key, and no other", untrusted, raw, sig, "no trusted keys"},
 		{"the signature of something else", keys, raw, other, "is wrong"},
 		{"a manifest changed by one bit", keys, []byte(`{"format":0}`), sig, "is wrong"},
 		{"an empty manifest", keys, nil, sig, "is wrong"},

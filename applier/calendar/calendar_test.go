@@ -1,0 +1,80 @@
+package calendar
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestToday(t *testing.T) {
+	program := ProgramDate()
+	years := func(n int) time.Time { return program.AddDate(n, 0, 0).Truncate(time.Second) }
+	for _, row := range []struct {
+		name        string
+		clock, kept time.Time // kept: in the file; zero: none
+		learned     time.Time
+		want        time.Time
+		unset       bool
+	}{
+		{name: "a clock that runs", clock: years(1), want: years(1)},
+		{name: "1970", clock: time.Unix(30, 0), want: program, unset: true},
+		{name: "1970, and a date of an earlier boot", clock: time.Unix(30, 0), kept: years(2), want: years(2), unset: true},
+		{name: "1970, and a date of this boot", clock: time.Unix(30, 0), kept: years(2), learned: years(3), want: years(3), unset: true},
+		{name: "an older date is learned", clock: time.Unix(30, 0), kept: years(2), learned: years(1), want: years(2), unset: true},
+		{name: "a clock behind what is certain", clock: years(1), kept: years(2), want: years(2), unset: true},
+		{name: "a date of an earlier boot that nobody can believe", clock: time.Unix(30, 0), kept: years(11), want: program, unset: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if !row.kept.IsZero() {
+				c := Open(dir, nil)
+				c.Learn(row.kept)
+				c.Save()
+			}
+			c := Open(dir, func() time.Time { return row.clock })
+			c.Learn(row.learned)
+			if got := c.Today(); !got.Equal(row.want) {
+				t.Errorf("Today() = %v, want %v", got, row.want)
+			}
+			if got := c.Unset(); got != row.unset {
+				t.Errorf("Unset() = %v, want %v", got, row.unset)
+			}
+		})
+	}
+}
+
+// A file that is damaged, or that others can write, says nothing.
+func TestKeptDate(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, FileName)
+	next := ProgramDate().AddDate(1, 0, 0).Format(time.RFC3339)
+	for _, row := range []struct {
+		text string
+		mode os.FileMode
+	}{
+		{"", 0o600}, {"\n", 0o600}, {"soon", 0o600}, {strings.Repeat("2", 1<<20), 0o600}, {"9999-99-99T00:00:00Z", 0o600},
+		{next, 0o666}, {next, 0o640},
+	} {
+		if err := os.WriteFile(name, []byte(row.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, row.mode); err != nil {
+			t.Fatal(err)
+		}
+		if c := Open(dir, nil); !c.floor.Equal(ProgramDate()) {
+			t.Errorf("the date %.40q in a file of mode %v was taken for %v", row.text, row.mode, c.floor)
+		}
+	}
+}
+
+// The date of the program is not in the future: everything would be judged too late.
+func TestWritten(t *testing.T) {
+	if now := time.Now(); written.After(now) || ProgramDate().After(now) {
+		t.Errorf("the program is of %v and %v, now is %v", written, ProgramDate(), now)
+	}
+	if ProgramDate().Before(written) {
+		t.Errorf("ProgramDate() = %v, want %v or later", ProgramDate(), written)
+	}
+}

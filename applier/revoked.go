@@ -1,0 +1,111 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"aead.dev/minisign"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
+)
+
+// applyRevoked takes what was revoked on this device out of keys.
+func (a *applier) applyRevoked(keys *trust.Keys) error {
+	if a.store == nil {
+		return nil // it is not open yet: who opens it asks again
+	}
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	revoked, err := a.store.RevokedKeys(record)
+	if errors.Is(err, bootcheck.ErrRevokedUnknown) {
+		return a.revokedUnknown(err)
+	}
+	if err != nil {
+		a.logf("%v; using what the record has", err)
+	}
+	keys.Revoke(revoked)
+	return nil
+}
+
+// revokedUnknown is the end of an install that cannot know whom to believe.
+func (a *applier) revokedUnknown(err error) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%w: every install is refused", err).
+		WithAdvice("take the public keys that were revoked out of the folder of keys, then remove the damaged file")
+}
+
+// remember takes the revocations of m, a manifest that was verified and admitted:
+// on this disk, durably, and for the rest of this run. It is done before the
+// payload is fetched, as a server that holds that back must not keep a stolen key
+// believed; and not earlier, as what was refused has no say.
+func (a *applier) remember(ctx context.Context, m *bootcheck.Manifest, keys *trust.Keys) error {
+	record, err := a.record()
+	if err != nil {
+		return err
+	}
+	if err := a.store.Revoke(record, m.RevokedKeys); err != nil {
+		return fmt.Errorf("cannot remember that version %s revokes keys: %w", m.Version, err)
+	}
+	keys.Revoke(m.RevokedKeys)
+	if record == nil || !record.Clone().AddRevoked(m.RevokedKeys) {
+		return nil // the first record will have it: see commitTrial
+	}
+	a.logf("version %s revokes %d keys: their bundles are refused from now on", m.Version, len(m.RevokedKeys))
+	if err := a.commitRevoked(ctx, m.RevokedKeys); err != nil {
+		// The store's file has it already, and the next switch writes it again.
+		a.logf("the record does not know that keys were revoked: %v", err)
+	}
+	return nil
+}
+
+func (a *applier) commitRevoked(ctx context.Context, keys []string) error {
+	unlock, err := a.store.Lock(ctx, lockToCommit)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, err := a.record()
+	if err != nil || record == nil {
+		return err
+	}
+	next := record.Clone()
+	if !next.AddRevoked(keys) {
+		return nil
+	}
+	return a.store.Commit(next)
+}
+
+// checkSigner refuses to switch to a version that a revoked key signed and that
+// never proved itself here: it may have been put into the store by whoever stole
+// the key. One that ran well stays a version to go back to, as the guardian
+// thinks too: it is bound by its digest, and nobody can have changed it since.
+func (a *applier) checkSigner(record *bootcheck.Record, snapshot *bootcheck.Snapshot) error {
+	if record != nil && record.IsConfirmed(&snapshot.Ref) {
+		return nil
+	}
+	revoked, err := a.store.RevokedKeys(record)
+	if errors.Is(err, bootcheck.ErrRevokedUnknown) {
+		return a.revokedUnknown(err)
+	}
+	if len(revoked) == 0 {
+		return nil
+	}
+	text, err := bootcheck.ReadSnapshotFile(snapshot.Dir, bootcheck.SignaturePath, bootcheck.MaxSignature)
+	if err != nil {
+		return fmt.Errorf("cannot tell who signed version %s: %w", snapshot.Ref.Version, err)
+	}
+	var sig minisign.Signature
+	if err := sig.UnmarshalText(text); err != nil {
+		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSignatureInvalid, "cannot tell who signed version %s: %s is damaged", snapshot.Ref.Version, bootcheck.SignaturePath)
+	}
+	for _, id := range revoked {
+		if id == trust.KeyID(sig.KeyID) {
+			return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "version %s is refused: it is signed with key %s, which was revoked", snapshot.Ref.Version, id).
+				WithAdvice("install a bundle that is signed with another key")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package bootcheck
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Any bytes as a record, from a disk that lies or a program that does not exist
+// yet: no panic, and what is taken can be written, changed and read again, with
+// the keys that nobody here knows.
+func FuzzRecord(f *testing.F) {
+	r := &Record{
+		Schema: 1, Generation: 42, Phase: PhaseTrial,
+		Current: &Ref{"1.3.0", "sha256:ab"}, Previous: &Ref{"1.2.0", ""}, Factory: &Ref{"1.0.0", ""},
+		Trial:     &Trial{BootID: "b", Hard: 1, Baseline: map[string]bool{"uplink": false}, BootIDs: []string{"a", "b"}},
+		Confirmed: []Ref{{"1.2.0", ""}}, Floor: 7, Blocked: []Blocked{{Ref{"1.1.0", ""}, "health", "device-api answers"}},
+		LastRollback: &Rollback{From: "1.1.0", To: "1.2.0", Level: LevelPrevious, Cause: CauseHealth, Journal: []string{"x"}},
+		RevokedKeys:  []string{"00000000000000AA"}, HardStreak: []string{"c"}, LastPanic: "oops",
+	}
+	good, err := json.Marshal(r)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"schema":2,"phase":"resting","current":{"version":"1.0.0"},"new":{"a":[1,2]}}`))
+	f.Add([]byte(`{"schema":1,"phase":"confirmed","current":{"version":"../x"}}`))
+	f.Add([]byte(`{"schema":1,"phase":"trial","current":{"version":"1"},"trial":null}`))
+	f.Add([]byte(`{"schema":1,"phase":"confirmed","current":{"version":"1"}}{}`))
+	f.Add([]byte(`{"schema":1,"phase":"confirmed","Phase":"hold","current":{"version":"1"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := ParseRecord(data)
+		if err != nil {
+			if !errors.Is(err, ErrRecord) {
+				t.Fatalf("%v is not ErrRecord", err)
+			}
+			return
+		}
+		_ = r.BlockedBy(r.Current)
+		_ = r.Trial.Attempts()
+		again := func(r *Record) *Record {
+			t.Helper()
+			data, err := json.Marshal(r)
+			if err != nil {
+				t.Fatalf("cannot write what was read: %v", err)
+			}
+			back, err := ParseRecord(data)
+			if err != nil {
+				t.Fatalf("wrote %s, which cannot be read: %v", data, err)
+			}
+			return back
+		}
+		back := again(r.Clone())
+		if len(back.unknown) != len(r.unknown) {
+			t.Fatalf("of %d unknown keys %d came back", len(r.unknown), len(back.unknown))
+		}
+		a, _ := json.Marshal(r)
+		b, _ := json.Marshal(back)
+		if diff := cmp.Diff(string(a), string(b)); diff != "" {
+			t.Fatalf("written and read again (-want +got):\n%s", diff)
+		}
+		next := back.Clone()
+		next.Phase, next.Trial = PhaseFactory, nil
+		next.Current = &Ref{Version: "9.9.9"}
+		if got := again(next); got.Phase != PhaseFactory || got.Current.Version != "9.9.9" || got.Trial != nil {
+			t.Fatalf("committed factory and 9.9.9, read %s and %s", got.Phase, got.Current)
+		}
+	})
+}

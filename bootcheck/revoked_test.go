@@ -1,0 +1,123 @@
+package bootcheck
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func keyIDs(n int) []string {
+	var ids []string
+	for i := range n {
+		ids = append(ids, fmt.Sprintf("%016X", i+1))
+	}
+	return ids
+}
+
+func TestRevokedKeys(t *testing.T) {
+	a, b := "00000000000000AA", "00000000000000BB"
+	whole := fmt.Sprintf(`{"schema":1,"keys":[%q],"seal":%q}`, a, seal([]string{a}))
+	for _, row := range []struct {
+		name   string
+		file   string // empty: none
+		record []string
+		want   []string
+		err    string
+		lost   bool // nothing can be believed
+	}{
+		{name: "no key was revoked"},
+		{name: "the file alone: a device without a record, or whose records were lost", file: whole, want: []string{a}},
+		{name: "the record alone: the file was lost", record: []string{a}, want: []string{a}},
+		{name: "both, and they differ", file: whole, record: []string{b}, want: []string{a, b}},
+		{name: "a record with what is no ID", record: []string{"../x", b, ""}, want: []string{b}},
+		{name: "a file of a newer program", file: strings.Replace(whole, "{", `{"why":"stolen",`, 1), want: []string{a}},
+		{name: "a file that is cut off, and a record", file: whole[:20], record: []string{b}, want: []string{b}, err: "is damaged"},
+		{name: "a file that is cut off", file: whole[:20], err: "is damaged", lost: true},
+		{name: "a file with a flipped bit", file: strings.Replace(whole, "AA", "AB", 1), err: "not those that were sealed", lost: true},
+		{name: "a file without keys", file: fmt.Sprintf(`{"schema":1,"keys":[],"seal":%q}`, seal(nil)), err: "not those that were sealed", lost: true},
+		{name: "a file that is too long", file: whole + strings.Repeat(" ", 64<<10), err: "larger than", lost: true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s, err := Create(t.TempDir() + "/versions")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if row.file != "" {
+				if err := os.WriteFile(s.path(revokedFile), []byte(row.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var record *Record
+			if row.record != nil {
+				record = &Record{RevokedKeys: row.record}
+			}
+			got, err := s.RevokedKeys(record)
+			if !slices.Equal(got, row.want) || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
+				t.Errorf("RevokedKeys = %q, %v, want %q, %q", got, err, row.want, row.err)
+			}
+			if errors.Is(err, ErrRevokedUnknown) != row.lost {
+				t.Errorf("%v: ErrRevokedUnknown %v, want %v", err, !row.lost, row.lost)
+			}
+			// One key more mends what can be mended, and forgets nothing.
+			c := "00000000000000CC"
+			err = s.Revoke(record, []string{c})
+			if row.lost {
+				if !errors.Is(err, ErrRevokedUnknown) {
+					t.Errorf("Revoke: %v, want ErrRevokedUnknown", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.RevokedKeys(nil); err != nil || !slices.Equal(got, append(row.want, c)) {
+				t.Errorf("after Revoke the file has %q, %v, want %q", got, err, append(row.want, c))
+			}
+		})
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	s, err := Create(t.TempDir() + "/versions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Revoke(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(s.path(revokedFile)); err == nil {
+		t.Error("there is a list although no key was revoked")
+	}
+	// What a power cut left.
+	if err := os.WriteFile(s.path(revokedFile+".new"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Revoke(nil, keyIDs(2)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(s.path(revokedFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Revoke(&Record{RevokedKeys: keyIDs(1)}, keyIDs(2)); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(s.path(revokedFile)); err != nil || !os.SameFile(before, after) || before.Mode().Perm() != 0o600 {
+		t.Errorf("nothing is new, and the file was written again, or has the mode %v, want 0600 (%v)", before.Mode(), err)
+	}
+	if err := s.Revoke(nil, keyIDs(MaxRevokedKeys+1)); err == nil {
+		t.Error("more keys were revoked than a store remembers")
+	}
+	if got, err := s.RevokedKeys(nil); err != nil || len(got) != 2 {
+		t.Errorf("RevokedKeys = %q, %v, want two", got, err)
+	}
+	if err := s.Revoke(nil, keyIDs(MaxRevokedKeys)); err != nil {
+		t.Error(err)
+	}
+	if got, err := s.RevokedKeys(nil); err != nil || len(got) != MaxRevokedKeys {
+		t.Errorf("RevokedKeys: %d, %v, want %d", len(got), err, MaxRevokedKeys)
+	}
+}
