@@ -31,6 +31,11 @@ func (r *Reporter) run(ctx, patient context.Context) {
 			} else {
 				r.post.do(ctx, s)
 			}
+			select {
+			case <-r.closing:
+			case <-ctx.Done():
+			case <-time.After(postPause): // what comes meanwhile is one report
+			}
 		}
 		signal(r.idle)
 	}
@@ -47,17 +52,29 @@ func (r *Reporter) next() (s State, ok bool) {
 	return s, true
 }
 
-// Close lets the last report out and ends the Reporter: within 2 s, within
-// half a second if the endpoint let the report before time out, and at once
-// when ctx ends. It may be called more than once.
+// Close lets the last report out, has the last state in its file and ends the
+// Reporter: within 2 s, within half a second if the endpoint let the report before
+// time out, and at once when ctx ends. It may be called more than once.
 func (r *Reporter) Close(ctx context.Context) {
 	r.mu.Lock()
 	again := r.closed
 	r.closed = true
 	r.mu.Unlock()
-	if r.post == nil || again {
+	if again {
 		return
 	}
+	if r.keep != nil {
+		// First: who asks a screen and a report at the same moment hears the same.
+		r.keep.close()
+		select {
+		case <-r.keep.ended:
+		case <-ctx.Done():
+		}
+	}
+	if r.post == nil {
+		return
+	}
+	close(r.closing)
 	defer func() {
 		r.stop()
 		<-r.stopped
