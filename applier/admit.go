@@ -17,6 +17,7 @@ var clockCredible = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // it needs (ExitNoSpace).
 func (a *applier) admit(b *openBundle, o installOptions) error {
 	m := b.manifest
+	a.version = m.Version
 	refuse := func(format string, args ...any) *bootcheck.Error {
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
 	}

@@ -53,7 +53,7 @@ func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *o
 		}
 	}
 	env := []string{inUnit + "=1"}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TERM"} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -72,14 +72,23 @@ func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *o
 	if err != nil {
 		return fmt.Errorf("cannot run in a unit of its own: %w", err)
 	}
+	if a.events != nil {
+		a.events.elsewhere = true
+	}
 	code, err := conn.WaitUnit(ctx, installUnit)
+	if _, never := errors.AsType[*systemd.JobError](err); never || code > int(bootcheck.ExitUnknown) {
+		return a.endedWithoutAWord(code, err)
+	}
 	switch {
 	case ctx.Err() != nil && byInterrupt(ctx):
 		if err := conn.Stop(context.WithoutCancel(ctx), installUnit); err != nil {
 			return fmt.Errorf("cannot stop %s: %w", installUnit, err)
 		}
 		// How it ended says whether it had made its switch.
-		if code, err := conn.WaitUnit(context.WithoutCancel(ctx), installUnit); err == nil && code != 0 {
+		switch code, err := conn.WaitUnit(context.WithoutCancel(ctx), installUnit); {
+		case err == nil && code > int(bootcheck.ExitUnknown):
+			return a.endedWithoutAWord(code, nil)
+		case err == nil && code != 0:
 			return exitOf(code)
 		}
 		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "interrupted").
@@ -94,6 +103,22 @@ func (a *applier) handOver(ctx context.Context, args []string, stdout, stderr *o
 		return exitOf(code)
 	}
 	return nil
+}
+
+// endedWithoutAWord is the error of an install in the unit that could not say
+// anything itself: it was killed, or systemd could not start it (err).
+func (a *applier) endedWithoutAWord(code int, err error) error {
+	if a.events != nil {
+		a.events.elsewhere = false
+	}
+	if err == nil {
+		err = bootcheck.Errorf(bootcheck.ExitUnknown, "", "the install in %s was killed (exit code %d)", installUnit, code).
+			WithAdvice("`ota-apply status` says what runs; asked again, the install goes on where it stopped")
+	} else {
+		err = fmt.Errorf("cannot run in a unit of its own: %w", err)
+	}
+	a.refused(err)
+	return err
 }
 
 // An exitOf is the exit code of the install in the unit, which said itself what
