@@ -234,7 +234,7 @@ func (a *applier) finish(err error) {
 	if err != nil {
 		a.report.Fail(err)
 	} else {
-		a.report.Success("")
+		a.report.Success("version " + a.version)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
