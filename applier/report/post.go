@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -48,7 +49,8 @@ func (r *Reporter) next() (s State, ok bool) {
 	if r.sending = len(r.queue) > 0; !r.sending {
 		return State{}, false
 	}
-	s, r.queue = r.queue[0], r.queue[1:]
+	s = r.queue[0]
+	r.queue = slices.Delete(r.queue, 0, 1)
 	return s, true
 }
 
@@ -65,7 +67,7 @@ func (r *Reporter) Close(ctx context.Context) {
 	}
 	if r.keep != nil {
 		// First: who asks a screen and a report at the same moment hears the same.
-		r.keep.close()
+		close(r.keep.closing)
 		select {
 		case <-r.keep.ended:
 		case <-ctx.Done():

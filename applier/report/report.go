@@ -20,6 +20,7 @@ package report
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -85,7 +86,12 @@ type Reporter struct {
 func New(url, stateFile string) *Reporter {
 	r := &Reporter{}
 	if stateFile != "" {
-		r.keep = newKeeper(stateFile, func(err error) {
+		newest := func() State {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.state
+		}
+		r.keep = newKeeper(stateFile, newest, func(err error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			if r.err == nil {
@@ -171,7 +177,7 @@ func (r *Reporter) set(s State) {
 		r.watch(s)
 	}
 	if r.keep != nil {
-		r.keep.put(s)
+		signal(r.keep.wake)
 	}
 	if r.post == nil {
 		return
@@ -182,7 +188,7 @@ func (r *Reporter) set(s State) {
 		r.queue = append(r.queue, s)
 	}
 	if len(r.queue) > queueMax {
-		r.queue = r.queue[1:]
+		r.queue = slices.Delete(r.queue, 0, 1)
 	}
 	signal(r.wake)
 }

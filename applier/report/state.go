@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -11,31 +12,24 @@ import (
 // A keeper keeps the newest state in a file. It writes in a goroutine of its own:
 // a disk that is busy with what the install unpacks holds nobody up.
 type keeper struct {
-	name  string
-	next  chan State // holds the newest state that is not written yet
-	ended chan struct{}
-	wrong func(error) // is told of each write that failed
-	there *os.File    // what is at name: open, as it is locked
+	name    string
+	newest  func() State
+	wrong   func(error)   // is told of each write that failed
+	wake    chan struct{} // there is a newer state
+	closing chan struct{} // there will be no newer one
+	ended   chan struct{}
+	there   *os.File // what is at name: open, as it is locked
 }
 
-func newKeeper(name string, wrong func(error)) *keeper {
-	k := &keeper{name: name, next: make(chan State, 1), ended: make(chan struct{}), wrong: wrong}
+// keepPause is between two states that are written: nobody looks more often.
+const keepPause = 20 * time.Millisecond
+
+func newKeeper(name string, newest func() State, wrong func(error)) *keeper {
+	k := &keeper{name: name, newest: newest, wrong: wrong,
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{})}
 	go k.run()
 	return k
 }
-
-// put makes s the next state that is written, instead of one that waits. Callers
-// take turns.
-func (k *keeper) put(s State) {
-	select {
-	case <-k.next:
-	default:
-	}
-	k.next <- s // has room: nobody else puts
-}
-
-// close lets the last state be written; ended says when.
-func (k *keeper) close() { close(k.next) }
 
 func (k *keeper) run() {
 	defer close(k.ended)
@@ -44,9 +38,22 @@ func (k *keeper) run() {
 	for _, name := range left {
 		os.Remove(name)
 	}
-	for s := range k.next {
-		if err := k.write(s); err != nil {
-			k.wrong(err)
+	var written State
+	for last := false; !last; {
+		select {
+		case <-k.wake:
+		case <-k.closing:
+			last = true
+		}
+		if s := k.newest(); s != written {
+			written = s
+			if err := k.write(s); err != nil {
+				k.wrong(err)
+			}
+		}
+		select {
+		case <-time.After(keepPause):
+		case <-k.closing:
 		}
 	}
 	if k.there != nil {
