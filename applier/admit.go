@@ -14,6 +14,7 @@ import (
 // it needs (ExitNoSpace).
 func (a *applier) admit(b *openBundle, o installOptions) error {
 	m := b.manifest
+	a.version = m.Version
 	refuse := refusal(m)
 	if a.cfg.Model != "" && !slices.Contains(m.Models, a.cfg.Model) {
 		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.cfg.Model)

@@ -16,6 +16,9 @@
 //	baseline.go  the health checks before the switch
 //	handover.go  running in a systemd unit of its own
 //	sandbox.go   what that may do
+//	progress.go  what a person at a terminal sees of it
+//	events.go    what a program that called is told (--json)
+//	serve.go     what a screen that asks is answered
 package applier
 
 import (
@@ -38,17 +41,19 @@ import (
 type applier struct {
 	cfg    *config.Config
 	store  *bootcheck.Store
+	spool  string           // where downloads wait; empty: where the configuration says
 	report *report.Reporter // nil: nobody is told
 	show   *progressBar     // nil: stderr is not a terminal
+	events *events          // nil: no program is told
 	out    io.Writer
 	log    io.Writer
 
 	dates *calendar.Calendar // see calendar
 	clock func() time.Time   // nil: the system's
+	version string // of the bundle or the snapshot, when it is known
 }
 
 func (a *applier) logf(format string, args ...any) {
-	a.show.clear()
 	fmt.Fprintf(a.log, "ota-apply: %s\n", strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
 }
 
@@ -64,6 +69,7 @@ const (
 type installOptions struct {
 	size           int64  // bytes of the bundle; 0: not known
 	sha256         string // of the bundle, hex; empty: not known
+	dryRun         bool   // only say what would be done
 	noActivate     bool   // stop when the version is in the store
 	force          bool   // although it is blocked
 	allowDowngrade bool   // although it is older than what was confirmed here
@@ -152,6 +158,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 	if err != nil {
 		return err
 	}
+	a.version = version
 	snapshot, err := a.store.Snapshot(version)
 	if err != nil {
 		return err
@@ -202,10 +209,9 @@ func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 	}
 	switch {
 	case err == nil:
-		a.report = report.New(a.cfg.Report.URL, a.progressFile())
+		a.report = a.newReport()
 	case !errors.Is(err, bootcheck.ErrBusy):
-		a.report = report.New(a.cfg.Report.URL, a.progressFile())
-		a.finish(err)
+		a.refused(err)
 	}
 	return unlock, err
 }
@@ -223,16 +229,35 @@ func (a *applier) progress(done, total int64) {
 	a.show.progress(done, total)
 }
 
+// newReport begins the reports, to whoever is to be told.
+func (a *applier) newReport() *report.Reporter {
+	r := report.New(a.cfg.Report.URL, a.progressFile())
+	if a.events != nil {
+		r.Watch(a.events.progress)
+	}
+	return r
+}
+
+// refused reports an install that could not begin, or that ended without a word.
+// While another one runs, its word counts.
+func (a *applier) refused(err error) {
+	if bootcheck.ReadOperation(a.progressFile()).Running() {
+		return
+	}
+	a.report = a.newReport()
+	a.finish(err)
+}
+
 // finish gives the last report and its bounded chance to arrive.
 func (a *applier) finish(err error) {
-	a.show.clear()
+	a.show.close()
 	if err := a.report.Err(); err != nil {
 		a.logf("progress is not reported everywhere: %v", err)
 	}
 	if err != nil {
 		a.report.Fail(err)
 	} else {
-		a.report.Success("")
+		a.report.Success("version " + a.version)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

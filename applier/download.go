@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -45,16 +46,17 @@ var errStartedOver = errors.New("the download started over")
 func (a *applier) download(ctx context.Context, from string, o installOptions, keys *trust.Keys, admit admitFunc) *download {
 	ctx, cancel := context.WithCancel(ctx)
 	d := &download{heads: make(chan *openBundle), ended: make(chan struct{}), cancel: cancel}
+	spool := cmp.Or(a.spool, a.cfg.Spool)
 	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
 	wanted := make(chan []fetch.Part)
 	drop := func() {
-		if err := fetch.Remove(a.cfg.Spool, src); err != nil {
+		if err := fetch.Remove(spool, src); err != nil {
 			a.logf("cannot remove the downloaded bundle: %v", err)
 		}
 	}
 	began := time.Now()
 	opt := fetch.Options{
-		Dir:       a.cfg.Spool,
+		Dir:       spool,
 		Reserve:   int64(a.cfg.Reserve),
 		Proxy:     a.cfg.Proxy,
 		CA:        a.cfg.CA,

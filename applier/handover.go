@@ -29,7 +29,7 @@ func mustHandOver() bool {
 // unitEnv is the environment in units of ours.
 func unitEnv() []string {
 	env := []string{inUnit + "=1"}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TERM"} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -73,14 +73,23 @@ func (a *applier) handOver(ctx context.Context, args, reads []string, stdout, st
 	if err != nil {
 		return fmt.Errorf("cannot run in a unit of its own: %w", err)
 	}
+	if a.events != nil {
+		a.events.elsewhere = true
+	}
 	code, err := conn.WaitUnit(ctx, installUnit)
+	if _, never := errors.AsType[*systemd.JobError](err); never || code > int(bootcheck.ExitUnknown) {
+		return a.endedWithoutAWord(code, err)
+	}
 	switch {
 	case ctx.Err() != nil && byInterrupt(ctx):
 		if err := conn.Stop(context.WithoutCancel(ctx), installUnit); err != nil {
 			return fmt.Errorf("cannot stop %s: %w", installUnit, err)
 		}
 		// How it ended says whether it had made its switch.
-		if code, err := conn.WaitUnit(context.WithoutCancel(ctx), installUnit); err == nil && code != 0 {
+		switch code, err := conn.WaitUnit(context.WithoutCancel(ctx), installUnit); {
+		case err == nil && code > int(bootcheck.ExitUnknown):
+			return a.endedWithoutAWord(code, nil)
+		case err == nil && code != 0:
 			return exitOf(code)
 		}
 		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "interrupted").
@@ -95,6 +104,22 @@ func (a *applier) handOver(ctx context.Context, args, reads []string, stdout, st
 		return exitOf(code)
 	}
 	return nil
+}
+
+// endedWithoutAWord is the error of an install in the unit that could not say
+// anything itself: it was killed, or systemd could not start it (err).
+func (a *applier) endedWithoutAWord(code int, err error) error {
+	if a.events != nil {
+		a.events.elsewhere = false
+	}
+	if err == nil {
+		err = bootcheck.Errorf(bootcheck.ExitUnknown, "", "the install in %s was killed (exit code %d)", installUnit, code).
+			WithAdvice("`ota-apply status` says what runs; asked again, the install goes on where it stopped")
+	} else {
+		err = fmt.Errorf("cannot run in a unit of its own: %w", err)
+	}
+	a.refused(err)
+	return err
 }
 
 // An exitOf is the exit code of the install in the unit, which said itself what

@@ -13,8 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
-	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -22,9 +22,11 @@ import (
 
 const usage = `ota-apply installs a version of the application and makes it run.
 
-  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade] [--limit-rate RATE]
+  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade] [--limit-rate RATE] [--json]
                                download, check, unpack, switch, restart, wait for the verdict
-  ota-apply activate VERSION [--force]
+  ota-apply install --dry-run [--json] URL|FILE
+                               only say what would be downloaded, reused, written, removed, restarted
+  ota-apply activate VERSION [--force] [--json]
                                switch to a version that is in the store
   ota-apply status [--json]    what runs, what is on trial, what an install does now
   ota-apply list [--json]      the versions in the store
@@ -35,6 +37,9 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply unblock VERSION    let a version that failed here be installed again
   ota-apply reset-release      take releases from that of the version that runs on, though a higher one
                                was confirmed here
+  ota-apply serve-progress [--idle TIME]
+                               for ota-progress.socket: answer GET /api/v1.0/progress with the
+                               state of the install; end after TIME (30s) without a connection
 
 Flags of install:
   --size N            the bundle has N bytes
@@ -43,6 +48,21 @@ Flags of install:
   --force             although the version failed on this device
   --allow-downgrade   although its release is older than one that was confirmed here
   --limit-rate RATE   download at most RATE bytes a second, as 500k or 2M; 0: as fast as it goes
+  --json              tell a program: one JSON object a line on stdout, and nothing else there
+
+With --json, install and activate print at each change of stage and every 5 %
+  {"event":"progress","stage":"downloading","progress":40,"message":"…"}
+    stage     downloading, verifying, toInstall, installing or rebooting
+    progress  percent of the stage
+    message   for a person
+and at the end, once
+  {"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"…","error":""}
+    exit      the exit code
+    stage     success (exit 0) or failed
+    version   what was to run; empty if that was not found out
+    message   for a person
+    error     empty, or "CODE: …" as in a report to device-api
+status --json and list --json print one object.
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -58,7 +78,8 @@ type command struct {
 	json, dryRun bool
 	install      installOptions
 
-	limitRate *config.Rate // nil: what the configuration says
+	idle      time.Duration // of serve-progress
+	limitRate *config.Rate  // nil: what the configuration says
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -93,7 +114,7 @@ func parse(args []string) (*command, error) {
 	if len(args) == 0 {
 		return nil, cli.Usagef("ota-apply", "a command is missing")
 	}
-	c := &command{name: args[0]}
+	c := &command{name: args[0], idle: idleDefault}
 	fs := cli.Flags("ota-apply " + c.name)
 	fs.StringVar(&c.config, "config", "", "")
 	fs.StringVar(&c.root, "root", "", "")
@@ -118,10 +139,13 @@ func parse(args []string) (*command, error) {
 			c.limitRate = &r
 			return err
 		})
+		fs.BoolVar(&c.install.dryRun, "dry-run", false, "")
 		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
+		fs.BoolVar(&c.json, "json", false, "")
 	case "activate":
+		fs.BoolVar(&c.json, "json", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 	case "status", "list":
 		arguments = 0
@@ -129,6 +153,14 @@ func parse(args []string) (*command, error) {
 	case "cleanup":
 		arguments = 0
 		fs.BoolVar(&c.dryRun, "dry-run", false, "")
+	case "serve-progress":
+		arguments = 0
+		fs.Func("idle", "", func(s string) (err error) {
+			if c.idle, err = time.ParseDuration(s); err != nil || c.idle <= 0 {
+				return errors.New(`want a time above 0 such as "30s"`)
+			}
+			return nil
+		})
 	case "reset-release":
 		arguments = 0
 	case baselineCommand:
@@ -148,8 +180,17 @@ func parse(args []string) (*command, error) {
 	return c, nil
 }
 
-func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
+func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
+	a := &applier{out: stdout, log: stderr}
+	if c.json && !c.install.dryRun && (c.name == "install" || c.name == "activate") {
+		a.events = newEvents(stdout)
+		a.out = &a.events.text
+		defer func() { a.events.result(a.version, err) }()
+	}
 	cfg, err := config.Find(c.config)
+	if c.name == "serve-progress" {
+		return serveProgress(ctx, cfg, err, c.idle, stderr)
+	}
 	if err != nil {
 		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
 			WithAdvice("correct the configuration, or name another one with --config")
@@ -162,9 +203,11 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if c.limitRate != nil {
 		cfg.LimitRate = *c.limitRate
 	}
-	a := &applier{cfg: cfg, out: stdout, log: stderr}
-	switch c.name {
-	case "install", "activate":
+	a.cfg = cfg
+	switch {
+	case c.install.dryRun:
+		return a.dryRun(ctx, c.arg, c.install, c.json)
+	case c.name == "install", c.name == "activate":
 		return c.change(ctx, a, stdout, stderr)
 	}
 	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
@@ -208,8 +251,7 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		}
 		// Without a key nothing can be installed, so nothing is made either.
 		if _, err := a.keys(); err != nil {
-			a.report = report.New(a.cfg.Report.URL, a.progressFile())
-			a.finish(err)
+			a.refused(err)
 			return err
 		}
 	}
@@ -221,6 +263,11 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		return a.handOver(ctx, c.args(a.cfg), reads, out, log)
 	}
 	a.show = newProgressBar(stderr)
+	defer a.show.close()
+	a.out, a.log = a.show.over(a.out), a.show.over(a.log)
+	if a.events != nil {
+		a.events.w = a.show.over(a.events.w)
+	}
 	if c.name == "activate" {
 		return a.activateVersion(ctx, c.arg, c.install.force)
 	}
@@ -235,6 +282,7 @@ func (c *command) args(cfg *config.Config) []string {
 	}
 	for flag, on := range map[string]bool{
 		"--no-activate": c.install.noActivate, "--force": c.install.force, "--allow-downgrade": c.install.allowDowngrade,
+		"--json": c.json,
 	} {
 		if on {
 			args = append(args, flag)

@@ -25,7 +25,7 @@ func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), er
 // verdict. It is not the store's lock: the guardian confirms and falls back
 // while an install downloads or waits.
 func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
-	// A moment of patience, as `status` looks at this lock too.
+	// A moment of patience: a guardian that sweeps a full disk has it for so long.
 	return lockAt(ctx, s.path(installLock), 200*time.Millisecond)
 }
 

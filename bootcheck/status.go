@@ -1,17 +1,13 @@
 package bootcheck
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // ConfirmUnit is the unit that judges a version after its services started.
@@ -20,57 +16,6 @@ const ConfirmUnit = "ota-confirm.service"
 // FactoryDamage is the file of the run folder that holds a line about what is
 // wrong with factory. It is not there while nothing is.
 const FactoryDamage = "factory-damage"
-
-// Operation is what an install does at this moment, as it is reported to
-// device-api and kept in progress.json.
-type Operation struct {
-	Stage    string `json:"stage"`    // "idle": nothing is going on
-	Progress int    `json:"progress"` // percent of the stage
-	Message  string `json:"message"`
-	Error    string `json:"error"` // empty, or CODE: text
-}
-
-// Stages of an Operation that this package looks at; package report has them all.
-const (
-	StageIdle    = "idle" // no install has run since the boot
-	stageSuccess = "success"
-	stageFailed  = "failed"
-)
-
-// ReadOperation reads progress.json. One that is not there or cannot be read
-// means idle: it is volatile and nothing depends on it.
-func ReadOperation(name string) Operation {
-	idle := Operation{Stage: StageIdle}
-	op := idle
-	data, err := readRegular(name, 64<<10)
-	if err != nil || json.Unmarshal(data, &op) != nil || op.Stage == "" {
-		return idle
-	}
-	return op
-}
-
-// operation is what an install does, or did last. One that was killed cannot
-// say so itself: nobody holds the lock of installs any more.
-func (s *Store) operation(progress string) Operation {
-	op := ReadOperation(progress)
-	if op.Stage == StageIdle || op.Stage == stageSuccess || op.Stage == stageFailed || s.installRuns() {
-		return op
-	}
-	op.Error = CodeDeploymentFailed + ": interrupted while " + op.Stage
-	op.Stage = stageFailed
-	return op
-}
-
-// installRuns reports whether somebody holds the lock of installs. Who may not
-// open it cannot know, and believes progress.json.
-func (s *Store) installRuns() bool {
-	f, err := os.OpenFile(s.path(installLock), os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist)
-	}
-	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
-}
 
 // Summary is one sentence for a person: what was left, for what, why.
 func (l *Rollback) Summary() string {
@@ -139,7 +84,7 @@ type VersionStatus struct {
 // Status collects what there is to say. progress is where the applier keeps its
 // operation, in the run folder of both programs. An empty store has a status; the error says why nothing could be read.
 func (s *Store) Status(progress string) (*Status, error) {
-	status := &Status{Blocked: []Blocked{}, Operation: s.operation(progress)}
+	status := &Status{Blocked: []Blocked{}, Operation: ReadOperation(progress)}
 	record := &Record{}
 	active, err := s.Active()
 	switch {
@@ -257,8 +202,11 @@ func (st *Status) Print(w io.Writer) {
 		}
 	}
 	op := st.Operation.Stage
-	if st.Operation.Stage != StageIdle {
+	switch {
+	case st.Operation.Stage != StageIdle:
 		op += fmt.Sprintf(" %d %% %s", st.Operation.Progress, or(st.Operation.Error, st.Operation.Message))
+	case st.Operation.Message != "":
+		op += " (" + st.Operation.Message + ")"
 	}
 	line("operation", "%s", op)
 	line("free", "%d MiB", st.FreeBytes>>20)

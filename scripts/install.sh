@@ -79,8 +79,8 @@ esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
-managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service'
-enabled='ota-guardian.service ota-confirm.service ota-factory.service'
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-progress.socket ota-progress.service'
+enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-progress.socket'
 
 run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
@@ -112,8 +112,11 @@ sd() {
     if [ -n "$destdir" ]; then run systemctl --quiet --root="$destdir" "$@"; else run systemctl --quiet "$@"; fi
 }
 
+# live: this is about the system that runs.
+live() { [ -z "$destdir" ] && [ -d /run/systemd/system ]; }
+
 reload() {
-    if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then
+    if live; then
         run systemctl daemon-reload
         run journalctl --update-catalog
     fi
@@ -171,10 +174,15 @@ install_all() {
     if [ -n "$enable" ]; then
         # shellcheck disable=SC2086 # a list of units
         sd enable $enabled
+        # The others do their work at boot; this one answers from now on.
+        if live; then run systemctl start ota-progress.socket; fi
     fi
 }
 
 uninstall_all() {
+    if live && [ -e "$units/ota-progress.socket" ]; then
+        run systemctl stop ota-progress.socket ota-progress.service
+    fi
     for u in $enabled; do
         if [ -e "$units/$u" ]; then sd disable "$u"; fi
     done

@@ -64,8 +64,14 @@ func newDecoder(max int64) (*zstd.Decoder, error) {
 		zstd.WithDecoderMaxMemory(uint64(max)),
 		// Never append beyond the buffer that was made for the announced size.
 		zstd.WithDecodeAllCapLimit(true),
+		// The hashes in the manifest say more than a frame's own checksum.
+		zstd.IgnoreChecksum(true),
 	)
 }
+
+// decodeSlack is what the decoder's fast loop writes beyond the end, bytes. In a
+// buffer without it the last block is decoded by a slower one.
+const decodeSlack = 64
 
 // decodeFrame decodes b, one whole zstd frame of exactly size bytes, into buf,
 // which it enlarges if need be.
@@ -77,10 +83,10 @@ func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 	if announced != uint64(size) {
 		return nil, fmt.Errorf("a zstd frame of %d bytes, want %d", announced, size)
 	}
-	if int64(cap(buf)) < size {
-		buf = make([]byte, 0, size)
+	if int64(cap(buf)) < size+decodeSlack {
+		buf = make([]byte, 0, size+decodeSlack)
 	}
-	out, err := d.DecodeAll(b, buf[:0:size])
+	out, err := d.DecodeAll(b, buf[:0:size+decodeSlack])
 	if err != nil {
 		return nil, fmt.Errorf("cannot decode it: %v", err)
 	}

@@ -91,6 +91,12 @@ func (u *unpacking) work(ctx context.Context) error {
 		return err
 	}
 	w := &worker{unpacking: u, zstd: d, dirs: dirCache{root: u.root}}
+	// Once, and as large as any frame needs: buffers that grow are garbage.
+	var packed, frame int64
+	for i := range u.m.Frames {
+		packed, frame = max(packed, u.m.Frames[i].Length), max(frame, u.m.Frames[i].Size)
+	}
+	w.packed, w.frame = make([]byte, packed), make([]byte, 0, frame+decodeSlack)
 	defer w.close()
 	for {
 		i := int(u.next.Add(1) - 1)
@@ -121,9 +127,6 @@ func (w *worker) close() {
 // readFrame reads, checks and decodes frame i.
 func (w *worker) readFrame(i int) ([]byte, error) {
 	f := &w.m.Frames[i]
-	if int64(cap(w.packed)) < f.Length {
-		w.packed = make([]byte, f.Length)
-	}
 	packed := w.packed[:f.Length]
 	if err := readFull(w.r, packed, w.h.PayloadOffset+f.Offset); err != nil {
 		return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)

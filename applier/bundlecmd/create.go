@@ -117,7 +117,7 @@ func (c *command) create(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
-		out, m.Version, strings.Join(m.Models, ", "), contentText(m), megabytes(st.Size()), trust.KeyID(key.ID()))
+		out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
 	return nil
 }
 

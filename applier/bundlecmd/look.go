@@ -96,7 +96,7 @@ size       %s unpacked, %s as a bundle of %s
 digest     %s
 signature  %s
 `, i.Version, i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
-		megabytes(i.Size), megabytes(i.BundleSize), plural(i.Frames, "frame", "frames"), i.Digest, signed)
+		cli.Size(i.Size), cli.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), i.Digest, signed)
 	return nil
 }
 
@@ -183,12 +183,12 @@ func count(m *bootcheck.Manifest) (files, dirs, links int) {
 
 func contentText(m *bootcheck.Manifest) string {
 	files, dirs, links := count(m)
-	s := fmt.Sprintf("%s (%s)", plural(files, "file", "files"), megabytes(m.Size))
+	s := fmt.Sprintf("%s (%s)", cli.Plural(files, "file", "files"), cli.Size(m.Size))
 	if dirs > 0 {
-		s += ", " + plural(dirs, "directory", "directories")
+		s += ", " + cli.Plural(dirs, "directory", "directories")
 	}
 	if links > 0 {
-		s += ", " + plural(links, "link", "links")
+		s += ", " + cli.Plural(links, "link", "links")
 	}
 	return s
 }

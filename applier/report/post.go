@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -31,6 +32,11 @@ func (r *Reporter) run(ctx, patient context.Context) {
 			} else {
 				r.post.do(ctx, s)
 			}
+			select {
+			case <-r.closing:
+			case <-ctx.Done():
+			case <-time.After(postPause): // what comes meanwhile is one report
+			}
 		}
 		signal(r.idle)
 	}
@@ -43,21 +49,34 @@ func (r *Reporter) next() (s State, ok bool) {
 	if r.sending = len(r.queue) > 0; !r.sending {
 		return State{}, false
 	}
-	s, r.queue = r.queue[0], r.queue[1:]
+	s = r.queue[0]
+	r.queue = slices.Delete(r.queue, 0, 1)
 	return s, true
 }
 
-// Close lets the last report out and ends the Reporter: within 2 s, within
-// half a second if the endpoint let the report before time out, and at once
-// when ctx ends. It may be called more than once.
+// Close lets the last report out, has the last state in its file and ends the
+// Reporter: within 2 s, within half a second if the endpoint let the report before
+// time out, and at once when ctx ends. It may be called more than once.
 func (r *Reporter) Close(ctx context.Context) {
 	r.mu.Lock()
 	again := r.closed
 	r.closed = true
 	r.mu.Unlock()
-	if r.post == nil || again {
+	if again {
 		return
 	}
+	if r.keep != nil {
+		// First: who asks a screen and a report at the same moment hears the same.
+		close(r.keep.closing)
+		select {
+		case <-r.keep.ended:
+		case <-ctx.Done():
+		}
+	}
+	if r.post == nil {
+		return
+	}
+	close(r.closing)
 	defer func() {
 		r.stop()
 		<-r.stopped

@@ -2,14 +2,16 @@
 // an install gets on.
 //
 // An install never waits for a report: a Reporter notes what is to be said and
-// returns; a goroutine of its own says it, one report after the other. What
-// cannot be delivered within 2 s is dropped.
+// returns; goroutines of its own say it, one report after the other. What cannot
+// be delivered within 2 s is dropped.
 //
 //	caller ── Stage, Progress, Fail, Success
-//	  ├ state file, replaced at once            (status reads it)
+//	  ├ watcher, if there is one                (events for programs)
+//	  ├ newest state
+//	  │   └ goroutine: state file               (status and screens read it)
 //	  └ queue: one report for each stage        (within a stage the newest wins)
-//	      └ goroutine: POST, 2 s each
-//	caller ── Close: the last report gets its chance
+//	      └ goroutine: POST, 2 s each, 20 a second at most
+//	caller ── Close: the last of both gets its chance
 //
 // device-api is restarted in the middle of an install, so that reports get
 // lost is normal; that is what the state file is for.
@@ -17,15 +19,12 @@ package report
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -45,9 +44,12 @@ const (
 const (
 	step      = 5                      // percent between two reports of a stage
 	queueMax  = 8                      // stages that may wait: more than an install has
+	postPause = 50 * time.Millisecond  // between two reports: whatever the endpoint does, reports cost little of the processor
 	postLimit = 2 * time.Second        // for one report
 	lastLimit = time.Second            // in Close, for the queue to drain, then again for the last report
 	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out
+
+	textMax = 1000 // bytes of a message: a cause may quote an address of any length
 )
 
 // A State is what a report says. All four keys are always there.
@@ -59,10 +61,11 @@ func terminal(s State) bool { return s.Stage == StageSuccess || s.Stage == Stage
 // A Reporter reports one install. Its methods may be called from several
 // goroutines; none but Close waits for anything.
 type Reporter struct {
-	file string
+	keep *keeper // nil: no state file
 	post *poster // nil: reports go nowhere
 
 	mu      sync.Mutex
+	watch   func(State)
 	state   State
 	queue   []State // oldest first, no two neighbours of the same stage
 	sending bool    // a report is under way
@@ -70,6 +73,7 @@ type Reporter struct {
 	err     error
 
 	wake    chan struct{}      // the queue is no longer empty
+	closing chan struct{}      // Close was called: no more pauses
 	idle    chan struct{}      // the queue is empty and nothing is under way
 	hurry   context.CancelFunc // gives up the report under way
 	stop    context.CancelFunc // ends the goroutine
@@ -77,23 +81,47 @@ type Reporter struct {
 }
 
 // New makes a Reporter that posts to url and keeps the last state in
-// stateFile, which is replaced as a whole each time (mode 0644; its folder is
-// made if missing). Empty means: do not. Close must be called at the end.
+// stateFile, as bootcheck.Operation says (mode 0644; its folder is made if
+// missing). Empty means: do not. Close must be called at the end.
 func New(url, stateFile string) *Reporter {
-	r := &Reporter{file: stateFile}
+	r := &Reporter{}
+	if stateFile != "" {
+		newest := func() State {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.state
+		}
+		r.keep = newKeeper(stateFile, newest, func(err error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.err == nil {
+				r.err = fmt.Errorf("cannot keep the progress of the install: %w", err)
+			}
+		})
+	}
 	if url == "" {
 		return r
 	}
-	if r.post, r.err = newPoster(url); r.err != nil {
+	post, err := newPoster(url)
+	if err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.err = err
 		return r
 	}
+	r.post = post
 	r.wake, r.idle, r.stopped = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	r.closing = make(chan struct{})
 	var ctx, patient context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
 	patient, r.hurry = context.WithCancel(ctx)
 	go r.run(ctx, patient)
 	return r
 }
+
+// Watch lets f see every state that is told, in their order. f is called by who
+// calls the Reporter and must return soon. Watch is called before anything is told.
+func (r *Reporter) Watch(f func(State)) { r.watch = f }
 
 // Stage begins a stage, or says something new about the one that runs.
 // progress is a percentage of the stage.
@@ -143,11 +171,13 @@ func (r *Reporter) set(s State) {
 	if r.closed || terminal(r.state) {
 		return
 	}
+	s.Message, s.Error = clip(s.Message), clip(s.Error)
 	r.state = s
-	if r.file != "" {
-		if err := writeState(r.file, s); err != nil && r.err == nil {
-			r.err = fmt.Errorf("cannot keep the progress of the install: %w", err)
-		}
+	if r.watch != nil {
+		r.watch(s)
+	}
+	if r.keep != nil {
+		signal(r.keep.wake)
 	}
 	if r.post == nil {
 		return
@@ -158,7 +188,7 @@ func (r *Reporter) set(s State) {
 		r.queue = append(r.queue, s)
 	}
 	if len(r.queue) > queueMax {
-		r.queue = r.queue[1:]
+		r.queue = slices.Delete(r.queue, 0, 1)
 	}
 	signal(r.wake)
 }
@@ -173,24 +203,10 @@ func signal(c chan<- struct{}) {
 
 func percent(p int) int { return min(max(p, 0), 100) }
 
-func writeState(file string, s State) error {
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
+// clip shortens text to textMax bytes, between two characters.
+func clip(text string) string {
+	if len(text) <= textMax {
+		return text
 	}
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	// Not renameio.WriteFile: that keeps the mode of the file before, whatever
-	// it is told. No fsync of the folder: the file tells about this boot only.
-	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if _, err := f.Write(append(data, '\n')); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
+	return strings.ToValidUTF8(text[:textMax-len("…")], "") + "…"
 }

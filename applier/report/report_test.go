@@ -13,10 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -33,7 +37,7 @@ type endpoint struct {
 
 // newEndpoint keeps each report, then answers by answer (nil: 200 and a few
 // bytes), which is told the report's number, from 1.
-func newEndpoint(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, n int)) *endpoint {
+func newEndpoint(t testing.TB, answer func(w http.ResponseWriter, r *http.Request, n int)) *endpoint {
 	t.Helper()
 	e := &endpoint{conns: map[string]bool{}, change: make(chan struct{}, 1000)}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -182,21 +186,39 @@ func TestNewestWins(t *testing.T) {
 
 // TestProgressSteps holds which progress is told: each 5 %, and the end.
 func TestProgressSteps(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "ota", "progress.json")
-	r := New("", file)
+	r := New("", "")
+	var told State
+	r.Watch(func(s State) { told = s })
 	r.Stage(StageDownloading, 0, "x")
 	for _, row := range []struct{ say, told int }{
 		{1, 0}, {4, 0}, {5, 5}, {9, 5}, {10, 10}, {8, 10}, {5, 5}, {97, 97}, {99, 97}, {100, 100}, {100, 100},
 		{0, 0}, {-7, 0}, {250, 100},
 	} {
 		r.Progress(row.say)
-		s, err := read(file)
-		if err != nil {
-			t.Fatal(err)
+		if want := state(StageDownloading, row.told, "x", ""); told != want {
+			t.Errorf("after Progress(%d): %+v, want %+v", row.say, told, want)
 		}
-		if want := state(StageDownloading, row.told, "x", ""); s != want {
-			t.Errorf("after Progress(%d): %+v, want %+v", row.say, s, want)
+	}
+}
+
+// TestSteps holds that a watcher sees every stage and every 5 % in their order.
+func TestSteps(t *testing.T) {
+	r := New("", "")
+	var got []string
+	r.Watch(func(s State) { got = append(got, fmt.Sprintf("%s %d", s.Stage, s.Progress)) })
+	var want []string
+	for _, stage := range all {
+		r.Stage(stage, 0, "")
+		for p := range 101 {
+			r.Progress(p)
+			if p%5 == 0 {
+				want = append(want, fmt.Sprintf("%s %d", stage, p))
+			}
 		}
+	}
+	r.Success("")
+	if want = append(want, "success 100"); !slices.Equal(got, want) {
+		t.Errorf("told: %q\nwant: %q", got, want)
 	}
 }
 
@@ -214,8 +236,42 @@ func TestCodes(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "progress.json")
 		r := New("", file)
 		r.Fail(row.err)
+		r.Close(t.Context())
 		if s, err := read(file); err != nil || s.Error != row.want || s.Stage != StageFailed {
 			t.Errorf("Fail(%v) = %+v, %v, want the error %q", row.err, s, err, row.want)
+		}
+	}
+}
+
+// deadAddress is one where nobody listens.
+func deadAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String() + "/"
+}
+
+func oneGigabyte(w http.ResponseWriter, r *http.Request, n int) {
+	w.Header().Set("Content-Length", strconv.Itoa(1<<30))
+	block := make([]byte, 1<<16)
+	for r.Context().Err() == nil {
+		if _, err := w.Write(block); err != nil {
+			return
+		}
+	}
+}
+
+func aByteASecond(w http.ResponseWriter, r *http.Request, n int) {
+	w.Header().Set("Content-Length", "1000")
+	for r.Context().Err() == nil {
+		w.Write([]byte{' '})
+		http.NewResponseController(w).Flush()
+		select {
+		case <-time.After(time.Second):
+		case <-r.Context().Done():
 		}
 	}
 }
@@ -223,14 +279,6 @@ func TestCodes(t *testing.T) {
 // TestBadEndpoints holds that no endpoint can hold an install up: thousands of
 // calls return while the first report is not even answered, and Close ends.
 func TestBadEndpoints(t *testing.T) {
-	dead := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return "http://" + l.Addr().String() + "/"
-	}
 	elsewhere := newEndpoint(t, nil)
 	t.Cleanup(func() {
 		if n := len(elsewhere.reports()); n != 0 {
@@ -248,7 +296,7 @@ func TestBadEndpoints(t *testing.T) {
 		{"redirecting", func(w http.ResponseWriter, r *http.Request, n int) {
 			http.Redirect(w, r, elsewhere.URL, []int{301, 302, 303, 307, 308}[n%5])
 		}},
-		{"a huge reply", func(w http.ResponseWriter, r *http.Request, n int) {
+		{"a reply without end", func(w http.ResponseWriter, r *http.Request, n int) {
 			block := make([]byte, 1<<16)
 			for r.Context().Err() == nil {
 				if _, err := w.Write(block); err != nil {
@@ -256,36 +304,33 @@ func TestBadEndpoints(t *testing.T) {
 				}
 			}
 		}},
-		{"a byte a second", func(w http.ResponseWriter, r *http.Request, n int) {
-			w.Header().Set("Content-Length", "1000")
-			for r.Context().Err() == nil {
-				w.Write([]byte{' '})
-				http.NewResponseController(w).Flush()
-				select {
-				case <-time.After(time.Second):
-				case <-r.Context().Done():
-				}
-			}
-		}},
+		{"a reply of 1 GB", oneGigabyte},
+		{"a byte a second", aByteASecond},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			url, e := dead(), (*endpoint)(nil)
+			url, e := deadAddress(t), (*endpoint)(nil)
 			if row.answer != nil {
 				e = newEndpoint(t, row.answer)
 				url = e.URL
 			}
 			r := New(url, "")
 			const calls = 10_000
+			r.Stage(all[0], 0, "")
+			if e != nil {
+				e.wait(t, 1) // from here on the endpoint has a connection to hold
+			}
+			begin := time.Now()
 			for i := range calls {
 				r.Stage(all[i%len(all)], i%100, "")
 				r.Progress(i % 100)
 			}
 			r.Success("")
 			if e != nil {
-				// Had a call waited for its report, this many had come.
-				if n := len(e.reports()); n > calls/10 {
-					t.Errorf("%d reports came while %d were made", n, calls)
+				// Had a call waited for its report, this many had come. The rest of
+				// them is what the pause between two lets through.
+				if n := len(e.reports()); n > 2+int(time.Since(begin)/postPause) {
+					t.Errorf("%d reports came while %d were made in %v", n, calls, time.Since(begin))
 				}
 			}
 			r.mu.Lock()
@@ -293,7 +338,7 @@ func TestBadEndpoints(t *testing.T) {
 				t.Errorf("%d reports wait, want at most %d", n, queueMax)
 			}
 			r.mu.Unlock()
-			begin := time.Now()
+			begin = time.Now()
 			r.Close(t.Context())
 			if took := time.Since(begin); took > 10*time.Second { // 2 s, and the machine's own slowness
 				t.Errorf("Close took %v", took)
@@ -385,8 +430,16 @@ func TestStateFile(t *testing.T) {
 	if s := bootcheck.ReadOperation(file); s != (State{Stage: StageIdle}) {
 		t.Errorf("ReadOperation without a file = %+v, want idle", s)
 	}
+	// What a process left that was killed in the middle of a write.
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".progress.json.17"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := New("", file)
 	r.Stage(StageDownloading, 7, "a \"b\" <c>")
+	waitFor(t, "the first state", func() bool { s, err := read(file); return err == nil && s.Progress == 7 })
 	if err := os.Chmod(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -395,6 +448,7 @@ func TestStateFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Stage(StageVerifying, 0, "")
+	r.Close(t.Context())
 	after, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)
@@ -435,6 +489,81 @@ func read(file string) (State, error) {
 	return s, json.Unmarshal(data, &s)
 }
 
+// waitFor waits until ok, for as long as a slow machine may take.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no sign of %s within 30 s", what)
+		}
+	}
+}
+
+// TestReaders holds that who reads the file sees one state or the next, never
+// half of one and never that nobody is at work, however often it is replaced; and
+// that it says idle as soon as its writer is gone.
+func TestReaders(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "progress.json")
+	r := New("", file)
+	r.Stage(StageInstalling, 0, "0")
+	waitFor(t, "the file", func() bool { return bootcheck.ReadOperation(file).Stage == StageInstalling })
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var looks, changes atomic.Int64
+	for range 4 {
+		wg.Go(func() {
+			var last State
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s := bootcheck.ReadOperation(file)
+				// The message says the progress again, in a word that fills some blocks.
+				if s.Stage != StageInstalling || !strings.HasPrefix(s.Message, strconv.Itoa(s.Progress)) {
+					t.Errorf("a reader saw %+v", s)
+					return
+				}
+				looks.Add(1)
+				if s != last {
+					changes.Add(1)
+				}
+				last = s
+			}
+		})
+	}
+	for end := time.Now().Add(30 * time.Second); (looks.Load() < 5000 || changes.Load() < 200) && time.Now().Before(end) && !t.Failed(); {
+		for p := range 101 {
+			r.Stage(StageInstalling, p, strconv.Itoa(p)+strings.Repeat("x", p*9))
+			time.Sleep(100 * time.Microsecond) // else most of them were never written
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d looks, %d of them saw something new", looks.Load(), changes.Load())
+	if changes.Load() < 200 {
+		t.Errorf("only %d looks saw something new", changes.Load())
+	}
+	r.Close(t.Context())
+	want := State{Stage: StageIdle, Message: "the last install was interrupted while installing"}
+	if s := bootcheck.ReadOperation(file); s != want {
+		t.Errorf("nobody is at work and the file says %+v, want %+v", s, want)
+	}
+}
+
+// TestLongText holds that what is told is of bounded length and whole characters.
+func TestLongText(t *testing.T) {
+	r := New("", "")
+	var told State
+	r.Watch(func(s State) { told = s })
+	r.Fail(errors.New(strings.Repeat("ä", 5000)))
+	if len(told.Message) > textMax || !utf8.ValidString(told.Message) || !strings.HasSuffix(told.Message, "ä…") ||
+		!strings.HasPrefix(told.Error, "DEPLOYMENT_FAILED: ä") || len(told.Error) > textMax {
+		t.Errorf("told %d and %d bytes: %+v", len(told.Message), len(told.Error), told)
+	}
+}
+
 // TestStateFileTrouble holds that a state file that cannot be written hinders
 // nobody, and is remembered once.
 func TestStateFileTrouble(t *testing.T) {
@@ -445,6 +574,7 @@ func TestStateFileTrouble(t *testing.T) {
 	e := newEndpoint(t, nil)
 	r := New(e.URL, filepath.Join(notDir, "progress.json"))
 	r.Stage(StageDownloading, 0, "")
+	waitFor(t, "the error", func() bool { return r.Err() != nil })
 	first := r.Err()
 	r.Success("")
 	r.Close(t.Context())

@@ -80,6 +80,27 @@ func arguments(min, max int) string {
 	return fmt.Sprintf("%d to %d arguments", min, max)
 }
 
+// Size is n bytes for a person to read: "812 bytes", "11.8 MB".
+func Size(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d bytes", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+}
+
+// Plural is "1 file", "2 files".
+func Plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // Usagef is an error of the command line. command, "ota-apply install", is what
 // its advice sends the reader to the help of.
 func Usagef(command, format string, args ...any) error {

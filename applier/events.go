@@ -1,0 +1,118 @@
+package applier
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// events tells a program how an install gets on (install --json and activate
+// --json): one JSON object a line on stdout, and nothing else there. First
+//
+//	{"event":"progress","stage":"downloading","progress":40,"message":"…"}
+//
+// at each change of stage and every 5 %; stage is one of report's but for success
+// and failed, progress is percent of the stage, message is for a person. The
+// progress falls when a download starts over. Last, always and once
+//
+//	{"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"…","error":""}
+//
+// exit is the exit code; stage is success for 0, else failed; version is that of
+// the bundle, empty if it was not found out; message is for a person; error is
+// empty, or a code and the message as in a report: "DISK_FULL: …". There is no
+// line for a command line that is wrong (exit 2).
+//
+// All keys are always there; a later version may have more of them, and more
+// events.
+//
+// A program that does not read loses events, and never holds the install up.
+type events struct {
+	w    io.Writer
+	room func(time.Duration) bool // whether w takes a line within this time
+	text bytes.Buffer             // what a person would have been told on stdout
+
+	// The unit that the install was handed to has the same stdout and gives the
+	// result, or gave it.
+	elsewhere bool
+}
+
+// resultPatience is how long the result waits for a program that does not read.
+const resultPatience = 2 * time.Second
+
+func newEvents(stdout io.Writer) *events {
+	e := &events{w: stdout, room: func(time.Duration) bool { return true }}
+	if f, ok := stdout.(*os.File); ok {
+		e.room = func(wait time.Duration) bool { return writable(f, wait) }
+	}
+	return e
+}
+
+type progressEvent struct {
+	Event    string `json:"event"`
+	Stage    string `json:"stage"`
+	Progress int    `json:"progress"`
+	Message  string `json:"message"`
+}
+
+type resultEvent struct {
+	Event   string             `json:"event"`
+	Exit    bootcheck.ExitCode `json:"exit"`
+	Stage   string             `json:"stage"`
+	Version string             `json:"version"`
+	Message string             `json:"message"`
+	Error   string             `json:"error"`
+}
+
+// progress is a report.Reporter's watcher.
+func (e *events) progress(s report.State) {
+	if s.Running() { // the end is the result's to tell
+		e.print(progressEvent{"progress", s.Stage, s.Progress, s.Message}, 0)
+	}
+}
+
+// result is the last line: the command ended with err.
+func (e *events) result(version string, err error) {
+	if e.elsewhere {
+		return
+	}
+	r := resultEvent{Event: "result", Stage: report.StageSuccess, Version: version, Message: oneLine(e.text.String())}
+	if err != nil {
+		r.Exit, r.Stage, r.Message = bootcheck.Exit(err), report.StageFailed, oneLine(err.Error())
+		r.Error = bootcheck.ReportCode(err) + ": " + r.Message
+	}
+	e.print(r, resultPatience)
+}
+
+func (e *events) print(v any, patience time.Duration) {
+	if !e.room(patience) {
+		return
+	}
+	enc := json.NewEncoder(e.w)
+	enc.SetEscapeHTML(false) // these are read by programs and people, not by browsers
+	// One write, so that lines of two processes do not mix. Who asked may be gone:
+	// it is what the install is for that counts.
+	_ = enc.Encode(v)
+}
+
+// writable reports whether a write of a line to f returns at once, waiting for
+// that at most wait. A pipe takes one as soon as it says that it takes anything:
+// pipe(7), PIPE_BUF.
+func writable(f *os.File, wait time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
+	for end := time.Now().Add(wait); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
+		if err != unix.EINTR {
+			return err != nil || n > 0 // what cannot be asked is written to
+		}
+	}
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

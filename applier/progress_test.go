@@ -1,0 +1,222 @@
+package applier
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// A pty is a terminal whose other side the test reads.
+type pty struct {
+	master, terminal *os.File
+	out              chan string // all that was written, once the terminal is closed
+}
+
+func newPty(t *testing.T, columns uint16) *pty {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here:", err)
+	}
+	p := &pty{master, terminal, make(chan string, 1)}
+	p.resize(t, columns)
+	t.Cleanup(func() { master.Close(); terminal.Close() })
+	go func() {
+		text, _ := io.ReadAll(master) // ends with EIO when nobody has the terminal open
+		p.out <- string(text)
+	}()
+	return p
+}
+
+func (p *pty) resize(t *testing.T, columns uint16) {
+	t.Helper()
+	if err := unix.IoctlSetWinsize(int(p.terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// end is all that was written to the terminal.
+func (p *pty) end() string {
+	p.terminal.Close()
+	return <-p.out
+}
+
+// TestProgressBar holds what a person at a terminal sees of an install: lines that
+// fit, at most ten a second, nothing of them left, and no log line mixed with them.
+func TestProgressBar(t *testing.T) {
+	t.Setenv("TERM", "")
+	for _, columns := range []uint16{200, 40, 5} {
+		t.Run(fmt.Sprint(columns, " columns"), func(t *testing.T) {
+			p := newPty(t, columns)
+			bar := newProgressBar(p.terminal)
+			if bar == nil {
+				t.Fatal("no bar on a terminal")
+			}
+			log := bar.over(p.terminal)
+			begin := time.Now()
+			const total = 100 << 20
+			for _, stage := range []string{"downloading", "installing"} {
+				bar.stage(stage, "the bundle\x1b[31m of "+strings.Repeat("ä", 300))
+				for i := range 600 {
+					bar.progress(int64(i+1)*total/600, total)
+					if i%200 == 199 {
+						fmt.Fprintln(log, "ota-apply: a line of the log")
+					}
+					time.Sleep(200 * time.Microsecond)
+				}
+			}
+			bar.close()
+			bar.close()
+			took := time.Since(begin)
+			frames := strings.Split(p.end(), clearLine)
+			t.Logf("%d redraws in %v, such as %q", len(frames)-1, took, frames[min(3, len(frames)-1)])
+
+			if n, most := len(frames)-1, int(took/redraw)+2+6; n < 3 || n > most {
+				t.Errorf("%d redraws in %v, want 3 to %d: ten a second, and one for each line of the log", n, took, most)
+			}
+			if last := frames[len(frames)-1]; last != "" && last != "ota-apply: a line of the log\r\n" {
+				t.Errorf("%q is left on the terminal", last)
+			}
+			logs := 0
+			for _, frame := range frames {
+				// A line of the log stands alone, behind a cleared line.
+				for line := range strings.Lines(frame) {
+					if strings.Contains(line, "log") {
+						logs++
+						if line != "ota-apply: a line of the log\r\n" {
+							t.Errorf("a line of the log became %q", line)
+						}
+						continue
+					}
+					if n := utf8.RuneCountInString(line); n > int(columns)-1 {
+						t.Errorf("%q has %d columns, want less than %d", line, n, columns)
+					}
+					if strings.ContainsAny(line, "\r\n\x1b") {
+						t.Errorf("%q moves the cursor", line)
+					}
+				}
+			}
+			if logs != 6 {
+				t.Errorf("%d lines of the log, want 6", logs)
+			}
+		})
+	}
+}
+
+// TestProgressBarNowhere holds that nothing is shown where nobody sees it.
+func TestProgressBarNowhere(t *testing.T) {
+	file, err := os.Create(t.TempDir() + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var text strings.Builder
+	p := newPty(t, 80)
+	t.Setenv("TERM", "dumb")
+	for name, w := range map[string]io.Writer{"a file": file, "a buffer": &text, "a terminal that cannot": p.terminal} {
+		bar := newProgressBar(w)
+		if bar != nil {
+			t.Errorf("%s got a bar", name)
+		}
+		bar.stage("downloading", "x")
+		bar.progress(1, 2)
+		if bar.over(w) != w {
+			t.Errorf("%s: over changed the writer", name)
+		}
+		bar.close()
+	}
+}
+
+// TestProgressLine holds what fits in which width. A download of 400 MiB is at 43 %
+// and had 8 MiB/s for three seconds, then 12 MiB/s for five.
+func TestProgressLine(t *testing.T) {
+	const mib = 1 << 20
+	now := time.Unix(0, 0)
+	p := &progressBar{name: "downloading", begun: now}
+	p.progress(100*mib, 400*mib)
+	p.speed.note(now, p.done)
+	for i := range 80 {
+		now = now.Add(redraw)
+		step := int64(12 * mib)
+		if i < 30 {
+			step = 8 * mib
+		}
+		p.progress(p.done+step/10, 400*mib)
+		p.speed.note(now, p.done)
+	}
+	for _, row := range []struct {
+		width int
+		want  string
+	}{
+		{119, "downloading  45 % [##################......................]  184.0 MiB of 400.0 MiB   12.0 MiB/s     0:18 left"},
+		{79, "downloading  45 % [###.....]  184.0 MiB of 400.0 MiB   12.0 MiB/s     0:18 left"},
+		{70, "downloading  45 %  184.0 MiB of 400.0 MiB   12.0 MiB/s     0:18 left"},
+		{60, "downloading  45 % [#####........]   12.0 MiB/s     0:18 left"},
+		{44, "downloading  45 %   12.0 MiB/s     0:18 left"},
+		{43, "downloading  45 % [####......]   12.0 MiB/s"},
+		{30, "downloading  45 %   12.0 MiB/s"},
+		{29, "downloading  45 % [####.....]"},
+		{17, "downloading  45 %"},
+		{6, "downlo"},
+		{0, ""},
+	} {
+		if got := p.moving(row.width); got != row.want {
+			t.Errorf("%3d columns: %q\n            want %q", row.width, got, row.want)
+		}
+	}
+
+	// Nothing comes any more: after five seconds it says so.
+	for range 60 {
+		now = now.Add(redraw)
+		p.speed.note(now, p.done)
+	}
+	if got, want := p.moving(70), "downloading  45 %  184.0 MiB of 400.0 MiB    0.0 KiB/s       stalled"; got != want {
+		t.Errorf("stalled: %q, want %q", got, want)
+	}
+	// It starts over: what was before does not count, and there is nothing to say yet.
+	p.progress(10*mib, 400*mib)
+	p.speed.note(now, p.done)
+	if got, want := p.moving(70), "downloading   2 %   10.0 MiB of 400.0 MiB"; got != want {
+		t.Errorf("started over: %q, want %q", got, want)
+	}
+	// A server that sends more than it said.
+	p.progress(500*mib, 400*mib)
+	if got := p.moving(70); !strings.HasPrefix(got, "downloading 100 %  400.0 MiB of 400.0 MiB") {
+		t.Errorf("more than all of it: %q", got)
+	}
+
+	p = &progressBar{name: "rebooting", message: "restarting the services", begun: now}
+	for width, want := range map[int]string{79: "rebooting: restarting the services, 1:05", 12: "rebooting: r"} {
+		if got := p.waiting(now.Add(65*time.Second), width); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestClock(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0:00", 7 * time.Second: "0:07", 59600 * time.Millisecond: "1:00", 754 * time.Second: "12:34",
+		3723 * time.Second: "1:02:03", 1 << 62: "99:59:59",
+	} {
+		if got := clock(d); got != want {
+			t.Errorf("clock(%v) = %q, want %q", d, got, want)
+		}
+	}
+}

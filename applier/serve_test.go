@@ -1,0 +1,536 @@
+package applier
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// asProgram is in the environment of a test binary that is to be ota-apply.
+const asProgram = "OTA_APPLIER_TEST_ARGS"
+
+func TestAsProgram(t *testing.T) {
+	args, ok := os.LookupEnv(asProgram)
+	if !ok {
+		t.Skip("started by other tests, as ota-apply")
+	}
+	os.Exit(int(Main(context.Background(), strings.Fields(args), os.Stdout, os.Stderr)))
+}
+
+// program is ota-apply with args, given files as systemd gives them: numbered from
+// 3 on, counted, and meant for this process ID.
+func program(ctx context.Context, args string, files ...*os.File) (*exec.Cmd, *bytes.Buffer) {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run='^TestAsProgram$'`, os.Args[0])
+	cmd.Env = append(os.Environ(), asProgram+"="+args, fmt.Sprintf("LISTEN_FDS=%d", len(files)))
+	cmd.ExtraFiles = files
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	return cmd, &log
+}
+
+// listener is a socket of the loopback interface, and its file to pass on.
+func listener(t testing.TB, network, address string) (net.Listener, *os.File) {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(); f.Close() })
+	return l, f
+}
+
+// server serves the state in the file that it returns, until the test ends.
+func server(t testing.TB) (address, file string) {
+	t.Helper()
+	l, _ := listener(t, "tcp", "127.0.0.1:0")
+	file = filepath.Join(t.TempDir(), "progress.json")
+	s := &progressServer{file: file, idle: time.Hour, logf: t.Logf}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { s.serve(ctx, []net.Listener{l}); close(ended) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	return l.Addr().String(), file
+}
+
+// patience is for an answer on the slowest machine.
+const patience = 30 * time.Second
+
+// ask sends request as it is and returns all that comes back.
+func ask(address, request string) (string, error) {
+	conn, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(conn, request); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
+}
+
+const get = "GET /api/v1.0/progress HTTP/1.1\r\nHost: localhost:12315\r\n\r\n"
+
+// TestServeAnswers holds what is answered to whom, to the byte.
+func TestServeAnswers(t *testing.T) {
+	const (
+		ok     = "200 OK"
+		always = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
+		idle   = `{"stage":"idle","progress":0,"message":"","error":""}` + "\n"
+	)
+	address, _ := server(t)
+	for _, row := range []struct{ name, request, status, rest string }{
+		{"what is served", get, ok, "\r\n" + idle},
+		{"the same in HTTP/1.0", "GET /api/v1.0/progress HTTP/1.0\r\n\r\n", ok, "\r\n" + idle},
+		{"line feeds only", "GET /api/v1.0/progress HTTP/1.0\n\n", ok, "\r\n" + idle},
+		{"a query that keeps a cache away", "GET /api/v1.0/progress?_=17 HTTP/1.0\r\n\r\n", ok, "\r\n" + idle},
+		{"as a proxy is asked", "GET http://localhost:12315/api/v1.0/progress HTTP/1.1\r\nHost: localhost:12315\r\n\r\n", ok, "\r\n" + idle},
+		{"the head", "HEAD /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n\r\n", ok, "\r\n"},
+		{"what comes after the first request", get + get, ok, "\r\n" + idle},
+
+		{"another path", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "404 Not Found", "\r\nNot Found\n"},
+		{"a path behind it", "GET /api/v1.0/progress/x HTTP/1.1\r\nHost: x\r\n\r\n", "404 Not Found", "\r\nNot Found\n"},
+		{"a path that leads to it", "GET /api/v1.0/x/../progress HTTP/1.1\r\nHost: x\r\n\r\n", "404 Not Found", "\r\nNot Found\n"},
+		{"the path of device-api", "POST /api/v1.0/ota/report HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "404 Not Found", "\r\nNot Found\n"},
+		{"the head of another path", "HEAD /etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", "404 Not Found", "\r\n"},
+		{"the whole server", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "404 Not Found", "\r\nNot Found\n"},
+		{"a tunnel", "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", "404 Not Found", "\r\nNot Found\n"},
+
+		{"POST", "POST /api/v1.0/progress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "405 Method Not Allowed", "Allow: GET, HEAD\r\n\r\nMethod Not Allowed\n"},
+		{"PUT", "PUT /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n\r\n", "405 Method Not Allowed", "Allow: GET, HEAD\r\n\r\nMethod Not Allowed\n"},
+		{"DELETE", "DELETE /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n\r\n", "405 Method Not Allowed", "Allow: GET, HEAD\r\n\r\nMethod Not Allowed\n"},
+		{"OPTIONS", "OPTIONS /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n\r\n", "405 Method Not Allowed", "Allow: GET, HEAD\r\n\r\nMethod Not Allowed\n"},
+		{"a method that nobody knows", "get /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n\r\n", "405 Method Not Allowed", "Allow: GET, HEAD\r\n\r\nMethod Not Allowed\n"},
+
+		{"a body", "GET /api/v1.0/progress HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "413 Request Entity Too Large", "\r\nRequest Entity Too Large\n"},
+		{"a body that is only announced", "GET /api/v1.0/progress HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000000000\r\n\r\n", "413 Request Entity Too Large", "\r\nRequest Entity Too Large\n"},
+		{"a body in chunks", "GET /api/v1.0/progress HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "413 Request Entity Too Large", "\r\nRequest Entity Too Large\n"},
+
+		{"no host", "GET /api/v1.0/progress HTTP/1.1\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"no HTTP", "\x16\x03\x01\x02\x00\x01\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"HTTP/0.9", "GET /api/v1.0/progress\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"two lengths", "GET /api/v1.0/progress HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"a header without a name", "GET /api/v1.0/progress HTTP/1.1\r\nHost: x\r\n: x\r\n\r\n", "400 Bad Request", "\r\nBad Request\n"},
+		{"a header as long as may be", "GET /api/v1.0/progress HTTP/1.0\r\nX: " + strings.Repeat("x", requestMax-100) + "\r\n\r\n", ok, "\r\n" + idle},
+		{"a header that is too long", "GET /api/v1.0/progress HTTP/1.0\r\nX: " + strings.Repeat("x", requestMax) + "\r\n\r\n", "431 Request Header Fields Too Large", "\r\nRequest Header Fields Too Large\n"},
+		{"a path that is too long", "GET /" + strings.Repeat("x", requestMax) + " HTTP/1.0\r\n\r\n", "431 Request Header Fields Too Large", "\r\nRequest Header Fields Too Large\n"},
+		{"too many headers", "GET /api/v1.0/progress HTTP/1.0\r\n" + strings.Repeat("X: y\r\n", requestMax/6+1) + "\r\n", "431 Request Header Fields Too Large", "\r\nRequest Header Fields Too Large\n"},
+		{"nothing", "", "", ""},
+	} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(patience))
+		io.WriteString(conn, row.request)
+		conn.(*net.TCPConn).CloseWrite()
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if err != nil {
+			t.Errorf("%s: the answer was lost: %v", row.name, err)
+		}
+		body := row.rest[strings.Index(row.rest, "\r\n\r\n")+1:]
+		contentType, length := "text/plain; charset=utf-8", len(strings.TrimLeft(body, "\r\n"))
+		switch {
+		case row.status == ok:
+			contentType, length = "application/json", len(idle)
+		case length == 0:
+			length = len("Not Found\n")
+		}
+		want := ""
+		if row.status != "" {
+			want = fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%s%s", row.status, contentType, length, always, row.rest)
+		}
+		if string(answer) != want {
+			t.Errorf("%s is answered\n%q, want\n%q", row.name, answer, want)
+		}
+	}
+}
+
+// state is the body of an answer.
+func state(t testing.TB, answer string) bootcheck.Operation {
+	t.Helper()
+	head, body, _ := strings.Cut(answer, "\r\n\r\n")
+	var keys map[string]any
+	var s bootcheck.Operation
+	if !strings.HasPrefix(head, "HTTP/1.1 200 OK\r\n") || json.Unmarshal([]byte(body), &keys) != nil || len(keys) != 4 || json.Unmarshal([]byte(body), &s) != nil {
+		t.Fatalf("the answer is %q, want 200 and an object with four keys", answer)
+	}
+	return s
+}
+
+// TestServeState holds that the answer is what the install says at this moment, and
+// idle when the install is gone without a word.
+func TestServeState(t *testing.T) {
+	address, file := server(t)
+	now := func() bootcheck.Operation {
+		answer, err := ask(address, get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state(t, answer)
+	}
+	become := func(want bootcheck.Operation) {
+		t.Helper()
+		// The reporter writes the file a moment later.
+		got := now()
+		for end := time.Now().Add(patience); got != want && time.Now().Before(end); got = now() {
+			time.Sleep(time.Millisecond)
+		}
+		if got != want {
+			t.Errorf("served: %+v, want %+v", got, want)
+		}
+	}
+	become(bootcheck.Operation{Stage: "idle"})
+	r := report.New("", file)
+	for _, stage := range []string{"downloading", "verifying", "toInstall", "installing", "rebooting"} {
+		r.Stage(stage, 0, "doing <"+stage+">")
+		become(bootcheck.Operation{Stage: stage, Message: "doing <" + stage + ">"})
+		r.Progress(55)
+		become(bootcheck.Operation{Stage: stage, Progress: 55, Message: "doing <" + stage + ">"})
+	}
+	r.Close(t.Context()) // as a process that is killed
+	become(bootcheck.Operation{Stage: "idle", Message: "the last install was interrupted while rebooting"})
+
+	r = report.New("", file)
+	r.Fail(bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull, "no room"))
+	r.Close(t.Context())
+	become(bootcheck.Operation{Stage: "failed", Message: "no room", Error: "DISK_FULL: no room"})
+	if err := os.Remove(file); err != nil { // the reboot
+		t.Fatal(err)
+	}
+	become(bootcheck.Operation{Stage: "idle"})
+}
+
+// TestServeSoon holds that a screen has its answer within 100 ms, also while an
+// install changes the state all the time.
+func TestServeSoon(t *testing.T) {
+	address, file := server(t)
+	r := report.New("", file)
+	defer r.Close(t.Context())
+	r.Stage("installing", 0, "")
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+				r.Stage("installing", i%100, "")
+			}
+		}
+	}()
+	var took []time.Duration
+	for range 300 {
+		begin := time.Now()
+		answer, err := ask(address, get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(begin))
+		state(t, answer)
+	}
+	slices.Sort(took)
+	median, most := took[len(took)/2], took[len(took)*99/100]
+	t.Logf("answers within %v (median), %v (99 of 100)", median, most)
+	if median > 100*time.Millisecond {
+		t.Errorf("half of the answers took more than %v, want 100 ms", median)
+	}
+}
+
+// TestServeSlowClients holds that clients that do not ask, do not finish to ask or
+// do not read are cut, and that in the meantime at most connsMax of them cost
+// anything; who comes then is answered as soon as one of them is.
+func TestServeSlowClients(t *testing.T) {
+	t.Parallel()
+	address, _ := server(t)
+	const each = 16
+	var conns []net.Conn
+	for i := range 3 * each {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, []string{"", "GET /api/v1.0/pro", get}[i%3])
+		conns = append(conns, conn)
+	}
+	begin := time.Now()
+	answer, err := ask(address, get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state(t, answer)
+	took := time.Since(begin)
+	t.Logf("answered after %v behind %d clients that say nothing", took, len(conns))
+	// More than one round: not all of them were taken at once.
+	if took < connLimit/2 {
+		t.Errorf("answered after %v: all %d connections were taken at the same time, want at most %d", took, len(conns), connsMax)
+	}
+	for i, conn := range conns {
+		conn.SetReadDeadline(time.Now().Add(patience))
+		got, err := io.ReadAll(conn)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("client %d was not cut", i)
+		}
+		if i%3 == 2 && !strings.HasPrefix(string(got), "HTTP/1.1 200 OK") {
+			t.Errorf("client %d asked and was told %q", i, got)
+		}
+	}
+}
+
+// TestServeByteByByte holds the same of one that sends its request slower than the server
+// has patience.
+func TestServeByteByByte(t *testing.T) {
+	t.Parallel()
+	address, _ := server(t)
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	begin := time.Now()
+	cut := make(chan struct{})
+	go func() {
+		defer close(cut)
+		io.Copy(io.Discard, conn)
+	}()
+	for {
+		select {
+		case <-cut:
+			if took := time.Since(begin); took < connLimit/2 {
+				t.Errorf("cut after %v", took)
+			}
+			return
+		case <-time.After(50 * time.Millisecond):
+			if time.Since(begin) > patience {
+				t.Fatal("a client that sends a byte now and then was not cut")
+			}
+			conn.Write([]byte{'G'})
+		}
+	}
+}
+
+// TestServeSockets holds which sockets are served.
+func TestServeSockets(t *testing.T) {
+	file := func(network, address string) *os.File {
+		_, f := listener(t, network, address)
+		return f
+	}
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	packets, err := udp.(*net.UDPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	for _, row := range []struct {
+		name  string
+		files []*os.File
+		want  string // of stderr; empty: it serves
+	}{
+		{"none", nil, "systemd passed no socket"},
+		{"the loopback interface", []*os.File{file("tcp", "127.0.0.1:0")}, ""},
+		{"both families", []*os.File{file("tcp", "127.0.0.1:0"), file("tcp", "[::1]:0")}, ""},
+		{"every interface", []*os.File{file("tcp4", "0.0.0.0:0")}, "cannot serve the progress on 0.0.0.0:"},
+		{"every interface besides", []*os.File{file("tcp", "127.0.0.1:0"), file("tcp", "[::]:0")}, "only the loopback interface is served"},
+		{"a socket in the file system", []*os.File{file("unix", filepath.Join(t.TempDir(), "s"))}, "only the loopback interface is served"},
+		{"packets", []*os.File{packets}, "is not one that listens"},
+	} {
+		cmd, log := program(t.Context(), "serve-progress --config "+emptyConfig(t)+" --idle 1ms", row.files...)
+		err := cmd.Run()
+		code := cmd.ProcessState.ExitCode()
+		if row.want == "" && (err != nil || log.Len() > 0) || row.want != "" && (code != 2 || !strings.Contains(log.String(), row.want)) {
+			t.Errorf("%s: exit %d, %s; want %q", row.name, code, log, row.want)
+		}
+	}
+
+	// Meant for another process.
+	cmd, log := program(t.Context(), "serve-progress --config "+emptyConfig(t), file("tcp", "127.0.0.1:0"))
+	cmd.Args[2] = strings.Replace(cmd.Args[2], "LISTEN_PID=$$", "LISTEN_PID=1", 1)
+	if cmd.Run(); cmd.ProcessState.ExitCode() != 2 || !strings.Contains(log.String(), "passed no socket") {
+		t.Errorf("the sockets of another process: %s", log)
+	}
+}
+
+// emptyConfig is a configuration that says where progress.json is: nowhere.
+func emptyConfig(t testing.TB) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "ota.toml")
+	if err := os.WriteFile(name, fmt.Appendf(nil, "run = %q\n", t.TempDir()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestServeDamagedConfig holds that a screen is served although the configuration
+// is none, and that the journal says so.
+func TestServeDamagedConfig(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "ota.toml")
+	if err := os.WriteFile(config, []byte("run = ["), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, f := listener(t, "tcp", "127.0.0.1:0")
+	cmd, log := program(t.Context(), "serve-progress --config "+config+" --idle 100ms", f)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := ask(l.Addr().String(), get)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state(t, answer)
+	if err := cmd.Wait(); err != nil || !strings.Contains(log.String(), "looking at /run/ota/progress.json") {
+		t.Errorf("%v, %s", err, log)
+	}
+}
+
+// TestServeStop holds that who was accepted is answered though the program has been
+// told to end, and who was not waits for the next run.
+func TestServeStop(t *testing.T) {
+	l, f := listener(t, "tcp", "127.0.0.1:0")
+	s := &progressServer{file: filepath.Join(t.TempDir(), "progress.json"), idle: time.Hour, logf: t.Logf}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { s.serve(ctx, []net.Listener{l}); close(ended) }()
+	accepted, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	// One that is answered says that the one before it was accepted.
+	if _, err := ask(l.Addr().String(), get); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(accepted, get[:20])
+	cancel()
+	late := make(chan string)
+	go func() {
+		answer, err := ask(l.Addr().String(), get)
+		if err != nil {
+			answer = err.Error()
+		}
+		late <- answer
+	}()
+	io.WriteString(accepted, get[20:])
+	accepted.SetReadDeadline(time.Now().Add(patience))
+	answer, err := io.ReadAll(accepted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state(t, string(answer))
+	<-ended
+	// It may have been accepted just before the end; most often it was not.
+	next, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.idle = 100 * time.Millisecond
+	go s.serve(t.Context(), []net.Listener{next})
+	state(t, <-late)
+}
+
+// TestServeIdle holds that no connection is lost at the moment at which the program
+// ends because nobody asked: clients come at that very moment, again and again, and
+// the test does what systemd does: it holds the socket, starts the program when a
+// connection waits, and again when it has ended.
+func TestServeIdle(t *testing.T) {
+	t.Parallel()
+	const idle = 20 * time.Millisecond
+	l, f := listener(t, "tcp", "127.0.0.1:0")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var runs, asked, lost int
+	var mu sync.Mutex
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+			if n, err := unix.Poll(fds, 100); n <= 0 || err != nil {
+				continue
+			}
+			cmd, log := program(context.Background(), fmt.Sprintf("serve-progress --config %s --idle %s", emptyConfig(t), idle), f)
+			if err := cmd.Run(); err != nil {
+				t.Errorf("%v: %s", err, log)
+				return
+			}
+			mu.Lock()
+			runs++
+			mu.Unlock()
+		}
+	}()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	const enough = 40
+	var clients sync.WaitGroup
+	for i := range 2 {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		clients.Go(func() {
+			for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+				// Most of them about when it ends.
+				time.Sleep(idle*8/10 + time.Duration(random.Int64N(int64(idle/2))))
+				answer, err := ask(l.Addr().String(), get)
+				mu.Lock()
+				asked++
+				if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 200 OK") {
+					lost++
+					t.Errorf("request %d was lost: %q, %v", asked, answer, err)
+				}
+				done := runs >= enough || lost > 3
+				mu.Unlock()
+				if done {
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	cancel()
+	<-ended
+	t.Logf("%d requests, %d runs of the program, %d lost", asked, runs, lost)
+	// A machine that is 10 times slower comes to a tenth of them in a minute.
+	if runs < enough/10 {
+		t.Errorf("the program ended %d times, which is not enough to prove anything", runs)
+	}
+}
+
+func BenchmarkServe(b *testing.B) {
+	address, file := server(b)
+	r := report.New("", file)
+	defer r.Close(b.Context())
+	r.Stage("installing", 40, "unpacking version 1.2.0")
+	for b.Loop() {
+		if _, err := ask(address, get); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,366 @@
+package systemdtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// screen asks as a screen does, until there is a file /data/stop, and prints for
+// each answer how many microseconds it took and its last line. Its arguments are
+// what it sleeps between two: at least, and at most so much more, in milliseconds.
+const screen = `
+while [ ! -e /data/stop ]; do
+	began=${EPOCHREALTIME/./} lines=()
+	exec 3<>/dev/tcp/127.0.0.1/12315 && printf 'GET /api/v1.0/progress HTTP/1.0\r\n\r\n' >&3 && mapfile -t lines <&3
+	exec 3>&-
+	echo "$((${EPOCHREALTIME/./} - began)) ${lines[-1]:-lost}"
+	sleep "0.$(printf %03d $(($1 + RANDOM % $2)))"
+done`
+
+// What a screen is answered, by the units as they are installed: while device-api
+// restarts, across the end and the start of the service, and after a power cut; and
+// what a program reads of an install that was handed to its unit.
+func TestProgress(t *testing.T) {
+	if os.Getenv(guestMark) != "" {
+		t.Skip("this is the guest")
+	}
+	containertest.Require(t)
+	ctx, cancel := context.WithTimeout(machinetest.Context(t), 5*time.Minute)
+	defer cancel()
+	overlay, err := device.Overlay(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: overlay}), device.Quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{t, ctx, d}
+
+	t.Run("the first request starts it", func(t *testing.T) {
+		s := &served{t, ctx, d}
+		if got := s.show("ota-progress.socket", "ActiveState"); got != "active" {
+			t.Errorf("the socket is %s, want active", got)
+		}
+		if got := s.show("ota-progress.service", "ActiveState"); got != "inactive" {
+			t.Errorf("the service is %s before anybody asked, want inactive", got)
+		}
+		if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
+			t.Errorf("a new device is answered %+v, want idle", got)
+		}
+		pid := s.show("ota-progress.service", "MainPID")
+		out := s.must("sh", "-c", "stat -c %u /proc/"+pid+"; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/"+pid+"/status; ls /proc/"+pid+"/net/ >/dev/null; wc -l </proc/"+pid+"/net/dev")
+		if uid, rest, _ := strings.Cut(out, "\n"); uid == "0" || !strings.Contains(rest, "CapEff:\t0000000000000000") || !strings.Contains(rest, "NoNewPrivs:\t1") || !strings.Contains(rest, "Seccomp:\t2") {
+			t.Errorf("the service has more than it needs:\n%s", out)
+		}
+		// 127.0.0.1:12315, as the kernel writes it, and nothing else of this port.
+		if got := s.must("sh", "-c", `cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == "0A" && $2 ~ /:301B$/ { print $2 }'`); got != "0100007F:301B\n" {
+			t.Errorf("it listens on %q", got)
+		}
+		if out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.1 404 Not Found\r\n") {
+			t.Errorf("another path is answered %q", out)
+		}
+	})
+
+	t.Run("while device-api restarts", func(t *testing.T) {
+		s := &served{t, ctx, d}
+		end := s.screen(30, 40)
+		if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			s.must("systemctl", "restart", "device-api.service")
+		}
+		if r, err := d.Install(ctx, device.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}); err != nil || r.Code != 0 {
+			t.Fatalf("install: %v, %s", err, r)
+		}
+		answers := end()
+		seen, soon := map[string]bool{}, 0
+		for _, a := range answers {
+			seen[a.Stage] = true
+			if a.took <= 100*time.Millisecond {
+				soon++
+			}
+		}
+		// Nearly all of them, on a machine that is not busy with something else.
+		if soon < len(answers)/2 {
+			t.Errorf("%d of %d answers took more than 100 ms", len(answers)-soon, len(answers))
+		}
+		for _, stage := range []string{"idle", "rebooting", "success"} {
+			if !seen[stage] {
+				t.Errorf("nobody was answered %q in two installs: %v", stage, seen)
+			}
+		}
+		if got := s.now(); got.Stage != "success" || got.Message != "version 1.1.0" {
+			t.Errorf("the end is served as %+v", got)
+		}
+		if got := s.show("ota-progress.service", "NRestarts"); got != "0" {
+			t.Errorf("the service was restarted %s times", got)
+		}
+	})
+
+	t.Run("events of an install in its unit", func(t *testing.T) {
+		s := &served{t, ctx, d}
+		r, err := d.Install(ctx, device.Version{Name: "1.2.0", Release: 3}, "--json")
+		if err != nil || r.Code != 0 {
+			t.Fatalf("install: %v, %s", err, r)
+		}
+		events := s.events(r.Stdout)
+		var stages []string
+		for _, e := range events[:len(events)-1] {
+			if e.Event != "progress" {
+				t.Errorf("an event %+v before the last", e)
+			}
+			stages = append(stages, e.Stage)
+		}
+		want := []string{"downloading", "verifying", "toInstall", "installing", "rebooting"}
+		if stages = slices.Compact(stages); !slices.Equal(stages, want) {
+			t.Errorf("told of the stages %q, want %q", stages, want)
+		}
+		last := events[len(events)-1]
+		if last != (event{Event: "result", Stage: "success", Version: "1.2.0", Message: "version 1.2.0 is current and confirmed"}) {
+			t.Errorf("the result is %+v", last)
+		}
+	})
+
+	t.Run("an install that is killed in its unit", func(t *testing.T) {
+		s := &served{t, ctx, d}
+		// It waits for a verdict that never comes.
+		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
+			t.Fatal(err)
+		}
+		url, err := d.Offer(ctx, device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan machine.Result, 1)
+		go func() {
+			r, err := d.Exec(ctx, "ota-apply", "install", "--json", url)
+			if err != nil {
+				r.Stderr = err.Error()
+			}
+			result <- r
+		}()
+		s.wait("the restart", func(op bootcheck.Operation) bool { return op.Stage == "rebooting" })
+		s.must("systemctl", "kill", "--signal=KILL", "ota-apply.service")
+		r := <-result
+		events := s.events(r.Stdout)
+		last := events[len(events)-1]
+		if r.Code != int(bootcheck.ExitUnknown) || last.Event != "result" || last.Exit != r.Code || last.Stage != "failed" || !strings.Contains(last.Error, "was killed (exit code 137)") {
+			t.Errorf("the result is %+v: %s", last, r)
+		}
+		if got := s.now(); got.Stage != "failed" || !strings.Contains(got.Error, "was killed") {
+			t.Errorf("a screen is answered %+v", got)
+		}
+		if _, err := d.Must(ctx, "ota-guardian", "rollback"); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	t.Run("it ends and starts again", func(t *testing.T) {
+		s := &served{t, ctx, d}
+		const dropIn = "/run/systemd/system/ota-progress.service.d/99-test.conf"
+		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=/usr/bin/ota-apply serve-progress --idle 200ms\n")); err != nil {
+			t.Fatal(err)
+		}
+		s.must("systemctl", "daemon-reload")
+		s.must("systemctl", "stop", "ota-progress.service")
+		first := s.invocation()
+		s.now()
+		s.inactive()
+		if got := s.show("ota-progress.service", "Result"); got != "success" {
+			t.Errorf("it ended with %s, want success", got)
+		}
+		if second := s.invocation(); second == first {
+			t.Error("it was not started again")
+		}
+
+		// Screens that ask at the very moment at which it ends.
+		end := s.screen(190, 30)
+		runs := map[string]bool{}
+		if err := machine.Poll(ctx, "30 runs of the service", func(context.Context) (bool, error) {
+			runs[s.invocation()] = true
+			return len(runs) >= 30, nil
+		}); err != nil {
+			t.Error(err)
+		}
+		t.Logf("%d answers of %d runs", len(end()), len(runs))
+
+		// One that crashes is started again too, while screens wait.
+		s.now()
+		s.must("systemctl", "kill", "--signal=KILL", "ota-progress.service")
+		s.now()
+		s.must("systemctl", "stop", "device-api.service")
+		s.now()
+		if got := s.show("ota-progress.socket", "ActiveState"); got != "active" {
+			t.Errorf("the socket is %s, want active", got)
+		}
+	})
+
+	if err := d.PowerCut(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.Poll(ctx, "the socket", func(context.Context) (bool, error) {
+		return s.show("ota-progress.socket", "ActiveState") == "active", nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
+		t.Errorf("after a power cut a screen is answered %+v, want idle", got)
+	}
+}
+
+// served asks a device as a screen does.
+type served struct {
+	t   *testing.T
+	ctx context.Context
+	d   *device.Device
+}
+
+func (s *served) must(argv ...string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, s.d.Limits.Wait)
+	defer cancel()
+	out, err := s.d.Must(ctx, argv...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+func (s *served) show(unit, property string) string {
+	s.t.Helper()
+	return strings.TrimSpace(s.must("systemctl", "show", "-P", property, unit))
+}
+
+func (s *served) invocation() string {
+	s.t.Helper()
+	return s.show("ota-progress.service", "InvocationID")
+}
+
+func (s *served) inactive() {
+	s.t.Helper()
+	if err := machine.Poll(s.ctx, "the service to end", func(context.Context) (bool, error) {
+		return s.show("ota-progress.service", "ActiveState") == "inactive", nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// answer is what a screen was told, and after which time.
+type answer struct {
+	bootcheck.Operation
+	took time.Duration
+}
+
+func (s *served) answers(out string) []answer {
+	s.t.Helper()
+	var all []answer
+	for line := range strings.Lines(out) {
+		took, body, _ := strings.Cut(line, " ")
+		us, err := strconv.Atoi(took)
+		a := answer{took: time.Duration(us) * time.Microsecond}
+		if err != nil || json.Unmarshal([]byte(body), &a.Operation) != nil || a.Stage == "" {
+			s.t.Errorf("a screen was answered %q", line)
+			continue
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+// now is the answer at this moment.
+func (s *served) now() bootcheck.Operation {
+	s.t.Helper()
+	out := s.must("bash", "-c", strings.Replace(screen, "while [ ! -e /data/stop ]; do", "for once in 1; do", 1), "screen", "0", "1")
+	all := s.answers(out)
+	if len(all) != 1 {
+		s.t.Fatalf("a screen was answered %q", out)
+	}
+	return all[0].Operation
+}
+
+// wait asks until the answer is right.
+func (s *served) wait(what string, right func(bootcheck.Operation) bool) {
+	s.t.Helper()
+	if err := machine.Poll(s.ctx, what, func(context.Context) (bool, error) {
+		if op := s.now(); !right(op) {
+			return false, fmt.Errorf("it is %+v", op)
+		}
+		return true, nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// screen asks all the time, until the function is called that it returns: every
+// request must have its answer.
+func (s *served) screen(atLeast, random int) (end func() []answer) {
+	s.t.Helper()
+	s.must("rm", "-f", "/data/stop")
+	out := make(chan string, 1)
+	go func() {
+		r, err := s.d.Exec(s.ctx, "bash", "-c", screen, "screen", strconv.Itoa(atLeast), strconv.Itoa(random))
+		if err != nil || r.Code != 0 || r.Stderr != "" {
+			r.Stdout += fmt.Sprintf("%v: %s", err, r)
+		}
+		out <- r.Stdout
+	}()
+	return func() []answer {
+		s.t.Helper()
+		s.must("touch", "/data/stop")
+		all := s.answers(<-out)
+		if len(all) == 0 {
+			s.t.Fatal("a screen had no answer")
+		}
+		took := make([]time.Duration, 0, len(all))
+		for _, a := range all {
+			took = append(took, a.took)
+		}
+		slices.Sort(took)
+		s.t.Logf("%d answers within %v (median), %v (99 of 100), %v (all)", len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+		return all
+	}
+}
+
+// event is a line of install --json.
+type event struct {
+	Event    string `json:"event"`
+	Stage    string `json:"stage"`
+	Progress int    `json:"progress"`
+	Message  string `json:"message"`
+	Exit     int    `json:"exit"`
+	Version  string `json:"version"`
+	Error    string `json:"error"`
+}
+
+func (s *served) events(out string) []event {
+	s.t.Helper()
+	var all []event
+	for line := range strings.Lines(out) {
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Event == "" {
+			s.t.Errorf("no event: %q", line)
+		}
+		all = append(all, e)
+	}
+	if len(all) == 0 {
+		s.t.Fatal("no events")
+	}
+	return all
+}
