@@ -42,13 +42,15 @@ type forecast struct {
 // the spool stays there, and counts as downloaded still. It refuses what install
 // refuses.
 func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJSON bool) error {
-	keys, err := a.keys()
-	if err != nil {
-		return err
-	}
+	var err error
 	if a.store, err = bootcheck.Open(a.cfg.Root); err != nil {
 		return err
 	}
+	keys, err := a.keys() // of an open store, which knows what was revoked
+	if err != nil {
+		return err
+	}
+	a.calendar().Volatile()
 	if err := os.MkdirAll(a.cfg.Run, 0o755); err != nil {
 		return err
 	}

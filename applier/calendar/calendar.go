@@ -52,7 +52,8 @@ type Calendar struct {
 	name  string // of the file
 	mu    sync.Mutex
 	floor time.Time // the latest of what is not the clock
-	newer bool      // floor is later than the file says
+	newer bool      // floor is later than the file says, and the file is to say so
+	keep  bool      // what is learned
 }
 
 // Open reads what is kept in dir, the spool folder; nothing is written. No file,
@@ -62,7 +63,7 @@ func Open(dir string, clock func() time.Time) *Calendar {
 	if clock == nil {
 		clock = time.Now
 	}
-	c := &Calendar{clock: clock, name: filepath.Join(dir, FileName), floor: ProgramDate()}
+	c := &Calendar{clock: clock, name: filepath.Join(dir, FileName), floor: ProgramDate(), keep: true}
 	if t, err := readDate(c.name); err == nil && t.After(c.floor) && t.Before(c.floor.Add(maxAhead)) {
 		c.floor = t
 	}
@@ -131,8 +132,15 @@ func (c *Calendar) Learn(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.After(c.floor) {
-		c.floor, c.newer = t, true
+		c.floor, c.newer = t, c.keep
 	}
+}
+
+// Volatile makes Save keep nothing: for who only looks.
+func (c *Calendar) Volatile() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep, c.newer = false, false
 }
 
 // Save keeps what was learned for a later boot, in the folder that Open was

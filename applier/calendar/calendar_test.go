@@ -69,6 +69,22 @@ func TestKeptDate(t *testing.T) {
 	}
 }
 
+// Who only looks leaves nothing behind.
+func TestVolatile(t *testing.T) {
+	dir := t.TempDir()
+	next := ProgramDate().AddDate(1, 0, 0)
+	c := Open(dir, nil)
+	c.Volatile()
+	c.Learn(next)
+	c.Save()
+	if list, err := os.ReadDir(dir); err != nil || len(list) > 0 {
+		t.Errorf("%v is left, %v", list, err)
+	}
+	if got := c.Today(); got.Before(next) {
+		t.Errorf("Today() = %v, want %v or later", got, next)
+	}
+}
+
 // The date of the program is not in the future: everything would be judged too late.
 func TestWritten(t *testing.T) {
 	if now := time.Now(); written.After(now) || ProgramDate().After(now) {
