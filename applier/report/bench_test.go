@@ -29,7 +29,9 @@ func BenchmarkInstall(b *testing.B) {
 		{"quick", func(w http.ResponseWriter, r *http.Request, n int) {}},
 		{"hanging", func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() }},
 		{"1B/s", aByteASecond},
-		{"redirecting", func(w http.ResponseWriter, r *http.Request, n int) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }},
+		{"redirecting", func(w http.ResponseWriter, r *http.Request, n int) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}},
 		{"1GB", oneGigabyte},
 	}
 	data := make([]byte, 40<<20/300)
