@@ -48,9 +48,9 @@ type applier struct {
 	out    io.Writer
 	log    io.Writer
 
-	dates *calendar.Calendar // see calendar
-	clock func() time.Time   // nil: the system's
-	version string // of the bundle or the snapshot, when it is known
+	dates   *calendar.Calendar // see calendar
+	clock   func() time.Time   // nil: the system's
+	version string             // of the bundle or the snapshot, when it is known
 }
 
 func (a *applier) logf(format string, args ...any) {
