@@ -119,7 +119,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 	}
 	<-b.arrived
 	arrived()
-	a.progress(b.manifest.Size, b.manifest.Size) // the last frame may have been done before it was said to have arrived
+	a.progress(b.manifest.Size, b.manifest.Size) // also when the last byte came last
 	took, err := b.took()
 	if err != nil {
 		return err
