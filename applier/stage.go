@@ -115,6 +115,12 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		if broken, ok := errors.AsType[*brokenOff](err); ok {
 			return broken.err // it says what failed, and is no fault of the bundle
 		}
+		if ctx.Err() != nil {
+			<-b.arrived
+			if _, ended := b.took(); ended != nil {
+				return ended // it says how far it came
+			}
+		}
 		return err
 	}
 	<-b.arrived

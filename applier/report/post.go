@@ -32,13 +32,34 @@ func (r *Reporter) run(ctx, patient context.Context) {
 			} else {
 				r.post.do(ctx, s)
 			}
-			select {
-			case <-r.closing:
-			case <-ctx.Done():
-			case <-time.After(postPause): // what comes meanwhile is one report
-			}
+			r.pause(ctx, s.Stage)
 		}
 		signal(r.idle)
+	}
+}
+
+// pause waits a little before the next report of stage: what comes meanwhile is
+// one. Another stage is told at once: the last ones follow each other within
+// milliseconds, and then device-api is restarted.
+func (r *Reporter) pause(ctx context.Context, stage string) {
+	over := time.NewTimer(postPause)
+	defer over.Stop()
+	for {
+		r.mu.Lock()
+		other := len(r.queue) > 0 && r.queue[0].Stage != stage
+		r.mu.Unlock()
+		if other {
+			return
+		}
+		select {
+		case <-r.wake:
+		case <-over.C:
+			return
+		case <-r.closing:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -10,7 +10,7 @@
 //	  ├ newest state
 //	  │   └ goroutine: state file               (status and screens read it)
 //	  └ queue: one report for each stage        (within a stage the newest wins)
-//	      └ goroutine: POST, 2 s each, 20 a second at most
+//	      └ goroutine: POST, 2 s each, of one stage 20 a second at most
 //	caller ── Close: the last of both gets its chance
 //
 // device-api is restarted in the middle of an install, so that reports get
@@ -44,13 +44,16 @@ const (
 const (
 	step      = 5                      // percent between two reports of a stage
 	queueMax  = 8                      // stages that may wait: more than an install has
-	postPause = 50 * time.Millisecond  // between two reports: whatever the endpoint does, reports cost little of the processor
 	postLimit = 2 * time.Second        // for one report
 	lastLimit = time.Second            // in Close, for the queue to drain, then again for the last report
 	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out
 
 	textMax = 1000 // bytes of a message: a cause may quote an address of any length
 )
+
+// postPause is between two reports of a stage: whatever the endpoint does, reports
+// cost little of the processor. A variable for a test.
+var postPause = 50 * time.Millisecond
 
 // A State is what a report says. All four keys are always there.
 type State = bootcheck.Operation

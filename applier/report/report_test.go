@@ -129,6 +129,27 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// TestStagesDoNotWait holds that a stage is told as soon as the one before was: the
+// pause is for what moves within a stage.
+func TestStagesDoNotWait(t *testing.T) {
+	defer func(p time.Duration) { postPause = p }(postPause)
+	postPause = time.Hour
+	e := newEndpoint(t, nil)
+	r := New(e.URL, "")
+	for i, s := range all {
+		r.Stage(s, 0, "")
+		r.Progress(50)
+		if i == 0 {
+			e.wait(t, 1) // and it pauses
+		}
+	}
+	e.wait(t, len(all))
+	r.Close(t.Context())
+	if got, want := stages(e.reports()), strings.Join(all, " "); !strings.HasPrefix(got, want) {
+		t.Errorf("reported: %s; want: %s", got, want)
+	}
+}
+
 // TestRestart holds that reports arrive again after device-api was restarted:
 // the kept connection is that of a process that is gone.
 func TestRestart(t *testing.T) {
