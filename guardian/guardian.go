@@ -8,6 +8,8 @@
 //	shutdown  an orderly shutdown leaves its mark for the next boot         lastboot.go
 //	rollback  a person wants another version                                rollback.go
 //	factory   makes and checks the last resort                              factory.go
+//	verify    reads every byte of everything that is kept                   verify.go
+//	check     runs the health checks once, for a person                     check.go
 package guardian
 
 import (

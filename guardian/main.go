@@ -34,6 +34,9 @@ For a person:
                                       make a confirmed version (default: current) the last resort
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
+  ota-guardian verify [--repair] [VERSION...]
+                                      check every byte of all versions (or these), and put right
+                                      what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
 
 Flags of every command:
@@ -48,6 +51,7 @@ type options struct {
 	bootID       string
 	last         string
 	json         bool
+	repair       bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -86,6 +90,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.BoolVar(&o.json, "json", false, "")
 	case "recover", "rollback", "factory create":
 		max = 1
+	case "verify":
+		fs.BoolVar(&o.repair, "repair", false, "")
+		max = -1
 	case "confirm", "shutdown", "factory verify", "factory repair":
 	case "help", "-h", "-help", "--help":
 		return cli.ErrHelp
@@ -130,6 +137,8 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return g.factoryVerify(ctx)
 	case "factory repair":
 		return g.factoryRepair(ctx)
+	case "verify":
+		return g.verify(ctx, rest, o.repair)
 	case "check":
 		return g.check(ctx, o.json)
 	}

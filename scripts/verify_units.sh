@@ -6,7 +6,7 @@
 set -eu
 
 dir=${1:?usage: scripts/verify_units.sh DIR}
-for unit in basic boot-complete multi-user network shutdown sysinit; do
+for unit in basic boot-complete multi-user network shutdown sysinit time-set time-sync timers; do
     unit=$unit.target
     [ -e "$dir/usr/lib/systemd/system/$unit" ] ||
         printf '[Unit]\nDescription=stand-in\n' >"$dir/usr/lib/systemd/system/$unit"
@@ -16,7 +16,7 @@ mkdir -p "${app%/*}"
 printf '#!/bin/sh\n' >"$app"
 chmod 0755 "$app"
 # --root makes paths and programs those below the folder.
-messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/system/*.service 2>&1) || {
+messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/system/*.{service,timer} 2>&1) || {
     echo "$messages"
     exit 1
 }
@@ -26,7 +26,7 @@ messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/
 # The sandbox: 0 is nothing allowed, 10 everything. ota-confirm needs the network
 # and runs scripts of others.
 loose=0
-for limit in ota-guardian:1.0 ota-recover:1.0 ota-factory:1.0 ota-confirm:2.6; do
+for limit in ota-guardian:1.0 ota-recover:1.0 ota-factory:1.0 ota-verify:1.0 ota-confirm:2.6; do
     unit=${limit%%:*}.service limit=${limit#*:}
     figure=$(systemd-analyze security --no-pager --offline=yes --root="$dir" "$unit" | sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
     if [ -z "$figure" ] || [ "$(echo "$figure" | tr -d .)" -gt "$(echo "$limit" | tr -d .)" ]; then
