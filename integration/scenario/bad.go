@@ -126,6 +126,9 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 			return "", err
 		}
 		want = device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
+			want.Previous = "1.1.0" // it proved itself, and nobody says anything against it
+		}
 	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err
 	}
@@ -144,11 +147,15 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 	} else if l == nil || l.To != "1.0.0" || l.Level != bootcheck.LevelFactory {
 		return "", fmt.Errorf("the rollback recorded is %+v, want one to factory", l)
 	}
-	if !slices.ContainsFunc(now.Blocked, func(x bootcheck.Blocked) bool { return x.Version == bad.Name }) {
+	if !isBlocked(now, bad.Name) {
 		return "", fmt.Errorf("%s is not blocked", bad.Name)
 	}
 	first, _, _ := strings.Cut(l.Output, "\n")
 	return fmt.Sprintf("%s, %s: %s (%d lines of the journal)", l.Cause, l.Check, first, len(l.Journal)), factoryIs(ctx, d, factory)
+}
+
+func isBlocked(s *bootcheck.Status, version string) bool {
+	return slices.ContainsFunc(s.Blocked, func(b bootcheck.Blocked) bool { return b.Version == version })
 }
 
 // What previous is when it turns bad, too: not in the way of the new version, or
