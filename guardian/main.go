@@ -22,6 +22,8 @@ Run by systemd:
   ota-guardian boot [--boot-id ID] [--last-boot clean|unclean|hard]
                                       before the services: count this boot, fall back if needed
   ota-guardian confirm                after them: watch their health, then confirm or fall back
+  ota-guardian probe                  for confirm, in ota-health.service: run the checks that need
+                                      the network or a program of others (JSON lines on stdin)
   ota-guardian recover [UNIT]         a service crash-loops (default: $MONITOR_UNIT, then the first of services)
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
@@ -93,7 +95,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
 		max = -1
-	case "confirm", "shutdown", "factory verify", "factory repair":
+	case "confirm", "probe", "shutdown", "factory verify", "factory repair":
 	case "help", "-h", "-help", "--help":
 		return cli.ErrHelp
 	case "factory":
@@ -113,6 +115,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "", LastClean, LastUnclean, LastHard:
 	default:
 		return cli.Usagef("ota-guardian", "--last-boot %q is not one of clean, unclean, hard", o.last)
+	}
+	if name == "probe" { // it needs neither the store nor the configuration
+		return probe(ctx, os.Stdin, stdout)
 	}
 	g, err := o.open(stdout, stderr)
 	if err != nil {

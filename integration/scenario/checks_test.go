@@ -32,3 +32,11 @@ func inContainer(t *testing.T, run func(context.Context, *device.Device) error) 
 		t.Fatal(err)
 	}
 }
+
+func TestApart(t *testing.T) {
+	inContainer(t, func(ctx context.Context, d *device.Device) error {
+		exposure, err := scenario.Apart(ctx, d)
+		t.Log(exposure)
+		return err
+	})
+}
