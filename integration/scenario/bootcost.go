@@ -127,7 +127,7 @@ func difference(after, before string) (int64, error) {
 // A Cost is how long things took in one boot.
 type Cost struct {
 	Unit    time.Duration // ota-guardian.service, from its start until it let the services start
-	Execute time.Duration // from the start of the kernel until device-api was executed
+	Execute time.Duration // from the start of systemd until device-api was executed
 	Ready   time.Duration // and until it was ready
 }
 
@@ -178,7 +178,8 @@ func costOf(ctx context.Context, d *device.Device, stubbed bool) (Cost, error) {
 	out, err := d.Must(ctx, "bash", "-e", "-c", `
 		systemctl show -P ExecStart ota-guardian.service | grep -q "path=$0 "
 		for p in InactiveExit ActiveEnter; do systemctl show -P ${p}TimestampMonotonic ota-guardian.service; done
-		for p in ExecMainStart ActiveEnter; do systemctl show -P ${p}TimestampMonotonic device-api.service; done`, program)
+		for p in ExecMainStart ActiveEnter; do systemctl show -P ${p}TimestampMonotonic device-api.service; done
+		systemctl show -P UserspaceTimestampMonotonic`, program)
 	if err != nil {
 		return Cost{}, err
 	}
@@ -190,10 +191,10 @@ func costOf(ctx context.Context, d *device.Device, stubbed bool) (Cost, error) {
 		}
 		at = append(at, time.Duration(n)*time.Microsecond)
 	}
-	if len(at) != 4 {
+	if len(at) != 5 {
 		return Cost{}, fmt.Errorf("the times of the boot are %q", out)
 	}
-	return Cost{Unit: at[1] - at[0], Execute: at[2], Ready: at[3]}, nil
+	return Cost{Unit: at[1] - at[0], Execute: at[2] - at[4], Ready: at[3] - at[4]}, nil
 }
 
 // Median is the median of what f says of each.
