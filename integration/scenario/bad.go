@@ -1,7 +1,9 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 )
@@ -70,7 +73,7 @@ var AllBad = []Bad{
 	{Name: "has a program for another processor", Spoil: spoil(foreign), Causes: crashes, PreviousToo: true},
 	{Name: "has half a program", Spoil: spoil(func(name string) error { return os.Truncate(name, 3<<20) }), Causes: crashes, PreviousToo: true},
 	{Name: "has a program without its interpreter", Script: "#!/opt/nothing/bin/sh\n", Causes: crashes},
-	{Name: "lacks a library", Script: "#!/bin/bash\n. /opt/tope/versions/current/lib/gone.so || exit 127\n", Causes: crashes},
+	{Name: "lacks a library", Spoil: withoutLibrary, Causes: crashes},
 	{Name: "lacks its configuration", Spoil: func(dir string) error { return os.Remove(filepath.Join(dir, "etc/device-api.json")) }, Causes: crashes, PreviousToo: true},
 	{Name: "has garbage for a configuration", Spoil: func(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "etc/device-api.json"), []byte("\x00\xff{"), 0o644)
@@ -84,6 +87,65 @@ var AllBad = []Bad{
 	{Name: "masks its own unit", Script: "#!/bin/bash\nsystemctl mask --now --runtime device-api.service\nsystemctl mask device-api.service\nexit 1\n", Causes: either},
 	{Name: "fills the journal", Script: "#!/bin/bash\nexec yes 'the same line again and again, as fast as it can be written'\n", Causes: either},
 	{Name: "does not stop when it is told to", Script: "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", Causes: either},
+}
+
+// withoutLibrary makes the program one that is linked with a library that is not
+// there: true(1) of the machine, which names the C library otherwise than it is.
+func withoutLibrary(dir string) error {
+	root, err := debian.Root(context.Background())
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(filepath.Join(root, "usr/bin/true"))
+	if err != nil {
+		return err
+	}
+	was, is := []byte("\x00libc.so.6\x00"), []byte("\x00gone.so.6\x00")
+	if bytes.Count(data, was) != 1 {
+		return errors.New("true(1) does not name the C library once")
+	}
+	return os.WriteFile(filepath.Join(dir, program), bytes.Replace(data, was, is, 1), 0o755)
+}
+
+// Greedy are the ways to be bad for which a real kernel is needed, whose control
+// groups hold a version within the limits of its unit.
+var Greedy = []struct {
+	Bad
+	Limits   string // of the unit
+	Evidence string // in what the check or the journal said
+}{
+	{Bad{Name: "eats the memory that its unit may have", Script: "#!/bin/bash\nexec tail /dev/zero\n", Causes: either}, "MemoryMax=48M", "oom-kill"},
+	{Bad{Name: "is a fork bomb within its unit's limit", Script: "#!/bin/bash\nbomb() { bomb | bomb & }\nbomb\nsleep 1\nexit 1\n", Causes: either}, "TasksMax=40", "Resource temporarily unavailable"},
+}
+
+// TakesBackGreedy is TakesBack for each of Greedy.
+func TakesBackGreedy(ctx context.Context, d *device.Device, log func(format string, args ...any)) error {
+	if err := Prepare(ctx, d); err != nil {
+		return err
+	}
+	const dropIn = "/run/systemd/system/device-api.service.d/99-limits.conf"
+	for n, g := range Greedy {
+		began := time.Now()
+		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\n"+g.Limits+"\n")); err != nil {
+			return err
+		}
+		if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
+			return err
+		}
+		blamed, err := TakesBack(ctx, d, n, g.Bad)
+		if err != nil {
+			return fmt.Errorf("a version that %s: %w", g.Name, err)
+		}
+		s, err := d.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if text := s.LastRollback.Output + strings.Join(s.LastRollback.Journal, "\n"); !strings.Contains(text, g.Evidence) {
+			return fmt.Errorf("the evidence of a version that %s does not say %q:\n%s", g.Name, g.Evidence, text)
+		}
+		log("%-45s %5s  %s", g.Name, time.Since(began).Round(100*time.Millisecond), blamed)
+	}
+	return nil
 }
 
 // foreign makes the ELF file name one for an ARM processor: e_machine, elf(5).

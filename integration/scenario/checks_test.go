@@ -40,6 +40,8 @@ func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *device
 	}
 }
 
+func TestBitRot(t *testing.T) { inContainer(t, scenario.BitRot) }
+
 func TestApart(t *testing.T) {
 	inContainer(t, func(ctx context.Context, d *device.Device) error {
 		exposure, err := scenario.Apart(ctx, d)
