@@ -107,43 +107,34 @@ func withoutLibrary(dir string) error {
 	return os.WriteFile(filepath.Join(dir, program), bytes.Replace(data, was, is, 1), 0o755)
 }
 
-// Greedy are the ways to be bad for which a real kernel is needed, whose control
-// groups hold a version within the limits of its unit.
-var Greedy = []struct {
-	Bad
-	Limits   string // of the unit
-	Evidence string // in what the check or the journal said
-}{
-	{Bad{Name: "eats the memory that its unit may have", Script: "#!/bin/bash\nexec tail /dev/zero\n", Causes: either}, "MemoryMax=48M", "oom-kill"},
-	{Bad{Name: "is a fork bomb within its unit's limit", Script: "#!/bin/bash\nbomb() { bomb | bomb & }\nbomb\nsleep 1\nexit 1\n", Causes: either}, "TasksMax=40", "Resource temporarily unavailable"},
-}
-
-// TakesBackGreedy is TakesBack for each of Greedy.
-func TakesBackGreedy(ctx context.Context, d *device.Device, log func(format string, args ...any)) error {
-	if err := Prepare(ctx, d); err != nil {
+// EatsMemory installs a version that eats all the memory that its unit may have,
+// for which a real kernel is needed: it is killed for that, again and again, and
+// taken back. The device runs 1.0.0, its factory version.
+func EatsMemory(ctx context.Context, d *device.Device) error {
+	if err := d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")); err != nil {
 		return err
 	}
-	const dropIn = "/run/systemd/system/device-api.service.d/99-limits.conf"
-	for n, g := range Greedy {
-		began := time.Now()
-		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\n"+g.Limits+"\n")); err != nil {
-			return err
-		}
-		if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
-			return err
-		}
-		blamed, err := TakesBack(ctx, d, n, g.Bad)
-		if err != nil {
-			return fmt.Errorf("a version that %s: %w", g.Name, err)
-		}
-		s, err := d.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if text := s.LastRollback.Output + strings.Join(s.LastRollback.Journal, "\n"); !strings.Contains(text, g.Evidence) {
-			return fmt.Errorf("the evidence of a version that %s does not say %q:\n%s", g.Name, g.Evidence, text)
-		}
-		log("%-45s %5s  %s", g.Name, time.Since(began).Round(100*time.Millisecond), blamed)
+	if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
+		return err
+	}
+	eats := device.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
+	if err := installs(ctx, d, eats, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		return err
+	}
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	l := s.LastRollback
+	if l == nil || l.From != "1.1.0" || !slices.Contains(either, l.Cause) || !isBlocked(s, "1.1.0") {
+		return fmt.Errorf("the rollback recorded is %+v, want one from 1.1.0, which is blocked", l)
+	}
+	// Where it takes long to be killed, the deadline comes before the start limit.
+	if text := l.Output + strings.Join(l.Journal, "\n"); !strings.Contains(text, "oom-kill") {
+		return fmt.Errorf("the evidence does not say that it was killed for want of memory:\n%s", text)
 	}
 	return nil
 }

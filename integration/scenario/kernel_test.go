@@ -50,11 +50,11 @@ func TestKernel(t *testing.T) {
 		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.WithoutClock(ctx, d)
 		}},
-		{"versions that eat more than they may", vm.Options{Overlay: o}, func(ctx context.Context, t *testing.T, d *device.Device) error {
-			return scenario.TakesBackGreedy(ctx, d, t.Logf)
-		}},
-		{"ordinary boots, which write nothing", vm.Options{Overlay: account}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
-			return scenario.WritesNothing(ctx, d)
+		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			if err := scenario.WritesNothing(ctx, d); err != nil {
+				return err
+			}
+			return scenario.EatsMemory(ctx, d)
 		}},
 		{"ten histories of good versions", vm.Options{Overlay: o}, histories(seed, 10)},
 		{"ten other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 10)},
