@@ -96,7 +96,8 @@ var errMoved = fmt.Errorf("another version is current now")
 
 // watch runs the health checks on the version of record until there is a
 // verdict, or until somebody else switched (errMoved). Checks that could not be run
-// to their end (errProbe) are begun anew, for as long as a trial takes.
+// to their end (errProbe) are begun anew, for as long as a trial takes: a device
+// that is out of memory for a moment must not leave a version without a verdict.
 func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
 	for start := time.Now(); ; {
 		verdict, err := g.watchOnce(ctx, record)
@@ -141,7 +142,7 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		}
 		defer conn.Close()
 		env.Units = conn
-		p, err := g.prober(ctx, g.cfg.Trial.Deadline)
+		p, err := g.prober(ctx)
 		if err != nil {
 			return health.Verdict{}, err
 		}
@@ -310,7 +311,7 @@ func (g *guardian) send(ctx context.Context, r report) error {
 	if !systemd.Running() {
 		return r.send(ctx)
 	}
-	p, err := g.prober(ctx, 0) // a later boot tells it, too
+	p, err := g.prober(ctx)
 	if err != nil {
 		return err
 	}

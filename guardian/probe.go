@@ -300,30 +300,18 @@ const probePause = 2 * time.Second
 // about the version.
 var errProbe = errors.New("the health checks cannot be run")
 
-// prober is the probe of this process, started when it is needed, which is tried
-// for as long as patience: a device that is out of memory for a moment must not
-// leave a version without a verdict.
-func (g *guardian) prober(ctx context.Context, patience time.Duration) (*prober, error) {
+// prober is the probe of this process, started when there is none that answers.
+func (g *guardian) prober(ctx context.Context) (*prober, error) {
 	if g.probe != nil && !g.probe.isGone() {
 		return g.probe, nil
 	}
 	g.closeProbe()
-	for start := time.Now(); ; {
-		p, err := startProbe(ctx)
-		if err == nil {
-			g.probe = p
-			return p, nil
-		}
-		if ctx.Err() != nil || time.Since(start) >= patience {
-			return nil, fmt.Errorf("%w: %w", errProbe, err)
-		}
-		g.logf("%v: %v; trying again", errProbe, err)
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(probePause):
-		}
+	p, err := startProbe(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errProbe, err)
 	}
+	g.probe = p
+	return p, nil
 }
 
 func (g *guardian) closeProbe() {

@@ -14,7 +14,7 @@ import (
 // Apart shows that who judges a version has no network and cannot start what
 // others wrote with its own rights, and that who runs the checks can change
 // neither the versions nor the system. It says how exposed systemd finds the
-// second one.
+// second one. That one is killed in the middle: nothing is judged for it.
 func Apart(ctx context.Context, d *device.Device) (exposure string, err error) {
 	if err := start(ctx, d, v11); err != nil {
 		return "", err
@@ -62,7 +62,8 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		echo "host $(readlink /proc/1/ns/net)"
 		judge=$(systemctl show -P MainPID ota-confirm.service)
 		echo "judge $(readlink /proc/$judge/ns/net) $(grep ^CapBnd /proc/$judge/status)"
-		systemd-analyze security --no-pager ota-health.service | tail -n 1`)
+		systemd-analyze security --no-pager ota-health.service | tail -n 1
+		systemctl kill --signal=KILL ota-health.service`)
 	if err != nil {
 		return "", err
 	}
@@ -88,6 +89,9 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		if !strings.Contains("\n"+looked, want) {
 			return "", fmt.Errorf("not %q in\n%s", want, looked)
 		}
+	}
+	if err := waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`); err != nil {
+		return "", err
 	}
 	// Nothing of it is left.
 	r, err := d.Exec(ctx, "systemctl", "show", "-P", "LoadState", "ota-health.service")
