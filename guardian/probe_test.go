@@ -68,6 +68,8 @@ func TestProbeFindsWhatACheckFinds(t *testing.T) {
 			io.WriteString(w, `{"version":"1.2.0"}`)
 		case "/old":
 			io.WriteString(w, `{"version":"1.1.0"}`)
+		case "/talks":
+			fmt.Fprintf(w, `{"version":%q}`, strings.Repeat("<", 60<<10))
 		case "/silent":
 			<-r.Context().Done()
 		default:
@@ -86,7 +88,7 @@ func TestProbeFindsWhatACheckFinds(t *testing.T) {
 		cfg.Checks = append(cfg.Checks, c)
 	}
 	cfg.Checks = nil
-	for _, path := range []string{"/good", "/old", "/broken"} {
+	for _, path := range []string{"/good", "/old", "/talks", "/broken"} {
 		add(config.Check{HTTP: server.URL + path})
 	}
 	add(config.Check{HTTP: server.URL + "/silent", Timeout: 300 * time.Millisecond})
@@ -117,8 +119,8 @@ func TestProbeFindsWhatACheckFinds(t *testing.T) {
 			cannot++
 		}
 	}
-	if len(there) != 13 || bad != 10 || cannot != 2 {
-		t.Errorf("%d checks, %d bad, %d cannot be run; want 13, 10, 2:\n%+v", len(there), bad, cannot, there)
+	if len(there) != 14 || bad != 11 || cannot != 2 {
+		t.Errorf("%d checks, %d bad, %d cannot be run; want 14, 11, 2:\n%+v", len(there), bad, cannot, there)
 	}
 }
 

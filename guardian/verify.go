@@ -113,7 +113,8 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		return "", err
 	}
 	ref, role := knownAs(record, version)
-	if _, err := os.Lstat(g.store.VersionDir(version)); errors.Is(err, fs.ErrNotExist) {
+	dir, err := os.Lstat(g.store.VersionDir(version))
+	if errors.Is(err, fs.ErrNotExist) {
 		if role != "" {
 			return "", bootcheck.Errorf(bootcheck.ExitDamaged, "", "it is %s and not in the store", role)
 		}
@@ -127,13 +128,15 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		return "", damage
 	}
 	// What was checked for so long may be another version by now, or none.
-	if now, err := g.recordIfAny(); err == nil {
-		if again, _ := knownAs(now, version); !again.Same(ref) {
-			return "changed meanwhile", nil
+	if record, err := g.recordIfAny(); err == nil {
+		known, now := knownAs(record, version)
+		is, err := os.Lstat(g.store.VersionDir(version))
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && now == "":
+			return "gone, removed meanwhile", nil
+		case err == nil && dir != nil && (!known.Same(ref) || !os.SameFile(dir, is)):
+			return "another one meanwhile", nil
 		}
-	}
-	if _, err := os.Lstat(g.store.VersionDir(version)); errors.Is(err, fs.ErrNotExist) && role == "" {
-		return "gone, removed meanwhile", nil
 	}
 	if !repair {
 		return "", asDamage(damage)

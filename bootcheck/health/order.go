@@ -33,7 +33,8 @@ func (o Order) Do(ctx context.Context) Answer {
 	f := o.run()(ctx)
 	a := Answer{Note: f.note, Output: f.output}
 	if f.err != nil {
-		a.Error = f.err.Error()
+		// Bounded, like all that an Answer holds: what a version says is in it.
+		a.Error = oneLine(f.err.Error())
 		a.Late = errors.Is(f.err, context.DeadlineExceeded)
 		a.CannotRun = errors.Is(f.err, errCannotRun)
 	}
