@@ -65,5 +65,14 @@ func BitRot(ctx context.Context, d *device.Device) error {
 	if err := d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
-	return factoryIs(ctx, d, factory)
+	if err := factoryIs(ctx, d, factory); err != nil {
+		return err
+	}
+	// A last resort that is lost is said by whoever looks at the device.
+	if _, err := d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/v1.0.0/etc/device-api.json; systemctl restart ota-factory.service"); err != nil {
+		return err
+	}
+	return waitFor(ctx, d, "status to say that factory is damaged", func(s *bootcheck.Status) bool {
+		return strings.Contains(s.Damage, "factory version 1.0.0 is damaged")
+	})
 }
