@@ -80,6 +80,11 @@ lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify
 bench: ## benchmarks
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /integration)
 
+.PHONY: bench-boot
+bench-boot: packages ## what the guardian adds to a boot, against /bin/true on the same machine
+	@go run ./integration/cmd/bootcost -machine container
+	@go run ./integration/cmd/bootcost -machine vm
+
 .PHONY: packages
 packages: ## what the tests need of the system (apt, when root; else it says what is missing)
 	@scripts/packages.sh

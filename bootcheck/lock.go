@@ -39,6 +39,9 @@ func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func()
 	}
 	if errors.Is(err, unix.EROFS) {
 		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			return func() {}, nil // nobody changes anything on this disk: reading it must not fail for that
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the version store: %w", err)

@@ -56,6 +56,12 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		}, nil
 	}
 	damage := fmt.Sprintf("the record of generation %d is lost (%v); using generation %d and the links", n, cause, base.Generation)
+	// What was made factory or previous by generation n, and by none before it.
+	for _, name := range []string{"previous", "factory"} {
+		if ref := s.readLink(n, name); ref != nil && s.holds(ref) {
+			base.setLink(name, s.withDigest(ref, base))
+		}
+	}
 	if current == nil || current.Same(base.Current) {
 		base.recount()
 		return &Active{Record: base, Damage: damage}, nil
@@ -68,9 +74,8 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	} else {
 		base.Phase, base.Trial = PhaseTrial, &Trial{}
 	}
-	base.Previous = s.readLink(n, "previous")
+	base.Previous = s.withDigest(s.readLink(n, "previous"), base)
 	base.Current = s.withDigest(current, base)
-	base.Previous = s.withDigest(base.Previous, base)
 	base.HoldReason = ""
 	return &Active{Record: base, Damage: damage}, nil
 }

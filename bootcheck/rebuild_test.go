@@ -160,3 +160,17 @@ func TestLostConfirmationIsNotARollback(t *testing.T) {
 		t.Errorf("Active = %s with %d boots counted, want a trial with none", r.Phase, r.Trial.Attempts())
 	}
 }
+
+// The record that made a version factory is lost: its link says so, too.
+func TestLostRecordKeepsItsFactory(t *testing.T) {
+	s, one, two := twoVersions(t)
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []Ref{*one, *two}})
+	if err := os.Truncate(s.path(".generations", "4", "record.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	r := mustActive(t, s).Record
+	if r.Factory == nil || r.Factory.Version != "1.0" || r.Factory.Digest != one.Digest || !r.Current.Same(two) || !r.Previous.Same(one) {
+		t.Errorf("current %s, previous %s, factory %+v; want 2.0, 1.0 and 1.0 with its digest", r.Current, r.Previous, r.Factory)
+	}
+}

@@ -330,6 +330,12 @@ func (r *Record) check() error {
 		if !ValidVersion(c.Version) {
 			return fmt.Errorf("confirmed: %q cannot be a version", c.Version)
 		}
+		// It proved itself with one content and says that it runs with another: one
+		// bit of a digest or of a version's name is not what was written. Whoever
+		// believed it would find that version damaged.
+		if r.Phase == PhaseConfirmed && c.Version == r.Current.Version && !c.Same(r.Current) {
+			return fmt.Errorf("current is version %s with the digest %.80q, which proved itself with %.80q", c.Version, r.Current.Digest, c.Digest)
+		}
 	}
 	if r.Phase.Counted() && r.Trial == nil {
 		return fmt.Errorf("phase %q without its counters", r.Phase)
@@ -355,4 +361,15 @@ type link struct {
 
 func (r *Record) links() []link {
 	return []link{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
+}
+
+func (r *Record) setLink(name string, ref *Ref) {
+	switch name {
+	case "current":
+		r.Current = ref
+	case "previous":
+		r.Previous = ref
+	case "factory":
+		r.Factory = ref
+	}
 }

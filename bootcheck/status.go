@@ -196,6 +196,9 @@ func (st *Status) Print(w io.Writer) {
 		for text := range strings.Lines(st.LastRollback.Output) {
 			line("", "  %s", strings.TrimRight(text, "\n"))
 		}
+		if ids := st.LastRollback.BootIDs; len(ids) > 0 {
+			line("", "  boots %s", strings.Join(ids, " ")) // for journalctl --boot=
+		}
 		// The end of it: `status --json` has all.
 		for _, text := range st.LastRollback.Journal[max(0, len(st.LastRollback.Journal)-journalShown):] {
 			line("", "  %s", text)

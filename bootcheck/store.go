@@ -22,6 +22,7 @@
 package bootcheck
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,10 +169,25 @@ func (s *Store) Active() (*Active, error) {
 	if err != nil {
 		return s.rebuild(n, err)
 	}
+	damage := ""
 	for _, l := range record.links() {
-		if got := s.readLink(n, l.name); !got.Same(l.ref) && (got != nil || l.ref != nil) {
-			return &Active{Record: record, Damage: fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.name, got, l.ref)}, nil
+		got := s.readLink(n, l.name)
+		if got.Same(l.ref) || got == nil && l.ref == nil {
+			continue
 		}
+		says := fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.name, got, l.ref)
+		if got != nil && s.holds(got) && (l.ref == nil || !s.holds(l.ref)) {
+			// The link names something that is there. Of current that is what runs.
+			if l.name == "current" {
+				return s.rebuild(n, errors.New(says))
+			}
+			record = record.Clone()
+			record.setLink(l.name, s.withDigest(got, record))
+		}
+		damage = cmp.Or(damage, says)
+	}
+	if damage != "" {
+		return &Active{Record: record, Damage: damage}, nil
 	}
 	for _, name := range linkNames {
 		if got, _ := os.Readlink(s.path(name)); got != fixedTarget(name) {
@@ -179,6 +195,12 @@ func (s *Store) Active() (*Active, error) {
 		}
 	}
 	return &Active{Record: record}, nil
+}
+
+// holds reports whether a snapshot is what ref says, as far as its manifest tells.
+func (s *Store) holds(ref *Ref) bool {
+	snapshot, err := s.Snapshot(ref.Version)
+	return err == nil && snapshot.Ref.Same(ref)
 }
 
 // activeGeneration reads the switch.

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -239,6 +241,9 @@ func TestBootWithDamage(t *testing.T) {
 		"the record is missing":            without(record, nothing),
 		"the record is empty":              without(record, file("")),
 		"the record is zeros":              without(record, file(strings.Repeat("\x00", 700))),
+		"the record is garbage":            without(record, file("\x8f\x02\xd1 {\x00\"schema\"\x91 ]]")),
+		"the record is another file":       without(record, file("#!/bin/sh\nexit 0\n")),
+		"the record has two ends":          without(record, file("{}{}")),
 		"the record is 0xff":               without(record, file(strings.Repeat("\xff", 700))),
 		"the record is a folder":           without(record, folder),
 		"the record is a FIFO":             without(record, fifo),
@@ -350,6 +355,48 @@ func TestBootWithPartOfTheRecord(t *testing.T) {
 	}
 }
 
+// Flash may change any bit of a record, and any part of it into anything: the
+// device runs what it ran, keeps its last resort, and blames nobody.
+func TestBootWithBitsOfTheRecordFlipped(t *testing.T) {
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", s)
+	random := rand.New(rand.NewPCG(s, 0))
+	b := newBoard(t)
+	name := b.path(".generations/2/record.json")
+	whole, err := os.ReadFile(name)
+	b.must(err)
+	try := func(what string, data []byte) {
+		t.Helper()
+		b.must(os.WriteFile(name, data, 0o600))
+		err := b.boot(LastUnclean)
+		active, err2 := b.store.Active()
+		if err != nil || err2 != nil || b.runs() != "3.0" || active.Record.LastRollback != nil || active.Record.Factory == nil || active.Record.Factory.Version != "1.0" {
+			t.Errorf("%s: boot: %v, runs %s, %+v, %v\n%s\n%s", what, err, b.runs(), active, err2, data, &b.log)
+		}
+		// As it was.
+		b.must(os.Remove(b.path(".active")), os.Symlink(".generations/2", b.path(".active")), os.RemoveAll(b.path(".generations/3")))
+	}
+	for i := range whole {
+		bit := random.IntN(8)
+		data := bytes.Clone(whole)
+		data[i] ^= 1 << bit
+		try(fmt.Sprintf("bit %d of byte %d", bit, i), data)
+	}
+	for range 200 {
+		data := bytes.Clone(whole)
+		from := random.IntN(len(data))
+		to := from + 1 + random.IntN(len(data)-from)
+		for i := from; i < to; i++ {
+			data[i] = byte(random.IntN(256))
+		}
+		try(fmt.Sprintf("garbage from %d to %d", from, to), data)
+	}
+	t.Logf("%d records", len(whole)+200)
+}
+
 // A record of a newer program is read as far as it is known, and what is not
 // known comes back when it is written.
 func TestBootWithARecordOfTheFuture(t *testing.T) {
@@ -431,13 +478,43 @@ func TestBootWithPreviousThatIsCurrent(t *testing.T) {
 }
 
 // An ordinary boot looks at nothing but what the links name, however many
-// versions there are: what cannot be read would be noticed.
-func TestBootLooksOnlyAtWhatIsLinked(t *testing.T) {
+// versions there are: what cannot be read would be noticed. The time that it takes
+// of the processor is a few milliseconds and does not grow with them.
+func TestBootWithTenThousandVersions(t *testing.T) {
 	b := newBoard(t)
-	b.crowd(50)
+	b.must(b.boot(LastUnclean)) // reads what is read once
+	b.crowd(10_000)
+	used := func() time.Duration {
+		var u unix.Rusage
+		b.must(unix.Getrusage(unix.RUSAGE_SELF, &u))
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before, began := used(), time.Now()
 	b.must(b.boot(LastUnclean))
+	took, passed := used()-before, time.Since(began)
 	if b.runs() != "3.0" || b.log.Len() > 200 {
 		t.Errorf("runs %s, and says\n%s", b.runs(), &b.log)
+	}
+	t.Logf("a boot with 10,000 more versions: %s, of the processor %s", passed, took)
+	if took > 200*time.Millisecond {
+		t.Errorf("a boot took %s of the processor, want less than 200ms", took)
+	}
+}
+
+// What has the name of a version and is none never runs, even when everything
+// else is lost.
+func TestBootTakesNoHalfVersion(t *testing.T) {
+	b := newBoard(t)
+	b.must(os.Mkdir(b.path("v9.0"), 0o755))                                                                         // without a file
+	b.must(os.MkdirAll(b.path("v9.1", ".ota"), 0o755))                                                              // with a manifest only
+	b.run("cp", b.path("v3.0", ".ota", "manifest.json"), b.path("v9.1", ".ota"))                                    // of another version
+	b.run("cp", "-a", b.path("v3.0", "."), b.path("v9.2"))                                                          // a copy under another name
+	b.run("cp", "-a", b.path("v3.0"), b.path("v3.0.half"))                                                          // no more than a folder
+	b.must(os.WriteFile(b.path("v9.3"), nil, 0o644), os.Symlink("v1.0", b.path("v9.4")))                            // no folders
+	b.must(os.RemoveAll(b.path(".generations")), os.Remove(b.path(".active")), os.RemoveAll(b.path("v3.0", "bin"))) // 3.0 is half, too
+	b.must(b.boot(LastUnclean))
+	if r := b.record(); b.runs() != "2.0" || r.Phase != bootcheck.PhaseTrial {
+		t.Errorf("runs %s (%s), want 2.0, the newest that is whole\n%s", b.runs(), r.Phase, &b.log)
 	}
 }
 

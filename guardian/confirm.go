@@ -3,13 +3,13 @@ package guardian
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
-	"github.com/tope-ota/ota/bootcheck/loopback"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
@@ -19,6 +19,7 @@ import (
 // It returns nil when the version that it found is confirmed, an error with
 // ExitRolledBack when another one is, with ExitHeld when the device is on hold.
 func (g *guardian) confirm(ctx context.Context) error {
+	defer g.closeProbe()
 	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
@@ -94,8 +95,25 @@ func (g *guardian) warnOfWatchdog(ctx context.Context) {
 var errMoved = fmt.Errorf("another version is current now")
 
 // watch runs the health checks on the version of record until there is a
-// verdict, or until somebody else switched (errMoved).
+// verdict, or until somebody else switched (errMoved). Checks that could not be run
+// to their end (errProbe) are begun anew, for as long as a trial takes: a device
+// that is out of memory for a moment must not leave a version without a verdict.
 func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
+	for start := time.Now(); ; {
+		verdict, err := g.watchOnce(ctx, record)
+		if !errors.Is(err, errProbe) || time.Since(start) > g.cfg.Trial.Deadline {
+			return verdict, err
+		}
+		g.logf("%v; beginning anew", err)
+		select {
+		case <-ctx.Done():
+			return verdict, ctx.Err()
+		case <-time.After(probePause):
+		}
+	}
+}
+
+func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -124,6 +142,20 @@ func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.
 		}
 		defer conn.Close()
 		env.Units = conn
+		p, err := g.prober(ctx)
+		if err != nil {
+			return health.Verdict{}, err
+		}
+		env.Elsewhere = func(ctx context.Context, o health.Order) (health.Answer, error) {
+			return p.ask(ctx, request{Order: &o})
+		}
+		go func() {
+			select {
+			case <-ctx.Done():
+			case <-p.gone:
+				cancel(fmt.Errorf("%w: %w", errProbe, p.err))
+			}
+		}()
 	}
 	w := health.Watch{
 		Checks:   health.All(g.cfg, env),
@@ -142,10 +174,10 @@ func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.
 	}
 	g.logf("watching %s (%s) for %s within %s", record.Current, record.Phase, w.Stable, w.Deadline)
 	verdict, err := w.Run(ctx)
-	if err != nil && context.Cause(ctx) == errMoved {
-		return verdict, errMoved
+	if err != nil {
+		return verdict, context.Cause(ctx)
 	}
-	return verdict, err
+	return verdict, nil
 }
 
 // judge commits what verdict means for the version of record, and restarts the
@@ -252,9 +284,6 @@ func (g *guardian) tell(ctx context.Context, record *bootcheck.Record) {
 	}
 }
 
-// reportLimit bounds one report, as ota-apply does: device-api is on this machine.
-const reportLimit = 2 * time.Second
-
 // report tells device-api of a rollback that it has not been told. false: there
 // is none, or device-api did not take it.
 func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
@@ -270,15 +299,27 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 	if err != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, reportLimit)
-	defer cancel()
-	status, _, err := loopback.Post(ctx, g.cfg.Report.URL, "application/json", body)
-	if err == nil && status/100 != 2 {
-		err = fmt.Errorf("it answered %d", status)
-	}
-	if err != nil {
+	if err := g.send(ctx, report{URL: g.cfg.Report.URL, Body: body}); err != nil {
 		g.logf("cannot tell device-api of the rollback yet: %v", err)
 		return false
 	}
 	return true
+}
+
+// send sends r, through the probe where the network is only there.
+func (g *guardian) send(ctx context.Context, r report) error {
+	if !systemd.Running() {
+		return r.send(ctx)
+	}
+	p, err := g.prober(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*reportLimit) // it starts, maybe
+	defer cancel()
+	answer, err := p.ask(ctx, request{Report: &r})
+	if err == nil && answer.Error != "" {
+		err = errors.New(answer.Error)
+	}
+	return err
 }

@@ -21,11 +21,12 @@ const (
 	journalLine  = 300 // bytes
 )
 
-// How long reading it may take, in all. journald's part is less: one that hangs
-// must not take the time for what stands in its files.
+// How long reading it may take, in all: a device that a version brought to its
+// knees is slow, and without it nobody knows why. journald's part is less: one that
+// hangs must not take the time for what stands in its files.
 const (
-	journalWait = 5 * time.Second
-	syncWait    = 2 * time.Second
+	journalWait = 10 * time.Second
+	syncWait    = 3 * time.Second
 )
 
 // journalRead is how many bytes of journalctl's output are looked at. A version
@@ -38,7 +39,7 @@ const journalRead = 256 << 10
 var journalctls = []string{"/usr/bin/journalctl", "/bin/journalctl"}
 
 // journalTail is what unit wrote last in the boot bootID (empty: this one),
-// oldest line first, each with the seconds since the boot. It takes 5 seconds at
+// oldest line first, each with the seconds since the boot. It takes 10 seconds at
 // most. Empty: it wrote nothing, no journal is kept, or nobody may read it; why
 // is logged.
 func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []string {

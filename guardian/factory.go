@@ -130,6 +130,10 @@ func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) er
 // cannot be put right is said in the journal, in `status` and by ExitDamaged.
 func (g *guardian) factoryRepair(ctx context.Context) error {
 	factory, err := g.factory()
+	if err == error(errNothing) {
+		fmt.Fprintln(g.out, "no version is installed") // a new device is none that is broken
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -4,10 +4,13 @@
 //
 //	boot      before device-api starts: Decide, then commit what it says    boot.go
 //	confirm   after it started: health checks, then Absolve or Condemn      confirm.go
+//	probe     runs the checks for confirm, in a sandbox of its own          probe.go
 //	recover   when a service crash-loops: Condemn in the same boot          recover.go
 //	shutdown  an orderly shutdown leaves its mark for the next boot         lastboot.go
 //	rollback  a person wants another version                                rollback.go
 //	factory   makes and checks the last resort                              factory.go
+//	verify    reads every byte of everything that is kept                   verify.go
+//	check     runs the health checks once, for a person                     check.go
 package guardian
 
 import (
@@ -44,6 +47,8 @@ type guardian struct {
 	bootID string // empty: the kernel does not say
 	out    io.Writer
 	log    io.Writer
+
+	probe *prober // of confirm; nil: not needed yet
 }
 
 func (g *guardian) logf(format string, args ...any) {

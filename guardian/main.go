@@ -22,6 +22,8 @@ Run by systemd:
   ota-guardian boot [--boot-id ID] [--last-boot clean|unclean|hard]
                                       before the services: count this boot, fall back if needed
   ota-guardian confirm                after them: watch their health, then confirm or fall back
+  ota-guardian probe                  for confirm, in ota-health.service: run the checks that need
+                                      the network or a program of others (JSON lines on stdin)
   ota-guardian recover [UNIT]         a service crash-loops (default: $MONITOR_UNIT, then the first of services)
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
@@ -34,6 +36,9 @@ For a person:
                                       make a confirmed version (default: current) the last resort
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
+  ota-guardian verify [--repair] [VERSION...]
+                                      check every byte of all versions (or these), and put right
+                                      what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
 
 Flags of every command:
@@ -48,6 +53,7 @@ type options struct {
 	bootID       string
 	last         string
 	json         bool
+	repair       bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -86,7 +92,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.BoolVar(&o.json, "json", false, "")
 	case "recover", "rollback", "factory create":
 		max = 1
-	case "confirm", "shutdown", "factory verify", "factory repair":
+	case "verify":
+		fs.BoolVar(&o.repair, "repair", false, "")
+		max = -1
+	case "confirm", "probe", "shutdown", "factory verify", "factory repair":
 	case "help", "-h", "-help", "--help":
 		return cli.ErrHelp
 	case "factory":
@@ -106,6 +115,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "", LastClean, LastUnclean, LastHard:
 	default:
 		return cli.Usagef("ota-guardian", "--last-boot %q is not one of clean, unclean, hard", o.last)
+	}
+	if name == "probe" { // it needs neither the store nor the configuration
+		return probe(ctx, os.Stdin, stdout)
 	}
 	g, err := o.open(stdout, stderr)
 	if err != nil {
@@ -130,6 +142,8 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return g.factoryVerify(ctx)
 	case "factory repair":
 		return g.factoryRepair(ctx)
+	case "verify":
+		return g.verify(ctx, rest, o.repair)
 	case "check":
 		return g.check(ctx, o.json)
 	}

@@ -79,8 +79,8 @@ esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
-managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-progress.socket ota-progress.service'
-enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-progress.socket'
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-progress.socket ota-progress.service'
+enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket'
 
 run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi

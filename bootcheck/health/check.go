@@ -4,6 +4,7 @@
 //	unit.go     a unit runs
 //	http.go     an address answers
 //	script.go   a program agrees
+//	order.go    the same two, done by another process
 //	watch.go    the trial: good for long enough, soon enough
 //
 // A check is *required* or *wanted*. A required one can condemn a version: the
@@ -26,6 +27,7 @@ type Check struct {
 	Required bool          // may condemn a version
 	Timeout  time.Duration // for one run; what takes longer is not good
 	every    time.Duration // least time between two runs of a Watch; 0: as often as it likes
+	grace    time.Duration // for another process that does it to say that its time was up
 	run      func(context.Context) finding
 }
 
@@ -71,7 +73,7 @@ const maxOutput = 4 << 10
 
 // once runs c.
 func (c Check) once(ctx context.Context) Result {
-	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
+	bounded, cancel := context.WithTimeout(ctx, c.Timeout+c.grace)
 	defer cancel()
 	start := time.Now()
 	f := c.run(bounded)

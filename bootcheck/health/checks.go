@@ -21,6 +21,11 @@ type Env struct {
 	// Units tells the state of units. nil: no systemd runs, and the checks of
 	// units are left out.
 	Units Units
+
+	// Elsewhere has an Order done by a process that may use the network and start
+	// programs, where this one may not. Its error is ctx's: nobody did it, and that
+	// tells nothing about the version. nil: this process may, and does it itself.
+	Elsewhere func(context.Context, Order) (Answer, error)
 }
 
 // Units tells the state of a unit. *systemd.Conn is one.
@@ -42,9 +47,9 @@ func All(cfg *config.Config, env Env) []Check {
 		check := Check{Name: c.Name, Required: c.Required, Timeout: c.Timeout}
 		switch {
 		case c.HTTP != "":
-			check.run = address(c.HTTP, env.Version)
+			env.order(&check, Order{HTTP: c.HTTP})
 		case c.Script != "":
-			check.run = script(c.Script, env.Version)
+			env.order(&check, Order{Script: c.Script})
 			check.every = scriptEvery
 		case env.Units != nil:
 			check.run = unit(env.Units, c.Unit, cfg.Trial.Stable)
@@ -67,8 +72,8 @@ func All(cfg *config.Config, env Env) []Check {
 	}
 
 	// Scripts. A script must not say in its own name whether it may condemn.
-	checks = append(checks, scripts(cfg.ChecksDir, "required", env.Version)...)
-	checks = append(checks, scripts(cfg.ChecksDir, "wanted", env.Version)...)
+	checks = append(checks, scripts(cfg.ChecksDir, "required", env)...)
+	checks = append(checks, scripts(cfg.ChecksDir, "wanted", env)...)
 
 	return distinct(checks)
 }
@@ -82,7 +87,7 @@ const unitTimeout = 10 * time.Second
 
 // scripts are the programs in a folder of checks.d, by name. What editors and
 // package managers leave behind is no check.
-func scripts(dir, kind, version string) []Check {
+func scripts(dir, kind string, env Env) []Check {
 	dir = filepath.Join(dir, kind)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !os.IsNotExist(err) {
@@ -96,13 +101,14 @@ func scripts(dir, kind, version string) []Check {
 		if e.IsDir() || name[0] == '.' || strings.HasSuffix(name, "~") || strings.Contains(name, ".dpkg-") || strings.Contains(name, ".rpm") {
 			continue
 		}
-		checks = append(checks, Check{
+		check := Check{
 			Name:     oneLine(name),
 			Required: kind == "required",
 			Timeout:  scriptTimeout,
 			every:    scriptEvery,
-			run:      script(filepath.Join(dir, name), version),
-		})
+		}
+		env.order(&check, Order{Script: filepath.Join(dir, name)})
+		checks = append(checks, check)
 	}
 	return checks
 }

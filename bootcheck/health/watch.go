@@ -73,6 +73,10 @@ func (w Watch) Run(ctx context.Context) (Verdict, error) {
 			j.late = true
 		case <-quiet.C:
 		}
+		// A check that ended with ctx tells nothing.
+		if err := ctx.Err(); err != nil {
+			return Verdict{}, err
+		}
 		if v, ok := j.verdict(); ok {
 			return v, nil
 		}

@@ -19,9 +19,10 @@ type Transient struct {
 	Description string
 	Env         []string // KEY=VALUE; all that the process gets besides what systemd gives every service
 
-	// Where its output goes. nil: the journal. The files are only read from
-	// here; they may be closed once RunTransient has returned.
-	Stdout, Stderr *os.File
+	// Where its input comes from, nil: nowhere; and where its output goes, nil: the
+	// journal. The files are only read from here; they may be closed once
+	// RunTransient has returned.
+	Stdin, Stdout, Stderr *os.File
 
 	Properties []Property // sandbox, limits, dependencies
 }
@@ -134,7 +135,7 @@ func properties(argv []string, t Transient) (props []bus.Property, done func(), 
 	for _, out := range []struct {
 		name string
 		file *os.File
-	}{{"StandardOutputFileDescriptor", t.Stdout}, {"StandardErrorFileDescriptor", t.Stderr}} {
+	}{{"StandardInputFileDescriptor", t.Stdin}, {"StandardOutputFileDescriptor", t.Stdout}, {"StandardErrorFileDescriptor", t.Stderr}} {
 		if out.file == nil {
 			continue
 		}

@@ -156,6 +156,8 @@ func (c *Container) prepare(root string, p programs, files debian.Overlay) error
 		"/etc/systemd/journald.conf.d/90-console.conf": {Data: []byte("[Journal]\nForwardToConsole=yes\nMaxLevelConsole=info\n")},
 		// For every ota-*.service; see setup.BootIDFile.
 		"/etc/systemd/system/ota-.service.d/90-boot-id.conf": debian.Unit("[Service]\nBindReadOnlyPaths=" + setup.BootIDFile + ":/proc/sys/kernel/random/boot_id\n"),
+		// But not for the agent: what a test mounts has to be mounted for all.
+		agent.UnitPath + ".d/90-boot-id.conf": {Link: "/dev/null"},
 	}
 	all.Add(files)
 	if err := all.Install(filepath.Join(in, "files")); err != nil {

@@ -1,7 +1,9 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 )
@@ -70,7 +73,7 @@ var AllBad = []Bad{
 	{Name: "has a program for another processor", Spoil: spoil(foreign), Causes: crashes, PreviousToo: true},
 	{Name: "has half a program", Spoil: spoil(func(name string) error { return os.Truncate(name, 3<<20) }), Causes: crashes, PreviousToo: true},
 	{Name: "has a program without its interpreter", Script: "#!/opt/nothing/bin/sh\n", Causes: crashes},
-	{Name: "lacks a library", Script: "#!/bin/bash\n. /opt/tope/versions/current/lib/gone.so || exit 127\n", Causes: crashes},
+	{Name: "lacks a library", Spoil: withoutLibrary, Causes: crashes},
 	{Name: "lacks its configuration", Spoil: func(dir string) error { return os.Remove(filepath.Join(dir, "etc/device-api.json")) }, Causes: crashes, PreviousToo: true},
 	{Name: "has garbage for a configuration", Spoil: func(dir string) error {
 		return os.WriteFile(filepath.Join(dir, "etc/device-api.json"), []byte("\x00\xff{"), 0o644)
@@ -84,6 +87,56 @@ var AllBad = []Bad{
 	{Name: "masks its own unit", Script: "#!/bin/bash\nsystemctl mask --now --runtime device-api.service\nsystemctl mask device-api.service\nexit 1\n", Causes: either},
 	{Name: "fills the journal", Script: "#!/bin/bash\nexec yes 'the same line again and again, as fast as it can be written'\n", Causes: either},
 	{Name: "does not stop when it is told to", Script: "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", Causes: either},
+}
+
+// withoutLibrary makes the program one that is linked with a library that is not
+// there: true(1) of the machine, which names the C library otherwise than it is.
+func withoutLibrary(dir string) error {
+	root, err := debian.Root(context.Background())
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(filepath.Join(root, "usr/bin/true"))
+	if err != nil {
+		return err
+	}
+	was, is := []byte("\x00libc.so.6\x00"), []byte("\x00gone.so.6\x00")
+	if bytes.Count(data, was) != 1 {
+		return errors.New("true(1) does not name the C library once")
+	}
+	return os.WriteFile(filepath.Join(dir, program), bytes.Replace(data, was, is, 1), 0o755)
+}
+
+// EatsMemory installs a version that eats all the memory that its unit may have,
+// for which a real kernel is needed: it is killed for that, again and again, and
+// taken back. The device runs 1.0.0, its factory version.
+func EatsMemory(ctx context.Context, d *device.Device) error {
+	if err := d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
+		return err
+	}
+	eats := device.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
+	if err := installs(ctx, d, eats, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		return err
+	}
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	l := s.LastRollback
+	if l == nil || l.From != "1.1.0" || !slices.Contains(either, l.Cause) || !isBlocked(s, "1.1.0") {
+		return fmt.Errorf("the rollback recorded is %+v, want one from 1.1.0, which is blocked", l)
+	}
+	// Where it takes long to be killed, the deadline comes before the start limit.
+	if text := l.Output + strings.Join(l.Journal, "\n"); !strings.Contains(text, "oom-kill") {
+		return fmt.Errorf("the evidence does not say that it was killed for want of memory:\n%s", text)
+	}
+	return nil
 }
 
 // foreign makes the ELF file name one for an ARM processor: e_machine, elf(5).
@@ -126,6 +179,9 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 			return "", err
 		}
 		want = device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
+			want.Previous = "1.1.0" // it proved itself, and nobody says anything against it
+		}
 	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err
 	}
@@ -144,11 +200,15 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 	} else if l == nil || l.To != "1.0.0" || l.Level != bootcheck.LevelFactory {
 		return "", fmt.Errorf("the rollback recorded is %+v, want one to factory", l)
 	}
-	if !slices.ContainsFunc(now.Blocked, func(x bootcheck.Blocked) bool { return x.Version == bad.Name }) {
+	if !isBlocked(now, bad.Name) {
 		return "", fmt.Errorf("%s is not blocked", bad.Name)
 	}
 	first, _, _ := strings.Cut(l.Output, "\n")
 	return fmt.Sprintf("%s, %s: %s (%d lines of the journal)", l.Cause, l.Check, first, len(l.Journal)), factoryIs(ctx, d, factory)
+}
+
+func isBlocked(s *bootcheck.Status, version string) bool {
+	return slices.ContainsFunc(s.Blocked, func(b bootcheck.Blocked) bool { return b.Version == version })
 }
 
 // What previous is when it turns bad, too: not in the way of the new version, or

@@ -1,6 +1,9 @@
 package scenario_test
 
 import (
+	"context"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,46 +15,55 @@ import (
 )
 
 // Each bad version is installed on a device that others were taken back from
-// before: three devices share them.
+// before: four devices share them. They wait for deadlines and restarts most of the
+// time, so they are not among the tests that share the processors (t.Parallel).
 func TestBadVersions(t *testing.T) {
 	containertest.Require(t)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const devices = 3
+	const devices = 4
+	var all sync.WaitGroup
+	defer all.Wait()
 	for i := range devices {
-		t.Run("", func(t *testing.T) {
-			t.Parallel()
-			ctx := machinetest.Context(t)
-			d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
-			if err == nil {
-				err = scenario.Prepare(ctx, d)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			// Those that end on previous first: the others leave 1.1.0 blocked.
-			for _, factory := range []bool{false, true} {
-				for n := i; n < len(scenario.AllBad); n += devices {
-					b := scenario.AllBad[n]
-					if b.PreviousToo && !factory {
-						b.PreviousToo = false
-					} else if b.PreviousToo != factory {
-						continue
-					}
-					began := time.Now()
-					number := n
-					if factory {
-						number += len(scenario.AllBad)
-					}
-					blamed, err := scenario.TakesBack(ctx, d, number, b)
-					if err != nil {
-						t.Fatalf("a version that %s (previous too: %v): %v", b.Name, factory, err)
-					}
-					t.Logf("%-45s %5s  %s", b.Name, time.Since(began).Round(100*time.Millisecond), blamed)
+		all.Go(func() {
+			t.Run(fmt.Sprintf("device %d", i+1), func(t *testing.T) {
+				ctx := machinetest.Context(t)
+				d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+				if err == nil {
+					err = scenario.Prepare(ctx, d)
 				}
-			}
+				if err != nil {
+					t.Fatal(err)
+				}
+				takesBackAll(t, ctx, d, i, devices)
+			})
 		})
+	}
+}
+
+// takesBackAll installs every step-th bad version from first on: those that end on
+// previous before those that end on factory.
+func takesBackAll(t *testing.T, ctx context.Context, d *device.Device, first, step int) {
+	for _, factory := range []bool{false, true} {
+		for n := first; n < len(scenario.AllBad); n += step {
+			b := scenario.AllBad[n]
+			if b.PreviousToo && !factory {
+				b.PreviousToo = false
+			} else if b.PreviousToo != factory {
+				continue
+			}
+			began := time.Now()
+			number := n
+			if factory {
+				number += len(scenario.AllBad)
+			}
+			blamed, err := scenario.TakesBack(ctx, d, number, b)
+			if err != nil {
+				t.Fatalf("a version that %s (previous too: %v): %v", b.Name, factory, err)
+			}
+			t.Logf("%-45s %5s  %s", b.Name, time.Since(began).Round(100*time.Millisecond), blamed)
+		}
 	}
 }

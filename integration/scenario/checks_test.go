@@ -6,6 +6,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
@@ -17,12 +18,18 @@ func TestFillsTheDisk(t *testing.T) { inContainer(t, scenario.FillsTheDisk) }
 
 // inContainer runs one scenario on a device that is a container.
 func inContainer(t *testing.T, run func(context.Context, *device.Device) error) {
-	containertest.Require(t)
-	t.Parallel()
+	t.Helper()
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
+	inOverlay(t, o, run)
+}
+
+func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *device.Device) error) {
+	t.Helper()
+	containertest.Require(t)
+	t.Parallel()
 	ctx := machinetest.Context(t)
 	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
 	if err == nil {
@@ -31,4 +38,14 @@ func inContainer(t *testing.T, run func(context.Context, *device.Device) error) 
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestBitRot(t *testing.T) { inContainer(t, scenario.BitRot) }
+
+func TestApart(t *testing.T) {
+	inContainer(t, func(ctx context.Context, d *device.Device) error {
+		exposure, err := scenario.Apart(ctx, d)
+		t.Log(exposure)
+		return err
+	})
 }

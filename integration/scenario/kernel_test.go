@@ -24,6 +24,8 @@ func TestKernel(t *testing.T) {
 	// A watchdog that does not make the test wait for half a minute.
 	quick := maps.Clone(o)
 	quick["/etc/systemd/system.conf.d/90-test.conf"] = debian.File{Mode: 0o644, Data: []byte("[Manager]\nRuntimeWatchdogSec=5s\n")}
+	account := maps.Clone(o)
+	scenario.CostOverlay(account)
 	seed := uint64(time.Now().UnixNano())
 	for _, row := range []struct {
 		name    string
@@ -47,6 +49,12 @@ func TestKernel(t *testing.T) {
 		}},
 		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.WithoutClock(ctx, d)
+		}},
+		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			if err := scenario.WritesNothing(ctx, d); err != nil {
+				return err
+			}
+			return scenario.EatsMemory(ctx, d)
 		}},
 		{"ten histories of good versions", vm.Options{Overlay: o}, histories(seed, 10)},
 		{"ten other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 10)},

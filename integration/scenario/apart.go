@@ -1,0 +1,106 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// Apart shows that who judges a version has no network and cannot start what
+// others wrote with its own rights, and that who runs the checks can change
+// neither the versions nor the system. It says how exposed systemd finds the
+// second one. That one is killed in the middle: nothing is judged for it.
+func Apart(ctx context.Context, d *device.Device) (exposure string, err error) {
+	if err := start(ctx, d, v11); err != nil {
+		return "", err
+	}
+	const said = "/run/check-said"
+	// It is good if it reaches device-api.
+	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/required/looks", 0o755, []byte(`#!/bin/bash
+{
+	touch `+machine.Store+`/written && echo "wrote the versions"
+	touch /usr/written && echo "wrote the system"
+	unshare -m true && echo "made a namespace"
+	chroot / true && echo "changed its root"
+	grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status
+	grep ^0:: /proc/self/cgroup
+	echo "net $(readlink /proc/self/ns/net)"
+} >`+said+`.new 2>/dev/null
+mv `+said+`.new `+said+`
+exec 3<>/dev/tcp/127.0.0.1/9080
+`)); err != nil {
+		return "", err
+	}
+	// Long enough to look at both while they are there.
+	if err := d.Configure(ctx, 5*d.Limits.Stable, d.Limits.Deadline); err != nil {
+		return "", err
+	}
+	url, err := d.Offer(ctx, v12)
+	if err != nil {
+		return "", err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		r, err := d.Exec(ctx, "ota-apply", "install", url)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("ota-apply install 1.2.0: %s", r)
+		}
+		ended <- err
+	}()
+	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
+		return "", err
+	}
+	// The baseline ran it too, in the unit of the install.
+	looked, err := d.Must(ctx, "bash", "-c", `
+		until grep -q ota-health.service `+said+` 2>/dev/null; do sleep 0.05; done
+		cat `+said+`
+		echo "host $(readlink /proc/1/ns/net)"
+		judge=$(systemctl show -P MainPID ota-confirm.service)
+		echo "judge $(readlink /proc/$judge/ns/net) $(grep ^CapBnd /proc/$judge/status)"
+		systemd-analyze security --no-pager ota-health.service | tail -n 1
+		systemctl kill --signal=KILL ota-health.service`)
+	if err != nil {
+		return "", err
+	}
+	if err := <-ended; err != nil {
+		return "", err
+	}
+	net := func(who string) string {
+		if m := regexp.MustCompile(`(?m)^` + who + ` (net:\[\d+\])`).FindStringSubmatch(looked); m != nil {
+			return m[1]
+		}
+		return ""
+	}
+	if net("net") == "" || net("net") != net("host") || net("judge") == "" || net("judge") == net("host") {
+		return "", fmt.Errorf("the networks are\n%swant the machine's for the checks, and another for the judge", looked)
+	}
+	for _, no := range []string{"wrote", "made", "changed"} {
+		if strings.Contains(looked, no) {
+			return "", fmt.Errorf("a check did what it must not:\n%s", looked)
+		}
+	}
+	// CAP_NET_RAW and CAP_DAC_READ_SEARCH; CAP_SYS_BOOT.
+	for _, want := range []string{"\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n", "CapBnd:\t0000000000002004\n", "] CapBnd:\t0000000000400000\n"} {
+		if !strings.Contains("\n"+looked, want) {
+			return "", fmt.Errorf("not %q in\n%s", want, looked)
+		}
+	}
+	if err := waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`); err != nil {
+		return "", err
+	}
+	// Nothing of it is left.
+	r, err := d.Exec(ctx, "systemctl", "show", "-P", "LoadState", "ota-health.service")
+	if err != nil {
+		return "", err
+	}
+	if strings.TrimSpace(r.Stdout) != "not-found" {
+		return "", fmt.Errorf("ota-health.service is still there: %s", r)
+	}
+	lines := strings.Split(strings.TrimSpace(looked), "\n")
+	return lines[len(lines)-1], d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+}

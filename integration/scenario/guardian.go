@@ -1,0 +1,160 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+)
+
+// guardianAt is where GuardianOverlay puts the program, on the disk that a test
+// can write.
+const guardianAt = "/data/ota-guardian"
+
+// GuardianOverlay makes a device whose guardian can be taken away: /usr/bin has a
+// link to it. It returns the program. The unit is as it is installed, but that its
+// time is up after two seconds and not after three minutes.
+func GuardianOverlay(o debian.Overlay) (program []byte, err error) {
+	const installed = "/usr/bin/ota-guardian"
+	program = o[installed].Data
+	if len(program) == 0 {
+		return nil, errors.New("the overlay has no " + installed)
+	}
+	o[installed] = debian.File{Link: guardianAt}
+	o["/etc/systemd/system/ota-guardian.service.d/99-soon.conf"] = debian.Unit("[Service]\nTimeoutStartSec=2s\nTimeoutStopSec=1s\n")
+	return program, nil
+}
+
+// WithoutGuardian boots a device whose guardian is missing, damaged, crashes or
+// hangs: the boot goes on, and what runs is what the links say. Then it is there
+// again, and finds nothing to complain about. The machine has GuardianOverlay,
+// which returned program.
+func WithoutGuardian(ctx context.Context, d *device.Device, program []byte) error {
+	if err := d.WriteFile(ctx, guardianAt, 0o755, program); err != nil {
+		return err
+	}
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	foreign := append([]byte(nil), program...)
+	foreign[18], foreign[19] = 183, 0 // e_machine, elf(5): EM_AARCH64
+	for _, row := range []struct {
+		name string
+		data []byte // nil: missing
+		next func(context.Context) error
+	}{
+		{"is missing", nil, d.Reboot},
+		{"is empty", []byte{}, d.PowerCut},
+		{"is no program", []byte("\x00\x01 no program"), d.Reboot},
+		{"is half there", program[:len(program)/2], d.PowerCut},
+		{"is for another processor", foreign, d.PowerCut},
+		{"crashes", []byte("#!/bin/bash\nkill -SEGV $$\n"), d.Reboot},
+		{"hangs and does not stop when it is told to", []byte("#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n"), d.PowerCut},
+	} {
+		var err error
+		if row.data == nil {
+			_, err = d.Must(ctx, "rm", guardianAt)
+		} else {
+			err = d.WriteFile(ctx, guardianAt, 0o755, row.data)
+		}
+		if err == nil {
+			err = row.next(ctx)
+		}
+		if err == nil {
+			err = waitRunning(ctx, d, "1.1.0")
+		}
+		// The unit failed: what is shown here is not an ordinary boot.
+		if err == nil {
+			err = waitShell(ctx, d, "the end of the boot, and a guardian that failed in it",
+				`systemctl is-active multi-user.target device-api.service && systemctl is-failed ota-guardian.service`)
+		}
+		if err != nil {
+			return fmt.Errorf("a guardian that %s: %w", row.name, err)
+		}
+	}
+	if err := d.WriteFile(ctx, guardianAt, 0o755, program); err != nil {
+		return err
+	}
+	if err := d.PowerCut(ctx); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		return err
+	}
+	s, err := d.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.LastRollback != nil || len(s.Blocked) > 0 {
+		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
+	}
+	return installs(ctx, d, v12, bootcheck.ExitDone)
+}
+
+// RecoverOverlay starts ota-recover.service at each failure of device-api, as
+// OnFailure= does from systemd 254 on. Before, only the last one does.
+func RecoverOverlay(o debian.Overlay) {
+	o["/etc/systemd/system/device-api.service.d/99-each.conf"] = debian.Unit(`[Service]
+ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || systemctl start --no-block ota-recover.service'
+`)
+}
+
+// RecoversAtEachFailure lets ota-recover.service be started at each failure of a
+// service: a version that dies twice and is well then is confirmed; one that dies
+// for good is left once, and once only. The machine has RecoverOverlay.
+func RecoversAtEachFailure(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	twice := wrapped("1.2.0", 3, `echo >>/run/deaths; [ "$(wc -l </run/deaths)" -gt 2 ] || exit 1`)
+	if err := installs(ctx, d, twice, bootcheck.ExitDone); err != nil {
+		return err
+	}
+	well := device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
+	if err := d.Reach(ctx, well); err != nil {
+		return err
+	}
+	if err := waitShell(ctx, d, "ota-recover.service to have seen a death that was not the last",
+		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'is not failed for good'`); err != nil {
+		return err
+	}
+
+	bad := v12Exits
+	bad.Name, bad.Release = "1.3.0", 4
+	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	well.Told = "ROLLED_BACK_TO_PREVIOUS"
+	if err := d.Reach(ctx, well); err != nil {
+		return err
+	}
+	generations := func() (string, error) { return d.Must(ctx, "ota-guardian", "history", "--json") }
+	before, err := generations()
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(before, `"phase": "fallback"`); n != 1 {
+		return fmt.Errorf("%d generations fell back, want 1:\n%s", n, before)
+	}
+	// By hand, on a device that is well: nothing.
+	for range 3 {
+		if _, err := d.Must(ctx, "systemctl", "start", "ota-recover.service"); err != nil {
+			return err
+		}
+	}
+	if _, err := d.Must(ctx, "ota-guardian", "recover", "device-api.service"); err != nil {
+		return err
+	}
+	after, err := generations()
+	if err != nil {
+		return err
+	}
+	if after != before {
+		return fmt.Errorf("recovering what is well changed the history from\n%s\nto\n%s", before, after)
+	}
+	return d.Reach(ctx, well)
+}

@@ -1,0 +1,41 @@
+package scenario_test
+
+import (
+	"context"
+	"maps"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/uplink"
+)
+
+func TestWithoutGuardian(t *testing.T) {
+	var program []byte
+	withOverlay(t, func(o debian.Overlay) (err error) { program, err = scenario.GuardianOverlay(o); return err },
+		func(ctx context.Context, d *device.Device) error { return scenario.WithoutGuardian(ctx, d, program) })
+}
+
+func TestRecoversAtEachFailure(t *testing.T) {
+	withOverlay(t, func(o debian.Overlay) error { scenario.RecoverOverlay(o); return nil }, scenario.RecoversAtEachFailure)
+}
+
+func TestWithoutNetwork(t *testing.T) {
+	withOverlay(t, func(o debian.Overlay) error { return uplink.Overlay(machinetest.Context(t), o) }, scenario.WithoutNetwork)
+}
+
+// withOverlay runs one scenario on a device that is a container, with more in it.
+func withOverlay(t *testing.T, more func(debian.Overlay) error, run func(context.Context, *device.Device) error) {
+	t.Helper()
+	o, err := overlay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o = maps.Clone(o)
+	if err := more(o); err != nil {
+		t.Fatal(err)
+	}
+	inOverlay(t, o, run)
+}

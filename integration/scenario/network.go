@@ -1,0 +1,102 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/uplink"
+)
+
+// WithoutNetwork takes the network away while a good version is on trial, and
+// leaves it away: the check that asks a server was good before the switch and is
+// bad from then on, in this boot and the next, and nothing is rolled back. A bad
+// version is left without a network as it is with one. The machine has
+// uplink.Overlay.
+func WithoutNetwork(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	host, port, _ := strings.Cut(uplink.Address, ":")
+	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/wanted/server", 0o755,
+		[]byte("#!/bin/bash\nexec 3<>/dev/tcp/"+host+"/"+port+"\n")); err != nil {
+		return err
+	}
+	const server = `ota-guardian check | grep -E '^server +wanted +%s'`
+	if _, err := d.Must(ctx, "systemctl", "start", uplink.Service); err != nil {
+		return err
+	}
+	if err := waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")); err != nil {
+		return err
+	}
+	// Long enough to look at the server with and without it.
+	if err := d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline); err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, v12)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		r, err := d.Exec(ctx, "ota-apply", "install", url)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("ota-apply install 1.2.0: %s", r)
+		}
+		ended <- err
+	}()
+	// It is watched, and the server was good.
+	if err := waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "systemctl", "stop", uplink.Service); err != nil {
+		return err
+	}
+	if err := <-ended; err != nil {
+		return err
+	}
+	good := device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
+	if err := d.Reach(ctx, good); err != nil {
+		return err
+	}
+	if err := waitShell(ctx, d, "the server to be out of reach", fmt.Sprintf(server, "BAD")); err != nil {
+		return err
+	}
+
+	// The whole life of a version without it, with a power cut in the trial.
+	v13 := device.Version{Name: "1.3.0", Release: 4}
+	if err := cutAfterSwitch(ctx, d, v13); err != nil {
+		return err
+	}
+	now, err := oneOf(ctx, d, "1.2.0", "1.3.0")
+	if err != nil {
+		return err
+	}
+	bad := v12Fails
+	bad.Name, bad.Release = "1.4.0", 5
+	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
+		return err
+	}
+	if err := waitFor(ctx, d, now+" to be confirmed again", func(s *bootcheck.Status) bool {
+		return s.Current == now && s.Phase == bootcheck.PhaseConfirmed
+	}); err != nil {
+		return err
+	}
+	return blames(ctx, d, bootcheck.Rollback{From: "1.4.0", To: now, Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "device-api answers"})
+}
+
+// waitShell waits until a line of shell succeeds.
+func waitShell(ctx context.Context, d *device.Device, what, line string) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
+	defer cancel()
+	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
+		r, err := d.Exec(ctx, "bash", "-c", line)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("%s", r)
+		}
+		return err == nil, err
+	})
+}
