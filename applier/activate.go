@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,13 +16,18 @@ import (
 
 // activate makes ref current on trial, restarts the services and waits until
 // the guardian confirmed it (nil) or took it back (ExitRolledBack). Where no
-// systemd runs, nothing is restarted and nobody is waited for.
-func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, force bool) error {
-	if err := a.commitTrial(ctx, ref, force); err != nil {
+// systemd runs, nothing is restarted and nobody is waited for; nor is that where
+// it is for the next boot.
+func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
+	if err := a.commitTrial(ctx, ref, o); err != nil {
 		return err
 	}
 	if _, err := a.prune(ctx, a.cfg.Keep); err != nil {
 		a.logf("%v", err) // the switch is made; the next install tidies up
+	}
+	if o.atReboot {
+		fmt.Fprintf(a.out, "version %s runs from the next boot on\n", ref.Version)
+		return nil
 	}
 	return a.awaitVerdict(ctx, ref)
 }
@@ -66,7 +70,7 @@ func onHold(record *bootcheck.Record) error {
 
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
 // and the services have been restarted.
-func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force bool) error {
+func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
 	before, err := a.record()
 	if err != nil {
 		return err
@@ -85,7 +89,7 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 		return err
 	}
 	if record != nil {
-		if b := record.BlockedBy(ref); b != nil && !force {
+		if b := record.BlockedBy(ref); b != nil && !o.force {
 			return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is blocked, it failed on this device (%s)", ref.Version, strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
 				WithAdvice("`ota-apply unblock %s` or --force tries it again", ref.Version)
 		}
@@ -95,7 +99,11 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 	if err != nil && errors.Is(err, bootcheck.ErrRevokedUnknown) {
 		return a.revokedUnknown(err)
 	}
-	next := trialOf(record, ref, bootID(), baseline, revoked, whole)
+	if o.atReboot {
+		return a.commitNext(record, ref, baseline, revoked)
+	}
+	next := record.Activate(ref, bootID(), baseline, whole)
+	next.AddRevoked(revoked)
 	err = a.store.Commit(next)
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
@@ -107,6 +115,23 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, force boo
 		err = restartErr
 	}
 	return err
+}
+
+// commitNext has the next boot put ref on trial. Nothing that runs changes, nor
+// does any link: a service that is restarted meanwhile is that of the old version.
+func (a *applier) commitNext(record *bootcheck.Record, ref *bootcheck.Ref, baseline map[string]bool, revoked []string) error {
+	if record == nil {
+		return (&bootcheck.Error{Err: errors.New("cannot activate it at a reboot: no version runs yet")}).
+			WithAdvice("activate it without --at-reboot")
+	}
+	next := record.Clone()
+	next.Next = &bootcheck.Next{Ref: *ref, Baseline: baseline}
+	next.Unblock(ref.Version) // or the guardian would refuse what --force allowed
+	next.AddRevoked(revoked)
+	if err := a.store.Commit(next); err != nil {
+		return fmt.Errorf("cannot activate version %s at the next boot: %w", ref.Version, err)
+	}
+	return nil
 }
 
 // restart lets the services run ref, which is current. Its caller holds the lock.
@@ -125,35 +150,6 @@ func (a *applier) restart(ctx context.Context, ref *bootcheck.Ref) error {
 		a.logf("the services did not restart: %v", err)
 	}
 	return nil
-}
-
-// trialOf is the record that puts ref on trial. record is nil on a new device.
-// previous becomes the version that runs only if that proved itself: a trial
-// that follows a trial falls back to the same version as the first. When that is
-// ref itself, it becomes the newest other one that proved itself and is whole.
-func trialOf(record *bootcheck.Record, ref *bootcheck.Ref, bootID string, baseline map[string]bool, revoked []string, whole func(*bootcheck.Ref) bool) *bootcheck.Record {
-	next := &bootcheck.Record{Schema: bootcheck.Schema}
-	if record != nil {
-		next = record.Clone()
-		if current := record.Current; record.IsConfirmed(current) && record.BlockedBy(current) == nil {
-			next.Previous = current
-		}
-		if next.Previous.Same(ref) {
-			next.Previous = nil
-			for _, c := range slices.Backward(record.Confirmed) {
-				if !c.Same(ref) && record.BlockedBy(&c) == nil && whole(&c) {
-					next.Previous = &c
-					break
-				}
-			}
-		}
-	}
-	next.AddRevoked(revoked)
-	next.Unblock(ref.Version)
-	next.Current = ref
-	next.Phase, next.HoldReason, next.HardStreak = bootcheck.PhaseTrial, "", nil
-	next.Trial = &bootcheck.Trial{BootID: bootID, Baseline: baseline}
-	return next
 }
 
 // baseline runs the required checks on the version that is left, so that what

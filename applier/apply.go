@@ -71,6 +71,7 @@ type installOptions struct {
 	sha256         string // of the bundle, hex; empty: not known
 	dryRun         bool   // only say what would be done
 	noActivate     bool   // stop when the version is in the store
+	atReboot       bool   // the next boot runs it, and until then nothing changes
 	force          bool   // although it is blocked
 	allowDowngrade bool   // although it is older than what was confirmed here
 }
@@ -138,12 +139,12 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` runs it\n", ref.Version, ref.Version)
 		return nil
 	}
-	return a.activate(ctx, &ref, o.force)
+	return a.activate(ctx, &ref, o)
 }
 
 // activateVersion makes a version of the store current, as install does with a
 // new one.
-func (a *applier) activateVersion(ctx context.Context, name string, force bool) (err error) {
+func (a *applier) activateVersion(ctx context.Context, name string, o installOptions) (err error) {
 	unlock, err := a.begin(ctx)
 	if err != nil {
 		return err
@@ -164,7 +165,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 		return err
 	}
 	if record := a.current(&snapshot.Ref); record != nil {
-		if done, err := a.resume(ctx, record, force); done {
+		if done, err := a.resume(ctx, record, o.force); done {
 			return err
 		}
 	}
@@ -175,7 +176,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, force bool) 
 	if err := a.store.Verify(ctx, &snapshot.Ref, bootcheck.Content); err != nil {
 		return err
 	}
-	return a.activate(ctx, &snapshot.Ref, force)
+	return a.activate(ctx, &snapshot.Ref, o)
 }
 
 // record reads what the store says; nil is a store in which nothing was installed.

@@ -106,7 +106,7 @@ func (a *applier) forecast(b *openBundle, o installOptions) (*forecast, error) {
 	}
 	f.Restart = append(f.Restart, a.cfg.Services...)
 	whole := func(*bootcheck.Ref) bool { return true }
-	surplus, err := a.store.Surplus(trialOf(record, ref, "", nil, nil, whole), a.cfg.Keep)
+	surplus, err := a.store.Surplus(record.Activate(ref, "", nil, whole), a.cfg.Keep)
 	if err != nil {
 		return nil, err
 	}

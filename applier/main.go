@@ -22,11 +22,12 @@ import (
 
 const usage = `ota-apply installs a version of the application and makes it run.
 
-  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate] [--force] [--allow-downgrade] [--limit-rate RATE] [--json]
+  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate | --at-reboot] [--force] [--allow-downgrade]
+                    [--limit-rate RATE] [--json]
                                download, check, unpack, switch, restart, wait for the verdict
   ota-apply install --dry-run [--json] URL|FILE
                                only say what would be downloaded, reused, written, removed, restarted
-  ota-apply activate VERSION [--force] [--json]
+  ota-apply activate VERSION [--at-reboot] [--force] [--json]
                                switch to a version that is in the store
   ota-apply status [--json]    what runs, what is on trial, what an install does now
   ota-apply list [--json]      the versions in the store
@@ -45,6 +46,7 @@ Flags of install:
   --size N            the bundle has N bytes
   --sha256 HEX        the bundle has this SHA-256
   --no-activate       only put the version into the store
+  --at-reboot         run it from the next boot on; until then nothing that runs changes
   --force             although the version failed on this device
   --allow-downgrade   although its release is older than one that was confirmed here
   --limit-rate RATE   download at most RATE bytes a second, as 500k or 2M; 0: as fast as it goes
@@ -141,11 +143,13 @@ func parse(args []string) (*command, error) {
 		})
 		fs.BoolVar(&c.install.dryRun, "dry-run", false, "")
 		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
+		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
 		fs.BoolVar(&c.json, "json", false, "")
 	case "activate":
 		fs.BoolVar(&c.json, "json", false, "")
+		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 	case "status", "list":
 		arguments = 0
@@ -176,6 +180,9 @@ func parse(args []string) (*command, error) {
 	}
 	if arguments == 1 {
 		c.arg = rest[0]
+	}
+	if c.install.noActivate && c.install.atReboot {
+		return nil, cli.Usagef("ota-apply install", "--no-activate and --at-reboot exclude each other")
 	}
 	return c, nil
 }
@@ -269,7 +276,7 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		a.events.w = a.show.over(a.events.w)
 	}
 	if c.name == "activate" {
-		return a.activateVersion(ctx, c.arg, c.install.force)
+		return a.activateVersion(ctx, c.arg, c.install)
 	}
 	return a.install(ctx, c.arg, c.install)
 }
@@ -281,7 +288,7 @@ func (c *command) args(cfg *config.Config) []string {
 		args = []string{c.name, "--root", cfg.Root} // the default file need not exist
 	}
 	for flag, on := range map[string]bool{
-		"--no-activate": c.install.noActivate, "--force": c.install.force, "--allow-downgrade": c.install.allowDowngrade,
+		"--no-activate": c.install.noActivate, "--at-reboot": c.install.atReboot, "--force": c.install.force, "--allow-downgrade": c.install.allowDowngrade,
 		"--json": c.json,
 	} {
 		if on {

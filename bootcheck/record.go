@@ -154,10 +154,19 @@ type Record struct {
 	// LastPanic is what the kernel's panic store held at a boot that looked last:
 	// the same again is no new panic. Empty: nothing was ever there.
 	LastPanic string `json:"last_panic,omitempty"`
+	// Next is a version that the next boot puts on trial. nil, as nearly always: none.
+	Next *Next `json:"next,omitempty"`
 
 	// unknown are the keys that this program does not know: a newer one wrote
 	// them and may come back, so they are written back as they were.
 	unknown map[string]json.RawMessage
+}
+
+// Next is a version that was activated for the next boot.
+type Next struct {
+	Ref
+	// Baseline is how the required checks stood when that was asked for.
+	Baseline map[string]bool `json:"baseline,omitempty"`
 }
 
 // Why a hold was entered.
@@ -188,11 +197,43 @@ func (r *Record) Clone() *Record {
 		c.LastRollback = &l
 	}
 	c.RevokedKeys = slices.Clone(r.RevokedKeys)
+	if r.Next != nil {
+		c.Next = &Next{r.Next.Ref, maps.Clone(r.Next.Baseline)}
+	}
 	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
 	c.unknown = maps.Clone(r.unknown)
 	return &c
+}
+
+// Activate is the record that puts ref on trial, in the boot bootID, which is not
+// counted as one that came up. r is nil on a new device. previous becomes the
+// version that runs only if that proved itself: a trial that follows a trial falls
+// back to the same version as the first. When that is ref itself, it becomes the
+// newest other one that proved itself and that whole says may run.
+func (r *Record) Activate(ref *Ref, bootID string, baseline map[string]bool, whole func(*Ref) bool) *Record {
+	next := &Record{Schema: Schema}
+	if r != nil {
+		next = r.Clone()
+		if current := r.Current; r.IsConfirmed(current) && r.BlockedBy(current) == nil {
+			next.Previous = current
+		}
+		if next.Previous.Same(ref) {
+			next.Previous = nil
+			for _, c := range slices.Backward(r.Confirmed) {
+				if !c.Same(ref) && r.BlockedBy(&c) == nil && whole(&c) {
+					next.Previous = &c
+					break
+				}
+			}
+		}
+	}
+	next.Unblock(ref.Version)
+	next.Current, next.Next = ref, nil
+	next.Phase, next.HoldReason, next.HardStreak = PhaseTrial, "", nil
+	next.Trial = &Trial{BootID: bootID, Baseline: baseline}
+	return next
 }
 
 // BlockedBy returns why ref must not run, or nil.
@@ -266,7 +307,7 @@ func ParseRecord(data []byte) (*Record, error) {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
 	known := map[string]json.RawMessage{}
-	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x"}))
+	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x", Next: &Next{}}))
 	if err != nil {
 		return nil, err
 	}
@@ -325,6 +366,9 @@ func (r *Record) check() error {
 		if link.ref != nil && !ValidVersion(link.ref.Version) {
 			return fmt.Errorf("%s: %q cannot be a version", link.name, link.ref.Version)
 		}
+	}
+	if r.Next != nil && !ValidVersion(r.Next.Version) {
+		return fmt.Errorf("next: %q cannot be a version", r.Next.Version)
 	}
 	for _, c := range r.Confirmed {
 		if !ValidVersion(c.Version) {

@@ -66,6 +66,7 @@ type Status struct {
 	Operation    Operation       `json:"operation"`
 	Versions     []VersionStatus `json:"versions"`
 	FreeBytes    uint64          `json:"free_bytes"`
+	Next         string          `json:"next,omitempty"`   // what the next boot puts on trial; empty: nothing else
 	ReleaseFloor int64           `json:"release_floor"`    // bundles with a lower release are refused
 	RevokedKeys  []string        `json:"revoked_keys"`     // bundles that these signed are refused
 	Hold         string          `json:"hold,omitempty"`   // why the device is on hold
@@ -109,6 +110,9 @@ func (s *Store) Status(progress string) (*Status, error) {
 		status.Damage = strings.TrimPrefix(status.Damage+"; "+err.Error(), "; ")
 	}
 	status.ReleaseFloor = record.Floor
+	if record.Next != nil {
+		status.Next = record.Next.Version
+	}
 	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
 	if record.Blocked != nil {
 		status.Blocked = record.Blocked
@@ -180,6 +184,9 @@ func (st *Status) Print(w io.Writer) {
 	}
 	line("phase", "%s", phase)
 	line("current", "%s", or(st.Current, "none"))
+	if st.Next != "" {
+		line("next", "%s, from the next boot on", st.Next)
+	}
 	line("previous", "%s", or(st.Previous, "none"))
 	line("factory", "%s", or(st.Factory, "none"))
 	if st.Trial != nil {

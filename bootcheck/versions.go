@@ -171,7 +171,7 @@ func (s *Store) Remove(record *Record, version string) error {
 }
 
 // Surplus lists the versions that may go when keep snapshots are kept beside
-// current, previous and factory, the ones to go first first: versions that
+// current, previous, factory and what the next boot runs, the ones to go first first: versions that
 // failed here, then those that once proved themselves, oldest first, then those
 // that were never run.
 func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
@@ -193,7 +193,8 @@ func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
 		return len(record.Confirmed)
 	}
 	names = slices.DeleteFunc(names, func(v string) bool {
-		return slices.ContainsFunc(record.links(), func(l link) bool { return l.ref != nil && l.ref.Version == v })
+		return record.Next != nil && record.Next.Version == v ||
+			slices.ContainsFunc(record.links(), func(l link) bool { return l.ref != nil && l.ref.Version == v })
 	})
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
 	return names[:max(0, len(names)-max(0, keep))], nil

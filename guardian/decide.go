@@ -16,6 +16,7 @@ const (
 	FallBack Action = "fall-back" // commit other links, then start what they say
 	Hold     Action = "hold"      // commit the hold; what runs goes on, nothing switches any more
 	Confirm  Action = "confirm"   // commit that the version that runs proved itself
+	Activate Action = "activate"  // commit what was asked for at this boot, then start that
 )
 
 // Decision is the guardian's judgement. Nothing of it is done yet.
@@ -80,6 +81,8 @@ type Failure struct {
 //
 //	phase      current   the boot before ended       decision
 //	---------  --------  --------------------------  ----------------------------------------------------
+//	any        either    in any way, and a version   put that on trial; if it is damaged or blocked,
+//	                     was asked for at this boot  forget it and go on as below
 //	hold       either    in any way                  keep; nothing switches
 //	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold
 //	any        whole     counted in this boot        keep: a boot is counted once
@@ -108,6 +111,20 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	current := record.Current
 	keep := func(format string, args ...any) Decision {
 		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf(format, args...)}
+	}
+	if n := record.Next; n != nil {
+		if disk.whole(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
+			next := record.Activate(&n.Ref, boot.ID, n.Baseline, disk.whole)
+			return Decision{Action: Activate, Run: &n.Ref, Next: next, Why: fmt.Sprintf("%s was to run from this boot on, %s ran before", &n.Ref, current)}
+		}
+		without := record.Clone()
+		without.Next = nil
+		d := Decide(without, disk, boot)
+		if d.Next == nil {
+			d.Action, d.Next = Count, without
+		}
+		d.Why = fmt.Sprintf("%s was to run from this boot on, but it is damaged or blocked; %s", &n.Ref, d.Why)
+		return d
 	}
 	if record.Phase == bootcheck.PhaseHold {
 		return keep("on hold (%s): %s runs until a person or a new version ends it", record.HoldReason, current)
@@ -240,7 +257,7 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 // is blocked so that no server sends it again.
 func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) Decision {
 	next := record.Clone()
-	next.Trial, next.HoldReason, next.HardStreak = nil, "", nil
+	next.Trial, next.HoldReason, next.HardStreak, next.Next = nil, "", nil, nil
 	next.LastRollback = &bootcheck.Rollback{
 		From: record.Current.Version, To: target.Version, Level: level, Cause: bootcheck.CauseOperator,
 		Attempts: record.Trial.Attempts(), BootIDs: []string{},

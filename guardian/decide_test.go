@@ -474,3 +474,57 @@ func TestNoFalseAlarms(t *testing.T) {
 	}
 	t.Logf("%d histories, %d boots, %d updates interrupted %d times (up to %d times each): no rollback", histories, boots, survived, short, worst)
 }
+
+// A version that was asked for at this boot runs, on trial, whatever else there is,
+// or it is forgotten and all is as if nobody had asked.
+func TestDecideNext(t *testing.T) {
+	versions := []string{"1.0", "2.0", "3.0"}
+	did := map[Action]int{}
+	for _, phase := range []bootcheck.Phase{"confirmed", "trial", "fallback", "factory", "hold", "probation"} {
+		for _, current := range versions {
+			for _, asked := range versions {
+				for damage := range 8 {
+					for block := range 8 {
+						for _, last := range []LastBoot{LastClean, LastUnclean, LastHard} {
+							r, disk := record(phase, current, "2.0", "2.0"), damaged()
+							for i, v := range versions {
+								if damage>>i&1 == 1 {
+									disk.Damaged[v] = "damaged"
+								}
+								if block>>i&1 == 1 {
+									blocked(r, v)
+								}
+							}
+							boot := Boot{ID: "b", Last: last, Budget: budget}
+							plain := Decide(r, disk, boot)
+							r.Next = &bootcheck.Next{Ref: *ref(asked), Baseline: map[string]bool{"uplink": false}}
+							d := Decide(r, disk, boot)
+							did[d.Action]++
+							what := fmt.Sprintf("%s %s, %s asked for, blocked %v, damaged %v", phase, current, asked, r.Blocked, disk.Damaged)
+							if d.Next == nil || d.Next.Next != nil {
+								t.Fatalf("%s: it is asked for still", what)
+							}
+							if again := Decide(d.Next, disk, boot); again.Next != nil && (again.Action == Count || again.Run.Version != d.Run.Version) {
+								t.Errorf("%s: decides otherwise in the same boot: %s %s", what, again.Action, again.Run)
+							}
+							if disk.whole(ref(asked)) && r.BlockedBy(ref(asked)) == nil {
+								if n := d.Next; d.Action != Activate || d.Run.Version != asked || n.Phase != bootcheck.PhaseTrial || n.Trial.BootID != "b" || n.Trial.Attempts() != 0 || n.Trial.Baseline["uplink"] {
+									t.Errorf("%s: %s %s (%s)", what, d.Action, d.Run, d.Why)
+								}
+								continue
+							}
+							if d.Run.Version != plain.Run.Version || plain.Next != nil && (d.Action != plain.Action || d.Next.Phase != plain.Next.Phase) || plain.Next == nil && d.Action != Count {
+								t.Errorf("%s: %s %s (%s), without it %s %s", what, d.Action, d.Run, d.Why, plain.Action, plain.Run)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, a := range []Action{Activate, Count, FallBack, Hold} {
+		if did[a] == 0 {
+			t.Errorf("no combination led to %s", a)
+		}
+	}
+}

@@ -39,6 +39,7 @@ var (
 	eventRollback      = event{"17c4e61a1034011cc15cd6f48676b485", failure} // another version runs now
 	eventHold          = event{"423c40152a60204512d8c76bb8265da7", crit}    // a person is needed
 	eventConfirmed     = event{"bc55efeee72f7af3c1176a67582733cc", notice}  // a version proved itself
+	eventActivated     = event{"b1dcc3cb5a0696019c1f822c9771628c", notice}  // a version was put on trial, as was asked for at this boot
 	eventCounted       = event{"c853f736f117dd62f7e389542236c82b", info}    // a boot was counted
 	eventDamaged       = event{"c4c9e4cf3f5e5f9a2b498f6dfffd27f9", failure} // files of a version are not what they should be
 	eventRepaired      = event{"8aa00be5ac0e7495d57822a858f03547", warning} // and now they are

@@ -20,7 +20,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-var everyEvent = []event{eventRollback, eventHold, eventConfirmed, eventCounted, eventDamaged, eventRepaired,
+var everyEvent = []event{eventRollback, eventHold, eventConfirmed, eventActivated, eventCounted, eventDamaged, eventRepaired,
 	eventFactoryLost, eventRecordDamaged, eventHardEnd, eventWatchdog, eventReset}
 
 // A person who looks an event up finds one explanation of it, and every

@@ -73,6 +73,9 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	}
 	check(record.Previous)
 	check(record.Factory)
+	if record.Next != nil {
+		check(&record.Next.Ref)
+	}
 	for i := range record.Confirmed {
 		check(&record.Confirmed[i])
 	}
@@ -82,7 +85,7 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	return disk
 }
 
-// settle asks decide until the version that it falls back to is whole, every
+// settle asks decide until the version that it switches to is whole, every
 // byte of it: each answer that names a damaged one is asked again without it.
 func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Decision) (Decision, error) {
 	for {
@@ -91,7 +94,7 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 			return Decision{}, err
 		}
 		d := decide(disk)
-		if d.Action != FallBack {
+		if d.Action != FallBack && d.Action != Activate {
 			return d, nil
 		}
 		err := g.store.Verify(ctx, d.Run, bootcheck.Content)
@@ -102,7 +105,7 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 			return Decision{}, err
 		}
 		if !g.heal(ctx, d.Run, err.Error()) {
-			g.logf("cannot fall back to %s: %v", d.Run, err)
+			g.logf("cannot %s to %s: %v", d.Action, d.Run, err)
 			disk.Damaged[d.Run.Version] = err.Error()
 		}
 	}
@@ -151,7 +154,7 @@ func (g *guardian) carryOut(ctx context.Context, d Decision) error {
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot %s (%s): %w", d.Action, d.Why, err)
 	}
-	e := map[Action]event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed}[d.Action]
+	e := map[Action]event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed, Activate: eventActivated}[d.Action]
 	g.announce(e, fieldsOf(d.Next), "%s: %s", d.Action, d.Why)
 	return err
 }

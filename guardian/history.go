@@ -45,6 +45,8 @@ func change(before, now *bootcheck.Record) string {
 		return now.LastRollback.Summary()
 	case same && now.Phase == bootcheck.PhaseConfirmed && before.Phase != bootcheck.PhaseConfirmed:
 		return "proved itself"
+	case same && now.Next != nil && (before.Next == nil || !before.Next.Same(&now.Next.Ref)):
+		return now.Next.String() + " runs from the next boot on"
 	case same && now.Trial.Attempts() > before.Trial.Attempts():
 		return fmt.Sprintf("boot %d without a verdict", now.Trial.Attempts())
 	case same && !now.Factory.Same(before.Factory) && now.Factory != nil:
