@@ -25,7 +25,8 @@ type bench struct {
 	run    string // the programs' state
 	runs   int
 	served atomic.Pointer[[]byte]
-	sent   atomic.Int64 // bytes of bodies
+	file   atomic.Pointer[string] // served instead; nil: not
+	sent   atomic.Int64           // bytes of bodies
 	addr   string
 	server *http.Server
 }
@@ -83,6 +84,9 @@ func (b *bench) close() {
 // serve serves the bundle from memory, as a machine elsewhere would: it takes
 // nothing from the disk that is measured.
 func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
+	if b.serveFile(w, r) {
+		return
+	}
 	w.Header().Set("ETag", `"x"`)
 	http.ServeContent(&counter{w, &b.sent}, r, "", time.Unix(1e9, 0), bytes.NewReader(*b.served.Load()))
 }
@@ -364,15 +368,4 @@ func confirm(store *bootcheck.Store, version string) error {
 	r := &bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: &snapshot.Ref}
 	r.Confirm(snapshot.Ref)
 	return store.Commit(r)
-}
-
-// huge measures the memory of an install of a bundle of 4 GiB.
-func (b *bench) huge(ctx context.Context) error {
-	return errors.ErrUnsupported
-}
-
-// switches measures the switch and the durable commit beside a bare rename and a
-// bare fsync on the same disk.
-func (b *bench) switches(ctx context.Context) error {
-	return errors.ErrUnsupported
 }

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/scenario"
+)
+
+// downtime measures for how long a client that asks device-api each 10 ms gets no
+// answer while it is updated, on a machine with a real systemd.
+func (b *bench) downtime(ctx context.Context) error {
+	if missing := container.Missing(); len(missing) > 0 {
+		return fmt.Errorf("missing: %s", strings.Join(missing, " "))
+	}
+	overlay, err := device.Overlay(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := container.Start(ctx, container.Options{Overlay: overlay})
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	d, err := device.New(ctx, c, device.Quick)
+	if err != nil {
+		return err
+	}
+	updates, restarts, err := scenario.Downtime(ctx, d, b.runs)
+	if err != nil {
+		return err
+	}
+	median := func(ds []time.Duration) time.Duration {
+		slices.Sort(ds)
+		return ds[len(ds)/2]
+	}
+	u, r := median(updates), median(restarts)
+	fmt.Printf("\nThe longest time without an answer from device-api, asked each 10 ms, medians of %d: %.0f ms in an update, %.0f ms in a `systemctl restart` (ratio %.2f)\n",
+		b.runs, ms(u), ms(r), float64(u)/float64(r))
+	return nil
+}

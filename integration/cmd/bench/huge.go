@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"aead.dev/minisign"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/applier/bundle"
+)
+
+// huge measures the memory of an install of a bundle of 4 GiB: content that does
+// not shrink. It needs 13 GB of disk.
+func (b *bench) huge(ctx context.Context) error {
+	const files, size = 1024, 4 << 20
+	tree := b.path("huge")
+	random := rand.NewChaCha8([32]byte{5})
+	for i := range files {
+		name := filepath.Join(tree, fmt.Sprintf("d%02d/file-%04d", i%32, i))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		f, err := os.Create(name)
+		if err != nil {
+			return err
+		}
+		_, err = io.CopyN(f, random, size)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	var key minisign.PrivateKey
+	text, err := os.ReadFile(b.path("release.key"))
+	if err == nil {
+		err = key.UnmarshalText(text)
+	}
+	if err != nil {
+		return err
+	}
+	name := b.path("huge.ota")
+	_, err = bundle.Create(ctx, name, bundle.Contents{
+		Dir: tree, Version: "4.0.0", Models: []string{"x1"}, Key: key, Level: zstd.SpeedFastest,
+	})
+	if err == nil {
+		err = os.RemoveAll(tree)
+	}
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	b.file.Store(&name)
+	defer b.file.Store(nil)
+	r, err := b.install("")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nA bundle of %.2f GiB, %d files: peak memory %.1f MiB, %.0f s\n", float64(info.Size())/(1<<30), files, float64(r.rss)/(1<<20), r.took.Seconds())
+	return nil
+}
+
+// serveFile serves a bundle that is too large for the memory.
+func (b *bench) serveFile(w http.ResponseWriter, r *http.Request) bool {
+	name := b.file.Load()
+	if name == nil {
+		return false
+	}
+	w.Header().Set("ETag", `"huge"`)
+	http.ServeFile(w, r, *name)
+	return true
+}

@@ -1,0 +1,107 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/device"
+)
+
+// asker asks device-api each 10 ms, until the file is gone, and prints when it was
+// answered, in microseconds.
+const asker = `trap "" PIPE
+touch /run/asking
+while [ -e /run/asking ]; do
+	if { exec 3<>/dev/tcp/127.0.0.1/9080; } 2>/dev/null; then
+		printf 'GET /health HTTP/1.0\r\n\r\n' >&3 2>/dev/null
+		read -r -t 2 _ code _ <&3 && [ "$code" = 200 ] && echo "${EPOCHREALTIME/./}"
+		exec 3>&-
+	fi
+	read -r -t 0.01 <>/dev/zero 2>/dev/null || :
+done`
+
+// Downtime updates a device n times, and restarts its service n times, while a
+// client asks it. For each it says the longest time without an answer.
+func Downtime(ctx context.Context, d *device.Device, n int) (updates, restarts []time.Duration, err error) {
+	if err := start(ctx, d, v11); err != nil {
+		return nil, nil, err
+	}
+	for i := range n {
+		v := device.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
+		gap, err := longestSilence(ctx, d, func() error { return installs(ctx, d, v, bootcheck.ExitDone) })
+		if err != nil {
+			return nil, nil, err
+		}
+		updates = append(updates, gap)
+		gap, err = longestSilence(ctx, d, func() error {
+			_, err := d.Must(ctx, "systemctl", "restart", "device-api.service")
+			return err
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		restarts = append(restarts, gap)
+	}
+	return updates, restarts, nil
+}
+
+// longestSilence is how long device-api gave no answer at most while do ran.
+func longestSilence(ctx context.Context, d *device.Device, do func() error) (time.Duration, error) {
+	type answers struct {
+		text string
+		err  error
+	}
+	done := make(chan answers, 1)
+	go func() {
+		text, err := d.Must(ctx, "bash", "-c", asker)
+		done <- answers{text, err}
+	}()
+	if err := waitForFile(ctx, d, "/run/asking"); err != nil {
+		return 0, err
+	}
+	time.Sleep(100 * time.Millisecond) // some answers before
+	err := do()
+	time.Sleep(100 * time.Millisecond) // and after
+	if _, rmErr := d.Must(ctx, "rm", "/run/asking"); err == nil {
+		err = rmErr
+	}
+	a := <-done
+	if err == nil {
+		err = a.err
+	}
+	if err != nil {
+		return 0, err
+	}
+	var last, longest int64
+	for word := range strings.FieldsSeq(a.text) {
+		at, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("the client printed %q: %w", word, err)
+		}
+		if last > 0 {
+			longest = max(longest, at-last)
+		}
+		last = at
+	}
+	if longest == 0 {
+		return 0, fmt.Errorf("device-api answered less than twice: %q", a.text)
+	}
+	return time.Duration(longest) * time.Microsecond, nil
+}
+
+func waitForFile(ctx context.Context, d *device.Device, name string) error {
+	for {
+		if r, err := d.Exec(ctx, "test", "-e", name); err != nil || r.Code == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
