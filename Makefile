@@ -77,7 +77,8 @@ lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify
 	scripts/lint.sh
 
 .PHONY: bench
-bench: ## benchmarks
+bench: packages ## whole installs against curl | zstd | tar, the switch, the downtime; then Go's benchmarks
+	go run ./integration/cmd/bench
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /integration)
 
 .PHONY: bench-boot

@@ -89,6 +89,7 @@ type command struct {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
 	// Services may run as other users than the one who installs.
 	syscall.Umask(0o022)
+	readAhead()
 	limitMemory()
 	if err := noCores(); err != nil {
 		fmt.Fprintf(stderr, "ota-apply: %v\n", err)

@@ -18,6 +18,7 @@ debugfs e2fsprogs
 dpkg-deb dpkg
 xz xz-utils
 zstd zstd
+curl curl
 tar tar
 minisign minisign
 shellcheck shellcheck
