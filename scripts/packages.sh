@@ -14,6 +14,8 @@ needed() {
 qemu-system-x86_64 qemu-system-x86
 mkfs.erofs erofs-utils
 mke2fs e2fsprogs
+mkfs.xfs xfsprogs
+mkfs.btrfs btrfs-progs
 debugfs e2fsprogs
 dpkg-deb dpkg
 xz xz-utils

@@ -1,0 +1,63 @@
+// Package filesystems repeats what depends on the file system on real ones that
+// the machine's own folder for temporary files may not be: xfs and btrfs clone
+// files, ext4 does not.
+package filesystems
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestReuse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs root, to mount a file system from a file")
+		}
+		t.Skip("needs root, to mount a file system from a file")
+	}
+	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
+		t.Run(fs, func(t *testing.T) {
+			dir := mount(t, fs)
+			for _, args := range [][]string{
+				{"./applier/bundle", "-run", "^TestTake"},
+				{"./applier/cmd/ota-apply", "-run", "^TestScripts$/^(reuse|retention)$"},
+			} {
+				cmd := exec.Command("go", append([]string{"test", "-count=1"}, args...)...)
+				cmd.Dir = filepath.Join("..", "..")
+				cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
+				}
+			}
+		})
+	}
+}
+
+// mount makes a file system in a file and mounts it.
+func mount(t *testing.T, fs string) string {
+	t.Helper()
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	f, err := os.Create(image)
+	if err == nil {
+		err = f.Truncate(600 << 20) // xfs wants 300 MiB
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{{"mkfs." + fs, "-q", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v\n%s", err, out)
+		}
+	})
+	return dir
+}
