@@ -24,10 +24,10 @@ const baselineCommand = "baseline"
 
 // checkBefore runs the health checks on version, which is left.
 //
-// Scripts must find what they will find after the switch, in ota-confirm.service:
-// a script that fails only because of the sandbox would be excused for ever. That
-// unit gives them more than an install may have, so from the unit of an install
-// they are run in one of their own.
+// Scripts must find what they will find after the switch, in ota-health.service: a
+// script that fails only because of the sandbox would be excused for ever. That
+// unit gives them other rights than an install has, so from the unit of an install
+// they are run in one of their own, see systemd.CheckSandbox.
 func (a *applier) checkBefore(ctx context.Context, version string) ([]health.Result, error) {
 	if os.Getenv(inUnit) != "" && systemd.Running() && hasScripts(a.cfg) {
 		return a.checkInUnit(ctx, version)
@@ -86,7 +86,7 @@ func (a *applier) checkInUnit(ctx context.Context, version string) ([]health.Res
 		Description: "Check the version of the application that is left",
 		Env:         unitEnv(),
 		Stdout:      w,
-		Properties:  checkSandbox(a.cfg),
+		Properties:  append(systemd.CheckSandbox(), systemd.Property{Name: "TimeoutStopUSec", Value: uint64(10_000_000)}),
 	}
 	err = conn.RunTransient(ctx, baselineUnit, argv, unit)
 	if errors.Is(err, systemd.ErrExists) {

@@ -26,7 +26,11 @@ func sandbox(cfg *config.Config, reads []string) []systemd.Property {
 	if slices.ContainsFunc(uses, below("/home", "/root", "/run/user")) {
 		home = "read-only"
 	}
-	return slices.Concat(common(cfg), []systemd.Property{
+	return slices.Concat(systemd.Confined(cfg.Root, cfg.Spool, cfg.Run, filepath.Dir(cfg.Root), "/run", "/tmp", "/var/tmp"), []systemd.Property{
+		{Name: "WorkingDirectory", Value: "/"},
+		{Name: "LimitCORE", Value: uint64(0)},
+		// For what it starts; its own files are made for the services to read.
+		{Name: "UMask", Value: uint32(0o077)},
 		// Ends cleanly, with its partial download kept.
 		{Name: "TimeoutStopUSec", Value: uint64(10_000_000)},
 		{Name: "ProtectHome", Value: home},
@@ -43,56 +47,6 @@ func sandbox(cfg *config.Config, reads []string) []systemd.Property {
 		{Name: "SystemCallFilter", Value: systemd.Filter{Allow: true, Items: []string{
 			"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}}},
 	})
-}
-
-// checkSandbox is what the checks before the switch may do: as in
-// ota-confirm.service, where they run after it.
-func checkSandbox(cfg *config.Config) []systemd.Property {
-	return slices.Concat(common(cfg), []systemd.Property{
-		{Name: "TimeoutStopUSec", Value: uint64(10_000_000)},
-		{Name: "ProtectHome", Value: "yes"},
-		{Name: "CapabilityBoundingSet", Value: uint64(1<<unix.CAP_SYS_BOOT | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_DAC_READ_SEARCH)},
-		{Name: "RestrictAddressFamilies", Value: systemd.Filter{Allow: true, Items: []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}}},
-		{Name: "SystemCallFilter", Value: systemd.Filter{Allow: true, Items: []string{"@system-service"}}},
-		{Name: "SystemCallFilter", Value: systemd.Filter{Items: []string{"@privileged"}}},
-		{Name: "SystemCallFilter", Value: systemd.Filter{Allow: true, Items: []string{"reboot"}}},
-	})
-}
-
-// common is what both have.
-func common(cfg *config.Config) []systemd.Property {
-	var write []string
-	for _, p := range []string{cfg.Root, cfg.Spool, cfg.Run, filepath.Dir(cfg.Root), "/run", "/tmp", "/var/tmp"} {
-		write = append(write, "-"+p)
-	}
-	return []systemd.Property{
-		{Name: "WorkingDirectory", Value: "/"},
-		{Name: "ProtectSystem", Value: "strict"},
-		{Name: "ReadWritePaths", Value: write},
-		{Name: "PrivateDevices", Value: true},
-		{Name: "DevicePolicy", Value: "closed"},
-		{Name: "PrivateMounts", Value: true},
-		{Name: "NoNewPrivileges", Value: true},
-		{Name: "ProtectClock", Value: true},
-		{Name: "ProtectHostname", Value: true},
-		{Name: "ProtectKernelLogs", Value: true},
-		{Name: "ProtectKernelModules", Value: true},
-		{Name: "ProtectKernelTunables", Value: true},
-		{Name: "ProtectControlGroups", Value: true},
-		{Name: "RestrictSUIDSGID", Value: true},
-		{Name: "RestrictNamespaces", Value: uint64(0)}, // those that are allowed
-		{Name: "RestrictRealtime", Value: true},
-		{Name: "LockPersonality", Value: true},
-		{Name: "RemoveIPC", Value: true},
-		{Name: "KeyringMode", Value: "private"},
-		{Name: "LimitCORE", Value: uint64(0)},
-		// For what it starts; its own files are made for the services to read.
-		{Name: "UMask", Value: uint32(0o077)},
-		{Name: "SystemCallArchitectures", Value: []string{"native"}},
-		// The call fails. The default kills the program, and Go itself makes some of
-		// these when it starts.
-		{Name: "SystemCallErrorNumber", Value: int32(unix.EPERM)},
-	}
 }
 
 // below returns whether a path is one of dirs or in it, where its links lead to.

@@ -101,7 +101,7 @@ func TestSandboxExposure(t *testing.T) {
 		{"an install from an address, or from a file on a stick", sandbox(cfg, []string{"/usr/bin/ota-apply", "/media/stick/1.0.0.ota"}), 18},
 		{"an install of a file in /tmp", sandbox(cfg, []string{"/tmp/1.0.0.ota"}), 20},
 		{"an install of a file in somebody's home", sandbox(cfg, []string{"/home/user/1.0.0.ota"}), 19},
-		{"the checks before the switch, as ota-confirm.service", checkSandbox(cfg), 27},
+		{"the checks, before the switch and after it", systemd.CheckSandbox(), 27},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -163,7 +163,7 @@ func startProbe(ctx context.Context) (*prober, error) {
 		// A program that was replaced while it runs is still where it was.
 		self = strings.TrimSuffix(self, " (deleted)")
 		err = bus.RunTransient(ctx, probeUnit, []string{self, "probe"}, systemd.Transient{
-			Description: "Run the health checks of the application", Stdin: theirs, Stdout: theirs, Properties: probeSandbox})
+			Description: "Run the health checks of the application", Stdin: theirs, Stdout: theirs, Properties: probeProperties()})
 	}
 	if err != nil {
 		conn.Close()
@@ -257,40 +257,15 @@ func (p *prober) close() {
 	<-p.gone
 }
 
-// probeSandbox is that of probeUnit. It has the network, since a script may ask a
-// server, and what ping needs; it sees all files, since a script may look at one.
-// It cannot change the system nor the versions, nor reset the machine.
-var probeSandbox = []systemd.Property{
-	// systemd forgets it when it has ended, however.
-	{Name: "CollectMode", Value: "inactive-or-failed"},
-	{Name: "TimeoutStopUSec", Value: uint64(5 * time.Second / time.Microsecond)},
-	// A version that eats all memory must not take with it who would say so.
-	{Name: "OOMScoreAdjust", Value: int32(-500)},
-	{Name: "ProtectSystem", Value: "strict"},
-	{Name: "ReadWritePaths", Value: []string{"-/run", "-/tmp", "-/var/tmp"}},
-	{Name: "ProtectHome", Value: "yes"},
-	{Name: "PrivateMounts", Value: true},
-	{Name: "PrivateDevices", Value: true},
-	{Name: "DevicePolicy", Value: "closed"},
-	{Name: "RestrictAddressFamilies", Value: systemd.Filter{Allow: true, Items: []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}}},
-	{Name: "CapabilityBoundingSet", Value: uint64(1<<unix.CAP_NET_RAW | 1<<unix.CAP_DAC_READ_SEARCH)},
-	{Name: "NoNewPrivileges", Value: true},
-	{Name: "RestrictSUIDSGID", Value: true},
-	{Name: "ProtectClock", Value: true},
-	{Name: "ProtectHostname", Value: true},
-	{Name: "ProtectKernelLogs", Value: true},
-	{Name: "ProtectKernelModules", Value: true},
-	{Name: "ProtectKernelTunables", Value: true},
-	{Name: "ProtectControlGroups", Value: true},
-	{Name: "RestrictNamespaces", Value: uint64(0)}, // of all kinds
-	{Name: "RestrictRealtime", Value: true},
-	{Name: "LockPersonality", Value: true},
-	{Name: "RemoveIPC", Value: true},
-	{Name: "KeyringMode", Value: "private"},
-	{Name: "SystemCallArchitectures", Value: []string{"native"}},
-	{Name: "SystemCallFilter", Value: systemd.Filter{Allow: true, Items: []string{"@system-service"}}},
-	{Name: "SystemCallFilter", Value: systemd.Filter{Allow: false, Items: []string{"@privileged"}}},
-	{Name: "SystemCallErrorNumber", Value: int32(unix.EPERM)},
+// probeProperties are those of probeUnit.
+func probeProperties() []systemd.Property {
+	return append(systemd.CheckSandbox(), []systemd.Property{
+		// systemd forgets it when it has ended, however.
+		{Name: "CollectMode", Value: "inactive-or-failed"},
+		{Name: "TimeoutStopUSec", Value: uint64(5 * time.Second / time.Microsecond)},
+		// A version that eats all memory must not take with it who would say so.
+		{Name: "OOMScoreAdjust", Value: int32(-500)},
+	}...)
 }
 
 // probePause is what lies between two starts of a probe that ended by itself.

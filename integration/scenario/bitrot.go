@@ -31,8 +31,9 @@ func BitRot(ctx context.Context, d *device.Device) error {
 		{"1.0.0", "ota-verify.service"}, // factory
 		{"1.0.0", "ota-factory.service"},
 	} {
+		// Of the version's own: the same file may have a name in another one that runs.
 		rot := func(version, program string) string {
-			return fmt.Sprintf("printf X | dd of=%s/v%s/%s bs=1 seek=1000000 conv=notrunc", machine.Store, version, program)
+			return fmt.Sprintf("cd %s/v%s; cp -p %[3]s x; mv x %[3]s; printf X | dd of=%[3]s bs=1 seek=1000000 conv=notrunc", machine.Store, version, program)
 		}
 		if _, err := d.Must(ctx, "bash", "-c", rot(row.version, program)); err != nil {
 			return err
