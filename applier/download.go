@@ -134,6 +134,9 @@ func (d *download) next(ctx context.Context) (*openBundle, error) {
 	case b := <-d.heads:
 		return b, nil
 	case <-d.ended:
+		if d.err == nil {
+			return nil, errors.New("the download ended without a bundle") // cannot be: Inspect is asked for each file
+		}
 		return nil, d.err
 	}
 }

@@ -377,3 +377,52 @@ func TestManyFailedInstalls(t *testing.T) {
 		t.Errorf("%s runs, want 2.0.0", d.runs())
 	}
 }
+
+// TestResumesWithOtherWishes holds that an install that goes on with a download of
+// an earlier one also gets what it did not want then: a version that would have
+// given a file has lost it in between.
+func TestResumesWithOtherWishes(t *testing.T) {
+	d := newDevice(t)
+	d.must(d.install(d.wide("2.0.0", 100, 95), installOptions{}))
+	d.confirm()
+	s := newShelf(t, d.wide("2.1.0", 100, 95))
+	ctx, cancel := context.WithCancel(t.Context())
+	s.before = func(w http.ResponseWriter, r *http.Request, n int, data []byte) bool {
+		if n != 2 {
+			return false
+		}
+		s.serve(&holder{ResponseWriter: w, left: 400_000, held: func() {
+			cancel()
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}}, r, data)
+		return true
+	}
+	d.refusedNow(d.installCtx(ctx, s.url, installOptions{}), "2.0.0")
+	if s.asked != 2 {
+		t.Fatalf("%d requests, want the second to be that of what is new", s.asked)
+	}
+	for _, name := range []string{"data/003", "data/040", "data/041", "data/093"} {
+		d.must(os.WriteFile(d.path("versions/v2.0.0/"+name), []byte("changed"), 0))
+	}
+	d.must(d.install(s.url, installOptions{}))
+	store, err := bootcheck.Open(d.cfg.Root)
+	d.must(err)
+	snapshot, err := store.Snapshot("2.1.0")
+	d.must(err)
+	d.must(store.Verify(t.Context(), &snapshot.Ref, bootcheck.Full))
+	if d.runs() != "2.1.0" {
+		t.Errorf("%s runs, want 2.1.0", d.runs())
+	}
+}
+
+// refusedNow checks that an install was interrupted and that version runs still.
+func (d *device) refusedNow(err error, version string) {
+	d.t.Helper()
+	if err == nil || !strings.Contains(err.Error(), "interrupted after") {
+		d.t.Fatalf("%v, want it interrupted", err)
+	}
+	if d.runs() != version {
+		d.t.Errorf("%s runs, want %s", d.runs(), version)
+	}
+}

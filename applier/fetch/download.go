@@ -49,6 +49,7 @@ type download struct {
 	noHead    bool   // do not ask for parts: the server cannot give any, or it did not help
 	judged    bool   // Inspect is done with this file
 	parts     []Part // that are wanted, once it is judged; nil: all
+	mended    bool   // no hole is where something is wanted
 	inspected int64  // have when it was last called
 	reported  time.Time
 }
@@ -106,9 +107,6 @@ func (d *download) run(ctx context.Context) error {
 func (d *download) step(ctx context.Context) error {
 	for {
 		if err := d.arrived(); err != nil {
-			return err
-		}
-		if err := d.mend(); err != nil {
 			return err
 		}
 		limit, more, err := d.next()
@@ -228,15 +226,11 @@ func (d *download) try(ctx context.Context, limit int64) error {
 // arrived runs whenever the file has grown: it shows it to Inspect, reports
 // progress, and has it made durable now and then.
 func (d *download) arrived() error {
-	if d.opt.Inspect != nil && !d.judged && d.have > d.inspected {
-		d.inspected = d.have
-		done, err := d.opt.Inspect(d.spool.file, d.have)
-		if err != nil {
-			return d.refused(err)
-		}
-		if d.judged = done; done {
-			d.choose()
-		}
+	if err := d.inspect(); err != nil {
+		return err
+	}
+	if err := d.mend(); err != nil {
+		return err
 	}
 	if d.opt.Grown != nil {
 		d.opt.Grown(d.have)
@@ -246,6 +240,26 @@ func (d *download) arrived() error {
 		d.opt.Progress(d.amount())
 	}
 	return d.spool.keep(d.have, d.opt.Reserve)
+}
+
+// inspect shows the file to Inspect, as far as it has no holes, until that is done.
+func (d *download) inspect() error {
+	if d.opt.Inspect == nil || d.judged || d.have <= d.inspected {
+		return nil
+	}
+	d.inspected = d.have
+	whole := d.have
+	if holes := d.spool.holes(); len(holes) > 0 {
+		whole = holes[0].First
+	}
+	done, err := d.opt.Inspect(d.spool.file, whole)
+	if err != nil {
+		return d.refused(err)
+	}
+	if d.judged = done; done {
+		d.choose()
+	}
+	return nil
 }
 
 // refused judges an error of Inspect. If what it saw came from an earlier
@@ -281,7 +295,7 @@ func (d *download) restart() error {
 		return err
 	}
 	d.have, d.size, d.fresh = 0, d.from.size, true
-	d.judged, d.parts, d.inspected, d.noHead = false, nil, 0, true
+	d.judged, d.parts, d.inspected, d.noHead, d.mended = false, nil, 0, true, false
 	d.stats.Resumed = 0
 	d.stats.Restarts++
 	return nil

@@ -43,13 +43,14 @@ func (d *download) choose() {
 	d.parts = append([]Part{}, merge(parts)...) // none is not all
 }
 
-// mend cuts the partial file off at the first hole that an earlier call left
-// where this one wants something. Which that is, is known when it is judged: the
-// head has no holes.
+// mend cuts the partial file off, once, at the first hole that an earlier call
+// left where this one wants something. Which that is, is known when it is judged,
+// before anything is fetched: the head has no holes.
 func (d *download) mend() error {
-	if d.opt.Inspect != nil && !d.judged {
+	if d.mended || d.opt.Inspect != nil && !d.judged {
 		return nil
 	}
+	d.mended = true
 	holes := d.spool.holes()
 	i := slices.IndexFunc(holes, func(h Part) bool {
 		if d.parts == nil {

@@ -206,10 +206,24 @@ func TestPartsAndKills(t *testing.T) {
 		stop := random.Int64N(2 * bigSize)
 		ctx, cancel := context.WithCancel(t.Context())
 		opt := quick(dir)
-		opt.Inspect = func(f *os.File, have int64) (bool, error) { return have >= 1000, nil }
+		var now *os.File
+		var known int64
+		opt.Inspect = func(f *os.File, have int64) (bool, error) {
+			holds(t, f, file, Part{0, have})
+			now, known = f, have
+			return have >= 1000, nil
+		}
 		opt.Parts = func() []Part { return parts }
 		opt.Grown = func(have int64) {
-			if have >= stop {
+			if now != nil && have < known {
+				t.Errorf("%d bytes are there after %d were", have, known)
+			}
+			for _, p := range parts {
+				if now != nil && p.First < have {
+					holds(t, now, file, Part{p.First, min(p.End, have)})
+				}
+			}
+			if known = have; have >= stop {
 				cancel()
 			}
 		}
@@ -228,6 +242,15 @@ func TestPartsAndKills(t *testing.T) {
 	t.Logf("%d of 60 were interrupted", interrupted)
 	if interrupted == 0 || interrupted == 60 {
 		t.Error("the test interrupts none or all")
+	}
+}
+
+// holds checks that f has the bytes p of file.
+func holds(t *testing.T, f *os.File, file []byte, p Part) {
+	t.Helper()
+	got := make([]byte, p.End-p.First)
+	if n, err := f.ReadAt(got, p.First); n != len(got) || !bytes.Equal(got, file[p.First:p.End]) {
+		t.Errorf("bytes %d to %d are promised and are not those of the file (%v)", p.First, p.End, err)
 	}
 }
 
