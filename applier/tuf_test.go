@@ -183,7 +183,7 @@ func TestTUF(t *testing.T) {
 		}
 		name := d.path("mixed.ota")
 		d.must(os.WriteFile(name, mixed[:len(a)], 0o600))
-		d.refused(d.install(name, installOptions{}), damaged, "frame 0 of the bundle is damaged")
+		d.refused(d.install(name, installOptions{}), damaged, " of the bundle is damaged: sha256")
 	})
 
 	t.Run("wrong software", func(t *testing.T) {
