@@ -19,8 +19,9 @@ var cleanEnv = []string{
 }
 
 // outputDelay is how long the output of a program that ended is still waited
-// for when something it left behind holds the pipe open.
-const outputDelay = 500 * time.Millisecond
+// for when something it left behind holds the pipe open. On a loaded machine what
+// it wrote itself may take a second: then half a second lost it.
+const outputDelay = 5 * time.Second
 
 // exec runs a program and sends its output. Cancelled, it kills the program
 // and everything in its process group.
