@@ -108,6 +108,10 @@ func (s *story) powerCuts(ctx context.Context) error {
 	if err := s.d.Configure(ctx, s.d.Limits.Stable, time.Hour); err != nil {
 		return err
 	}
+	// Three power cuts are enough to show it: a device allows six.
+	if _, err := s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
+		return err
+	}
 	url, err := s.d.Offer(ctx, device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
 	if err != nil {
 		return err
