@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,7 @@ type Inode struct {
 	// Pending is what changed it and is not durable, in order.
 	Pending []*Change
 
+	modTime time.Time // zero: it was changed since
 	// kept is what a power cut cannot take.
 	kept struct {
 		mode  fs.FileMode
@@ -93,7 +95,7 @@ func (d *Disk) add(n *Node) *Inode {
 	if i := d.files[n.ID]; i != nil {
 		return i // another name of it
 	}
-	i := &Inode{ID: n.ID, Type: n.Mode.Type(), Mode: n.Mode.Perm(), Target: n.Target, Data: n.Data}
+	i := &Inode{ID: n.ID, Type: n.Mode.Type(), Mode: n.Mode.Perm(), Target: n.Target, Data: n.Data, modTime: n.ModTime}
 	d.files[n.ID] = i
 	if n.Mode.IsDir() {
 		i.Names = make(map[string]*Inode, len(n.Names))
@@ -256,6 +258,8 @@ func (d *Disk) play(c *crashpoint.Call) error {
 		}
 	case "copy", "clone":
 		return d.copy(c, i)
+	case "utimes":
+		i.modTime = time.Time{}
 	case "chmod":
 		i.Mode = c.Mode.Perm()
 		i.Pending = append(i.Pending, &Change{Point: c.Point, Mode: i.Mode, HasMode: true})
@@ -388,11 +392,12 @@ func (i *Inode) bind(point int, names ...Name) {
 			i.Names[n.Name] = n.Is
 		}
 	}
+	i.modTime = time.Time{}
 	i.Pending = append(i.Pending, &Change{Point: point, Names: names})
 }
 
 func (i *Inode) write(point int, data *Blob) {
-	i.Data = data
+	i.Data, i.modTime = data, time.Time{}
 	i.Pending = append(i.Pending, &Change{Point: point, Data: data})
 }
 
@@ -464,4 +469,24 @@ func (i *Inode) walk(at string, f func(string, *Inode)) {
 	for _, name := range slices.Sorted(maps.Keys(i.Names)) {
 		i.Names[name].walk(path.Join(at, name), f)
 	}
+}
+
+// MayHold is whatever a power cut may leave in the folder i, each once, in an order
+// that is the same each time.
+func (i *Inode) MayHold() []*Inode {
+	var all []*Inode
+	add := func(is *Inode) {
+		if is != nil && !slices.Contains(all, is) {
+			all = append(all, is)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.kept.names)) {
+		add(i.kept.names[name])
+	}
+	for _, c := range i.Pending {
+		for _, n := range c.Names {
+			add(n.Is)
+		}
+	}
+	return all
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,8 @@ type Node struct {
 	Data   *Blob       // of a file
 	Target string      // of a symlink
 	Names  map[string]*Node
+	// ModTime is when it was changed last; zero: in the run that is played.
+	ModTime time.Time
 
 	sum [sha256.Size]byte // of all of it but the IDs; zero: not asked yet
 }
@@ -72,13 +75,18 @@ func (b *Blob) Sum() [sha256.Size]byte {
 }
 
 // Sum tells trees apart: two have the same if they have the same names, modes,
-// links and content.
+// times, links and content.
 func (n *Node) Sum() [sha256.Size]byte {
 	if n.sum != ([sha256.Size]byte{}) {
 		return n.sum
 	}
 	h := sha256.New()
-	_ = binary.Write(h, binary.LittleEndian, uint32(n.Mode))
+	var head [12]byte
+	binary.LittleEndian.PutUint32(head[:], uint32(n.Mode))
+	if !n.ModTime.IsZero() {
+		binary.LittleEndian.PutUint64(head[4:], uint64(n.ModTime.UnixNano()))
+	}
+	h.Write(head[:])
 	switch n.Mode.Type() {
 	case fs.ModeDir:
 		for _, name := range slices.Sorted(maps.Keys(n.Names)) {
@@ -108,7 +116,7 @@ func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
 	if err := unix.Lstat(name, &st); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
 	}
-	n := &Node{ID: crashpoint.ID{Dev: st.Dev, Ino: st.Ino}, Mode: fs.FileMode(st.Mode & 0o777)}
+	n := &Node{ID: crashpoint.ID{Dev: st.Dev, Ino: st.Ino}, Mode: fs.FileMode(st.Mode & 0o777), ModTime: time.Unix(st.Mtim.Unix())}
 	if same := seen[n.ID]; same != nil {
 		return same, nil
 	}
@@ -177,7 +185,7 @@ func (c *crash) node(i *Inode) (n *Node, clean bool) {
 	if n := c.made[i]; n != nil {
 		return n, false
 	}
-	n = &Node{ID: i.ID, Mode: i.Type | i.kept.mode, Target: i.Target, Data: i.kept.data}
+	n = &Node{ID: i.ID, Mode: i.Type | i.kept.mode, Target: i.Target, Data: i.kept.data, ModTime: i.modTime}
 	clean = len(i.Pending) == 0
 	names := i.kept.names
 	if !clean && names != nil {
@@ -236,7 +244,7 @@ func (n *Node) write(name string, files map[*Node]string) error {
 				return err
 			}
 		}
-		return os.Chmod(name, n.Mode.Perm())
+		return n.dress(name)
 	case fs.ModeSymlink:
 		return os.Symlink(n.Target, name)
 	case 0:
@@ -247,7 +255,31 @@ func (n *Node) write(name string, files map[*Node]string) error {
 		if err := os.WriteFile(name, n.Data.bytes, 0o600); err != nil {
 			return err
 		}
-		return os.Chmod(name, n.Mode.Perm())
+		return n.dress(name)
 	}
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
+}
+
+// dress gives name the mode and the time of n.
+func (n *Node) dress(name string) error {
+	if err := os.Chmod(name, n.Mode.Perm()); err != nil {
+		return err
+	}
+	when := n.ModTime
+	if when.IsZero() {
+		when = unknownTime
+	}
+	return os.Chtimes(name, when, when)
+}
+
+// unknownTime is that of what was changed in the run that is played. Its nanoseconds
+// are no mark that a program made.
+var unknownTime = time.Unix(1_700_000_000, 0)
+
+// Sorted are the names in the folder n, in order.
+func Sorted(n *Node) []string { return slices.Sorted(maps.Keys(n.Names)) }
+
+// Copy is n, to be changed before anybody asks for its Sum.
+func (n *Node) Copy() *Node {
+	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names, ModTime: n.ModTime}
 }

@@ -231,10 +231,10 @@ func (l *Log) Generation(n int, current, previous, factory string) {
 
 // Switch makes generation n the active one.
 func (l *Log) Switch(n int) {
-	l.Mkdir(".active1")
-	l.Symlink(fmt.Sprintf(".generations/%d", n), ".active1/tmp.symlink")
-	l.Rename(".active1/tmp.symlink", ".active")
-	l.Remove(".active1")
+	l.Mkdir("..active1")
+	l.Symlink(fmt.Sprintf(".generations/%d", n), "..active1/tmp.symlink")
+	l.Rename("..active1/tmp.symlink", ".active")
+	l.Remove("..active1")
 	l.Fsync("")
 }
 

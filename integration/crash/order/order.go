@@ -27,7 +27,8 @@ const (
 	// Staged: whatever is in a version is durable before the rename that gives the
 	// version its name, and a file that takes the place of a damaged one before it does.
 	Staged Rule = "staged"
-	// Published: the name of a version is durable before the switch that leads to it.
+	// Published: the name of a version is durable, and the one that it had in
+	// .staging durably gone, before the switch that leads to it.
 	Published Rule = "published"
 	// Generation: a generation is whole, durable, and says in its record what its
 	// links say, before the switch that leads to it; and nobody changes it after.
@@ -481,6 +482,12 @@ func (j *judge) generation(point int) {
 			if changes := j.disk.Lookup(j.Root).Unsynced(name); len(changes) > 0 {
 				j.add(Published, append([]int{point}, points(changes)...), "%s leads to %s, whose name is not durable", l.name, name)
 			}
+			// A power cut could leave it both names, and what is half is removed.
+			if staging := j.disk.Lookup(filepath.Join(j.Root, ".staging")); staging != nil {
+				if changes := staging.Unsynced(name); len(changes) > 0 {
+					j.add(Published, append([]int{point}, points(changes)...), "%s leads to %s, which may still be .staging/%s, too", l.name, name, name)
+				}
+			}
 			j.durable(Published, point, version, func(sub string) string { return path.Join(got, sub) })
 		}
 	}
@@ -501,7 +508,7 @@ func (j *judge) trail(rule Rule, point int, name, except string) {
 }
 
 // passing are names in the store of which no promise is made.
-var passing = regexp.MustCompile(`^\.(lock|install\.lock|active[0-9]+|(current|previous|factory)[0-9]+)$`)
+var passing = regexp.MustCompile(`^\.(lock|install\.lock|spool|(\.active|current|previous|factory)[0-9]+)$`)
 
 // saySuccess looks whether all that was done is durable, at the point before which
 // success is said.

@@ -79,6 +79,7 @@ func TestJudge(t *testing.T) {
 			l.Generation(8, "3", "2", "1")
 			l.Switch(8)
 		}},
+		{name: "the version may still have its other name", write: dropped("fsync", ".staging"), rule: order.Published, text: "which may still be .staging/v3"},
 		{name: "the switch is before the version has its name", rule: order.Switch, text: "current leads to nothing", write: func(l *handmade.Log) {
 			l.Unpack()
 			l.Syncfs()
