@@ -97,6 +97,7 @@ func (l *looker) broken(version, format string, args ...any) {
 func Look(root string) *Found {
 	l := &looker{root: root, found: &Found{Versions: make(map[string]string)}}
 	l.names()
+	l.revoked()
 	record := l.active()
 	for _, version := range slices.Sorted(keys(l.versions())) {
 		l.version(version, record)
@@ -153,6 +154,27 @@ func (l *looker) names() {
 		if want := ".active/" + name; err != nil || got != want {
 			l.torn("the link %s leads to %q, want %q (%v)", name, got, want, err)
 		}
+	}
+}
+
+// revoked looks at the list of revoked keys: a key is not believed again because the
+// power went.
+func (l *looker) revoked() {
+	text, err := os.ReadFile(filepath.Join(l.root, ".revoked.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var list struct {
+		Schema int
+		Keys   []string
+		Seal   string
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(list.Keys, "\n")))
+	if want := "sha256:" + hex.EncodeToString(sum[:]); err != nil || len(list.Keys) == 0 || list.Seal != want {
+		l.torn(".revoked.json is not whole: %d bytes, seal %q, want %q (%v)", len(text), list.Seal, want, err)
 	}
 }
 
