@@ -207,7 +207,7 @@ func (d *Disk) play(c *crashpoint.Call) error {
 	case "open":
 		return d.open(c)
 	case "mkdir":
-		return d.make(c, &Inode{Type: fs.ModeDir, Mode: made(c.Mode), Names: map[string]*Inode{}})
+		return d.make(c, &Inode{Type: fs.ModeDir, Mode: c.Mode.Perm(), Names: map[string]*Inode{}})
 	case "symlink":
 		return d.make(c, &Inode{Type: fs.ModeSymlink, Mode: 0o777, Target: c.Target})
 	case "link":
@@ -243,10 +243,10 @@ func (d *Disk) play(c *crashpoint.Call) error {
 		return nil
 	}
 	switch c.Name {
-	case "write":
+	case "write", "copy", "clone":
 		i.write(c.Point, i.Data.with(c.Offset, c.Data))
 	case "truncate":
-		i.write(c.Point, i.Data.resized(c.Length))
+		i.write(c.Point, i.Data.resized(c.Offset))
 	case "fallocate":
 		const keepSize, punch = unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE
 		switch {
@@ -256,10 +256,13 @@ func (d *Disk) play(c *crashpoint.Call) error {
 		case c.Flags&keepSize == 0 && c.Offset+c.Length > i.Data.Len():
 			i.write(c.Point, i.Data.resized(c.Offset+c.Length))
 		}
-	case "copy", "clone":
-		return d.copy(c, i)
 	case "utimes":
+		// Taken to be durable at once, which is the worse: a time can be a mark that
+		// what the file holds was found right.
 		i.modTime = time.Time{}
+		if len(c.Times) == 2 && c.Times[1].Nsec != unix.UTIME_OMIT && c.Times[1].Nsec != unix.UTIME_NOW {
+			i.modTime = time.Unix(c.Times[1].Unix())
+		}
 	case "chmod":
 		i.Mode = c.Mode.Perm()
 		i.Pending = append(i.Pending, &Change{Point: c.Point, Mode: i.Mode, HasMode: true})
@@ -267,12 +270,9 @@ func (d *Disk) play(c *crashpoint.Call) error {
 	return nil
 }
 
-// made is the mode of what is made with mode, by programs with the usual umask.
-func made(mode fs.FileMode) fs.FileMode { return mode.Perm() &^ 0o022 }
-
 func (d *Disk) open(c *crashpoint.Call) error {
 	if c.File.Made {
-		return d.make(c, &Inode{Mode: made(c.Mode), Data: empty})
+		return d.make(c, &Inode{Mode: c.Mode.Perm(), Data: empty})
 	}
 	if i := d.files[c.File.ID]; i != nil && c.Flags&unix.O_TRUNC != 0 && i.Type.IsRegular() && i.Data.Len() > 0 {
 		i.write(c.Point, empty)
@@ -308,11 +308,7 @@ func (d *Disk) link(c *crashpoint.Call) error {
 	if err != nil || dir == nil {
 		return err
 	}
-	id := c.File.ID
-	if id == (crashpoint.ID{}) {
-		id = c.Source.ID
-	}
-	i := d.files[id]
+	i := d.files[c.File.ID]
 	if i == nil {
 		return fs.ErrNotExist
 	}
@@ -351,24 +347,6 @@ func (d *Disk) rename(c *crashpoint.Call) error {
 	}
 	from.bind(c.Point, Name{old, back})
 	to.bind(c.Point, Name{name, i})
-	return nil
-}
-
-func (d *Disk) copy(c *crashpoint.Call, i *Inode) error {
-	data := c.Data
-	if data == nil {
-		source := d.files[c.Source.ID]
-		if source == nil {
-			return fmt.Errorf("its source %q is not on the disk, and the log has no data", c.Source.Path)
-		}
-		length := c.Length
-		if length == 0 && c.Name == "clone" {
-			length = source.Data.Len()
-		}
-		// Files are copied from their beginning to their end, so both are at one offset.
-		data = source.Data.part(c.Offset, length)
-	}
-	i.write(c.Point, i.Data.with(c.Offset, data))
 	return nil
 }
 

@@ -21,7 +21,7 @@ func TestPlayAsReal(t *testing.T) {
 	}
 	l.Install()
 	l.Write("v2/shared", 5, "!")
-	l.Do(crashpoint.Call{Name: "truncate", File: crashpoint.Place{Path: "/site/store/v2/bin/app", ID: id(t, l, "v2/bin/app")}, Length: 2})
+	l.Do(crashpoint.Call{Name: "truncate", File: crashpoint.Place{Path: "/site/store/v2/bin/app", ID: id(t, l, "v2/bin/app")}, Offset: 2})
 	l.Rename("v2", ".trash/v2-0")
 	l.RemoveAll(".trash/v2-0/bin")
 
@@ -73,7 +73,7 @@ func really(c *crashpoint.Call, from, to string) error {
 		_, err = f.WriteAt(c.Data, c.Offset)
 		return err
 	case "truncate":
-		return os.Truncate(at(c.File), c.Length)
+		return os.Truncate(at(c.File), c.Offset)
 	case "mkdir":
 		return os.Mkdir(at(c.File), c.Mode)
 	case "symlink":

@@ -25,7 +25,8 @@ type Rule string
 
 const (
 	// Staged: whatever is in a version is durable before the rename that gives the
-	// version its name, and a file that takes the place of a damaged one before it does.
+	// version its name, and a file before it takes the place of another one. (Not in
+	// .spool: what is there is only believed as far as something durable vouches for it.)
 	Staged Rule = "staged"
 	// Published: the name of a version is durable, and the one that it had in
 	// .staging durably gone, before the switch that leads to it.
@@ -213,7 +214,7 @@ func (j *judge) outside(c *crashpoint.Call) {
 		return
 	}
 	for _, p := range []crashpoint.Place{c.File, c.To} {
-		if p.Path == "" {
+		if !filepath.IsAbs(p.Path) { // it has no name, or is no file
 			continue
 		}
 		ok := false
@@ -242,7 +243,7 @@ func (j *judge) retried(c *crashpoint.Call) {
 
 var versionName = regexp.MustCompile(`^v[A-Za-z0-9][A-Za-z0-9._+-]*$`)
 
-// published looks at a rename that gives a version its name, or exchanges a file of one.
+// published looks at a rename that gives a version its name, or a file that of another one.
 func (j *judge) published(c *crashpoint.Call) {
 	to, ok := j.rel(c.To.Path)
 	if !ok {
@@ -250,12 +251,13 @@ func (j *judge) published(c *crashpoint.Call) {
 	}
 	version, below, _ := strings.Cut(to, "/")
 	from, ok := j.rel(c.File.Path)
-	if !ok || !versionName.MatchString(version) || strings.HasPrefix(from, version+"/") {
+	is := j.disk.Lookup(c.File.Path)
+	if !ok || is == nil || version == ".spool" || strings.HasPrefix(from, version+"/") {
 		return
 	}
-	if is := j.disk.Lookup(c.File.Path); is != nil {
+	if versionName.MatchString(version) || is.Type.IsRegular() && version != ".trash" {
 		j.durable(Staged, c.Point, is, func(name string) string { return path.Join(from, name) })
-		if below == "" {
+		if below == "" && versionName.MatchString(version) {
 			j.news = append(j.news, version)
 		}
 	}

@@ -72,6 +72,21 @@ func TestJudge(t *testing.T) {
 			l.Publish()
 		}},
 
+		{name: "a file of the store is replaced by one that is not synced", rule: order.Staged, text: ".revoked.json.new is not synced", write: func(l *handmade.Log) {
+			l.Create(".revoked.json.new", "{}")
+			l.Rename(".revoked.json.new", ".revoked.json")
+			l.Fsync("")
+		}},
+		{name: "a file of the store is replaced by one that is synced, and the name is not", rule: order.Said, text: "the name .revoked.json is not durable", write: func(l *handmade.Log) {
+			l.Create(".revoked.json.new", "{}")
+			l.Fsync(".revoked.json.new")
+			l.Rename(".revoked.json.new", ".revoked.json")
+		}},
+		{name: "a sidecar of a download is replaced by one that is not synced", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/.x.json0", "{}")
+			l.Rename(".spool/.x.json0", ".spool/x.json")
+		}},
 		{name: "the name of the version is not durable when it is switched to", rule: order.Published, text: "current leads to v3, whose name is not durable", write: func(l *handmade.Log) {
 			l.Unpack()
 			l.Syncfs()
