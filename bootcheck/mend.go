@@ -94,7 +94,9 @@ func (s *Store) emptyDir(name string) error {
 	return errors.Join(errs...)
 }
 
-// trash moves name of the store's folder into .trash, durably.
+// trash moves name of the store's folder out of it and into .trash. When it returns,
+// it is durably out of the store's folder. That it is in .trash need not be: whoever
+// is there waits to be deleted.
 func (s *Store) trash(name string) error {
 	if err := os.Mkdir(s.path(trashDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -107,6 +109,6 @@ func (s *Store) trash(name string) error {
 		if err := os.Rename(s.path(name), to); err != nil {
 			return err
 		}
-		return errors.Join(syncDir(s.dir), syncDir(s.path(trashDir)))
+		return syncDir(s.dir)
 	}
 }
