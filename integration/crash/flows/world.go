@@ -35,22 +35,52 @@ func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, program := range []struct{ pkg, tags string }{
-		{"./guardian/cmd/ota-guardian", "godbus_no_tcp"}, {"./applier/cmd/ota-apply", ""}, {"./applier/cmd/ota-bundle", ""},
-	} {
-		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", program.tags, "-o", w.Program(filepath.Base(program.pkg))}, flags...)
-		cmd := exec.CommandContext(ctx, "go", append(args, program.pkg)...)
-		cmd.Dir = repo
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build %s: %w\n%s", program.pkg, err, out)
-		}
+	if err := w.build(ctx, repo, []string{"ota-guardian", "ota-apply", "ota-bundle"}, flags); err != nil {
+		return nil, err
 	}
 	if err := w.makeBundles(ctx); err != nil {
 		return nil, err
 	}
 	w.server = httptest.NewServer(http.HandlerFunc(w.serve))
 	return w, nil
+}
+
+// Rebuild makes a world in dir, which must exist, whose ota-guardian and ota-apply are
+// built with flags; it has the keys and bundles of w. The caller closes it.
+func (w *World) Rebuild(ctx context.Context, dir string, flags ...string) (*World, error) {
+	r := &World{Dir: dir, reports: make(map[string][]string)}
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.build(ctx, repo, []string{"ota-guardian", "ota-apply"}, flags); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"bundles", "keys"} {
+		if err := os.Symlink(filepath.Join(w.Dir, name), filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	r.server = httptest.NewServer(http.HandlerFunc(r.serve))
+	return r, nil
+}
+
+// build makes programs as they are shipped, but for flags.
+func (w *World) build(ctx context.Context, repo string, programs, flags []string) error {
+	for _, name := range programs {
+		pkg, tags := "./applier/cmd/"+name, ""
+		if name == "ota-guardian" {
+			pkg, tags = "./guardian/cmd/"+name, "godbus_no_tcp"
+		}
+		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", w.Program(name)}, flags...)
+		cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+		cmd.Dir = repo
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		}
+	}
+	return nil
 }
 
 // Close ends the server. The files stay.

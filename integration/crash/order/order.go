@@ -41,8 +41,8 @@ const (
 	// current always leads to a version.
 	Switch Rule = "switch"
 	// Sealed: nothing is done to what is in factory or in a version that a link
-	// leads to, by any of its names. A command that repairs may exchange whole files
-	// and change modes.
+	// leads to, by any of its names. A command that repairs may exchange whole files,
+	// and change the mode of one that is in no other version that a link leads to.
 	Sealed Rule = "sealed"
 	// Outside: no file outside of the store and of the folders that the command
 	// may write to is changed.
@@ -51,12 +51,16 @@ const (
 	Target Rule = "target"
 	// Retried: what could not be synced is never synced again.
 	Retried Rule = "retried"
+	// Spool: what the note beside a download says to be synced of it is, before the
+	// note has its name; and the note of a download that was dropped is durably gone
+	// before another one gets its name, which it must not speak for.
+	Spool Rule = "spool"
 	// Trash: a version is durably out of sight before anything in it is removed.
 	Trash Rule = "trash"
 )
 
 // Rules are all of them.
-var Rules = []Rule{Staged, Published, Generation, Said, Switch, Sealed, Outside, Target, Retried, Trash}
+var Rules = []Rule{Staged, Published, Generation, Said, Switch, Sealed, Outside, Target, Retried, Spool, Trash}
 
 // Killed is the Exit of a run that was not let come to its end.
 const Killed = -1
@@ -179,6 +183,9 @@ func (j *judge) before(c *crashpoint.Call) {
 		}
 	case "rename":
 		j.published(c)
+		j.spoolNote(c)
+	case "open":
+		j.spoolFile(c)
 	case "unlink":
 		j.trash(c)
 	}
@@ -260,6 +267,43 @@ func (j *judge) published(c *crashpoint.Call) {
 		if below == "" && versionName.MatchString(version) {
 			j.news = append(j.news, version)
 		}
+	}
+}
+
+// note is what the note of a download vouches for.
+type note struct{ Synced int64 }
+
+// spoolNote looks at a rename that gives the note of a download its name.
+func (j *judge) spoolNote(c *crashpoint.Call) {
+	to, ok := j.rel(c.To.Path)
+	base, isNote := strings.CutSuffix(to, ".json")
+	is := j.disk.Lookup(c.File.Path)
+	if !ok || !isNote || path.Dir(to) != ".spool" || is == nil || is.Data == nil {
+		return
+	}
+	var says note
+	if json.Unmarshal(is.Data.Bytes(), &says) != nil || says.Synced == 0 {
+		return
+	}
+	file := j.disk.Lookup(filepath.Join(j.Root, base+".part"))
+	switch {
+	case file == nil:
+		j.add(Spool, []int{c.Point}, "%s vouches for %d bytes of a download that is not there", to, says.Synced)
+	case file.Kept().Len() < says.Synced || !bytes.Equal(file.Kept().Bytes()[:says.Synced], file.Data.Bytes()[:says.Synced]):
+		j.add(Spool, append([]int{c.Point}, points(file.Pending)...), "%s vouches for %d bytes that were not synced", to, says.Synced)
+	}
+}
+
+// spoolFile looks at the making of a download.
+func (j *judge) spoolFile(c *crashpoint.Call) {
+	name, ok := j.rel(c.File.Path)
+	base, isFile := strings.CutSuffix(name, ".part")
+	if !ok || !isFile || path.Dir(name) != ".spool" || !c.File.Made {
+		return
+	}
+	spool := j.disk.Lookup(filepath.Join(j.Root, ".spool"))
+	if changes := spool.Unsynced(path.Base(base) + ".json"); len(changes) > 0 {
+		j.add(Spool, append([]int{c.Point}, points(changes)...), "%s is made before it is durable that the note of another one is gone", name)
 	}
 }
 
@@ -370,6 +414,11 @@ func (j *judge) touches(c *crashpoint.Call, version *disk.Inode, link string) st
 			return "" // the mark of a file that was found right
 		}
 	case "chmod":
+		for _, other := range links {
+			if o := j.leads[other]; o != nil && o != version && holds(o, is) {
+				return "a file of " + link + " and of " + other
+			}
+		}
 		if j.Repairs {
 			return ""
 		}
@@ -536,6 +585,15 @@ func (j *judge) saySuccess(point int) {
 		if version := j.leads[link]; version != nil {
 			j.trail(Said, point, link, "")
 			j.durable(Said, point, version, func(sub string) string { return path.Join(link, sub) })
+		}
+	}
+	if spool := root.Names[".spool"]; spool != nil && spool.Type.IsDir() {
+		for name, is := range spool.Names {
+			var says note
+			if changes := spool.Unsynced(name); len(changes) > 0 && strings.HasSuffix(name, ".json") &&
+				json.Unmarshal(is.Data.Bytes(), &says) == nil && says.Synced > 0 {
+				j.add(Said, append([]int{point}, points(changes)...), "it is done, and the name of the note .spool/%s is not durable", name)
+			}
 		}
 	}
 	for _, version := range j.news {

@@ -87,6 +87,35 @@ func TestJudge(t *testing.T) {
 			l.Create(".spool/.x.json0", "{}")
 			l.Rename(".spool/.x.json0", ".spool/x.json")
 		}},
+		{name: "the note of a download vouches for what is not synced", rule: order.Spool, text: "vouches for 4 bytes that were not", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/x.part", "data")
+			vouch(l)
+		}},
+		{name: "the note of a download vouches for what is synced", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/x.part", "data")
+			l.Fsync(".spool/x.part")
+			vouch(l)
+			l.Fsync(".spool")
+		}},
+		{name: "the note of a download is not durable in the end", rule: order.Said, text: "the note .spool/x.json is not durable", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/x.part", "data")
+			l.Fsync(".spool/x.part")
+			vouch(l)
+		}},
+		{name: "a download is begun while the note of another one may come back", rule: order.Spool, text: "that the note of another one is gone", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/x.json", "{}")
+			l.Syncfs()
+			l.Remove(".spool/x.json")
+			l.Create(".spool/x.part", "")
+		}},
+		{name: "a mode is changed by a repair, of a file that previous has, too", rule: order.Sealed, text: "a file of current and of previous", repairs: true, write: func(l *handmade.Log) {
+			l.Chmod("v2/shared", 0o400)
+			l.Fsync("v2/shared")
+		}},
 		{name: "the name of the version is not durable when it is switched to", rule: order.Published, text: "current leads to v3, whose name is not durable", write: func(l *handmade.Log) {
 			l.Unpack()
 			l.Syncfs()
@@ -283,6 +312,11 @@ func TestJudge(t *testing.T) {
 			}
 		})
 	}
+}
+
+func vouch(l *handmade.Log) {
+	l.Create(".spool/.x.json0", `{"synced":4}`)
+	l.Rename(".spool/.x.json0", ".spool/x.json")
 }
 
 func exchange(l *handmade.Log) {
