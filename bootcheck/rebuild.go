@@ -19,7 +19,9 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
 	}
-	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) {
+	// Without a switch, and none but the first: the first Commit was cut off before
+	// its own, so it never was. A device with more generations than that had one.
+	if errors.Is(cause, fs.ErrNotExist) && (len(generations) == 0 || slices.Equal(generations, []uint64{1})) {
 		return nil, ErrEmpty
 	}
 	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)

@@ -313,6 +313,33 @@ func TestLockInTheWay(t *testing.T) {
 // lockPatience is ten times what a loaded machine takes to hand a lock over.
 const lockPatience = 30e9
 
+// The first Commit of a device was cut off: it is as new as before.
+func TestUnfinishedFirstGenerationNeverWas(t *testing.T) {
+	for name, record := range map[string]string{"a folder": "-", "an empty record": "", "half a record": `{"schema":1,`} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			if err := os.MkdirAll(s.path(generationsDir, "1"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if record != "-" {
+				if err := os.WriteFile(s.path(generationsDir, "1", recordFile), []byte(record), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := s.Active(); !errors.Is(err, ErrEmpty) {
+				t.Errorf("Active: %v, want ErrEmpty", err)
+			}
+			// A device that had more than one generation is no new one.
+			if err := os.Mkdir(s.path(generationsDir, "2"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Active(); err == nil || errors.Is(err, ErrEmpty) {
+				t.Errorf("Active with two generations: %v, want another error than ErrEmpty", err)
+			}
+		})
+	}
+}
+
 func TestSweep(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	ours := []string{".staging/v3.0", ".trash/v0.9-0", "..active123", ".current7"}
