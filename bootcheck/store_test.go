@@ -343,7 +343,17 @@ func TestUnfinishedFirstGenerationNeverWas(t *testing.T) {
 func TestSweep(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	ours := []string{".staging/v3.0", ".trash/v0.9-0", "..active123", ".current7"}
-	foreign := []string{".activex", "..active", "notes", "..active12x"}
+	for _, name := range []string{"..clean-shutdown12", "..hard-reboot7"} { // files, of a shutdown that was cut off
+		if err := os.WriteFile(s.path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if _, err := os.Lstat(s.path(name)); err == nil {
+				t.Errorf("%s is still there", name)
+			}
+		}()
+	}
+	foreign := []string{".activex", "..clean-shutdown", "..hard-reboot1", "clean-shutdown3", "..active", "notes", "..active12x"}
 	for _, name := range append(ours, foreign...) {
 		if err := os.MkdirAll(s.path(name, "x"), 0o755); err != nil {
 			t.Fatal(err)
