@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tope-ota/ota/integration/debian"
 )
@@ -23,6 +24,7 @@ type World struct {
 	Dir string // bin/, bundles/, k.key, keys/
 
 	server  *httptest.Server
+	half    atomic.Bool // see serve
 	mu      sync.Mutex
 	reports map[string][]string // of each site: the stages that were reported
 }
@@ -168,7 +170,7 @@ func plant(dir, version string) error {
 }
 
 // serve serves bundles: /V.ota whole and by ranges, /broken/V.ota only up to its
-// middle, whatever is asked for; /report/SITE takes the reports of a site.
+// middle, and /half/V.ota so while w.half; /report/SITE takes the reports of a site.
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	if site, ok := strings.CutPrefix(r.URL.Path, "/report/"); ok {
 		var report struct{ Stage string }
@@ -182,6 +184,8 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")
+	name, half := strings.CutPrefix(name, "half/")
+	broken = broken || half && w.half.Load()
 	f, err := os.Open(filepath.Join(w.Dir, "bundles", filepath.FromSlash(filepath.Clean("/"+name))))
 	if err != nil {
 		http.NotFound(rw, r)
@@ -195,22 +199,24 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 	rw.Header().Set("ETag", fmt.Sprintf(`"%x"`, info.ModTime().UnixNano()))
 	if broken {
-		rw = &half{ResponseWriter: rw, left: info.Size() / 2}
-		if r.Header.Get("Range") != "" {
-			http.Error(rw, "gone", http.StatusGone) // and it does not come back
+		var first int64
+		_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &first)
+		if first >= info.Size()/2 {
+			http.Error(rw, "no more of it", http.StatusForbidden)
 			return
 		}
+		rw = &halfWriter{ResponseWriter: rw, left: info.Size()/2 - first}
 	}
 	http.ServeContent(rw, r, name, info.ModTime(), f)
 }
 
-// half breaks the connection after left bytes.
-type half struct {
+// A halfWriter breaks the connection after left bytes.
+type halfWriter struct {
 	http.ResponseWriter
 	left int64
 }
 
-func (h *half) Write(b []byte) (int, error) {
+func (h *halfWriter) Write(b []byte) (int, error) {
 	if int64(len(b)) >= h.left {
 		h.ResponseWriter.Write(b[:h.left])
 		panic(http.ErrAbortHandler)

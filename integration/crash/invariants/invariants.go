@@ -122,7 +122,7 @@ func keys(names []string) func(func(string) bool) {
 var known = map[string]fs.FileMode{
 	"current": fs.ModeSymlink, "previous": fs.ModeSymlink, "factory": fs.ModeSymlink, ".active": fs.ModeSymlink,
 	".generations": fs.ModeDir, ".staging": fs.ModeDir, ".trash": fs.ModeDir, ".spool": fs.ModeDir,
-	".lock": 0, ".install.lock": 0, ".revoked.json": 0, "lost+found": fs.ModeDir,
+	".lock": 0, ".install.lock": 0, ".revoked.json": 0, ".clean-shutdown": 0, ".hard-reboot": 0, "lost+found": fs.ModeDir,
 }
 
 // names looks at the store's own folder: nothing but what the documentation names,
@@ -142,6 +142,7 @@ func (l *looker) names() {
 		case ok, strings.HasPrefix(name, "v") && e.IsDir():
 		case temporary(name) && e.IsDir():
 		case strings.HasPrefix(name, ".revoked.json") && e.Type() == 0: // being replaced
+		case (strings.HasPrefix(name, "..clean-shutdown") || strings.HasPrefix(name, "..hard-reboot")) && e.Type() == 0: // being made
 		default:
 			l.torn("%s (%v) is nothing that the store has", name, e.Type())
 		}

@@ -40,7 +40,7 @@ func chosen(t *testing.T) []*flows.Flow {
 	t.Helper()
 	name := os.Getenv("FLOW")
 	if name == "" {
-		return flows.All
+		return slices.Concat(flows.All, flows.Odd)
 	}
 	f := flows.Find(name)
 	if f == nil {
@@ -122,6 +122,9 @@ func TestOrder(t *testing.T) {
 			}
 			for _, v := range found {
 				t.Errorf("flow=%s %v", f.Name, v)
+			}
+			for _, text := range r.Unlocked {
+				t.Errorf("flow=%s %s", f.Name, text)
 			}
 		})
 	}
@@ -214,6 +217,9 @@ func fail(t *testing.T, prepared *flows.Site, f *flows.Flow, what string, errno 
 	for _, v := range found {
 		t.Errorf("flow=%s failed=%q exit=%d %v", f.Name, what, r.Said.Exit, v)
 	}
+	for _, p := range r.Problems {
+		t.Errorf("flow=%s failed=%q exit=%d %v", f.Name, what, r.Said.Exit, p)
+	}
 }
 
 // Whatever power cuts leave of a flow by the weakest rules is a whole state of the
@@ -245,6 +251,18 @@ func TestWeak(t *testing.T) {
 		t.Errorf("%d states, want 100,000", all.States)
 	}
 }
+
+// unseen are kinds of syncs whose loss the model does not see, and why.
+var unseen = map[string]string{
+	"fsync ..clean-shutdownN": "a mark that is lost makes of a shutdown a power cut, which is of no account to the store",
+	"fsync .spool":            "what was downloaded is compared with its hash, whatever its note says: what is lost is time",
+	"fsync .spool/N.part":     "as with .spool",
+	"fsync .spool/.N.jsonN":   "as with .spool",
+	"fsync ..":                "the syncfs of the stage, which comes before anything is promised, makes the store's name durable, too",
+}
+
+// unjudged are those of them whose loss violates no rule.
+var unjudged = []string{"fsync .spool/.N.jsonN", "fsync .."}
 
 // A program that does not make one kind of sync is found, by the oracle and by the
 // model: each kind is taken out of the logs of all flows, one after the other.
@@ -296,11 +314,12 @@ func TestSyncsAreNeeded(t *testing.T) {
 			}
 			t.Logf("order: %s", ordered)
 			t.Logf("weak:  %s", weakly)
-			switch {
-			case ordered == "":
-				t.Error("the oracle finds nothing")
-			case weakly == "":
-				t.Error("the model finds nothing")
+			why, hidden := unseen[kind]
+			if free := slices.Contains(unjudged, kind); free == (ordered != "") {
+				t.Errorf("the oracle finds %q", ordered)
+			}
+			if hidden == (weakly != "") {
+				t.Errorf("the model finds %q (%s)", weakly, why)
 			}
 		})
 	}

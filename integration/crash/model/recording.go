@@ -12,6 +12,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/disk"
@@ -28,6 +31,12 @@ type Recording struct {
 	Before    *disk.Node // of Dir
 	Calls     []crashpoint.Call
 	Said      *invariants.Said
+	// Unlocked are calls that were made while the lock was free that their caller has
+	// to hold, one of each kind.
+	Unlocked []string
+	// Problems are what invariants found after it; only where a plan broke it off or
+	// made calls fail.
+	Problems []invariants.Problem
 }
 
 // Record prepares f in dir, which must not exist and be gone afterwards, and runs it
@@ -48,28 +57,94 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	if err != nil {
 		return nil, err
 	}
+	r := &Recording{Flow: f, Dir: s.Dir, Root: s.Root, Before: before}
+	factory, err := flows.FactoryOf(s)
+	if err != nil {
+		return nil, err
+	}
 	argv := s.Command(f.Args(s))
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = s.Env()
+	// With one processor, a run is much like the other: a point is found again.
+	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	run, err := crashpoint.Start(ctx, cmd, plan)
+	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Verdict {
+		r.watch(c)
+		if plan == nil {
+			return crashpoint.Verdict{}
+		}
+		return plan(c)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("flow %s: %w", f.Name, err)
 	}
 	exit := run.State.ExitCode()
+	r.Calls, r.Said = run.Calls, s.Heard(exit, stdout.String(), stderr.String())
 	if plan == nil && exit != f.Exit {
-		return nil, fmt.Errorf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())
+		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
 	}
-	return &Recording{
-		Flow: f, Dir: s.Dir, Root: s.Root, Before: before, Calls: run.Calls,
-		Said: s.Heard(exit, stdout.String(), stderr.String()),
-	}, nil
+	if plan != nil {
+		_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Factory: factory}).Judge()
+	}
+	return r, nil
+}
+
+// An ExitError is a flow that ended otherwise than it has to when nothing interrupts it.
+type ExitError struct{ text string }
+
+func (e *ExitError) Error() string { return e.text }
+
+// watch looks whether the lock is held that c needs, by trying to get it: at this
+// moment nobody moves, so who must have it has it or never took it. Names of the
+// store's folder that are made once for ever need none.
+func (r *Recording) watch(c *crashpoint.Call) {
+	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "syncrange" || c.Name == "open" && !c.File.Made {
+		return
+	}
+	places := []crashpoint.Place{c.File, c.To}
+	if c.Name == "link" {
+		places = places[1:] // what it is a link of is not changed
+	}
+	for _, p := range places {
+		rel, err := filepath.Rel(r.Root, p.Path)
+		if err != nil || p.Path == "" || !filepath.IsLocal(rel) {
+			continue
+		}
+		top, below, _ := strings.Cut(rel, "/")
+		locks := []string{".lock"}
+		switch {
+		case rel == "." || top == ".lock" || top == ".install.lock":
+			continue
+		case strings.Contains(top, ".clean-shutdown"):
+			continue // a shutdown must not wait for anybody
+		case below == "" && (c.Name == "mkdir" || c.Name == "symlink") && top != ".active":
+			continue
+		case strings.HasPrefix(top, ".staging") && !strings.HasPrefix(below, "repair") || top == ".spool" || strings.HasPrefix(top, ".revoked.json"):
+			locks = append(locks, ".install.lock") // either of them
+		}
+		if slices.ContainsFunc(locks, func(name string) bool { return held(filepath.Join(r.Root, name)) }) {
+			continue
+		}
+		what := fmt.Sprintf("%s of %s without the lock", c.Name, r.kind(p.Path))
+		if !slices.Contains(r.Unlocked, what) {
+			r.Unlocked = append(r.Unlocked, what)
+		}
+	}
+}
+
+// held reports whether somebody has the lock file name locked.
+func held(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 // repairing are the flows whose command may exchange files of versions that run and
 // change their modes.
-var repairing = []string{"factory-create-first", "factory-create", "repair", "fallback-damaged"}
+var repairing = []string{"factory-create-first", "factory-create", "repair", "repair-mode", "fallback-damaged"}
 
 // Order is what the calls of r violate.
 func (r *Recording) Order() ([]order.Violation, error) { return r.OrderOf(r.Calls) }
