@@ -258,6 +258,17 @@ func TestFirstCommitUnfinished(t *testing.T) {
 			if active, err := s.Active(); !errors.Is(err, ErrEmpty) {
 				t.Fatalf("Active = %v, %v; want ErrEmpty", active, err)
 			}
+			// A device that had more than one generation is no new one.
+			second := s.generation(2)
+			if err := os.Mkdir(second, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if active, err := s.Active(); err == nil || errors.Is(err, ErrEmpty) {
+				t.Errorf("Active with two generations = %v, %v; want another error than ErrEmpty", active, err)
+			}
+			if err := os.Remove(second); err != nil {
+				t.Fatal(err)
+			}
 			next := mustCommit(t, s, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one})
 			if next.Generation != 1 {
 				t.Errorf("the first generation is %d, want 1: two unfinished ones would be damage", next.Generation)
@@ -347,7 +358,17 @@ const lockPatience = 30e9
 func TestSweep(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	ours := []string{".staging/v3.0", ".trash/v0.9-0", "..active123", ".current7"}
-	foreign := []string{".activex", "..active", "notes", "..active12x"}
+	for _, name := range []string{"..clean-shutdown12", "..hard-reboot7"} { // files, of a shutdown that was cut off
+		if err := os.WriteFile(s.path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if _, err := os.Lstat(s.path(name)); err == nil {
+				t.Errorf("%s is still there", name)
+			}
+		}()
+	}
+	foreign := []string{".activex", "..clean-shutdown", "..hard-reboot1", "clean-shutdown3", "..active", "notes", "..active12x"}
 	for _, name := range append(ours, foreign...) {
 		if err := os.MkdirAll(s.path(name, "x"), 0o755); err != nil {
 			t.Fatal(err)
