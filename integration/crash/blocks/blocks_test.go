@@ -37,8 +37,8 @@ var nightly = os.Getenv("OTA_CRASH") == "nightly"
 
 const (
 	statesCI      = 80 // of a flow on a file system, half of them prefixes
-	statesNightly = 400
-	flowsCI       = 5 // by chance, beside core
+	statesNightly = 250
+	flowsCI       = 3 // by chance, beside core
 )
 
 // core are the flows of each run: what every device does, and the last resort.
@@ -194,7 +194,7 @@ func judge(t *testing.T, r *Run, plan []State) Tally {
 				t.Errorf("cannot save the recording: %v", err)
 			}
 		}
-		fmt.Fprintf(&b, "again: go test ./integration/crash/blocks -run TestRecording -crash.recording=%s -crash.point=%d -crash.seed=%d", saved, f.Point, f.Seed)
+		fmt.Fprintf(&b, "again: make crash RECORDING=%s POINT=%d SEED=%d", saved, f.Point, f.Seed)
 		t.Error(b.String())
 		return true
 	})

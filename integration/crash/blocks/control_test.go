@@ -143,10 +143,34 @@ func TestControls(t *testing.T) {
 						t.Errorf("not found: %v", tally)
 					default:
 						t.Logf("found in %d states: %s %v", tally.States, bad.Line(r), bad.Problems)
+						again(t, w, r, bad)
 					}
 				})
 			})
 		}
 		wg.Wait()
+	}
+}
+
+// again: what was found is found once more in the recording that a failure leaves.
+func again(t *testing.T, w *flows.World, r *Run, bad *Finding) {
+	t.Helper()
+	dir := t.TempDir()
+	name, err := r.Save(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := LoadRun(w, name, filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loaded.Close()
+	var found []*Finding
+	_, err = loaded.Judge(machinetest.Context(t), []State{bad.State}, 0, func(f *Finding) bool {
+		found = append(found, f)
+		return true
+	})
+	if err != nil || len(found) != 1 || found[0].Line(loaded) != bad.Line(r) {
+		t.Errorf("the recording has %d findings (%v), want the one", len(found), err)
 	}
 }
