@@ -28,6 +28,16 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 	return copySparse(filepath.Join(dir, "disk.img"), file)
 }
 
+// dataDrive is QEMU's option for the data disk.
+func (v *VM) dataDrive() string {
+	if v.opts.BlockLog == "" {
+		return "if=none,id=data,format=raw,discard=unmap,file=" + escape(v.disk())
+	}
+	return "if=none,id=data,discard=unmap,driver=blklogwrites,log-sector-size=512" +
+		",file.driver=file,file.discard=unmap,file.filename=" + escape(v.disk()) +
+		",log.driver=file,log.filename=" + escape(v.opts.BlockLog)
+}
+
 func makeDataDisk(ctx context.Context, dir string, size int64) error {
 	tool, err := debian.LookTool("mke2fs")
 	if err != nil {

@@ -82,6 +82,9 @@ func Start(ctx context.Context, o Options) (*VM, error) {
 }
 
 func (v *VM) start(ctx context.Context) error {
+	if v.opts.From != "" {
+		return v.restore(ctx, v.opts.From)
+	}
 	_, err := os.Stat(v.disk())
 	if fresh := errors.Is(err, os.ErrNotExist); !fresh || v.opts.Cold {
 		if fresh {
@@ -121,8 +124,8 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	args := append(v.opts.args(v.assets),
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+escape(v.assets.root),
 		"-device", "virtio-blk-pci,drive=root,serial="+layout.RootSerial,
-		"-drive", "if=none,id=data,format=raw,discard=unmap,file="+escape(v.disk()),
-		"-device", "virtio-blk-pci,drive=data,serial="+layout.DataSerial,
+		"-drive", v.dataDrive(),
+		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
 	)
 	v.log.note("power on")
 	q, err := startQEMU(append(args, more...), v.log, v.event)
