@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -79,7 +80,7 @@ func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
 type worker struct {
 	*unpacking
 	zstd          *zstd.Decoder
-	packed, frame []byte
+	packed, frame []byte // of buffer
 	dirs          dirCache
 }
 
@@ -91,13 +92,18 @@ func (u *unpacking) work(ctx context.Context) error {
 		return err
 	}
 	w := &worker{unpacking: u, zstd: d, dirs: dirCache{root: u.root}}
-	// Once, and as large as any frame needs: buffers that grow are garbage.
+	defer w.close()
+	// Once, and as large as any frame needs.
 	var packed, frame int64
 	for i := range u.m.Frames {
 		packed, frame = max(packed, u.m.Frames[i].Length), max(frame, u.m.Frames[i].Size)
 	}
-	w.packed, w.frame = make([]byte, packed), make([]byte, 0, frame+decodeSlack)
-	defer w.close()
+	if w.packed, err = buffer(packed); err != nil {
+		return err
+	}
+	if w.frame, err = buffer(frame + decodeSlack); err != nil {
+		return err
+	}
 	for {
 		i := int(u.next.Add(1) - 1)
 		if i >= len(u.shares) {
@@ -122,6 +128,22 @@ func (u *unpacking) work(ctx context.Context) error {
 func (w *worker) close() {
 	w.zstd.Close()
 	w.dirs.close()
+	for _, b := range [][]byte{w.packed, w.frame} {
+		if b != nil {
+			_ = unix.Munmap(b)
+		}
+	}
+}
+
+// buffer returns n bytes that the collector knows nothing of; unix.Munmap gives them
+// back. It lets as much garbage lie as lives, and more: for the two buffers of each
+// worker, most of what an install needs, that would be as much again.
+func buffer(n int64) ([]byte, error) {
+	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return b, nil
 }
 
 // readFrame reads, checks and decodes frame i.
@@ -134,11 +156,10 @@ func (w *worker) readFrame(i int) ([]byte, error) {
 	if got := sha256.Sum256(packed); hex.EncodeToString(got[:]) != f.SHA256 {
 		return nil, damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %x, the manifest says %s", i, got, f.SHA256)
 	}
-	tar, err := decodeFrame(w.zstd, packed, w.frame, f.Size)
+	tar, err := decodeFrame(w.zstd, packed, w.frame[:0], f.Size)
 	if err != nil {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "frame %d of the bundle refused: %v", i, err)
 	}
-	w.frame = tar
 	return tar, nil
 }
 

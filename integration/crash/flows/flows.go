@@ -1,41 +1,394 @@
 // Package flows is what the crash tests interrupt: each flow is one command of a
 // device, run on a store that was prepared for it, with what may be found on the
 // disk whenever it is broken off, and what must be there once it said that it is
-// done.
+// done. Aftermath is what a device does then by itself, and must be able to do.
 package flows
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 
-// A World is what all flows take from: programs, keys and bundles. It is made once
-// and then only read.
-type World struct {
-	Dir string
-}
+	"github.com/tope-ota/ota/integration/crash/invariants"
+)
 
-// A Site is a device without systemd: a store, its configuration and what was
-// downloaded, below one folder. Its store may be on a file system of its own.
-type Site struct {
-	Dir  string // holds ota.toml, run/ (what a reboot loses) and, unless it is elsewhere, the store
-	Root string // the store
-}
-
-// A State is what a store says: which version is which; empty: none.
-type State struct {
-	Phase                      string
-	Current, Previous, Factory string
-}
+// A State is what a store says.
+type State = invariants.State
 
 // A Flow is one command.
 type Flow struct {
 	Name string // for FLOW= and the list
 	// Prepare makes what is there before. Nothing interrupts it, and all of it is
 	// durable when it returns.
-	Prepare func(ctx context.Context, w *World, s *Site) error
+	Prepare func(ctx context.Context, s *Site) error
 	// Args is the command: a program of the world, and its arguments.
-	Args func(w *World, s *Site) []string
-	// Before is the state that Prepare leaves. Allowed are the states in which the
-	// command may be broken off, Before among them; After is the one that must be
-	// found, whatever happens, once it has exited with 0.
+	Args func(s *Site) []string
+	// Exit is the code that it ends with when nothing interrupts it.
+	Exit int
+	// Before is the state that Prepare leaves. After is the one that must be found,
+	// whatever happens, once the command has ended with Exit. Between are states in
+	// which it may be broken off beside these two.
 	Before, After State
-	Allowed       []State
+	Between       []State
+	// Ruined is a version that Prepare damaged, and that may be found so until the
+	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
+	Ruined string
+}
+
+// A step is one command of a Prepare.
+type step []string
+
+func state(phase, current, previous, factory string) State {
+	return State{Phase: phase, Current: current, Previous: previous, Factory: factory}
+}
+
+// The states of a device whose factory is 1.0.0.
+func confirmed(current, previous string) State { return state("confirmed", current, previous, "1.0.0") }
+func trial(current, previous string) State     { return state("trial", current, previous, "1.0.0") }
+
+var first = State{Phase: "confirmed", Current: "1.0.0"}
+
+// All are the flows.
+var All = []*Flow{
+	{
+		Name:  "install-first",
+		Args:  installs("1.0.0"),
+		After: State{Phase: "trial", Current: "1.0.0"},
+	},
+	{
+		Name:    "install-update", // with what is the same taken from other versions: linked or cloned
+		Prepare: steps(updated("1.1.0")...),
+		Args:    installs("1.2.0"),
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   trial("1.2.0", "1.1.0"),
+	},
+	{
+		Name:    "install-beside-factory", // which shares nothing: all of it is decoded or copied
+		Prepare: steps(factory...),
+		Args:    installs("1.1.0"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "install-pruning", // 1.1.0 makes room
+		Prepare: steps(updated("1.1.0", "1.2.0", "1.3.0")...),
+		Args:    installs("1.4.0"),
+		Before:  confirmed("1.3.0", "1.2.0"),
+		After:   trial("1.4.0", "1.3.0"),
+	},
+	{
+		Name:    "install-resumed", // half of it was downloaded by an earlier call
+		Prepare: steps(append(factory, step{"!6", "ota-apply", "install", "{broken}/1.1.0.ota"})...),
+		Args:    installs("1.1.0"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "install-file", // from a file, which nobody spools
+		Prepare: steps(factory...),
+		Args:    func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.1.0")} },
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "install-replacing", // a version of the same name that was staged with other content
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/other/1.1.0.ota"})...),
+		Args:    installs("1.1.0"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "install-revoking", // its manifest revokes a key, which is remembered
+		Prepare: steps(factory...),
+		Args:    installs("1.5.0"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.5.0", "1.0.0"),
+	},
+	{
+		Name:    "stage",
+		Prepare: steps(factory...),
+		Args:    func(s *Site) []string { return []string{"ota-apply", "install", "--no-activate", s.url("1.1.0")} },
+		Before:  confirmed("1.0.0", ""),
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "activate",
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
+		Args:    func(*Site) []string { return []string{"ota-apply", "activate", "1.1.0"} },
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "activate-at-reboot",
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
+		Args:    func(*Site) []string { return []string{"ota-apply", "activate", "--at-reboot", "1.1.0"} },
+		Before:  confirmed("1.0.0", ""),
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "boot-activates",
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--at-reboot", "{url}/1.1.0.ota"})...),
+		Args:    boots("clean"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "boot-counts",
+		Prepare: steps(tried("1.1.0")...),
+		Args:    boots("unclean"),
+		Before:  trial("1.1.0", "1.0.0"),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "confirm",
+		Prepare: steps(tried("1.1.0")...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Before:  trial("1.1.0", "1.0.0"),
+		After:   confirmed("1.1.0", "1.0.0"),
+	},
+	{
+		Name: "fallback", // at the third boot that ended hard
+		Prepare: steps(append(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...),
+			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
+			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...),
+		Args:   boots("hard"),
+		Before: trial("1.2.0", "1.1.0"),
+		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name:    "fallback-health", // in the boot in which its health was bad
+		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):], step{"sick"})...)...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Exit:    8,
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name: "fallback-damaged", // a file of the version on trial was lost
+		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
+			step{"ruin", "v1.2.0/bin/app"})...)...),
+		Args:   boots("clean"),
+		Ruined: "1.2.0",
+		Before: trial("1.2.0", "1.1.0"),
+		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name: "fallback-factory", // and nothing but factory is left
+		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
+			step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
+			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
+			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...)...),
+		Args:   boots("hard"),
+		Before: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		After:  state("factory", "1.0.0", "", "1.0.0"),
+	},
+	{
+		Name:    "rollback",
+		Prepare: steps(updated("1.1.0")...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "rollback"} },
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   state("fallback", "1.0.0", "", "1.0.0"),
+	},
+	{
+		Name:    "factory-create-first",
+		Prepare: steps(factory[:2]...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "factory", "create"} },
+		Before:  first,
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "factory-create", // from a version that shares files with another one
+		Prepare: steps(updated("1.1.0", "1.2.0")...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "factory", "create"} },
+		Before:  confirmed("1.2.0", "1.1.0"),
+		After:   state("confirmed", "1.2.0", "1.1.0", "1.2.0"),
+	},
+	{
+		Name: "cleanup", // of versions beyond `keep`, and of what a crash left
+		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.3.0.ota"},
+			step{"ota-apply", "install", "--no-activate", "{url}/1.4.0.ota"}, step{"litter"}, step{"keep", "0"})...),
+		Args:   func(*Site) []string { return []string{"ota-apply", "cleanup"} },
+		Before: confirmed("1.2.0", "1.1.0"),
+		After:  confirmed("1.2.0", "1.1.0"),
+	},
+	{
+		Name:    "install-after-crash", // what a crash left is swept first
+		Prepare: steps(append(updated("1.1.0"), step{"litter"})...),
+		Args:    installs("1.2.0"),
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   trial("1.2.0", "1.1.0"),
+	},
+	{
+		Name: "unblock",
+		Prepare: steps(append(tried("1.1.0"), step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
+			step{"ota-guardian", "confirm"})...),
+		Args:   func(*Site) []string { return []string{"ota-apply", "unblock", "1.1.0"} },
+		Before: confirmed("1.0.0", ""),
+		After:  confirmed("1.0.0", ""),
+	},
+	{
+		Name: "repair", // a file of the version that runs, from another that has it
+		Prepare: steps(append(updated("1.1.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.2.0.ota"},
+			step{"copies"}, step{"ruin", "v1.1.0/share/same"})...),
+		Args:   func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },
+		Ruined: "1.1.0",
+		Before: confirmed("1.1.0", "1.0.0"),
+		After:  confirmed("1.1.0", "1.0.0"),
+	},
+}
+
+// Find returns the flow of that name; nil: there is none.
+func Find(name string) *Flow {
+	if i := slices.IndexFunc(All, func(f *Flow) bool { return f.Name == name }); i >= 0 {
+		return All[i]
+	}
+	return nil
+}
+
+func installs(version string) func(*Site) []string {
+	return func(s *Site) []string { return []string{"ota-apply", "install", s.url(version)} }
+}
+
+func boots(last string) func(*Site) []string {
+	return func(*Site) []string {
+		return []string{"ota-guardian", "boot", "--boot-id", "flow", "--last-boot", last}
+	}
+}
+
+// factory brings a device to 1.0.0, which is its factory version, too.
+var factory = []step{
+	{"ota-apply", "install", "{url}/1.0.0.ota"},
+	{"ota-guardian", "confirm"},
+	{"ota-guardian", "factory", "create"},
+}
+
+// updated is factory and then versions, each confirmed.
+func updated(versions ...string) []step {
+	all := slices.Clone(factory)
+	for _, v := range versions {
+		all = append(all, step{"ota-apply", "install", "{url}/" + v + ".ota"}, step{"ota-guardian", "confirm"})
+	}
+	return all
+}
+
+// tried is factory and then version on trial.
+func tried(version string) []step {
+	return append(slices.Clone(factory), step{"ota-apply", "install", "{url}/" + version + ".ota"})
+}
+
+// steps makes a Prepare of commands. A first word "!N" is the exit code; sick, well,
+// ruin, litter, keep and copies are done here.
+func steps(all ...step) func(context.Context, *Site) error {
+	all = slices.Clone(all)
+	return func(ctx context.Context, s *Site) error {
+		for _, st := range all {
+			if err := s.do(ctx, st); err != nil {
+				return fmt.Errorf("preparing: %v: %w", st, err)
+			}
+		}
+		return nil
+	}
+}
+
+func (s *Site) do(ctx context.Context, st step) error {
+	switch st[0] {
+	case "sick":
+		return os.WriteFile(s.sick(), nil, 0o644)
+	case "well":
+		return s.Cure()
+	case "keep":
+		s.Keep = st[1]
+		return s.Configure()
+	case "copies":
+		// What two versions share is one file: damage would be in both.
+		return s.unshare()
+	case "ruin":
+		return s.ruin(st[1])
+	case "litter":
+		return s.litter()
+	}
+	want := 0
+	if st[0][0] == '!' {
+		want = int(st[0][1] - '0')
+		st = st[1:]
+	}
+	said, err := s.Run(ctx, s.expand(st))
+	if err != nil {
+		return err
+	}
+	if said.Exit != want {
+		return fmt.Errorf("exit %d, want %d: %s%s", said.Exit, want, said.Stdout, said.Stderr)
+	}
+	return nil
+}
+
+// ruin flips a bit of a file of the store.
+func (s *Site) ruin(name string) error {
+	name = filepath.Join(s.Root, name)
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	data[0] ^= 1
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return os.Chtimes(name, info.ModTime(), info.ModTime())
+}
+
+// litter is what crashes leave: halves that were unpacked or deleted, a temporary
+// link, a generation that was never switched to.
+func (s *Site) litter() error {
+	for _, dir := range []string{".staging/v9.0.0/bin", ".trash/v0.9.0-0/bin", ".trash/v0.9.0-0/share", ".active1234", ".generations/99"} {
+		if dir == ".active1234" {
+			dir = "..active1234"
+		}
+		if err := os.MkdirAll(filepath.Join(s.Root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, file := range []string{".staging/v9.0.0/bin/app", ".trash/v0.9.0-0/bin/app", ".trash/v0.9.0-0/share/data"} {
+		if err := os.WriteFile(filepath.Join(s.Root, file), []byte("half"), 0o644); err != nil {
+			return err
+		}
+	}
+	return os.Symlink(".generations/98", filepath.Join(s.Root, "..active1234", "tmp"))
+}
+
+// unshare gives every file of the versions an inode of its own.
+func (s *Site) unshare() error {
+	return filepath.WalkDir(s.Root, func(name string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(name+".copy", data, 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(name+".copy", info.Mode()); err != nil {
+			return err
+		}
+		if err := os.Chtimes(name+".copy", info.ModTime(), info.ModTime()); err != nil {
+			return err
+		}
+		return os.Rename(name+".copy", name)
+	})
 }

@@ -1,3 +1,536 @@
-// Package invariants judges what a crash left. It shares no code with the programs
-// that it judges: what they believe wrongly, it must not believe too.
+// Package invariants judges what a crash left of a store. It shares no code with
+// the programs that it judges, but for the names in the store's documentation: what
+// they believe wrongly, it must not believe too. It reads only.
+//
+//	torn   the disk is not a whole state of the store: links and record disagree, a
+//	       version that something leads to is not complete, factory changed, a file
+//	       is where none may be
+//	lie    the disk is whole, and is not what a program said
+//	stuck  the disk is whole, and the device does not get on from there by itself
 package invariants
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A State is what a store says: its phase and which version is which; empty: none.
+type State struct {
+	Phase                      string
+	Current, Previous, Factory string
+}
+
+func (s State) String() string {
+	or := func(s string) string {
+		if s == "" {
+			return "-"
+		}
+		return s
+	}
+	return fmt.Sprintf("phase=%s current=%s previous=%s factory=%s", or(s.Phase), or(s.Current), or(s.Previous), or(s.Factory))
+}
+
+// A Kind of problem; the empty one is none.
+type Kind string
+
+const (
+	Torn  Kind = "torn"
+	Lie   Kind = "lie"
+	Stuck Kind = "stuck"
+)
+
+// A Problem is one thing that must not be.
+type Problem struct {
+	Kind    Kind
+	Text    string
+	Version string // the version whose content it is about; empty: none
+}
+
+func (p Problem) String() string { return string(p.Kind) + ": " + p.Text }
+
+// Verdict is "ok" or the kind of the first of problems.
+func Verdict(problems []Problem) string {
+	if len(problems) == 0 {
+		return "ok"
+	}
+	return string(problems[0].Kind)
+}
+
+// Found is a store as it was found.
+type Found struct {
+	State      State
+	Generation uint64 // 0: nothing was ever committed
+	// Files is what each version that is there consists of: Fingerprint.
+	Versions map[string]string
+	Problems []Problem
+}
+
+type looker struct {
+	root  string
+	found *Found
+}
+
+func (l *looker) torn(format string, args ...any) {
+	l.found.Problems = append(l.found.Problems, Problem{Kind: Torn, Text: fmt.Sprintf(format, args...)})
+}
+
+// broken is torn for what is wrong with the content of one version.
+func (l *looker) broken(version, format string, args ...any) {
+	l.found.Problems = append(l.found.Problems, Problem{Torn, "version " + version + ": " + fmt.Sprintf(format, args...), version})
+}
+
+// Look reads the store at root. Whatever is wrong with it is in the problems, each
+// of which is Torn.
+func Look(root string) *Found {
+	l := &looker{root: root, found: &Found{Versions: make(map[string]string)}}
+	l.names()
+	record := l.active()
+	for _, version := range slices.Sorted(keys(l.versions())) {
+		l.version(version, record)
+	}
+	if record != nil {
+		l.refs(record)
+	}
+	return l.found
+}
+
+func keys(names []string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, name := range names {
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// known are the names of the store that are no version, and what they must be.
+var known = map[string]fs.FileMode{
+	"current": fs.ModeSymlink, "previous": fs.ModeSymlink, "factory": fs.ModeSymlink, ".active": fs.ModeSymlink,
+	".generations": fs.ModeDir, ".staging": fs.ModeDir, ".trash": fs.ModeDir, ".spool": fs.ModeDir,
+	".lock": 0, ".install.lock": 0, ".revoked.json": 0, "lost+found": fs.ModeDir,
+}
+
+// names looks at the store's own folder: nothing but what the documentation names,
+// and temporary folders with one link each.
+func (l *looker) names() {
+	entries, err := os.ReadDir(l.root)
+	if err != nil {
+		l.torn("%v", err)
+		return
+	}
+	for _, e := range entries {
+		name := e.Name()
+		want, ok := known[name]
+		switch {
+		case ok && e.Type() != want:
+			l.torn("%s is a %v", name, e.Type())
+		case ok, strings.HasPrefix(name, "v") && e.IsDir():
+		case temporary(name) && e.IsDir():
+		case strings.HasPrefix(name, ".revoked.json") && e.Type() == 0: // being replaced
+		default:
+			l.torn("%s (%v) is nothing that the store has", name, e.Type())
+		}
+	}
+	for _, name := range []string{"current", "previous", "factory"} {
+		got, err := os.Readlink(filepath.Join(l.root, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // active says whether it may be missing
+		}
+		if want := ".active/" + name; err != nil || got != want {
+			l.torn("the link %s leads to %q, want %q (%v)", name, got, want, err)
+		}
+	}
+}
+
+// temporary is the name of the folder in which a link is made before it replaces
+// another one: ".", the link's name, digits.
+func temporary(name string) bool {
+	for _, link := range []string{"current", "previous", "factory", ".active"} {
+		if rest, ok := strings.CutPrefix(name, "."+link); ok && rest != "" && strings.Trim(rest, "0123456789") == "" {
+			return true
+		}
+	}
+	return false
+}
+
+type ref struct{ Version, Digest string }
+
+type record struct {
+	Schema     int
+	Generation uint64
+	Phase      string
+	Current    *ref
+	Previous   *ref
+	Factory    *ref
+	Next       *ref
+}
+
+func (r *record) link(name string) *ref {
+	return map[string]*ref{"current": r.Current, "previous": r.Previous, "factory": r.Factory}[name]
+}
+
+// active reads the generation that counts; nil: none, or it cannot be read.
+func (l *looker) active() *record {
+	target, err := os.Readlink(filepath.Join(l.root, ".active"))
+	if errors.Is(err, fs.ErrNotExist) {
+		// Nothing was committed yet.
+		for _, name := range []string{"current", "previous", "factory"} {
+			if _, err := os.Stat(filepath.Join(l.root, name)); err == nil {
+				l.torn("%s leads somewhere, and nothing is active", name)
+			}
+		}
+		return nil
+	}
+	if err != nil {
+		l.torn("%v", err)
+		return nil
+	}
+	number, ok := strings.CutPrefix(target, ".generations/")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if !ok || err != nil || strconv.FormatUint(n, 10) != number {
+		l.torn(".active leads to %q", target)
+		return nil
+	}
+	l.found.Generation = n
+	dir := filepath.Join(l.root, target)
+	text, err := os.ReadFile(filepath.Join(dir, "record.json"))
+	if err != nil {
+		l.torn("%v", err)
+		return nil
+	}
+	r := new(record)
+	if err := json.Unmarshal(text, r); err != nil {
+		l.torn("record of generation %d: %v (%d bytes)", n, err, len(text))
+		return nil
+	}
+	if r.Generation != n || r.Schema < 1 {
+		l.torn("record of generation %d says generation %d, schema %d", n, r.Generation, r.Schema)
+	}
+	if r.Current == nil {
+		l.torn("generation %d runs nothing", n)
+	}
+	state := &l.found.State
+	state.Phase = r.Phase
+	for name, to := range map[string]*string{"current": &state.Current, "previous": &state.Previous, "factory": &state.Factory} {
+		want := r.link(name)
+		got, err := os.Readlink(filepath.Join(dir, name))
+		switch {
+		case want == nil && errors.Is(err, fs.ErrNotExist):
+		case want == nil:
+			l.torn("generation %d: %s leads to %q, the record has none (%v)", n, name, got, err)
+		case got != "../../v"+want.Version:
+			l.torn("generation %d: %s leads to %q, the record says %s (%v)", n, name, got, want.Version, err)
+		}
+		if want == nil {
+			continue
+		}
+		*to = want.Version
+		if _, err := os.Readlink(filepath.Join(l.root, name)); err != nil {
+			l.torn("%s: %v", name, err)
+		}
+		// As a service goes there.
+		through, err1 := os.Stat(filepath.Join(l.root, name))
+		there, err2 := os.Stat(filepath.Join(l.root, "v"+want.Version))
+		if err1 != nil || err2 != nil || !os.SameFile(through, there) {
+			l.torn("%s does not lead to version %s (%v, %v)", name, want.Version, err1, err2)
+		}
+	}
+	switch r.Phase {
+	case "confirmed", "trial", "fallback", "factory", "hold":
+	default:
+		l.torn("phase %q", r.Phase)
+	}
+	if r.Previous != nil && r.Current != nil && r.Previous.Version == r.Current.Version {
+		l.torn("current and previous are both %s", r.Current.Version)
+	}
+	return r
+}
+
+func (l *looker) versions() (names []string) {
+	entries, _ := os.ReadDir(l.root)
+	for _, e := range entries {
+		if v, ok := strings.CutPrefix(e.Name(), "v"); ok && e.IsDir() {
+			names = append(names, v)
+		}
+	}
+	return names
+}
+
+type manifest struct {
+	Version string
+	Size    int64
+	Entries []entry
+}
+
+type entry struct {
+	Path, Type, Mode, SHA256, Target string
+	Size                             int64
+}
+
+// version looks at one version: whatever has its final name is complete.
+func (l *looker) version(version string, r *record) {
+	dir := filepath.Join(l.root, "v"+version)
+	raw, err := os.ReadFile(filepath.Join(dir, ".ota/manifest.json"))
+	if err != nil {
+		l.broken(version, "%v", err)
+		return
+	}
+	sum := sha256.Sum256(raw)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	if r != nil {
+		for _, name := range []string{"current", "previous", "factory"} {
+			if to := r.link(name); to != nil && to.Version == version && to.Digest != digest {
+				l.torn("version %s has the manifest %.14s, the record says %.14s (%s)", version, digest, to.Digest, name)
+			}
+		}
+	}
+	var m manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		l.broken(version, "manifest: %v", err)
+		return
+	}
+	if m.Version != version {
+		l.broken(version, "its manifest is that of %q", m.Version)
+	}
+	isFactory := r != nil && r.Factory != nil && r.Factory.Version == version
+	there := l.tree(version, dir, isFactory)
+	for _, e := range m.Entries {
+		got, ok := there[e.Path]
+		delete(there, e.Path)
+		mode, _ := strconv.ParseUint(e.Mode, 8, 32)
+		want := file{kind: e.Type, mode: fs.FileMode(mode)}
+		switch e.Type {
+		case "file":
+			want.size, want.content = e.Size, e.SHA256
+		case "link":
+			want.mode, want.content = 0, e.Target
+		}
+		// Factory is read-only (tree tells); so is what was factory once, and, in parts,
+		// what was being made factory when the power went.
+		if isFactory || got.mode == want.mode&^0o222 {
+			want.mode &^= 0o222
+			got.mode &^= 0o222
+		}
+		if !ok || got != want {
+			l.broken(version, "%q is %v, want %v", e.Path, got, want)
+		}
+	}
+	for name := range there {
+		l.broken(version, "%q is not in its manifest", name)
+	}
+	l.found.Versions[version] = digest
+}
+
+// A file is what must be right of one: its mode's permissions, and the SHA-256 of
+// its content or the target of the link.
+type file struct {
+	kind    string
+	mode    fs.FileMode
+	size    int64
+	content string
+}
+
+// tree reads everything below dir but its .ota. Nothing of the factory may be
+// writable.
+func (l *looker) tree(version, dir string, isFactory bool) map[string]file {
+	all := make(map[string]file)
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if isFactory && d.Type() != fs.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
+			l.broken(version, "it is the factory, and %s is %v", name, info.Mode())
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil || rel == "." {
+			return err
+		}
+		if rel == ".ota" || path.Dir(rel) == ".ota" {
+			return nil
+		}
+		f := file{kind: "other"}
+		switch info.Mode().Type() {
+		case fs.ModeDir:
+			f = file{kind: "dir", mode: info.Mode().Perm()}
+		case 0:
+			data, err := os.Open(name)
+			if err != nil {
+				return err
+			}
+			defer data.Close()
+			h := sha256.New()
+			n, err := io.Copy(h, data)
+			if err != nil {
+				return err
+			}
+			f = file{kind: "file", mode: info.Mode().Perm(), size: n, content: hex.EncodeToString(h.Sum(nil))}
+		case fs.ModeSymlink:
+			target, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			f = file{kind: "link", content: target}
+		}
+		all[rel] = f
+		return nil
+	})
+	if err != nil {
+		l.broken(version, "%v", err)
+	}
+	return all
+}
+
+// refs looks at the versions that the record names.
+func (l *looker) refs(r *record) {
+	for name, to := range map[string]*ref{"current": r.Current, "previous": r.Previous, "factory": r.Factory, "next": r.Next} {
+		if to == nil {
+			continue
+		}
+		if _, ok := l.found.Versions[to.Version]; !ok {
+			l.torn("%s is version %s, which is not there whole", name, to.Version)
+		}
+	}
+}
+
+// Fingerprint is a text that changes with every byte, name, mode and time of
+// change of what is below dir. It is how "not touched" is told; files that have
+// several names may get and lose other ones.
+func Fingerprint(dir string) (string, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
+		switch info.Mode().Type() {
+		case 0:
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			h.Write(data)
+		case fs.ModeSymlink:
+			target, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(h, target)
+		}
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// Stray lists what is below dir and not below one of the folders that are allowed
+// (paths relative to dir).
+func Stray(dir string, allowed ...string) ([]string, error) {
+	var stray []string
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil || rel == "." {
+			return err
+		}
+		for _, a := range allowed {
+			if rel == a {
+				if d.IsDir() {
+					return filepath.SkipDir
+				}
+				return nil
+			}
+			if strings.HasPrefix(a, rel+"/") {
+				return nil
+			}
+		}
+		stray = append(stray, rel)
+		return nil
+	})
+	return stray, err
+}
+
+// A Said is what a program said about its work before it ended or was killed.
+type Said struct {
+	Killed bool
+	Exit   int // unless Killed
+	Stdout string
+	Stderr string
+	// Stages are the stages that it reported, in their order.
+	Stages []string
+	// Operation is the stage that the file for screens says; empty: no file.
+	Operation string
+}
+
+// Success reports whether somebody was told that it is done.
+func (s *Said) Success() bool {
+	return !s.Killed && s.Exit == 0 || slices.Contains(s.Stages, "success") || s.Operation == "success"
+}
+
+// Honest compares what a program said with what is found, after a command that
+// leads from before by way of one of the states in between (before among them) to
+// after. Success means after, for ever. The exit codes that promise that nothing
+// changed mean before, or what was committed on the way and named in between.
+func Honest(said *Said, found, before, after State, between []State) []Problem {
+	var problems []Problem
+	lie := func(format string, args ...any) {
+		problems = append(problems, Problem{Kind: Lie, Text: fmt.Sprintf(format, args...)})
+	}
+	if found != after && !slices.Contains(between, found) && found != before {
+		lie("found %v, which is no state on the way from %v to %v", found, before, after)
+	}
+	if said.Success() && found != after {
+		lie("success was said (exit %d, killed %v, stages %v, operation %q), and there is %v, want %v", said.Exit, said.Killed, said.Stages, said.Operation, found, after)
+	}
+	if said.Killed {
+		return problems
+	}
+	switch said.Exit {
+	case 1, 2, 3, 4, 5, 6, 7: // failed or refused: nothing changed
+		if found == after && after != before && !slices.Contains(between, after) {
+			lie("exit %d says that nothing changed, and there is %v", said.Exit, found)
+		}
+	case 0, 8, 9, 10:
+	default:
+		lie("exit %d is none of the documented ones: %s", said.Exit, firstLine(said.Stderr))
+	}
+	if strings.Contains(said.Stderr, "goroutine ") || strings.Contains(said.Stderr, "panic:") {
+		lie("it panicked: %s", firstLine(said.Stderr))
+	}
+	if said.Exit != 0 && strings.TrimSpace(said.Stderr) == "" {
+		lie("exit %d without a word", said.Exit)
+	}
+	return problems
+}
+
+func firstLine(s string) string {
+	line, _, _ := bytes.Cut([]byte(strings.TrimSpace(s)), []byte("\n"))
+	return string(line)
+}

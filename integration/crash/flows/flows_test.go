@@ -1,0 +1,57 @@
+package flows_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/crash/flows"
+)
+
+// Every flow, with nothing that interrupts it: what the others are compared with.
+func TestFlows(t *testing.T) {
+	dir := t.TempDir()
+	w, err := flows.NewWorld(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, f := range flows.All {
+		t.Run(f.Name, func(t *testing.T) {
+			site, err := w.Build(t.Context(), f, filepath.Join(dir, "sites", f.Name), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer site.Remove()
+			factory, err := flows.FactoryOf(site)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Nothing was said, nothing was done.
+			c := &flows.Case{Flow: f, Site: site, Factory: factory}
+			found, problems := c.Judge()
+			if found.State != f.Before {
+				t.Errorf("prepared: %v, want %v", found.State, f.Before)
+			}
+			for _, p := range problems {
+				t.Errorf("prepared: %v", p)
+			}
+			if c.Said, err = site.Run(t.Context(), f.Args(site)); err != nil {
+				t.Fatal(err)
+			}
+			if c.Said.Exit != f.Exit {
+				t.Errorf("exit %d, want %d: %s%s", c.Said.Exit, f.Exit, c.Said.Stdout, c.Said.Stderr)
+			}
+			_, problems = c.Judge()
+			for _, p := range problems {
+				t.Errorf("after it: %v", p)
+			}
+			problems, err = c.Aftermath(t.Context(), true)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, p := range problems {
+				t.Errorf("aftermath: %v", p)
+			}
+		})
+	}
+}

@@ -1,0 +1,189 @@
+package flows
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/invariants"
+)
+
+// A Site is a device without systemd: a store, its configuration and what was
+// downloaded. Its store may be on a file system of its own.
+type Site struct {
+	World *World
+	Dir   string // holds ota.toml, check, run/ (what a reboot loses) and, unless it is elsewhere, the store
+	Root  string // the store
+	Keep  string // the configuration's
+}
+
+// NewSite makes an empty site in dir, which it makes. An empty root is the folder
+// "versions" in dir.
+func (w *World) NewSite(dir, root string) (*Site, error) {
+	if root == "" {
+		root = filepath.Join(dir, "versions")
+	}
+	s := &Site{World: w, Dir: dir, Root: root, Keep: "2"}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return s, s.Configure()
+}
+
+// Build is a site in dir on which f was prepared, all of it durable.
+func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (*Site, error) {
+	s, err := w.NewSite(dir, root)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.Root, 0o755); err != nil {
+		return nil, err
+	}
+	if f.Prepare != nil {
+		if err := f.Prepare(ctx, s); err != nil {
+			return nil, fmt.Errorf("flow %s: %w", f.Name, err)
+		}
+	}
+	d, err := os.Open(s.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return s, unix.Syncfs(int(d.Fd()))
+}
+
+// Clone copies s, whose store must be below its folder, to dir, which must not
+// exist. Files that were one with several names are so again.
+func (s *Site) Clone(dir string) (*Site, error) {
+	rel, err := filepath.Rel(s.Dir, s.Root)
+	if err != nil || strings.HasPrefix(rel, "..") {
+		return nil, fmt.Errorf("the store %s is not below %s", s.Root, s.Dir)
+	}
+	if out, err := exec.Command("cp", "-a", s.Dir, dir).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("cp -a %s %s: %w\n%s", s.Dir, dir, err, out)
+	}
+	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep}
+	return c, c.Configure()
+}
+
+// Remove deletes the site, whatever modes its factory has.
+func (s *Site) Remove() error {
+	s.World.mu.Lock()
+	delete(s.World.reports, s.id())
+	s.World.mu.Unlock()
+	return errors.Join(os.RemoveAll(s.Root), os.RemoveAll(s.Dir))
+}
+
+func (s *Site) id() string          { return strings.Trim(strings.ReplaceAll(s.Dir, "/", "_"), "_") }
+func (s *Site) sick() string        { return filepath.Join(s.Dir, "sick") }
+func (s *Site) run() string         { return filepath.Join(s.Dir, "run") }
+func (s *Site) config() string      { return filepath.Join(s.Dir, "ota.toml") }
+func (s *Site) url(v string) string { return s.World.server.URL + "/" + v + ".ota" }
+
+// Configure writes the configuration and the health check.
+func (s *Site) Configure() error {
+	check := filepath.Join(s.Dir, "check")
+	text := fmt.Sprintf(`root = %q
+model = "x1"
+keys = [%q]
+keep = %s
+reserve = 0
+run = %q
+services = []
+[report]
+url = %q
+[trial]
+deadline = "2s"
+stable = "1ms"
+[[check]]
+name = "app is well"
+script = %q
+`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, s.run(), s.World.server.URL+"/report/"+s.id(), check)
+	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ]\n", s.sick())
+	if old, err := os.ReadFile(check); err != nil || string(old) != script {
+		// Not over a file that may be running: ETXTBSY.
+		if err := os.WriteFile(check, []byte(script), 0o755); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(s.config(), []byte(text), 0o644)
+}
+
+// Cure makes whatever runs healthy.
+func (s *Site) Cure() error {
+	if err := os.Remove(s.sick()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Reboot loses what a reboot loses.
+func (s *Site) Reboot() error { return os.RemoveAll(s.run()) }
+
+// Command is args (see Flow.Args) as an argv, whose first is a program's file.
+func (s *Site) Command(args []string) []string {
+	return append([]string{s.World.Program(args[0])}, args[1:]...)
+}
+
+// Env is the environment in which a program finds the site.
+func (s *Site) Env() []string {
+	return []string{"OTA_CONFIG=" + s.config(), "PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=/nonexistent"}
+}
+
+func (s *Site) expand(args []string) []string {
+	out := slices.Clone(args)
+	for i := range out {
+		out[i] = strings.ReplaceAll(out[i], "{url}", s.World.server.URL)
+		out[i] = strings.ReplaceAll(out[i], "{broken}", s.World.server.URL+"/broken")
+	}
+	return out
+}
+
+// Run runs a command, without interrupting it.
+func (s *Site) Run(ctx context.Context, args []string) (*invariants.Said, error) {
+	argv := s.Command(args)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = s.Env()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	s.Forget()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return nil, err
+	}
+	return s.Heard(cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()), nil
+}
+
+// Forget drops what the site has reported so far; the screen's file, too.
+func (s *Site) Forget() {
+	s.World.mu.Lock()
+	defer s.World.mu.Unlock()
+	delete(s.World.reports, s.id())
+	_ = os.Remove(filepath.Join(s.run(), "progress.json"))
+}
+
+// Heard is all that a program said that ended with exit (-1: it was killed) since
+// Forget.
+func (s *Site) Heard(exit int, stdout, stderr string) *invariants.Said {
+	said := &invariants.Said{Killed: exit < 0, Exit: exit, Stdout: stdout, Stderr: stderr}
+	s.World.mu.Lock()
+	said.Stages = slices.Clone(s.World.reports[s.id()])
+	s.World.mu.Unlock()
+	var op struct{ Stage string }
+	if data, err := os.ReadFile(filepath.Join(s.run(), "progress.json")); err == nil {
+		if json.Unmarshal(data, &op) == nil {
+			said.Operation = op.Stage
+		}
+	}
+	return said
+}

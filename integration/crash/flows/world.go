@@ -1,0 +1,190 @@
+package flows
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/tope-ota/ota/integration/debian"
+)
+
+// A World is what all flows take from: programs, keys, bundles and a server. It is
+// made once and then only read; many sites may use it at the same time.
+type World struct {
+	Dir string // bin/, bundles/, k.key, keys/
+
+	server  *httptest.Server
+	mu      sync.Mutex
+	reports map[string][]string // of each site: the stages that were reported
+}
+
+// NewWorld makes a world in dir, which must exist. flags are further ones of `go
+// build`, as -overlay=FILE for a mutant. The caller closes it.
+func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) {
+	w := &World{Dir: dir, reports: make(map[string][]string)}
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	for _, program := range []struct{ pkg, tags string }{
+		{"./guardian/cmd/ota-guardian", "godbus_no_tcp"}, {"./applier/cmd/ota-apply", ""}, {"./applier/cmd/ota-bundle", ""},
+	} {
+		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", program.tags, "-o", w.Program(filepath.Base(program.pkg))}, flags...)
+		cmd := exec.CommandContext(ctx, "go", append(args, program.pkg)...)
+		cmd.Dir = repo
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("go build %s: %w\n%s", program.pkg, err, out)
+		}
+	}
+	if err := w.makeBundles(ctx); err != nil {
+		return nil, err
+	}
+	w.server = httptest.NewServer(http.HandlerFunc(w.serve))
+	return w, nil
+}
+
+// Close ends the server. The files stay.
+func (w *World) Close() { w.server.Close() }
+
+// Program is the file of ota-guardian, ota-apply or ota-bundle.
+func (w *World) Program(name string) string { return filepath.Join(w.Dir, "bin", name) }
+
+func (w *World) bundle(version string) string {
+	return filepath.Join(w.Dir, "bundles", version+".ota")
+}
+
+// Next is the good version that every aftermath ends with.
+const Next = "9.0.0"
+
+// versions are all that there are bundles of; other/1.1.0 has the name of 1.1.0 and
+// other content.
+var versions = []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "other/1.1.0", Next}
+
+func (w *World) makeBundles(ctx context.Context) error {
+	run := func(args ...string) error {
+		out, err := exec.CommandContext(ctx, w.Program("ota-bundle"), args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ota-bundle %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}
+	keys := filepath.Join(w.Dir, "keys")
+	err := errors.Join(os.MkdirAll(keys, 0o755), os.MkdirAll(filepath.Join(w.Dir, "bundles", "other"), 0o755),
+		run("keygen", "--no-password", filepath.Join(w.Dir, "k")), run("keygen", "--no-password", filepath.Join(w.Dir, "old")),
+		os.Rename(filepath.Join(w.Dir, "k.pub"), filepath.Join(keys, "k.pub")))
+	if err != nil {
+		return err
+	}
+	for i, version := range versions {
+		tree := filepath.Join(w.Dir, "tree")
+		if err := errors.Join(os.RemoveAll(tree), plant(tree, version)); err != nil {
+			return err
+		}
+		args := []string{"create", "--dir", tree, "--version", filepath.Base(version), "--model", "x1",
+			"--key", filepath.Join(w.Dir, "k.key"), "--release", fmt.Sprint(i + 1), "-o", w.bundle(version)}
+		if version == "other/1.1.0" {
+			args[len(args)-3] = "2"
+		}
+		if version == "1.5.0" {
+			args = append(args, "--revoke", filepath.Join(w.Dir, "old.pub"))
+		}
+		if err := run(args...); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(filepath.Join(w.Dir, "tree"))
+}
+
+// plant makes the tree of a version: small, with one of everything that a version
+// can hold, and in which some files are those of every version.
+func plant(dir, version string) error {
+	for _, d := range []string{"bin", "lib/deep/er", "share", "empty"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	same := make([]byte, 40_000)
+	rand.NewChaCha8([32]byte{1}).Read(same)
+	own := make([]byte, 300_000) // more than one frame
+	rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32s", version)))).Read(own)
+	for name, content := range map[string][]byte{
+		"bin/app":                         []byte("#!/bin/sh\necho " + version + "\n"),
+		"bin/tool":                        []byte("#!/bin/sh\necho the same in every version\n"),
+		"lib/deep/er/x.so":                own,
+		"lib/same.so":                     same[:20_000],
+		"share/same":                      same,
+		"share/nothing":                   nil,
+		"share/" + filepath.Base(version): []byte("a name of its own"),
+	} {
+		mode := os.FileMode(0o644)
+		if strings.HasPrefix(name, "bin/") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, mode); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.Symlink("bin/app", filepath.Join(dir, "app")), os.Symlink("../share/same", filepath.Join(dir, "lib", "link")))
+}
+
+// serve serves bundles: /V.ota whole and by ranges, /broken/V.ota only up to its
+// middle, whatever is asked for; /report/SITE takes the reports of a site.
+func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
+	if site, ok := strings.CutPrefix(r.URL.Path, "/report/"); ok {
+		var report struct{ Stage string }
+		if err := json.NewDecoder(r.Body).Decode(&report); err != nil {
+			http.Error(rw, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.mu.Lock()
+		w.reports[site] = append(w.reports[site], report.Stage)
+		w.mu.Unlock()
+		return
+	}
+	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")
+	f, err := os.Open(filepath.Join(w.Dir, "bundles", filepath.FromSlash(filepath.Clean("/"+name))))
+	if err != nil {
+		http.NotFound(rw, r)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	rw.Header().Set("ETag", fmt.Sprintf(`"%x"`, info.ModTime().UnixNano()))
+	if broken {
+		rw = &half{ResponseWriter: rw, left: info.Size() / 2}
+		if r.Header.Get("Range") != "" {
+			http.Error(rw, "gone", http.StatusGone) // and it does not come back
+			return
+		}
+	}
+	http.ServeContent(rw, r, name, info.ModTime(), f)
+}
+
+// half breaks the connection after left bytes.
+type half struct {
+	http.ResponseWriter
+	left int64
+}
+
+func (h *half) Write(b []byte) (int, error) {
+	if int64(len(b)) >= h.left {
+		h.ResponseWriter.Write(b[:h.left])
+		panic(http.ErrAbortHandler)
+	}
+	h.left -= int64(len(b))
+	return h.ResponseWriter.Write(b)
+}
