@@ -8,26 +8,14 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/tope-ota/ota/integration/machine"
 )
 
-// CutDisk makes file the disk that a power cut at this moment would leave, and
-// lets the machine go on, for which a moment of some 50 ms is missing: one run of a
-// machine gives any number of cuts. Every thread of QEMU is stopped wherever it is,
-// as PowerOff would end it; what the guest asked for and QEMU has not written is
-// not in it.
-func (v *VM) CutDisk(ctx context.Context, file string) (err error) {
-	thaw, err := v.freeze(ctx)
-	if err != nil {
-		return err
-	}
-	defer thaw()
-	return copySparse(v.disk(), file)
-}
-
-// freeze stops QEMU until thaw is called.
-func (v *VM) freeze(ctx context.Context) (thaw func(), err error) {
+// Freeze stops every thread of QEMU wherever it is, until thaw is called; to the
+// guest it is as if nothing happened but that time has passed. Disk is by then the
+// disk that a power cut at this moment would leave: what the guest asked for and
+// QEMU has not written is not in it. One run of a machine so gives any number of
+// cuts.
+func (v *VM) Freeze(ctx context.Context) (thaw func(), err error) {
 	_, q, err := v.running()
 	if err != nil {
 		return nil, err
@@ -87,13 +75,4 @@ func (v *VM) SlowDisk(ctx context.Context, iops int) error {
 		limits[name] = 0
 	}
 	return v.explain(q, q.qmp.call(ctx, "block_set_io_throttle", limits, nil))
-}
-
-// WaitOff returns when the machine has switched itself off.
-func (v *VM) WaitOff(ctx context.Context) error {
-	_, q, err := v.running()
-	if err != nil {
-		return err
-	}
-	return machine.Poll(ctx, "the machine to switch itself off", func(context.Context) (bool, error) { return q.gone(), nil })
 }

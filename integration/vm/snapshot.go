@@ -35,7 +35,7 @@ func (v *VM) startWarm(ctx context.Context) error {
 
 // restore continues a machine from the snapshot in dir.
 func (v *VM) restore(ctx context.Context, dir string) error {
-	if err := copySparse(filepath.Join(dir, "data.img"), v.disk()); err != nil {
+	if err := CopySparse(filepath.Join(dir, "data.img"), v.Disk()); err != nil {
 		return err
 	}
 	if err := v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))); err != nil {
@@ -113,7 +113,7 @@ func (v *VM) Save(ctx context.Context, dir string) error {
 	if err := v.PowerOff(); err != nil {
 		return err
 	}
-	return copySparse(v.disk(), filepath.Join(dir, "data.img"))
+	return CopySparse(v.Disk(), filepath.Join(dir, "data.img"))
 }
 
 // pause stops the guest and writes its memory to dir.

@@ -85,10 +85,10 @@ func (v *VM) start(ctx context.Context) error {
 	if v.opts.From != "" {
 		return v.restore(ctx, v.opts.From)
 	}
-	_, err := os.Stat(v.disk())
+	_, err := os.Stat(v.Disk())
 	if fresh := errors.Is(err, os.ErrNotExist); !fresh || v.opts.Cold {
 		if fresh {
-			if err := newDataDisk(ctx, v.disk(), v.opts.DataSize); err != nil {
+			if err := newDataDisk(ctx, v.Disk(), v.opts.DataSize); err != nil {
 				return err
 			}
 		}
@@ -97,7 +97,9 @@ func (v *VM) start(ctx context.Context) error {
 	return v.startWarm(ctx)
 }
 
-func (v *VM) disk() string { return filepath.Join(v.dir, "data.img") }
+// Disk is the file of the data disk. Only while the machine is off or frozen it is
+// one that it may be found with.
+func (v *VM) Disk() string { return filepath.Join(v.dir, "data.img") }
 
 // PowerOn boots a machine that is off, with the data disk as it is, and returns
 // when its agent has said hello.
