@@ -72,6 +72,23 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
 	go test -p 1 -count=1 -timeout 45m ./integration/...
 
+# FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call) make one point once more, with its log.
+CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $(if $(SEED),-crash.seed=$(SEED)) \
+	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on)
+
+# Part of `integration`, too.
+.PHONY: crash
+crash: packages ## killed at every system call, cut at every block write: CI's part; with FLOW= POINT= one point, with its log
+ifdef POINT
+	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH)
+else
+	go test -p 1 -count=1 -timeout 30m ./integration/crash/...
+endif
+
+.PHONY: crash-nightly
+crash-nightly: packages ## all of it, which takes hours
+	OTA_CRASH=nightly go test -p 1 -count=1 -timeout 24h -v ./integration/crash/...
+
 .PHONY: lint
 lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify
 	scripts/lint.sh

@@ -193,6 +193,11 @@ func (l *looker) active() *record {
 				l.torn("%s leads somewhere, and nothing is active", name)
 			}
 		}
+		// The first generation is written before it becomes active; a second one only after.
+		entries, _ := os.ReadDir(filepath.Join(l.root, ".generations"))
+		if len(entries) > 1 {
+			l.torn("there are %d generations, and nothing is active", len(entries))
+		}
 		return nil
 	}
 	if err != nil {
