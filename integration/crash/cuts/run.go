@@ -77,6 +77,7 @@ type run struct {
 	began time.Time
 	exit  int // of ota-apply
 	cuts  int
+	still int // random cuts since a mark was seen last
 	seen  marks
 }
 
@@ -161,9 +162,12 @@ func (r *run) follow(ctx context.Context) error {
 		r.seen = now
 		switch {
 		case what != "":
+			r.still = 0
+			random = time.Now().Add(r.next())
 			time.Sleep(time.Duration(r.random.Int64N(int64(40 * time.Millisecond))))
 			err = r.cut(ctx, what)
 		case time.Now().After(random):
+			r.still++
 			random = time.Now().Add(r.next())
 			err = r.cut(ctx, "random")
 		}
@@ -178,9 +182,10 @@ func (r *run) follow(ctx context.Context) error {
 }
 
 // next is how long to wait for the next random cut: any time, so that no rhythm of
-// the device's is met again and again.
+// the device's is met again and again. The longer a stage lasts, the longer: on a
+// host that is slow there would be hundreds, each of which makes it slower.
 func (r *run) next() time.Duration {
-	return time.Duration(r.random.ExpFloat64() * float64(r.seen.gap()))
+	return time.Duration(r.random.ExpFloat64() * float64(r.seen.gap()) * (1 + float64(r.still)/4))
 }
 
 // look asks the device for its marks, by reading files: to run a program there
