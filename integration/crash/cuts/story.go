@@ -125,8 +125,6 @@ func (s *Story) stage(d *Disk, told []deviceapi.Report, started bool) Stage {
 		return "nowhere"
 	}
 	switch state := s.States[at]; {
-	case last == Success || last == Failed:
-		return last
 	case at == 0 && d.Committing:
 		return Switching
 	case at == 0:
@@ -139,8 +137,10 @@ func (s *Story) stage(d *Disk, told []deviceapi.Report, started bool) Stage {
 		return Rebooting
 	case state.Phase == "trial":
 		return Trial
-	case state.Phase == "fallback":
+	case state.Phase == "fallback": // of which device-api may have been told
 		return Fallback
+	case last == Success || last == Failed:
+		return last
 	}
 	return Confirmed
 }
