@@ -19,6 +19,10 @@ import (
 type Device struct {
 	machine.Machine
 	Limits Limits
+
+	// Runs is the version that a device ran, over factory 1.0.0, when the machine that
+	// it goes on from was saved; empty: it is a new one.
+	Runs string
 }
 
 // Limits are the times of the device's configuration and of the waits for it.
