@@ -430,6 +430,17 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 	return syncDir(s.path(generationsDir))
 }
 
+// Settle makes the switch last that Active shows. Whoever made it does that too, but
+// a moment later, and may have been killed before: who tells somebody of a switch
+// that is not its own calls this first. Where nothing is pending it writes nothing.
+func (s *Store) Settle() error {
+	if err := syncDir(s.dir); err != nil {
+		return Errorf(ExitUnknown, "", "what runs now may not survive a power cut: %w", err).
+			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which version runs")
+	}
+	return nil
+}
+
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
