@@ -79,7 +79,11 @@ CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $
 # Part of `integration`, too.
 .PHONY: crash
 crash: packages ## killed at every system call, cut at every block write: CI's part; with FLOW= POINT= one point, with its log
-ifdef POINT
+ifdef RECORDING # that a failure of the block replay left
+	go test ./integration/crash/blocks -count=1 -run TestRecording -v -crash.recording=$(abspath $(RECORDING)) $(CRASH)
+else ifdef FS # block replay, of ext4, xfs or btrfs
+	go test ./integration/crash/blocks -count=1 -run TestPowerCuts -v -crash.fs=$(FS) $(CRASH)
+else ifdef POINT
 	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH)
 else
 	go test -p 1 -count=1 -timeout 30m ./integration/crash/...

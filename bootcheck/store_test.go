@@ -238,6 +238,48 @@ func TestEmptyStore(t *testing.T) {
 	}
 }
 
+// A crash while the very first generation was written is no damage: nothing was
+// ever made current, and the next install begins anew, however often that goes so.
+func TestFirstCommitUnfinished(t *testing.T) {
+	for name, leave := range map[string]func(dir string) error{
+		"a folder":     func(string) error { return nil },
+		"an empty one": func(dir string) error { return os.WriteFile(filepath.Join(dir, recordFile), nil, 0o600) },
+		"half a record": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, recordFile), []byte(`{"schema":1,"ph`), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			one := addSnapshot(t, s, "1.0")
+			dir := s.generation(1)
+			if err := errors.Join(os.MkdirAll(dir, 0o755), leave(dir)); err != nil {
+				t.Fatal(err)
+			}
+			if active, err := s.Active(); !errors.Is(err, ErrEmpty) {
+				t.Fatalf("Active = %v, %v; want ErrEmpty", active, err)
+			}
+			// A device that had more than one generation is no new one.
+			second := s.generation(2)
+			if err := os.Mkdir(second, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if active, err := s.Active(); err == nil || errors.Is(err, ErrEmpty) {
+				t.Errorf("Active with two generations = %v, %v; want another error than ErrEmpty", active, err)
+			}
+			if err := os.Remove(second); err != nil {
+				t.Fatal(err)
+			}
+			next := mustCommit(t, s, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one})
+			if next.Generation != 1 {
+				t.Errorf("the first generation is %d, want 1: two unfinished ones would be damage", next.Generation)
+			}
+			if active := mustActive(t, s); active.Damage != "" || active.Record.Current.Version != "1.0" {
+				t.Errorf("Active = %s, damage %q; want 1.0 and none", active.Record.Current, active.Damage)
+			}
+		})
+	}
+}
+
 func TestUnknownKeysAreKept(t *testing.T) {
 	r, err := ParseRecord([]byte(`{"schema":3,"phase":"probation","current":{"version":"1.0","digest":""},"probation":{"days":[1,2]},"note":"x"}`))
 	if err != nil {
@@ -312,33 +354,6 @@ func TestLockInTheWay(t *testing.T) {
 
 // lockPatience is ten times what a loaded machine takes to hand a lock over.
 const lockPatience = 30e9
-
-// The first Commit of a device was cut off: it is as new as before.
-func TestUnfinishedFirstGenerationNeverWas(t *testing.T) {
-	for name, record := range map[string]string{"a folder": "-", "an empty record": "", "half a record": `{"schema":1,`} {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			if err := os.MkdirAll(s.path(generationsDir, "1"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if record != "-" {
-				if err := os.WriteFile(s.path(generationsDir, "1", recordFile), []byte(record), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if _, err := s.Active(); !errors.Is(err, ErrEmpty) {
-				t.Errorf("Active: %v, want ErrEmpty", err)
-			}
-			// A device that had more than one generation is no new one.
-			if err := os.Mkdir(s.path(generationsDir, "2"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := s.Active(); err == nil || errors.Is(err, ErrEmpty) {
-				t.Errorf("Active with two generations: %v, want another error than ErrEmpty", err)
-			}
-		})
-	}
-}
 
 func TestSweep(t *testing.T) {
 	s, _, _ := twoVersions(t)

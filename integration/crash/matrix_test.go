@@ -1,8 +1,9 @@
 // Package crash is the tests that interrupt real programs: at every call that
 // changes a file system, in every way.
 //
-// Without anything said, the part for CI runs. OTA_CRASH=nightly runs all. One
-// point, as a line of the log names it, is made once more, with its log, by
+// Without anything said, the part for CI runs: every kill, and a sample of the rest;
+// what a device does afterwards is tried once for each state of its disk.
+// OTA_CRASH=nightly runs all, always to the end. One point, as a line of the log names it, is made once more, with its log, by
 //
 //	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]]
 package crash
@@ -69,7 +70,7 @@ func newLab(t *testing.T, all []*flows.Flow) *lab {
 			t.Error(err)
 		}
 	})
-	l := &lab{dir: dir, bench: make(map[*flows.Flow]*bench)}
+	l := &lab{dir: dir, bench: make(map[*flows.Flow]*bench), once: !nightly, seen: make(map[string][]invariants.Problem)}
 	if l.world, err = flows.NewWorld(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}

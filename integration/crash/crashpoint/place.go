@@ -119,6 +119,9 @@ func unreachable(dir int, path string) Place {
 func (p *Place) is(st *unix.Stat_t) {
 	p.ID = ID{Dev: uint64(st.Dev), Ino: st.Ino}
 	p.Type = fileMode(st.Mode).Type()
+	if st.Mode&unix.S_IFMT == 0 {
+		p.Type = fs.ModeIrregular // an eventfd, a timer and their like
+	}
 }
 
 // describe is the place of a descriptor.

@@ -211,6 +211,13 @@ func nothing() error {
 	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
 		return err
 	}
+	event, err := unix.Eventfd(0, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		return err
+	}
 	memory, err := unix.MemfdCreate("m", 0)
 	if err != nil {
 		return err

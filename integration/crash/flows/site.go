@@ -90,6 +90,7 @@ func (s *Site) In(w *World) *Site {
 func (s *Site) Remove() error {
 	s.World.mu.Lock()
 	delete(s.World.reports, s.id())
+	delete(s.World.hears, s.id())
 	s.World.mu.Unlock()
 	return errors.Join(os.RemoveAll(s.Root), os.RemoveAll(s.Dir))
 }
@@ -180,6 +181,14 @@ func (s *Site) Forget() {
 	defer s.World.mu.Unlock()
 	delete(s.World.reports, s.id())
 	_ = os.Remove(filepath.Join(s.run(), "progress.json"))
+}
+
+// OnReport calls hear with each stage that the site reports, before the report is
+// answered; nil: no more.
+func (s *Site) OnReport(hear func(stage string)) {
+	s.World.mu.Lock()
+	defer s.World.mu.Unlock()
+	s.World.hears[s.id()] = hear
 }
 
 // Heard is all that a program said that ended with exit (-1: it was killed) since

@@ -28,12 +28,16 @@ type World struct {
 	half    *atomic.Bool        // see serve
 	mu      *sync.Mutex         // of reports
 	reports map[string][]string // of each site: the stages that were reported
+	hears   map[string]func(stage string)
 }
 
 // NewWorld makes a world in dir, which must exist. flags are further ones of `go
 // build`, as -overlay=FILE for a mutant. The caller closes it.
 func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) {
-	w := &World{Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Bool), mu: new(sync.Mutex), reports: make(map[string][]string)}
+	w := &World{
+		Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Bool), mu: new(sync.Mutex),
+		reports: make(map[string][]string), hears: make(map[string]func(string)),
+	}
 	repo, err := debian.RepoDir()
 	if err != nil {
 		return nil, err
@@ -182,7 +186,11 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		}
 		w.mu.Lock()
 		w.reports[site] = append(w.reports[site], report.Stage)
+		hear := w.hears[site]
 		w.mu.Unlock()
+		if hear != nil {
+			hear(report.Stage)
+		}
 		return
 	}
 	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")

@@ -1,0 +1,269 @@
+package blocks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/integration/crash/blocklog"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
+)
+
+// The marks of a flow: from where on states count, when it told somebody that it is
+// done, and when it ended.
+const (
+	markBegin   = "begin"
+	markSuccess = "success"
+	markEnd     = "end"
+)
+
+// A Run is a flow that was recorded.
+type Run struct {
+	*Recording
+	Flow    *flows.Flow
+	Site    *flows.Site
+	Said    *invariants.Said // when it ended
+	Factory string           // see flows.Case
+	Mount   string           // where the disk is mounted, whenever it is
+}
+
+// RecordFlow prepares f on a new file system and records it. dir is made, for the
+// site and the mount point.
+func RecordFlow(ctx context.Context, w *flows.World, f *flows.Flow, fs string, size int64, dir string) (*Run, error) {
+	r := &Run{Flow: f, Mount: filepath.Join(dir, "disk")}
+	if err := os.MkdirAll(r.Mount, 0o755); err != nil {
+		return nil, err
+	}
+	root := filepath.Join(r.Mount, "versions")
+	base, err := Prepare(ctx, fs, size, r.Mount, func() (err error) {
+		if r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root); err != nil {
+			return err
+		}
+		r.Factory, err = flows.FactoryOf(r.Site)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) error {
+		if err := mark(markBegin); err != nil {
+			return err
+		}
+		var told error
+		r.Site.OnReport(func(stage string) {
+			if stage == "success" {
+				told = errors.Join(told, mark(markSuccess)) // before it is answered
+			}
+		})
+		defer r.Site.OnReport(nil)
+		said, err := r.Site.Run(ctx, f.Args(r.Site))
+		if err != nil {
+			return err
+		}
+		if said.Exit != f.Exit {
+			return fmt.Errorf("flow %s: exit %d, want %d: %s%s", f.Name, said.Exit, f.Exit, said.Stdout, said.Stderr)
+		}
+		r.Said = said
+		return errors.Join(told, mark(markEnd))
+	})
+	return r, err
+}
+
+// Close gives the memory back.
+func (r *Run) Close() { r.Base.Close() }
+
+// said is what somebody had heard when the power went after point entries.
+func (r *Run) said(point int) *invariants.Said {
+	if point >= r.Recording.Mark(markEnd) {
+		return r.Said
+	}
+	said := &invariants.Said{Killed: true}
+	if success := r.Recording.Mark(markSuccess); success > 0 && point >= success {
+		said.Stages = []string{"success"}
+	}
+	return said
+}
+
+// A Tally is what became of states.
+type Tally struct {
+	States    int // that were mounted, or should have been
+	Whole     int // of these, states in which all that was written arrived
+	Torn      int // and those in which a write arrived in part
+	Unmounted int // that the file system could not mount: its own fault
+	UnTorn    int // of these, without a torn write
+	Aftermath int // that a device went on from
+	Verdicts  map[string]int
+	Took      time.Duration
+}
+
+// Add adds another tally.
+func (t *Tally) Add(o Tally) {
+	t.States += o.States
+	t.Whole += o.Whole
+	t.Torn += o.Torn
+	t.Unmounted += o.Unmounted
+	t.UnTorn += o.UnTorn
+	t.Aftermath += o.Aftermath
+	t.Took += o.Took
+	for verdict, n := range o.Verdicts {
+		t.verdict(verdict, n)
+	}
+}
+
+func (t *Tally) verdict(verdict string, n int) {
+	if t.Verdicts == nil {
+		t.Verdicts = make(map[string]int)
+	}
+	t.Verdicts[verdict] += n
+}
+
+func (t Tally) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d states (%d prefixes, %d subsets of which %d torn), %d could not be mounted (%d torn), %d aftermaths:",
+		t.States, t.Whole, t.States-t.Whole, t.Torn, t.Unmounted, t.Unmounted-t.UnTorn, t.Aftermath)
+	for _, verdict := range []string{"ok", "torn", "lie", "stuck"} {
+		fmt.Fprintf(&b, " %d %s", t.Verdicts[verdict], verdict)
+	}
+	if t.States > 0 {
+		fmt.Fprintf(&b, "; %.1f ms a state", float64(t.Took.Microseconds())/float64(t.States)/1000)
+	}
+	return b.String()
+}
+
+// A Finding is a state that must not be.
+type Finding struct {
+	State
+	Set       string
+	Found     *invariants.Found
+	Problems  []invariants.Problem
+	Aftermath bool  // it is about what came after
+	Err       error // the file system could not be mounted
+
+	torn bool // a write of the state arrived in part
+}
+
+// Line is the finding as one line, enough to find it again.
+func (f *Finding) Line(r *Run) string {
+	verdict, state := invariants.Verdict(f.Problems), ""
+	if f.Err != nil {
+		verdict = "unmounted"
+	}
+	if f.Found != nil {
+		state = f.Found.State.String() + " "
+	}
+	return fmt.Sprintf("fs=%s flow=%s point=%d seed=%d %sverdict=%s (entry %d of %d; begin %d, success %d, end %d; has %s)",
+		r.FS, r.Flow.Name, f.Point, f.Seed, state, verdict, f.Point, len(r.Entries),
+		r.Recording.Mark(markBegin), r.Recording.Mark(markSuccess), r.Recording.Mark(markEnd), f.Set)
+}
+
+// Points are the moments at which the power may go: after the flow began.
+func (r *Run) Points() int { return len(r.Entries) - r.Recording.Mark(markBegin) + 1 }
+
+// Plan chooses up to n different states of the run: up to n/2 prefixes, those beside
+// flushes and marks first, and parts of what was not flushed. seed decides.
+func (r *Run) Plan(n int, seed uint64) []State {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	begin, end := r.Recording.Mark(markBegin), len(r.Entries)
+	var borders, others []State
+	for point := begin; point <= end; point++ {
+		s := State{Point: point}
+		border := point == begin || point == end || r.Entries[point-1].Flags&(blocklog.Flush|blocklog.FUA|blocklog.Mark) != 0 ||
+			r.Entries[point].Flags&(blocklog.Flush|blocklog.FUA|blocklog.Mark) != 0
+		if border {
+			borders = append(borders, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	rng.Shuffle(len(borders), func(i, j int) { borders[i], borders[j] = borders[j], borders[i] })
+	rng.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+
+	// A state is no other one than one that has the same writes and after which the
+	// same was said.
+	var plan []State
+	seen := make(map[string]bool)
+	add := func(s State) {
+		said := r.said(s.Point)
+		key := fmt.Sprintf("%v %v %s", said.Killed, said.Stages, r.Set(s).content(r.Recording))
+		if !seen[key] {
+			seen[key] = true
+			plan = append(plan, s)
+		}
+	}
+	for _, s := range slices.Concat(borders, others) {
+		if len(plan) < (n+1)/2 {
+			add(s)
+		}
+	}
+	for tries := 0; len(plan) < n && tries < 20*n; tries++ {
+		add(State{Point: begin + rng.IntN(end-begin+1), Seed: 1 + rng.Uint64N(1<<32)})
+	}
+	sort.Slice(plan, func(i, j int) bool { return plan[i].Point < plan[j].Point })
+	return plan
+}
+
+// Judge makes each of states, judges it, and lets one of aftermath of them (0: none)
+// go on. found is called for each state that must not be, and says whether to go on.
+func (r *Run) Judge(ctx context.Context, states []State, aftermath int, found func(*Finding) bool) (t Tally, err error) {
+	start := time.Now()
+	defer func() { t.Took = time.Since(start) }()
+	replay, err := NewReplay(r.Recording)
+	if err != nil {
+		return t, err
+	}
+	defer replay.Close()
+	for i, s := range states {
+		if err := ctx.Err(); err != nil {
+			return t, context.Cause(ctx)
+		}
+		set := r.Set(s)
+		f := &Finding{State: s, Set: set.String(), torn: set.Torn}
+		err := replay.Mount(set, r.Mount, func() error {
+			c := &flows.Case{Flow: r.Flow, Site: r.Site, Said: r.said(s.Point), Factory: r.Factory}
+			f.Found, f.Problems = c.Judge()
+			if len(f.Problems) > 0 || aftermath == 0 || i%aftermath != 0 {
+				return nil
+			}
+			t.Aftermath++
+			f.Aftermath = true
+			var err error
+			f.Problems, err = c.Aftermath(ctx, true)
+			return err
+		})
+		t.States++
+		if s.Seed == 0 {
+			t.Whole++
+		}
+		if set.Torn {
+			t.Torn++
+		}
+		var unmounted *errMount
+		switch {
+		case errors.As(err, &unmounted):
+			t.Unmounted++
+			if !set.Torn {
+				t.UnTorn++
+			}
+			f.Err = err
+		case err != nil:
+			return t, fmt.Errorf("%s: %w", f.Line(r), err)
+		default:
+			t.verdict(invariants.Verdict(f.Problems), 1)
+			if len(f.Problems) == 0 {
+				continue
+			}
+		}
+		if !found(f) {
+			return t, nil
+		}
+	}
+	return t, nil
+}

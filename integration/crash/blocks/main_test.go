@@ -1,0 +1,17 @@
+package blocks
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if len(missing()) == 0 {
+		if code, ended := Isolate(); ended {
+			os.Exit(code)
+		}
+	}
+	code := m.Run()
+	closeWorld()
+	os.Exit(code)
+}
