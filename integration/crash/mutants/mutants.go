@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -199,9 +200,14 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 }
 
 // sites are those that were prepared, by flow.
-var sites = make(map[*flows.Flow]*flows.Site)
+var (
+	sites   = make(map[*flows.Flow]*flows.Site)
+	sitesMu sync.Mutex
+)
 
 func prepared(ctx context.Context, w *flows.World, f *flows.Flow) (*flows.Site, error) {
+	sitesMu.Lock()
+	defer sitesMu.Unlock()
 	if s := sites[f]; s != nil {
 		return s, nil
 	}
