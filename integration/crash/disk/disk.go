@@ -107,6 +107,21 @@ func (d *Disk) add(n *Node) *Inode {
 	return i
 }
 
+// Unsettle takes name as if it had got its meaning a moment ago, and nobody had synced
+// its folder since. It is an error if there is no such name.
+func (d *Disk) Unsettle(name string) error {
+	dir, base, err := d.parent(name)
+	if err != nil {
+		return err
+	}
+	if dir == nil || dir.Names[base] == nil {
+		return fmt.Errorf("there is no %s", name)
+	}
+	delete(dir.kept.names, base)
+	dir.Pending = append(dir.Pending, &Change{Names: []Name{{base, dir.Names[base]}}})
+	return nil
+}
+
 // Top is the path of the folder of the disk that name is in, or is; empty: it is in none.
 func (d *Disk) Top(name string) string {
 	for top := range d.tops {

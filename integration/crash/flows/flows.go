@@ -72,8 +72,8 @@ var All = []*Flow{
 		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-pruning", // 1.1.0 makes room
-		Prepare: steps(updated("1.1.0", "1.2.0", "1.3.0")...),
+		Name:    "install-pruning", // 1.1.0 and 1.2.0 are kept no longer
+		Prepare: steps(append(updated("1.1.0", "1.2.0", "1.3.0"), step{"keep", "0"})...),
 		Args:    installs("1.4.0"),
 		Before:  confirmed("1.3.0", "1.2.0"),
 		After:   trial("1.4.0", "1.3.0"),

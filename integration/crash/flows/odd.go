@@ -24,6 +24,13 @@ var Odd = []*Flow{
 		After: State{Phase: "trial", Current: "1.1.0"},
 	},
 	{
+		Name:    "install-again", // of what runs already
+		Prepare: steps(updated("1.1.0")...),
+		Args:    installs("1.1.0"),
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   confirmed("1.1.0", "1.0.0"),
+	},
+	{
 		Name:    "repair-mode",
 		Prepare: steps(append(updated("1.1.0"), step{"mode", "v1.1.0/share/1.1.0"})...),
 		Args:    func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },

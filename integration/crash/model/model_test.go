@@ -119,6 +119,9 @@ func TestOrder(t *testing.T) {
 			for _, v := range found {
 				t.Errorf("flow=%s %v", f.Name, v)
 			}
+			for _, p := range r.Problems {
+				t.Errorf("flow=%s %v", f.Name, p)
+			}
 			for _, text := range r.Unlocked {
 				t.Errorf("flow=%s %s", f.Name, text)
 			}

@@ -34,8 +34,7 @@ type Recording struct {
 	// Unlocked are calls that were made while the lock was free that their caller has
 	// to hold, one of each kind.
 	Unlocked []string
-	// Problems are what invariants found after it; only where a plan broke it off or
-	// made calls fail.
+	// Problems are what invariants found after it.
 	Problems []invariants.Problem
 }
 
@@ -83,9 +82,7 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	if plan == nil && exit != f.Exit {
 		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
 	}
-	if plan != nil {
-		_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Factory: factory}).Judge()
-	}
+	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Factory: factory}).Judge()
 	return r, nil
 }
 
@@ -163,6 +160,7 @@ func (r *Recording) OrderOf(calls []crashpoint.Call) ([]order.Violation, error) 
 		Root: r.Root, May: []string{filepath.Join(r.Dir, "run")},
 		Before: map[string]*disk.Node{r.Dir: r.Before}, Calls: calls, Exit: exit,
 		Repairs: slices.Contains(repairing, r.Flow.Name), Switches: switches,
+		Unsettled: r.Flow.Name == "install-again",
 	})
 }
 
@@ -181,11 +179,42 @@ func (r *Recording) Syncs() map[string][]int {
 
 // kind is a path of the store with numbers and names of versions left out.
 func (r *Recording) kind(name string) string {
-	rel, err := filepath.Rel(r.Root, name)
-	if err != nil {
-		return name
+	// In whatever site it was: its store has a name of its own.
+	if _, rel, ok := strings.Cut(name, "/"+filepath.Base(r.Root)+"/"); ok {
+		return general.ReplaceAllString(rel, "N")
 	}
-	return general.ReplaceAllString(rel, "N")
+	if rel, err := filepath.Rel(r.Root, name); err == nil {
+		return general.ReplaceAllString(rel, "N")
+	}
+	return name
+}
+
+// Same finds in another run of the flow the call that the one at point was in r: the
+// same of calls of one name on one kind of file. Where threads race, its own point is
+// another one in each run. It is asked for each call, in their order, and is true once.
+func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
+	var wanted *crashpoint.Call
+	nth := 0
+	is := func(c *crashpoint.Call) bool {
+		return c.Name == wanted.Name && r.kind(c.File.Path) == r.kind(wanted.File.Path)
+	}
+	for i := range r.Calls {
+		if r.Calls[i].Point == point {
+			wanted = &r.Calls[i]
+		}
+	}
+	for i := range r.Calls {
+		if c := &r.Calls[i]; c.Point <= point && is(c) {
+			nth++
+		}
+	}
+	return func(c *crashpoint.Call) bool {
+		if !is(c) {
+			return false
+		}
+		nth--
+		return nth == 0
+	}
 }
 
 // Sorted are the kinds in order.

@@ -170,19 +170,23 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 			if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" {
 				continue
 			}
-			plans := map[string]crashpoint.Plan{"fails": crashpoint.Fail(c.Point, unix.EIO)}
-			if c.Name == "unlink" {
-				// One that fails once is made again, by another call.
-				plans = map[string]crashpoint.Plan{"and all after it fail": crashpoint.FailFrom(c.Point, unix.EIO)}
+			same, failing := r.Same(c.Point), false
+			// A removal that fails once is made again, by another call.
+			how, on := "fails", c.Name == "unlink"
+			if on {
+				how = "and all after it fail"
 			}
-			for how, plan := range plans {
-				failed, err := again(plan)
-				if err != nil {
-					return "", err
+			failed, err := again(func(c *crashpoint.Call) crashpoint.Verdict {
+				if failing = failing && on || same(c); failing {
+					return crashpoint.Verdict{Errno: unix.EIO}
 				}
-				if found, err := first(failed); found != "" || err != nil {
-					return fmt.Sprintf("point %d (%s) %s: %s", c.Point, c.Name, how, found), err
-				}
+				return crashpoint.Verdict{}
+			})
+			if err != nil {
+				return "", err
+			}
+			if found, err := first(failed); found != "" || err != nil {
+				return fmt.Sprintf("point %d (%s) %s: %s", c.Point, c.Name, how, found), err
 			}
 		}
 	case Kills:

@@ -78,6 +78,9 @@ type Run struct {
 	Exit int
 	// Repairs: it may repair versions in their place.
 	Repairs bool
+	// Unsettled: another program made the switch a moment before, and may have been
+	// killed before it was durable.
+	Unsettled bool
 	// Switches is how often what current and previous lead to may change; 0: not at all.
 	Switches int
 }
@@ -98,6 +101,11 @@ var links = []string{"current", "previous", "factory"}
 func Judge(r Run) ([]Violation, error) {
 	j := judge{Run: r, disk: disk.New(r.Before), failed: make(map[crashpoint.ID]int), trashed: make(map[string]int)}
 	j.leads = j.lead()
+	if r.Unsettled {
+		if err := j.disk.Unsettle(filepath.Join(r.Root, ".active")); err != nil {
+			return nil, err
+		}
+	}
 	for i := range r.Calls {
 		c := &r.Calls[i]
 		j.before(c)

@@ -34,6 +34,8 @@ func TestJudge(t *testing.T) {
 		text    string
 		repairs bool
 		exit    int
+		// unsettled: see order.Run
+		unsettled bool
 	}{
 		{name: "an install that forgets nothing", write: (*handmade.Log).Install},
 		{name: "a run that does nothing", write: func(*handmade.Log) {}},
@@ -170,6 +172,8 @@ func TestJudge(t *testing.T) {
 				Data: []byte(`{"stage":"success","progress":100}` + "\n"), Length: 35})
 			l.Do(sync)
 		}},
+		{name: "success is said of the switch of another program", unsettled: true, rule: order.Said, text: "the name .active is not durable", write: func(*handmade.Log) {}},
+		{name: "success is said of the switch of another program, once it is durable", unsettled: true, write: func(l *handmade.Log) { l.Fsync("") }},
 		{name: "a version is published and its name is not synced", rule: order.Said, text: "the name v3 is not durable", write: func(l *handmade.Log) {
 			l.Unpack()
 			l.Syncfs()
@@ -296,7 +300,7 @@ func TestJudge(t *testing.T) {
 			test.write(l)
 			found, err := order.Judge(order.Run{
 				Root: l.Root, May: []string{"/site/run"}, Before: l.Before, Calls: l.Calls,
-				Exit: test.exit, Repairs: test.repairs, Switches: 1,
+				Exit: test.exit, Repairs: test.repairs, Switches: 1, Unsettled: test.unsettled,
 			})
 			if err != nil {
 				t.Fatal(err)
