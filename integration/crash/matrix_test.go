@@ -47,8 +47,8 @@ var nightly = os.Getenv("OTA_CRASH") == "nightly"
 // The samples of CI: together with the whole kill matrix they take less than three
 // minutes on two quiet cores.
 const (
-	errorsInCI  = 150
-	doublesInCI = 60
+	errorsInCI  = 120
+	doublesInCI = 40
 )
 
 // doublesNightly is for each flow and each way to recover.
