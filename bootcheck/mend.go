@@ -16,7 +16,9 @@ import (
 // Mend makes the fixed links what they must be, whatever was put in their place:
 // a link is replaced, a file or folder is moved into .trash under its own name
 // first (and stays there until the next Sweep). Links that are right are not
-// touched. The lock must be held.
+// touched. What it did need not be durable before the caller's next fsync of the
+// store's folder: a link that a power cut damages again is mended again. The lock
+// must be held.
 func (s *Store) Mend() error {
 	for _, name := range linkNames {
 		want := fixedTarget(name)
@@ -30,9 +32,6 @@ func (s *Store) Mend() error {
 			}
 		}
 		if err := renameio.Symlink(want, s.path(name)); err != nil {
-			return err
-		}
-		if err := syncDir(s.dir); err != nil {
 			return err
 		}
 	}

@@ -78,6 +78,14 @@ func (s *Site) Clone(dir string) (*Site, error) {
 	return c, c.Configure()
 }
 
+// In is s with the programs of w, which is s's world or one that was made of it by
+// Rebuild.
+func (s *Site) In(w *World) *Site {
+	other := *s
+	other.World = w
+	return &other
+}
+
 // Remove deletes the site, whatever modes its factory has.
 func (s *Site) Remove() error {
 	s.World.mu.Lock()

@@ -24,8 +24,9 @@ type World struct {
 	Dir string // bin/, bundles/, k.key, keys/
 
 	server  *httptest.Server
-	half    atomic.Bool // see serve
-	mu      sync.Mutex
+	bin     string
+	half    *atomic.Bool        // see serve
+	mu      *sync.Mutex         // of reports
 	reports map[string][]string // of each site: the stages that were reported
 	hears   map[string]func(stage string)
 }
@@ -33,7 +34,10 @@ type World struct {
 // NewWorld makes a world in dir, which must exist. flags are further ones of `go
 // build`, as -overlay=FILE for a mutant. The caller closes it.
 func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) {
-	w := &World{Dir: dir, reports: make(map[string][]string), hears: make(map[string]func(string))}
+	w := &World{
+		Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Bool), mu: new(sync.Mutex),
+		reports: make(map[string][]string), hears: make(map[string]func(string)),
+	}
 	repo, err := debian.RepoDir()
 	if err != nil {
 		return nil, err
@@ -48,24 +52,25 @@ func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) 
 	return w, nil
 }
 
-// Rebuild makes a world in dir, which must exist, whose ota-guardian and ota-apply are
-// built with flags; it has the keys and bundles of w. The caller closes it.
-func (w *World) Rebuild(ctx context.Context, dir string, flags ...string) (*World, error) {
-	r := &World{Dir: dir, reports: make(map[string][]string)}
+// Rebuild is w, with the one program built anew into dir, with flags of `go build`.
+func (w *World) Rebuild(ctx context.Context, program, dir string, flags ...string) (*World, error) {
+	r := *w
+	r.bin = filepath.Join(dir, "bin")
 	repo, err := debian.RepoDir()
 	if err != nil {
 		return nil, err
 	}
-	if err := r.build(ctx, repo, []string{"ota-guardian", "ota-apply"}, flags); err != nil {
+	if err := r.build(ctx, repo, []string{program}, flags); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"bundles", "keys"} {
-		if err := os.Symlink(filepath.Join(w.Dir, name), filepath.Join(dir, name)); err != nil {
-			return nil, err
+	for _, other := range []string{"ota-guardian", "ota-apply", "ota-bundle"} {
+		if other != program {
+			if err := os.Symlink(w.Program(other), r.Program(other)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	r.server = httptest.NewServer(http.HandlerFunc(r.serve))
-	return r, nil
+	return &r, nil
 }
 
 // build makes programs as they are shipped, but for flags.
@@ -90,7 +95,7 @@ func (w *World) build(ctx context.Context, repo string, programs, flags []string
 func (w *World) Close() { w.server.Close() }
 
 // Program is the file of ota-guardian, ota-apply or ota-bundle.
-func (w *World) Program(name string) string { return filepath.Join(w.Dir, "bin", name) }
+func (w *World) Program(name string) string { return filepath.Join(w.bin, name) }
 
 func (w *World) bundle(version string) string {
 	return filepath.Join(w.Dir, "bundles", version+".ota")

@@ -17,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/model"
 	"github.com/tope-ota/ota/integration/crash/order"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 var nightly = os.Getenv("OTA_CRASH") == "nightly"
@@ -71,13 +72,8 @@ func theWorld(t *testing.T) *flows.World {
 	world.Lock()
 	defer world.Unlock()
 	if world.World == nil {
-		if os.Geteuid() != 0 {
-			if os.Getenv("CI") == "true" {
-				t.Fatal("this test needs root: it supervises programs and reads a factory version's files")
-			}
-			t.Skip("SKIPPED: this test needs root: it supervises programs and reads a factory version's files")
-		}
-		dir, err := os.MkdirTemp("", "ota-model-")
+		machinetest.Require(t, "supervisor", crashpoint.Missing())
+		dir, err := model.Scratch()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +140,12 @@ func TestOrderAfterErrors(t *testing.T) {
 			t.Run(f.Name, func(t *testing.T) {
 				t.Parallel()
 				w := theWorld(t)
-				prepared, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "prepared"), "")
+				dir, err := os.MkdirTemp(world.dir, "errors-")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer os.RemoveAll(dir)
+				prepared, err := w.Build(t.Context(), f, filepath.Join(dir, "prepared"), "")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -223,7 +224,8 @@ func fail(t *testing.T, prepared *flows.Site, f *flows.Flow, what string, errno 
 }
 
 // Whatever power cuts leave of a flow by the weakest rules is a whole state of the
-// store, is what was said, and leads on.
+// store, is what was said, and leads on. FLOW=f POINT=n SEED=s makes the states of one
+// point again.
 func TestWeak(t *testing.T) {
 	o := model.Options{Most: 60, Seed: number(t, "SEED", 1), Point: int(number(t, "POINT", 0)), Aftermaths: 1, Enough: 20}
 	if nightly {

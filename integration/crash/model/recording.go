@@ -191,8 +191,9 @@ func (r *Recording) kind(name string) string {
 // Sorted are the kinds in order.
 func Sorted(kinds map[string][]int) []string { return slices.Sorted(maps.Keys(kinds)) }
 
-// scratch makes a folder for what is made and read many times: in memory, if it can be.
-func scratch() (string, error) {
+// Scratch makes a folder for what is made and read many times: in memory, if it can
+// be. The caller removes it.
+func Scratch() (string, error) {
 	for _, dir := range []string{"/dev/shm", ""} {
 		if name, err := os.MkdirTemp(dir, "ota-weak-"); err == nil {
 			return name, nil

@@ -67,7 +67,7 @@ func (t Tally) String() string {
 // wrong, in a line that says how to have it again.
 func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad func(line string)) (t Tally, err error) {
 	defer func(start time.Time) { t.Took = time.Since(start) }(time.Now())
-	dir, err := scratch()
+	dir, err := Scratch()
 	if err != nil {
 		return t, err
 	}
@@ -150,11 +150,13 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 			if _, err := os.Lstat(site.Root); err == nil || said.Success() || r.Flow.Before.Current != "" {
 				_, problems = c.Judge()
 			} // else the store was not even made, and nobody said that it was
-			problems = append(problems, twice(s.Tree, rel, site)...)
 			if len(problems) > 0 {
 				wrong, kind = fmt.Sprint(problems[0]), problems[0].Kind
 			}
 			judged[seen] = wrong
+		}
+		if problems := twice(s.Tree, rel, site); wrong == "" && len(problems) > 0 {
+			wrong, kind = problems[0].String(), problems[0].Kind // of what Seen does not show
 		}
 		after := false
 		if wrong == "" && stride > 0 && s.Point >= next && s.How != "all" {

@@ -131,23 +131,22 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 	if f == nil {
 		return "", fmt.Errorf("there is no flow %q", c.Flow)
 	}
-	bad, err := w.Rebuild(ctx, dir, "-overlay="+overlay)
+	// Only the command of the flow is a mutant's; what was before it is as it must be.
+	site, err := prepared(ctx, w, f)
 	if err != nil {
 		return "", err
 	}
-	defer bad.Close()
-	site, err := bad.Build(ctx, f, filepath.Join(dir, "site"), "")
+	bad, err := w.Rebuild(ctx, f.Args(site)[0], dir, "-overlay="+overlay)
 	if err != nil {
-		return "", fmt.Errorf("the mutant cannot even prepare the flow: %w", err)
+		return "", err
 	}
-	defer site.Remove()
 	again := func(plan crashpoint.Plan) (*model.Recording, error) {
 		clone, err := site.Clone(filepath.Join(dir, "clone"))
 		if err != nil {
 			return nil, err
 		}
 		defer clone.Remove()
-		return model.RecordAt(ctx, clone, f, plan)
+		return model.RecordAt(ctx, clone.In(bad), f, plan)
 	}
 	r, err := again(nil)
 	var wrongExit *model.ExitError
@@ -190,6 +189,20 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 		}
 	}
 	return "", nil
+}
+
+// sites are those that were prepared, by flow.
+var sites = make(map[*flows.Flow]*flows.Site)
+
+func prepared(ctx context.Context, w *flows.World, f *flows.Flow) (*flows.Site, error) {
+	if s := sites[f]; s != nil {
+		return s, nil
+	}
+	s, err := w.Build(ctx, f, filepath.Join(w.Dir, "sites", f.Name), "")
+	if err == nil {
+		sites[f] = s
+	}
+	return s, err
 }
 
 // first is the first thing that is wrong with r, looked at by itself.

@@ -25,7 +25,7 @@ var All = []Mutant{
 		Edits: []Edit{
 			{"bootcheck/store.go", "\trenameErr := renameio.Symlink(", "\tsyncErr := syncDir(s.dir)\n\trenameErr := renameio.Symlink("},
 			{"bootcheck/store.go", "\tif err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown", "\tif err := syncErr; err != nil {\n\t\treturn Errorf(ExitUnknown"}},
-		By: Crash{Weak, "unblock"}},
+		By: Crash{Weak, "rollback"}},
 	{Name: "the switch is an unlink and a symlink", Quick: true,
 		Edits: one("bootcheck/store.go", "\trenameErr := renameio.Symlink(target, s.path(activeLink))\n",
 			"\t_ = os.Remove(s.path(activeLink))\n\trenameErr := renameio.Symlink(target, s.path(activeLink))\n"),
