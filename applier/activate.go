@@ -47,6 +47,9 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 		return true, err
 	}
 	if !record.Phase.Judged() {
+		if err := a.store.Settle(); err != nil {
+			return true, err
+		}
 		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
 		return true, nil
 	}
@@ -203,6 +206,10 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 	var asked time.Time
 	for {
 		if done, err := a.verdict(ref); done {
+			// The guardian may be about to make it last.
+			if settleErr := a.store.Settle(); settleErr != nil {
+				return settleErr
+			}
 			return err
 		}
 		// A guardian that just finished with the version before does not see

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,8 +48,15 @@ func (s *Store) Mend() error {
 	return nil
 }
 
+// Marks of the store that a boot leaves behind: each holds the ID of the boot
+// that ended with it. It names its boot, so it never needs removing.
+const (
+	CleanMark = ".clean-shutdown" // an orderly shutdown
+	HardMark  = ".hard-reboot"    // the guardian reset the machine
+)
+
 // Sweep removes what a crash or a power cut left: unpacked halves, deleted
-// halves, temporary links, generations that were never switched to. Names that
+// halves, temporary links and marks, generations that were never switched to. Names that
 // are not ours stay. The lock must be held, and no install may be unpacking:
 // only the applier sweeps .staging (staging true).
 func (s *Store) Sweep(staging bool) error {
@@ -58,12 +66,10 @@ func (s *Store) Sweep(staging bool) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		// renameio's temporary folder for the links: "." + name + digits.
-		for _, link := range append([]string{activeLink}, linkNames...) {
-			rest, ok := strings.CutPrefix(e.Name(), "."+link)
-			if _, err := strconv.ParseUint(rest, 10, 64); ok && err == nil && e.IsDir() {
-				errs = append(errs, os.RemoveAll(s.path(e.Name())))
-			}
+		// What renameio makes first: a folder for a link, a file for a mark.
+		link := temporaryOf(e.Name(), append([]string{activeLink}, linkNames...)) && e.IsDir()
+		if link || temporaryOf(e.Name(), []string{CleanMark, HardMark}) && e.Type().IsRegular() {
+			errs = append(errs, os.RemoveAll(s.path(e.Name())))
 		}
 	}
 	errs = append(errs, s.emptyDir(trashDir))
@@ -82,6 +88,15 @@ func (s *Store) Sweep(staging bool) error {
 	return errors.Join(errs...)
 }
 
+// temporaryOf reports whether name is "." + one of names + digits.
+func temporaryOf(name string, names []string) bool {
+	return slices.ContainsFunc(names, func(of string) bool {
+		rest, ok := strings.CutPrefix(name, "."+of)
+		_, err := strconv.ParseUint(rest, 10, 64)
+		return ok && err == nil
+	})
+}
+
 func (s *Store) emptyDir(name string) error {
 	entries, err := os.ReadDir(s.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +109,9 @@ func (s *Store) emptyDir(name string) error {
 	return errors.Join(errs...)
 }
 
-// trash moves name of the store's folder into .trash, durably.
+// trash moves name of the store's folder out of it and into .trash. When it returns,
+// it is durably out of the store's folder. That it is in .trash need not be: whoever
+// is there waits to be deleted.
 func (s *Store) trash(name string) error {
 	if err := os.Mkdir(s.path(trashDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -107,6 +124,6 @@ func (s *Store) trash(name string) error {
 		if err := os.Rename(s.path(name), to); err != nil {
 			return err
 		}
-		return errors.Join(syncDir(s.dir), syncDir(s.path(trashDir)))
+		return syncDir(s.dir)
 	}
 }

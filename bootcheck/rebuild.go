@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // recoverActive finds the newest whole generation of a store whose switch is lost.
@@ -19,10 +21,30 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
 	}
-	if len(generations) == 0 && errors.Is(cause, fs.ErrNotExist) {
+	if s.neverSwitched(generations, cause) {
 		return nil, ErrEmpty
 	}
 	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)
+}
+
+// neverSwitched reports whether nothing was ever made current, where err is why the
+// switch cannot be read: there is none, and no generation, or only the very first,
+// which a crash left unfinished. It was to be switched to and never was. Damage
+// leaves more, or a switch.
+func (s *Store) neverSwitched(generations []uint64, err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if len(generations) == 1 && generations[0] == 1 {
+		_, err := s.readGeneration(1)
+		return errors.Is(err, ErrRecord) && !unreadable(err)
+	}
+	return len(generations) == 0
+}
+
+// unreadable reports whether an error of a read says nothing about what was read.
+func unreadable(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // rebuild makes the record of generation n, which cannot be read, from the

@@ -148,7 +148,7 @@ type Active struct {
 }
 
 // ErrEmpty is a store in which no version was ever made current, as far as it
-// remembers: it has neither the switch nor a generation. It may hold snapshots,
+// remembers: it has neither the switch nor a finished generation. It may hold snapshots,
 // of an install that a power cut ended before its switch, or of a device whose
 // generations somebody deleted.
 var ErrEmpty = errors.New("no version is installed")
@@ -163,8 +163,8 @@ func (s *Store) Active() (*Active, error) {
 		return s.recoverActive(err)
 	}
 	record, err := s.readGeneration(n)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
-		return nil, fmt.Errorf("cannot read generation %d: %w", n, err) // this says nothing about the record
+	if unreadable(err) {
+		return nil, fmt.Errorf("cannot read generation %d: %w", n, err)
 	}
 	if err != nil {
 		return s.rebuild(n, err)
@@ -314,12 +314,23 @@ func (s *Store) Commit(next *Record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	if active, err := s.activeGeneration(); err == nil {
+	active, err := s.activeGeneration()
+	switch {
+	case err == nil:
 		// What a power cut left behind the active generation never was: it must
 		// not become the backup of the one that is written now.
 		generations = slices.DeleteFunc(generations, func(n uint64) bool {
 			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
 		})
+	case s.neverSwitched(generations, err):
+		// The same of the very first. It must go before there are two of them, which
+		// would look like damage.
+		for _, n := range generations {
+			if err := os.RemoveAll(s.generation(n)); err != nil {
+				return err
+			}
+		}
+		generations = nil
 	}
 	n := uint64(1)
 	if len(generations) > 0 {
@@ -417,6 +428,17 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 		return err
 	}
 	return syncDir(s.path(generationsDir))
+}
+
+// Settle makes the switch last that Active shows. Whoever made it does that too, but
+// a moment later, and may have been killed before: who tells somebody of a switch
+// that is not its own calls this first. Where nothing is pending it writes nothing.
+func (s *Store) Settle() error {
+	if err := syncDir(s.dir); err != nil {
+		return Errorf(ExitUnknown, "", "what runs now may not survive a power cut: %w", err).
+			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which version runs")
+	}
+	return nil
 }
 
 // syncDir makes the names in dir durable.

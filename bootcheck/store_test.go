@@ -238,6 +238,48 @@ func TestEmptyStore(t *testing.T) {
 	}
 }
 
+// A crash while the very first generation was written is no damage: nothing was
+// ever made current, and the next install begins anew, however often that goes so.
+func TestFirstCommitUnfinished(t *testing.T) {
+	for name, leave := range map[string]func(dir string) error{
+		"a folder":     func(string) error { return nil },
+		"an empty one": func(dir string) error { return os.WriteFile(filepath.Join(dir, recordFile), nil, 0o600) },
+		"half a record": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, recordFile), []byte(`{"schema":1,"ph`), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			one := addSnapshot(t, s, "1.0")
+			dir := s.generation(1)
+			if err := errors.Join(os.MkdirAll(dir, 0o755), leave(dir)); err != nil {
+				t.Fatal(err)
+			}
+			if active, err := s.Active(); !errors.Is(err, ErrEmpty) {
+				t.Fatalf("Active = %v, %v; want ErrEmpty", active, err)
+			}
+			// A device that had more than one generation is no new one.
+			second := s.generation(2)
+			if err := os.Mkdir(second, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if active, err := s.Active(); err == nil || errors.Is(err, ErrEmpty) {
+				t.Errorf("Active with two generations = %v, %v; want another error than ErrEmpty", active, err)
+			}
+			if err := os.Remove(second); err != nil {
+				t.Fatal(err)
+			}
+			next := mustCommit(t, s, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one})
+			if next.Generation != 1 {
+				t.Errorf("the first generation is %d, want 1: two unfinished ones would be damage", next.Generation)
+			}
+			if active := mustActive(t, s); active.Damage != "" || active.Record.Current.Version != "1.0" {
+				t.Errorf("Active = %s, damage %q; want 1.0 and none", active.Record.Current, active.Damage)
+			}
+		})
+	}
+}
+
 func TestUnknownKeysAreKept(t *testing.T) {
 	r, err := ParseRecord([]byte(`{"schema":3,"phase":"probation","current":{"version":"1.0","digest":""},"probation":{"days":[1,2]},"note":"x"}`))
 	if err != nil {
@@ -316,7 +358,17 @@ const lockPatience = 30e9
 func TestSweep(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	ours := []string{".staging/v3.0", ".trash/v0.9-0", "..active123", ".current7"}
-	foreign := []string{".activex", "..active", "notes", "..active12x"}
+	for _, name := range []string{"..clean-shutdown12", "..hard-reboot7"} { // files, of a shutdown that was cut off
+		if err := os.WriteFile(s.path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if _, err := os.Lstat(s.path(name)); err == nil {
+				t.Errorf("%s is still there", name)
+			}
+		}()
+	}
+	foreign := []string{".activex", "..clean-shutdown", "..hard-reboot1", "clean-shutdown3", "..active", "notes", "..active12x"}
 	for _, name := range append(ours, foreign...) {
 		if err := os.MkdirAll(s.path(name, "x"), 0o755); err != nil {
 			t.Fatal(err)

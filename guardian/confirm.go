@@ -291,6 +291,11 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 	if l == nil || l.Reported || g.cfg.Report.URL == "" {
 		return false
 	}
+	// Another process made the switch, maybe, and was killed before it was durable.
+	if err := g.store.Settle(); err != nil {
+		g.logf("device-api is not told of the rollback yet: %v", err)
+		return false
+	}
 	message := l.Summary()
 	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" {
 		message += ": " + first[:min(len(first), 200)] // a screen shows it

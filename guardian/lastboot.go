@@ -15,11 +15,10 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// Marks of the store that a boot leaves behind: each holds the ID of the boot
-// that ended with it. It names its boot, so it never needs removing.
+// See reset.go for the second.
 const (
-	cleanMark = ".clean-shutdown" // an orderly shutdown
-	hardMark  = ".hard-reboot"    // the guardian reset the machine, see reset.go
+	cleanMark = bootcheck.CleanMark
+	hardMark  = bootcheck.HardMark
 )
 
 // Where the kernel says how the last boot ended. Variables for the tests.

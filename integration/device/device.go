@@ -19,6 +19,10 @@ import (
 type Device struct {
 	machine.Machine
 	Limits Limits
+
+	// Runs is the version that a device ran, over factory 1.0.0, when the machine that
+	// it goes on from was saved; empty: it is a new one.
+	Runs string
 }
 
 // Limits are the times of the device's configuration and of the waits for it.
@@ -94,7 +98,14 @@ func (d *Device) Install(ctx context.Context, v Version, flags ...string) (machi
 // Factory brings a new device to life: v is installed, proves itself and is
 // made the factory version.
 func (d *Device) Factory(ctx context.Context, v Version) error {
-	r, err := d.Install(ctx, v)
+	var r machine.Result
+	err := machine.Poll(ctx, "the first install", func(ctx context.Context) (bool, error) {
+		var err error
+		r, err = d.Install(ctx, v)
+		// The service of a new device fails until there is a version of it, and the
+		// guardian is maybe looking into that.
+		return r.Code != int(bootcheck.ExitBusy), err
+	})
 	if err != nil {
 		return err
 	}

@@ -30,40 +30,47 @@ func TestKernel(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		options vm.Options
+		started bool // scenario.Start has been on the device; else it is new
 		run     func(ctx context.Context, t *testing.T, d *device.Device) error
 	}{
-		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "boots that ended clean: 3 of 3")
 		}},
-		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "boots that ended unclean: 3 of 3")
 		}},
-		{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "boots that ended unclean: 3 of 3")
 		}},
-		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		}},
-		{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.BootsToFactory(ctx, d, "unclean")
 		}},
-		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			return scenario.WithoutClock(ctx, d)
 		}},
-		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
 			if err := scenario.WritesNothing(ctx, d); err != nil {
 				return err
 			}
 			return scenario.EatsMemory(ctx, d)
 		}},
-		{"ten histories of good versions", vm.Options{Overlay: o}, histories(seed, 10)},
-		{"ten other histories of good versions", vm.Options{Overlay: o}, histories(seed+1, 10)},
+		{"ten histories of good versions", vm.Options{Overlay: o}, true, histories(seed, 10)},
+		{"ten other histories of good versions", vm.Options{Overlay: o}, true, histories(seed+1, 10)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
 			ctx := machinetest.Context(t)
-			d, err := device.New(ctx, vmtest.Start(t, row.options), device.Slow)
+			var d *device.Device
+			var err error
+			if row.started {
+				d, err = started(t, row.options)
+			} else {
+				d, err = device.New(ctx, vmtest.Start(t, row.options), device.Slow)
+			}
 			if err == nil {
 				err = row.run(ctx, t, d)
 			}

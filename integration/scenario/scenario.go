@@ -17,22 +17,24 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 )
 
-// Scenario is one story. Run begins with a device on which nothing is installed.
+// Scenario is one story. Run begins with a device on which nothing is installed, or
+// where Start has been, unless New is set.
 type Scenario struct {
 	Name string
 	Run  func(ctx context.Context, d *device.Device) error
+	New  bool
 }
 
 // All are the scenarios, each of which runs on every machine.
 var All = []Scenario{
-	{"a good version is confirmed and still there after a reboot", good},
-	{"a version that exits at start is taken back in the same boot", exitsAtStart},
-	{"a version that answers 500 is taken back in the same boot", answers500},
-	{"power cuts before any verdict: previous at the third boot", powerCuts},
-	{"the new version and previous are both bad: factory", bothBad},
-	{"an install survives the restart of the service that asked for it", callerDies},
-	{"a person rolls back", operator},
-	{"power cuts at any moment of an install", cutsAnywhere},
+	{Name: "a good version is confirmed and still there after a reboot", Run: good},
+	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart},
+	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
+	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts},
+	{Name: "the new version and previous are both bad: factory", Run: bothBad, New: true},
+	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
+	{Name: "a person rolls back", Run: operator},
+	{Name: "power cuts at any moment of an install", Run: cutsAnywhere},
 }
 
 // The versions. 1.0.0 becomes factory.
@@ -48,8 +50,15 @@ var (
 
 const sick = "/data/sick"
 
+// Start brings a device to 1.0.0 as factory and a good 1.1.0 as the version that
+// runs, with which most stories begin.
+func Start(ctx context.Context, d *device.Device) error { return start(ctx, d, v11) }
+
 // start brings the device to 1.0.0 as factory and v as the version that runs.
 func start(ctx context.Context, d *device.Device, v device.Version) error {
+	if d.Runs != "" {
+		return startedBefore(ctx, d, v)
+	}
 	if err := d.Factory(ctx, v10); err != nil {
 		return err
 	}
@@ -58,6 +67,14 @@ func start(ctx context.Context, d *device.Device, v device.Version) error {
 	}
 	if err := installs(ctx, d, v, bootcheck.ExitDone); err != nil {
 		return err
+	}
+	return d.Reach(ctx, device.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+}
+
+// startedBefore looks whether a device that was saved is what start makes.
+func startedBefore(ctx context.Context, d *device.Device, v device.Version) error {
+	if v.Name != d.Runs || v.Behave != v11.Behave || v.Script != "" || v.Spoil != nil {
+		return fmt.Errorf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
 	}
 	return d.Reach(ctx, device.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }

@@ -2,6 +2,10 @@ package scenario_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -10,7 +14,6 @@ import (
 	"github.com/tope-ota/ota/integration/container/containertest"
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
-	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 	"github.com/tope-ota/ota/integration/vm"
@@ -26,8 +29,8 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), device.Quick, func(t *testing.T) machine.Machine {
-		return containertest.Start(t, container.Options{Overlay: o})
+	run(t, machinetest.Context(t), func(t *testing.T, ctx context.Context, _ scenario.Scenario) (*device.Device, error) {
+		return device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
 	})
 }
 
@@ -37,18 +40,83 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), device.Slow, func(t *testing.T) machine.Machine {
-		return vmtest.Start(t, vm.Options{Overlay: o})
+	run(t, machinetest.Context(t), func(t *testing.T, ctx context.Context, s scenario.Scenario) (*device.Device, error) {
+		if s.New {
+			return device.New(ctx, vmtest.Start(t, vm.Options{Overlay: o}), device.Slow)
+		}
+		return started(t, vm.Options{Overlay: o})
 	})
 }
 
-func run(t *testing.T, ctx context.Context, limits device.Limits, start func(t *testing.T) machine.Machine) {
+// saved are the machines on which scenario.Start has been, by what is on their
+// kernel's command line, which is all that they differ in: each is made once, and is
+// where many scenarios go on from.
+var saved struct {
+	sync.Mutex
+	dir  string
+	from map[string]func() (string, error)
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	os.RemoveAll(saved.dir)
+	os.Exit(code)
+}
+
+// started is a device on which scenario.Start has been.
+func started(t *testing.T, o vm.Options) (*device.Device, error) {
+	t.Helper()
+	vmtest.Require(t)
+	saved.Lock()
+	if saved.from == nil {
+		saved.from = make(map[string]func() (string, error))
+		saved.dir, _ = os.MkdirTemp("", "ota-started-") // Save says what is wrong with it
+	}
+	if saved.from[o.Append] == nil {
+		dir := filepath.Join(saved.dir, strconv.Itoa(len(saved.from)))
+		saved.from[o.Append] = sync.OnceValues(func() (string, error) { return dir, save(o, dir) })
+	}
+	from := saved.from[o.Append]
+	saved.Unlock()
+	var err error
+	if o.From, err = from(); err != nil {
+		return nil, err
+	}
+	return &device.Device{Machine: vmtest.Start(t, o), Limits: device.Slow, Runs: "1.1.0"}, nil
+}
+
+// save makes a device on which scenario.Start has been, in dir.
+func save(o vm.Options, dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*device.Slow.Wait)
+	defer cancel()
+	m, err := vm.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer m.Stop()
+	d, err := device.New(ctx, m, device.Slow)
+	if err == nil {
+		err = scenario.Start(ctx, d)
+	}
+	if err == nil {
+		_, err = d.Must(ctx, "sync")
+	}
+	if err == nil {
+		err = m.Save(ctx, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make a device that others go on from: %w\nthe machine's log:\n%s", err, m.Log())
+	}
+	return nil
+}
+
+func run(t *testing.T, ctx context.Context, start func(*testing.T, context.Context, scenario.Scenario) (*device.Device, error)) {
 	for _, s := range scenario.All {
 		t.Run(s.Name, func(t *testing.T) {
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.
 			t.Parallel()
 			began := time.Now()
-			d, err := device.New(ctx, start(t), limits)
+			d, err := start(t, ctx, s)
 			if err != nil {
 				t.Fatal(err)
 			}

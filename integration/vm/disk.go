@@ -25,7 +25,17 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the data disk: %w", err)
 	}
-	return copySparse(filepath.Join(dir, "disk.img"), file)
+	return CopySparse(filepath.Join(dir, "disk.img"), file)
+}
+
+// dataDrive is QEMU's option for the data disk.
+func (v *VM) dataDrive() string {
+	if v.opts.BlockLog == "" {
+		return "if=none,id=data,format=raw,discard=unmap,file=" + escape(v.Disk())
+	}
+	return "if=none,id=data,discard=unmap,driver=blklogwrites,log-sector-size=512" +
+		",file.driver=file,file.discard=unmap,file.filename=" + escape(v.Disk()) +
+		",log.driver=file,log.filename=" + escape(v.opts.BlockLog)
 }
 
 func makeDataDisk(ctx context.Context, dir string, size int64) error {
@@ -46,9 +56,9 @@ func makeDataDisk(ctx context.Context, dir string, size int64) error {
 	return nil
 }
 
-// copySparse copies a file and leaves its holes holes. Where the file system can
+// CopySparse copies a file, as a disk, and leaves its holes holes. Where the file system can
 // share blocks, it does.
-func copySparse(from, to string) (err error) {
+func CopySparse(from, to string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return err

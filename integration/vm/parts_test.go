@@ -127,7 +127,7 @@ func TestCopySparse(t *testing.T) {
 	if err := os.WriteFile(to, bytes.Repeat([]byte("old"), 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := copySparse(from, to); err != nil {
+	if err := CopySparse(from, to); err != nil {
 		t.Fatal(err)
 	}
 	a, err1 := os.ReadFile(from)

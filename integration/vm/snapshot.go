@@ -30,7 +30,12 @@ func (v *VM) startWarm(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the snapshot for a warm start: %w", err)
 	}
-	if err := copySparse(filepath.Join(dir, "data.img"), v.disk()); err != nil {
+	return v.restore(ctx, dir)
+}
+
+// restore continues a machine from the snapshot in dir.
+func (v *VM) restore(ctx context.Context, dir string) error {
+	if err := CopySparse(filepath.Join(dir, "data.img"), v.Disk()); err != nil {
 		return err
 	}
 	if err := v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))); err != nil {
@@ -93,19 +98,39 @@ func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 	if r, err := m.Exec(ctx, "sync"); err != nil || r.Code != 0 {
 		return fmt.Errorf("sync in the machine: %v %s", err, r)
 	}
-	_, q, err := m.running()
+	return m.pause(ctx, dir)
+}
+
+// Save writes the machine as it is to the new folder dir, for Options.From, and
+// switches it off. What the guest has not written to its disk yet is in it too.
+func (v *VM) Save(ctx context.Context, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := v.pause(ctx, dir); err != nil {
+		return fmt.Errorf("cannot save the virtual machine: %w", err)
+	}
+	if err := v.PowerOff(); err != nil {
+		return err
+	}
+	return CopySparse(v.Disk(), filepath.Join(dir, "data.img"))
+}
+
+// pause stops the guest and writes its memory to dir.
+func (v *VM) pause(ctx context.Context, dir string) error {
+	_, q, err := v.running()
 	if err != nil {
 		return err
 	}
 	if err := q.qmp.call(ctx, "stop", nil, nil); err != nil {
-		return m.explain(q, err)
+		return v.explain(q, err)
 	}
 	// The program writes on after QEMU says "completed": it is done when the file
 	// has its name.
 	ram := filepath.Join(dir, "ram")
 	uri := fmt.Sprintf("exec:cat > %[1]s.new && mv %[1]s.new %[1]s", quote(ram))
 	if err := q.qmp.call(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
-		return m.explain(q, err)
+		return v.explain(q, err)
 	}
 	err = machine.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) (bool, error) {
 		var info struct {
@@ -125,7 +150,7 @@ func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 		return err == nil, nil
 	})
 	if err != nil {
-		return m.explain(q, err)
+		return v.explain(q, err)
 	}
 	return nil
 }

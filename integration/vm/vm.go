@@ -82,10 +82,13 @@ func Start(ctx context.Context, o Options) (*VM, error) {
 }
 
 func (v *VM) start(ctx context.Context) error {
-	_, err := os.Stat(v.disk())
+	if v.opts.From != "" {
+		return v.restore(ctx, v.opts.From)
+	}
+	_, err := os.Stat(v.Disk())
 	if fresh := errors.Is(err, os.ErrNotExist); !fresh || v.opts.Cold {
 		if fresh {
-			if err := newDataDisk(ctx, v.disk(), v.opts.DataSize); err != nil {
+			if err := newDataDisk(ctx, v.Disk(), v.opts.DataSize); err != nil {
 				return err
 			}
 		}
@@ -94,7 +97,9 @@ func (v *VM) start(ctx context.Context) error {
 	return v.startWarm(ctx)
 }
 
-func (v *VM) disk() string { return filepath.Join(v.dir, "data.img") }
+// Disk is the file of the data disk. Only while the machine is off or frozen it is
+// one that it may be found with.
+func (v *VM) Disk() string { return filepath.Join(v.dir, "data.img") }
 
 // PowerOn boots a machine that is off, with the data disk as it is, and returns
 // when its agent has said hello.
@@ -121,8 +126,8 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	args := append(v.opts.args(v.assets),
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+escape(v.assets.root),
 		"-device", "virtio-blk-pci,drive=root,serial="+layout.RootSerial,
-		"-drive", "if=none,id=data,format=raw,discard=unmap,file="+escape(v.disk()),
-		"-device", "virtio-blk-pci,drive=data,serial="+layout.DataSerial,
+		"-drive", v.dataDrive(),
+		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
 	)
 	v.log.note("power on")
 	q, err := startQEMU(append(args, more...), v.log, v.event)

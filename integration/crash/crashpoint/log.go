@@ -22,19 +22,27 @@ type Call struct {
 	Name string
 	// File is what it is about; To is the new name of a link or rename.
 	File, To Place
-	// Flags are those of open, rename, unlink and fallocate; Mode is that of open,
-	// mkdir and chmod.
+	// Flags are those of open, rename, unlink and fallocate. Mode is that of open,
+	// mkdir and chmod, the umask applied.
 	Flags int
 	Mode  fs.FileMode
-	// Offset and Length say which bytes write, truncate, fallocate and copy change;
-	// of an appending write or one at the file's position, it is where it was.
+	// Offset and Length say which bytes write, copy, clone and fallocate change; of
+	// an appending write or one at the file's position, Offset is where it was. Of
+	// truncate, Offset is the new end and Length 0; of syncrange, Length 0 is all.
 	Offset, Length int64
-	// Data is what write wrote: Length bytes.
+	// Data is what write, copy and clone left in these bytes: Length of them, as
+	// many as were asked for if the call failed, and nil if a copy or clone failed.
+	// Of setxattr it is the value.
 	Data []byte
-	// Target is the text of a symlink.
+	// Target is the text of a symlink, and the name of an attribute.
 	Target string
-	// Source is the file that copy, clone and link took from.
+	// Source is the file that copy, clone and link took from. Of link, File is the
+	// same.
 	Source Place
+	// Owner and Group are those of chown, -1: not changed.
+	Owner, Group int
+	// Times are those of utimes, of access and of change; nil is now.
+	Times []unix.Timespec
 	// Result is what the call returned, a descriptor of open or a number of bytes;
 	// Errno is why it failed, 0 if it did not. Injected: it was never made, and
 	// told to have failed with Errno.
@@ -49,7 +57,8 @@ type Place struct {
 	// descriptor, it is where the file was at that moment; empty: it had no name.
 	Path string
 	// ID is the file's identity; zero: nothing was there before the call. Of what
-	// open, mkdir and symlink made, it is that of what was made.
+	// open, mkdir and symlink made, it is that of what was made. Of To it is what a
+	// rename took the name from.
 	ID ID
 	// Made: the call made the file.
 	Made bool
@@ -63,7 +72,7 @@ type ID struct{ Dev, Ino uint64 }
 // Names are the names of calls.
 var Names = []string{
 	"open",      // only if it may make or truncate a file
-	"write",     // also pwrite, writev, pwritev
+	"write",     // also pwrite, writev, pwritev, splice out of a pipe
 	"copy",      // copy_file_range, sendfile
 	"clone",     // ioctl FICLONE, FICLONERANGE
 	"truncate",  // also ftruncate

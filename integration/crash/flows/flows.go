@@ -80,8 +80,8 @@ var All = []*Flow{
 	},
 	{
 		Name:    "install-resumed", // half of it was downloaded by an earlier call
-		Prepare: steps(append(factory, step{"!6", "ota-apply", "install", "{broken}/1.1.0.ota"})...),
-		Args:    installs("1.1.0"),
+		Prepare: steps(append(factory, step{"half", "1.1.0"})...),
+		Args:    installs("half/1.1.0"),
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
@@ -241,8 +241,9 @@ var All = []*Flow{
 
 // Find returns the flow of that name; nil: there is none.
 func Find(name string) *Flow {
-	if i := slices.IndexFunc(All, func(f *Flow) bool { return f.Name == name }); i >= 0 {
-		return All[i]
+	all := slices.Concat(All, Odd)
+	if i := slices.IndexFunc(all, func(f *Flow) bool { return f.Name == name }); i >= 0 {
+		return all[i]
 	}
 	return nil
 }
@@ -298,6 +299,8 @@ func (s *Site) do(ctx context.Context, st step) error {
 		return os.WriteFile(s.sick(), nil, 0o644)
 	case "well":
 		return s.Cure()
+	case "half":
+		return s.half(ctx, st[1])
 	case "keep":
 		s.Keep = st[1]
 		return s.Configure()
@@ -308,6 +311,9 @@ func (s *Site) do(ctx context.Context, st step) error {
 		return s.ruin(st[1])
 	case "litter":
 		return s.litter()
+	}
+	if done, err := s.odd(st); done {
+		return err
 	}
 	want := 0
 	if st[0][0] == '!' {
@@ -322,6 +328,20 @@ func (s *Site) do(ctx context.Context, st step) error {
 		return fmt.Errorf("exit %d, want %d: %s%s", said.Exit, want, said.Stdout, said.Stderr)
 	}
 	return nil
+}
+
+// half downloads a half of version, and sees that it is there to go on from.
+func (s *Site) half(ctx context.Context, version string) error {
+	s.World.half.Store(true)
+	defer s.World.half.Store(false)
+	if err := s.do(ctx, step{"!6", "ota-apply", "install", s.url("half/" + version)}); err != nil {
+		return err
+	}
+	parts, err := filepath.Glob(filepath.Join(s.Root, ".spool", "*.part"))
+	if err == nil && len(parts) != 1 {
+		err = fmt.Errorf("a download that was broken off left %d parts, want one", len(parts))
+	}
+	return err
 }
 
 // ruin flips a bit of a file of the store.

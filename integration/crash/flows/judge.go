@@ -88,6 +88,12 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem
 			a.look("the boot", "")
 		}
 	}
+	if c.repairs() {
+		// A boot reads what is started first, and no more; this is what reads the rest.
+		a.run([]int{0}, c.Flow.Args(s)...)
+		a.repaired = true
+		a.look("the repair", "")
+	}
 	if !empty {
 		a.run([]int{0}, "ota-guardian", "confirm")
 		a.look("confirm", "confirmed")
@@ -101,8 +107,15 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem
 	return a.problems, a.err
 }
 
+// repairs: the flow's command repairs the version that runs before and after it.
+func (c *Case) repairs() bool {
+	f := c.Flow
+	return f.Ruined != "" && f.Before.Current == f.Ruined && f.After.Current == f.Ruined
+}
+
 type aftermath struct {
 	*Case
+	repaired bool
 	ctx      context.Context
 	problems []invariants.Problem
 	err      error
@@ -133,8 +146,8 @@ func (a *aftermath) look(after, phase string) *invariants.Found {
 	}
 	found := invariants.Look(a.Site.Root)
 	for _, p := range found.Problems {
-		if p.Version != "" && p.Version == a.Flow.Ruined && found.State.Current != p.Version {
-			continue // nobody runs it
+		if p.Version != "" && p.Version == a.Flow.Ruined && (found.State.Current != p.Version || a.repairs() && !a.repaired) {
+			continue // nobody runs it, or it was not yet repaired
 		}
 		p.Text = "after " + after + ": " + p.Text
 		a.problems = append(a.problems, p)

@@ -54,6 +54,9 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (*Site, er
 		}
 	}
 	d, err := os.Open(s.Root)
+	if errors.Is(err, os.ErrNotExist) {
+		d, err = os.Open(s.Dir) // the flow makes the store itself
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +147,6 @@ func (s *Site) expand(args []string) []string {
 	out := slices.Clone(args)
 	for i := range out {
 		out[i] = strings.ReplaceAll(out[i], "{url}", s.World.server.URL)
-		out[i] = strings.ReplaceAll(out[i], "{broken}", s.World.server.URL+"/broken")
 	}
 	return out
 }

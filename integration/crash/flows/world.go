@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tope-ota/ota/integration/debian"
 )
@@ -23,6 +24,7 @@ type World struct {
 	Dir string // bin/, bundles/, k.key, keys/
 
 	server  *httptest.Server
+	half    atomic.Bool // see serve
 	mu      sync.Mutex
 	reports map[string][]string // of each site: the stages that were reported
 	hears   map[string]func(stage string)
@@ -36,22 +38,52 @@ func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, program := range []struct{ pkg, tags string }{
-		{"./guardian/cmd/ota-guardian", "godbus_no_tcp"}, {"./applier/cmd/ota-apply", ""}, {"./applier/cmd/ota-bundle", ""},
-	} {
-		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", program.tags, "-o", w.Program(filepath.Base(program.pkg))}, flags...)
-		cmd := exec.CommandContext(ctx, "go", append(args, program.pkg)...)
-		cmd.Dir = repo
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build %s: %w\n%s", program.pkg, err, out)
-		}
+	if err := w.build(ctx, repo, []string{"ota-guardian", "ota-apply", "ota-bundle"}, flags); err != nil {
+		return nil, err
 	}
 	if err := w.makeBundles(ctx); err != nil {
 		return nil, err
 	}
 	w.server = httptest.NewServer(http.HandlerFunc(w.serve))
 	return w, nil
+}
+
+// Rebuild makes a world in dir, which must exist, whose ota-guardian and ota-apply are
+// built with flags; it has the keys and bundles of w. The caller closes it.
+func (w *World) Rebuild(ctx context.Context, dir string, flags ...string) (*World, error) {
+	r := &World{Dir: dir, reports: make(map[string][]string)}
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.build(ctx, repo, []string{"ota-guardian", "ota-apply"}, flags); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"bundles", "keys"} {
+		if err := os.Symlink(filepath.Join(w.Dir, name), filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	r.server = httptest.NewServer(http.HandlerFunc(r.serve))
+	return r, nil
+}
+
+// build makes programs as they are shipped, but for flags.
+func (w *World) build(ctx context.Context, repo string, programs, flags []string) error {
+	for _, name := range programs {
+		pkg, tags := "./applier/cmd/"+name, ""
+		if name == "ota-guardian" {
+			pkg, tags = "./guardian/cmd/"+name, "godbus_no_tcp"
+		}
+		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", w.Program(name)}, flags...)
+		cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+		cmd.Dir = repo
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+		}
+	}
+	return nil
 }
 
 // Close ends the server. The files stay.
@@ -139,7 +171,7 @@ func plant(dir, version string) error {
 }
 
 // serve serves bundles: /V.ota whole and by ranges, /broken/V.ota only up to its
-// middle, whatever is asked for; /report/SITE takes the reports of a site.
+// middle, and /half/V.ota so while w.half; /report/SITE takes the reports of a site.
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	if site, ok := strings.CutPrefix(r.URL.Path, "/report/"); ok {
 		var report struct{ Stage string }
@@ -157,6 +189,8 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")
+	name, half := strings.CutPrefix(name, "half/")
+	broken = broken || half && w.half.Load()
 	f, err := os.Open(filepath.Join(w.Dir, "bundles", filepath.FromSlash(filepath.Clean("/"+name))))
 	if err != nil {
 		http.NotFound(rw, r)
@@ -170,22 +204,24 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 	rw.Header().Set("ETag", fmt.Sprintf(`"%x"`, info.ModTime().UnixNano()))
 	if broken {
-		rw = &half{ResponseWriter: rw, left: info.Size() / 2}
-		if r.Header.Get("Range") != "" {
-			http.Error(rw, "gone", http.StatusGone) // and it does not come back
+		var first int64
+		_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &first)
+		if first >= info.Size()/2 {
+			http.Error(rw, "no more of it", http.StatusForbidden)
 			return
 		}
+		rw = &halfWriter{ResponseWriter: rw, left: info.Size()/2 - first}
 	}
 	http.ServeContent(rw, r, name, info.ModTime(), f)
 }
 
-// half breaks the connection after left bytes.
-type half struct {
+// A halfWriter breaks the connection after left bytes.
+type halfWriter struct {
 	http.ResponseWriter
 	left int64
 }
 
-func (h *half) Write(b []byte) (int, error) {
+func (h *halfWriter) Write(b []byte) (int, error) {
 	if int64(len(b)) >= h.left {
 		h.ResponseWriter.Write(b[:h.left])
 		panic(http.ErrAbortHandler)

@@ -97,6 +97,7 @@ func (l *looker) broken(version, format string, args ...any) {
 func Look(root string) *Found {
 	l := &looker{root: root, found: &Found{Versions: make(map[string]string)}}
 	l.names()
+	l.revoked()
 	record := l.active()
 	for _, version := range slices.Sorted(keys(l.versions())) {
 		l.version(version, record)
@@ -121,7 +122,7 @@ func keys(names []string) func(func(string) bool) {
 var known = map[string]fs.FileMode{
 	"current": fs.ModeSymlink, "previous": fs.ModeSymlink, "factory": fs.ModeSymlink, ".active": fs.ModeSymlink,
 	".generations": fs.ModeDir, ".staging": fs.ModeDir, ".trash": fs.ModeDir, ".spool": fs.ModeDir,
-	".lock": 0, ".install.lock": 0, ".revoked.json": 0, "lost+found": fs.ModeDir,
+	".lock": 0, ".install.lock": 0, ".revoked.json": 0, ".clean-shutdown": 0, ".hard-reboot": 0, "lost+found": fs.ModeDir,
 }
 
 // names looks at the store's own folder: nothing but what the documentation names,
@@ -141,6 +142,7 @@ func (l *looker) names() {
 		case ok, strings.HasPrefix(name, "v") && e.IsDir():
 		case temporary(name) && e.IsDir():
 		case strings.HasPrefix(name, ".revoked.json") && e.Type() == 0: // being replaced
+		case (strings.HasPrefix(name, "..clean-shutdown") || strings.HasPrefix(name, "..hard-reboot")) && e.Type() == 0: // being made
 		default:
 			l.torn("%s (%v) is nothing that the store has", name, e.Type())
 		}
@@ -153,6 +155,27 @@ func (l *looker) names() {
 		if want := ".active/" + name; err != nil || got != want {
 			l.torn("the link %s leads to %q, want %q (%v)", name, got, want, err)
 		}
+	}
+}
+
+// revoked looks at the list of revoked keys: a key is not believed again because the
+// power went.
+func (l *looker) revoked() {
+	text, err := os.ReadFile(filepath.Join(l.root, ".revoked.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var list struct {
+		Schema int
+		Keys   []string
+		Seal   string
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(list.Keys, "\n")))
+	if want := "sha256:" + hex.EncodeToString(sum[:]); err != nil || len(list.Keys) == 0 || list.Seal != want {
+		l.torn(".revoked.json is not whole: %d bytes, seal %q, want %q (%v)", len(text), list.Seal, want, err)
 	}
 }
 

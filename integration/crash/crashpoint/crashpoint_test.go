@@ -1,0 +1,372 @@
+package crashpoint_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	. "github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+var missing = sync.OnceValue(Missing)
+
+func require(t *testing.T) {
+	t.Helper()
+	machinetest.Require(t, "supervisor", missing())
+}
+
+// follow runs a program to its end.
+func follow(t *testing.T, cmd *exec.Cmd, plan Plan) *Run {
+	t.Helper()
+	require(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	run, err := Start(ctx, cmd, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
+func TestEachCall(t *testing.T) {
+	dir := t.TempDir()
+	run := follow(t, command(dir, "each"), nil)
+	if !run.State.Success() {
+		t.Fatal("the program failed")
+	}
+	var got []string
+	for _, c := range run.Calls {
+		got = append(got, sentence(dir, &c))
+	}
+	want := []string{
+		"mkdir d made mode=drwxr-xr-x",
+		"open d/f made mode=-rw-------",
+		"open d/g made mode=-rw-r--r--",
+		"open  made mode=-rw-------",
+		`write d/f 0+6 "hello "`,
+		`write d/f 6+5 "world"`,
+		`write d/g 0+6 "onetwo"`,
+		`write d/g 6+5 "three"`,
+		`copy d/g 6+3 "hel" from d/f`,
+		`copy d/g 9+4 "lo w" from d/f`, // the caller's offset was moved,
+		`write d/f 6+5 "piped" from a pipe`,
+		"clone d/g 0+11 from d/f",
+		"truncate d/g 5+0",
+		"truncate d/f 9+0",
+		"fallocate d/f 0+4096 flags=0x1",
+		"link  to d/named from ",
+		`symlink d/l made "f"`,
+		"link d/f to d/h from d/f",
+		"rename d/h to d/g",
+		"rename d/named to d/l flags=0x2",
+		"chmod d/f mode=-rw-r-----",
+		"chmod d/f mode=-rw----r--",
+		"chown d/named 1:2",
+		"utimes d/f [{7 8} {9 10}]",
+		`setxattr d/f "user.a" "b"`,
+		"fsync d/f",
+		"fsync d",
+		"syncfs d/f",
+		"syncrange d/f 1+2",
+		"unlink d/g",
+		"mkdir d/e made mode=drwx------",
+		"unlink d/e flags=0x200",
+		`write d/f 11+1 "!"`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	for i, c := range run.Calls {
+		if c.Point != i+1 || c.PID != run.State.Pid() || c.TID == 0 || c.Program != filepath.Base(os.Args[0]) {
+			t.Errorf("call %d is point %d of thread %d of process %d, %q; want it of process %d, %q", i, c.Point, c.TID, c.PID, c.Program, run.State.Pid(), filepath.Base(os.Args[0]))
+		}
+		if c.Errno != 0 && c.Name != "clone" {
+			t.Errorf("%s failed: %v", sentence(dir, &c), c.Errno)
+		}
+	}
+	for _, name := range Names {
+		found := false
+		for _, c := range run.Calls {
+			found = found || c.Name == name
+		}
+		if !found {
+			t.Errorf("no call %s was made: the test misses it", name)
+		}
+	}
+}
+
+// sentence says what a call is, with paths in dir.
+func sentence(dir string, c *Call) string {
+	rel := func(p Place) string {
+		if p.Path == "" {
+			return ""
+		}
+		name, err := filepath.Rel(dir, p.Path)
+		if err != nil {
+			return p.Path
+		}
+		return name
+	}
+	s := c.Name + " " + rel(c.File)
+	if c.File.Made {
+		s += " made"
+	}
+	switch c.Name {
+	case "open", "mkdir", "chmod":
+		s += " mode=" + (c.Mode | c.File.Type&fs.ModeDir).String()
+	case "write", "copy", "clone", "truncate", "fallocate", "syncrange":
+		s += fmt.Sprintf(" %d+%d", c.Offset, c.Length)
+	case "link", "rename":
+		s += " to " + rel(c.To)
+	case "symlink", "setxattr":
+		s += fmt.Sprintf(" %q", c.Target)
+	case "chown":
+		s += fmt.Sprintf(" %d:%d", c.Owner, c.Group)
+	case "utimes":
+		s += fmt.Sprint(" ", c.Times)
+	}
+	if c.Data != nil && c.Errno == 0 {
+		s += fmt.Sprintf(" %q", c.Data)
+	}
+	switch c.Name {
+	case "copy", "clone", "link", "write":
+		if c.Source.Type == fs.ModeNamedPipe {
+			s += " from a pipe"
+		} else if c.Source.ID != (ID{}) {
+			s += " from " + rel(c.Source)
+		}
+	case "fallocate", "rename", "unlink":
+		if c.Flags != 0 {
+			s += fmt.Sprintf(" flags=%#x", c.Flags)
+		}
+	}
+	return s
+}
+
+var seed = flag.Uint64("seed", 0, "of the threads that change files by chance; 0: another one each time")
+
+// If something were missed, what the log says would not be what is there.
+func TestLogIsWhatHappened(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-seed %d", *seed)
+	dir, other := t.TempDir(), t.TempDir()
+	run := follow(t, command(dir, fmt.Sprint("crowd ", *seed)), nil)
+	if !run.State.Success() || len(run.Calls) < 200 {
+		t.Fatalf("the program ended with %v after %d calls, want 0 after more than 200", run.State, len(run.Calls))
+	}
+	threads := make(map[int]bool)
+	for i := range run.Calls {
+		threads[run.Calls[i].TID] = true
+	}
+	if len(threads) < 2 {
+		t.Error("all calls came from one thread: nothing about an order was tested")
+	}
+	replay(t, run.Calls, dir, other)
+	if diff := cmp.Diff(tree(t, dir), tree(t, other)); diff != "" {
+		t.Errorf("-what is there +what the log says:\n%s", diff)
+	}
+}
+
+// What is there after a kill before call n is what the first n-1 calls make.
+func TestKill(t *testing.T) {
+	all := follow(t, command(t.TempDir(), "each"), nil)
+	for n := 1; n <= len(all.Calls)+1; n++ {
+		dir, other := t.TempDir(), t.TempDir()
+		run := follow(t, command(dir, "each"), Kill(n))
+		if n > len(all.Calls) {
+			if run.Killed || !run.State.Success() {
+				t.Errorf("Kill(%d) of %d calls: killed=%v, %v; want a normal end", n, len(all.Calls), run.Killed, run.State)
+			}
+			continue
+		}
+		if !run.Killed || len(run.Calls) != n-1 || run.Next.Name != all.Calls[n-1].Name || run.State.Success() {
+			t.Fatalf("Kill(%d): killed=%v before %s after %d calls, %v; want it before %s after %d", n, run.Killed, run.Next.Name, len(run.Calls), run.State, all.Calls[n-1].Name, n-1)
+		}
+		replay(t, run.Calls, dir, other)
+		if diff := cmp.Diff(tree(t, dir), tree(t, other)); diff != "" {
+			t.Errorf("killed before call %d: -what is there +what the calls before make:\n%s", n, diff)
+		}
+	}
+}
+
+func TestFail(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		plan Plan
+		want string
+	}{
+		{"once", Fail(2, unix.EDQUOT), "1: <nil>\n2: mkdir 2: disk quota exceeded\n3: <nil>\n"},
+		{"from then on", FailFrom(2, unix.EROFS), "1: <nil>\n2: mkdir 2: read-only file system\n3: mkdir 3: read-only file system\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd := command(dir, "tell")
+			var out bytes.Buffer
+			cmd.Stdout = &out
+			run := follow(t, cmd, test.plan)
+			if out.String() != test.want {
+				t.Errorf("the program saw\n%swant\n%s", &out, test.want)
+			}
+			for i, c := range run.Calls {
+				_, err := os.Stat(filepath.Join(dir, fmt.Sprint(i+1)))
+				if made := err == nil; made == c.Injected || c.Injected != (c.Errno != 0) {
+					t.Errorf("call %d: injected=%v, %v, and its folder is there: %v", i+1, c.Injected, c.Errno, made)
+				}
+			}
+		})
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	dir := t.TempDir()
+	var before []string
+	run := follow(t, command(dir, "tell"), Snapshot(3, func(c *Call) {
+		if c.File.Path != filepath.Join(dir, "3") || c.File.Made {
+			t.Errorf("the call in the snapshot is about %+v, want 3, not made yet", c.File)
+		}
+		before = tree(t, dir)
+	}))
+	if len(before) != 3 || len(run.Calls) != 3 { // . 1 2
+		t.Errorf("the snapshot before call 3 shows %q of %d calls, want two of three folders", before, len(run.Calls))
+	}
+}
+
+func TestNoPoints(t *testing.T) {
+	cmd := command(t.TempDir(), "nothing")
+	var out bytes.Buffer
+	cmd.Stdout = &out // a pipe
+	run := follow(t, cmd, Kill(1))
+	if run.Killed {
+		t.Errorf("a point was seen: %s", sentence("/", run.Next))
+	} else if !run.State.Success() || out.String() != "told\n" {
+		t.Errorf("the program ended with %v and said %q", run.State, &out)
+	}
+}
+
+func TestUnknownCalls(t *testing.T) {
+	require(t)
+	for what, want := range map[string]string{
+		"io_uring": "io_uring_setup", "mknod": "mknod", "shared mapping": "mmap", "new call": "number 472",
+		"socket": "bind", "flags": "ioctl 0x40086602", "root": "a root of its own",
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "shared"), []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Start(t.Context(), command(dir, "strange "+what), nil)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("the run ended with %v, want an error about %s", err, want)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "went-on")); err == nil {
+				t.Error("the program went on")
+			}
+		})
+	}
+}
+
+func TestUmask(t *testing.T) {
+	dir := t.TempDir()
+	run := follow(t, command(dir, "mask"), nil)
+	for name, want := range map[string]fs.FileMode{"f": 0o640, "d": fs.ModeDir | 0o750} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("%s has mode %v, %v; want %v", name, info.Mode(), err, want)
+		}
+	}
+	if len(run.Calls) != 2 || run.Calls[0].Mode != 0o640 || run.Calls[1].Mode != 0o750 {
+		t.Errorf("the log is %+v, want modes 0640 and 0750", run.Calls)
+	}
+}
+
+// Children are followed, and killed with their parent, even those that it has lost.
+func TestChildren(t *testing.T) {
+	dir := t.TempDir()
+	script := `echo a >a; (sleep 1000 & echo $! >pid; sh -c 'echo b >b'); echo c >c`
+	shell := func() *exec.Cmd {
+		cmd := exec.Command("/bin/sh", "-c", script)
+		cmd.Dir = dir
+		return cmd
+	}
+	var last string
+	run := follow(t, shell(), func(c *Call) Verdict {
+		last = filepath.Base(c.File.Path)
+		return Verdict{Kill: last == "c"}
+	})
+	if !run.Killed || last != "c" {
+		t.Fatalf("killed=%v at %s, want it at c", run.Killed, last)
+	}
+	pids := make(map[int]bool)
+	for _, c := range run.Calls {
+		pids[c.PID] = true
+	}
+	if len(pids) != 2 {
+		t.Errorf("calls of %d processes were seen, want 2", len(pids))
+	}
+	pid, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel has let go of it, and may still tidy up; nobody may have waited for it.
+	for range 600 {
+		status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/status")
+		if err != nil || !strings.HasPrefix(string(status), "Name:\tsleep") || strings.Contains(string(status), "State:\tZ") {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Error("a child that had lost its parent still runs")
+}
+
+func TestCannotStart(t *testing.T) {
+	require(t)
+	_, err := Start(t.Context(), exec.Command("/does/not/exist"), nil)
+	if err == nil || !strings.Contains(err.Error(), "exec /does/not/exist: no such file") {
+		t.Errorf("Start of no program: %v, want why it could not be started", err)
+	}
+}
+
+func TestStop(t *testing.T) {
+	require(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := Start(ctx, command(t.TempDir(), "wait"), nil)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a program that does not end: %v, want %v", err, context.DeadlineExceeded)
+	}
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("it was stopped after %v", took)
+	}
+}
+
+// What a point costs: a program that makes three folders, killed before the second.
+func BenchmarkPoint(b *testing.B) {
+	dir := b.TempDir()
+	for b.Loop() {
+		if err := os.RemoveAll(filepath.Join(dir, "1")); err != nil {
+			b.Fatal(err)
+		}
+		cmd := command(dir, "tell")
+		if _, err := Start(b.Context(), cmd, Kill(2)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,437 @@
+package crashpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Run is what was seen of a program.
+type Run struct {
+	Calls []Call // all that were made or made to fail, in their order
+	// Killed: the plan said so; then Next is the call that was not made.
+	Killed bool
+	Next   *Call
+	// State is how the program ended.
+	State *os.ProcessState
+}
+
+// Start runs cmd, which must not have been started, until it and all its children
+// have ended. Each of their calls that changes a file system becomes what plan says.
+//
+// The error says that nothing was proved: the program could not be started, or did
+// what cannot be followed, or ctx has ended. Then, too, nothing of it runs any more,
+// and what was seen until then is returned. However the program itself ended, it is
+// no error.
+func Start(ctx context.Context, cmd *exec.Cmd, plan Plan) (*Run, error) {
+	if plan == nil {
+		plan = func(*Call) Verdict { return Verdict{} }
+	}
+	if cmd.Err != nil {
+		return nil, cmd.Err
+	}
+	if len(cmd.ExtraFiles) > 0 {
+		return nil, errors.New("cannot supervise a program that is given descriptors")
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := pair[0], os.NewFile(uintptr(pair[1]), "stub")
+	defer func() { _ = unix.Close(ours) }()
+	name := cmd.Path
+	cmd.Path, cmd.Args = "/proc/self/exe", append([]string{"crashpoint", name}, cmd.Args...)
+	cmd.Env = append(cmd.Environ(), stubVariable+"=1")
+	cmd.ExtraFiles = []*os.File{theirs}
+	// A session of its own is how its children are found that have lost their parents.
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setsid = true
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := receive(ours)
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return nil, fmt.Errorf("cannot supervise %s: %w", name, err)
+	}
+
+	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = unix.Close(listener)
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	s := &supervisor{
+		main: cmd.Process.Pid, pidfd: pidfd, listener: listener, plan: plan,
+		threads: make(map[int]*process), processes: make(map[int]*process),
+	}
+	defer s.close()
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		s.wake = -1
+		err = os.NewSyscallError("eventfd", err)
+	}
+	watched := make(chan error, 1)
+	go func() {
+		if err != nil {
+			watched <- err
+			return
+		}
+		watched <- s.watch()
+	}()
+	stop := context.AfterFunc(ctx, s.stop)
+	var failed error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if failed = <-watched; failed != nil {
+			s.killAll()
+		}
+	}()
+	// The end of the program is waited for first: the filter has its users as long
+	// as it is a zombie, on kernels before 6.11.
+	waitErr := cmd.Wait()
+	<-ended
+	if !stop() {
+		failed = errors.Join(failed, context.Cause(ctx))
+	}
+	run := &s.run
+	run.State = cmd.ProcessState
+	if failed == nil {
+		// The stub says it here if it could not become the program.
+		failed = failure(ours)
+	}
+	if failed == nil && waitErr != nil && run.State == nil {
+		failed = waitErr
+	}
+	if failed != nil {
+		return run, fmt.Errorf("cannot follow %s: %w", name, failed)
+	}
+	return run, nil
+}
+
+// receive takes the listener that the stub sends.
+func receive(socket int) (int, error) {
+	text, rights := make([]byte, 1024), make([]byte, unix.CmsgSpace(4))
+	var n, m int
+	var err error
+	for {
+		n, m, _, _, err = unix.Recvmsg(socket, text, rights, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:m])
+	if err == nil && len(messages) == 1 {
+		fds, err := unix.ParseUnixRights(&messages[0])
+		if err == nil && len(fds) == 1 {
+			return fds[0], nil
+		}
+	}
+	if n == 0 {
+		return 0, errors.New("its stub ended without a word")
+	}
+	return 0, errors.New(string(text[:n]))
+}
+
+// failure is what the stub said last.
+func failure(socket int) error {
+	text := make([]byte, 1024)
+	n, _, err := unix.Recvfrom(socket, text, unix.MSG_DONTWAIT)
+	if err != nil || n == 0 {
+		return nil
+	}
+	return errors.New(string(text[:n]))
+}
+
+// A supervisor follows one program.
+type supervisor struct {
+	main     int // its process
+	pidfd    int // the same
+	listener int
+	wake     int // an eventfd: ctx has ended
+	plan     Plan
+	run      Run
+
+	mu        sync.Mutex // of processes, which killAll reads
+	threads   map[int]*process
+	processes map[int]*process
+}
+
+func (s *supervisor) close() {
+	for _, p := range s.processes {
+		_ = unix.Close(p.pidfd)
+	}
+	_ = unix.Close(s.listener)
+	_ = unix.Close(s.pidfd)
+	if s.wake >= 0 {
+		_ = unix.Close(s.wake)
+	}
+}
+
+// stop makes watch end.
+func (s *supervisor) stop() {
+	_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// The questions of the kernel and their answers, linux/seccomp.h.
+type question struct {
+	id    uint64
+	pid   uint32 // of the thread
+	flags uint32
+	nr    int32
+	arch  uint32
+	ip    uint64
+	arg   [6]uint64
+}
+
+type answer struct {
+	id    uint64
+	value int64
+	err   int32
+	flags uint32
+}
+
+type descriptor struct {
+	id      uint64
+	flags   uint32
+	fd      uint32
+	newFD   uint32
+	fdFlags uint32
+}
+
+const addFD = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD
+
+// watch answers until nobody is left who could ask. An error says that the answer
+// to a question is not known; nobody was answered, and all wait.
+func (s *supervisor) watch() error {
+	// This thread has a umask of its own, as the mode of a new file is computed for
+	// the caller; it ends with this function.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	unix.Umask(0)
+	fds := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return os.NewSyscallError("poll", err)
+		}
+		switch {
+		case fds[1].Revents != 0:
+			return errStopped
+		case fds[0].Revents&unix.POLLIN != 0:
+			var q question
+			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&q))); errno != 0 {
+				if errno == unix.ENOENT || errno == unix.EINTR {
+					continue // whoever asked was interrupted, and asks again
+				}
+				return os.NewSyscallError("ioctl", errno)
+			}
+			if end, err := s.answer(&q); end || err != nil {
+				return err
+			}
+		case fds[0].Revents&unix.POLLHUP != 0:
+			return nil
+		}
+		// POLLERR is only that the kernel was interrupted while it looked, by a signal
+		// of Go's scheduler.
+	}
+}
+
+// errStopped is that of a run whose context has ended, which says why.
+var errStopped = errors.New("it was stopped")
+
+// answer makes the call of a question. end: all were killed instead.
+func (s *supervisor) answer(q *question) (end bool, err error) {
+	s.mu.Lock()
+	p, err := s.process(int(q.pid))
+	s.mu.Unlock()
+	if errors.Is(err, errGone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a := &ask{process: p, tid: int(q.pid), nr: uint32(q.nr), arg: q.arg}
+	defer a.release()
+	parse := calls[a.nr]
+	if q.arch != auditArch || parse == nil {
+		parse = unknown(fmt.Sprintf("number %d of architecture %#x", q.nr, q.arch))
+	}
+	t, err := parse(a)
+	if errors.Is(err, errGone) {
+		s.send(&answer{id: q.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE})
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	c := &t.Call
+	c.Point, c.PID, c.TID, c.Program = len(s.run.Calls)+1, a.pid, a.tid, a.program()
+	verdict := s.plan(c)
+	if verdict.Kill {
+		a.release()
+		s.run.Killed, s.run.Next = true, c
+		return true, s.killAll()
+	}
+	if verdict.Errno != 0 {
+		c.Injected, c.Errno, c.Result = true, verdict.Errno, -1
+		if c.Name == "copy" || c.Name == "clone" {
+			c.Data = nil
+		}
+		s.run.Calls = append(s.run.Calls, *c)
+		a.release()
+		s.send(&answer{id: q.id, err: -int32(verdict.Errno)})
+		return false, nil
+	}
+	result, err := t.do()
+	if err != nil {
+		errno, ok := errnoOf(err)
+		if !ok {
+			return false, err
+		}
+		c.Errno, c.Result = errno, -1
+		s.run.Calls = append(s.run.Calls, *c)
+		a.release()
+		s.send(&answer{id: q.id, err: -int32(errno)})
+		return false, nil
+	}
+	c.Result = result
+	if t.done != nil {
+		t.done(result)
+	}
+	if !t.opens {
+		s.run.Calls = append(s.run.Calls, *c)
+		a.release()
+		s.send(&answer{id: q.id, value: result})
+		return false, nil
+	}
+	d := descriptor{id: q.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, fd: uint32(result), fdFlags: uint32(t.fdFlags)}
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), addFD, uintptr(unsafe.Pointer(&d)))
+	if errno != 0 && errno != unix.ENOENT && errno != unix.EINPROGRESS {
+		return false, fmt.Errorf("cannot give process %d what it opened: %w", a.pid, errno)
+	}
+	c.Result = int64(fd)
+	s.run.Calls = append(s.run.Calls, *c)
+	return false, nil
+}
+
+// send answers. Who was killed meanwhile does not need it.
+func (s *supervisor) send(a *answer) {
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(a)))
+}
+
+// killed is how long those that were killed may take to be gone. The kernel may be
+// busy to free what they had.
+const killed = time.Minute
+
+// killAll kills the program and all its children, and returns when none is left.
+func (s *supervisor) killAll() error {
+	// All who ask stand still; who does not may start others, until it is stopped. The
+	// program itself may have ended, and its number be somebody else's.
+	stopped := make(map[int]bool)
+	for more := true; more && unix.PidfdSendSignal(s.pidfd, unix.SIGSTOP, nil, 0) == nil; {
+		more = false
+		for _, pid := range family(s.main) {
+			if !stopped[pid] {
+				_ = unix.Kill(pid, unix.SIGSTOP)
+				stopped[pid], more = true, true
+			}
+		}
+	}
+	for pid := range stopped {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	s.mu.Lock()
+	for _, p := range s.processes { // those, too, whose parents ended before
+		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	}
+	s.mu.Unlock()
+	until := time.Now().Add(killed)
+	for {
+		fds := []unix.PollFd{{Fd: int32(s.listener)}}
+		n, err := unix.Poll(fds, 20)
+		if n == 0 {
+			s.killSession()
+		}
+		switch {
+		case fds[0].Revents&unix.POLLHUP != 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return os.NewSyscallError("poll", err)
+		case time.Now().After(until):
+			return fmt.Errorf("process %d and its children do not end although they were killed", s.main)
+		}
+	}
+}
+
+// killSession kills who is left of the program's session.
+func (s *supervisor) killSession() {
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		return // the next round tries again
+	}
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if session, err := unix.Getsid(pid); err == nil && session == s.main {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// family is a process and all who descend from it.
+func family(pid int) []int {
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", all[i]))
+		if err != nil {
+			continue // gone
+		}
+		for _, task := range tasks {
+			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", all[i], task.Name()))
+			for _, word := range strings.Fields(string(children)) {
+				if child, err := strconv.Atoi(word); err == nil {
+					all = append(all, child)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// Missing is what this machine lacks to supervise a program; empty: nothing.
+func Missing() []string {
+	if os.Geteuid() != 0 {
+		return []string{"root"}
+	}
+	if _, err := Start(context.Background(), exec.Command("/bin/true"), nil); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package disk
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// A Mirror shows one tree after the other at one place of a real disk, for those who
+// only read. Of the next tree it makes only what is different, and that by giving
+// files that it made before one more name: so a tree costs microseconds.
+type Mirror struct {
+	dir   string // where the tree is
+	files string // where files are kept that have been shown, by what they are
+	shown *Node
+}
+
+// NewMirror makes a mirror whose tree is at dir/tree. dir must exist.
+func NewMirror(dir string) (*Mirror, error) {
+	m := &Mirror{dir: filepath.Join(dir, "tree"), files: filepath.Join(dir, "files")}
+	return m, os.Mkdir(m.files, 0o700)
+}
+
+// Dir is where the tree is.
+func (m *Mirror) Dir() string { return m.dir }
+
+// Show makes n what is at Dir.
+func (m *Mirror) Show(n *Node) error {
+	err := m.show(m.dir, m.shown, n)
+	m.shown = n
+	if err != nil {
+		m.shown = nil // nobody knows what is there
+		_ = os.RemoveAll(m.dir)
+	}
+	return err
+}
+
+func (m *Mirror) show(name string, is, want *Node) error {
+	switch {
+	case is != nil && (is == want || is.Sum() == want.Sum()):
+		return nil
+	case is != nil && is.Mode.IsDir() && want.Mode.IsDir():
+		for sub := range is.Names {
+			if want.Names[sub] == nil {
+				if err := os.RemoveAll(filepath.Join(name, sub)); err != nil {
+					return err
+				}
+			}
+		}
+	case is != nil:
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+		is = nil
+	}
+	switch want.Mode.Type() {
+	case fs.ModeSymlink:
+		return os.Symlink(want.Target, name)
+	case fs.ModeDir:
+		names := map[string]*Node(nil)
+		if is == nil {
+			if err := os.Mkdir(name, 0o700); err != nil {
+				return err
+			}
+		} else {
+			names = is.Names
+		}
+		for sub, n := range want.Names {
+			if err := m.show(filepath.Join(name, sub), names[sub], n); err != nil {
+				return err
+			}
+		}
+		return want.dress(name)
+	case 0:
+		sum := want.Sum()
+		kept := filepath.Join(m.files, hex.EncodeToString(sum[:]))
+		if err := os.Link(kept, name); err == nil {
+			return nil
+		}
+		if err := want.write(kept, map[*Node]string{}); err != nil {
+			return err
+		}
+		return os.Link(kept, name)
+	}
+	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
+}

@@ -1,0 +1,285 @@
+package disk
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+)
+
+// A Node is a tree that nobody changes any more: what was found on a disk, or what
+// a power cut leaves of it.
+type Node struct {
+	ID     crashpoint.ID
+	Mode   fs.FileMode // type and permissions
+	Data   *Blob       // of a file
+	Target string      // of a symlink
+	Names  map[string]*Node
+	// ModTime is when it was changed last; zero: in the run that is played.
+	ModTime time.Time
+
+	sum [sha256.Size]byte // of all of it but the IDs; zero: not asked yet
+}
+
+// A Blob is what a file holds. Nobody changes it.
+type Blob struct {
+	bytes []byte
+	sum   [sha256.Size]byte // zero: not asked yet
+}
+
+var empty = &Blob{}
+
+// NewBlob makes one of data, which the caller does not change any more.
+func NewBlob(data []byte) *Blob { return &Blob{bytes: data} }
+
+// Bytes are not to be changed.
+func (b *Blob) Bytes() []byte { return b.bytes }
+
+// Len is its length in bytes.
+func (b *Blob) Len() int64 { return int64(len(b.bytes)) }
+
+func (b *Blob) with(at int64, data []byte) *Blob {
+	next := make([]byte, max(b.Len(), at+int64(len(data))))
+	copy(next, b.bytes)
+	copy(next[at:], data)
+	return &Blob{bytes: next}
+}
+
+func (b *Blob) resized(size int64) *Blob {
+	next := make([]byte, size)
+	copy(next, b.bytes)
+	return &Blob{bytes: next}
+}
+
+func (b *Blob) part(at, length int64) []byte {
+	at = min(at, b.Len())
+	return b.bytes[at:min(at+length, b.Len())]
+}
+
+// Sum tells blobs apart.
+func (b *Blob) Sum() [sha256.Size]byte {
+	if b.sum == ([sha256.Size]byte{}) {
+		b.sum = sha256.Sum256(b.bytes)
+	}
+	return b.sum
+}
+
+// Sum tells trees apart: two have the same if they have the same names, modes,
+// times, links and content.
+func (n *Node) Sum() [sha256.Size]byte {
+	if n.sum != ([sha256.Size]byte{}) {
+		return n.sum
+	}
+	h := sha256.New()
+	var head [12]byte
+	binary.LittleEndian.PutUint32(head[:], uint32(n.Mode))
+	if !n.ModTime.IsZero() {
+		binary.LittleEndian.PutUint64(head[4:], uint64(n.ModTime.UnixNano()))
+	}
+	h.Write(head[:])
+	switch n.Mode.Type() {
+	case fs.ModeDir:
+		for _, name := range slices.Sorted(maps.Keys(n.Names)) {
+			sum := n.Names[name].Sum()
+			_, _ = io.WriteString(h, name+"\x00")
+			h.Write(sum[:])
+		}
+	case fs.ModeSymlink:
+		_, _ = io.WriteString(h, n.Target)
+	default:
+		if n.Data != nil {
+			sum := n.Data.Sum()
+			h.Write(sum[:])
+		}
+	}
+	h.Sum(n.sum[:0])
+	return n.sum
+}
+
+// Read reads the folder dir with all that is in it.
+func Read(dir string) (*Node, error) {
+	return read(dir, make(map[crashpoint.ID]*Node))
+}
+
+func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	n := &Node{ID: crashpoint.ID{Dev: st.Dev, Ino: st.Ino}, Mode: fs.FileMode(st.Mode & 0o777), ModTime: time.Unix(st.Mtim.Unix())}
+	if same := seen[n.ID]; same != nil {
+		return same, nil
+	}
+	seen[n.ID] = n
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		n.Mode |= fs.ModeDir
+		n.Names = make(map[string]*Node)
+		entries, err := os.ReadDir(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if n.Names[e.Name()], err = read(filepath.Join(name, e.Name()), seen); err != nil {
+				return nil, err
+			}
+		}
+	case unix.S_IFLNK:
+		n.Mode |= fs.ModeSymlink
+		var err error
+		if n.Target, err = os.Readlink(name); err != nil {
+			return nil, err
+		}
+	case unix.S_IFREG:
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		n.Data = NewBlob(data)
+	default:
+		n.Mode |= fs.ModeIrregular // a FIFO or socket: nothing is written to it
+	}
+	return n, nil
+}
+
+// Live is the folder top as it is now, which a power cut that takes nothing leaves.
+func (d *Disk) Live(top string) *Node {
+	return d.Crash(top, func(*Inode, int) bool { return true }, func(i *Inode) *Blob { return i.Data })
+}
+
+// Crash is what a power cut leaves of the folder top. keep says which of the pending
+// changes of an inode are there, by their place in Pending; data says what a file
+// holds of which some change of its data is pending.
+func (d *Disk) Crash(top string, keep func(i *Inode, pending int) bool, data func(*Inode) *Blob) *Node {
+	if d.clean == nil {
+		d.clean = make(map[*Inode]*Node)
+	}
+	c := crash{d: d, keep: keep, data: data, made: make(map[*Inode]*Node)}
+	n, _ := c.node(d.tops[top])
+	return n
+}
+
+type crash struct {
+	d    *Disk
+	keep func(*Inode, int) bool
+	data func(*Inode) *Blob
+	made map[*Inode]*Node // a file with two names is one file
+}
+
+// node is what is left of i. clean: no other power cut at this moment leaves
+// anything else.
+func (c *crash) node(i *Inode) (n *Node, clean bool) {
+	if n := c.d.clean[i]; n != nil {
+		return n, true
+	}
+	if n := c.made[i]; n != nil {
+		return n, false
+	}
+	n = &Node{ID: i.ID, Mode: i.Type | i.kept.mode, Target: i.Target, Data: i.kept.data, ModTime: i.modTime}
+	clean = len(i.Pending) == 0
+	names := i.kept.names
+	if !clean && names != nil {
+		names = maps.Clone(names)
+	}
+	written := false
+	for k, change := range i.Pending {
+		written = written || change.Data != nil
+		if change.Data != nil || !c.keep(i, k) {
+			continue
+		}
+		if change.HasMode {
+			n.Mode = i.Type | change.Mode
+		}
+		for _, name := range change.Names {
+			if name.Is == nil {
+				delete(names, name.Name)
+			} else {
+				names[name.Name] = name.Is
+			}
+		}
+	}
+	if written {
+		n.Data = c.data(i)
+	}
+	if i.Type.IsDir() {
+		n.Names = make(map[string]*Node, len(names))
+		for name, is := range names {
+			sub, subClean := c.node(is)
+			n.Names[name] = sub
+			clean = clean && subClean
+		}
+	}
+	if clean {
+		c.d.clean[i] = n
+	} else {
+		c.made[i] = n
+	}
+	return n, clean
+}
+
+// Kept is what of a file's content no power cut takes.
+func (i *Inode) Kept() *Blob { return i.kept.data }
+
+// Write makes the tree n at dir, which must not exist. Files with two names get them.
+func (n *Node) Write(dir string) error { return n.write(dir, make(map[*Node]string)) }
+
+func (n *Node) write(name string, files map[*Node]string) error {
+	switch n.Mode.Type() {
+	case fs.ModeDir:
+		if err := os.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+		for sub, is := range n.Names {
+			if err := is.write(filepath.Join(name, sub), files); err != nil {
+				return err
+			}
+		}
+		return n.dress(name)
+	case fs.ModeSymlink:
+		return os.Symlink(n.Target, name)
+	case 0:
+		if first := files[n]; first != "" {
+			return os.Link(first, name)
+		}
+		files[n] = name
+		if err := os.WriteFile(name, n.Data.bytes, 0o600); err != nil {
+			return err
+		}
+		return n.dress(name)
+	}
+	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
+}
+
+// dress gives name the mode and the time of n.
+func (n *Node) dress(name string) error {
+	if err := os.Chmod(name, n.Mode.Perm()); err != nil {
+		return err
+	}
+	when := n.ModTime
+	if when.IsZero() {
+		when = unknownTime
+	}
+	return os.Chtimes(name, when, when)
+}
+
+// unknownTime is that of what was changed in the run that is played. Its nanoseconds
+// are no mark that a program made.
+var unknownTime = time.Unix(1_700_000_000, 0)
+
+// Sorted are the names in the folder n, in order.
+func Sorted(n *Node) []string { return slices.Sorted(maps.Keys(n.Names)) }
+
+// Copy is n, to be changed before anybody asks for its Sum.
+func (n *Node) Copy() *Node {
+	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names, ModTime: n.ModTime}
+}

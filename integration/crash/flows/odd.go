@@ -1,0 +1,92 @@
+package flows
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Odd are flows that are too special for every matrix: each is there for calls that
+// no other one makes.
+var Odd = []*Flow{
+	{
+		Name:    "new-device", // the store's folder itself is made
+		Prepare: steps(step{"rootless"}),
+		Args:    installs("1.0.0"),
+		After:   State{Phase: "trial", Current: "1.0.0"},
+	},
+	{
+		Name: "activate-emptied", // somebody deleted every generation
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"},
+			step{"remove", ".generations"}, step{"remove", ".active"})...),
+		Args:  func(*Site) []string { return []string{"ota-apply", "activate", "1.1.0"} },
+		After: State{Phase: "trial", Current: "1.1.0"},
+	},
+	{
+		Name:    "repair-mode",
+		Prepare: steps(append(updated("1.1.0"), step{"mode", "v1.1.0/share/1.1.0"})...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },
+		Ruined:  "1.1.0",
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   confirmed("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "shutdown",
+		Prepare: steps(tried("1.1.0")...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "shutdown"} },
+		Before:  trial("1.1.0", "1.0.0"),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "revoke-without-space", // what is revoked counts, though nothing can be installed
+		Prepare: steps(append(factory, step{"reserve"})...),
+		Args:    installs("1.5.0"),
+		Exit:    7,
+		Before:  confirmed("1.0.0", ""),
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "install-broken", // the connection is lost half-way
+		Prepare: steps(factory...),
+		Args:    installs("broken/1.1.0"),
+		Exit:    6,
+		Before:  confirmed("1.0.0", ""),
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "install-begun-anew", // what an earlier call left is of no use
+		Prepare: steps(append(factory, step{"half", "1.1.0"}, step{"spoil"})...),
+		Args:    installs("half/1.1.0"),
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+}
+
+// odd does the steps of Odd.
+func (s *Site) odd(st step) (done bool, err error) {
+	switch st[0] {
+	case "rootless":
+		return true, os.Remove(s.Root)
+	case "remove":
+		return true, os.RemoveAll(filepath.Join(s.Root, st[1]))
+	case "mode":
+		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
+	case "reserve":
+		text, err := os.ReadFile(s.config())
+		if err != nil {
+			return true, err
+		}
+		return true, os.WriteFile(s.config(), []byte(strings.Replace(string(text), "reserve = 0", "reserve = 1099511627776", 1)), 0o644)
+	case "spoil":
+		notes, err := filepath.Glob(filepath.Join(s.Root, ".spool", "*.json"))
+		if err == nil && len(notes) == 0 {
+			err = errors.New("there is no note of a download")
+		}
+		for _, name := range notes {
+			err = errors.Join(err, os.WriteFile(name, []byte("{"), 0o600))
+		}
+		return true, err
+	}
+	return false, nil
+}

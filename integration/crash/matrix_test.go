@@ -1,0 +1,345 @@
+// Package crash is the tests that interrupt real programs: at every call that
+// changes a file system, in every way.
+//
+// Without anything said, the part for CI runs: every kill, and a sample of the rest;
+// what a device does afterwards is tried once for each state of its disk.
+// OTA_CRASH=nightly runs all, always to the end. One point, as a line of the log names it, is made once more, with its log, by
+//
+//	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]]
+package crash
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+var (
+	flowFlag   = flag.String("crash.flow", "", "only this flow")
+	pointFlag  = flag.Int("crash.point", 0, "only this point of -crash.flow, with its log")
+	errnoFlag  = flag.String("crash.errno", "", "at the point the call fails with this, as EIO; empty: all is killed")
+	onFlag     = flag.Bool("crash.on", false, "with -crash.errno: every later call fails, too")
+	byFlag     = flag.String("crash.by", "", "after the kill, kill this, too: boot, or again for the same command")
+	secondFlag = flag.Int("crash.second", 1, "with -crash.by: the point of the second kill")
+	procsFlag  = flag.Int("crash.procs", 1, "GOMAXPROCS of the programs")
+	seedFlag   = flag.Uint64("crash.seed", 0, "of what is a sample; 0: another one each time")
+)
+
+// nightly: all points, not a sample.
+var nightly = os.Getenv("OTA_CRASH") == "nightly"
+
+// The samples of CI: together with the whole kill matrix they take less than three
+// minutes on two quiet cores.
+const (
+	errorsInCI  = 150
+	doublesInCI = 60
+)
+
+// doublesNightly is for each flow and each way to recover.
+const doublesNightly = 40
+
+// errnos are what a call may fail with.
+var errnos = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EMFILE, unix.ENOMEM}
+
+// newLab prepares flows, in memory: what is tested here is no disk.
+func newLab(t *testing.T, all []*flows.Flow) *lab {
+	t.Helper()
+	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	dir, err := os.MkdirTemp("/dev/shm", "ota-crash-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	l := &lab{dir: dir, bench: make(map[*flows.Flow]*bench), once: !nightly, seen: make(map[string][]invariants.Problem)}
+	if l.world, err = flows.NewWorld(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.world.Close)
+	var mu sync.Mutex
+	inParallel(t, all, func(ctx context.Context, f *flows.Flow) error {
+		b, err := l.prepare(ctx, f)
+		mu.Lock()
+		defer mu.Unlock()
+		l.bench[f] = b
+		return err
+	})
+	return l
+}
+
+// inParallel calls f for each of all, on all cores, until one fails.
+func inParallel[T any](t *testing.T, all []T, f func(context.Context, T) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(machinetest.Context(t))
+	defer cancel(nil)
+	work := make(chan T)
+	var wg sync.WaitGroup
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for v := range work {
+				if ctx.Err() != nil {
+					continue
+				}
+				if err := f(ctx, v); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for _, v := range all {
+		work <- v
+	}
+	close(work)
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// chosen are the flows that are asked for.
+func chosen(t *testing.T) []*flows.Flow {
+	t.Helper()
+	if *flowFlag == "" {
+		return flows.All
+	}
+	f := flows.Find(*flowFlag)
+	if f == nil {
+		t.Fatalf("there is no flow %q", *flowFlag)
+	}
+	return []*flows.Flow{f}
+}
+
+// A tally counts what came of each flow's points.
+type tally struct {
+	mu     sync.Mutex
+	counts map[string]map[string]int
+}
+
+func (c *tally) add(o *outcome) {
+	kind := "killed"
+	if o.by != "" {
+		kind = "twice"
+	} else if o.errno != 0 {
+		kind = "failed"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, row := range []string{o.flow.Name, "all"} {
+		if c.counts == nil {
+			c.counts = make(map[string]map[string]int)
+		}
+		if c.counts[row] == nil {
+			c.counts[row] = make(map[string]int)
+		}
+		c.counts[row][kind]++
+		c.counts[row][invariants.Verdict(o.problems)]++
+	}
+}
+
+// String is a table, a line for each flow.
+func (c *tally) String() string {
+	columns := []string{"killed", "failed", "twice", "ok", "torn", "lie", "stuck"}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-24s", "")
+	for _, column := range columns {
+		fmt.Fprintf(&b, "%8s", column)
+	}
+	for _, row := range slices.Sorted(maps.Keys(c.counts)) {
+		if row != "all" {
+			b.WriteString(c.row(row, columns))
+		}
+	}
+	b.WriteString(c.row("all", columns))
+	return b.String()
+}
+
+func (c *tally) row(name string, columns []string) string {
+	s := fmt.Sprintf("\n%-24s", name)
+	for _, column := range columns {
+		s += fmt.Sprintf("%8d", c.counts[name][column])
+	}
+	return s
+}
+
+// tell prints an outcome and counts it.
+func (c *tally) tell(t *testing.T, o *outcome) {
+	c.add(o)
+	if len(o.problems) > 0 {
+		t.Error(o.story())
+		return
+	}
+	t.Log(o)
+}
+
+// TestPoints makes every point there is: kills, errors, and a sample of kills of the
+// recovery from a kill.
+func TestPoints(t *testing.T) {
+	if *pointFlag != 0 {
+		t.Skip("one point is asked for: TestPoint")
+	}
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-crash.seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	all := chosen(t)
+	l := newLab(t, all)
+	var counts tally
+	defer func() { t.Logf("what came of each flow's points:\n%v", &counts) }()
+
+	// In how many points a flow can be broken off.
+	lengths := make(map[*flows.Flow]int)
+	var mu sync.Mutex
+	measure := func(procs int) func(context.Context, *flows.Flow) error {
+		return func(ctx context.Context, f *flows.Flow) error {
+			site, err := l.copyOf(l.bench[f].site)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = site.Remove() }()
+			said, r, err := run(ctx, site, f.Args(site), procs, nil)
+			if err != nil {
+				return fmt.Errorf("flow %s: %w", f.Name, err)
+			}
+			if said.Exit != f.Exit {
+				return fmt.Errorf("flow %s: exit %d, want %d: %s", f.Name, said.Exit, f.Exit, said.Stderr)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			lengths[f] = len(r.Calls)
+			return nil
+		}
+	}
+	inParallel(t, all, measure(1))
+
+	procs := []int{1}
+	if nightly {
+		procs = append(procs, 2)
+	}
+	t.Run("Kill", func(t *testing.T) {
+		for _, n := range procs {
+			inParallel(t, points(all, lengths, point{procs: n, seed: seed}), func(ctx context.Context, p point) error {
+				o, err := l.try(ctx, p)
+				if err == nil && o.reached {
+					counts.tell(t, o)
+				}
+				// A run may have more calls than the one that was measured.
+				for p.n >= lengths[p.flow] && err == nil && o.reached {
+					p.n++
+					if o, err = l.try(ctx, p); err == nil && o.reached {
+						counts.tell(t, o)
+					}
+				}
+				return err
+			})
+		}
+	})
+	t.Run("Error", func(t *testing.T) {
+		var work []point
+		for _, errno := range errnos {
+			for _, on := range []bool{false, true} {
+				work = append(work, points(all, lengths, point{errno: errno, on: on, procs: 1, seed: seed})...)
+			}
+		}
+		r.Shuffle(len(work), func(i, j int) { work[i], work[j] = work[j], work[i] })
+		if !nightly {
+			work = work[:min(len(work), errorsInCI)]
+		}
+		inParallel(t, work, func(ctx context.Context, p point) error {
+			o, err := l.try(ctx, p)
+			if err == nil && o.reached {
+				counts.tell(t, o)
+			}
+			return err
+		})
+	})
+	t.Run("Double", func(t *testing.T) {
+		var work []point
+		for _, f := range all {
+			for _, by := range []string{"boot", "again"} {
+				for range doublesNightly {
+					work = append(work, point{flow: f, n: 1 + r.IntN(lengths[f]), by: by, second: r.IntN(1 << 20), procs: 1, seed: seed})
+				}
+			}
+		}
+		r.Shuffle(len(work), func(i, j int) { work[i], work[j] = work[j], work[i] })
+		if !nightly {
+			work = work[:min(len(work), doublesInCI)]
+		}
+		inParallel(t, work, func(ctx context.Context, p point) error {
+			n, err := l.length(ctx, p)
+			if err != nil || n == 0 {
+				return err // a recovery that writes nothing cannot be broken off
+			}
+			p.second = 1 + p.second%n
+			o, err := l.try(ctx, p)
+			if err == nil && o.reached {
+				counts.tell(t, o)
+			}
+			return err
+		})
+	})
+}
+
+// points are all points of the flows, each like p.
+func points(all []*flows.Flow, lengths map[*flows.Flow]int, p point) []point {
+	var work []point
+	for _, f := range all {
+		for n := range lengths[f] {
+			p.flow, p.n = f, n+1
+			work = append(work, p)
+		}
+	}
+	return work
+}
+
+// TestPoint makes one point once more.
+func TestPoint(t *testing.T) {
+	if *flowFlag == "" || *pointFlag == 0 {
+		t.Skip("no point is asked for: -crash.flow NAME -crash.point N")
+	}
+	p := point{flow: chosen(t)[0], n: *pointFlag, on: *onFlag, by: *byFlag, second: *secondFlag, procs: *procsFlag, seed: *seedFlag}
+	if *errnoFlag != "" {
+		for errno := unix.Errno(1); errno < 134; errno++ {
+			if unix.ErrnoName(errno) == *errnoFlag {
+				p.errno = errno
+			}
+		}
+		if p.errno == 0 {
+			t.Fatalf("there is no error %q", *errnoFlag)
+		}
+	}
+	l := newLab(t, []*flows.Flow{p.flow})
+	start := time.Now()
+	o, err := l.try(machinetest.Context(t), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s\n%v", o.story(), time.Since(start))
+	if !o.reached {
+		t.Errorf("the run ended after %d calls, before the point", len(o.log))
+	}
+	if len(o.problems) > 0 {
+		t.Fail()
+	}
+}

@@ -1,0 +1,202 @@
+// Package model judges what the real programs do by what they ask of the disk: the
+// logs of the flows, by package order, and whatever power cuts may leave of them, by
+// package weak and package invariants.
+package model
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/disk"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/crash/order"
+)
+
+// A Recording is one run of a flow.
+type Recording struct {
+	Flow *flows.Flow
+	// Dir is the site's folder, Root its store, when it was recorded; the site is gone.
+	Dir, Root string
+	Before    *disk.Node // of Dir
+	Calls     []crashpoint.Call
+	Said      *invariants.Said
+	// Unlocked are calls that were made while the lock was free that their caller has
+	// to hold, one of each kind.
+	Unlocked []string
+	// Problems are what invariants found after it; only where a plan broke it off or
+	// made calls fail.
+	Problems []invariants.Problem
+}
+
+// Record prepares f in dir, which must not exist and be gone afterwards, and runs it
+// with plan; nil: nothing interrupts it.
+func Record(ctx context.Context, w *flows.World, f *flows.Flow, dir string, plan crashpoint.Plan) (*Recording, error) {
+	s, err := w.Build(ctx, f, dir, "")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Remove()
+	return RecordAt(ctx, s, f, plan)
+}
+
+// RecordAt runs f with plan on s, where it was prepared.
+func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint.Plan) (*Recording, error) {
+	s.Forget()
+	before, err := disk.Read(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r := &Recording{Flow: f, Dir: s.Dir, Root: s.Root, Before: before}
+	factory, err := flows.FactoryOf(s)
+	if err != nil {
+		return nil, err
+	}
+	argv := s.Command(f.Args(s))
+	cmd := exec.Command(argv[0], argv[1:]...)
+	// With one processor, a run is much like the other: a point is found again.
+	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Verdict {
+		r.watch(c)
+		if plan == nil {
+			return crashpoint.Verdict{}
+		}
+		return plan(c)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("flow %s: %w", f.Name, err)
+	}
+	exit := run.State.ExitCode()
+	r.Calls, r.Said = run.Calls, s.Heard(exit, stdout.String(), stderr.String())
+	if plan == nil && exit != f.Exit {
+		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
+	}
+	if plan != nil {
+		_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Factory: factory}).Judge()
+	}
+	return r, nil
+}
+
+// An ExitError is a flow that ended otherwise than it has to when nothing interrupts it.
+type ExitError struct{ text string }
+
+func (e *ExitError) Error() string { return e.text }
+
+// watch looks whether the lock is held that c needs, by trying to get it: at this
+// moment nobody moves, so who must have it has it or never took it. Names of the
+// store's folder that are made once for ever need none.
+func (r *Recording) watch(c *crashpoint.Call) {
+	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "syncrange" || c.Name == "open" && !c.File.Made {
+		return
+	}
+	places := []crashpoint.Place{c.File, c.To}
+	if c.Name == "link" {
+		places = places[1:] // what it is a link of is not changed
+	}
+	for _, p := range places {
+		rel, err := filepath.Rel(r.Root, p.Path)
+		if err != nil || p.Path == "" || !filepath.IsLocal(rel) {
+			continue
+		}
+		top, below, _ := strings.Cut(rel, "/")
+		locks := []string{".lock"}
+		switch {
+		case rel == "." || top == ".lock" || top == ".install.lock":
+			continue
+		case strings.Contains(top, ".clean-shutdown"):
+			continue // a shutdown must not wait for anybody
+		case below == "" && (c.Name == "mkdir" || c.Name == "symlink") && top != ".active":
+			continue
+		case strings.HasPrefix(top, ".staging") && !strings.HasPrefix(below, "repair") || top == ".spool" || strings.HasPrefix(top, ".revoked.json"):
+			locks = append(locks, ".install.lock") // either of them
+		}
+		if slices.ContainsFunc(locks, func(name string) bool { return held(filepath.Join(r.Root, name)) }) {
+			continue
+		}
+		what := fmt.Sprintf("%s of %s without the lock", c.Name, r.kind(p.Path))
+		if !slices.Contains(r.Unlocked, what) {
+			r.Unlocked = append(r.Unlocked, what)
+		}
+	}
+}
+
+// held reports whether somebody has the lock file name locked.
+func held(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// repairing are the flows whose command may exchange files of versions that run and
+// change their modes.
+var repairing = []string{"factory-create-first", "factory-create", "repair", "repair-mode", "fallback-damaged"}
+
+// Order is what the calls of r violate.
+func (r *Recording) Order() ([]order.Violation, error) { return r.OrderOf(r.Calls) }
+
+// OrderOf is Order, of other calls.
+func (r *Recording) OrderOf(calls []crashpoint.Call) ([]order.Violation, error) {
+	switches := 0
+	if b, a := r.Flow.Before, r.Flow.After; b.Current != a.Current || b.Previous != a.Previous {
+		switches = 1
+	}
+	exit := r.Said.Exit
+	if exit == r.Flow.Exit {
+		exit = 0 // it is what was to be done
+	}
+	return order.Judge(order.Run{
+		Root: r.Root, May: []string{filepath.Join(r.Dir, "run")},
+		Before: map[string]*disk.Node{r.Dir: r.Before}, Calls: calls, Exit: exit,
+		Repairs: slices.Contains(repairing, r.Flow.Name), Switches: switches,
+	})
+}
+
+// Syncs are the kinds of syncs that a run makes: what of, by what it makes durable
+// in the store, and the points of each.
+func (r *Recording) Syncs() map[string][]int {
+	kinds := make(map[string][]int)
+	for i := range r.Calls {
+		if c := &r.Calls[i]; c.Errno == 0 && (c.Name == "fsync" || c.Name == "syncfs") {
+			kind := c.Name + " " + r.kind(c.File.Path)
+			kinds[kind] = append(kinds[kind], c.Point)
+		}
+	}
+	return kinds
+}
+
+// kind is a path of the store with numbers and names of versions left out.
+func (r *Recording) kind(name string) string {
+	rel, err := filepath.Rel(r.Root, name)
+	if err != nil {
+		return name
+	}
+	return general.ReplaceAllString(rel, "N")
+}
+
+// Sorted are the kinds in order.
+func Sorted(kinds map[string][]int) []string { return slices.Sorted(maps.Keys(kinds)) }
+
+// scratch makes a folder for what is made and read many times: in memory, if it can be.
+func scratch() (string, error) {
+	for _, dir := range []string{"/dev/shm", ""} {
+		if name, err := os.MkdirTemp(dir, "ota-weak-"); err == nil {
+			return name, nil
+		}
+	}
+	return os.MkdirTemp("", "ota-weak-")
+}

@@ -1,0 +1,98 @@
+package mutants_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/mutants"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// Every mutant still is one: its edits fit.
+func TestMutantsFit(t *testing.T) {
+	repo := repo(t)
+	for _, m := range mutants.All {
+		if _, err := m.Overlay(repo, t.TempDir()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func repo(t *testing.T) string {
+	t.Helper()
+	dir, err := debian.RepoDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Each mutant is seen. MUTANT chooses those in whose name it is; MUTANTS names a
+// file for the table.
+func TestMutants(t *testing.T) {
+	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	repo := repo(t)
+	dir, err := os.MkdirTemp("/dev/shm", "ota-mutants-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	w, err := flows.NewWorld(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	var table strings.Builder
+	table.WriteString("| what is gone | who saw it | what it saw |\n|---|---|---|\n")
+	made, seen := 0, 0
+	for i, m := range mutants.All {
+		name := os.Getenv("MUTANT")
+		if !strings.Contains(m.Name, name) || name == "" && os.Getenv("OTA_CRASH") != "nightly" && !m.Quick {
+			continue
+		}
+		t.Run(m.Name, func(t *testing.T) {
+			made++
+			own := filepath.Join(dir, fmt.Sprintf("mutant-%d", i))
+			if err := os.Mkdir(own, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(own)
+			overlay, err := m.Overlay(repo, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := m.By.Catch(t.Context(), w, repo, overlay, own)
+			if err != nil {
+				t.Fatalf("%s: %v", m.By.Name(), err)
+			}
+			if found == "" {
+				t.Fatalf("it lives: %s does not see it", m.By.Name())
+			}
+			seen++
+			found = short(strings.ReplaceAll(found, own, ""))
+			t.Logf("seen by %s: %s", m.By.Name(), found)
+			fmt.Fprintf(&table, "| %s | %s | %s |\n", m.Name, m.By.Name(), strings.ReplaceAll(found, "|", "\\|"))
+		})
+	}
+	t.Logf("%d of %d mutants seen (there are %d)\n%s", seen, made, len(mutants.All), table.String())
+	if name := os.Getenv("MUTANTS"); name != "" {
+		if err := os.WriteFile(name, []byte(table.String()), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// short is one line of at most 160 characters.
+func short(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 160 {
+		text = strings.ToValidUTF8(text[:160], "") + " …"
+	}
+	return text
+}

@@ -1,0 +1,393 @@
+// Package weak makes what power cuts may leave of a run by the weakest rules that
+// POSIX allows (see package disk), at every point of its log. No file system is as
+// bad; but each of them does some of it, and a program that holds here needs none of
+// their favours.
+//
+// What a file holds of which not all is durable is, block by block, what it was,
+// what it is or zeros; and its length is any that it ever had in between.
+package weak
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/disk"
+)
+
+// A Run is what states are made of.
+type Run struct {
+	// Root is the path of the store. Before is the one folder that was there, by its
+	// path, all of it durable: the store or one that it is in.
+	Root   string
+	Before map[string]*disk.Node
+	// Lost are the paths of folders that no power cut leaves, as /run.
+	Lost  []string
+	Calls []crashpoint.Call
+}
+
+// A State is what one power cut leaves.
+type State struct {
+	// Point is that of the last call that was made; 0: none. How says what of it is
+	// there: with the seed of Each it is enough to have the state again.
+	Point int
+	How   string
+	Tree  *disk.Node // the one folder of Before
+	// Seen is Tree without what is in the store's folders for what is half: that has
+	// to be of no account.
+	Seen *disk.Node
+}
+
+// block is what of a file reaches the disk at once, or not.
+const block = 4096
+
+// Each makes states at each point of r, most of them different: all that there are,
+// if these are no more than most; else those in which nothing or everything is lost,
+// only one change, and all but one; and others that seed chooses. It ends when yield
+// returns false. The error is of a log that is not complete.
+func Each(r Run, most int, seed uint64, yield func(State) bool) error {
+	if len(r.Before) != 1 {
+		return fmt.Errorf("%d folders to play on, want one", len(r.Before))
+	}
+	d := disk.New(r.Before)
+	for top := range r.Before {
+		m := model{Run: r, top: top, disk: d, most: most, yield: yield}
+		m.dull = []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
+		m.dull = append(m.dull, r.Lost...)
+		if !m.at(0, seed) {
+			return nil
+		}
+		for i := range r.Calls {
+			c := &r.Calls[i]
+			if err := d.Play(c); err != nil {
+				return err
+			}
+			if !m.at(c.Point, seed) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+type model struct {
+	Run
+	top  string
+	dull []string
+	disk *disk.Disk
+	most int
+
+	yield func(State) bool
+
+	choices []choice
+	free    int // choices[:free] are seen by whoever looks at the store, the others not
+	left    map[*disk.Inode][]bool
+	variant map[*disk.Inode]int
+	rand    *rand.Rand
+}
+
+// A choice is one thing that a power cut takes or leaves: a pending change of an
+// inode, or, if data, what a file holds.
+type choice struct {
+	inode *disk.Inode
+	k     int
+	data  bool
+	point int
+}
+
+// What a file may hold.
+const (
+	old     = iota
+	now     // all that was written
+	zeroed  // its new length, and zeros in all blocks that are not durable
+	earlier // what it held in between, or a beginning of what it holds
+	mixed   // of each block that is not durable one of these
+	variants
+)
+
+// at makes the states after point.
+func (m *model) at(point int, seed uint64) bool {
+	m.rand = rand.New(rand.NewPCG(seed, uint64(point)))
+	m.find()
+	bits := make([]int, len(m.choices)) // of what is data: a variant; else 1: it is there
+	emit := func(how string, set func(i int) int) bool {
+		for i := range bits {
+			bits[i] = set(i)
+		}
+		return m.emit(point, how, bits)
+	}
+	all := func(int) int { return now }
+	none := func(int) int { return old }
+	if len(m.choices) == 0 {
+		return emit("all", all)
+	}
+	// Everything that can be seen, as far as it is few.
+	combinations := 1
+	for _, c := range m.choices[:m.free] {
+		if combinations *= c.ways(); combinations > m.most {
+			break
+		}
+	}
+	made := 0
+	if combinations <= m.most {
+		for n := range combinations {
+			rest := n
+			if !emit(fmt.Sprintf("%d of %d", n, combinations), func(i int) int {
+				if i >= m.free {
+					return m.random(m.choices[i], 0.5)
+				}
+				v := rest % m.choices[i].ways()
+				rest /= m.choices[i].ways()
+				return v
+			}) {
+				return false
+			}
+		}
+		made = combinations
+		if !slices.ContainsFunc(m.choices, func(c choice) bool { return c.data }) && m.free == len(m.choices) {
+			return true // there is no other
+		}
+	}
+	ok := emit("all", all) && emit("none", none)
+	made += 2
+	for one := 0; ok && one < len(m.choices) && made+2 <= m.most; one++ {
+		c := m.choices[len(m.choices)-1-one] // the newest first: the others had their turn at earlier points
+		for v := range c.ways() {
+			ok = ok && (v == now || emit(fmt.Sprintf("all but that of %d (%d)", c.point, v), m.except(c, now, v)))
+			ok = ok && (v == old || emit(fmt.Sprintf("only that of %d (%d)", c.point, v), m.except(c, old, v)))
+			made += 2
+		}
+	}
+	for k := 0; ok && made < m.most; k++ {
+		made++
+		p := []float64{0.5, 0.1, 0.9}[k%3]
+		ok = emit(fmt.Sprintf("seed %d.%d.%d", seed, point, k), func(i int) int { return m.random(m.choices[i], p) })
+	}
+	return ok
+}
+
+func (c choice) ways() int {
+	if c.data {
+		return variants
+	}
+	return 2
+}
+
+func (m *model) random(c choice, p float64) int {
+	if c.data {
+		return m.rand.IntN(variants)
+	}
+	if m.rand.Float64() < p {
+		return now
+	}
+	return old
+}
+
+// except is rest for every choice but one, which is v.
+func (m *model) except(one choice, rest, v int) func(int) int {
+	return func(i int) int {
+		if m.choices[i] == one {
+			return v
+		}
+		return rest
+	}
+}
+
+// find lists what a power cut may take now: of what can be reached from the top by
+// some name that may be there. What has no name is of no account.
+func (m *model) find() {
+	m.choices = m.choices[:0]
+	seen := make(map[*disk.Inode]bool)
+	var dull []*disk.Inode
+	for _, name := range m.dull {
+		if is := m.disk.Lookup(name); is != nil {
+			dull = append(dull, is)
+		}
+	}
+	lost := make(map[*disk.Inode]bool)
+	for _, name := range m.Lost {
+		if is := m.disk.Lookup(name); is != nil {
+			lost[is] = true
+		}
+	}
+	var visit func(i *disk.Inode)
+	visit = func(i *disk.Inode) {
+		if seen[i] || lost[i] || slices.Contains(dull, i) {
+			return
+		}
+		seen[i] = true
+		data := false
+		for k, change := range i.Pending {
+			if change.Data == nil {
+				m.choices = append(m.choices, choice{i, k, false, change.Point})
+			} else if !data {
+				data = true
+				m.choices = append(m.choices, choice{i, k, true, change.Point})
+			}
+		}
+		for _, is := range i.MayHold() {
+			visit(is)
+		}
+	}
+	visit(m.disk.Lookup(m.top))
+	m.sort(0)
+	m.free = len(m.choices)
+	// Now what is only to be seen through the folders for what is half.
+	halves := dull
+	dull = nil
+	for _, is := range halves {
+		visit(is)
+	}
+	m.sort(m.free)
+	m.left = make(map[*disk.Inode][]bool)
+	m.variant = make(map[*disk.Inode]int)
+	for _, c := range m.choices {
+		if m.left[c.inode] == nil {
+			m.left[c.inode] = make([]bool, len(c.inode.Pending))
+		}
+	}
+}
+
+func (m *model) sort(from int) {
+	slices.SortStableFunc(m.choices[from:], func(a, b choice) int { return a.point - b.point })
+}
+
+// emit makes the state of bits.
+func (m *model) emit(point int, how string, bits []int) bool {
+	for i, c := range m.choices {
+		if c.data {
+			m.variant[c.inode] = bits[i]
+		} else {
+			m.left[c.inode][c.k] = bits[i] == now
+		}
+	}
+	held := make(map[*disk.Inode]*disk.Blob) // a file that is met twice is one
+	tree := m.disk.Crash(m.top, func(i *disk.Inode, k int) bool {
+		left := m.left[i]
+		return left == nil || left[k] // nil: below what is lost
+	}, func(i *disk.Inode) *disk.Blob {
+		if held[i] == nil {
+			held[i] = m.hold(i, m.variant[i])
+		}
+		return held[i]
+	})
+	tree = without(tree, m.top, m.Lost, true)
+	seen := without(tree, m.top, m.dull, false)
+	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen})
+}
+
+// without is tree, which is at top, without the folders named, or without what is in them.
+func without(tree *disk.Node, top string, names []string, folders bool) *disk.Node {
+	for _, name := range names {
+		rel, ok := strings.CutPrefix(name, top+"/")
+		if ok {
+			tree = prune(tree, strings.Split(rel, "/"), folders)
+		}
+	}
+	return tree
+}
+
+func prune(n *disk.Node, names []string, folder bool) *disk.Node {
+	if n == nil || n.Names == nil {
+		return n
+	}
+	if len(names) == 0 {
+		return &disk.Node{ID: n.ID, Mode: n.Mode, Names: map[string]*disk.Node{}}
+	}
+	sub := n.Names[names[0]]
+	if sub == nil {
+		return n
+	}
+	next := n.Copy()
+	next.Names = maps.Clone(n.Names)
+	if folder && len(names) == 1 {
+		delete(next.Names, names[0])
+	} else {
+		next.Names[names[0]] = prune(sub, names[1:], folder)
+	}
+	return next
+}
+
+// hold is what the file i holds in a variant.
+func (m *model) hold(i *disk.Inode, variant int) *disk.Blob {
+	was, is := i.Kept().Bytes(), i.Data.Bytes()
+	switch variant {
+	case old:
+		return i.Kept()
+	case now:
+		return i.Data
+	case earlier:
+		if between := m.between(i); between != nil {
+			return between
+		}
+		if len(is) > 0 {
+			return disk.NewBlob(is[:m.rand.IntN(len(is))])
+		}
+		return i.Data
+	}
+	size := len(is)
+	if variant == mixed {
+		if between := m.between(i); between != nil {
+			size = int(between.Len())
+		}
+	}
+	data := make([]byte, size)
+	for at := 0; at < size; at += block {
+		end := min(at+block, size)
+		part := data[at:end]
+		before, after := slice(was, at, end), slice(is, at, end)
+		if slices.Equal(before, after) && len(before) == len(part) {
+			copy(part, before)
+			continue
+		}
+		if variant == mixed {
+			switch m.rand.IntN(3) {
+			case old:
+				copy(part, before)
+			case now:
+				copy(part, after)
+			}
+		}
+	}
+	return disk.NewBlob(data)
+}
+
+// between is what i held before one of the changes that are pending; nil: there was
+// only one.
+func (m *model) between(i *disk.Inode) *disk.Blob {
+	var all []*disk.Blob
+	for _, change := range i.Pending {
+		if change.Data != nil && change.Data != i.Data {
+			all = append(all, change.Data)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all[m.rand.IntN(len(all))]
+}
+
+func slice(b []byte, from, to int) []byte {
+	return b[min(from, len(b)):min(to, len(b))]
+}
+
+// Twice reports whether the folder id has more than one name in tree. A disk on which
+// it had would be one where removing what is below the one removes it of the other.
+func Twice(tree *disk.Node, id crashpoint.ID) bool {
+	names := 0
+	var visit func(n *disk.Node)
+	visit = func(n *disk.Node) {
+		if n.ID == id {
+			names++
+		}
+		for _, sub := range n.Names {
+			visit(sub)
+		}
+	}
+	visit(tree)
+	return names > 1
+}
