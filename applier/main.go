@@ -227,10 +227,13 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	case "verify":
 		return a.verify(ctx, c.arg)
 	case "cleanup":
+		defer a.publish()
 		return a.cleanup(ctx, c.dryRun)
 	case "unblock":
+		defer a.publish()
 		return a.unblock(ctx, c.arg)
 	case "reset-release":
+		defer a.publish()
 		return a.resetRelease(ctx)
 	case baselineCommand:
 		return a.printBaseline(ctx, c.arg)

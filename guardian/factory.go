@@ -69,7 +69,8 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 	return nil
 }
 
-// factoryVerify hashes every byte of factory and looks at every mode. It changes nothing.
+// factoryVerify hashes every byte of factory and looks at every mode. It changes
+// nothing but what `status` and the metrics say of it.
 func (g *guardian) factoryVerify(ctx context.Context) error {
 	factory, err := g.factory()
 	if err != nil {
@@ -78,11 +79,29 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 	if factory == nil {
 		return errNoFactory
 	}
-	if err := g.factoryDamage(ctx, factory); err != nil {
+	err = g.factoryDamage(ctx, factory)
+	g.factoryChecked(ctx, factory, err)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 	return nil
+}
+
+// factoryChecked lets `status` and the metrics say what a look at every byte of
+// factory found; damage nil: that it is whole.
+func (g *guardian) factoryChecked(ctx context.Context, factory *bootcheck.Ref, damage error) {
+	text, whole := "", factory.Version
+	if damage != nil {
+		if inconclusive(ctx, damage) {
+			return
+		}
+		text, whole = fmt.Sprintf("factory version %s is damaged: %v", factory, damage), ""
+	}
+	g.flagFactory(text)
+	if err := g.desk().FactoryWhole(whole); err != nil {
+		g.logf("cannot tell the metrics about the factory version: %v", err)
+	}
 }
 
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
@@ -143,8 +162,9 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return nil
 	}
 	damage := g.factoryDamage(ctx, factory)
+	// Also if it is damaged: whatever ends this program, the device knows.
+	g.factoryChecked(ctx, factory, damage)
 	if damage == nil {
-		g.flagFactory("")
 		fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 		return nil
 	}
@@ -153,8 +173,6 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	}
 	fields := map[string]string{"OTA_VERSION": factory.Version}
 	g.announce(eventDamaged, fields, "factory: %v", damage)
-	// Whatever ends this program, the device knows.
-	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, damage))
 
 	repaired, err := g.mendFactory(ctx, factory)
 	if errors.Is(err, errReplaced) {
@@ -167,7 +185,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
-		g.flagFactory("")
+		g.factoryChecked(ctx, factory, nil)
 		g.announce(eventRepaired, fields, "factory version %s is whole and read-only again, repaired: %s", factory, shortList(repaired))
 		fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, shortList(repaired))
 		return nil
@@ -176,7 +194,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
 	}
 	g.announce(eventFactoryLost, fields, "factory cannot be repaired: %v", err)
-	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, err))
+	g.factoryChecked(ctx, factory, err)
 	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
 		WithAdvice("%s", g.factoryAdvice(factory))
 }

@@ -28,7 +28,9 @@ Run by systemd:
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
 For a person:
-  ota-guardian status [--json]        what runs, what is on trial, what is blocked and why
+  ota-guardian status [--json|--os-release]
+                                      what runs, what is on trial, what is blocked and why;
+                                      --os-release: the lines of the file below
   ota-guardian history [--json]       the last 32 changes
   ota-guardian rollback [previous|factory|VERSION]
                                       run another version now (default: previous), block this one
@@ -40,6 +42,11 @@ For a person:
                                       check every byte of all versions (or these), and put right
                                       what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
+
+For the tools of a fleet, in memory and never older than the last switch or boot:
+  /run/ota/release                    OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
+                                      OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
+  [metrics] file                      figures for Prometheus, where the configuration asks for them
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -54,6 +61,7 @@ type options struct {
 	last         string
 	json         bool
 	repair       bool
+	osRelease    bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -88,7 +96,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "boot":
 		fs.StringVar(&o.bootID, "boot-id", "", "")
 		fs.StringVar(&o.last, "last-boot", "", "")
-	case "status", "history", "check":
+	case "status":
+		fs.BoolVar(&o.json, "json", false, "")
+		fs.BoolVar(&o.osRelease, "os-release", false, "")
+	case "history", "check":
 		fs.BoolVar(&o.json, "json", false, "")
 	case "recover", "rollback", "factory create":
 		max = 1
@@ -124,6 +135,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return err
 	}
 	switch name {
+	case "boot", "confirm", "recover", "rollback", "factory create", "factory verify", "factory repair", "verify":
+		defer g.publish()
+	}
+	switch name {
 	case "boot":
 		return g.boot(ctx, LastBoot(o.last))
 	case "confirm":
@@ -146,6 +161,13 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return g.verify(ctx, rest, o.repair)
 	case "check":
 		return g.check(ctx, o.json)
+	}
+	if o.osRelease {
+		text, err := g.desk().Release()
+		if err == nil {
+			_, err = stdout.Write(text)
+		}
+		return err
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
 	if err != nil {

@@ -121,6 +121,9 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		return "gone, removed meanwhile", nil
 	}
 	damage := g.damage(ctx, ref, role)
+	if role == roleFactory && (damage == nil || !repair) {
+		g.factoryChecked(ctx, ref, damage)
+	}
 	if damage == nil {
 		return strings.TrimSuffix("whole, "+role, ", "), nil
 	}
