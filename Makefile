@@ -8,10 +8,15 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CGO_ENABLED := 0
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+ifndef VERSION
+VERSION := $(shell scripts/version.sh)
+endif
+# The time of everything that is made: that of the commit.
+export SOURCE_DATE_EPOCH ?= $(shell scripts/version.sh --time 2>/dev/null || echo 0)
 
-# Small, static and reproducible: no paths of the build machine, no symbols.
-BUILD := go build -trimpath -ldflags '-s -w'
+# Small, static and reproducible: no paths of the build machine, no symbols, and
+# of git only what --version says.
+BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION)'
 
 # The guardian is read from flash at every boot, before anything else starts.
 # Without inlining it is 7 % smaller; it spends its time in SHA-256, which is
