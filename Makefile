@@ -35,7 +35,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: $(ARCHES:%=build-%) ## static binaries for amd64, arm64 and armv7 into bin/
+build: $(ARCHES:%=build-%) man ## static binaries for amd64, arm64 and armv7 into bin/, and their manual
 
 build-amd64: env := GOARCH=amd64
 build-arm64: env := GOARCH=arm64
@@ -45,6 +45,11 @@ $(ARCHES:%=build-%): build-%:
 	@mkdir -p $(BIN)/$*
 	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o $(BIN)/$*/ ./guardian/cmd/ota-guardian
 	GOOS=linux $(env) $(BUILD) -o $(BIN)/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
+
+# For this machine: what cross-builds asks for must not hold for the generator.
+.PHONY: man
+man: ## the manual pages and the completion for bash, from the usage texts, into bin/
+	GOOS= GOARCH= GOARM= go run ./docs/man -o $(BIN) -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
 
 .PHONY: demo
 demo: packages ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
