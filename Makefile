@@ -104,6 +104,11 @@ packages: ## what the tests need of the system (apt, when root; else it says wha
 install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX count)
 	scripts/install.sh --destdir "$(DESTDIR)" --prefix "$(or $(PREFIX),/usr)"
 
+# STORE, SERVICES and MAINTAINER count too: scripts/deb.sh --help.
+.PHONY: deb
+deb: ## Debian packages for amd64, arm64 and armhf, bin/ota_VERSION_ARCH.deb
+	@BIN=$(BIN) VERSION='$(VERSION)' scripts/deb.sh $(DEB_ARCHES)
+
 .PHONY: clean
 clean: ## remove bin/ and the cache of the test machines
 	rm -rf bin .cache
