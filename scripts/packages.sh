@@ -25,6 +25,7 @@ curl curl
 tar tar
 minisign minisign
 shellcheck shellcheck
+mandoc mandoc
 systemd-analyze systemd
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST

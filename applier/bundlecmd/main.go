@@ -5,7 +5,6 @@ package bundlecmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -40,6 +39,8 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
   ota-bundle verify --key NAME.pub FILE.ota
                   check the signature, every frame and every file, as a device does; writes nothing
                   --key PUB         a trusted key, or a folder of them; again for each further one
+  ota-bundle --version
+                  the version of this program
 
 Flags may stand before or after the other arguments.
 
@@ -58,9 +59,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := c.dispatch(ctx, args)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-	}
+	cli.Answer(stdout, "ota-bundle", usage, err)
 	return cli.Fail(stderr, "ota-bundle", err)
 }
 
@@ -83,9 +82,10 @@ func (c *command) dispatch(ctx context.Context, args []string) error {
 		return c.inspect(rest)
 	case "verify":
 		return c.verify(ctx, rest)
-	case "help", "-h", "-help", "--help":
-		return cli.ErrHelp
 	default:
+		if err := cli.Asked(name); err != nil {
+			return err
+		}
 		return cli.Usagef("ota-bundle", "unknown command %q", name)
 	}
 }
