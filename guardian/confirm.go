@@ -205,11 +205,15 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 	record = active.Record
 	var d Decision
 	if verdict.Good {
-		snapshot, err := g.store.Snapshot(record.Current.Version)
-		if err != nil {
-			return nil, err
+		release := int64(0)
+		if !record.Current.Plain() {
+			snapshot, err := g.store.Snapshot(record.Current.Version)
+			if err != nil {
+				return nil, err
+			}
+			release = snapshot.Manifest.Release
 		}
-		d = Absolve(record, snapshot.Manifest.Release)
+		d = Absolve(record, release)
 		if told && d.Next.LastRollback != nil {
 			d.Next.LastRollback.Reported = true
 		}

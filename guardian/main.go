@@ -41,6 +41,11 @@ For a person:
                                       what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
 
+To set a device up:
+  ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
+                                      program (current -> v1.0.0); no version is moved or written to
+  ota-guardian config [KEY]           the configuration as it counts: KEY=VALUE lines, or of KEY the values
+
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
   --root DIR      the version store, instead of the configured one
@@ -54,6 +59,7 @@ type options struct {
 	last         string
 	json         bool
 	repair       bool
+	dryRun       bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -90,7 +96,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.StringVar(&o.last, "last-boot", "", "")
 	case "status", "history", "check":
 		fs.BoolVar(&o.json, "json", false, "")
-	case "recover", "rollback", "factory create":
+	case "adopt":
+		fs.BoolVar(&o.dryRun, "dry-run", false, "")
+	case "recover", "rollback", "factory create", "config":
 		max = 1
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
@@ -119,8 +127,17 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if name == "probe" { // it needs neither the store nor the configuration
 		return probe(ctx, os.Stdin, stdout)
 	}
-	g, err := o.open(stdout, stderr)
+	g, err := o.configured(stdout, stderr)
 	if err != nil {
+		return err
+	}
+	switch name { // these need no store
+	case "adopt":
+		return adopt(ctx, g, o.dryRun)
+	case "config":
+		return printConfig(g, arg)
+	}
+	if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
 		return err
 	}
 	switch name {
@@ -158,9 +175,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	return nil
 }
 
-// open reads the configuration and finds the store. A configuration that is
-// damaged or missing never stops the guardian: it says so and uses defaults.
-func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
+// configured reads the configuration. One that is damaged or missing never stops
+// the guardian: it says so and uses defaults.
+func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
 	cfg, err := config.Find(o.config)
 	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, readBootID()), out: stdout, log: stderr}
 	if err != nil {
@@ -171,8 +188,7 @@ func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
 			return nil, err
 		}
 	}
-	g.store, err = bootcheck.Open(cfg.Root)
-	return g, err
+	return g, nil
 }
 
 func firstOf(names []string) string {
