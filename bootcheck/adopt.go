@@ -147,6 +147,9 @@ func (s *Store) foreignLink(ctx context.Context, name string) (*Ref, error) {
 // moment, each link leads to the version that it led to before; running it again
 // finishes what was begun. The lock must be held.
 func (s *Store) Adopt(next *Record) error {
+	if err := s.committable(next); err != nil {
+		return err
+	}
 	// First what the links are going to lead to, then the links.
 	if err := s.commit(next); err != nil {
 		return err
