@@ -18,8 +18,9 @@ import (
 // factoryCreate makes a confirmed snapshot the factory version, the last
 // resort: every byte checked, everything read-only (0555, 0444), then
 // committed. An older factory becomes a snapshot like the others. Running it
-// again is a success.
-func (g *guardian) factoryCreate(ctx context.Context, name string) error {
+// again is a success. untried: a person answers for a version that never proved
+// itself here.
+func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool) error {
 	unlock, err := g.store.Lock(ctx, lockWait)
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 		return noManifest(version)
 	}
 	ref := *is
-	if !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
+	if !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is not confirmed, so it cannot be the last resort", version).
 			WithAdvice("let it prove itself first (`ota-guardian confirm`)")
 	}
@@ -94,7 +95,7 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 // noManifest is the error of what cannot be done with an adopted version.
 func noManifest(version string) error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s was adopted without a manifest, so nothing can be said of its files", version).
-		WithAdvice("create_factory_version.sh makes a signed version of its content")
+		WithAdvice("/usr/lib/ota/create_factory_version.sh makes a signed version of its content")
 }
 
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).

@@ -32,8 +32,9 @@ For a person:
   ota-guardian history [--json]       the last 32 changes
   ota-guardian rollback [previous|factory|VERSION]
                                       run another version now (default: previous), block this one
-  ota-guardian factory create [VERSION]
-                                      make a confirmed version (default: current) the last resort
+  ota-guardian factory create [--untried] [VERSION]
+                                      make a confirmed version (default: current) the last resort;
+                                      with --untried, one that never proved itself here
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
   ota-guardian verify [--repair] [VERSION...]
@@ -60,6 +61,7 @@ type options struct {
 	json         bool
 	repair       bool
 	dryRun       bool
+	untried      bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -98,7 +100,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.BoolVar(&o.json, "json", false, "")
 	case "adopt":
 		fs.BoolVar(&o.dryRun, "dry-run", false, "")
-	case "recover", "rollback", "factory create", "config":
+	case "factory create":
+		fs.BoolVar(&o.untried, "untried", false, "")
+		max = 1
+	case "recover", "rollback", "config":
 		max = 1
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
@@ -154,7 +159,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "rollback":
 		return g.rollback(ctx, cmp.Or(arg, "previous"))
 	case "factory create":
-		return g.factoryCreate(ctx, cmp.Or(arg, "current"))
+		return g.factoryCreate(ctx, cmp.Or(arg, "current"), o.untried)
 	case "factory verify":
 		return g.factoryVerify(ctx)
 	case "factory repair":

@@ -214,13 +214,13 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 	root := d.cfg.Root
 	store, err := bootcheck.Open(root)
 	if err != nil {
-		d.fail("store", err.Error(), "mount its disk, correct root in the configuration, or make it: setup_symlinks.sh")
+		d.fail("store", err.Error(), "mount its disk, correct root in the configuration, or make it: /usr/lib/ota/setup_symlinks.sh")
 		return
 	}
 	d.store = store
 	d.guarded("store", root)
 	if store.Foreign() {
-		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: setup_symlinks.sh (ota-guardian adopt)")
+		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: /usr/lib/ota/setup_symlinks.sh (ota-guardian adopt)")
 	}
 	active, err := store.Active()
 	switch {
@@ -253,7 +253,7 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 		d.lookAtVersion(ctx, "previous", r.Previous)
 	}
 	if r.Factory == nil {
-		d.warn("factory", "there is no factory version: nothing is the last resort", "create_factory_version.sh, or `ota-guardian factory create` for the version that runs")
+		d.warn("factory", "there is no factory version: nothing is the last resort", "/usr/lib/ota/create_factory_version.sh, or `ota-guardian factory create` for the version that runs")
 		return
 	}
 	d.lookAtVersion(ctx, "factory", r.Factory)
@@ -273,7 +273,7 @@ func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.
 	case err != nil:
 		d.fail(name, err.Error(), cure)
 	case ref.Plain():
-		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "the next signed version replaces it; for factory: create_factory_version.sh")
+		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "the next signed version replaces it; for factory: /usr/lib/ota/create_factory_version.sh")
 	default:
 		d.ok(name, ref.Version)
 	}
@@ -366,7 +366,7 @@ func (d *doctor) lookAtLinks() {
 			switch {
 			case !inside:
 			case first != "current":
-				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it anew through current: setup_symlinks.sh")
+				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it anew through current: /usr/lib/ota/setup_symlinks.sh")
 			case d.dangling(below):
 				d.warn("link "+name, "the version that runs has no "+below, "remove the link, or bring the file in the next version")
 			default:
