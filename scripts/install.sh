@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the programs, the units and a sample configuration, and enables the
-# units. It can be run any number of times; a configuration that is there is
+# Installs the programs, the scripts for a device, the units and a sample
+# configuration, and enables the units. It can be run any number of times; a configuration that is there is
 # never changed, and the versions of the application are never touched.
 #
 # usage: scripts/install.sh [options]
@@ -92,7 +92,7 @@ enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify
 started='ota-verify.timer ota-progress.socket'
 programs='ota-guardian ota-apply ota-bundle'
 pages='ota-guardian.8 ota-apply.1 ota-bundle.1 ota.toml.5 ota.7'
-# What a person or an image build runs on the device.
+# What a person or an image build runs on the device: not in the way of the PATH.
 tools='setup_symlinks.sh create_factory_version.sh verify_setup.sh test_symlink_switch.sh'
 manual=$destdir$prefix/share/man
 completions=$destdir$prefix/share/bash-completion/completions
@@ -182,7 +182,7 @@ install_all() {
         echo "note: without the manual, which is not in $docs: make man makes it" >&2
     fi
     for t in $tools; do
-        if [ -e "$here/scripts/$t" ]; then as_is "$here/scripts/$t" "$lib/$t" 0755; fi
+        as_is "$here/scripts/$t" "$lib/$t" 0755
     done
     for u in $managed; do
         place "$here/units/$u" "$units/$u" 0644

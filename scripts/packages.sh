@@ -26,6 +26,8 @@ tar tar
 minisign minisign
 shellcheck shellcheck
 mandoc mandoc
+busybox busybox
+dash dash
 systemd-analyze systemd
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST
