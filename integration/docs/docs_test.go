@@ -98,7 +98,7 @@ func runs(t *testing.T, d *document, bin string, m machine.Machine) {
 	if err := prepare(ctx, m, work, d.machine); err != nil {
 		t.Fatal(err)
 	}
-	r := &runner{work: work, device: deviceShell{m}, update: *update, logf: t.Logf}
+	r := &runner{work: work, device: deviceShell{m}, match: matcher{is: map[string]string{}}, update: *update, logf: t.Logf}
 	for _, b := range d.blocks {
 		if b.notes.notRun != "" {
 			continue

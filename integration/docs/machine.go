@@ -2,11 +2,11 @@ package docs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/tope-ota/ota/integration/debian"
-	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
@@ -21,7 +21,7 @@ for dir in usr etc root srv; do
 	mount -t overlay overlay -o lowerdir=/$dir,upperdir=/data/root/$dir,workdir=/data/root/.work/$dir /$dir ||
 		echo "the machine of the documents: cannot make /$dir writable" >&2
 done
-mkdir -p /etc/ota /data/bundles
+mkdir -p /etc/ota /data/bundles /data/device-api
 mount --bind /data/etc-ota /etc/ota
 # dpkg's own: /var is new at each boot.
 mkdir -p /data/dpkg/info /data/dpkg/updates /var/lib/dpkg
@@ -57,18 +57,21 @@ stable = "1s"
 deadline = "15s"
 `
 
-// prepare makes of m what the document's machine has to be. The application, a
-// small device-api, waits in tree/ on the workstation.
+// prepare makes of m what the document's machine has to be. The application, the
+// smallest device-api (testdata/tree), waits in tree/ on the workstation.
 func prepare(ctx context.Context, m machine.Machine, w *workstation, kind string) error {
-	program, err := debian.Program(ctx, deviceapi.Package)
+	repo, err := debian.RepoDir()
 	if err != nil {
 		return err
 	}
-	if err := deviceapi.Tree(filepath.Join(w.home, "tree"), "1.0.0", deviceapi.Options{Binary: program}); err != nil {
+	if err := os.CopyFS(filepath.Join(w.home, "tree"), os.DirFS(filepath.Join(repo, "integration/docs/testdata/tree"))); err != nil {
 		return err
 	}
 	if kind == "bare" {
 		return nil
+	}
+	if r, err := m.Exec(ctx, "mkdir", "-p", machine.Store, machine.Etc+"/keys"); err != nil || r.Code != 0 {
+		return fmt.Errorf("mkdir: %v, %s", err, r)
 	}
 	return m.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644, []byte(quick))
 }

@@ -24,6 +24,7 @@ const limit = 10 * time.Minute
 type runner struct {
 	work   *workstation
 	device deviceShell
+	match  matcher
 	update bool                             // write down what commands print, instead of comparing
 	logf   func(format string, args ...any) // what was done
 }
@@ -142,7 +143,7 @@ func (r *runner) transcript(ctx context.Context, b *block) error {
 			return fmt.Errorf("%s: %w\n%s", s.command, err, out)
 		}
 		got := outputLines(out)
-		differs := match(s.output, got)
+		differs := r.match.match(s.output, got)
 		if differs == nil {
 			continue
 		}
@@ -150,7 +151,7 @@ func (r *runner) transcript(ctx context.Context, b *block) error {
 			return fmt.Errorf("line %d: %s\n%w; all that it prints:\n%s", s.first, s.command, differs, out)
 		}
 		before := len(b.doc.lines)
-		b.doc.replaceOutput(s, got)
+		b.doc.replaceOutput(s, r.match.rewrite(s.output, got))
 		for j := i + 1; j < len(steps); j++ {
 			steps[j].first += len(b.doc.lines) - before
 		}
