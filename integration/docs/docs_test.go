@@ -45,12 +45,14 @@ func TestDocuments(t *testing.T) {
 					return // nothing for a machine
 				}
 				m := containertest.Start(t, container.Options{Overlay: overlay(t, d), Packages: packages})
-				runs(t, d, bin, m)
 				if *update {
-					if err := d.rewrite(file); err != nil {
-						t.Error(err)
-					}
+					defer func() { // also what came before a failure
+						if err := d.rewrite(file); err != nil {
+							t.Error(err)
+						}
+					}()
 				}
+				runs(t, d, bin, m)
 				mu.Lock()
 				defer mu.Unlock()
 				for _, b := range d.blocks {

@@ -82,8 +82,14 @@ func (m *matcher) line(want, got string) bool {
 	}
 	for i, e := range examples {
 		now := found[i+1]
-		if was, ok := m.is[e]; len(now) != len(e) || ok && was != now {
+		was, ok := m.is[e]
+		if len(now) != len(e) || ok && was != now {
 			return false
+		}
+		for other, is := range m.is {
+			if is == now && other != e {
+				return false // the document shows two where there is one
+			}
 		}
 	}
 	for i, e := range examples {

@@ -18,14 +18,14 @@ import (
 )
 
 // A shell runs the commands of one of the two machines, one after the other: the
-// folder and the exported variables of one are those of the next.
+// folder and the variables of one are those of the next.
 type shell interface {
 	run(ctx context.Context, command string) (output string, code int, err error)
 }
 
 // keep runs command in bash and leaves its folder and variables in the file state.
 func keep(state, command string) string {
-	return fmt.Sprintf("[ ! -e %[1]s ] || . %[1]s\nexec 2>&1\n%[2]s\n__code=$?; { export -p; printf 'cd %%q\\n' \"$PWD\"; } >%[1]s; exit $__code\n", state, command)
+	return fmt.Sprintf("set -a\n[ ! -e %[1]s ] || . %[1]s\nexec 2>&1\n%[2]s\n__code=$?; { export -p; printf 'cd %%q\\n' \"$PWD\"; } >%[1]s; exit $__code\n", state, command)
 }
 
 // A workstation is the machine of who makes releases: a folder of the host that
