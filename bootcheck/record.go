@@ -43,7 +43,7 @@ func (p Phase) known() bool { return p.Judged() || p == PhaseConfirmed || p == P
 // with the same version and different digests are not the same version.
 type Ref struct {
 	Version string `json:"version"` // without a leading path; "1.2.0" lives in the folder v1.2.0
-	Digest  string `json:"digest"`  // "sha256:…" of its manifest; empty: not known (adopted from links)
+	Digest  string `json:"digest"`  // "sha256:…" of its manifest; NoManifest: it has none; empty: not known (read from a link)
 }
 
 func (r *Ref) String() string {

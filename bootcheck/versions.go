@@ -70,8 +70,12 @@ func (s *Store) Snapshot(version string) (*Snapshot, error) {
 }
 
 // Verify checks that ref is on disk, is the content that the record knows and
-// is whole. depth says how closely. What it returns nil for may be run.
+// is whole. depth says how closely. What it returns nil for may be run. Of a version
+// without a manifest (NoManifest) it only sees that it is there.
 func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
+	if ref.Plain() {
+		return s.verifyPlain(ref.Version)
+	}
 	snapshot, err := s.Snapshot(ref.Version)
 	if err != nil {
 		return err

@@ -25,6 +25,10 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	switch {
 	case err != nil && inconclusive(ctx, err):
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+	case (active == nil || err != nil) && g.store.Foreign():
+		// Nothing is decided for a program that keeps these links and may still run.
+		g.logf("the links of %s are those of another program and stay as they are; `ota-guardian adopt` takes them over", g.store.Dir())
+		return nil
 	case err != nil:
 		g.logf("%v", err)
 		if active, err = g.adopt(ctx, "every record is lost"); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
+	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
 
 // confirm watches the health of the version that runs until there is a verdict:
@@ -86,7 +87,7 @@ func (g *guardian) warnOfWatchdog(ctx context.Context) {
 	asked, err := conn.RuntimeWatchdog(ctx)
 	if err != nil {
 		g.logf("%v", err)
-	} else if warning := watchdogWarning(asked); warning != "" {
+	} else if warning := watchdog.Warning(watchdog.Device, asked); warning != "" {
 		g.announce(eventWatchdog, nil, "%s", warning)
 	}
 }
@@ -205,11 +206,15 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 	record = active.Record
 	var d Decision
 	if verdict.Good {
-		snapshot, err := g.store.Snapshot(record.Current.Version)
-		if err != nil {
-			return nil, err
+		release := int64(0)
+		if !record.Current.Plain() {
+			snapshot, err := g.store.Snapshot(record.Current.Version)
+			if err != nil {
+				return nil, err
+			}
+			release = snapshot.Manifest.Release
 		}
-		d = Absolve(record, snapshot.Manifest.Release)
+		d = Absolve(record, release)
 		if told && d.Next.LastRollback != nil {
 			d.Next.LastRollback.Reported = true
 		}

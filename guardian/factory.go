@@ -18,8 +18,9 @@ import (
 // factoryCreate makes a confirmed snapshot the factory version, the last
 // resort: every byte checked, everything read-only (0555, 0444), then
 // committed. An older factory becomes a snapshot like the others. Running it
-// again is a success.
-func (g *guardian) factoryCreate(ctx context.Context, name string) error {
+// again is a success. untried: a person answers for a version that never proved
+// itself here.
+func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool) error {
 	unlock, err := g.store.Lock(ctx, lockWait)
 	if err != nil {
 		return err
@@ -37,12 +38,15 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := g.store.Snapshot(version)
+	is, err := g.store.Ref(version)
 	if err != nil {
 		return err
 	}
-	ref := snapshot.Ref
-	if !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
+	if is.Plain() {
+		return noManifest(version)
+	}
+	ref := *is
+	if !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is not confirmed, so it cannot be the last resort", version).
 			WithAdvice("let it prove itself first (`ota-guardian confirm`)")
 	}
@@ -81,8 +85,17 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 	if err := g.factoryDamage(ctx, factory); err != nil {
 		return err
 	}
+	if factory.Plain() {
+		return noManifest(factory.Version)
+	}
 	fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 	return nil
+}
+
+// noManifest is the error of what cannot be done with an adopted version.
+func noManifest(version string) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s was adopted without a manifest, so nothing can be said of its files", version).
+		WithAdvice("/usr/lib/ota/create_factory_version.sh makes a signed version of its content")
 }
 
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
@@ -101,8 +114,9 @@ func (g *guardian) factory() (*bootcheck.Ref, error) {
 }
 
 // factoryDamage says what is wrong with factory, every byte and every mode of it.
+// Nothing says what is right of one that has no manifest.
 func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) error {
-	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil {
+	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil || factory.Plain() {
 		return err
 	}
 	dir := g.store.VersionDir(factory.Version)
@@ -143,6 +157,11 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return nil
 	}
 	damage := g.factoryDamage(ctx, factory)
+	if damage == nil && factory.Plain() {
+		g.flagFactory("")
+		fmt.Fprintf(g.out, "factory version %s was adopted without a manifest: it is there, and cannot be checked\n", factory)
+		return nil
+	}
 	if damage == nil {
 		g.flagFactory("")
 		fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)

@@ -32,14 +32,20 @@ For a person:
   ota-guardian history [--json]       the last 32 changes
   ota-guardian rollback [previous|factory|VERSION]
                                       run another version now (default: previous), block this one
-  ota-guardian factory create [VERSION]
-                                      make a confirmed version (default: current) the last resort
+  ota-guardian factory create [--untried] [VERSION]
+                                      make a confirmed version (default: current) the last resort;
+                                      with --untried, one that never proved itself here
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
   ota-guardian verify [--repair] [VERSION...]
                                       check every byte of all versions (or these), and put right
                                       what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
+
+To set a device up:
+  ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
+                                      program (current -> v1.0.0); no version is moved or written to
+  ota-guardian config [KEY]           the configuration as it counts: KEY=VALUE lines, or of KEY the values
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -54,6 +60,8 @@ type options struct {
 	last         string
 	json         bool
 	repair       bool
+	dryRun       bool
+	untried      bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -90,7 +98,12 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.StringVar(&o.last, "last-boot", "", "")
 	case "status", "history", "check":
 		fs.BoolVar(&o.json, "json", false, "")
-	case "recover", "rollback", "factory create":
+	case "adopt":
+		fs.BoolVar(&o.dryRun, "dry-run", false, "")
+	case "factory create":
+		fs.BoolVar(&o.untried, "untried", false, "")
+		max = 1
+	case "recover", "rollback", "config":
 		max = 1
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
@@ -119,8 +132,17 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if name == "probe" { // it needs neither the store nor the configuration
 		return probe(ctx, os.Stdin, stdout)
 	}
-	g, err := o.open(stdout, stderr)
+	g, err := o.configured(stdout, stderr)
 	if err != nil {
+		return err
+	}
+	switch name { // these need no store
+	case "adopt":
+		return adopt(ctx, g, o.dryRun)
+	case "config":
+		return printConfig(g, arg)
+	}
+	if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
 		return err
 	}
 	switch name {
@@ -137,7 +159,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "rollback":
 		return g.rollback(ctx, cmp.Or(arg, "previous"))
 	case "factory create":
-		return g.factoryCreate(ctx, cmp.Or(arg, "current"))
+		return g.factoryCreate(ctx, cmp.Or(arg, "current"), o.untried)
 	case "factory verify":
 		return g.factoryVerify(ctx)
 	case "factory repair":
@@ -158,9 +180,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	return nil
 }
 
-// open reads the configuration and finds the store. A configuration that is
-// damaged or missing never stops the guardian: it says so and uses defaults.
-func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
+// configured reads the configuration. One that is damaged or missing never stops
+// the guardian: it says so and uses defaults.
+func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
 	cfg, err := config.Find(o.config)
 	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, readBootID()), out: stdout, log: stderr}
 	if err != nil {
@@ -171,8 +193,7 @@ func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
 			return nil, err
 		}
 	}
-	g.store, err = bootcheck.Open(cfg.Root)
-	return g, err
+	return g, nil
 }
 
 func firstOf(names []string) string {

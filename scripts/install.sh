@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the programs, the units and a sample configuration, and enables the
-# units. It can be run any number of times; a configuration that is there is
+# Installs the programs, the scripts for a device, the units and a sample
+# configuration, and enables the units. It can be run any number of times; a configuration that is there is
 # never changed, and the versions of the application are never touched.
 #
 # usage: scripts/install.sh [options]
@@ -82,6 +82,9 @@ catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
 managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-progress.socket ota-progress.service'
 enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket'
 
+# What a person runs on the device: in $prefix/lib/ota, not in the way of the PATH.
+device_scripts='setup_symlinks.sh create_factory_version.sh verify_setup.sh test_symlink_switch.sh'
+
 run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
 }
@@ -153,6 +156,9 @@ install_all() {
     for p in ota-guardian ota-apply ota-bundle; do
         program "$bin/$p" "$destdir$prefix/bin/$p"
     done
+    for s in $device_scripts; do
+        program "$here/scripts/$s" "$destdir$prefix/lib/ota/$s"
+    done
     for u in $managed; do
         place "$here/units/$u" "$units/$u" 0644
     done
@@ -195,6 +201,8 @@ uninstall_all() {
     done
     run rm -f "$manager" "$panic" "$catalog"
     for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
+    for s in $device_scripts; do run rm -f "$destdir$prefix/lib/ota/$s"; done
+    if [ -d "$destdir$prefix/lib/ota" ]; then run rmdir --ignore-fail-on-non-empty "$destdir$prefix/lib/ota"; fi
     if [ -n "$example" ]; then run rm -f "$units/device-api.service"; fi
     if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
     reload

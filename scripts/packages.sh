@@ -24,6 +24,8 @@ curl curl
 tar tar
 minisign minisign
 shellcheck shellcheck
+busybox busybox
+dash dash
 systemd-analyze systemd
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST
