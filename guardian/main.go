@@ -3,7 +3,6 @@ package guardian
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +40,7 @@ For a person:
                                       check every byte of all versions (or these), and put right
                                       what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
+  ota-guardian --version              the version of this program
 
 To set a device up:
   ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
@@ -70,9 +70,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	// Services run as other users and go through the folders that Commit makes.
 	syscall.Umask(0o022)
 	err := dispatch(ctx, args, stdout, stderr)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-	}
+	cli.Answer(stdout, "ota-guardian", usage, err)
 	return cli.Fail(stderr, "ota-guardian", err)
 }
 
@@ -109,11 +107,12 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		fs.BoolVar(&o.repair, "repair", false, "")
 		max = -1
 	case "confirm", "probe", "shutdown", "factory verify", "factory repair":
-	case "help", "-h", "-help", "--help":
-		return cli.ErrHelp
 	case "factory":
 		return cli.Usagef("ota-guardian", "factory: create, verify or repair is missing")
 	default:
+		if err := cli.Asked(name); err != nil {
+			return err
+		}
 		return cli.Usagef("ota-guardian", "unknown command %q", name)
 	}
 	rest, err := cli.Parse(fs, rest, 0, max)

@@ -26,6 +26,7 @@ minisign minisign
 shellcheck shellcheck
 busybox busybox
 dash dash
+mandoc mandoc
 systemd-analyze systemd
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST

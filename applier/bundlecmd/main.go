@@ -5,7 +5,6 @@ package bundlecmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -51,6 +50,8 @@ On a device, or for an image of one; the scripts verify_setup.sh and test_symlin
   ota-bundle switch-test DIR [--rounds N] [--readers N] [--json]
                   on a scratch store below DIR, which is removed again: how long the switch and the durable
                   commit take there, and whether N readers ever see nothing or a mixture (exit code 5)
+  ota-bundle --version
+                  the version of this program
 
 Flags may stand before or after the other arguments.
 
@@ -69,9 +70,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := c.dispatch(ctx, args)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-	}
+	cli.Answer(stdout, "ota-bundle", usage, err)
 	return cli.Fail(stderr, "ota-bundle", err)
 }
 
@@ -100,9 +99,10 @@ func (c *command) dispatch(ctx context.Context, args []string) error {
 		return c.doctor(ctx, rest)
 	case "switch-test":
 		return c.switchTest(ctx, rest)
-	case "help", "-h", "-help", "--help":
-		return cli.ErrHelp
 	default:
+		if err := cli.Asked(name); err != nil {
+			return err
+		}
 		return cli.Usagef("ota-bundle", "unknown command %q", name)
 	}
 }

@@ -24,8 +24,9 @@
 //	device: PATH      the block is written to PATH on the device
 //	on the device     an sh block is for the device
 //
-// One at the beginning of a document says what its commands need, "machine: bare"
-// (a Debian without the product) or "machine: device" (with it, the default).
+// One at the beginning of a document says what its commands need, "machine: device"
+// (a Debian with the product, the default), "machine: bare" (without it) or
+// "machine: none" (the workstation alone).
 //
 // A document's blocks run in their order, on one new machine. Device and
 // workstation are two: files go from one to the other by `scp FILE device:PATH`,
@@ -107,7 +108,7 @@ func parse(name, text string) (*document, error) {
 		}
 		d.blocks = append(d.blocks, b)
 	}
-	if d.machine != "device" && d.machine != "bare" {
+	if !slices.Contains([]string{"device", "bare", "none"}, d.machine) {
 		return nil, fmt.Errorf("%s: the machine %q is not known", name, d.machine)
 	}
 	return d, nil

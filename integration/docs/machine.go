@@ -67,7 +67,7 @@ func prepare(ctx context.Context, m machine.Machine, w *workstation, kind string
 	if err := os.CopyFS(filepath.Join(w.home, "tree"), os.DirFS(filepath.Join(repo, "integration/docs/testdata/tree"))); err != nil {
 		return err
 	}
-	if kind == "bare" {
+	if kind != "device" {
 		return nil
 	}
 	if r, err := m.Exec(ctx, "mkdir", "-p", machine.Store, machine.Etc+"/keys"); err != nil || r.Code != 0 {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -122,6 +121,8 @@ func (w *workstation) deliver(ctx context.Context) error {
 		host, target, _ := strings.Cut(string(to), ":")
 		_, host, _ = strings.Cut("@"+host[strings.LastIndex(host, "@")+1:], "@")
 		switch {
+		case w.target == nil:
+			return fmt.Errorf("scp %s: this document has no device", to)
 		case host == "updates.example.com":
 			target = machine.Bundles + "/"
 		case host != "device":
@@ -130,45 +131,8 @@ func (w *workstation) deliver(ctx context.Context) error {
 			target = "/root/" + target
 		}
 		dir := strings.TrimSuffix(slot, ".to")
-		err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			rel, err := filepath.Rel(dir, name)
-			if err != nil {
-				return err
-			}
-			dst := target
-			if r, err := w.target.Exec(ctx, "test", "-d", target); err != nil {
-				return err
-			} else if r.Code == 0 || strings.HasSuffix(target, "/") {
-				dst = path.Join(target, rel)
-			} else if _, below, ok := strings.Cut(rel, "/"); ok {
-				dst = path.Join(target, below)
-			}
-			if d.Type()&fs.ModeSymlink != 0 {
-				link, err := os.Readlink(name)
-				if err != nil {
-					return err
-				}
-				r, err := w.target.Exec(ctx, "ln", "-sfn", link, dst)
-				if err == nil && r.Code != 0 {
-					err = fmt.Errorf("ln: %s", r)
-				}
-				return err
-			}
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
-			return w.target.WriteFile(ctx, dst, uint32(info.Mode().Perm()), data)
-		})
-		if err != nil {
-			return err
+		if err := w.carry(ctx, dir, target); err != nil {
+			return fmt.Errorf("scp to %s: %w", to, err)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return err
@@ -180,10 +144,34 @@ func (w *workstation) deliver(ctx context.Context) error {
 	return nil
 }
 
+// carry puts what lies in dir, one file or folder, to the place target of the device,
+// as scp would: into it, if it is a folder.
+func (w *workstation) carry(ctx context.Context, dir, target string) error {
+	archive, err := exec.CommandContext(ctx, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", "-", ".").Output()
+	if err != nil {
+		return fmt.Errorf("tar: %w", err)
+	}
+	if err := w.target.WriteFile(ctx, "/data/scp/tar", 0o600, archive); err != nil {
+		return err
+	}
+	r, err := w.target.Exec(ctx, "bash", "-euc", `
+		cd /data/scp && mkdir files && tar -C files -xf tar
+		case $0 in */) mkdir -p "$0" ;; *) mkdir -p "$(dirname "$0")" ;; esac
+		cp -rf --preserve=mode,links files/* "$0"
+		rm -rf /data/scp`, target)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("cp: %s", r)
+	}
+	return err
+}
+
 // A deviceShell is root's on the device.
 type deviceShell struct{ machine.Machine }
 
 func (d deviceShell) run(ctx context.Context, command string) (string, int, error) {
+	if d.Machine == nil {
+		return "", 0, fmt.Errorf("this document has no device")
+	}
 	// A reboot takes the shell with it, as it does a person's.
 	switch command {
 	case "reboot", "systemctl reboot":
