@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -114,7 +115,7 @@ type How string
 const (
 	Order  How = "order"  // the oracle, and who holds the lock
 	Weak   How = "weak"   // the weak model
-	Errors How = "errors" // each sync and each removal fails with EIO
+	Errors How = "errors" // each sync fails with EIO, and each removal with all after it
 	Kills  How = "kills"  // each point is the last
 )
 
@@ -169,12 +170,19 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 			if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" {
 				continue
 			}
-			failed, err := again(crashpoint.Fail(c.Point, unix.EIO))
-			if err != nil {
-				return "", err
+			plans := map[string]crashpoint.Plan{"fails": crashpoint.Fail(c.Point, unix.EIO)}
+			if c.Name == "unlink" {
+				// One that fails once is made again, by another call.
+				plans = map[string]crashpoint.Plan{"and all after it fail": crashpoint.FailFrom(c.Point, unix.EIO)}
 			}
-			if found, err := first(failed); found != "" || err != nil {
-				return fmt.Sprintf("point %d (%s) fails: %s", c.Point, c.Name, found), err
+			for how, plan := range plans {
+				failed, err := again(plan)
+				if err != nil {
+					return "", err
+				}
+				if found, err := first(failed); found != "" || err != nil {
+					return fmt.Sprintf("point %d (%s) %s: %s", c.Point, c.Name, how, found), err
+				}
 			}
 		}
 	case Kills:
@@ -192,9 +200,14 @@ func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string
 }
 
 // sites are those that were prepared, by flow.
-var sites = make(map[*flows.Flow]*flows.Site)
+var (
+	sites   = make(map[*flows.Flow]*flows.Site)
+	sitesMu sync.Mutex
+)
 
 func prepared(ctx context.Context, w *flows.World, f *flows.Flow) (*flows.Site, error) {
+	sitesMu.Lock()
+	defer sitesMu.Unlock()
 	if s := sites[f]; s != nil {
 		return s, nil
 	}

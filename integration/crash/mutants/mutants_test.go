@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
@@ -48,41 +49,47 @@ func TestMutants(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	var table strings.Builder
-	table.WriteString("| what is gone | who saw it | what it saw |\n|---|---|---|\n")
+	var mu sync.Mutex
+	lines := make([]string, len(mutants.All))
 	made, seen := 0, 0
-	for i, m := range mutants.All {
-		name := os.Getenv("MUTANT")
-		if !strings.Contains(m.Name, name) || name == "" && os.Getenv("OTA_CRASH") != "nightly" && !m.Quick {
-			continue
-		}
-		t.Run(m.Name, func(t *testing.T) {
+	t.Run("all", func(t *testing.T) {
+		for i, m := range mutants.All {
+			name := os.Getenv("MUTANT")
+			if !strings.Contains(m.Name, name) || name == "" && os.Getenv("OTA_CRASH") != "nightly" && !m.Quick {
+				continue
+			}
 			made++
-			own := filepath.Join(dir, fmt.Sprintf("mutant-%d", i))
-			if err := os.Mkdir(own, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			defer os.RemoveAll(own)
-			overlay, err := m.Overlay(repo, own)
-			if err != nil {
-				t.Fatal(err)
-			}
-			found, err := m.By.Catch(t.Context(), w, repo, overlay, own)
-			if err != nil {
-				t.Fatalf("%s: %v", m.By.Name(), err)
-			}
-			if found == "" {
-				t.Fatalf("it lives: %s does not see it", m.By.Name())
-			}
-			seen++
-			found = short(strings.ReplaceAll(found, own, ""))
-			t.Logf("seen by %s: %s", m.By.Name(), found)
-			fmt.Fprintf(&table, "| %s | %s | %s |\n", m.Name, m.By.Name(), strings.ReplaceAll(found, "|", "\\|"))
-		})
-	}
-	t.Logf("%d of %d mutants seen (there are %d)\n%s", seen, made, len(mutants.All), table.String())
+			t.Run(m.Name, func(t *testing.T) {
+				t.Parallel()
+				own := filepath.Join(dir, fmt.Sprintf("mutant-%d", i))
+				if err := os.Mkdir(own, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				defer os.RemoveAll(own)
+				overlay, err := m.Overlay(repo, own)
+				if err != nil {
+					t.Fatal(err)
+				}
+				found, err := m.By.Catch(t.Context(), w, repo, overlay, own)
+				if err != nil {
+					t.Fatalf("%s: %v", m.By.Name(), err)
+				}
+				if found == "" {
+					t.Fatalf("it lives: %s does not see it", m.By.Name())
+				}
+				found = short(strings.ReplaceAll(found, own, ""))
+				t.Logf("seen by %s: %s", m.By.Name(), found)
+				mu.Lock()
+				defer mu.Unlock()
+				seen++
+				lines[i] = fmt.Sprintf("| %s | %s | %s |\n", m.Name, m.By.Name(), strings.ReplaceAll(found, "|", "\\|"))
+			})
+		}
+	})
+	table := "| what is gone | who saw it | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
+	t.Logf("%d of %d mutants seen (there are %d)\n%s", seen, made, len(mutants.All), table)
 	if name := os.Getenv("MUTANTS"); name != "" {
-		if err := os.WriteFile(name, []byte(table.String()), 0o644); err != nil {
+		if err := os.WriteFile(name, []byte(table), 0o644); err != nil {
 			t.Error(err)
 		}
 	}
