@@ -82,9 +82,11 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
 	go test -p 1 -count=1 -timeout 45m ./integration/...
 
-# FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call) make one point once more, with its log.
+# FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
+# point once more, with its log: `go test ./integration/crash -args -help` has the flags.
 CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $(if $(SEED),-crash.seed=$(SEED)) \
-	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on)
+	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
+	$(if $(BY),-crash.by=$(BY)) $(if $(SECOND),-crash.second=$(SECOND)) $(if $(PROCS),-crash.procs=$(PROCS))
 
 # Part of `integration`, too.
 .PHONY: crash
