@@ -11,7 +11,7 @@ import (
 )
 
 // packages are what a reader's device has besides that of the other tests.
-var packages = []string{"curl", "dpkg", "python3-minimal", "libpython3-stdlib", "zstd"}
+var packages = []string{"curl", "diffutils", "dpkg", "libc-bin", "libpython3-stdlib", "python3-minimal"}
 
 // begin stands in the place of systemd: the root of the test machines is read-only,
 // a reader's is not. What is written goes to the data disk and stays there.
