@@ -12,7 +12,7 @@ import (
 )
 
 // packages are what a reader's device has besides that of the other tests.
-var packages = []string{"curl", "diffutils", "dpkg", "libc-bin", "libpython3-stdlib", "python3-minimal"}
+var packages = []string{"curl", "diffutils", "dpkg", "libc-bin", "libpython3-stdlib", "perl-base", "python3-minimal"}
 
 // begin stands in the place of systemd: the root of the test machines is read-only,
 // a reader's is not. What is written goes to the data disk and stays there.
@@ -27,7 +27,10 @@ mount --bind /data/etc-ota /etc/ota
 # dpkg's own: /var is new at each boot.
 mkdir -p /data/dpkg/info /data/dpkg/updates /var/lib/dpkg
 mount --bind /data/dpkg /var/lib/dpkg
-[ -e /var/lib/dpkg/status ] || cp /usr/lib/dpkg-status /var/lib/dpkg/status
+if [ ! -e /var/lib/dpkg/status ]; then
+	cp /usr/lib/dpkg-status /var/lib/dpkg/status
+	for package in $(sed -n 's/^Package: //p' /var/lib/dpkg/status); do : >/var/lib/dpkg/info/$package.list; done
+fi
 exec /usr/lib/systemd/systemd.real "$@"
 `
 
