@@ -63,6 +63,7 @@ check: test fuzz integration ## all tests
 test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 	go test $$(go list ./... | grep -v /integration/)
 	go test ./integration/machine ./integration/agent/... ./integration/deviceapi/...
+	go test -short ./integration/docs
 
 # How long each fuzz target runs.
 FUZZTIME ?= 30s

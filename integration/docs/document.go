@@ -14,6 +14,8 @@
 //	go        a program of its own: go vet likes it
 //	python    the device's python3 compiles it
 //	ini       a unit: systemd-analyze verify of the device likes it
+//	bitbake   a recipe; TestRecipes runs its shell functions
+//	make      a recipe of Buildroot; TestRecipes runs it
 //	mermaid   a picture; TestPictures compares it with what the code says
 //	text      not for a machine
 //
@@ -68,7 +70,7 @@ type notes struct {
 }
 
 // kinds are all that a block may be.
-var kinds = []string{"console", "sh", "toml", "json", "go", "python", "ini", "mermaid", "text"}
+var kinds = []string{"console", "sh", "toml", "json", "go", "python", "ini", "bitbake", "make", "mermaid", "text"}
 
 func (b *block) String() string { return fmt.Sprintf("%s:%d", b.doc.name, b.first+1) }
 
