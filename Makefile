@@ -8,10 +8,15 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CGO_ENABLED := 0
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+ifndef VERSION
+VERSION := $(shell scripts/version.sh)
+endif
+# The time of everything that is made: that of the commit.
+export SOURCE_DATE_EPOCH ?= $(shell scripts/version.sh --time 2>/dev/null || echo 0)
 
-# Small, static and reproducible: no paths of the build machine, no symbols.
-BUILD := go build -trimpath -ldflags '-s -w'
+# Small, static and reproducible: no paths of the build machine, no symbols, and
+# of git only what --version says.
+BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION)'
 
 # The guardian is read from flash at every boot, before anything else starts.
 # Without inlining it is 7 % smaller; it spends its time in SHA-256, which is
@@ -30,7 +35,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: $(ARCHES:%=build-%) ## static binaries for amd64, arm64 and armv7 into bin/
+build: $(ARCHES:%=build-%) man ## static binaries for amd64, arm64 and armv7 into bin/, and their manual
 
 build-amd64: env := GOARCH=amd64
 build-arm64: env := GOARCH=arm64
@@ -40,6 +45,11 @@ $(ARCHES:%=build-%): build-%:
 	@mkdir -p $(BIN)/$*
 	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o $(BIN)/$*/ ./guardian/cmd/ota-guardian
 	GOOS=linux $(env) $(BUILD) -o $(BIN)/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
+
+# For this machine: what cross-builds asks for must not hold for the generator.
+.PHONY: man
+man: ## the manual pages and the completion for bash, from the usage texts, into bin/
+	GOOS= GOARCH= GOARM= go run ./docs/man -o $(BIN) -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
 
 .PHONY: demo
 demo: packages ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
@@ -53,6 +63,7 @@ check: test fuzz integration ## all tests
 test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 	go test $$(go list ./... | grep -v /integration/)
 	go test ./integration/machine ./integration/agent/... ./integration/deviceapi/...
+	go test -short ./integration/docs
 
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
@@ -72,9 +83,11 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
 	go test -p 1 -count=1 -timeout 45m ./integration/...
 
-# FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call) make one point once more, with its log.
+# FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
+# point once more, with its log: `go test ./integration/crash -args -help` has the flags.
 CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $(if $(SEED),-crash.seed=$(SEED)) \
-	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on)
+	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
+	$(if $(BY),-crash.by=$(BY)) $(if $(SECOND),-crash.second=$(SECOND)) $(if $(PROCS),-crash.procs=$(PROCS))
 
 # Part of `integration`, too.
 .PHONY: crash
@@ -114,6 +127,11 @@ packages: ## what the tests need of the system (apt, when root; else it says wha
 .PHONY: install
 install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX count)
 	scripts/install.sh --destdir "$(DESTDIR)" --prefix "$(or $(PREFIX),/usr)"
+
+# STORE, SERVICES and MAINTAINER count too: scripts/deb.sh --help.
+.PHONY: deb
+deb: ## Debian packages for amd64, arm64 and armhf, bin/ota_VERSION_ARCH.deb
+	@BIN=$(BIN) VERSION='$(VERSION)' scripts/deb.sh $(DEB_ARCHES)
 
 .PHONY: clean
 clean: ## remove bin/ and the cache of the test machines

@@ -11,6 +11,7 @@ import (
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
+	"github.com/tope-ota/ota/bootcheck/metrics"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
@@ -111,6 +112,7 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot make version %s current: %w", ref.Version, err)
 	}
+	a.publish()
 	// Still under the lock: a service of the old version that fails for good just
 	// now must not be taken for one of the new. Who is told to end now has made
 	// the switch, and finishes it.
@@ -196,6 +198,7 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 		return unjudged(ref, "systemd does not answer (%v)", err)
 	}
 	defer conn.Close()
+	a.account.enter(metrics.StageJudging)
 	// Three versions at most are judged: each is restarted, good by the deadline,
 	// steady for a while, and its last check may take long.
 	limit := 3 * (systemd.RestartLimit + a.cfg.Trial.Deadline + a.cfg.Trial.Stable + time.Minute)

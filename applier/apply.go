@@ -18,6 +18,7 @@
 //	sandbox.go   what that may do
 //	progress.go  what a person at a terminal sees of it
 //	events.go    what a program that called is told (--json)
+//	account.go   what the fleet's tools are told
 //	serve.go     what a screen that asks is answered
 package applier
 
@@ -51,6 +52,7 @@ type applier struct {
 	dates   *calendar.Calendar // see calendar
 	clock   func() time.Time   // nil: the system's
 	version string             // of the bundle or the snapshot, when it is known
+	account account            // of the install, for the fleet's figures
 }
 
 func (a *applier) logf(format string, args ...any) {
@@ -218,6 +220,7 @@ func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 }
 
 func (a *applier) stage(stage, message string) {
+	a.account.enter(stage)
 	a.report.Stage(stage, 0, message)
 	a.show.stage(stage, message)
 }
@@ -260,6 +263,7 @@ func (a *applier) finish(err error) {
 	} else {
 		a.report.Success("version " + a.version)
 	}
+	a.publishEnd(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	a.report.Close(ctx)

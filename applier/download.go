@@ -119,6 +119,7 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 		if f != nil {
 			f.Close()
 		}
+		a.account.fetched(stats)
 		d.err, d.took = err, time.Since(began)
 		if stats.Resumed > 0 {
 			d.took = math.MaxInt64 // nobody knows how long an earlier call was at it

@@ -41,6 +41,7 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply serve-progress [--idle TIME]
                                for ota-progress.socket: answer GET /api/v1.0/progress with the
                                state of the install; end after TIME (30s) without a connection
+  ota-apply --version          the version of this program
 
 Flags of install:
   --size N            the bundle has N bytes
@@ -95,10 +96,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 		fmt.Fprintf(stderr, "ota-apply: %v\n", err)
 	}
 	c, err := parse(args)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-		return bootcheck.ExitDone
-	}
+	cli.Answer(stdout, "ota-apply", usage, err)
 	if err == nil {
 		err = c.run(ctx, stdout, stderr)
 	}
@@ -170,9 +168,10 @@ func parse(args []string) (*command, error) {
 		arguments = 0
 	case baselineCommand:
 	case "verify", "unblock":
-	case "help", "-h", "-help", "--help":
-		return nil, cli.ErrHelp
 	default:
+		if err := cli.Asked(c.name); err != nil {
+			return nil, err
+		}
 		return nil, cli.Usagef("ota-apply", "unknown command %q", c.name)
 	}
 	rest, err := cli.Parse(fs, args[1:], arguments, arguments)
@@ -227,10 +226,13 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	case "verify":
 		return a.verify(ctx, c.arg)
 	case "cleanup":
+		defer a.publish()
 		return a.cleanup(ctx, c.dryRun)
 	case "unblock":
+		defer a.publish()
 		return a.unblock(ctx, c.arg)
 	case "reset-release":
+		defer a.publish()
 		return a.resetRelease(ctx)
 	case baselineCommand:
 		return a.printBaseline(ctx, c.arg)

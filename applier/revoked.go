@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
@@ -53,7 +55,7 @@ func (a *applier) remember(ctx context.Context, m *bootcheck.Manifest, keys *tru
 	if record == nil || !record.Clone().AddRevoked(m.RevokedKeys) {
 		return nil // the first record will have it: see commitTrial
 	}
-	a.logf("version %s revokes %d keys: their bundles are refused from now on", m.Version, len(m.RevokedKeys))
+	a.logf("version %s revokes %s: what was signed with %s is refused from now on", m.Version, cli.Plural(len(m.RevokedKeys), "key", "keys"), strings.Join(m.RevokedKeys, ", "))
 	if err := a.commitRevoked(ctx, m.RevokedKeys); err != nil {
 		// The store's file has it already, and the next switch writes it again.
 		a.logf("the record does not know that keys were revoked: %v", err)

@@ -11,22 +11,26 @@ import (
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
-// sandbox is what the unit of an install may do: write the store, the spool and
-// the run folder, use the network, and talk to systemd; everything else is
+// sandbox is what the unit of an install may do: write the store, the spool, the
+// run folder and that of the metrics, use the network, and talk to systemd; everything else is
 // read-only, or out of sight. reads are the paths besides those of the
 // configuration that it has to read.
 //
 // It is held to an exposure of 1.8 by TestSandboxExposure. A kernel that lacks one
 // of these features costs only that feature.
 func sandbox(cfg *config.Config, reads []string) []systemd.Property {
-	uses := slices.Concat(reads, cfg.Keys, cfg.CA, []string{cfg.Path, cfg.Root, cfg.Spool, cfg.Run})
+	writes := []string{cfg.Root, cfg.Spool, cfg.Run}
+	if cfg.Metrics.File != "" {
+		writes = append(writes, filepath.Dir(cfg.Metrics.File))
+	}
+	uses := slices.Concat(reads, cfg.Keys, cfg.CA, []string{cfg.Path}, writes)
 	// A bundle may lie in somebody's home or in /tmp, and the store of a test too;
 	// normally neither does.
 	home := "yes"
 	if slices.ContainsFunc(uses, below("/home", "/root", "/run/user")) {
 		home = "read-only"
 	}
-	return slices.Concat(systemd.Confined(cfg.Root, cfg.Spool, cfg.Run, filepath.Dir(cfg.Root), "/run", "/tmp", "/var/tmp"), []systemd.Property{
+	return slices.Concat(systemd.Confined(append(writes, filepath.Dir(cfg.Root), "/run", "/tmp", "/var/tmp")...), []systemd.Property{
 		{Name: "WorkingDirectory", Value: "/"},
 		{Name: "LimitCORE", Value: uint64(0)},
 		// For what it starts; its own files are made for the services to read.

@@ -164,6 +164,15 @@ func TestSandboxSees(t *testing.T) {
 		t.Errorf("a link into a home: ProtectHome=%v, want read-only", got)
 	}
 	cfg := config.Default(config.DefaultPath)
+	// Without figures that somebody asked for, their folder is nobody's business.
+	const figures = "-/var/lib/prometheus/node-exporter"
+	if got := value(sandbox(cfg, nil), "ReadWritePaths").([]string); slices.Contains(got, figures) {
+		t.Errorf("without metrics: ReadWritePaths=%v", got)
+	}
+	cfg.Metrics.File = "/var/lib/prometheus/node-exporter/ota.prom"
+	if got := value(sandbox(cfg, nil), "ReadWritePaths").([]string); !slices.Contains(got, figures) || !slices.Contains(got, "-"+cfg.Spool) {
+		t.Errorf("with metrics in another folder: ReadWritePaths=%v, want that and the spool", got)
+	}
 	cfg.CA = []string{"/root/ca.pem"}
 	if got := value(sandbox(cfg, nil), "ProtectHome"); got != "read-only" {
 		t.Errorf("an authority in a home: ProtectHome=%v, want read-only", got)

@@ -70,9 +70,11 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		return nil, fmt.Errorf("%w: generation %d: %v; no older one is whole", ErrRecord, n, cause)
 	case base == nil:
 		// Links alone: whatever they name ran before, so it is not blamed.
+		none := &Record{}
+		current = s.withDigest(current, none)
 		return &Active{
 			Record: &Record{Schema: Schema, Generation: n, Phase: PhaseConfirmed,
-				Current: current, Previous: s.readLink(n, "previous"), Factory: s.readLink(n, "factory"),
+				Current: current, Previous: s.withDigest(s.readLink(n, "previous"), none), Factory: s.withDigest(s.readLink(n, "factory"), none),
 				Confirmed: []Ref{*current}},
 			Damage: fmt.Sprintf("the record of generation %d is lost (%v); using its links", n, cause),
 		}, nil
@@ -126,6 +128,9 @@ func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
 		if ref.Same(&known.Confirmed[i]) {
 			return &known.Confirmed[i]
 		}
+	}
+	if s.plain(ref.Version) {
+		return &Ref{Version: ref.Version, Digest: NoManifest}
 	}
 	return ref
 }

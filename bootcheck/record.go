@@ -43,7 +43,7 @@ func (p Phase) known() bool { return p.Judged() || p == PhaseConfirmed || p == P
 // with the same version and different digests are not the same version.
 type Ref struct {
 	Version string `json:"version"` // without a leading path; "1.2.0" lives in the folder v1.2.0
-	Digest  string `json:"digest"`  // "sha256:…" of its manifest; empty: not known (adopted from links)
+	Digest  string `json:"digest"`  // "sha256:…" of its manifest; NoManifest: it has none; empty: not known (read from a link)
 }
 
 func (r *Ref) String() string {
@@ -128,6 +128,18 @@ type Rollback struct {
 	Reported bool     `json:"reported"` // device-api has been told
 }
 
+// RolledBack makes l the last rollback of r, and counts it by its cause and level.
+func (r *Record) RolledBack(l *Rollback) {
+	r.LastRollback = l
+	if r.Rollbacks == nil {
+		r.Rollbacks = make(map[Cause]map[string]uint64)
+	}
+	if r.Rollbacks[l.Cause] == nil {
+		r.Rollbacks[l.Cause] = make(map[string]uint64)
+	}
+	r.Rollbacks[l.Cause][l.Level]++
+}
+
 // Record is everything the device remembers about its versions: what runs, what
 // is on trial, what is blocked and why. A Record is a value to be replaced
 // whole by Commit; nobody edits one on disk.
@@ -156,6 +168,10 @@ type Record struct {
 	LastPanic string `json:"last_panic,omitempty"`
 	// Next is a version that the next boot puts on trial. nil, as nearly always: none.
 	Next *Next `json:"next,omitempty"`
+	// Rollbacks counts every rollback of this device, see RolledBack. Here, and not
+	// in the history, of which the oldest part goes: the switch and its count are
+	// one commit, so that none is counted twice or not at all.
+	Rollbacks map[Cause]map[string]uint64 `json:"rollbacks,omitempty"`
 
 	// unknown are the keys that this program does not know: a newer one wrote
 	// them and may come back, so they are written back as they were.
@@ -201,6 +217,10 @@ func (r *Record) Clone() *Record {
 		c.Next = &Next{r.Next.Ref, maps.Clone(r.Next.Baseline)}
 	}
 	c.HardStreak = slices.Clone(r.HardStreak)
+	c.Rollbacks = maps.Clone(r.Rollbacks)
+	for cause, levels := range c.Rollbacks {
+		c.Rollbacks[cause] = maps.Clone(levels)
+	}
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
 	c.unknown = maps.Clone(r.unknown)
@@ -307,7 +327,8 @@ func ParseRecord(data []byte) (*Record, error) {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
 	known := map[string]json.RawMessage{}
-	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x", Next: &Next{}}))
+	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x", Next: &Next{},
+		Rollbacks: map[Cause]map[string]uint64{CauseHealth: {}}}))
 	if err != nil {
 		return nil, err
 	}

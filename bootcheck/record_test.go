@@ -19,6 +19,7 @@ func FuzzRecord(f *testing.F) {
 		Confirmed: []Ref{{"1.2.0", ""}}, Floor: 7, Blocked: []Blocked{{Ref{"1.1.0", ""}, "health", "device-api answers"}},
 		LastRollback: &Rollback{From: "1.1.0", To: "1.2.0", Level: LevelPrevious, Cause: CauseHealth, Journal: []string{"x"}},
 		RevokedKeys:  []string{"00000000000000AA"}, HardStreak: []string{"c"}, LastPanic: "oops",
+		Rollbacks: map[Cause]map[string]uint64{CauseHealth: {LevelPrevious: 2}},
 	}
 	good, err := json.Marshal(r)
 	if err != nil {
@@ -68,4 +69,36 @@ func FuzzRecord(f *testing.F) {
 			t.Fatalf("committed factory and 9.9.9, read %s and %s", got.Phase, got.Current)
 		}
 	})
+}
+
+// A count that a clone shares with the record that it was made of would count a
+// rollback that was never committed.
+func TestRolledBackCounts(t *testing.T) {
+	r := &Record{Schema: 1, Phase: PhaseConfirmed, Current: &Ref{Version: "1.0.0"}}
+	for _, l := range []Rollback{
+		{From: "1.1.0", To: "1.0.0", Level: LevelPrevious, Cause: CauseHealth},
+		{From: "1.2.0", To: "1.0.0", Level: LevelPrevious, Cause: CauseHealth},
+		{From: "1.0.0", Level: LevelNone, Cause: CauseDamaged},
+	} {
+		next := r.Clone()
+		next.RolledBack(&l)
+		if next.LastRollback.From != l.From {
+			t.Errorf("the last rollback is from %s, want %s", next.LastRollback.From, l.From)
+		}
+		r.Clone().RolledBack(&l) // never committed
+		data, err := json.Marshal(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err = ParseRecord(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[Cause]map[string]uint64{CauseHealth: {LevelPrevious: 2}, CauseDamaged: {LevelNone: 1}}
+	if diff := cmp.Diff(want, r.Rollbacks); diff != "" {
+		t.Errorf("counted rollbacks (-want +got):\n%s", diff)
+	}
+	if len(r.unknown) != 0 {
+		t.Errorf("a record has the keys %v twice", r.unknown)
+	}
 }

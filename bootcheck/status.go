@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -138,15 +139,18 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 	all := make([]VersionStatus, 0, len(names))
 	for _, version := range names {
 		v := VersionStatus{Version: version, State: "staged"}
-		snapshot, err := s.Snapshot(version)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed just now
-		}
 		ref := &Ref{Version: version}
-		if err != nil {
-			v.State = "damaged"
-		} else {
+		snapshot, err := s.Snapshot(version)
+		switch {
+		case err == nil:
 			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
+		case s.plain(version):
+			ref, err = &Ref{Version: version, Digest: NoManifest}, nil
+		default:
+			if _, err := os.Lstat(s.VersionDir(version)); errors.Is(err, fs.ErrNotExist) {
+				continue // removed just now
+			}
+			v.State = "damaged"
 		}
 		switch {
 		case record.BlockedBy(ref) != nil:

@@ -89,6 +89,10 @@ func Create(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if target, foreign := s.foreign(); foreign {
+		return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %s is a link to %q, want %q", s.path("current"), target, fixedTarget("current"))}).
+			WithAdvice("`ota-guardian adopt` takes over what another program installed here")
+	}
 	changed := false
 	for _, name := range []string{generationsDir, stagingDir, trashDir} {
 		err := os.Mkdir(s.path(name), 0o755)
@@ -130,6 +134,9 @@ func fixedTarget(name string) string { return activeLink + "/" + name }
 // Dir is the folder of the store.
 func (s *Store) Dir() string { return s.dir }
 
+// Not inlined: it is called in some sixty places, of programs whose size is limited.
+//
+//go:noinline
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
@@ -199,8 +206,8 @@ func (s *Store) Active() (*Active, error) {
 
 // holds reports whether a snapshot is what ref says, as far as its manifest tells.
 func (s *Store) holds(ref *Ref) bool {
-	snapshot, err := s.Snapshot(ref.Version)
-	return err == nil && snapshot.Ref.Same(ref)
+	is, err := s.Ref(ref.Version)
+	return err == nil && is.Same(ref)
 }
 
 // activeGeneration reads the switch.
@@ -294,6 +301,17 @@ func (s *Store) History() ([]*Record, error) {
 // (whoever looks now sees next) but a power cut may undo it: Switched tells. Any
 // other error: nothing changed. The lock must be held.
 func (s *Store) Commit(next *Record) error {
+	if err := s.committable(next); err != nil {
+		return err
+	}
+	if err := s.Mend(); err != nil {
+		return fmt.Errorf("cannot mend the links of %s: %w", s.dir, err)
+	}
+	return s.commit(next)
+}
+
+// committable says why next cannot be what the device runs.
+func (s *Store) committable(next *Record) error {
 	next.Schema = max(next.Schema, Schema)
 	if err := next.check(); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
@@ -303,9 +321,11 @@ func (s *Store) Commit(next *Record) error {
 	if info, err := os.Lstat(s.VersionDir(next.Current.Version)); err != nil || !info.IsDir() {
 		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)
 	}
-	if err := s.Mend(); err != nil {
-		return fmt.Errorf("cannot mend the links of %s: %w", s.dir, err)
-	}
+	return nil
+}
+
+// commit is Commit of what is committable, for links that are right or not there yet.
+func (s *Store) commit(next *Record) error {
 	generations, err := s.generations()
 	if err != nil {
 		return err

@@ -3,8 +3,10 @@ package bootcheck
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -69,9 +71,47 @@ func (s *Store) Snapshot(version string) (*Snapshot, error) {
 	return &Snapshot{Ref: Ref{Version: version, Digest: Digest(raw)}, Dir: dir, Manifest: m}, nil
 }
 
+// Release is the release counter that the manifest of version says; 0: it does not
+// count, or it cannot be read. Of a manifest that this project's programs made, only
+// the first lines are read: it is asked for in each boot. Nothing that matters may
+// depend on it, as nothing else of the manifest was looked at.
+func (s *Store) Release(version string) int64 {
+	f, err := os.OpenFile(filepath.Join(s.VersionDir(version), ManifestPath), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	dec := json.NewDecoder(io.LimitReader(f, MaxManifest))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return 0
+	}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return 0
+		}
+		if key == "release" {
+			var release int64
+			if dec.Decode(&release) != nil {
+				return 0
+			}
+			return release
+		}
+		var other json.RawMessage
+		if dec.Decode(&other) != nil {
+			return 0
+		}
+	}
+	return 0
+}
+
 // Verify checks that ref is on disk, is the content that the record knows and
-// is whole. depth says how closely. What it returns nil for may be run.
+// is whole. depth says how closely. What it returns nil for may be run. Of a version
+// without a manifest (NoManifest) it only sees that it is there.
 func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
+	if ref.Plain() {
+		return s.verifyPlain(ref.Version)
+	}
 	snapshot, err := s.Snapshot(ref.Version)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/metrics"
 )
 
 // boot decides which version this boot runs and makes the links say so. It is
@@ -25,6 +26,10 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	switch {
 	case err != nil && inconclusive(ctx, err):
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+	case (active == nil || err != nil) && g.store.Foreign():
+		// Nothing is decided for a program that keeps these links and may still run.
+		g.logf("the links of %s are those of another program and stay as they are; `ota-guardian adopt` takes them over", g.store.Dir())
+		return nil
 	case err != nil:
 		g.logf("%v", err)
 		if active, err = g.adopt(ctx, "every record is lost"); err != nil {
@@ -52,6 +57,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if last != "" {
 		end.last, end.why = last, "so it was said"
 	}
+	g.noteLastBoot(record, end.last, last != "")
 	if end.last == LastHard {
 		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended hard: %s", end.why)
 	}
@@ -97,6 +103,19 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		return holdError(record)
 	}
 	return nil
+}
+
+// noteLastBoot keeps for the fleet's figures how the boot before this one ended. An
+// orderly end leaves its mark only while something is on trial: else nobody knows,
+// unless it was said.
+func (g *guardian) noteLastBoot(record *bootcheck.Record, last LastBoot, said bool) {
+	class := string(last)
+	if last == LastUnclean && !said && !record.Phase.Counted() {
+		class = metrics.BootUnknown
+	}
+	if err := g.desk().Booted(g.bootID, class); err != nil {
+		g.logf("cannot keep for the metrics how the last boot ended: %v", err)
+	}
 }
 
 // endedBoot is the boot before this one, as far as the record counted it; empty: it did not.

@@ -11,6 +11,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
+	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
 
 // confirm watches the health of the version that runs until there is a verdict:
@@ -86,7 +87,7 @@ func (g *guardian) warnOfWatchdog(ctx context.Context) {
 	asked, err := conn.RuntimeWatchdog(ctx)
 	if err != nil {
 		g.logf("%v", err)
-	} else if warning := watchdogWarning(asked); warning != "" {
+	} else if warning := watchdog.Warning(watchdog.Device, asked); warning != "" {
 		g.announce(eventWatchdog, nil, "%s", warning)
 	}
 }
@@ -203,23 +204,40 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		return nil, nil
 	}
 	record = active.Record
+	disk := g.look(ctx, record)
+	current := record.Current.Version
+	// The boot looked, too, if it had the lock and a disk that could be read.
+	if why := disk.Damaged[current]; verdict.Good && why != "" && g.heal(ctx, record.Current, why) {
+		delete(disk.Damaged, current)
+	}
 	var d Decision
-	if verdict.Good {
-		snapshot, err := g.store.Snapshot(record.Current.Version)
+	switch why := disk.Damaged[current]; {
+	case verdict.Good && why != "":
+		f := Failure{Cause: bootcheck.CauseDamaged, Output: why}
+		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
 		if err != nil {
 			return nil, err
 		}
-		d = Absolve(record, snapshot.Manifest.Release)
+	case verdict.Good:
+		release := int64(0)
+		if !record.Current.Plain() {
+			snapshot, err := g.store.Snapshot(record.Current.Version)
+			if err != nil {
+				return nil, err
+			}
+			release = snapshot.Manifest.Release
+		}
+		d = Absolve(record, release)
 		if told && d.Next.LastRollback != nil {
 			d.Next.LastRollback.Reported = true
 		}
-	} else {
+	default:
 		f := Failure{Cause: bootcheck.CauseHealth, Check: verdict.Failing.Check, Output: evidence(verdict.Failing)}
 		if verdict.Failing.Final {
 			f.Cause = bootcheck.CauseCrash // systemd gave the service up before recover came to it
 		}
 		f.Journal = g.journalTail(ctx, g.unitOf(verdict.Failing.Check), "")
-		d, err = g.settle(ctx, g.look(ctx, record), func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
+		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
 		if err != nil {
 			return nil, err
 		}

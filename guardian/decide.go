@@ -231,9 +231,11 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if failure.Cause == bootcheck.CauseHard {
 		evidence.Attempts, evidence.BootIDs = len(record.HardStreak), slices.Clone(record.HardStreak)
 	}
-	next.LastRollback = evidence
-
 	target, level := fallbackOf(record, disk)
+	if target != nil {
+		evidence.To, evidence.Level = target.Version, level
+	}
+	next.RolledBack(evidence)
 	if target == nil {
 		next.Phase, next.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted
 		return Decision{Action: Hold, Run: current, Next: next,
@@ -243,7 +245,6 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if failure.Cause != bootcheck.CauseDamaged || again {
 		next.Block(*current, failure.Cause, failure.Check)
 	}
-	evidence.To, evidence.Level = target.Version, level
 	var baseline map[string]bool
 	if record.Trial != nil {
 		baseline = record.Trial.Baseline // it failed under this version before the update
@@ -258,10 +259,10 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string) Decision {
 	next := record.Clone()
 	next.Trial, next.HoldReason, next.HardStreak, next.Next = nil, "", nil, nil
-	next.LastRollback = &bootcheck.Rollback{
+	next.RolledBack(&bootcheck.Rollback{
 		From: record.Current.Version, To: target.Version, Level: level, Cause: bootcheck.CauseOperator,
 		Attempts: record.Trial.Attempts(), BootIDs: []string{},
-	}
+	})
 	next.Unblock(target.Version)
 	next.Block(*record.Current, bootcheck.CauseOperator, "")
 	takeOver(next, disk, bootID, target, level, nil)

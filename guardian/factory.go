@@ -18,8 +18,9 @@ import (
 // factoryCreate makes a confirmed snapshot the factory version, the last
 // resort: every byte checked, everything read-only (0555, 0444), then
 // committed. An older factory becomes a snapshot like the others. Running it
-// again is a success.
-func (g *guardian) factoryCreate(ctx context.Context, name string) error {
+// again is a success. untried: a person answers for a version that never proved
+// itself here.
+func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool) error {
 	unlock, err := g.store.Lock(ctx, lockWait)
 	if err != nil {
 		return err
@@ -37,12 +38,15 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := g.store.Snapshot(version)
+	is, err := g.store.Ref(version)
 	if err != nil {
 		return err
 	}
-	ref := snapshot.Ref
-	if !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
+	if is.Plain() {
+		return noManifest(version)
+	}
+	ref := *is
+	if !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is not confirmed, so it cannot be the last resort", version).
 			WithAdvice("let it prove itself first (`ota-guardian confirm`)")
 	}
@@ -69,7 +73,8 @@ func (g *guardian) factoryCreate(ctx context.Context, name string) error {
 	return nil
 }
 
-// factoryVerify hashes every byte of factory and looks at every mode. It changes nothing.
+// factoryVerify hashes every byte of factory and looks at every mode. It changes
+// nothing but what `status` and the metrics say of it.
 func (g *guardian) factoryVerify(ctx context.Context) error {
 	factory, err := g.factory()
 	if err != nil {
@@ -78,11 +83,38 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 	if factory == nil {
 		return errNoFactory
 	}
-	if err := g.factoryDamage(ctx, factory); err != nil {
+	err = g.factoryDamage(ctx, factory)
+	g.factoryChecked(ctx, factory, err)
+	if err != nil {
 		return err
+	}
+	if factory.Plain() {
+		return noManifest(factory.Version)
 	}
 	fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 	return nil
+}
+
+// factoryChecked lets `status` and the metrics say what a look at every byte of
+// factory found; damage nil: that it is whole.
+func (g *guardian) factoryChecked(ctx context.Context, factory *bootcheck.Ref, damage error) {
+	text, whole := "", factory.Version
+	if damage != nil {
+		if inconclusive(ctx, damage) {
+			return
+		}
+		text, whole = fmt.Sprintf("factory version %s is damaged: %v", factory, damage), ""
+	}
+	g.flagFactory(text)
+	if err := g.desk().FactoryWhole(whole); err != nil {
+		g.logf("cannot tell the metrics about the factory version: %v", err)
+	}
+}
+
+// noManifest is the error of what cannot be done with an adopted version.
+func noManifest(version string) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s was adopted without a manifest, so nothing can be said of its files", version).
+		WithAdvice("/usr/lib/ota/create_factory_version.sh makes a signed version of its content")
 }
 
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
@@ -101,8 +133,9 @@ func (g *guardian) factory() (*bootcheck.Ref, error) {
 }
 
 // factoryDamage says what is wrong with factory, every byte and every mode of it.
+// Nothing says what is right of one that has no manifest.
 func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) error {
-	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil {
+	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil || factory.Plain() {
 		return err
 	}
 	dir := g.store.VersionDir(factory.Version)
@@ -143,8 +176,13 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return nil
 	}
 	damage := g.factoryDamage(ctx, factory)
+	// Also if it is damaged: whatever ends this program, the device knows.
+	g.factoryChecked(ctx, factory, damage)
+	if damage == nil && factory.Plain() {
+		fmt.Fprintf(g.out, "factory version %s was adopted without a manifest: it is there, and cannot be checked\n", factory)
+		return nil
+	}
 	if damage == nil {
-		g.flagFactory("")
 		fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 		return nil
 	}
@@ -153,8 +191,6 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	}
 	fields := map[string]string{"OTA_VERSION": factory.Version}
 	g.announce(eventDamaged, fields, "factory: %v", damage)
-	// Whatever ends this program, the device knows.
-	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, damage))
 
 	repaired, err := g.mendFactory(ctx, factory)
 	if errors.Is(err, errReplaced) {
@@ -167,7 +203,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	}
 	switch {
 	case err == nil:
-		g.flagFactory("")
+		g.factoryChecked(ctx, factory, nil)
 		g.announce(eventRepaired, fields, "factory version %s is whole and read-only again, repaired: %s", factory, shortList(repaired))
 		fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, shortList(repaired))
 		return nil
@@ -176,7 +212,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		return fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
 	}
 	g.announce(eventFactoryLost, fields, "factory cannot be repaired: %v", err)
-	g.flagFactory(fmt.Sprintf("factory version %s is damaged: %v", factory, err))
+	g.factoryChecked(ctx, factory, err)
 	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
 		WithAdvice("%s", g.factoryAdvice(factory))
 }

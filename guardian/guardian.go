@@ -27,6 +27,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/metrics"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
@@ -156,7 +157,18 @@ func (g *guardian) carryOut(ctx context.Context, d Decision) error {
 	}
 	e := map[Action]event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed, Activate: eventActivated}[d.Action]
 	g.announce(e, fieldsOf(d.Next), "%s: %s", d.Action, d.Why)
+	g.publish()
 	return err
+}
+
+// desk is where the fleet's tools are told how the device is.
+func (g *guardian) desk() *metrics.Desk { return metrics.New(g.cfg, g.store) }
+
+// publish tells them. Nothing that matters waits for it or fails with it.
+func (g *guardian) publish() {
+	if err := g.desk().Publish(); err != nil {
+		g.logf("%v", err)
+	}
 }
 
 // inconclusive reports whether err says nothing about a snapshot: the check was

@@ -13,6 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
 
 // See reset.go for the second.
@@ -27,10 +28,6 @@ var (
 	watchdogs  = "/sys/class/watchdog/watchdog*/bootstatus"
 	pstore     = "/sys/fs/pstore/dmesg-*"
 )
-
-// cardReset is the bit of a watchdog's bootstatus that says it reset the
-// machine: WDIOF_CARDRESET, linux/watchdog.h.
-const cardReset = 0x20
 
 // readBootID asks the kernel which boot this is; empty if it does not say.
 func readBootID() string {
@@ -80,7 +77,7 @@ func watchdogReset() bool {
 		if err != nil {
 			continue
 		}
-		if status, err := strconv.ParseUint(strings.TrimSpace(string(data)), 0, 32); err == nil && status&cardReset != 0 {
+		if status, err := strconv.ParseUint(strings.TrimSpace(string(data)), 0, 32); err == nil && status&watchdog.CardReset != 0 {
 			return true
 		}
 	}

@@ -3,7 +3,6 @@ package guardian
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,18 +27,32 @@ Run by systemd:
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
 For a person:
-  ota-guardian status [--json]        what runs, what is on trial, what is blocked and why
+  ota-guardian status [--json|--os-release]
+                                      what runs, what is on trial, what is blocked and why;
+                                      --os-release: the lines of the file below
   ota-guardian history [--json]       the last 32 changes
   ota-guardian rollback [previous|factory|VERSION]
                                       run another version now (default: previous), block this one
-  ota-guardian factory create [VERSION]
-                                      make a confirmed version (default: current) the last resort
+  ota-guardian factory create [--untried] [VERSION]
+                                      make a confirmed version (default: current) the last resort;
+                                      with --untried, one that never proved itself here
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
   ota-guardian verify [--repair] [VERSION...]
                                       check every byte of all versions (or these), and put right
                                       what other versions have the files for
   ota-guardian check [--json]         run the health checks once; nothing is changed
+  ota-guardian --version              the version of this program
+
+For the tools of a fleet, in memory and never older than the last switch or boot:
+  /run/ota/release                    OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
+                                      OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
+  [metrics] file                      figures for Prometheus, where the configuration asks for them
+
+To set a device up:
+  ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
+                                      program (current -> v1.0.0); no version is moved or written to
+  ota-guardian config [KEY]           the configuration as it counts: KEY=VALUE lines, or of KEY the values
 
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
@@ -54,6 +67,9 @@ type options struct {
 	last         string
 	json         bool
 	repair       bool
+	osRelease    bool
+	dryRun       bool
+	untried      bool
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -62,9 +78,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	// Services run as other users and go through the folders that Commit makes.
 	syscall.Umask(0o022)
 	err := dispatch(ctx, args, stdout, stderr)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-	}
+	cli.Answer(stdout, "ota-guardian", usage, err)
 	return cli.Fail(stderr, "ota-guardian", err)
 }
 
@@ -88,19 +102,28 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "boot":
 		fs.StringVar(&o.bootID, "boot-id", "", "")
 		fs.StringVar(&o.last, "last-boot", "", "")
-	case "status", "history", "check":
+	case "status":
 		fs.BoolVar(&o.json, "json", false, "")
-	case "recover", "rollback", "factory create":
+		fs.BoolVar(&o.osRelease, "os-release", false, "")
+	case "history", "check":
+		fs.BoolVar(&o.json, "json", false, "")
+	case "adopt":
+		fs.BoolVar(&o.dryRun, "dry-run", false, "")
+	case "factory create":
+		fs.BoolVar(&o.untried, "untried", false, "")
+		max = 1
+	case "recover", "rollback", "config":
 		max = 1
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
 		max = -1
 	case "confirm", "probe", "shutdown", "factory verify", "factory repair":
-	case "help", "-h", "-help", "--help":
-		return cli.ErrHelp
 	case "factory":
 		return cli.Usagef("ota-guardian", "factory: create, verify or repair is missing")
 	default:
+		if err := cli.Asked(name); err != nil {
+			return err
+		}
 		return cli.Usagef("ota-guardian", "unknown command %q", name)
 	}
 	rest, err := cli.Parse(fs, rest, 0, max)
@@ -119,9 +142,22 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if name == "probe" { // it needs neither the store nor the configuration
 		return probe(ctx, os.Stdin, stdout)
 	}
-	g, err := o.open(stdout, stderr)
+	g, err := o.configured(stdout, stderr)
 	if err != nil {
 		return err
+	}
+	switch name { // these need no store
+	case "adopt":
+		return adopt(ctx, g, o.dryRun)
+	case "config":
+		return printConfig(g, arg)
+	}
+	if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
+		return err
+	}
+	switch name {
+	case "boot", "confirm", "recover", "rollback", "factory create", "factory verify", "factory repair", "verify":
+		defer g.publish()
 	}
 	switch name {
 	case "boot":
@@ -137,7 +173,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	case "rollback":
 		return g.rollback(ctx, cmp.Or(arg, "previous"))
 	case "factory create":
-		return g.factoryCreate(ctx, cmp.Or(arg, "current"))
+		return g.factoryCreate(ctx, cmp.Or(arg, "current"), o.untried)
 	case "factory verify":
 		return g.factoryVerify(ctx)
 	case "factory repair":
@@ -146,6 +182,13 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return g.verify(ctx, rest, o.repair)
 	case "check":
 		return g.check(ctx, o.json)
+	}
+	if o.osRelease {
+		text, err := g.desk().Release()
+		if err == nil {
+			_, err = stdout.Write(text)
+		}
+		return err
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
 	if err != nil {
@@ -158,9 +201,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	return nil
 }
 
-// open reads the configuration and finds the store. A configuration that is
-// damaged or missing never stops the guardian: it says so and uses defaults.
-func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
+// configured reads the configuration. One that is damaged or missing never stops
+// the guardian: it says so and uses defaults.
+func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
 	cfg, err := config.Find(o.config)
 	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, readBootID()), out: stdout, log: stderr}
 	if err != nil {
@@ -171,8 +214,7 @@ func (o *options) open(stdout, stderr io.Writer) (*guardian, error) {
 			return nil, err
 		}
 	}
-	g.store, err = bootcheck.Open(cfg.Root)
-	return g, err
+	return g, nil
 }
 
 func firstOf(names []string) string {

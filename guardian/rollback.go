@@ -45,11 +45,11 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := g.store.Snapshot(version)
+	target, err := g.store.Ref(version)
 	if err != nil {
 		return nil, err
 	}
-	target, level := &snapshot.Ref, bootcheck.LevelPrevious
+	level := bootcheck.LevelPrevious
 	if name == "factory" {
 		target, level = record.Factory, bootcheck.LevelFactory
 	}

@@ -120,7 +120,16 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		}
 		return "gone, removed meanwhile", nil
 	}
+	if is, err := g.store.Ref(version); err == nil && ref.Digest == "" && is.Plain() {
+		ref = is // nobody of ours made it, and nothing runs it
+	}
 	damage := g.damage(ctx, ref, role)
+	if role == roleFactory && (damage == nil || !repair) {
+		g.factoryChecked(ctx, ref, damage)
+	}
+	if damage == nil && ref.Plain() {
+		return strings.TrimSuffix("adopted without a manifest, cannot be checked, "+role, ", "), nil
+	}
 	if damage == nil {
 		return strings.TrimSuffix("whole, "+role, ", "), nil
 	}

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs the programs, the units and a sample configuration, and enables the
-# units. It can be run any number of times; a configuration that is there is
+# Installs the programs, the scripts for a device, the units and a sample
+# configuration, and enables the units. It can be run any number of times; a configuration that is there is
 # never changed, and the versions of the application are never touched.
 #
 # usage: scripts/install.sh [options]
 #   --prefix DIR     where programs and units go (default /usr)
 #   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
-#   --bin DIR        the folder with ota-guardian, ota-apply and ota-bundle
-#                    (default: bin/ARCH of this checkout, built if it is missing)
+#   --bin DIR        the folder with ota-guardian, ota-apply and ota-bundle, beside which are man/ and
+#                    completions/ (default: bin/ARCH of this checkout, built if it is missing)
 #   --store DIR      the version store (default: that of an ota.toml that is there, then /opt/tope/versions)
 #   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
 #   --example        also install (or uninstall) device-api.service.example as device-api.service
@@ -15,10 +15,11 @@
 #   --uninstall      remove what this script installed; configuration, keys and versions stay
 #   --purge          with --uninstall: remove /etc/ota too
 #   --dry-run        only say what would be done
+#   --list WHICH     only print the names of units: those that are enabled, or that are started at once
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-prefix=/usr destdir='' bin='' store='' services='' example='' enable=1 action=install purge='' dry=''
+prefix=/usr destdir='' bin='' store='' services='' example='' enable=1 action=install list='' purge='' dry=''
 
 die() { echo "error: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
@@ -32,7 +33,7 @@ absolute() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-    --prefix | --destdir | --bin | --store | --service)
+    --prefix | --destdir | --bin | --store | --service | --list)
         [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; }
         ;;
     esac
@@ -49,6 +50,12 @@ while [ $# -gt 0 ]; do
         esac
         shift ;;
     --example) example=1 ;;
+    --list)
+        case $2 in
+        enabled | started) action=list list=$2 ;;
+        *) die "--list takes enabled or started, not $2" ;;
+        esac
+        shift ;;
     --no-enable) enable='' ;;
     --uninstall) action=uninstall ;;
     --purge) purge=1 ;;
@@ -81,6 +88,15 @@ panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
 managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-progress.socket ota-progress.service'
 enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket'
+# The others do their work at boot; these work from now on.
+started='ota-verify.timer ota-progress.socket'
+programs='ota-guardian ota-apply ota-bundle'
+pages='ota-guardian.8 ota-apply.1 ota-bundle.1 ota.toml.5 ota.7'
+# What a person or an image build runs on the device: not in the way of the PATH.
+tools='setup_symlinks.sh create_factory_version.sh verify_setup.sh test_symlink_switch.sh'
+manual=$destdir$prefix/share/man
+completions=$destdir$prefix/share/bash-completion/completions
+lib=$destdir$prefix/lib/ota
 
 run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
@@ -97,11 +113,12 @@ place() {
     echo "$2"
 }
 
-program() {
+# as_is SOURCE TARGET MODE: the file as it is.
+as_is() {
     if [ -n "$dry" ]; then echo "would write $2"; return; fi
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2.new"
-    chmod 0755 "$2.new"
+    chmod "$3" "$2.new"
     mv -f "$2.new" "$2" # a program that runs keeps its old file
     echo "$2"
 }
@@ -141,17 +158,31 @@ find_programs() {
     bin=$here/bin/$arch
     if [ ! -x "$bin/ota-guardian" ] && [ -z "$dry" ]; then
         command -v go >/dev/null || die "$bin/ota-guardian is missing: run make build, or name the folder with --bin"
-        make -s -C "$here" "build-$arch" >&2
+        make -s -C "$here" "build-$arch" man >&2
     fi
 }
 
 install_all() {
     find_programs
-    for p in ota-guardian ota-apply ota-bundle; do
+    for p in $programs; do
         [ -n "$dry" ] || [ -f "$bin/$p" ] || die "$bin/$p is missing: run make build, or name the right folder with --bin"
     done
-    for p in ota-guardian ota-apply ota-bundle; do
-        program "$bin/$p" "$destdir$prefix/bin/$p"
+    for p in $programs; do
+        as_is "$bin/$p" "$destdir$prefix/bin/$p" 0755
+    done
+    docs=$(dirname "$bin")
+    if [ -n "$dry" ] || [ -e "$docs/man/ota.7" ]; then
+        for p in $pages; do
+            as_is "$docs/man/$p" "$manual/man${p##*.}/$p" 0644
+        done
+        for p in $programs; do
+            as_is "$docs/completions/$p" "$completions/$p" 0644
+        done
+    else
+        echo "note: without the manual, which is not in $docs: make man makes it" >&2
+    fi
+    for t in $tools; do
+        as_is "$here/scripts/$t" "$lib/$t" 0755
     done
     for u in $managed; do
         place "$here/units/$u" "$units/$u" 0644
@@ -174,14 +205,15 @@ install_all() {
     if [ -n "$enable" ]; then
         # shellcheck disable=SC2086 # a list of units
         sd enable $enabled
-        # The others do their work at boot; this one answers from now on.
-        if live; then run systemctl start ota-progress.socket; fi
+        # shellcheck disable=SC2086 # a list of units
+        if live; then run systemctl start $started; fi
     fi
 }
 
 uninstall_all() {
     if live && [ -e "$units/ota-progress.socket" ]; then
-        run systemctl stop ota-progress.socket ota-progress.service
+        # shellcheck disable=SC2086 # a list of units
+        run systemctl stop $started ota-progress.service
     fi
     for u in $enabled; do
         if [ -e "$units/$u" ]; then sd disable "$u"; fi
@@ -194,11 +226,18 @@ uninstall_all() {
         fi
     done
     run rm -f "$manager" "$panic" "$catalog"
-    for p in ota-guardian ota-apply ota-bundle; do run rm -f "$destdir$prefix/bin/$p"; done
+    for p in $programs; do run rm -f "$destdir$prefix/bin/$p" "$completions/$p"; done
+    for p in $pages; do run rm -f "$manual/man${p##*.}/$p"; done
+    for t in $tools; do run rm -f "$lib/$t"; done
+    if [ -d "$lib" ]; then run rmdir --ignore-fail-on-non-empty "$lib"; fi
     if [ -n "$example" ]; then run rm -f "$units/device-api.service"; fi
     if [ -n "$purge" ]; then run rm -rf "$destdir/etc/ota"; fi
     reload
     echo "the versions in $destdir$store stay"
+}
+
+list_all() {
+    if [ "$list" = enabled ]; then echo "$enabled"; else echo "$started"; fi
 }
 
 "${action}_all"

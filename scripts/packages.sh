@@ -25,6 +25,9 @@ curl curl
 tar tar
 minisign minisign
 shellcheck shellcheck
+mandoc mandoc
+busybox busybox
+dash dash
 systemd-analyze systemd
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 LIST

@@ -5,7 +5,6 @@ package bundlecmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -40,6 +39,19 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
   ota-bundle verify --key NAME.pub FILE.ota
                   check the signature, every frame and every file, as a device does; writes nothing
                   --key PUB         a trusted key, or a folder of them; again for each further one
+  ota-bundle index DIR
+                  print a JSON object that lists the bundles in DIR, for a web server that has them:
+                  file, version, release, models, size, sha256; checks neither signatures nor content
+
+On a device, or for an image of one; the scripts verify_setup.sh and test_symlink_switch.sh call them:
+  ota-bundle doctor [--json] [--config F] [--root DIR] [--sysroot DIR]
+                  is it set up right? What is not, and the cure; nothing is changed. Exit code 1: something fails
+                  --sysroot DIR     the image of a device, below DIR, instead of this device
+  ota-bundle switch-test DIR [--rounds N] [--readers N] [--json]
+                  on a scratch store below DIR, which is removed again: how long the switch and the durable
+                  commit take there, and whether N readers ever see nothing or a mixture (exit code 5)
+  ota-bundle --version
+                  the version of this program
 
 Flags may stand before or after the other arguments.
 
@@ -58,9 +70,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
 	err := c.dispatch(ctx, args)
-	if errors.Is(err, cli.ErrHelp) {
-		fmt.Fprint(stdout, usage)
-	}
+	cli.Answer(stdout, "ota-bundle", usage, err)
 	return cli.Fail(stderr, "ota-bundle", err)
 }
 
@@ -83,9 +93,16 @@ func (c *command) dispatch(ctx context.Context, args []string) error {
 		return c.inspect(rest)
 	case "verify":
 		return c.verify(ctx, rest)
-	case "help", "-h", "-help", "--help":
-		return cli.ErrHelp
+	case "index":
+		return c.index(ctx, rest)
+	case "doctor":
+		return c.doctor(ctx, rest)
+	case "switch-test":
+		return c.switchTest(ctx, rest)
 	default:
+		if err := cli.Asked(name); err != nil {
+			return err
+		}
 		return cli.Usagef("ota-bundle", "unknown command %q", name)
 	}
 }

@@ -40,6 +40,7 @@ type download struct {
 	have  int64 // bytes in the partial file
 	moved int64 // bytes by which the last try made it longer
 	fresh bool  // all of them arrived in this call
+	broke bool  // what is there is of a try that failed, or of an earlier call
 
 	best       int64 // the longest that have ever was, by steps that count as progress
 	failures   int   // tries in a row without progress
@@ -59,7 +60,7 @@ func newDownload(from *origin, opt Options, s *spool, r *route) *download {
 		from: from, opt: opt, spool: s, route: r, limit: newLimiter(opt.LimitRate), size: from.size,
 	}
 	if s.left > 0 {
-		d.have, d.best = s.left, s.left
+		d.have, d.best, d.broke = s.left, s.left, true
 		d.stats.Resumed = s.left
 		d.size = s.mark.Size
 	}
@@ -86,6 +87,7 @@ func (d *download) run(ctx context.Context) error {
 			d.mismatches++
 		}
 		pause := d.pause(f)
+		d.broke = d.have > 0
 		if f.kind != transient || !d.continuable() {
 			if err := d.restart(); err != nil {
 				return d.giveUp(d.spool.local(d.spool.part, err))
@@ -200,6 +202,10 @@ func (d *download) try(ctx context.Context, limit int64) error {
 		return statErr
 	}
 	d.have, d.moved = have, have-g.offset
+	if d.broke && d.moved > 0 {
+		d.broke = false
+		d.stats.Resumes++
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 			return cause
@@ -296,7 +302,7 @@ func (d *download) restart() error {
 	}
 	d.have, d.size, d.fresh = 0, d.from.size, true
 	d.judged, d.parts, d.inspected, d.noHead, d.mended = false, nil, 0, true, false
-	d.stats.Resumed = 0
+	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++
 	return nil
 }

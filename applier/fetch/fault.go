@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"regexp"
+	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/applier/calendar"
@@ -66,15 +66,19 @@ func netFault(ctx context.Context, err error) *fault {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		k = final // a certificate does not get better within minutes
 	}
-	if oldTLS.MatchString(err.Error()) {
+	if oldTLS(err) {
 		k = final
 	}
 	return &fault{kind: k, err: hidden{err}}
 }
 
-// oldTLS matches the two ways in which crypto/tls says that a server is too old;
-// it has no types for them.
-var oldTLS = regexp.MustCompile(`tls: (protocol version not supported|server selected unsupported protocol version)`)
+// oldTLS knows the two ways in which crypto/tls says that a server is too old; it
+// has no types for them.
+func oldTLS(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "tls: protocol version not supported") ||
+		strings.Contains(text, "tls: server selected unsupported protocol version")
+}
 
 // hidden shows err without queries and credentials of addresses in it.
 type hidden struct{ err error }
@@ -82,15 +86,37 @@ type hidden struct{ err error }
 func (h hidden) Error() string { return redact(h.err.Error()) }
 func (h hidden) Unwrap() error { return h.err }
 
-var (
-	queries     = regexp.MustCompile(`[?#][^\s"']*`)
-	credentials = regexp.MustCompile(`//[^/?#\s"']*@`)
-)
-
 // redact replaces the queries and the credentials of all addresses in s:
-// presigned addresses carry their secret in the query.
+// presigned addresses carry their secret in the query. By hand, since package
+// regexp, which nothing else here needs, is 320 kB of the program.
 func redact(s string) string {
-	return queries.ReplaceAllString(credentials.ReplaceAllString(s, "//…@"), "?…")
+	const ends = " \t\n\f\r\"'" // what no address holds
+	var b strings.Builder
+	for len(s) > 0 {
+		switch {
+		case strings.HasPrefix(s, "//"):
+			host := s[2:]
+			if i := strings.IndexAny(host, "/?#"+ends); i >= 0 {
+				host = host[:i]
+			}
+			if i := strings.LastIndexByte(host, '@'); i >= 0 {
+				b.WriteString("//…@")
+				s = s[2+i+1:]
+				continue
+			}
+		case s[0] == '?' || s[0] == '#':
+			b.WriteString("?…")
+			i := strings.IndexAny(s, ends)
+			if i < 0 {
+				i = len(s)
+			}
+			s = s[i:]
+			continue
+		}
+		b.WriteByte(s[0])
+		s = s[1:]
+	}
+	return b.String()
 }
 
 // failed makes the error that Fetch returns for a download that f ended, with
@@ -155,7 +181,7 @@ func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 		return "only the authorities in the files of `ca` in the configuration are believed: the server's must be among them"
 	case verification:
 		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
-	case oldTLS.MatchString(err.Error()):
+	case oldTLS(err):
 		return "the server must speak TLS 1.2 or newer"
 	}
 	return ""

@@ -132,6 +132,7 @@ type Stats struct {
 	Fetched  int64 // bytes that arrived in this call, those thrown away included
 	Requests int   // requests sent, redirects not counted
 	Restarts int   // how often the download began at the first byte again
+	Resumes  int   // how often it went on from where it had broken off, in this call or in an earlier one
 }
 
 // Fetch downloads src into opt.Dir and returns the whole file, open for

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -235,22 +234,34 @@ func (g *guard) judgeRange(resp *http.Response) (int64, *fault) {
 	return total, nil
 }
 
-var contentRangeForm = regexp.MustCompile(`^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$`)
-
-// contentRange takes Content-Range apart; what the header leaves open is -1.
+// contentRange takes Content-Range apart: "bytes FIRST-LAST/TOTAL", with "*" for
+// what it leaves open, which is -1.
 func contentRange(resp *http.Response) (first, last, total int64, ok bool) {
-	m := contentRangeForm.FindStringSubmatch(resp.Header.Get("Content-Range"))
-	if m == nil {
+	span, ofTotal, slash := strings.Cut(resp.Header.Get("Content-Range"), "/")
+	span, unit := strings.CutPrefix(span, "bytes ")
+	if !slash || !unit {
 		return -1, -1, -1, false
 	}
+	ok = true
 	number := func(s string) int64 {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return -1 // empty or "*": the form lets nothing else through
+		n, err := strconv.ParseUint(s, 10, 63)
+		if err != nil || len(s) > 18 {
+			ok = false
 		}
-		return n
+		return int64(n)
 	}
-	return number(m[1]), number(m[2]), number(m[3]), true
+	first, last, total = -1, -1, -1
+	if span != "*" {
+		from, to, _ := strings.Cut(span, "-")
+		first, last = number(from), number(to)
+	}
+	if ofTotal != "*" {
+		total = number(ofTotal)
+	}
+	if !ok {
+		return -1, -1, -1, false
+	}
+	return first, last, total, true
 }
 
 // endsByClosing reports whether only the end of the connection says where the

@@ -182,6 +182,13 @@ func TestResumeByAnotherCall(t *testing.T) {
 			if st.Size != want.Size || st.Resumed != want.Resumed || st.Fetched != want.Fetched {
 				t.Errorf("Stats = %+v, want %+v", st, want)
 			}
+			resumes := 0
+			if row.resume > 0 && row.resume < int64(len(now)) {
+				resumes = 1
+			}
+			if st.Resumes != resumes {
+				t.Errorf("it went on %d times, want %d", st.Resumes, resumes)
+			}
 			if err := Remove(opt.Dir, src); err != nil {
 				t.Fatal(err)
 			}

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,9 +25,20 @@ const (
 	nameLen    = 32 // hex digits: 128 bits, so that no two addresses meet by chance
 )
 
-// ours matches the names that Fetch makes, the temporary ones of renameio
-// (which a kill leaves behind) included.
-var ours = regexp.MustCompile(`^\.?([0-9a-f]{32})\.(part|json)([0-9]*)$`)
+// ours knows the names that Fetch makes, the temporary ones of renameio (which a
+// kill leaves behind) included: 32 hex digits, the ending, maybe a dot before and
+// digits behind.
+func ours(name string) bool {
+	name = strings.TrimPrefix(name, ".")
+	if len(name) < nameLen || strings.Trim(name[:nameLen], "0123456789abcdef") != "" {
+		return false
+	}
+	digits, is := strings.CutPrefix(name[nameLen:], partSuffix)
+	if !is {
+		digits, is = strings.CutPrefix(name[nameLen:], noteSuffix)
+	}
+	return is && strings.Trim(digits, "0123456789") == ""
+}
 
 // syncInterval is how often what has arrived is made durable, and so how much of a
 // download a power cut can cost. More often wears the flash: a sync also writes
@@ -98,8 +109,7 @@ func openSpool(dir string, from *origin) (*spool, error) {
 func (s *spool) sweep() {
 	names, _ := s.dir.Readdirnames(-1)
 	for _, name := range names {
-		m := ours.FindStringSubmatch(name)
-		if m != nil && name != s.from.name+partSuffix && name != s.from.name+noteSuffix {
+		if ours(name) && name != s.from.name+partSuffix && name != s.from.name+noteSuffix {
 			os.RemoveAll(filepath.Join(s.dir.Name(), name))
 		}
 	}

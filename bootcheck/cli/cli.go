@@ -26,6 +26,35 @@ const ExitCodes = `Exit codes:
 // ErrHelp says that help was asked for and printed: exit 0.
 var ErrHelp = flag.ErrHelp
 
+// ErrVersion says that the program's version was asked for: exit 0.
+var ErrVersion = errors.New("version requested")
+
+// Version is that of the programs, which is that of their package. `make build`
+// sets it (go build -ldflags -X).
+var Version = "unknown"
+
+// Answer prints what err says that was asked for: the usage text or the version.
+func Answer(w io.Writer, prog, usage string, err error) {
+	switch {
+	case errors.Is(err, ErrHelp):
+		fmt.Fprint(w, usage)
+	case errors.Is(err, ErrVersion):
+		fmt.Fprintf(w, "%s %s\n", prog, Version)
+	}
+}
+
+// Asked is ErrHelp or ErrVersion if word, which stands in the place of the
+// command, asks for one of them, else nil.
+func Asked(word string) error {
+	switch word {
+	case "help", "-h", "-help", "--help":
+		return ErrHelp
+	case "version", "-version", "--version":
+		return ErrVersion
+	}
+	return nil
+}
+
 // Flags makes a flag set for a command, "ota-apply install", that reports errors
 // to its caller instead of printing them.
 func Flags(name string) *flag.FlagSet {
@@ -111,9 +140,9 @@ func Usagef(command, format string, args ...any) error {
 
 // Fail prints err for a person, "prog: what went wrong" and on a line of its own
 // what to do, and returns the exit code of err. It prints nothing for nil and
-// for ErrHelp.
+// for what Answer answers.
 func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
-	if err == nil || errors.Is(err, ErrHelp) {
+	if err == nil || errors.Is(err, ErrHelp) || errors.Is(err, ErrVersion) {
 		return bootcheck.ExitDone
 	}
 	// One line, whatever a cause put into its text.

@@ -39,7 +39,7 @@
 //	timeout  = "10s"
 //
 //	[metrics]
-//	file = "/var/lib/node_exporter/ota.prom"
+//	file = "/run/ota/ota.prom"
 package config
 
 import (
@@ -136,7 +136,9 @@ type Check struct {
 
 // Metrics says where figures for Prometheus go.
 type Metrics struct {
-	File string // for the node exporter's textfile collector; empty: none
+	// File is for node_exporter's textfile collector, and ends in .prom; empty: none.
+	// On a file system in memory (below Run, say) nothing of it wears the flash.
+	File string
 }
 
 // Default is the configuration of a device whose file, at path, says nothing.

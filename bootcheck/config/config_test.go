@@ -148,7 +148,7 @@ func TestTheDocumentedExampleIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default(got.Path)
-	want.Keys, want.Model, want.Metrics.File = got.Keys, "tope-x1", "/var/lib/node_exporter/ota.prom"
+	want.Keys, want.Model, want.Metrics.File = got.Keys, "tope-x1", "/run/ota/ota.prom"
 	if diff := cmp.Diff(want, got, noPrivate); diff != "" {
 		t.Errorf("the example in the package comment against the defaults (-default +example):\n%s", diff)
 	}
@@ -234,7 +234,8 @@ func TestWrongValues(t *testing.T) {
 		{`check = [{name = "a", unit = "a"}]`, `check 1: unit: must be the name of a unit`},
 		{`check = [{name = "a", unit = "a.service", required = "yes"}]`, `check 1: required: must be true or false, got "yes"`},
 		{`check = [{name = "a", unit = "a.service", timeout = 0}]`, `check 1: timeout: must be more than 0`},
-		{`metrics.file = "x"`, `line 2: metrics.file: must be an absolute path`},
+		{`metrics.file = "x.prom"`, `line 2: metrics.file: must be an absolute path`},
+		{`metrics.file = "/run/ota/metrics"`, `line 2: metrics.file: must end in .prom: the collector reads no other file`},
 	} {
 		t.Run(tt.text, func(t *testing.T) {
 			path := write(t, "#\n"+tt.text+"\n[zz]\n")

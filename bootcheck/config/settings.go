@@ -58,7 +58,7 @@ func (c *Config) settings(l *loader) table {
 			"stable":   duration(&c.Trial.Stable, day),
 		},
 		"check":   checks(&c.Checks, l),
-		"metrics": table{"file": text(&c.Metrics.File, absoluteOrNothing)},
+		"metrics": table{"file": text(&c.Metrics.File, promOrNothing)},
 	}
 }
 
@@ -343,6 +343,15 @@ func absoluteOrNothing(s string) (string, error) {
 		return s, nil
 	}
 	return absolute(s)
+}
+
+// promOrNothing: node_exporter's textfile collector reads *.prom and nothing else,
+// and nobody would notice that the figures are missing.
+func promOrNothing(s string) (string, error) {
+	if s != "" && (!strings.HasSuffix(s, ".prom") || strings.HasSuffix(s, "/.prom")) {
+		return s, errors.New("must end in .prom: the collector reads no other file")
+	}
+	return absoluteOrNothing(s)
 }
 
 func loopbackURL(s string) (string, error) { return s, loopback.Check(s) }

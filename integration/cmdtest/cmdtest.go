@@ -22,6 +22,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -63,9 +64,10 @@ if [ -e %[1]s/sick ]; then
 fi
 `
 
-// Run runs the scripts in dir.
-func Run(t *testing.T, dir string) {
-	testscript.Run(t, testscript.Params{
+// Run runs the scripts in dir, with the further commands more.
+func Run(t *testing.T, dir string, more ...map[string]func(ts *testscript.TestScript, neg bool, args []string)) {
+	t.Helper()
+	params := testscript.Params{
 		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -74,7 +76,11 @@ func Run(t *testing.T, dir string) {
 			"exit": exit, "bundle": bundle, "link": link, "serve": serve,
 			"snapshot": snapshot, "unchanged": unchanged,
 		},
-	})
+	}
+	for _, m := range more {
+		maps.Copy(params.Cmds, m)
+	}
+	testscript.Run(t, params)
 }
 
 func setup(env *testscript.Env) error {

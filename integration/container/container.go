@@ -46,6 +46,9 @@ type Options struct {
 	// by Start.
 	Overlay debian.Overlay
 
+	// Packages are Debian's, for the root to have besides those of debian.Root.
+	Packages []string
+
 	// Console, if not nil, gets what Log returns while it is printed.
 	Console io.Writer
 }
@@ -105,7 +108,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	if missing := Missing(); len(missing) > 0 {
 		return nil, fmt.Errorf("missing on this host: %s", strings.Join(missing, "; "))
 	}
-	root, err := debian.Root(ctx)
+	root, err := debian.Root(ctx, o.Packages...)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ import (
 )
 
 var (
-	flowFlag   = flag.String("crash.flow", "", "only this flow")
+	flowFlag   = flag.String("crash.flow", "", "only these flows, with commas between them")
 	pointFlag  = flag.Int("crash.point", 0, "only this point of -crash.flow, with its log")
 	errnoFlag  = flag.String("crash.errno", "", "at the point the call fails with this, as EIO; empty: all is killed")
 	onFlag     = flag.Bool("crash.on", false, "with -crash.errno: every later call fails, too")
@@ -47,8 +47,8 @@ var nightly = os.Getenv("OTA_CRASH") == "nightly"
 // The samples of CI: together with the whole kill matrix they take less than three
 // minutes on two quiet cores.
 const (
-	errorsInCI  = 150
-	doublesInCI = 60
+	errorsInCI  = 120
+	doublesInCI = 40
 )
 
 // doublesNightly is for each flow and each way to recover.
@@ -121,11 +121,15 @@ func chosen(t *testing.T) []*flows.Flow {
 	if *flowFlag == "" {
 		return flows.All
 	}
-	f := flows.Find(*flowFlag)
-	if f == nil {
-		t.Fatalf("there is no flow %q", *flowFlag)
+	var all []*flows.Flow
+	for name := range strings.SplitSeq(*flowFlag, ",") {
+		f := flows.Find(name)
+		if f == nil {
+			t.Fatalf("there is no flow %q", name)
+		}
+		all = append(all, f)
 	}
-	return []*flows.Flow{f}
+	return all
 }
 
 // A tally counts what came of each flow's points.

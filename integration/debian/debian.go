@@ -10,6 +10,7 @@
 //	debs/                     the packages as downloaded
 //	root-<recipe>-<content>/  root/ is the tree, packages.txt what it is made of
 //	kernel-<recipe>-<content>/  vmlinux, modules/, modules.order, packages.txt
+//	tools-<recipe>-<content>/ root/ is what is in packages of tools, see Tools
 //	image-<content>/          root.erofs: the root and an Overlay, read-only
 //
 // <recipe> is the hash of what was asked for (package names, masks, files), and

@@ -106,13 +106,14 @@ func (f File) install(dst string) error {
 	return writeFile(dst, mode, bytes.NewReader(f.Data))
 }
 
-// Image returns a read-only erofs image of the root with o in it, building it
+// Image returns a read-only erofs image of the root with o and the packages more
+// in it, building it
 // when the cache has none (1 to 2 s). It is shared: never write to it.
-func Image(ctx context.Context, o Overlay) (file string, err error) {
+func Image(ctx context.Context, o Overlay, more ...string) (file string, err error) {
 	if err := o.check(); err != nil {
 		return "", err
 	}
-	root, err := Root(ctx)
+	root, err := Root(ctx, more...)
 	if err != nil {
 		return "", err
 	}

@@ -91,12 +91,13 @@ var masked = []string{
 const generators = "usr/lib/systemd/system-generators"
 
 // Root returns the folder of a Debian 12 root, building it when the cache has
-// none (15 to 30 s, and the network). Everyone who may read the repository may
+// none (15 to 30 s, and the network). more are Debian packages that it has besides;
+// each set of them is a root of its own. Everyone who may read the repository may
 // read it; nobody may write to it: it is shared by all tests. As the lower layer
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
 // /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
 // /etc/ota, /var/lib/ota and /srv.
-func Root(ctx context.Context) (dir string, err error) {
+func Root(ctx context.Context, more ...string) (dir string, err error) {
 	recipe := []string{formatOfEntries, Suite, guestArch, passwdLines, groupLines, generators}
 	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
 		recipe = append(recipe, strings.Join(l, " "))
@@ -106,24 +107,29 @@ func Root(ctx context.Context) (dir string, err error) {
 			recipe = append(recipe, name, m[name])
 		}
 	}
-	dir, err = Entry(ctx, "root-"+Hash(recipe...), buildRoot)
+	if len(more) > 0 {
+		recipe = append(recipe, "and "+strings.Join(more, " "))
+	}
+	dir, err = Entry(ctx, "root-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
+		return buildRoot(ctx, dir, more)
+	})
 	if err != nil {
 		return "", fmt.Errorf("cannot build the Debian root: %w", err)
 	}
 	return filepath.Join(dir, "root"), nil
 }
 
-func buildRoot(ctx context.Context, dir string) (string, error) {
+func buildRoot(ctx context.Context, dir string, more []string) (string, error) {
 	a, unlock, err := newApt(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	pkgs, err := a.closure(ctx, wanted...)
+	pkgs, err := a.closure(ctx, append(slices.Clone(wanted), more...)...)
 	if err != nil {
 		return "", err
 	}
-	pkgs = slices.DeleteFunc(pkgs, func(p pkg) bool { return slices.Contains(unwanted, p.name) })
+	pkgs = slices.DeleteFunc(pkgs, func(p pkg) bool { return slices.Contains(unwanted, p.name) && !slices.Contains(more, p.name) })
 	debs, err := a.download(ctx, pkgs)
 	if err != nil {
 		return "", err

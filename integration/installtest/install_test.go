@@ -19,14 +19,18 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SCRIPTS", filepath.Join(repo, "scripts"))
-			// Programs that only stand for those of the product: what is tested
-			// is where they go.
-			bin := filepath.Join(env.WorkDir, "programs")
-			if err := os.Mkdir(bin, 0o755); err != nil {
-				return err
-			}
-			for _, name := range []string{"ota-guardian", "ota-apply", "ota-bundle"} {
-				if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
+			// Programs and pages that only stand for those of the product: what
+			// is tested is where they go.
+			for _, name := range []string{
+				"programs/ota-guardian", "programs/ota-apply", "programs/ota-bundle",
+				"completions/ota-guardian", "completions/ota-apply", "completions/ota-bundle",
+				"man/ota-guardian.8", "man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7",
+			} {
+				file := filepath.Join(env.WorkDir, name)
+				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+					return err
+				}
+				if err := os.WriteFile(file, []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
 					return err
 				}
 			}

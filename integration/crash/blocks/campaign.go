@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tope-ota/ota/integration/crash/blocklog"
@@ -57,14 +58,23 @@ func RecordFlow(ctx context.Context, w *flows.World, f *flows.Flow, fs string, s
 		if err := mark(markBegin); err != nil {
 			return err
 		}
+		// A report is noted before it is answered. One that comes when the program has
+		// ended, which does not wait for ever, is not.
+		var mu sync.Mutex
 		var told error
+		ended := false
 		r.Site.OnReport(func(stage string) {
-			if stage == "success" {
-				told = errors.Join(told, mark(markSuccess)) // before it is answered
+			mu.Lock()
+			defer mu.Unlock()
+			if stage == "success" && !ended {
+				told = errors.Join(told, mark(markSuccess))
 			}
 		})
 		defer r.Site.OnReport(nil)
 		said, err := r.Site.Run(ctx, f.Args(r.Site))
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
 		if err != nil {
 			return err
 		}

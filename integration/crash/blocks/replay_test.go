@@ -31,7 +31,7 @@ func TestSet(t *testing.T) {
 		write(40, 1, blocklog.Flush, 6),                    // 9: what came before is flushed, this is not
 		{Offset: 0, Length: 4096, Flags: blocklog.Discard}, // 10
 	}}
-	type outcome struct{ none, all, part, forced bool }
+	type outcome struct{ none, all, part bool }
 	for _, test := range []struct {
 		point, flushed int
 		writes         map[int]bool // may it be lost
@@ -144,7 +144,7 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { p.Close() }()
-	for range 300 {
+	for range 100 {
 		s := State{rng.IntN(len(r.Entries) + 1), rng.Uint64N(5)}
 		set := r.Set(s)
 		want := make([]byte, size)

@@ -1,4 +1,4 @@
-package guardian
+package watchdog
 
 import (
 	"os"
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestWatchdogWarning(t *testing.T) {
+func TestWarning(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		asked time.Duration
@@ -26,28 +26,26 @@ func TestWatchdogWarning(t *testing.T) {
 		{"it says nonsense", 30 * time.Second, map[string]string{"state": "active", "timeout": "many"}, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			old := watchdogDevice
-			t.Cleanup(func() { watchdogDevice = old })
-			watchdogDevice = filepath.Join(t.TempDir(), "watchdog0")
+			device := filepath.Join(t.TempDir(), "watchdog0")
 			if row.files != nil {
-				if err := os.Mkdir(watchdogDevice, 0o755); err != nil {
+				if err := os.Mkdir(device, 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for name, text := range row.files {
-				if err := os.WriteFile(filepath.Join(watchdogDevice, name), []byte(text+"\n"), 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(device, name), []byte(text+"\n"), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
-			got := watchdogWarning(row.asked)
+			got := Warning(device, row.asked)
 			if (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
-				t.Errorf("watchdogWarning(%s) = %q, want %q", row.asked, got, row.want)
+				t.Errorf("Warning(%s) = %q, want %q", row.asked, got, row.want)
 			}
 		})
 	}
 }
 
-func TestBootStatusWords(t *testing.T) {
+func TestWords(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		status uint64
@@ -61,8 +59,8 @@ func TestBootStatusWords(t *testing.T) {
 		{"everything", 0x7f, "the watchdog reset the machine, it was too hot, a fan failed, external relay 1, external relay 2, " +
 			"the supply voltage was too low, the supply voltage was too high"},
 	} {
-		if got := bootStatusWords(row.status); got != row.want {
-			t.Errorf("%s: bootStatusWords(%#x) = %q, want %q", row.name, row.status, got, row.want)
+		if got := Words(row.status); got != row.want {
+			t.Errorf("%s: Words(%#x) = %q, want %q", row.name, row.status, got, row.want)
 		}
 	}
 }

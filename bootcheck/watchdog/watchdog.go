@@ -1,4 +1,6 @@
-package guardian
+// Package watchdog is what the hardware watchdog says of itself, which PID 1 owns:
+// nothing here opens it, since that arms it.
+package watchdog
 
 import (
 	"fmt"
@@ -7,29 +9,34 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// watchdogDevice is the hardware watchdog that PID 1 owns. A variable for the tests.
-var watchdogDevice = "/sys/class/watchdog/watchdog0"
+// Device is the hardware watchdog that PID 1 owns.
+const Device = "/sys/class/watchdog/watchdog0"
 
-// watchdogWarning compares the hardware watchdog with what systemd was asked for
+// CardReset is the bit of a watchdog's bootstatus that says it reset the
+// machine: WDIOF_CARDRESET, linux/watchdog.h.
+const CardReset = 0x20
+
+// Warning compares the hardware watchdog at device with what systemd was asked for
 // (RuntimeWatchdogSec=; 0: nothing). Empty: it is as it should be. A device that
 // cannot do a time-out gets none at all, and nothing but its state tells.
-func watchdogWarning(asked time.Duration) string {
+func Warning(device string, asked time.Duration) string {
 	if asked == 0 {
 		return ""
 	}
-	if _, err := os.Stat(watchdogDevice); err != nil {
+	if _, err := os.Stat(device); err != nil {
 		return fmt.Sprintf("systemd was asked for a hardware watchdog of %s and there is none", asked)
 	}
 	name := "the hardware watchdog"
-	if identity := printable(watchdogValue("identity")); identity != "" {
+	if identity := Value(device, "identity"); identity != "" {
 		name += " (" + identity + ")"
 	}
-	if state := watchdogValue("state"); state != "" && state != "active" {
+	if state := Value(device, "state"); state != "" && state != "active" {
 		return fmt.Sprintf("%s is %s: it may not be able to do the %s that systemd was asked for", name, state, asked)
 	}
-	seconds, err := strconv.Atoi(watchdogValue("timeout"))
+	seconds, err := strconv.Atoi(Value(device, "timeout"))
 	if err != nil {
 		return "" // this driver does not say
 	}
@@ -46,7 +53,7 @@ var bootStatus = []struct {
 	bit  uint64
 	word string
 }{
-	{cardReset, "the watchdog reset the machine"},
+	{CardReset, "the watchdog reset the machine"},
 	{0x01, "it was too hot"},                  // WDIOF_OVERHEAT
 	{0x02, "a fan failed"},                    // WDIOF_FANFAULT
 	{0x04, "external relay 1"},                // WDIOF_EXTERN1
@@ -55,9 +62,9 @@ var bootStatus = []struct {
 	{0x40, "the supply voltage was too high"}, // WDIOF_POWEROVER
 }
 
-// bootStatusWords says in one clause why the last boot ended, as far as a
+// Words says in one clause why the last boot ended, as far as a
 // watchdog's bootstatus tells; empty: it does not.
-func bootStatusWords(status uint64) string {
+func Words(status uint64) string {
 	var words []string
 	for _, b := range bootStatus {
 		if status&b.bit != 0 {
@@ -67,10 +74,17 @@ func bootStatusWords(status uint64) string {
 	return strings.Join(words, ", ")
 }
 
-func watchdogValue(name string) string {
-	data, err := os.ReadFile(filepath.Join(watchdogDevice, name))
+// Value is one of the files of a device, without what is not printable; empty: it
+// does not say.
+func Value(device, name string) string {
+	data, err := os.ReadFile(filepath.Join(device, name))
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(data))
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(string(data), "\uFFFD")))
 }

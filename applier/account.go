@@ -1,0 +1,86 @@
+package applier
+
+import (
+	"sync"
+	"time"
+
+	"github.com/tope-ota/ota/applier/fetch"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/metrics"
+)
+
+// An account is what is remembered of an install for the fleet's figures.
+type account struct {
+	mu      sync.Mutex
+	stage   string // that it is in; empty: none yet
+	since   time.Time
+	seconds map[string]float64 // by stage
+	stats   fetch.Stats
+	reused  int64
+}
+
+// enter says that the install is in stage from now on.
+func (c *account) enter(stage string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.seconds == nil {
+		c.seconds = make(map[string]float64)
+	}
+	if c.stage != "" {
+		c.seconds[c.stage] += now.Sub(c.since).Seconds()
+	}
+	c.stage, c.since = stage, now
+}
+
+func (c *account) fetched(stats fetch.Stats) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats = stats
+}
+
+func (c *account) took(reused int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reused = reused
+}
+
+// close is the account of an install of version that ended with err.
+func (c *account) close(version string, err error) metrics.Install {
+	c.enter("")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := metrics.Install{
+		Version:    version,
+		Result:     metrics.Success,
+		Ended:      time.Now().Unix(),
+		Downloaded: uint64(c.stats.Fetched),
+		Reused:     uint64(c.reused),
+		Resumes:    c.stats.Resumes,
+		Seconds:    c.seconds,
+	}
+	if err != nil {
+		i.Result, i.Exit = bootcheck.ReportCode(err), bootcheck.Exit(err)
+	}
+	return i
+}
+
+// publish tells the fleet's tools how the device is now.
+func (a *applier) publish() {
+	if a.store == nil {
+		return // there is nothing to be told
+	}
+	if err := metrics.New(a.cfg, a.store).Publish(); err != nil {
+		a.logf("%v", err)
+	}
+}
+
+// publishEnd is publish for an install that ended with err.
+func (a *applier) publishEnd(err error) {
+	if a.store == nil {
+		return
+	}
+	if err := metrics.New(a.cfg, a.store).Ended(a.account.close(a.version, err)); err != nil {
+		a.logf("%v", err)
+	}
+}

@@ -1,0 +1,92 @@
+package bundlecmd
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+)
+
+// published is one bundle of an index.
+type published struct {
+	File     string     `json:"file"`
+	Version  string     `json:"version"`
+	Release  int64      `json:"release"`
+	Models   []string   `json:"models"`
+	NotAfter *time.Time `json:"not_after"` // null: never expires
+	Size     int64      `json:"size"`      // of the file, bytes
+	SHA256   string     `json:"sha256"`    // of the file
+	Digest   string     `json:"digest"`    // of the version: what a device's record has
+	KeyID    string     `json:"key_id"`
+}
+
+// index lists the bundles of a folder, the lowest release first. The same bundles
+// give the same bytes. What it says is what the bundles say of themselves: a device
+// believes their signatures and nothing else.
+func (c *command) index(ctx context.Context, args []string) error {
+	rest, err := cli.Parse(cli.Flags("ota-bundle index"), args, 1, 1)
+	if err != nil {
+		return err
+	}
+	names, err := filepath.Glob(filepath.Join(escapeGlob(rest[0]), "*.ota"))
+	if err != nil {
+		return err
+	}
+	all := []published{}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		p, err := look(name)
+		if err != nil {
+			return fmt.Errorf("cannot list %s: %w", name, err)
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b published) int {
+		return cmp.Or(cmp.Compare(a.Release, b.Release), bootcheck.CompareVersions(a.Version, b.Version), strings.Compare(a.File, b.File))
+	})
+	e := json.NewEncoder(c.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(map[string]any{"releases": all})
+}
+
+// look reads a bundle's head, and its bytes for their hash.
+func look(name string) (published, error) {
+	f, h, err := open(name)
+	if err != nil {
+		return published{}, err
+	}
+	defer func() { _ = f.Close() }()
+	m, err := h.Parse()
+	if err != nil {
+		return published{}, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return published{}, err
+	}
+	sum := sha256.New()
+	size, err := io.Copy(sum, f)
+	if err != nil {
+		return published{}, err
+	}
+	return published{
+		File: filepath.Base(name), Version: m.Version, Release: m.Release, Models: m.Models, NotAfter: m.NotAfter,
+		Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Digest: bootcheck.Digest(h.RawManifest), KeyID: claimedKey(h.Signature),
+	}, nil
+}
+
+// escapeGlob takes a folder's name as it is, whatever is in it.
+func escapeGlob(dir string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(dir)
+}

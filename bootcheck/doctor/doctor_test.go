@@ -1,0 +1,343 @@
+package doctor
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"aead.dev/minisign"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// image is a device that is set up right, below a folder.
+type image struct {
+	t    *testing.T
+	dir  string
+	args Options
+}
+
+const mounts = `21 1 8:1 / / rw,relatime - ext4 /dev/root rw
+22 21 8:2 / /opt/tope rw,noatime - ext4 /dev/mmcblk0p3 rw,data=ordered
+23 21 0:20 / /tmp rw,nosuid - tmpfs tmpfs rw
+`
+
+func newImage(t *testing.T) *image {
+	m := &image{t: t, dir: t.TempDir()}
+	m.args = Options{Sysroot: m.dir, JSON: true}
+	const units = "../../units"
+	for _, name := range append(slices.Clone(ourUnits), "device-api.service.d/50-ota.conf") {
+		data, err := os.ReadFile(filepath.Join(units, name))
+		m.must(err)
+		m.write("usr/lib/systemd/system/"+name, string(data))
+	}
+	for from, to := range map[string]string{
+		"device-api.service.example":         "usr/lib/systemd/system/device-api.service",
+		"system.conf.d/50-ota-watchdog.conf": "usr/lib/systemd/system.conf.d/50-ota-watchdog.conf",
+	} {
+		data, err := os.ReadFile(filepath.Join(units, from))
+		m.must(err)
+		m.write(to, string(data))
+	}
+	for _, name := range enabledUnits {
+		m.link("etc/systemd/system/multi-user.target.wants/"+name, "/usr/lib/systemd/system/"+name)
+	}
+	for _, name := range []string{"ota-guardian", "ota-apply", "ota-bundle"} {
+		m.program("usr/bin/" + name)
+	}
+	m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1MiB\"\n")
+	pub, _, err := minisign.GenerateKey(nil)
+	m.must(err)
+	text, err := pub.MarshalText()
+	m.must(err)
+	m.write("etc/ota/keys/release.pub", string(text))
+	m.write("proc/self/mountinfo", mounts)
+	m.write("proc/sys/kernel/panic", "10\n")
+	m.write("proc/sys/kernel/panic_on_oops", "1\n")
+	m.write("sys/module/pstore/parameters/backend", "ramoops\n")
+	m.write("sys/class/watchdog/watchdog0/identity", "board watchdog\n")
+	m.write("sys/class/watchdog/watchdog0/state", "active\n")
+	m.write("sys/class/watchdog/watchdog0/timeout", "30\n")
+	m.write("sys/class/watchdog/watchdog0/bootstatus", "32\n")
+	m.link("proc/1/fd/9", "/dev/watchdog0")
+	m.link("usr/local/bin/device-api", "/opt/tope/versions/current/bin/device-api")
+
+	m.must(os.MkdirAll(filepath.Join(m.dir, "opt/tope"), 0o755))
+	store, err := bootcheck.Create(filepath.Join(m.dir, "opt/tope/versions"))
+	m.must(err)
+	one, two := m.version("1.0.0"), m.version("1.1.0")
+	m.must(store.Retire("1.0.0"))
+	m.must(store.Commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []bootcheck.Ref{*one, *two}}))
+	return m
+}
+
+// version makes a snapshot.
+func (m *image) version(name string) *bootcheck.Ref {
+	dir := "opt/tope/versions/v" + name + "/"
+	m.program(dir + "bin/device-api")
+	data, err := os.ReadFile(filepath.Join(m.dir, dir, "bin/device-api"))
+	m.must(err)
+	sum := sha256.Sum256(data)
+	raw, err := json.Marshal(bootcheck.Manifest{Format: bootcheck.ManifestFormat, Models: []string{"x1"}, Version: name, Size: int64(len(data)),
+		Entries: []bootcheck.Entry{
+			{Path: "bin", Type: bootcheck.TypeDir, Mode: 0o755},
+			{Path: "bin/device-api", Type: bootcheck.TypeFile, Mode: 0o755, Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:])},
+		}})
+	m.must(err)
+	m.write(dir+bootcheck.ManifestPath, string(raw))
+	return &bootcheck.Ref{Version: name, Digest: bootcheck.Digest(raw)}
+}
+
+func (m *image) must(err error) {
+	m.t.Helper()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *image) path(name string) string { return filepath.Join(m.dir, name) }
+
+func (m *image) write(name, text string) {
+	m.t.Helper()
+	m.must(os.MkdirAll(filepath.Dir(m.path(name)), 0o755))
+	m.must(os.WriteFile(m.path(name), []byte(text), 0o644))
+}
+
+func (m *image) program(name string) {
+	m.write(name, "#!/bin/sh\n")
+	m.must(os.Chmod(m.path(name), 0o755))
+}
+
+func (m *image) link(name, target string) {
+	m.t.Helper()
+	m.must(os.MkdirAll(filepath.Dir(m.path(name)), 0o755))
+	_ = os.Remove(m.path(name))
+	m.must(os.Symlink(target, m.path(name)))
+}
+
+func (m *image) remove(name string) { m.must(os.RemoveAll(m.path(name))) }
+
+// edit replaces text in a file.
+func (m *image) edit(name, old, new string) {
+	m.t.Helper()
+	data, err := os.ReadFile(m.path(name))
+	m.must(err)
+	if !strings.Contains(string(data), old) {
+		m.t.Fatalf("%s does not hold %q", name, old)
+	}
+	m.write(name, strings.ReplaceAll(string(data), old, new))
+}
+
+// findings is what the doctor says of it that is not ok.
+func (m *image) findings() (bad []finding, code bootcheck.ExitCode) {
+	m.t.Helper()
+	var out bytes.Buffer
+	err := Diagnose(m.t.Context(), &out, m.args)
+	var said struct {
+		OK, Warn, Fail int
+		Findings       []finding
+	}
+	if jsonErr := json.Unmarshal(out.Bytes(), &said); jsonErr != nil {
+		m.t.Fatalf("%v, %v:\n%s", err, jsonErr, &out)
+	}
+	fails := 0
+	for _, f := range said.Findings {
+		if f.State == stateFail {
+			fails++
+		}
+		if f.State != stateOK {
+			bad = append(bad, f)
+			if f.Cure == "" {
+				m.t.Errorf("%+v has no cure", f)
+			}
+		}
+	}
+	if len(said.Findings) != said.OK+said.Warn+said.Fail || fails != said.Fail || (fails > 0) != (err != nil) {
+		m.t.Errorf("%d ok, %d warn, %d fail of %d findings, error %v", said.OK, said.Warn, said.Fail, len(said.Findings), err)
+	}
+	return bad, bootcheck.Exit(err)
+}
+
+const (
+	dropIn  = "usr/lib/systemd/system/device-api.service.d/50-ota.conf"
+	service = "usr/lib/systemd/system/device-api.service"
+	store   = "opt/tope/versions/"
+)
+
+// TestBroken breaks a set-up in one way each: that is found, and its cure.
+func TestBroken(t *testing.T) {
+	m := newImage(t)
+	// Only what depends on the machine of the test is said of one that is right.
+	for _, f := range m.others(t) {
+		t.Errorf("a set-up that is right: %+v", f)
+	}
+	if t.Failed() {
+		return
+	}
+	for _, row := range []struct {
+		name  string
+		harm  func(m *image)
+		check string // the finding
+		state string
+		found string // in what was found
+		cure  string // in the cure
+	}{
+		{"an unknown key in the configuration", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nmodell = 1\n") }, "configuration", stateFail, `unknown key "modell"`, "correct it"},
+		{"no TOML at all", func(m *image) { m.write("etc/ota/ota.toml", "[[[") }, "configuration", stateFail, "line 1", "correct it"},
+		{"no configuration", func(m *image) { m.remove("etc/ota/ota.toml") }, "configuration", stateWarn, "is not there", "install.sh"},
+		{"a configuration that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/ota.toml"), 0o666)) }, "configuration file", stateFail, "mode 0666", "chmod go-w"},
+		{"a report to another machine", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\n[report]\nurl = \"http://192.0.2.1/\"\n")
+		}, "configuration", stateFail, "report.url", "correct it"},
+		{"no model", func(m *image) { m.write("etc/ota/ota.toml", "") }, "model", stateWarn, "every model", "set model"},
+		{"a check whose script is not there", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\n[[check]]\nname = \"printer\"\nscript = \"/usr/bin/check-printer\"\n")
+		}, "health check", stateFail, "/usr/bin/check-printer, which cannot be run", "chmod 0755 /usr/bin/check-printer"},
+		{"no store", func(m *image) { m.remove("opt/tope/versions") }, "store", stateFail, "cannot open the version store", "setup_symlinks.sh"},
+		{"a store that all can write", func(m *image) { m.must(os.Chmod(m.path("opt/tope/versions"), 0o777)) }, "store", stateFail, "mode 0777", "chmod go-w"},
+		{"links of another updater", func(m *image) {
+			m.remove(store + ".active")
+			m.remove(store + ".generations")
+			m.link(store+"current", "v1.1.0")
+		},
+			"links", stateFail, "another program keeps it", "setup_symlinks.sh"},
+		{"a fixed link that is gone", func(m *image) { m.remove(store + "previous") }, "record", stateFail, "previous is not the link", "adopt"},
+		{"links and record that disagree", func(m *image) { m.link(store+".generations/1/previous", "../../v1.1.0") }, "record", stateFail, "the link previous says 1.1.0, the record 1.0.0", "next boot"},
+		{"a record that is lost", func(m *image) { m.write(store+".generations/1/record.json", "") }, "record", stateFail, "the record of generation 1 is lost", "mends it"},
+		{"a current version without its program", func(m *image) { m.remove(store + "v1.1.0/bin/device-api") }, "current", stateFail, "bin/device-api: it is missing", "ota-guardian verify --repair current"},
+		{"a current version with another program", func(m *image) { m.edit(store+"v1.1.0/bin/device-api", "sh", "ss") }, "current", stateFail, "bin/device-api", "ota-guardian verify --repair current"},
+		{"a factory version that is writable", func(m *image) { m.must(os.Chmod(m.path(store+"v1.0.0"), 0o755)) }, "factory", stateFail, "is writable", "ota-guardian factory repair"},
+		{"a device on hold", func(m *image) {
+			m.edit(store+".generations/1/record.json", `"confirmed",`, `"hold", "hold": "exhausted",`)
+		}, "phase", stateFail, "on hold with version 1.1.0 (exhausted)", "ota-guardian rollback"},
+		{"no factory version", func(m *image) {
+			s, err := bootcheck.Open(m.path("opt/tope/versions"))
+			m.must(err)
+			a, err := s.Active()
+			m.must(err)
+			next := a.Record.Clone()
+			next.Factory = nil
+			m.must(s.Commit(next))
+		}, "factory", stateWarn, "no factory version", "create_factory_version.sh"},
+		{"no key", func(m *image) { m.remove("etc/ota/keys/release.pub") }, "keys", stateFail, "every install is refused", "copy NAME.pub"},
+		{"a key that is none", func(m *image) { m.write("etc/ota/keys/release.pub", "ssh-ed25519 AAAA") }, "keys", stateFail, "not a minisign public key", "replace it"},
+		{"the secret key on the device", func(m *image) { m.write("etc/ota/keys/release.key", "secret") }, "secret key", stateFail, "is on the device", "revoke"},
+		{"keys that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/keys"), 0o777)) }, "key files", stateFail, "mode 0777", "chmod go-w"},
+		{"no ota-apply", func(m *image) { m.remove("usr/bin/ota-apply") }, "programs", stateFail, "nothing can be installed", "install.sh"},
+		{"the guardian in the store", func(m *image) {
+			m.remove("usr/bin/ota-guardian")
+			m.program(store + "v1.1.0/bin/ota-guardian")
+			m.link("usr/bin/ota-guardian", "../../opt/tope/versions/v1.1.0/bin/ota-guardian")
+		}, "programs", stateFail, "an update could replace it", "install.sh"},
+		{"a program that all can write", func(m *image) { m.must(os.Chmod(m.path("usr/bin/ota-guardian"), 0o777)) }, "programs", stateFail, "mode 0777", "chmod go-w"},
+		{"a guardian that is not enabled", func(m *image) { m.remove("etc/systemd/system/multi-user.target.wants/ota-guardian.service") },
+			"unit ota-guardian.service", stateFail, "it is disabled", "systemctl enable ota-guardian.service"},
+		{"a masked unit", func(m *image) { m.link("etc/systemd/system/ota-confirm.service", "/dev/null") }, "unit ota-confirm.service", stateFail, "masked", "systemctl unmask ota-confirm.service"},
+		{"a unit that is not there", func(m *image) { m.remove("usr/lib/systemd/system/ota-recover.service") }, "unit ota-recover.service", stateFail, "not-found", "install.sh"},
+		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before the guardian decided", "50-ota.conf"},
+		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "judged before it started", "50-ota.conf"},
+		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nobody is called", "50-ota.conf"},
+		{"a crash loop that never ends", func(m *image) { m.edit(dropIn, "RestartSec=1", "RestartSec=15s") }, "service device-api.service", stateFail, "a crash loop never ends", "50-ota.conf"},
+		{"a service that starts from one version", func(m *image) { m.edit(service, "versions/current", "versions/v1.1.0") }, "service device-api.service", stateFail, "which no update changes", "/opt/tope/versions/current"},
+		{"a service that starts from elsewhere", func(m *image) { m.edit(service, "/opt/tope/versions/current/bin", "/usr/bin") }, "service device-api.service", stateFail, "not in the store", "/opt/tope/versions/current"},
+		{"a service whose program no version has", func(m *image) { m.edit(service, "current/bin/device-api", "current/bin/other") }, "service device-api.service", stateFail, "has no bin/other", "correct ExecStart="},
+		{"a service without a unit", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nservices = [\"printer.service\"]\n") }, "service printer.service", stateFail, "not-found", "correct services"},
+		{"a link to one version", func(m *image) { m.link("usr/local/bin/tool", "../../../opt/tope/versions/v1.0.0/bin/device-api") }, "link /usr/local/bin/tool", stateFail, "which no update changes", "setup_symlinks.sh"},
+		{"a link to what no version has", func(m *image) { m.link("opt/tope/services/web", "/opt/tope/versions/current/services/web") }, "link /opt/tope/services/web", stateWarn, "has no services/web", "remove the link"},
+		{"a store in memory", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "tmpfs tmpfs") }, "file system", stateFail, "lost at every reboot", "ext4"},
+		{"a store on a memory card's file system", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "vfat /dev/mmcblk0p3") }, "file system", stateFail, "holds no links", "ext4"},
+		{"a store on another machine", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "nfs4 server:/x") }, "file system", stateFail, "another machine", "ext4"},
+		{"a store that is read-only", func(m *image) { m.edit("proc/self/mountinfo", "rw,noatime", "ro,noatime") }, "mount option ro", stateFail, "nothing can be installed", "/etc/fstab"},
+		{"a store from which nothing starts", func(m *image) { m.edit("proc/self/mountinfo", "rw,noatime", "rw,noexec") }, "mount option noexec", stateFail, "no service can start", "/etc/fstab"},
+		{"a disk without barriers", func(m *image) { m.edit("proc/self/mountinfo", "rw,data=ordered", "rw,nobarrier") }, "mount option nobarrier", stateFail, "power cut", "/etc/fstab"},
+		{"a journal that does not order data", func(m *image) { m.edit("proc/self/mountinfo", "data=ordered", "data=writeback") }, "mount option data=writeback", stateWarn, "power cut", "data=ordered"},
+		{"a store in /run", func(m *image) {
+			m.must(os.MkdirAll(m.path("run"), 0o755))
+			m.must(os.Rename(m.path("opt/tope/versions"), m.path("run/versions")))
+			m.write("etc/ota/ota.toml", "model = \"x1\"\nroot = \"/run/versions\"\n")
+		}, "place", stateFail, "emptied without asking", "move the store"},
+		{"a disk that is full", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1024GiB\"\n") }, "free space", stateFail, "no space", "ota-apply cleanup"},
+		{"a watchdog that nobody asked for", func(m *image) { m.remove("usr/lib/systemd/system.conf.d/50-ota-watchdog.conf") }, "watchdog", stateFail, "not asked", "RuntimeWatchdogSec=30s"},
+		{"no watchdog", func(m *image) { m.remove("sys/class/watchdog/watchdog0"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "there is none", "load the driver"},
+		{"a watchdog that is not armed", func(m *image) { m.write("sys/class/watchdog/watchdog0/state", "inactive\n"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "is inactive", "time-out that it can do"},
+		{"a watchdog with another time-out", func(m *image) { m.write("sys/class/watchdog/watchdog0/timeout", "10\n") }, "watchdog", stateFail, "gives 10s, systemd was asked for 30s", "time-out that it can do"},
+		{"a watchdog that another program holds", func(m *image) {
+			m.remove("proc/1/fd/9")
+			m.link("proc/77/fd/3", "/dev/watchdog")
+			m.write("proc/77/comm", "watchdogd\n")
+		}, "watchdog", stateFail, "process 77 (watchdogd) holds it", "stop that program"},
+		{"a watchdog that is a program", func(m *image) { m.write("sys/class/watchdog/watchdog0/identity", "Software Watchdog\n") }, "watchdog", stateWarn, "ends with the kernel", "board's own"},
+		{"a kernel that panics for ever", func(m *image) { m.write("proc/sys/kernel/panic", "0\n") }, "kernel.panic", stateFail, "stands still for ever", "50-ota-panic.conf"},
+		{"a kernel that goes on after an oops", func(m *image) { m.write("proc/sys/kernel/panic_on_oops", "0\n") }, "kernel.panic_on_oops", stateWarn, "half a kernel", "50-ota-panic.conf"},
+		{"a panic that nothing keeps", func(m *image) { m.write("sys/module/pstore/parameters/backend", "(null)\n") }, "pstore", stateWarn, "counts as a power cut", "ramoops"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			m := newImage(t)
+			row.harm(m)
+			bad, code := m.findings()
+			i := slices.IndexFunc(bad, func(f finding) bool {
+				return f.Check == row.check && f.State == row.state && strings.Contains(f.Found, row.found)
+			})
+			if i < 0 {
+				t.Fatalf("not found: %s %s %q; found were %+v", row.state, row.check, row.found, bad)
+			}
+			if !strings.Contains(bad[i].Cure, row.cure) {
+				t.Errorf("the cure is %q, want %q in it", bad[i].Cure, row.cure)
+			}
+			if row.state == stateFail && code != bootcheck.ExitFailed {
+				t.Errorf("exit code %d, want %d", code, bootcheck.ExitFailed)
+			}
+		})
+	}
+}
+
+// others are the findings that are not about the machine of the test: its clock,
+// its room, and that its /tmp, where the image is, is one file system with it.
+func (m *image) others(t *testing.T) []finding {
+	bad, _ := m.findings()
+	return slices.DeleteFunc(bad, func(f finding) bool {
+		if strings.HasPrefix(f.Check, "clock") || f.Check == "/tmp" {
+			t.Logf("of this machine: %+v", f)
+			return true
+		}
+		return false
+	})
+}
+
+func TestText(t *testing.T) {
+	m := newImage(t)
+	m.args.JSON = false
+	m.write("proc/sys/kernel/panic", "0\n")
+	m.write("sys/class/watchdog/watchdog0/identity", "evil\x1b[2J\n")
+	var out bytes.Buffer
+	err := Diagnose(t.Context(), &out, m.args)
+	if err == nil || !strings.Contains(err.Error(), "1 of ") {
+		t.Errorf("error %v", err)
+	}
+	for _, want := range []string{"fail  kernel.panic", "this boot began because the watchdog reset the machine", " 1 fail\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("not there: %q\n%s", want, &out)
+		}
+	}
+	if strings.Contains(out.String(), "\x1b") {
+		t.Error("what a device says reaches the terminal as it is")
+	}
+}
+
+// Nothing is changed by looking.
+func TestChangesNothing(t *testing.T) {
+	m := newImage(t)
+	m.remove(store + ".trash")
+	m.findings()
+	for _, name := range []string{".trash", ".lock", ".install.lock"} {
+		if _, err := os.Lstat(m.path(store + name)); err == nil {
+			t.Errorf("%s was made", name)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package metrics
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// installsName is the file of the store that remembers how installs ended. A record
+// would not do: most installs that fail change nothing that a generation has.
+const installsName = ".installs.json"
+
+func (d *Desk) installsFile() string { return filepath.Join(d.store.Dir(), installsName) }
+
+// installs are the installs of this device since somebody asked for figures.
+type installs struct {
+	Results    map[string]uint64 `json:"results"`          // how many ended with each Result
+	Downloaded uint64            `json:"downloaded_bytes"` // by all of them
+	Last       *Install          `json:"last,omitempty"`   // nil: there was none
+}
+
+// An Install is how one install or activation went.
+type Install struct {
+	Version    string             `json:"version"` // empty: it was not found out
+	Result     string             `json:"result"`  // Success, or a Code of package bootcheck
+	Exit       bootcheck.ExitCode `json:"exit"`
+	Ended      int64              `json:"ended"`            // Unix time, seconds
+	Downloaded uint64             `json:"downloaded_bytes"` // that arrived, those thrown away included
+	Reused     uint64             `json:"reused_bytes"`     // taken from other versions
+	Resumes    int                `json:"resumes"`          // how often the download went on from where it had broken off
+	Seconds    map[string]float64 `json:"seconds"`          // by stage, see stages
+}
+
+// Success is the Result of an install that exits with 0.
+const Success = "success"
+
+// StageJudging is the stage of an Install that is no stage of a report: it waits for
+// the guardian's verdict.
+const StageJudging = "judging"
+
+// stages that take time: verified while it is unpacked, a version is in the others
+// of a report's for no time at all.
+var stages = []string{"downloading", "verifying", "installing", "rebooting", StageJudging}
+
+var results = []string{Success,
+	bootcheck.CodeDownloadFailed, bootcheck.CodeSizeMismatch, bootcheck.CodeHashMismatch, bootcheck.CodeSignatureInvalid,
+	bootcheck.CodeInvalidManifest, bootcheck.CodeDiskFull, bootcheck.CodeDeploymentFailed,
+	bootcheck.CodeRolledToPrevious, bootcheck.CodeRolledToFactory, bootcheck.CodeRollbackFailed}
+
+// Ended counts an install that ended, and publishes that.
+func (d *Desk) Ended(last Install) error {
+	if !d.on() {
+		return d.Publish()
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	all := readInstalls(d.installsFile())
+	all.Results[last.Result]++
+	all.Downloaded += last.Downloaded
+	all.Last = &last
+	data, err := json.Marshal(all)
+	if err == nil {
+		err = replace(d.installsFile(), append(data, '\n'), true)
+	}
+	if publishErr := d.publish(); err == nil {
+		err = publishErr
+	}
+	return err
+}
+
+// readInstalls reads what Ended wrote. What cannot be understood is none: then the
+// counters begin anew, which Prometheus takes for a counter reset.
+func readInstalls(name string) *installs {
+	none := func() *installs { return &installs{Results: make(map[string]uint64)} }
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return none()
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return none()
+	}
+	all := none()
+	if json.Unmarshal(data, all) != nil || all.Results == nil {
+		return none()
+	}
+	return all
+}

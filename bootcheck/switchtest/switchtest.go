@@ -1,0 +1,276 @@
+// Package switchtest tries the atomic switch on a scratch store: how long it takes
+// on a disk, and whether anybody who looks ever sees nothing or a mixture.
+package switchtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// Figure is how long one thing took.
+type Figure struct {
+	Name   string        `json:"name"`
+	Median time.Duration `json:"median_ns"`
+	P99    time.Duration `json:"p99_ns"`
+}
+
+// Seen is what readers saw while the store switched.
+type Seen struct {
+	Readers  int      `json:"readers"`
+	Switches int      `json:"switches"`
+	Reads    int64    `json:"reads"`    // each resolved the links once and read what is behind them
+	Versions int      `json:"versions"` // different ones that were seen
+	Wrong    int64    `json:"wrong"`    // nothing, or a mixture
+	Examples []string `json:"examples,omitempty"`
+}
+
+// scratch is a store of two versions in a folder of its own.
+type scratch struct {
+	dir    string
+	store  *bootcheck.Store
+	record *bootcheck.Record
+}
+
+// versions of the scratch store.
+var versions = []string{"1.0.0", "1.1.0"}
+
+// newScratch makes a scratch store below dir; the caller removes its folder.
+func newScratch(dir string) (*scratch, error) {
+	own, err := os.MkdirTemp(dir, ".ota-switch-test-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a scratch store: %w", err)
+	}
+	s := &scratch{dir: own}
+	err = s.fill()
+	if err != nil {
+		os.RemoveAll(own)
+		return nil, fmt.Errorf("cannot make a scratch store: %w", err)
+	}
+	return s, nil
+}
+
+func (s *scratch) fill() (err error) {
+	if s.store, err = bootcheck.Create(filepath.Join(s.dir, "versions")); err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if err := os.Mkdir(s.store.VersionDir(v), 0o755); err != nil {
+			return err
+		}
+		for _, name := range []string{"first", "second"} {
+			if err := os.WriteFile(filepath.Join(s.store.VersionDir(v), name), []byte(v), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	s.record = &bootcheck.Record{Phase: bootcheck.PhaseConfirmed,
+		Current: &bootcheck.Ref{Version: versions[0]}, Previous: &bootcheck.Ref{Version: versions[1]}}
+	return s.store.Commit(s.record.Clone())
+}
+
+// commit switches to the other version.
+func (s *scratch) commit() error {
+	s.record.Current, s.record.Previous = s.record.Previous, s.record.Current
+	return s.store.Commit(s.record.Clone())
+}
+
+// Measure takes the time of the switch and of the durable commit on the disk of
+// dir, each beside the bare system call that it cannot do without, in turns.
+func Measure(ctx context.Context, dir string, rounds int) ([]Figure, error) {
+	s, err := newScratch(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(s.dir)
+	file, err := os.Create(filepath.Join(s.dir, "file"))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	link := filepath.Join(s.dir, "link")
+	steps := []struct {
+		name string
+		run  func() error
+	}{
+		{"rename of a link", func() error {
+			return errors.Join(os.Symlink("a", link+".new"), os.Rename(link+".new", link))
+		}},
+		{"the switch: who looks sees the new version", func() error { return renameio.Symlink("a", filepath.Join(s.dir, "switch")) }},
+		{"fsync of 4 KiB", func() error {
+			_, err := file.WriteAt(make([]byte, 4096), 0)
+			return errors.Join(err, file.Sync())
+		}},
+		{"Commit: record, links and switch, durable", s.commit},
+	}
+	took := make([][]time.Duration, len(steps))
+	for range rounds {
+		for i, step := range steps {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			began := time.Now()
+			if err := step.run(); err != nil {
+				return nil, fmt.Errorf("%s: %w", step.name, err)
+			}
+			took[i] = append(took[i], time.Since(began))
+		}
+	}
+	var figures []Figure
+	for i, step := range steps {
+		slices.Sort(took[i])
+		figures = append(figures, Figure{step.name, took[i][rounds/2], took[i][rounds*99/100]})
+	}
+	return figures, nil
+}
+
+// Watch switches a scratch store in dir, again and again, while readers resolve its
+// links all the time. Each looks twice in a round: at current, behind which both
+// files must be of one version; and at the generation that is active, whose links
+// and record must say the same.
+func Watch(ctx context.Context, dir string, switches, readers int) (*Seen, error) {
+	s, err := newScratch(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(s.dir)
+	seen := &Seen{Readers: readers, Switches: switches}
+	var (
+		w     = watcher{dir: s.store.Dir(), versions: map[string]bool{}}
+		wg    sync.WaitGroup
+		ended atomic.Bool
+	)
+	for range readers {
+		wg.Go(func() {
+			for !ended.Load() {
+				w.look()
+			}
+		})
+	}
+	for range switches {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		if err = s.commit(); err != nil {
+			break
+		}
+		w.switches.Add(1)
+	}
+	ended.Store(true)
+	wg.Wait()
+	seen.Reads, seen.Wrong, seen.Versions, seen.Examples = w.reads.Load(), w.wrong, len(w.versions), w.examples
+	return seen, err
+}
+
+// watcher is what all readers share.
+type watcher struct {
+	dir      string
+	switches atomic.Int64
+	reads    atomic.Int64
+
+	mu       sync.Mutex
+	versions map[string]bool
+	wrong    int64
+	examples []string
+}
+
+// overtaken is how many switches in one look make its generation one that was
+// removed meanwhile: 32 are kept.
+const overtaken = 30
+
+// look resolves the links once, in both ways.
+func (w *watcher) look() {
+	before := w.switches.Load()
+	version, err := w.lookAtCurrent()
+	if err == nil {
+		err = w.lookAtActive()
+	}
+	w.reads.Add(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		w.versions[version] = true
+		return
+	}
+	if errors.Is(err, unix.ENOENT) && w.switches.Load()-before >= overtaken {
+		return // this process was stopped in the middle of it
+	}
+	w.wrong++
+	if len(w.examples) < 3 {
+		w.examples = append(w.examples, err.Error())
+	}
+}
+
+// lookAtCurrent is what a service that starts does: one resolution of current,
+// then its files.
+func (w *watcher) lookAtCurrent() (string, error) {
+	fd, err := unix.Open(filepath.Join(w.dir, "current"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("current leads nowhere: %w", err)
+	}
+	defer unix.Close(fd)
+	first, err := readAt(fd, "first")
+	if err != nil {
+		return "", err
+	}
+	second, err := readAt(fd, "second")
+	if err != nil {
+		return "", err
+	}
+	if first != second || !slices.Contains(versions, first) {
+		return "", fmt.Errorf("behind current one file is of version %q and another of %q", first, second)
+	}
+	return first, nil
+}
+
+// lookAtActive compares the links and the record of the generation that is active.
+func (w *watcher) lookAtActive() error {
+	fd, err := unix.Open(filepath.Join(w.dir, ".active"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("the switch leads nowhere: %w", err)
+	}
+	defer unix.Close(fd)
+	text, err := readAt(fd, "record.json")
+	if err != nil {
+		return err
+	}
+	var record struct{ Current, Previous struct{ Version string } }
+	if err := json.Unmarshal([]byte(text), &record); err != nil {
+		return fmt.Errorf("the record is not whole: %w", err)
+	}
+	for name, version := range map[string]string{"current": record.Current.Version, "previous": record.Previous.Version} {
+		buf := make([]byte, 256)
+		n, err := unix.Readlinkat(fd, name, buf)
+		if err != nil {
+			return fmt.Errorf("the link %s: %w", name, err)
+		}
+		if got := string(buf[:n]); got != "../../v"+version {
+			return fmt.Errorf("the record says %s is %q, the link leads to %q", name, version, got)
+		}
+	}
+	return nil
+}
+
+func readAt(dir int, name string) (string, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	return string(data), err
+}

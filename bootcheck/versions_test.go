@@ -1,0 +1,49 @@
+package bootcheck
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The release counter is read in each boot: quickly, and whatever is there instead
+// of a manifest.
+func TestRelease(t *testing.T) {
+	entries := `"entries":[` + strings.Repeat(`{"path":"x"},`, 100) + `{"path":"y"}]`
+	for _, row := range []struct {
+		name, manifest string
+		want           int64
+	}{
+		{"as it is made", `{"format":1,"models":["x1"],"version":"1.0.0","release":12,` + entries + `}`, 12},
+		{"cut off behind it", `{"format":1,"version":"1.0.0","release":12,"entries":[{"pa`, 12},
+		{"at the end", `{"format":1,` + entries + `,"release":12}`, 12},
+		{"in something else first", `{"notes":{"release":7},"release":12}`, 12},
+		{"not there", `{"format":1,` + entries + `}`, 0},
+		{"a word", `{"release":"12"}`, 0},
+		{"empty", ``, 0},
+		{"a list", `["release",12]`, 0},
+		{"half a key", `{"rele`, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := &Store{dir: t.TempDir()}
+			name := filepath.Join(s.VersionDir("1.0.0"), ManifestPath)
+			if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(name, []byte(row.manifest), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Release("1.0.0"); got != row.want {
+				t.Errorf("Release() = %d, want %d", got, row.want)
+			}
+		})
+	}
+	s := &Store{dir: t.TempDir()}
+	if err := os.MkdirAll(filepath.Join(s.VersionDir("1.0.0"), ManifestPath), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Release("1.0.0") + s.Release("2.0.0"); got != 0 {
+		t.Errorf("of a folder and of nothing comes release %d", got)
+	}
+}

@@ -1,0 +1,172 @@
+package guardian
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// adopt makes the version store in dir, or makes one of what another program keeps
+// there: folders v<version> and plain links current, previous and factory to them.
+// No version is moved or written to. Where all is done already, nothing is.
+func adopt(ctx context.Context, g *guardian, dryRun bool) error {
+	dir := g.cfg.Root
+	if _, err := os.Stat(dir); err == nil {
+		if g.store, err = bootcheck.Open(dir); err != nil {
+			return err
+		}
+		if g.store.Foreign() {
+			return g.adoptLinks(ctx, dryRun)
+		}
+		active, err := g.active()
+		if err != nil {
+			return err
+		}
+		if active != nil {
+			return g.adoptRest(ctx, active, dryRun)
+		}
+		if names, err := g.store.VersionNames(); err != nil {
+			return err
+		} else if len(names) > 0 {
+			g.logf("%s holds versions and no link current: the next boot runs the newest that is whole, or say which: `ota-apply activate VERSION`", dir)
+		}
+	}
+	if dryRun {
+		fmt.Fprintf(g.out, "would make what is missing of the version store %s\n", dir)
+		return nil
+	}
+	if _, err := bootcheck.Create(dir); err != nil {
+		return err
+	}
+	fmt.Fprintf(g.out, "the version store %s is ready; no version is installed\n", dir)
+	return nil
+}
+
+// adoptLinks takes over the links of another program.
+func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
+	dir := g.store.Dir()
+	active, err := g.active()
+	switch {
+	case errors.Is(err, bootcheck.ErrRecord): // an adoption that was ended in its first file
+	case err != nil:
+		return err
+	case active != nil:
+		// There is a record: an adoption was ended before it made the links, or
+		// somebody changed them.
+		return g.adoptRest(ctx, active, dryRun)
+	}
+	if !dryRun {
+		unlock, err := g.store.Lock(ctx, lockWait)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	record, notes, err := g.store.Adoption(ctx)
+	if err != nil {
+		return err
+	}
+	if !dryRun {
+		if err := g.store.Adopt(record); err != nil {
+			return err
+		}
+	}
+	for _, l := range []struct {
+		name string
+		ref  *bootcheck.Ref
+	}{{"current", record.Current}, {"previous", record.Previous}, {"factory", record.Factory}} {
+		what := "whole"
+		switch {
+		case l.ref == nil:
+			what = "none"
+		case l.ref.Plain():
+			what = "without a manifest: it runs, and cannot be checked"
+		}
+		if l.ref != nil {
+			what = l.ref.Version + ", " + what
+		}
+		fmt.Fprintf(g.out, "%-9s %s\n", l.name, what)
+	}
+	for _, note := range notes {
+		fmt.Fprintf(g.out, "note: %s\n", note)
+	}
+	if dryRun {
+		fmt.Fprintf(g.out, "would adopt %s\n", dir)
+		return nil
+	}
+	fmt.Fprintf(g.out, "%s is adopted\n", dir)
+	return nil
+}
+
+// adoptRest finishes what an adoption or a setup that was ended has left.
+func (g *guardian) adoptRest(ctx context.Context, active *bootcheck.Active, dryRun bool) error {
+	dir := g.store.Dir()
+	if active.Damage == "" {
+		if !dryRun {
+			if _, err := bootcheck.Create(dir); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(g.out, "%s is a version store already; current is %s\n", dir, active.Record.Current)
+		return nil
+	}
+	if dryRun {
+		fmt.Fprintf(g.out, "would mend %s (%s); current is %s\n", dir, active.Damage, active.Record.Current)
+		return nil
+	}
+	unlock, err := g.store.Lock(ctx, lockWait)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := g.store.Adopt(active.Record.Clone()); err != nil {
+		return err
+	}
+	fmt.Fprintf(g.out, "%s was mended (%s); current is %s\n", dir, active.Damage, active.Record.Current)
+	return nil
+}
+
+// printConfig prints the configuration as it counts: of one key its values, one a
+// line; of all keys "key=value" for each value. Scripts read it.
+func printConfig(g *guardian, key string) error {
+	cfg := g.cfg
+	all := []struct {
+		key    string
+		values []string
+	}{
+		{"root", []string{cfg.Root}},
+		{"spool", []string{cfg.Spool}},
+		{"keys", cfg.Keys},
+		{"model", []string{cfg.Model}},
+		{"services", cfg.Services},
+		{"keep", []string{fmt.Sprint(cfg.Keep)}},
+		{"reserve", []string{fmt.Sprint(int64(cfg.Reserve))}},
+		{"run", []string{cfg.Run}},
+		{"report.url", []string{cfg.Report.URL}},
+	}
+	known := false
+	for _, l := range all {
+		known = known || l.key == key
+		for _, v := range l.values {
+			switch key {
+			case "":
+				fmt.Fprintf(g.out, "%s=%s\n", l.key, v)
+			case l.key:
+				fmt.Fprintln(g.out, v)
+			}
+		}
+	}
+	if key != "" && !known {
+		var keys []string
+		for _, l := range all {
+			keys = append(keys, l.key)
+		}
+		return bootcheck.Errorf(bootcheck.ExitUsage, "", "config does not print %q", key).
+			WithAdvice("it prints %v", slices.Sorted(slices.Values(keys)))
+	}
+	return nil
+}

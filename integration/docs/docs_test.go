@@ -1,0 +1,226 @@
+package docs
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/vm"
+	"github.com/tope-ota/ota/integration/vm/vmtest"
+)
+
+var update = flag.Bool("update", false, "write into the documents what their commands print")
+
+// notRunMax is how many blocks of all documents may be there only to be read.
+// Whoever raises it says why in the commit.
+const notRunMax = 0
+
+// TestDocuments runs every block of every document in a container.
+func TestDocuments(t *testing.T) {
+	files := documents(t)
+	containertest.Require(t)
+	bin := programs(t)
+	var mu sync.Mutex
+	ran, notRun := map[string]int{}, map[string]string{}
+	t.Run("documents", func(t *testing.T) {
+		for _, file := range files {
+			t.Run(filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
+				d := read(t, file)
+				if !slices.ContainsFunc(d.blocks, func(b *block) bool { return b.kind != "text" && b.kind != "mermaid" }) {
+					return // nothing for a machine
+				}
+				var m machine.Machine
+				if d.machine != "none" {
+					m = containertest.Start(t, container.Options{Overlay: overlay(t, d), Packages: packages})
+				}
+				if *update {
+					defer func() { // also what came before a failure
+						if err := d.rewrite(file); err != nil {
+							t.Error(err)
+						}
+					}()
+				}
+				runs(t, d, bin, m)
+				mu.Lock()
+				defer mu.Unlock()
+				for _, b := range d.blocks {
+					if b.notes.notRun != "" {
+						notRun[b.String()] = b.notes.notRun
+						continue
+					}
+					ran[b.kind]++
+				}
+			})
+		}
+	})
+	for _, kind := range slices.Sorted(maps.Keys(ran)) {
+		t.Logf("%3d blocks of %s", ran[kind], kind)
+	}
+	for _, b := range slices.Sorted(maps.Keys(notRun)) {
+		t.Logf("not run: %s: %s", b, notRun[b])
+	}
+	if len(notRun) > notRunMax {
+		t.Errorf("%d blocks are not run, want at most %d", len(notRun), notRunMax)
+	}
+}
+
+// TestDeploymentInVM is DEPLOYMENT.md by copy and paste on a device with a kernel
+// of its own.
+func TestDeploymentInVM(t *testing.T) {
+	file := filepath.Join(root(t), "docs", "DEPLOYMENT.md")
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Require(t)
+	d := read(t, file)
+	began := time.Now()
+	runs(t, d, programs(t), vmtest.Start(t, vm.Options{Overlay: overlay(t, d), Packages: packages, Cold: true}))
+	t.Logf("DEPLOYMENT.md, from the first boot of the device to its last command: %.1f minutes", time.Since(began).Minutes())
+}
+
+func runs(t *testing.T, d *document, bin string, m machine.Machine) {
+	t.Helper()
+	ctx := machinetest.Context(t)
+	work, err := newWorkstation(ctx, t.TempDir(), bin, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := prepare(ctx, m, work, d.machine); err != nil {
+		t.Fatal(err)
+	}
+	r := &runner{work: work, device: deviceShell{m}, match: matcher{is: map[string]string{}}, update: *update, logf: t.Logf}
+	for _, b := range d.blocks {
+		if b.notes.notRun != "" {
+			continue
+		}
+		if err := r.run(ctx, b); err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+	}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	repo, err := debian.RepoDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return repo
+}
+
+func documents(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	return append(files, filepath.Join(root(t), "README.md"))
+}
+
+func read(t *testing.T, file string) *document {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := parse(filepath.Base(file), string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// programs is a folder with what `make build` makes for this machine.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	cmd := exec.Command("make", "-s", "build-amd64", "BIN="+bin)
+	cmd.Dir = root(t)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make build-amd64: %v\n%s", err, out)
+	}
+	return filepath.Join(bin, "amd64")
+}
+
+var product = sync.OnceValues(func() (debian.Overlay, error) { return device.Overlay(context.Background()) })
+
+// overlay is what the document's machine begins with.
+func overlay(t *testing.T, d *document) debian.Overlay {
+	t.Helper()
+	ctx := machinetest.Context(t)
+	o, err := bare(ctx)
+	if err == nil && d.machine == "device" {
+		var p debian.Overlay
+		p, err = product()
+		o.Add(p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// TestLinks finds every file that a document links to.
+func TestLinks(t *testing.T) {
+	for _, file := range documents(t) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range links(string(text)) {
+			to, anchor, _ := strings.Cut(l, "#")
+			target := file
+			if to != "" {
+				target = filepath.Join(filepath.Dir(file), to)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: link to %q: %v", filepath.Base(file), l, err)
+				continue
+			}
+			if anchor == "" || !strings.HasSuffix(target, ".md") {
+				continue
+			}
+			other, err := os.ReadFile(target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(anchors(string(other)), anchor) {
+				t.Errorf("%s: link to %q: there is no such heading", filepath.Base(file), l)
+			}
+		}
+	}
+	if err := fromReadme(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// fromReadme reports a document that nobody finds.
+func fromReadme(t *testing.T) error {
+	text, err := os.ReadFile(filepath.Join(root(t), "README.md"))
+	if err != nil {
+		return err
+	}
+	for _, file := range documents(t) {
+		name := "docs/" + filepath.Base(file)
+		if filepath.Base(file) != "README.md" && !strings.Contains(string(text), "("+name) {
+			return fmt.Errorf("README.md has no link to %s", name)
+		}
+	}
+	return nil
+}

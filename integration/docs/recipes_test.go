@@ -1,0 +1,154 @@
+package docs
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
+// as far as it is shell or make, and lets systemd read the result.
+func TestRecipes(t *testing.T) {
+	machinetest.Require(t, "recipe", missingTools("systemd-analyze", "shellcheck", "make"))
+	repo, bin := root(t), programs(t)
+	run := func(t *testing.T, name string, argv ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, argv...)
+		cmd.Dir = repo
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %s: %v\n%s", name, strings.Join(argv, " "), err, out)
+		}
+		return string(out)
+	}
+	verify := func(t *testing.T, dest string) {
+		t.Helper()
+		for _, name := range []string{"usr/bin/ota-guardian", "usr/lib/systemd/system/device-api.service.d/50-ota.conf", "etc/ota/ota.toml"} {
+			if _, err := os.Stat(filepath.Join(dest, name)); err != nil {
+				t.Error(err)
+			}
+		}
+		if left, _ := filepath.Glob(dest + "/opt/*/*"); left != nil {
+			t.Errorf("the image has a store, which belongs on the disk for data: %s", left)
+		}
+		// It verifies all units of the folder; the application's is the image's own.
+		unit, err := os.ReadFile(filepath.Join(repo, "units/device-api.service.example"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "scripts/verify_units.sh", dest)
+	}
+
+	t.Run("bitbake", func(t *testing.T) {
+		// The variables of bitbake that the shell functions use.
+		values := map[string]string{
+			"D": t.TempDir(), "S": t.TempDir(), "B": t.TempDir(), "UNPACKDIR": t.TempDir(),
+			"GO_IMPORT": "github.com/tope-ota/ota", "GO_BUILD_BINDIR": "bin/linux_arm64", "prefix": "/usr", "sysconfdir": "/etc",
+		}
+		source := filepath.Join(values["S"], "src", values["GO_IMPORT"])
+		if err := os.MkdirAll(filepath.Dir(source), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(repo, source); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(filepath.Join(values["B"], values["GO_BUILD_BINDIR"]), os.DirFS(bin)); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"ota.toml", "release.pub", "safe.pub"} {
+			if err := os.WriteFile(filepath.Join(values["UNPACKDIR"], name), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d := read(t, filepath.Join(repo, "docs/yocto.md"))
+		functions := 0
+		for _, b := range d.blocks {
+			if b.kind != "bitbake" {
+				continue
+			}
+			for _, m := range regexp.MustCompile(`(?ms)^do_install(:append)?\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(b.text(), -1) {
+				functions++
+				script := "#!/bin/sh\nset -eu\n" + m[2]
+				for name, value := range values {
+					script = strings.ReplaceAll(script, "${"+name+"}", value)
+				}
+				if left := regexp.MustCompile(`\$\{\w+\}`).FindString(script); left != "" {
+					t.Fatalf("%s: %s is no variable that this test knows", b, left)
+				}
+				file := filepath.Join(t.TempDir(), "do_install.sh")
+				if err := os.WriteFile(file, []byte(script), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				run(t, "shellcheck", file)
+				run(t, "sh", file)
+			}
+		}
+		if functions != 2 {
+			t.Fatalf("yocto.md has %d functions do_install, want 2", functions)
+		}
+		for _, name := range []string{"ota.toml", "keys/release.pub", "keys/safe.pub"} {
+			if _, err := os.Stat(filepath.Join(values["D"], "etc/ota", name)); err != nil {
+				t.Error(err)
+			}
+		}
+		verify(t, values["D"])
+	})
+
+	t.Run("buildroot", func(t *testing.T) {
+		d := read(t, filepath.Join(repo, "docs/buildroot.md"))
+		var recipe string
+		for _, b := range d.blocks {
+			if b.kind == "make" {
+				recipe += b.text()
+			}
+		}
+		build, target := t.TempDir(), t.TempDir()
+		for _, dir := range []string{"scripts", "units"} {
+			if err := os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)); err != nil {
+			t.Fatal(err)
+		}
+		// What pkg-golang.mk makes of the variables, as far as it is needed here.
+		text := "SHELL = /bin/bash\ngithub = https://github.com/$(1)/$(2)/archive/$(3)\n" +
+			"golang-package = golang := seen\n" + recipe +
+			build + "/install:\n\t$(if $(golang),,$(error golang-package was not used))$(OTA_INSTALL_INIT_SYSTEMD)\n"
+		text = strings.Replace(text, build+"/install:", ".PHONY: "+build+"/install\n"+build+"/install:", 1)
+		file := filepath.Join(build, "stub.mk")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := run(t, "make", "-f", file, "TARGET_DIR="+target, "--warn-undefined-variables", build+"/install")
+		if strings.Contains(out, "undefined variable") {
+			t.Errorf("make says\n%s", out)
+		}
+		for _, p := range regexp.MustCompile(`(?m)^OTA_BUILD_TARGETS = (.*)$`).FindAllStringSubmatch(recipe, -1) {
+			for _, dir := range strings.Fields(p[1]) {
+				if _, err := os.Stat(filepath.Join(repo, dir, "main.go")); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		verify(t, target)
+	})
+}
+
+func missingTools(names ...string) []string {
+	var missing []string
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}

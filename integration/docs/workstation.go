@@ -1,0 +1,182 @@
+package docs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine"
+)
+
+// A shell runs the commands of one of the two machines, one after the other: the
+// folder and the variables of one are those of the next.
+type shell interface {
+	run(ctx context.Context, command string) (output string, code int, err error)
+}
+
+// keep runs command in bash and leaves its folder and variables in the file state.
+func keep(state, command string) string {
+	return fmt.Sprintf("set -a\n[ ! -e %[1]s ] || . %[1]s\nexec 2>&1\n%[2]s\n__code=$?; { export -p; printf 'cd %%q\\n' \"$PWD\"; } >%[1]s; exit $__code\n", state, command)
+}
+
+// A workstation is the machine of who makes releases: a folder of the host that
+// is home, with the programs of this checkout in its PATH.
+type workstation struct {
+	home   string
+	outbox string // what scp was given
+	env    []string
+	target machine.Machine
+}
+
+// scp leaves what it is given for the test to carry over: outbox/N/to has the
+// destination, outbox/N/file the file.
+const scp = `#!/bin/bash
+set -eu
+recursive=
+while [ "${1-}" = -r ] || [ "${1-}" = -q ]; do recursive=-r; shift; done
+to=${!#}
+case $to in *:*) ;; *) echo "scp: $to names no host" >&2; exit 1 ;; esac
+while [ $# -gt 1 ]; do
+	slot=$(mktemp -d "$OTA_DOCS_OUTBOX/XXXXXXXX")
+	cp $recursive "$1" "$slot/"
+	printf %s "$to" >"$slot.to"
+	shift
+done
+`
+
+func newWorkstation(ctx context.Context, dir, bin string, m machine.Machine) (*workstation, error) {
+	w := &workstation{home: filepath.Join(dir, "home"), outbox: filepath.Join(dir, "outbox"), target: m}
+	shims := filepath.Join(dir, "shims")
+	for _, d := range []string{w.home, w.outbox, shims} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(shims, "scp"), []byte(scp), 0o755); err != nil {
+		return nil, err
+	}
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	w.env = append(os.Environ(),
+		"HOME="+w.home, "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TZ=UTC",
+		"PATH="+shims+":"+bin+":"+os.Getenv("PATH"),
+		"OTA_DOCS_OUTBOX="+w.outbox,
+		// A clone of this repository is a clone of this checkout.
+		"GIT_CONFIG_COUNT=2",
+		"GIT_CONFIG_KEY_0=url."+repo+".insteadOf", "GIT_CONFIG_VALUE_0=https://github.com/tope-ota/ota",
+		"GIT_CONFIG_KEY_1=safe.directory", "GIT_CONFIG_VALUE_1=*",
+	)
+	// Go's caches do not move with HOME.
+	out, err := exec.CommandContext(ctx, "go", "env", "GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOFLAGS", "GOSUMDB").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
+	for i, value := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
+		w.env = append(w.env, []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOFLAGS", "GOSUMDB"}[i]+"="+value)
+	}
+	return w, nil
+}
+
+func (w *workstation) run(ctx context.Context, command string) (string, int, error) {
+	state := filepath.Join(filepath.Dir(w.home), "state")
+	cmd := exec.CommandContext(ctx, "bash", "-c", keep(state, command))
+	cmd.Dir, cmd.Env = w.home, w.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return "", 0, err
+	}
+	code := cmd.ProcessState.ExitCode()
+	if ctx.Err() != nil {
+		return out.String(), code, ctx.Err()
+	}
+	return out.String(), code, w.deliver(ctx)
+}
+
+// deliver carries over what scp was given.
+func (w *workstation) deliver(ctx context.Context) error {
+	slots, err := filepath.Glob(w.outbox + "/*.to")
+	if err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		to, err := os.ReadFile(slot)
+		if err != nil {
+			return err
+		}
+		host, target, _ := strings.Cut(string(to), ":")
+		_, host, _ = strings.Cut("@"+host[strings.LastIndex(host, "@")+1:], "@")
+		switch {
+		case w.target == nil:
+			return fmt.Errorf("scp %s: this document has no device", to)
+		case host == "updates.example.com":
+			target = machine.Bundles + "/"
+		case host != "device":
+			return fmt.Errorf("scp: there is no host %q here, only device and updates.example.com", host)
+		case !path.IsAbs(target):
+			target = "/root/" + target
+		}
+		dir := strings.TrimSuffix(slot, ".to")
+		if err := w.carry(ctx, dir, target); err != nil {
+			return fmt.Errorf("scp to %s: %w", to, err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+		if err := os.Remove(slot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// carry puts what lies in dir, one file or folder, to the place target of the device,
+// as scp would: into it, if it is a folder.
+func (w *workstation) carry(ctx context.Context, dir, target string) error {
+	archive, err := exec.CommandContext(ctx, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", "-", ".").Output()
+	if err != nil {
+		return fmt.Errorf("tar: %w", err)
+	}
+	if err := w.target.WriteFile(ctx, "/data/scp/tar", 0o600, archive); err != nil {
+		return err
+	}
+	r, err := w.target.Exec(ctx, "bash", "-euc", `
+		cd /data/scp && mkdir files && tar -C files -xf tar
+		case $0 in */) mkdir -p "$0" ;; *) mkdir -p "$(dirname "$0")" ;; esac
+		cp -rf --preserve=mode,links files/* "$0"
+		rm -rf /data/scp`, target)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("cp: %s", r)
+	}
+	return err
+}
+
+// A deviceShell is root's on the device.
+type deviceShell struct{ machine.Machine }
+
+func (d deviceShell) run(ctx context.Context, command string) (string, int, error) {
+	if d.Machine == nil {
+		return "", 0, fmt.Errorf("this document has no device")
+	}
+	// A reboot takes the shell with it, as it does a person's.
+	switch command {
+	case "reboot", "systemctl reboot":
+		return "", 0, d.Reboot(ctx)
+	}
+	r, err := d.Exec(ctx, "bash", "-c", "cd /root\n"+keep("/data/shell-state", command))
+	return r.Stdout + r.Stderr, r.Code, err
+}

@@ -1,0 +1,316 @@
+// Package metricstest tests what becomes of the metrics: a real node_exporter gives
+// them to Prometheus, whose own tools read the alerts and the dashboard of docs/.
+package metricstest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// What docs/METRICS.md recommends: the file is in memory, and the collector's folder
+// has a link to it.
+const (
+	metricsConfig = "[metrics]\nfile = \"/run/ota/ota.prom\"\n"
+	collected     = "/etc/exporter" // in Debian /var/lib/prometheus/node-exporter, which the test machine has empty
+	exporter      = "prometheus-node-exporter"
+	exporterUnit  = `[Service]
+ExecStart=/usr/bin/prometheus-node-exporter --collector.disable-defaults --collector.textfile --collector.textfile.directory=` + collected + ` --web.listen-address=127.0.0.1:9100
+# As Debian runs it: not as root.
+User=nobody
+`
+)
+
+// The real programs, in the sandboxes of their real units, and a real node_exporter
+// that reads what they write: through an install, a trial, its confirmation, a
+// reboot, a rollback.
+func TestNodeExporter(t *testing.T) {
+	containertest.Require(t)
+	ctx, cancel := context.WithTimeout(machinetest.Context(t), 10*time.Minute)
+	defer cancel()
+	tools, err := debian.Tools(ctx, exporter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(filepath.Join(tools, "usr/bin", exporter))
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := device.Overlay(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay["/usr/bin/"+exporter] = debian.File{Data: program, Mode: 0o755}
+	overlay["/etc/systemd/system/exporter.service"] = debian.Unit(exporterUnit)
+	overlay.Enable("exporter.service", "multi-user.target")
+	overlay[collected+"/ota.prom"] = debian.File{Link: "/run/ota/ota.prom"}
+	c := containertest.Start(t, container.Options{Overlay: overlay})
+	d, err := device.New(ctx, c, device.Quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &scraper{t: t, ctx: ctx, d: d}
+	s.configure(d.Limits.Deadline)
+
+	// The first version: on trial, confirmed, made the factory version.
+	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.must("ota-guardian", "factory", "verify")
+	s.want("a new device",
+		row{1, "ota_version_info", `role="current" version="1.0.0"`},
+		row{1, "ota_version_info", `role="factory" version="1.0.0"`},
+		row{1, "ota_phase", `phase="confirmed"`},
+		row{1, "ota_release", ``},
+		row{1, "ota_release_floor", ``},
+		row{1, "ota_factory_verified", ``},
+		row{1, "ota_installs_total", `result="success"`},
+		row{0, "ota_rollbacks_total", `cause="health" level="previous"`},
+	)
+	if got := s.value("ota_downloaded_bytes_total", ""); got < 1000 {
+		t.Errorf("of a bundle that was downloaded, %v bytes were", got)
+	}
+	// The services were restarted and watched for as long as they had to be steady.
+	if got := s.value("ota_last_install_duration_seconds", `stage="judging"`); got < d.Limits.Stable.Seconds() || got > 3600 {
+		t.Errorf("the verdict took %v s, want at least %v", got, d.Limits.Stable)
+	}
+	before := s.value("ota_downloaded_bytes_total", "")
+
+	// A good update is on trial while it is judged, and then confirmed.
+	done := make(chan error, 1)
+	s.configure(10 * d.Limits.Wait)
+	sick := device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+	go func() {
+		r, err := d.Install(ctx, sick)
+		if err == nil && r.Code != int(bootcheck.ExitRolledBack) {
+			err = fmt.Errorf("install: %s", r)
+		}
+		done <- err
+	}()
+	s.until("a version on trial", row{1, "ota_phase", `phase="trial"`})
+	s.want("a version on trial",
+		row{1, "ota_version_info", `role="current" version="1.1.0"`},
+		row{1, "ota_version_info", `role="previous" version="1.0.0"`},
+		row{2, "ota_release", ``},
+		row{0, "ota_trial_boots", `class="hard"`},
+	)
+
+	// It fails: a rollback.
+	s.must("ota-guardian", "rollback")
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	s.until("a version that a person left",
+		row{1, "ota_rollbacks_total", `cause="operator" level="previous"`},
+		row{1, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
+		row{8, "ota_last_install_exit_code", ``},
+		row{1, "ota_last_install_info", `result="ROLLED_BACK_TO_PREVIOUS" version="1.1.0"`},
+		row{1, "ota_blocked_info", `cause="operator" version="1.1.0"`},
+		row{1, "ota_phase", `phase="confirmed"`},
+	)
+	s.configure(4 * time.Second)
+	sick.Name, sick.Release = "1.2.0", 3
+	if r, err := d.Install(ctx, sick); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
+		t.Fatalf("install: %v, %s", err, r)
+	}
+	s.until("a version that failed its check",
+		row{1, "ota_rollbacks_total", `cause="health" level="previous"`},
+		row{1, "ota_last_rollback_info", `cause="health" check="device-api answers" from="1.2.0" level="previous" to="1.0.0"`},
+		row{2, "ota_blocked_versions", ``},
+		row{2, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
+	)
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		t.Fatal(err)
+	}
+
+	// A reboot empties /run, and nothing that was counted is lost. The store is not
+	// written.
+	generation := s.must("readlink", machine.Store+"/.active")
+	store := s.must("find", machine.Store, "-printf", `%p %T@ %C@\n`)
+	if err := d.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.until("after a reboot",
+		row{1, "ota_last_boot", `class="unknown"`},
+		row{1, "ota_factory_verified", ``}, // ota-factory.service
+	)
+	s.want("after a reboot",
+		row{1, "ota_rollbacks_total", `cause="health" level="previous"`},
+		row{1, "ota_rollbacks_total", `cause="operator" level="previous"`},
+		row{2, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
+		row{1, "ota_installs_total", `result="success"`},
+		row{1, "ota_phase", `phase="confirmed"`},
+		row{3, "ota_retained_versions", ``},
+	)
+	if got := s.value("ota_downloaded_bytes_total", ""); got <= before {
+		t.Errorf("two more bundles were downloaded, and there are %v bytes instead of %v", got, before)
+	}
+	if now := s.must("readlink", machine.Store+"/.active"); now != generation {
+		t.Errorf("the boot wrote generation %s, after %s", now, generation)
+	}
+	if now := s.must("find", machine.Store, "-printf", `%p %T@ %C@\n`); now != store {
+		t.Errorf("the boot of a confirmed version wrote the store:\n%s\nwas\n%s", now, store)
+	}
+
+	// And the release file, for who reads files.
+	if out := s.must("sh", "-c", `. /run/ota/release && echo "$OTA_VERSION $OTA_RELEASE $OTA_PHASE $OTA_MODEL $OTA_FACTORY"`); out != "1.0.0 1 confirmed test-machine 1.0.0\n" {
+		t.Errorf("/run/ota/release says %q", out)
+	}
+}
+
+// A row is a sample: its labels as name="value", by name, a space between.
+type row struct {
+	value  float64
+	name   string
+	labels string
+}
+
+type scraper struct {
+	t   *testing.T
+	ctx context.Context
+	d   *device.Device
+}
+
+func (s *scraper) must(argv ...string) string {
+	s.t.Helper()
+	out, err := s.d.Must(s.ctx, argv...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// configure switches the metrics on, and gives a trial this long.
+func (s *scraper) configure(deadline time.Duration) {
+	s.t.Helper()
+	if err := s.d.Configure(s.ctx, s.d.Limits.Stable, deadline); err != nil {
+		s.t.Fatal(err)
+	}
+	const file = machine.Etc + "/ota.toml"
+	text, err := s.d.ReadFile(s.ctx, file)
+	if err == nil {
+		err = s.d.WriteFile(s.ctx, file, 0o644, append(text, metricsConfig...))
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// scrape asks the exporter. By bash, as the guest has no HTTP client.
+func (s *scraper) scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
+	r, err := s.d.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9100 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+	if err != nil {
+		return nil, err
+	}
+	if r.Code != 0 {
+		return nil, fmt.Errorf("the exporter does not answer: %s", r)
+	}
+	_, body, _ := strings.Cut(r.Stdout, "\r\n\r\n")
+	p := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := p.TextToMetricFamilies(bufio.NewReader(strings.NewReader(body)))
+	if err != nil {
+		return nil, fmt.Errorf("the exporter says what Prometheus cannot read: %w", err)
+	}
+	// It says so here of a file that it could not read, and goes on without it.
+	if got := families["node_textfile_scrape_error"].GetMetric(); len(got) != 1 || got[0].GetGauge().GetValue() != 0 {
+		return nil, fmt.Errorf("the exporter cannot read a file: node_textfile_scrape_error is %v", got)
+	}
+	return families, nil
+}
+
+// missing is the first of rows that is not so; empty: all are.
+func missing(families map[string]*dto.MetricFamily, rows []row) string {
+	for _, r := range rows {
+		found := "no sample"
+		for _, m := range families[r.name].GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			slices.Sort(labels)
+			if strings.Join(labels, " ") == r.labels {
+				found = fmt.Sprint(m.GetGauge().GetValue() + m.GetCounter().GetValue())
+			}
+		}
+		if found != fmt.Sprint(r.value) {
+			return fmt.Sprintf("%s{%s} is %s, want %v", r.name, r.labels, found, r.value)
+		}
+	}
+	return ""
+}
+
+// until waits for rows.
+func (s *scraper) until(what string, rows ...row) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, s.d.Limits.Wait)
+	defer cancel()
+	err := machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
+		families, err := s.scrape(ctx)
+		if err != nil {
+			return false, err
+		}
+		if text := missing(families, rows); text != "" {
+			return false, fmt.Errorf("%s", text)
+		}
+		return true, nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// want is until for what is so at once.
+func (s *scraper) want(what string, rows ...row) {
+	s.t.Helper()
+	families, err := s.scrape(s.ctx)
+	if err != nil {
+		s.t.Fatalf("%s: %v", what, err)
+	}
+	for _, r := range rows {
+		if text := missing(families, []row{r}); text != "" {
+			s.t.Errorf("%s: %s", what, text)
+		}
+	}
+}
+
+// value is that of the one sample of name with labels.
+func (s *scraper) value(name, labels string) float64 {
+	s.t.Helper()
+	families, err := s.scrape(s.ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, m := range families[name].GetMetric() {
+		var all []string
+		for _, l := range m.GetLabel() {
+			all = append(all, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+		}
+		if strings.Join(all, " ") == labels {
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	s.t.Fatalf("there is no %s{%s}", name, labels)
+	return 0
+}

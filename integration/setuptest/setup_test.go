@@ -1,0 +1,272 @@
+// Package setuptest sets devices up with the scripts that scripts/install.sh brings,
+// under a real systemd: a device of another updater is adopted while it works, and
+// what is wrong with a set-up is found and put right by the cure that is named.
+package setuptest
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/container"
+	"github.com/tope-ota/ota/integration/container/containertest"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/vm"
+	"github.com/tope-ota/ota/integration/vm/vmtest"
+)
+
+var overlay = sync.OnceValues(func() (debian.Overlay, error) { return device.Overlay(context.Background()) })
+
+const scripts = "/usr/lib/ota/"
+
+func start(t *testing.T) (context.Context, *device.Device) {
+	t.Helper()
+	containertest.Require(t)
+	o, err := overlay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := machinetest.Context(t)
+	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ctx, d
+}
+
+// must runs a command line of the guest, which has to end with code, and returns what it printed.
+func must(ctx context.Context, t *testing.T, m machine.Machine, code int, line string) string {
+	t.Helper()
+	r, err := m.Exec(ctx, "sh", "-c", line)
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	if r.Code != code {
+		t.Fatalf("%s: %s; want exit %d", line, r, code)
+	}
+	return r.Stdout
+}
+
+// TestAdopt brings a device of another updater over while its service runs: that is
+// not disturbed, a bad version goes back to what was adopted, and a good one stays.
+func TestAdopt(t *testing.T) {
+	ctx, d := start(t)
+	program, err := debian.Program(ctx, deviceapi.Package)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []string{"0.9.0", "1.0.0"} {
+		dir := t.TempDir()
+		if err := deviceapi.Tree(dir, version, deviceapi.Options{Binary: program}); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"bin/device-api", "etc/device-api.json"} {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.WriteFile(ctx, machine.Store+"/v"+version+"/"+name, 0o755, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	must(ctx, t, d, 0, `cd `+machine.Store+` && ln -s v1.0.0 current && ln -s v0.9.0 previous && ln -s v0.9.0 factory && sync
+		systemctl reset-failed device-api; systemctl restart device-api`)
+	pid := must(ctx, t, d, 0, "systemctl show -P MainPID device-api")
+
+	// Both updaters are there: a boot and the services go on with the plain links.
+	if f := find(t, findings(ctx, t, d), "links"); f.State != "fail" || !strings.Contains(f.Cure, scripts+"setup_symlinks.sh") {
+		t.Errorf("before the adoption: %+v", f)
+	}
+	line := "sh " + scripts + "setup_symlinks.sh --bin-dir /opt/tope/bin --bin device-api"
+	before := must(ctx, t, d, 0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort")
+	must(ctx, t, d, 0, line+" --dry-run")
+	if after := must(ctx, t, d, 0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort"); after != before {
+		t.Errorf("a dry run changed\n%s\nto\n%s", before, after)
+	}
+	must(ctx, t, d, 0, line)
+	must(ctx, t, d, 0, line)
+	if now := must(ctx, t, d, 0, "systemctl show -P MainPID device-api"); now != pid {
+		t.Errorf("the service was restarted: %s, was %s", now, pid)
+	}
+	adopted := device.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}
+	reach := func(w device.Want) {
+		t.Helper()
+		if err := d.Reach(ctx, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reach(adopted)
+	if err := d.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	reach(adopted)
+	must(ctx, t, d, 0, "/opt/tope/bin/device-api --help >/dev/null 2>&1 || test $? -ne 127")
+
+	r, err := d.Install(ctx, device.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
+	if err != nil || r.Code != int(bootcheck.ExitRolledBack) {
+		t.Fatalf("a bad version: %s, %v; want exit 8", r, err)
+	}
+	reach(device.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	good := device.Version{Name: "1.2.0", Release: 2}
+	if r, err = d.Install(ctx, good); err != nil || r.Code != 0 {
+		t.Fatalf("a good version: %s, %v", r, err)
+	}
+	reach(device.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	must(ctx, t, d, 4, "sh "+scripts+"create_factory_version.sh")
+	must(ctx, t, d, 0, "sh "+scripts+"create_factory_version.sh --replace")
+	reach(device.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
+	must(ctx, t, d, 0, "sh "+scripts+"test_symlink_switch.sh --rounds 50")
+}
+
+// finding is one of verify_setup.sh --json.
+type finding struct{ Check, State, Found, Cure string }
+
+func findings(ctx context.Context, t *testing.T, d *device.Device) []finding {
+	t.Helper()
+	r, err := d.Exec(ctx, "sh", scripts+"verify_setup.sh", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said struct {
+		Fail     int
+		Findings []finding
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &said); err != nil {
+		t.Fatalf("%v: %s", err, r)
+	}
+	if want := min(said.Fail, 1); r.Code != want {
+		t.Errorf("verify_setup.sh: %s; want exit %d", r, want)
+	}
+	return said.Findings
+}
+
+// find is the finding of check, the worst first; its State is empty if there is none.
+func find(t *testing.T, all []finding, check string) finding {
+	t.Helper()
+	for _, state := range []string{"fail", "warn", "ok"} {
+		for _, f := range all {
+			if f.Check == check && f.State == state {
+				return f
+			}
+		}
+	}
+	return finding{}
+}
+
+// failing are the checks that fail.
+func failing(all []finding) []string {
+	var names []string
+	for _, f := range all {
+		if f.State == "fail" {
+			names = append(names, f.Check)
+		}
+	}
+	return names
+}
+
+// TestVerifySetup breaks a device that runs, finds that, does what the cure says, and
+// finds nothing any more.
+func TestVerifySetup(t *testing.T) {
+	ctx, d := start(t)
+	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+		t.Fatal(err)
+	}
+	// A container has no watchdog, and the kernel and the disk of its host.
+	host := []string{"watchdog", "kernel.panic", "file system", "free space", "inodes"}
+	sound := findings(ctx, t, d)
+	for _, f := range sound {
+		if f.State == "fail" && !slices.Contains(host, f.Check) {
+			t.Errorf("a set-up that is right: %+v", f)
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	for _, row := range []struct{ name, harm, check, state, found, cure, mend string }{
+		{"the guardian is not enabled", "mount -t tmpfs none /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload", "unit ota-guardian.service", "fail", "it is disabled", "systemctl enable ota-guardian.service", "umount /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload"}, // the root is read-only
+		{"the verdict is masked", "systemctl mask --runtime ota-confirm.service", "unit ota-confirm.service", "fail", "masked", "systemctl unmask ota-confirm.service", "systemctl unmask --runtime ota-confirm.service"},
+		{"a file that systemd has not read", "mkdir -p /run/systemd/system/ota-verify.service.d && echo '[Unit]' >/run/systemd/system/ota-verify.service.d/x.conf", "unit ota-verify.service", "warn", "changed after systemd read it", "systemctl daemon-reload", "rm -r /run/systemd/system/ota-verify.service.d; systemctl daemon-reload"},
+		{"a drop-in that is hidden", "mkdir -p /run/systemd/system/device-api.service.d && touch /run/systemd/system/device-api.service.d/50-ota.conf && systemctl daemon-reload", "service device-api.service", "fail", "before the guardian decided", "50-ota.conf", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
+		{"a crash loop that never ends", "mkdir -p /run/systemd/system/device-api.service.d && printf '[Service]\\nRestartSec=20\\n' >/run/systemd/system/device-api.service.d/90-slow.conf && systemctl daemon-reload", "service device-api.service", "fail", "a crash loop never ends", "50-ota.conf", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
+		{"a service that starts from one version", "mkdir -p /run/systemd/system/device-api.service.d && printf '[Service]\\nExecStart=\\nExecStart=/opt/tope/versions/v1.0.0/bin/device-api\\n' >/run/systemd/system/device-api.service.d/90-old.conf && systemctl daemon-reload", "service device-api.service", "fail", "which no update changes", "/opt/tope/versions/current", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
+		{"nobody to report to", "systemctl stop device-api.service", "report", "warn", "nothing listens", "start the service", "systemctl start device-api.service; until systemctl -q is-active device-api.service; do sleep 0.1; done"},
+		{"a store that is read-only", "mount -o remount,bind,ro /opt/tope", "mount option ro", "fail", "nothing can be installed", "/etc/fstab", "mount -o remount,bind,rw /opt/tope"},
+		{"a store from which nothing starts", "mount -o remount,bind,noexec /opt/tope", "mount option noexec", "fail", "no service can start", "/etc/fstab", "mount -o remount,bind,exec /opt/tope"},
+		{"a factory version that is writable", "chmod u+w /opt/tope/versions/v1.0.0", "factory", "fail", "is writable", "ota-guardian factory repair", "ota-guardian factory repair"},
+		{"a link that is gone", "rm /opt/tope/versions/previous", "record", "fail", "previous is not the link", "ota-guardian adopt", "ota-guardian adopt"},
+		{"no key", "mv /etc/ota/keys/test.pub /etc/ota/", "keys", "fail", "every install is refused", "copy NAME.pub", "mv /etc/ota/test.pub /etc/ota/keys/"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			must(ctx, t, d, 0, row.harm)
+			f := find(t, findings(ctx, t, d), row.check)
+			if f.State != row.state || !strings.Contains(f.Found, row.found) || !strings.Contains(f.Cure, row.cure) {
+				t.Errorf("found %+v, want %s %q and the cure %q", f, row.state, row.found, row.cure)
+			}
+			must(ctx, t, d, 0, row.mend)
+			if now, want := failing(findings(ctx, t, d)), failing(sound); !slices.Equal(now, want) {
+				t.Errorf("after the cure there fail %q, want %q", now, want)
+			}
+		})
+	}
+
+	// Programs that do not run cannot say so.
+	must(ctx, t, d, 0, "mkdir /data/bin && cp /usr/bin/ota-* /data/bin/ && printf '\\177ELF of another machine' >/data/bin/ota-apply")
+	if out := must(ctx, t, d, 1, "sh "+scripts+"verify_setup.sh --programs /data/bin"); !strings.Contains(out, "ota-apply cannot be run") || !strings.Contains(out, "install.sh --bin") {
+		t.Errorf("a program for another machine: %s", out)
+	}
+	must(ctx, t, d, 0, "rm /data/bin/ota-bundle")
+	out := must(ctx, t, d, 1, "rm -f /data/bin/ota-apply; sh "+scripts+"verify_setup.sh --json --programs /data/bin")
+	var said struct{ Findings []finding }
+	if err := json.Unmarshal([]byte(out), &said); err != nil || len(said.Findings) != 1 || !strings.Contains(said.Findings[0].Found, "ota-apply is not there") {
+		t.Errorf("no program: %v %s", err, out)
+	}
+	must(ctx, t, d, 2, "sh "+scripts+"verify_setup.sh --fly")
+	if out := must(ctx, t, d, 0, "sh "+scripts+"verify_setup.sh --help"); !strings.Contains(out, "Exit codes:") {
+		t.Errorf("--help: %s", out)
+	}
+}
+
+// TestWatchdog looks at a real watchdog: the one that PID 1 holds, with the time-out
+// that it really has, and one that cannot do what systemd is asked for.
+func TestWatchdog(t *testing.T) {
+	vmtest.Require(t)
+	o, err := overlay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := machinetest.Context(t)
+	d, err := device.New(ctx, vmtest.Start(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), device.Slow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := find(t, findings(ctx, t, d), "watchdog")
+	if f.State != "ok" || !strings.Contains(f.Found, "30 s, held by PID 1 (asked: 30s)") {
+		t.Errorf("a watchdog that is armed: %+v", f)
+	}
+	if f := find(t, findings(ctx, t, d), "file system"); f.State != "ok" || !strings.Contains(f.Found, "ext4") {
+		t.Errorf("the file system: %+v", f)
+	}
+	must(ctx, t, d, 0, "mkdir -p /run/systemd/system.conf.d && printf '[Manager]\\nRuntimeWatchdogSec=0\\n' >/run/systemd/system.conf.d/99-off.conf && systemctl daemon-reexec")
+	f = find(t, findings(ctx, t, d), "watchdog")
+	if f.State != "fail" || !strings.Contains(f.Found, "was not asked") || !strings.Contains(f.Cure, "RuntimeWatchdogSec=30s") {
+		t.Errorf("a watchdog that nobody feeds: %+v", f)
+	}
+}

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Makes a release for any static web server: packs and signs a folder into
+# OUT/VERSION.ota and writes OUT/SHA256SUMS and OUT/index.json, which say what is
+# there. The same input gives the same bytes. What is published is never changed.
+#
+# usage: make_release.sh --dir TREE --version V --model M --key NAME.key --out OUT [options]
+#   --model M          the device it is for; may be repeated
+#   --release N        counts up with each release, devices refuse a lower one
+#                      (default: one more than the highest in OUT)
+#   --not-after DATE   devices refuse it later: 2027-12-31
+#   --service UNIT     a systemd service that starts from it; may be repeated
+#   --password-file F  the first line of F is the key's password
+#   --pub NAME.pub     check the bundle with this key (default: the one beside the secret key, if it is there)
+#   --level L          fastest, default, better or best (default best)
+#   --programs DIR     where ota-bundle is (default: where the PATH says, then bin/ of this checkout)
+#   --dry-run          only say what would be done
+#
+# The order is safe for a server that serves OUT meanwhile: the bundle, the checksums,
+# the index; each gets its name when it is whole. A copy of OUT goes in the same order.
+#
+# Exit codes: 0 done, or published already with the same bytes; 1 failed; 2 usage;
+# 4 refused: published with other content, a release that is not higher, a folder
+# that cannot be packed; 7 no space.
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+dir='' version='' key='' out='' release='' password='' pub='' level='' not_after='' programs='' dry=''
+models=() services=()
+
+usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+# die CODE ERROR [ADVICE]
+die() { echo "error: $2" >&2; [ $# -lt 3 ] || echo "try: $3" >&2; exit "$1"; }
+misused() { die 2 "$1" "$0 --help"; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dir | --version | --model | --key | --out | --release | --password-file | --pub | --level | --not-after | --service | --programs)
+        [ $# -ge 2 ] || misused "$1 needs a value"
+        ;;
+    esac
+    case $1 in
+    --dir) dir=$2; shift ;;
+    --version) version=${2#v}; shift ;;
+    --model) models+=(--model "$2"); shift ;;
+    --key) key=$2; shift ;;
+    --out) out=${2%/}; shift ;;
+    --release) release=$2; shift ;;
+    --password-file) password=$2; shift ;;
+    --pub) pub=$2; shift ;;
+    --level) level=$2; shift ;;
+    --not-after) not_after=$2; shift ;;
+    --service) services+=(--service "$2"); shift ;;
+    --programs) programs=$2; shift ;;
+    --dry-run) dry=1 ;;
+    -h | --help) usage; exit ;;
+    *) misused "unknown option $1" ;;
+    esac
+    shift
+done
+for o in dir version key out; do
+    [ -n "${!o}" ] || misused "--$o is missing"
+done
+[ ${#models[@]} -gt 0 ] || misused "--model is missing"
+case $version in *[!A-Za-z0-9._+-]*) misused "--version $version: letters, digits and ._+- only" ;; esac
+case $release in *[!0-9]*) misused "--release $release is not a number" ;; esac
+
+bundle=${programs:+$programs/}ota-bundle
+if [ -z "$programs" ] && ! command -v ota-bundle >/dev/null; then
+    case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) arch=armv7 ;; esac
+    bundle=$here/bin/$arch/ota-bundle
+fi
+command -v "$bundle" >/dev/null || die 1 "cannot make a release: $bundle is not there" "make build, or --programs DIR"
+[ -d "$dir" ] || die 1 "cannot pack $dir: it is not a folder" "name the folder that the version consists of"
+[ -r "$key" ] || die 1 "cannot sign: $key cannot be read" "ota-bundle keygen NAME makes a key"
+if [ -z "$pub" ] && [ -e "${key%.key}.pub" ]; then pub=${key%.key}.pub; fi
+[ -z "$pub" ] || [ -r "$pub" ] || die 1 "cannot check the bundle: $pub cannot be read" "name the NAME.pub of the key"
+
+# said FILE KEY: what a bundle says of itself.
+said() { "$bundle" inspect "$1" | awk -v key="$2" '$1 == key { print $2; exit }'; }
+
+# A release number says which of two is newer, so no two may have the same one.
+final=$out/$version.ota highest=0
+for f in "$out"/*.ota; do
+    if [ ! -e "$f" ] || [ "$f" = "$final" ]; then continue; fi
+    n=$(said "$f" release)
+    [ -n "$n" ] || die 1 "cannot read what is published: $f is not a bundle" "remove it from $out"
+    [ "$n" -le "$highest" ] || highest=$n
+done
+if [ -e "$final" ]; then
+    : "${release:=$(said "$final" release)}"
+elif [ -n "$release" ] && [ "$release" -le "$highest" ]; then
+    die 4 "cannot publish version $version as release $release: release $highest is published, and devices that have it would refuse this one" "--release $((highest + 1))"
+fi
+: "${release:=$((highest + 1))}"
+
+if [ -n "$dry" ]; then
+    echo "would pack and sign $dir as version $version, release $release"
+    if [ -e "$final" ]; then echo "would compare it with $final, which is published"; else echo "would write $final, $out/SHA256SUMS and $out/index.json"; fi
+    exit
+fi
+
+mkdir -p "$out"
+work=$(mktemp -d "$out/.release.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" --key "$key" -o "$work/$version.ota" "${services[@]}")
+[ -z "$password" ] || args+=(--password-file "$password")
+[ -z "$not_after" ] || args+=(--not-after "$not_after")
+[ -z "$level" ] || args+=(--level "$level")
+"$bundle" "${args[@]}" >/dev/null
+[ -z "$pub" ] || "$bundle" verify --key "$pub" "$work/$version.ota" >/dev/null
+
+if [ -e "$final" ] && ! cmp -s "$work/$version.ota" "$final"; then
+    die 4 "cannot publish version $version: it is published with other content, key or flags" "give the new content a version of its own: devices that have this one would refuse it"
+fi
+chmod 0644 "$work/$version.ota"
+if [ -e "$final" ]; then
+    echo "$final is published already, with the same bytes"
+else
+    mv "$work/$version.ota" "$final"
+    echo "$final"
+fi
+
+# place NAME: give it its name when it is whole, unless it says the same already.
+place() {
+    chmod 0644 "$work/$1"
+    if cmp -s "$work/$1" "$out/$1"; then return; fi
+    mv -f "$work/$1" "$out/$1"
+    echo "$out/$1"
+}
+(cd "$out" && sha256sum -- *.ota) >"$work/SHA256SUMS"
+place SHA256SUMS
+"$bundle" index "$out" >"$work/index.json"
+place index.json
+sync -f "$out"
