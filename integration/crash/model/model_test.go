@@ -232,7 +232,7 @@ func fail(t *testing.T, prepared *flows.Site, f *flows.Flow, what string, errno 
 func TestWeak(t *testing.T) {
 	o := model.Options{Most: 60, Seed: number(t, "SEED", 1), Point: int(number(t, "POINT", 0)), Aftermaths: 1, Enough: 20}
 	if nightly {
-		o.Most, o.Aftermaths = 600, 40
+		o.Most, o.Aftermaths = 600, 12
 	}
 	var mu sync.Mutex
 	var all model.Tally
