@@ -61,11 +61,6 @@ func (b *Blob) resized(size int64) *Blob {
 	return &Blob{bytes: next}
 }
 
-func (b *Blob) part(at, length int64) []byte {
-	at = min(at, b.Len())
-	return b.bytes[at:min(at+length, b.Len())]
-}
-
 // Sum tells blobs apart.
 func (b *Blob) Sum() [sha256.Size]byte {
 	if b.sum == ([sha256.Size]byte{}) {
