@@ -117,6 +117,9 @@ func (m *marks) gap() time.Duration {
 // confirmed, at most.
 const afterEnd = 10
 
+// shortest is between two looks: a stage that lasts less is met by chance.
+const shortest = 20 * time.Millisecond
+
 func (r *run) follow(ctx context.Context) error {
 	type end struct {
 		machine.Result
@@ -134,6 +137,7 @@ func (r *run) follow(ctx context.Context) error {
 	limit := time.After(limits.Wait)
 	random := time.Now().Add(r.next())
 	rest := afterEnd // looks after the end
+	pause := shortest
 	for rest > 0 {
 		select {
 		case <-ctx.Done():
@@ -147,12 +151,15 @@ func (r *run) follow(ctx context.Context) error {
 			if r.exit = e.Code; r.exit != r.story.Exit {
 				return fmt.Errorf("ota-apply install: %s; want exit %d", e.Result, r.story.Exit)
 			}
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pause):
 		}
+		looked := time.Now()
 		now, err := r.look(ctx)
 		if err != nil {
 			return err
 		}
+		// On a host that is slow, to be looked at would be all that the guest does.
+		pause = max(shortest, 3*time.Since(looked))
 		what := now.news(r.seen)
 		if now.slow() != r.seen.slow() {
 			if err := r.vm.SlowDisk(ctx, now.slow()); err != nil {
