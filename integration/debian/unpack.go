@@ -81,7 +81,7 @@ func merged(name string) string {
 var leftOut = []string{
 	"usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/i18n/",
 	"usr/share/lintian/", "usr/share/bug/", "usr/share/bash-completion/", "usr/share/zsh/", "usr/share/menu/",
-	"usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/x86_64-linux-gnu/perl-base/", "usr/lib/udev/hwdb.d/",
+	"usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/udev/hwdb.d/",
 	"usr/lib/systemd/catalog/", "usr/share/polkit-1/", "usr/share/initramfs-tools/", "var/lib/dpkg/", "var/cache/",
 }
 
