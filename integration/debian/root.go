@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -96,7 +97,33 @@ const generators = "usr/lib/systemd/system-generators"
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
 // /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
 // /etc/ota, /var/lib/ota and /srv.
-func Root(ctx context.Context) (dir string, err error) {
+func Root(ctx context.Context) (dir string, err error) { return Variant{}.Root(ctx) }
+
+// A Variant is a root other than the usual one.
+type Variant struct {
+	// Dpkg adds dpkg with what maintainer scripts need, and says in its status
+	// what is installed: a system that takes packages.
+	Dpkg bool
+}
+
+// forDpkg are packages of a root with Dpkg: itself, and what it and maintainer
+// scripts call. forDpkgToo is not left out of it.
+var (
+	forDpkg    = []string{"dpkg", "perl-base", "diffutils", "init-system-helpers", "libc-bin"}
+	forDpkgToo = []string{"usr/lib/x86_64-linux-gnu/perl-base/"}
+)
+
+func without(all, some []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
+}
+
+// Root is the function Root for v.
+func (v Variant) Root(ctx context.Context) (dir string, err error) {
+	wanted, unwanted, leftOut := wanted, unwanted, leftOut
+	if v.Dpkg {
+		wanted = append(slices.Clone(wanted), forDpkg...)
+		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, forDpkgToo)
+	}
 	recipe := []string{formatOfEntries, Suite, guestArch, passwdLines, groupLines, generators}
 	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
 		recipe = append(recipe, strings.Join(l, " "))
@@ -106,14 +133,16 @@ func Root(ctx context.Context) (dir string, err error) {
 			recipe = append(recipe, name, m[name])
 		}
 	}
-	dir, err = Entry(ctx, "root-"+Hash(recipe...), buildRoot)
+	dir, err = Entry(ctx, "root-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
+		return buildRoot(ctx, dir, v, wanted, unwanted, leftOut)
+	})
 	if err != nil {
 		return "", fmt.Errorf("cannot build the Debian root: %w", err)
 	}
 	return filepath.Join(dir, "root"), nil
 }
 
-func buildRoot(ctx context.Context, dir string) (string, error) {
+func buildRoot(ctx context.Context, dir string, v Variant, wanted, unwanted, leftOut []string) (string, error) {
 	a, unlock, err := newApt(ctx)
 	if err != nil {
 		return "", err
@@ -138,7 +167,12 @@ func buildRoot(ctx context.Context, dir string) (string, error) {
 		}
 	}
 	for _, deb := range debs {
-		if err := unpack(ctx, deb, root); err != nil {
+		if err := unpack(ctx, deb, root, leftOut); err != nil {
+			return "", err
+		}
+	}
+	if v.Dpkg {
+		if err := writeStatus(ctx, debs, root); err != nil {
 			return "", err
 		}
 	}
@@ -150,6 +184,31 @@ func buildRoot(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	return Hash(text), nil
+}
+
+// writeStatus makes dpkg believe that debs are installed.
+func writeStatus(ctx context.Context, debs []string, root string) error {
+	var status strings.Builder
+	for _, deb := range debs {
+		control, err := exec.CommandContext(ctx, "dpkg-deb", "--field", deb).Output()
+		if err != nil {
+			return fmt.Errorf("dpkg-deb --field %s: %w", filepath.Base(deb), err)
+		}
+		for line := range strings.Lines(string(control)) {
+			status.WriteString(line)
+			if strings.HasPrefix(line, "Package: ") {
+				status.WriteString("Status: install ok installed\n")
+			}
+		}
+		status.WriteString("\n")
+	}
+	dir := filepath.Join(root, "var/lib/dpkg")
+	for _, name := range []string{"info", "updates", "triggers", "alternatives", "parts"} {
+		if err := mkdirAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return writeFile(filepath.Join(dir, "status"), 0o644, strings.NewReader(status.String()))
 }
 
 // configure does what maintainer scripts would have done, as far as it matters.
