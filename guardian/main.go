@@ -27,7 +27,7 @@ Run by systemd:
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
 For a person:
-  ota-guardian status [--json|--os-release]
+  ota-guardian status [--json | --os-release]
                                       what runs, what is on trial, what is blocked and why;
                                       --os-release: the lines of the file below
   ota-guardian history [--json]       the last 32 changes
