@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // Odd are flows that are too special for every matrix: each is there for calls that
@@ -80,11 +79,8 @@ func (s *Site) odd(st step) (done bool, err error) {
 	case "mode":
 		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
 	case "reserve":
-		text, err := os.ReadFile(s.config())
-		if err != nil {
-			return true, err
-		}
-		return true, os.WriteFile(s.config(), []byte(strings.Replace(string(text), "reserve = 0", "reserve = 1099511627776", 1)), 0o644)
+		s.Reserve = "1024GiB" // the most that it may be
+		return true, s.Configure()
 	case "spoil":
 		notes, err := filepath.Glob(filepath.Join(s.Root, ".spool", "*.json"))
 		if err == nil && len(notes) == 0 {

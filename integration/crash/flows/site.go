@@ -2,6 +2,7 @@ package flows
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,8 @@ type Site struct {
 	World *World
 	Dir   string // holds ota.toml, check, run/ (what a reboot loses) and, unless it is elsewhere, the store
 	Root  string // the store
-	Keep  string // the configuration's
+	// Keep and Reserve are the configuration's.
+	Keep, Reserve string
 }
 
 // NewSite makes an empty site in dir, which it makes. An empty root is the folder
@@ -32,7 +34,7 @@ func (w *World) NewSite(dir, root string) (*Site, error) {
 	if root == "" {
 		root = filepath.Join(dir, "versions")
 	}
-	s := &Site{World: w, Dir: dir, Root: root, Keep: "2"}
+	s := &Site{World: w, Dir: dir, Root: root, Keep: "2", Reserve: "0"}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func (s *Site) Clone(dir string) (*Site, error) {
 	if out, err := exec.Command("cp", "-a", s.Dir, dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cp -a %s %s: %w\n%s", s.Dir, dir, err, out)
 	}
-	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep}
+	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep, Reserve: s.Reserve}
 	return c, c.Configure()
 }
 
@@ -108,7 +110,7 @@ func (s *Site) Configure() error {
 model = "x1"
 keys = [%q]
 keep = %s
-reserve = 0
+reserve = %s
 run = %q
 services = []
 [report]
@@ -119,7 +121,7 @@ stable = "1ms"
 [[check]]
 name = "app is well"
 script = %q
-`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, s.run(), s.World.server.URL+"/report/"+s.id(), check)
+`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, cmp.Or(s.Reserve, "0"), s.run(), s.World.server.URL+"/report/"+s.id(), check)
 	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ]\n", s.sick())
 	if old, err := os.ReadFile(check); err != nil || string(old) != script {
 		// Not over a file that may be running: ETXTBSY.

@@ -54,6 +54,30 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The programs as they are are seen by nobody, or a mutant would be seen for nothing.
+	controls := make(map[mutants.Catcher]bool)
+	control := func(t *testing.T, by mutants.Catcher) {
+		if _, isCrash := by.(mutants.Crash); !isCrash || controls[by] {
+			return // a test of a package is run by itself
+		}
+		controls[by] = true
+		t.Run("none, "+by.Name(), func(t *testing.T) {
+			t.Parallel()
+			own, err := os.MkdirTemp(dir, "none-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(own)
+			none := mutants.Mutant{Name: "none"}
+			overlay, err := none.Overlay(repo, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found, err := by.Catch(t.Context(), w, repo, overlay, own); err != nil || found != "" {
+				t.Errorf("%s of the programs as they are: %q, %v", by.Name(), found, err)
+			}
+		})
+	}
 	var mu sync.Mutex
 	lines := make([]string, len(mutants.All))
 	made, seen := 0, 0
@@ -64,6 +88,7 @@ func TestMutants(t *testing.T) {
 				continue
 			}
 			made++
+			control(t, m.By)
 			t.Run(m.Name, func(t *testing.T) {
 				t.Parallel()
 				own := filepath.Join(dir, fmt.Sprintf("mutant-%d", i))
@@ -92,7 +117,7 @@ func TestMutants(t *testing.T) {
 		}
 	})
 	table := "| what is gone | who saw it | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
-	t.Logf("%d of %d mutants seen (there are %d)\n%s", seen, made, len(mutants.All), table)
+	t.Logf("%d of %d mutants seen (there are %d), and none of %d controls\n%s", seen, made, len(mutants.All), len(controls), table)
 	if name := os.Getenv("MUTANTS"); name != "" {
 		if err := os.WriteFile(name, []byte(table), 0o644); err != nil {
 			t.Error(err)

@@ -200,6 +200,6 @@ var All = []Mutant{
 		Edits: one("guardian/factory.go", "\tif err := g.store.Verify(ctx, &ref, bootcheck.Full); err != nil {\n\t\treturn err\n\t}\n", ""),
 		By:    Unit{"./guardian/cmd/ota-guardian", "^TestScripts$/^(factory|extra_file)$"}},
 	{Name: "a version that never proved itself becomes factory",
-		Edits: one("guardian/factory.go", "\tif !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {", "\tif false {"),
+		Edits: one("guardian/factory.go", "\tif !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {", "\tif false {"),
 		By:    Unit{"./guardian/cmd/ota-guardian", "^TestScripts$/^(factory)$"}},
 }
