@@ -79,7 +79,7 @@ func (s *Site) odd(st step) (done bool, err error) {
 	case "mode":
 		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
 	case "reserve":
-		s.Reserve = "1024GiB" // the most that it may be
+		s.Reserve = "1099511627776" // the most that it may be
 		return true, s.Configure()
 	case "spoil":
 		notes, err := filepath.Glob(filepath.Join(s.Root, ".spool", "*.json"))

@@ -598,7 +598,8 @@ func (j *judge) saySuccess(point int) {
 	if spool := root.Names[".spool"]; spool != nil && spool.Type.IsDir() {
 		for name, is := range spool.Names {
 			var says note
-			if changes := spool.Unsynced(name); len(changes) > 0 && strings.HasSuffix(name, ".json") &&
+			// One whose sync failed is of no account: nothing is promised of a download.
+			if changes := spool.Unsynced(name); len(changes) > 0 && !changes[0].Lost && strings.HasSuffix(name, ".json") &&
 				json.Unmarshal(is.Data.Bytes(), &says) == nil && says.Synced > 0 {
 				j.add(Said, append([]int{point}, points(changes)...), "it is done, and the name of the note .spool/%s is not durable", name)
 			}

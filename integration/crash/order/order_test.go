@@ -107,6 +107,13 @@ func TestJudge(t *testing.T) {
 			l.Fsync(".spool/x.part")
 			vouch(l)
 		}},
+		{name: "the note of a download could not be made durable", write: func(l *handmade.Log) {
+			l.Mkdir(".spool")
+			l.Create(".spool/x.part", "data")
+			l.Fsync(".spool/x.part")
+			vouch(l)
+			l.Fail(unix.EIO, func() { l.Fsync(".spool") })
+		}},
 		{name: "a download is begun while the note of another one may come back", rule: order.Spool, text: "that the note of another one is gone", write: func(l *handmade.Log) {
 			l.Mkdir(".spool")
 			l.Create(".spool/x.json", "{}")
