@@ -94,12 +94,19 @@ type marks struct {
 // cheap flash is under load, so that what takes a moment can be met.
 func (m *marks) slow() int {
 	switch {
-	case m.phase == "fallback" && !m.well, m.phase == "trial" && !m.well && !m.fails:
+	case m.waits():
 		return 300 // services are being restarted, which have time-outs
 	case m.stage == "":
 		return 0
+	case m.well, m.fails:
+		return 10 // one commit comes, of some dozens of them
 	}
 	return 20
+}
+
+// waits: nothing happens soon but that services start, and fail.
+func (m *marks) waits() bool {
+	return (m.phase == "trial" || m.phase == "fallback") && !m.well && !m.fails
 }
 
 // gap is the mean of the time between two random cuts.
@@ -158,8 +165,11 @@ func (r *run) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// On a host that is slow, to be looked at would be all that the guest does.
-		pause = max(shortest, 3*time.Since(looked))
+		pause = shortest
+		if now.waits() {
+			// On a host that is slow, to be looked at would be all that the guest does.
+			pause = max(shortest, 3*time.Since(looked))
+		}
 		what := now.news(r.seen)
 		if now.slow() != r.seen.slow() {
 			if err := r.vm.SlowDisk(ctx, now.slow()); err != nil {
