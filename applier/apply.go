@@ -221,7 +221,9 @@ func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 
 func (a *applier) stage(stage, message string) {
 	a.account.enter(stage)
-	a.report.Stage(stage, 0, message)
+	if a.report != nil {
+		a.report.Stage(stage, 0, message)
+	}
 	a.show.stage(stage, message)
 }
 
@@ -229,7 +231,9 @@ func (a *applier) progress(done, total int64) {
 	if total <= 0 {
 		return
 	}
-	a.report.Progress(int(done * 100 / total))
+	if a.report != nil { // nobody is told of a dry run
+		a.report.Progress(int(done * 100 / total))
+	}
 	a.show.progress(done, total)
 }
 

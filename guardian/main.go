@@ -27,7 +27,7 @@ Run by systemd:
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
 For a person:
-  ota-guardian status [--json|--os-release]
+  ota-guardian status [--json | --os-release]
                                       what runs, what is on trial, what is blocked and why;
                                       --os-release: the lines of the file below
   ota-guardian history [--json]       the last 32 changes
@@ -44,11 +44,6 @@ For a person:
   ota-guardian check [--json]         run the health checks once; nothing is changed
   ota-guardian --version              the version of this program
 
-For the tools of a fleet, in memory and never older than the last switch or boot:
-  /run/ota/release                    OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
-                                      OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
-  [metrics] file                      figures for Prometheus, where the configuration asks for them
-
 To set a device up:
   ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
                                       program (current -> v1.0.0); no version is moved or written to
@@ -57,6 +52,11 @@ To set a device up:
 Flags of every command:
   --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
   --root DIR      the version store, instead of the configured one
+
+For the tools of a fleet, in memory and never older than the last switch or boot:
+  /run/ota/release                    OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
+                                      OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
+  [metrics] file                      figures for Prometheus, where the configuration asks for them
 
 ` + cli.ExitCodes
 

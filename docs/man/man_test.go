@@ -316,7 +316,7 @@ func TestCompletion(t *testing.T) {
 		{"ota-guardian factory ", []string{"create", "verify", "repair"}},
 		{"ota-guardian factory create ", []string{"1.0.0", "1.1.0"}},
 		{"ota-guardian factory verify ", nil},
-		{"ota-guardian factory create --", []string{"--config", "--root"}},
+		{"ota-guardian factory create --", []string{"--config", "--root", "--untried"}},
 		{"ota-guardian verify --repair 1.0", []string{"1.0.0"}},
 		{"ota-guardian boot --last-boot ", []string{"clean", "unclean", "hard"}},
 		{bin + "/ota-guardian rollback 1.1", []string{"1.1.0"}},

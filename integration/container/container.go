@@ -46,8 +46,13 @@ type Options struct {
 	// by Start.
 	Overlay debian.Overlay
 
-	// Packages are Debian's, for the root to have besides those of debian.Root.
-	Packages []string
+	// Variant is the Debian root, if it is not the usual one.
+	Variant debian.Variant
+
+	// Writable makes the root, /var included, a disk that can be written and that
+	// survives boots: a device that takes packages. Its changes are a layer over
+	// the Debian root, which is shared.
+	Writable bool
 
 	// Console, if not nil, gets what Log returns while it is printed.
 	Console io.Writer
@@ -108,7 +113,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	if missing := Missing(); len(missing) > 0 {
 		return nil, fmt.Errorf("missing on this host: %s", strings.Join(missing, "; "))
 	}
-	root, err := debian.Root(ctx, o.Packages...)
+	root, err := o.Variant.Root(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +133,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 			c.remove()
 		}
 	}()
-	if err := c.prepare(root, programs, o.Overlay); err != nil {
+	if err := c.prepare(root, programs, o); err != nil {
 		return nil, err
 	}
 	go c.run()
@@ -141,9 +146,9 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 }
 
 // prepare makes the folders, the cgroup and the socket that all boots share.
-func (c *Container) prepare(root string, p programs, files debian.Overlay) error {
+func (c *Container) prepare(root string, p programs, o Options) error {
 	in := c.dir.path
-	for _, name := range []string{"lower", "root", "files", "data", "agent"} {
+	for _, name := range []string{"lower", "root", "files", "data", "agent", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(in, name), 0o755); err != nil {
 			return err
 		}
@@ -162,7 +167,7 @@ func (c *Container) prepare(root string, p programs, files debian.Overlay) error
 		// But not for the agent: what a test mounts has to be mounted for all.
 		agent.UnitPath + ".d/90-boot-id.conf": {Link: "/dev/null"},
 	}
-	all.Add(files)
+	all.Add(o.Overlay)
 	if err := all.Install(filepath.Join(in, "files")); err != nil {
 		return err
 	}
@@ -180,6 +185,8 @@ func (c *Container) prepare(root string, p programs, files debian.Overlay) error
 		Agent:   filepath.Join(in, "agent"),
 		AgentAt: filepath.Dir(agent.SocketPath),
 		Binds:   binds,
+
+		Writable: o.Writable,
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -91,13 +92,42 @@ var masked = []string{
 const generators = "usr/lib/systemd/system-generators"
 
 // Root returns the folder of a Debian 12 root, building it when the cache has
-// none (15 to 30 s, and the network). more are Debian packages that it has besides;
-// each set of them is a root of its own. Everyone who may read the repository may
+// none (15 to 30 s, and the network). Everyone who may read the repository may
 // read it; nobody may write to it: it is shared by all tests. As the lower layer
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
 // /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
 // /etc/ota, /var/lib/ota and /srv.
-func Root(ctx context.Context, more ...string) (dir string, err error) {
+func Root(ctx context.Context) (dir string, err error) { return Variant{}.Root(ctx) }
+
+// A Variant is a root other than the usual one.
+type Variant struct {
+	// Dpkg adds dpkg with what maintainer scripts need, and says in its status
+	// what is installed: a system that takes packages.
+	Dpkg bool
+
+	// Packages are what it has besides, with all that they depend on.
+	Packages []string
+}
+
+// forDpkg are packages of a root with Dpkg: itself, and what it and maintainer
+// scripts call. forDpkgToo is not left out of it.
+var (
+	forDpkg    = []string{"dpkg", "perl-base", "diffutils", "init-system-helpers", "libc-bin"}
+	forDpkgToo = []string{"usr/lib/x86_64-linux-gnu/perl-base/"}
+)
+
+func without(all, some []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
+}
+
+// Root is the function Root for v.
+func (v Variant) Root(ctx context.Context) (dir string, err error) {
+	wanted, unwanted, leftOut := wanted, unwanted, leftOut
+	if v.Dpkg {
+		wanted = append(slices.Clone(wanted), forDpkg...)
+		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, forDpkgToo)
+	}
+	wanted = append(slices.Clone(wanted), v.Packages...)
 	recipe := []string{formatOfEntries, Suite, guestArch, passwdLines, groupLines, generators}
 	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
 		recipe = append(recipe, strings.Join(l, " "))
@@ -107,11 +137,8 @@ func Root(ctx context.Context, more ...string) (dir string, err error) {
 			recipe = append(recipe, name, m[name])
 		}
 	}
-	if len(more) > 0 {
-		recipe = append(recipe, "and "+strings.Join(more, " "))
-	}
 	dir, err = Entry(ctx, "root-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
-		return buildRoot(ctx, dir, more)
+		return buildRoot(ctx, dir, v, wanted, unwanted, leftOut)
 	})
 	if err != nil {
 		return "", fmt.Errorf("cannot build the Debian root: %w", err)
@@ -119,17 +146,17 @@ func Root(ctx context.Context, more ...string) (dir string, err error) {
 	return filepath.Join(dir, "root"), nil
 }
 
-func buildRoot(ctx context.Context, dir string, more []string) (string, error) {
+func buildRoot(ctx context.Context, dir string, v Variant, wanted, unwanted, leftOut []string) (string, error) {
 	a, unlock, err := newApt(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	pkgs, err := a.closure(ctx, append(slices.Clone(wanted), more...)...)
+	pkgs, err := a.closure(ctx, wanted...)
 	if err != nil {
 		return "", err
 	}
-	pkgs = slices.DeleteFunc(pkgs, func(p pkg) bool { return slices.Contains(unwanted, p.name) && !slices.Contains(more, p.name) })
+	pkgs = slices.DeleteFunc(pkgs, func(p pkg) bool { return slices.Contains(unwanted, p.name) })
 	debs, err := a.download(ctx, pkgs)
 	if err != nil {
 		return "", err
@@ -144,7 +171,12 @@ func buildRoot(ctx context.Context, dir string, more []string) (string, error) {
 		}
 	}
 	for _, deb := range debs {
-		if err := unpack(ctx, deb, root); err != nil {
+		if err := unpack(ctx, deb, root, leftOut); err != nil {
+			return "", err
+		}
+	}
+	if v.Dpkg {
+		if err := writeStatus(ctx, debs, root); err != nil {
 			return "", err
 		}
 	}
@@ -156,6 +188,31 @@ func buildRoot(ctx context.Context, dir string, more []string) (string, error) {
 		return "", err
 	}
 	return Hash(text), nil
+}
+
+// writeStatus makes dpkg believe that debs are installed.
+func writeStatus(ctx context.Context, debs []string, root string) error {
+	var status strings.Builder
+	for _, deb := range debs {
+		control, err := exec.CommandContext(ctx, "dpkg-deb", "--field", deb).Output()
+		if err != nil {
+			return fmt.Errorf("dpkg-deb --field %s: %w", filepath.Base(deb), err)
+		}
+		for line := range strings.Lines(string(control)) {
+			status.WriteString(line)
+			if strings.HasPrefix(line, "Package: ") {
+				status.WriteString("Status: install ok installed\n")
+			}
+		}
+		status.WriteString("\n")
+	}
+	dir := filepath.Join(root, "var/lib/dpkg")
+	for _, name := range []string{"info", "updates", "triggers", "alternatives", "parts"} {
+		if err := mkdirAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return writeFile(filepath.Join(dir, "status"), 0o644, strings.NewReader(status.String()))
 }
 
 // configure does what maintainer scripts would have done, as far as it matters.

@@ -35,7 +35,7 @@ func Tools(ctx context.Context, packages ...string) (dir string, err error) {
 			return "", err
 		}
 		for _, deb := range debs {
-			if err := unpack(ctx, deb, filepath.Join(dir, "root")); err != nil {
+			if err := unpack(ctx, deb, filepath.Join(dir, "root"), nil); err != nil {
 				return "", err
 			}
 		}

@@ -85,7 +85,7 @@ var leftOut = []string{
 	"usr/lib/systemd/catalog/", "usr/share/polkit-1/", "usr/share/initramfs-tools/", "var/lib/dpkg/", "var/cache/",
 }
 
-func isLeftOut(name string) bool {
+func isLeftOut(name string, leftOut []string) bool {
 	for _, p := range leftOut {
 		if strings.HasPrefix(name+"/", p) {
 			return true
@@ -94,11 +94,12 @@ func isLeftOut(name string) bool {
 	return false
 }
 
-// unpack adds a package's files to the tree at root. Owners are not set.
-func unpack(ctx context.Context, deb, root string) error {
+// unpack adds a package's files to the tree at root, but for those in the folders
+// leftOut. Owners are not set.
+func unpack(ctx context.Context, deb, root string, leftOut []string) error {
 	return members(ctx, deb, func(name string, h *tar.Header, r io.Reader) error {
 		name = merged(name)
-		if isLeftOut(name) {
+		if isLeftOut(name, leftOut) {
 			return nil
 		}
 		dst := filepath.Join(root, name)

@@ -47,7 +47,7 @@ func TestDocuments(t *testing.T) {
 				}
 				var m machine.Machine
 				if d.machine != "none" {
-					m = containertest.Start(t, container.Options{Overlay: overlay(t, d), Packages: packages})
+					m = containertest.Start(t, container.Options{Overlay: overlay(t, d), Variant: variant})
 				}
 				if *update {
 					defer func() { // also what came before a failure
@@ -90,7 +90,7 @@ func TestDeploymentInVM(t *testing.T) {
 	vmtest.Require(t)
 	d := read(t, file)
 	began := time.Now()
-	runs(t, d, programs(t), vmtest.Start(t, vm.Options{Overlay: overlay(t, d), Packages: packages, Cold: true}))
+	runs(t, d, programs(t), vmtest.Start(t, vm.Options{Overlay: overlay(t, d), Variant: variant, Cold: true}))
 	t.Logf("DEPLOYMENT.md, from the first boot of the device to its last command: %.1f minutes", time.Since(began).Minutes())
 }
 

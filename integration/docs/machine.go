@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
-// packages are what a reader's device has besides that of the other tests.
-var packages = []string{"curl", "diffutils", "dpkg", "libc-bin", "libpython3-stdlib", "perl-base", "python3-minimal"}
+// variant is a reader's device: it takes packages, and has a python3 and a curl.
+var variant = debian.Variant{Dpkg: true, Packages: []string{"curl", "libpython3-stdlib", "python3-minimal"}}
 
 // begin stands in the place of systemd: the root of the test machines is read-only,
 // a reader's is not. What is written goes to the data disk and stays there.
@@ -36,7 +35,7 @@ exec /usr/lib/systemd/systemd.real "$@"
 
 // bare is a machine that a reader could have: all of it can be written.
 func bare(ctx context.Context) (debian.Overlay, error) {
-	root, err := debian.Root(ctx, packages...)
+	root, err := variant.Root(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -44,12 +43,12 @@ func bare(ctx context.Context) (debian.Overlay, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := os.ReadFile(filepath.Join(filepath.Dir(root), "packages.txt"))
+	status, err := os.ReadFile(filepath.Join(root, "var/lib/dpkg/status"))
 	if err != nil {
 		return nil, err
 	}
 	return debian.Overlay{
-		"/usr/lib/dpkg-status":          {Data: []byte(dpkgStatus(string(list)))},
+		"/usr/lib/dpkg-status":          {Data: status},
 		"/usr/lib/systemd/systemd.real": {Mode: 0o755, Data: systemd},
 		"/usr/lib/systemd/systemd":      {Mode: 0o755, Data: []byte(begin)},
 		"/usr/bin/rauc":                 {Mode: 0o755, Data: []byte("#!/bin/sh\n")}, // stands for the updater of the system
@@ -84,15 +83,4 @@ func prepare(ctx context.Context, m machine.Machine, w *workstation, kind string
 		return fmt.Errorf("mkdir: %v, %s", err, r)
 	}
 	return m.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644, []byte(quick))
-}
-
-// dpkgStatus is what dpkg would know of the packages in list ("name=version", one a
-// line) if it had installed them.
-func dpkgStatus(list string) string {
-	var b strings.Builder
-	for line := range strings.Lines(list) {
-		name, version, _ := strings.Cut(strings.TrimSpace(line), "=")
-		fmt.Fprintf(&b, "Package: %s\nStatus: install ok installed\nMaintainer: Debian\nArchitecture: amd64\nVersion: %s\nDescription: of the test machine\n\n", name, version)
-	}
-	return b.String()
 }

@@ -119,7 +119,7 @@ func (w *workstation) deliver(ctx context.Context) error {
 			return err
 		}
 		host, target, _ := strings.Cut(string(to), ":")
-		_, host, _ = strings.Cut("@"+host[strings.LastIndex(host, "@")+1:], "@")
+		host = host[strings.LastIndex(host, "@")+1:]
 		switch {
 		case w.target == nil:
 			return fmt.Errorf("scp %s: this document has no device", to)

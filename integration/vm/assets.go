@@ -31,7 +31,7 @@ var common struct {
 }
 
 // prepare builds what is not in the cache: everything takes about a minute.
-func prepare(ctx context.Context, overlay debian.Overlay, packages []string) (*assets, error) {
+func prepare(ctx context.Context, overlay debian.Overlay, variant debian.Variant) (*assets, error) {
 	common.Lock()
 	defer common.Unlock()
 	if common.kernel == nil {
@@ -62,7 +62,7 @@ func prepare(ctx context.Context, overlay debian.Overlay, packages []string) (*a
 		agent.UnitWants: {Link: agent.UnitPath},
 	}
 	all.Add(overlay)
-	root, err := debian.Image(ctx, all, packages...)
+	root, err := variant.Image(ctx, all)
 	if err != nil {
 		return nil, err
 	}

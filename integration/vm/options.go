@@ -19,8 +19,8 @@ type Options struct {
 	// by Start. Machines with the same overlay share one image and one snapshot.
 	Overlay debian.Overlay
 
-	// Packages are Debian's, for the root to have besides those of debian.Root.
-	Packages []string
+	// Variant is the Debian root, if it is not the usual one.
+	Variant debian.Variant
 
 	// Cold boots the machine when it starts, 4 to 7 s. Otherwise it is restored
 	// from a snapshot of a machine that has booted, in less than a second; the

@@ -43,7 +43,11 @@ func mountRoot(p Plan) error {
 	if err := bind(p.Root, "lower"); err != nil {
 		return err
 	}
-	err := mount("overlay", "root", "overlay", unix.MS_RDONLY, "lowerdir=files:lower")
+	flags, options := uintptr(unix.MS_RDONLY), "lowerdir=files:lower"
+	if p.Writable {
+		flags, options = 0, options+",upperdir=upper,workdir=work"
+	}
+	err := mount("overlay", "root", "overlay", flags, options)
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w (the kernel has no overlayfs, nor a module of it)", err)
 	}
@@ -90,9 +94,15 @@ func mountVolatile(p Plan) error {
 		{"/tmp", "mode=1777", unix.MS_NOSUID | unix.MS_NODEV},
 		{"/var", "mode=0755", unix.MS_NOSUID | unix.MS_NODEV},
 	} {
+		if m.at == "/var" && p.Writable {
+			continue
+		}
 		if err := mount("tmpfs", p.in(m.at), "tmpfs", m.flags, m.options); err != nil {
 			return err
 		}
+	}
+	if p.Writable {
+		return os.Mkdir(p.in("/run/lock"), 0o755)
 	}
 	for _, dir := range []string{"/var/lib", "/var/log", "/var/cache", "/var/spool", "/var/lib/systemd", "/run/lock"} {
 		if err := os.Mkdir(p.in(dir), 0o755); err != nil {

@@ -28,6 +28,8 @@ type Plan struct {
 	Console string // device that becomes /dev/console
 
 	Binds []Bind // more of Data
+
+	Writable bool // the root, with its changes in Dir/upper
 }
 
 // A Bind shows the folder From of /data at the guest's path To too.

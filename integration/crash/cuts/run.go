@@ -94,12 +94,19 @@ type marks struct {
 // cheap flash is under load, so that what takes a moment can be met.
 func (m *marks) slow() int {
 	switch {
-	case m.phase == "fallback" && !m.well, m.phase == "trial" && !m.well && !m.fails:
+	case m.waits():
 		return 300 // services are being restarted, which have time-outs
 	case m.stage == "":
 		return 0
+	case m.well, m.fails:
+		return 10 // one commit comes, of some dozens of them
 	}
 	return 20
+}
+
+// waits: nothing happens soon but that services start, and fail.
+func (m *marks) waits() bool {
+	return (m.phase == "trial" || m.phase == "fallback") && !m.well && !m.fails
 }
 
 // gap is the mean of the time between two random cuts.
@@ -116,6 +123,9 @@ func (m *marks) gap() time.Duration {
 // afterEnd is how long a run goes on when ota-apply has ended: until the fallback is
 // confirmed, at most.
 const afterEnd = 10
+
+// shortest is between two looks: a stage that lasts less is met by chance.
+const shortest = 20 * time.Millisecond
 
 func (r *run) follow(ctx context.Context) error {
 	type end struct {
@@ -134,6 +144,7 @@ func (r *run) follow(ctx context.Context) error {
 	limit := time.After(limits.Wait)
 	random := time.Now().Add(r.next())
 	rest := afterEnd // looks after the end
+	pause := shortest
 	for rest > 0 {
 		select {
 		case <-ctx.Done():
@@ -147,11 +158,17 @@ func (r *run) follow(ctx context.Context) error {
 			if r.exit = e.Code; r.exit != r.story.Exit {
 				return fmt.Errorf("ota-apply install: %s; want exit %d", e.Result, r.story.Exit)
 			}
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pause):
 		}
+		looked := time.Now()
 		now, err := r.look(ctx)
 		if err != nil {
 			return err
+		}
+		pause = shortest
+		if now.waits() {
+			// On a host that is slow, to be looked at would be all that the guest does.
+			pause = max(shortest, 3*time.Since(looked))
 		}
 		what := now.news(r.seen)
 		if now.slow() != r.seen.slow() {
