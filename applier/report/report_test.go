@@ -346,7 +346,6 @@ func TestBadEndpoints(t *testing.T) {
 				r.Stage(all[i%len(all)], i%100, "")
 				r.Progress(i % 100)
 			}
-			r.Success("")
 			if e != nil {
 				// Had a call waited for its report, this many had come. The rest of
 				// them is what the pause between two lets through.
@@ -354,6 +353,7 @@ func TestBadEndpoints(t *testing.T) {
 					t.Errorf("%d reports came while %d were made in %v", n, calls, time.Since(begin))
 				}
 			}
+			r.Success("") // which lets through what waits
 			r.mu.Lock()
 			if n := len(r.queue); n > queueMax {
 				t.Errorf("%d reports wait, want at most %d", n, queueMax)

@@ -31,7 +31,7 @@ var common struct {
 }
 
 // prepare builds what is not in the cache: everything takes about a minute.
-func prepare(ctx context.Context, overlay debian.Overlay, variant debian.Variant) (*assets, error) {
+func prepare(ctx context.Context, o Options) (*assets, error) {
 	common.Lock()
 	defer common.Unlock()
 	if common.kernel == nil {
@@ -61,8 +61,8 @@ func prepare(ctx context.Context, overlay debian.Overlay, variant debian.Variant
 		agent.UnitPath:  debian.Unit(agent.Unit),
 		agent.UnitWants: {Link: agent.UnitPath},
 	}
-	all.Add(overlay)
-	root, err := variant.Image(ctx, all)
+	all.Add(o.Overlay)
+	root, err := o.Variant.Image(ctx, all)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/initramfs/layout"
 )
 
 const program = "qemu-system-x86_64"
@@ -21,6 +22,10 @@ type Options struct {
 
 	// Variant is the Debian root, if it is not the usual one.
 	Variant debian.Variant
+
+	// Writable makes the root, /var included, writable: a device that takes
+	// packages. Its changes are on the data disk, and survive what that survives.
+	Writable bool
 
 	// Cold boots the machine when it starts, 4 to 7 s. Otherwise it is restored
 	// from a snapshot of a machine that has booted, in less than a second; the
@@ -88,6 +93,14 @@ func Missing() []string {
 // could be measured.
 const cmdline = "console=ttyS0 quiet cryptomgr.notests panic=0 audit=0 mitigations=off systemd.journald.forward_to_console=1"
 
+// rootWord is what tells /init that the root is to be written.
+func (o Options) rootWord() string {
+	if o.Writable {
+		return layout.Writable
+	}
+	return ""
+}
+
 // args are QEMU's without the disks, which do not matter for a snapshot.
 func (o Options) args(a *assets) []string {
 	// Always emulation: a /dev/kvm that is there may still not run a stock kernel.
@@ -96,7 +109,7 @@ func (o Options) args(a *assets) []string {
 		"-M", "q35", "-accel", "tcg,thread=multi",
 		"-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprintf("%dM", o.Memory),
 		"-kernel", a.kernel.Image, "-initrd", a.initramfs,
-		"-append", strings.TrimSpace(cmdline + " " + o.Append),
+		"-append", strings.Join(strings.Fields(cmdline+" "+o.rootWord()+" "+o.Append), " "),
 		"-chardev", fmt.Sprintf("socket,id=serial,fd=%d", fdSerial), "-serial", "chardev:serial",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci",

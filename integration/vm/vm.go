@@ -62,7 +62,7 @@ func Start(ctx context.Context, o Options) (*VM, error) {
 	if missing := Missing(); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
-	a, err := prepare(ctx, o.Overlay, o.Variant)
+	a, err := prepare(ctx, o)
 	if err != nil {
 		return nil, err
 	}

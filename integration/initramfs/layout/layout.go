@@ -8,6 +8,14 @@ const (
 	DataSerial = "data" // ext4; holds the folders of DataFolders
 )
 
+// Writable is the word of the kernel's command line that makes the root writable,
+// by a layer on the data disk: the folders UpperFolder and WorkFolder of it.
+const (
+	Writable    = "ota.writable"
+	UpperFolder = "root-upper"
+	WorkFolder  = "root-work"
+)
+
 // A DataFolder is on the data disk and bound over a folder of the read-only root.
 type DataFolder struct{ Name, Target string }
 

@@ -6,6 +6,9 @@
 //	/opt/tope, /etc/ota, /var/lib/ota  folders of the data disk
 //	/var, /tmp                         in memory
 //
+// With layout.Writable on the kernel's command line a layer on the data disk makes
+// the root writable, and /var is part of it.
+//
 // Without udev systemd never hears of a device, so that nothing it mounted
 // itself would be found: all disks are mounted here. A step that fails prints
 // one line and switches the machine off; so does a start that takes longer than
@@ -18,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,12 +117,44 @@ func mountRoot() error {
 	if err != nil {
 		return err
 	}
-	return mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
+	if !writable() {
+		return mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
+	}
+	for _, dir := range []string{"/lower", "/upper"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if dev, err = disk(layout.DataSerial); err != nil {
+		return err
+	}
+	if err := mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	upper, work := "/upper/"+layout.UpperFolder, "/upper/"+layout.WorkFolder
+	for _, dir := range []string{upper, work} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
+}
+
+// writable reports whether the root is to be written.
+func writable() bool {
+	words, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(words)), layout.Writable)
 }
 
 // mountMemory gives the read-only root the folders that programs write to.
 func mountMemory() error {
 	for _, m := range []struct{ target, mode string }{{"/tmp", "mode=1777"}, {"/var", "mode=755"}, {"/run", "mode=755"}} {
+		if m.target == "/var" && writable() {
+			continue
+		}
 		if err := mount("tmpfs", newRoot+m.target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.mode); err != nil {
 			return err
 		}
@@ -133,6 +169,9 @@ func mountMemory() error {
 	}
 	if err := os.Chmod(newRoot+"/var/tmp", 0o777|os.ModeSticky); err != nil {
 		return err
+	}
+	if writable() {
+		return nil // the root has the links
 	}
 	for name, to := range map[string]string{"run": "/run", "lock": "/run/lock"} {
 		if err := os.Symlink(to, newRoot+"/var/"+name); err != nil {

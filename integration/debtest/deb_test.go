@@ -1,0 +1,312 @@
+// Package debtest tests the Debian package: what is in it, and what the real dpkg
+// and a real systemd make of it on a device that runs.
+package debtest
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/debian"
+)
+
+// build makes the package of this machine's architecture in a folder of its own.
+func build(version string, environment ...string) (deb string, err error) {
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(scratch, "deb-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("scripts/deb.sh", "amd64")
+	cmd.Dir = repo
+	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000", "TZ=UTC")
+	cmd.Env = append(cmd.Env, environment...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("scripts/deb.sh: %w\n%s", err, out)
+	}
+	deb = filepath.Join(dir, "ota_"+version+"_amd64.deb")
+	if _, err := os.Stat(deb); err != nil {
+		return "", err
+	}
+	return deb, os.RemoveAll(dir + "/bin")
+}
+
+// scratch is for the packages, which several tests share.
+var scratch string
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "ota-debtest-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(scratch)
+	os.Exit(code)
+}
+
+// The two packages of the tests: what is installed, and what it is upgraded to.
+var (
+	older = sync.OnceValues(func() (string, error) { return build("1.0.0") })
+	newer = sync.OnceValues(func() (string, error) { return build("1.1.0+4.g0123456789ab") })
+)
+
+func get(t *testing.T, deb func() (string, error)) string {
+	t.Helper()
+	file, err := deb()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// TestReproducible: another folder, another time zone, another umask, and the
+// same bytes.
+func TestReproducible(t *testing.T) {
+	first := get(t, older)
+	again, err := build("1.0.0", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sums [2][sha256.Size]byte
+	for i, file := range []string{first, again} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = sha256.Sum256(data)
+	}
+	if sums[0] != sums[1] {
+		out, _ := exec.Command("sh", "-c", "for d in "+first+" "+again+"; do dpkg-deb --ctrl-tarfile $d | tar -tv; dpkg-deb -c $d; done").CombinedOutput()
+		t.Errorf("two builds are not the same:\n%s", out)
+	}
+}
+
+// TestContents: the package holds exactly what install.sh installs, and the
+// control files what dpkg must know.
+func TestContents(t *testing.T) {
+	deb := get(t, older)
+	field := func(name string) string {
+		out, err := exec.Command("dpkg-deb", "--field", deb, name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	for name, want := range map[string]string{"Package": "ota", "Version": "1.0.0", "Architecture": "amd64", "Depends": "systemd (>= 247)"} {
+		if got := field(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	control := members(t, deb, "--ctrl-tarfile")
+	for _, name := range []string{"postinst", "prerm", "postrm"} {
+		text := control[name].data
+		if !strings.HasPrefix(text, "#!/bin/sh\n") || strings.Contains(text, "@") {
+			t.Errorf("%s is no finished script:\n%s", name, text)
+		}
+		if control[name].mode != 0o755 {
+			t.Errorf("%s has the mode %o", name, control[name].mode)
+		}
+	}
+	if _, ok := control["conffiles"]; ok {
+		t.Error("there are conffiles: an upgrade would ask a person")
+	}
+
+	// What install.sh puts in place, with what the package adds and moves.
+	repo, err := debian.RepoDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, bin := t.TempDir(), t.TempDir()
+	for _, dir := range []string{"amd64", "man", "completions"} {
+		if err := os.Mkdir(filepath.Join(bin, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"amd64/ota-apply", "amd64/ota-guardian", "amd64/ota-bundle", "completions/ota-apply", "completions/ota-guardian", "completions/ota-bundle",
+		"man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7", "man/ota-guardian.8"} {
+		if err := os.WriteFile(filepath.Join(bin, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install := exec.Command(filepath.Join(repo, "scripts/install.sh"), "--destdir", root, "--bin", bin+"/amd64", "--no-enable")
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("install.sh: %v\n%s", err, out)
+	}
+	want := map[string]bool{"usr/share/doc/ota/copyright": true}
+	err = filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, _ = filepath.Rel(root, name)
+		switch {
+		case name == "etc/ota/ota.toml":
+			name = "usr/share/doc/ota/examples/ota.toml"
+		case strings.HasPrefix(name, "usr/share/man/"):
+			name += ".gz"
+		}
+		want[name] = true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := members(t, deb, "--fsys-tarfile")
+	for name, m := range got {
+		switch {
+		case m.dir:
+			if m.mode != 0o755 {
+				t.Errorf("%s/ has the mode %o", name, m.mode)
+			}
+			continue
+		case !want[name]:
+			t.Errorf("the package has %s, which install.sh does not install", name)
+		}
+		mode := int64(0o644)
+		if strings.HasPrefix(name, "usr/bin/") || strings.HasPrefix(name, "usr/lib/ota/") {
+			mode = 0o755
+		}
+		if m.mode != mode || m.owner != "root:root 0:0" {
+			t.Errorf("%s belongs to %s with the mode %o, want root with %o", name, m.owner, m.mode, mode)
+		}
+		if m.time != 1700000000 {
+			t.Errorf("%s is of the time %d, not that of the commit", name, m.time)
+		}
+		delete(want, name)
+	}
+	for name := range want {
+		t.Errorf("the package lacks %s", name)
+	}
+	for _, dir := range []string{"etc/ota/keys", "etc/ota/checks.d/required", "etc/ota/checks.d/wanted"} {
+		if !got[dir].dir {
+			t.Errorf("the package lacks the folder %s", dir)
+		}
+	}
+	for name := range got {
+		if strings.HasPrefix(name, "opt") {
+			t.Errorf("the package owns %s: dpkg would remove it", name)
+		}
+	}
+	// What the authors of what is linked want to be said.
+	for _, module := range []string{"Go go1.", "github.com/klauspost/compress v", "github.com/godbus/dbus/v5 v", "Redistribution and use"} {
+		if !strings.Contains(got["usr/share/doc/ota/copyright"].data, module) {
+			t.Errorf("the copyright file lacks %q", module)
+		}
+	}
+}
+
+type member struct {
+	data, owner string
+	mode, time  int64
+	dir         bool
+}
+
+func members(t *testing.T, deb, part string) map[string]member {
+	t.Helper()
+	out, err := exec.Command("dpkg-deb", part, deb).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]member{}
+	for r := tar.NewReader(bytes.NewReader(out)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[filepath.Clean(h.Name)] = member{
+			data: string(data), owner: fmt.Sprintf("%s:%s %d:%d", h.Uname, h.Gname, h.Uid, h.Gid),
+			mode: h.Mode & 0o7777, time: h.ModTime.Unix(), dir: h.Typeflag == tar.TypeDir,
+		}
+	}
+}
+
+// TestVersion: what scripts/version.sh makes of a history.
+func TestVersion(t *testing.T) {
+	repo, err := debian.RepoDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := filepath.Join(dir, "scripts/version.sh")
+	run := func(command string) string {
+		t.Helper()
+		cmd := exec.Command("sh", "-ec", command)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=x", "GIT_AUTHOR_EMAIL=x@x", "GIT_COMMITTER_NAME=x", "GIT_COMMITTER_EMAIL=x@x",
+			"GIT_AUTHOR_DATE=2026-11-26T23:30:00Z", "GIT_COMMITTER_DATE=2026-11-26T23:30:00Z", "TZ=Asia/Tokyo")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	run("mkdir scripts && cp " + repo + "/scripts/version.sh scripts/")
+	var versions []string
+	for _, row := range []struct{ what, do, want string }{
+		{"no git", "true", "0~unknown"},
+		{"no tag", "git init -q . && git add . && git commit -qm x", "0~20261126."},
+		{"a change that is not committed", "echo x >>scripts/x; git add .", ".dirty"},
+		{"a candidate", "git commit -qm y && git tag v1.2.0-rc1", "1.2.0~rc1"},
+		{"after it", "git commit --allow-empty -qm z", "1.2.0~rc1+1.g"},
+		{"a release", "git tag v1.2.0", "1.2.0"},
+		{"after it", "git commit --allow-empty -qm z; git commit --allow-empty -qm z", "1.2.0+2.g"},
+		{"another tag", "git commit --allow-empty -qm z; git tag nightly", "1.2.0+3.g"},
+	} {
+		run(row.do)
+		got := run(script)
+		if row.want != got && !(strings.HasSuffix(row.want, "g") || strings.HasSuffix(row.want, ".")) && row.want != ".dirty" || !strings.Contains(got, row.want) {
+			t.Errorf("%s: %q, want %q", row.what, got, row.want)
+		}
+		if out, err := exec.Command("dpkg", "--validate-version", got).CombinedOutput(); err != nil {
+			t.Errorf("%s: dpkg does not take %q: %s", row.what, got, out)
+		}
+		if len(versions) > 1 && row.what != "a change that is not committed" {
+			last := versions[len(versions)-1]
+			if err := exec.Command("dpkg", "--compare-versions", last, "lt", got).Run(); err != nil {
+				t.Errorf("%s: dpkg says that %s is not newer than %s", row.what, got, last)
+			}
+		}
+		versions = append(versions, got)
+	}
+	if got := run(script + " --time"); got != "1795735800" {
+		t.Errorf("the time of the commit is %s", got)
+	}
+}
+
+// TestArguments: one clear line for what is wrong, before anything is built.
+func TestArguments(t *testing.T) {
+	repo, err := debian.RepoDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct{ arg, version, want string }{
+		{"mips", "1.0.0", "error: unknown architecture mips"},
+		{"amd64", "v1.0", "error: the version of a package begins with a digit, not v1.0"},
+		{"amd64", "1.0-1", "error: 1.0-1 cannot be the version of a package"},
+	} {
+		cmd := exec.Command(filepath.Join(repo, "scripts/deb.sh"), row.arg)
+		cmd.Env = append(os.Environ(), "VERSION="+row.version, "OUT="+t.TempDir())
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), row.want) || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("deb.sh %s, version %s: %v, %q; want %q", row.arg, row.version, err, out, row.want)
+		}
+	}
+}
