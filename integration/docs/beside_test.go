@@ -109,10 +109,18 @@ func beside(t *testing.T, m machine.Machine, limits device.Limits) {
 		r, err := d.Exec(ctx, "systemctl", "is-active", "ota-confirm.service")
 		return err == nil && strings.TrimSpace(r.Stdout) == "failed"
 	})
+	wait("the unit to have no job any more", func() bool {
+		r, err := d.Exec(ctx, "systemctl", "list-jobs", "--no-legend", "os-good.service", "boot-complete.target")
+		return err == nil && r.Code == 0 && strings.TrimSpace(r.Stdout) == ""
+	})
 	r, err := d.Exec(ctx, "systemctl", "is-active", "boot-complete.target")
 	must(err)
 	if state := strings.TrimSpace(r.Stdout); state != "inactive" || marked() {
 		t.Errorf("on hold boot-complete.target is %s, and the boot is marked as good: %t", state, marked())
+	}
+	// Not even asked: by the time that the application is well, it would say yes.
+	if id, err := d.Must(ctx, "systemctl", "show", "-P", "InvocationID", "os-good.service"); err != nil || strings.TrimSpace(id) != "" {
+		t.Errorf("os-good.service was started on hold: %q, %v", id, err)
 	}
 
 	// It turns well again, and so does the next boot.
