@@ -78,10 +78,10 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 		go test "$$(dirname $$file)" -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x; \
 	done
 
-# One package after the other: they share two cores, and a VM takes one.
+# Two packages at a time: most of them wait for timers and for machines that boot.
 .PHONY: integration
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
-	go test -p 1 -count=1 -timeout 45m ./integration/...
+	go test -p 2 -count=1 -timeout 75m ./integration/...
 
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.
