@@ -243,9 +243,8 @@ func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
 	o.state = found.State
 	o.problems = append(o.problems, problems...)
 	o.problems = append(o.problems, unsaid(c, r)...)
-	// After an error both are tried, a reboot and none. Damage that was there before is
-	// looked for at a boot only: where none comes, nobody finds it.
-	reboot := p.errno == 0 || p.n%2 == 0 || p.flow.Ruined != ""
+	// After an error both are tried, a reboot and none.
+	reboot := p.errno == 0 || p.n%2 == 0
 	if p.by != "" {
 		again, reached, err := l.second(ctx, c, p)
 		if err != nil {

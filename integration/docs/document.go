@@ -13,7 +13,7 @@
 //	json      one or more JSON values
 //	go        a program of its own: go vet likes it
 //	python    the device's python3 compiles it
-//	ini       a unit: systemd-analyze verify of the device likes it
+//	ini       a unit, or a drop-in of one: systemd-analyze verify of the device likes it
 //	bitbake   a recipe; TestRecipes runs its shell functions
 //	make      a recipe of Buildroot; TestRecipes runs it
 //	mermaid   a picture; TestPictures compares it with what the code says

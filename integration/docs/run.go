@@ -95,6 +95,9 @@ func (r *runner) run(ctx context.Context, b *block) error {
 		if name == "." {
 			return errors.New("a unit has a name: <!-- device: /etc/systemd/system/NAME.service -->")
 		}
+		if unit, is := strings.CutSuffix(filepath.Base(filepath.Dir(b.notes.device+b.notes.file)), ".d"); is {
+			return r.dropIn(ctx, b, unit, name)
+		}
 		return r.onDevice(ctx, b, name, "systemd-analyze", "verify", "--man=no")
 	}
 	return nil
@@ -126,6 +129,18 @@ func (r *runner) onDevice(ctx context.Context, b *block, name string, argv ...st
 	}
 	if err == nil && (res.Code != 0 || strings.Contains(res.Stderr, name)) {
 		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), res)
+	}
+	return err
+}
+
+// dropIn lets systemd look at a unit of the device with the block as its drop-in name.
+func (r *runner) dropIn(ctx context.Context, b *block, unit, name string) error {
+	if err := r.device.WriteFile(ctx, "/run/docs/"+unit+".d/"+name, 0o644, []byte(b.text())); err != nil {
+		return err
+	}
+	res, err := r.device.Exec(ctx, "env", "SYSTEMD_UNIT_PATH=/run/docs:", "systemd-analyze", "verify", "--man=no", unit)
+	if err == nil && (res.Code != 0 || strings.Contains(res.Stderr, name)) {
+		err = fmt.Errorf("systemd-analyze verify %s with the drop-in %s: %s", unit, name, res)
 	}
 	return err
 }

@@ -121,13 +121,12 @@ func (y *tally) String() string {
 	return b.String()
 }
 
-// In CI at least 50 cuts are at random moments, which are judged on the host, and one
-// of each stage that was met is booted: the shortest stages are missed now and then,
-// and the tally says so. Nightly, 200 of all are booted, and each stage is met.
+// In CI each stage is met by a cut that is booted, and at least 50 cuts are at
+// random moments, which are judged on the host. Nightly, 200 of all are booted.
 const (
 	randomCuts   = 50
 	nightlyBoots = 200
-	maxRounds    = 2 // of both stories, in CI
+	maxRounds    = 6 // of both stories, for all that in CI
 )
 
 func TestCuts(t *testing.T) {
@@ -152,10 +151,8 @@ func TestCuts(t *testing.T) {
 		t.Logf("round %d: booted after %s", round+1, time.Since(began).Round(time.Second))
 	}
 	t.Logf("%v", y)
-	if missing := y.missing(); len(missing) > 0 && nightly {
+	if missing := y.missing(); len(missing) > 0 {
 		t.Errorf("no cut met %s", strings.Join(missing, ", "))
-	} else if len(missing) > 0 {
-		t.Logf("no cut of this sample met %s", strings.Join(missing, ", "))
 	}
 	if y.random < randomCuts {
 		t.Errorf("%d cuts at random moments, want %d", y.random, randomCuts)
