@@ -68,15 +68,9 @@ test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
 
-# Every target that there is, one after the other: each takes all cores. What it
-# finds is kept below testdata/fuzz, for `make test` to repeat. Without a bound, Go
-# spends a minute on making each interesting input shorter, which is all there is.
 .PHONY: fuzz
 fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
-	@grep -rHo '^func Fuzz[A-Za-z]*' --include='*_test.go' . | sort | while IFS=: read -r file func; do \
-		echo "$$(dirname $$file) $${func#func }"; \
-		go test "$$(dirname $$file)" -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x; \
-	done
+	scripts/fuzz.sh $(FUZZTIME)
 
 # Two packages at a time: most of them wait for timers and for machines that boot.
 .PHONY: integration
