@@ -28,8 +28,8 @@ type control struct {
 var controls = []control{
 	{
 		"root-not-synced", "confirm", "bootcheck/store.go",
-		"\tif err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown",
-		"\tif Mistake(\"root-not-synced\") {\n\t} else if err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown",
+		"\tif err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown, \"\", \"switched",
+		"\tif Mistake(\"root-not-synced\") {\n\t} else if err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown, \"\", \"switched",
 	},
 	{
 		"renameio-alone", "activate", "bootcheck/store.go",
