@@ -118,7 +118,10 @@ func inParallel[T any](t *testing.T, all []T, f func(context.Context, T) error) 
 // chosen are the flows that are asked for.
 func chosen(t *testing.T) []*flows.Flow {
 	t.Helper()
-	if *flowFlag == "" {
+	switch {
+	case *flowFlag == "" && nightly:
+		return slices.Concat(flows.All, flows.Odd)
+	case *flowFlag == "":
 		return flows.All
 	}
 	var all []*flows.Flow

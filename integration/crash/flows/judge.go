@@ -2,7 +2,9 @@ package flows
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,6 +36,9 @@ func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
 	found := invariants.Look(c.Site.Root)
 	f := c.Flow
 	done := c.Said != nil && !c.Said.Killed && c.Said.Exit == f.Exit
+	if _, err := os.Lstat(c.Site.Root); errors.Is(err, os.ErrNotExist) && f.Before == (State{}) && !done {
+		found.Problems = nil // a store that was not begun
+	}
 	problems := slices.DeleteFunc(slices.Clone(found.Problems), func(p invariants.Problem) bool {
 		return f.Ruined != "" && p.Version == f.Ruined && (!done || f.Before.Current != f.After.Current)
 	})

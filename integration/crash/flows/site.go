@@ -2,7 +2,6 @@ package flows
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -121,7 +120,7 @@ stable = "1ms"
 [[check]]
 name = "app is well"
 script = %q
-`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, cmp.Or(s.Reserve, "0"), s.run(), s.World.server.URL+"/report/"+s.id(), check)
+`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, s.Reserve, s.run(), s.World.server.URL+"/report/"+s.id(), check)
 	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ]\n", s.sick())
 	if old, err := os.ReadFile(check); err != nil || string(old) != script {
 		// Not over a file that may be running: ETXTBSY.
@@ -132,12 +131,16 @@ script = %q
 	return os.WriteFile(s.config(), []byte(text), 0o644)
 }
 
-// Cure makes whatever runs healthy.
+// Cure makes whatever runs healthy, and room on the disk.
 func (s *Site) Cure() error {
 	if err := os.Remove(s.sick()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	if s.Reserve == "0" {
+		return nil
+	}
+	s.Reserve = "0"
+	return s.Configure()
 }
 
 // Reboot loses what a reboot loses.

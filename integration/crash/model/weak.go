@@ -80,7 +80,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 	if err != nil {
 		return t, err
 	}
-	site := &flows.Site{World: w, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel), Keep: "2"}
+	site := &flows.Site{World: w, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel), Keep: "2", Reserve: "0"}
 	// What factory was, with the times that the mirror gives it.
 	if err := mirror.Show(r.Before); err != nil {
 		return t, err
@@ -235,7 +235,7 @@ func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *disk.No
 	if err != nil {
 		return "", err
 	}
-	s := &flows.Site{World: w, Dir: dir, Root: filepath.Join(dir, rel), Keep: "2"}
+	s := &flows.Site{World: w, Dir: dir, Root: filepath.Join(dir, rel), Keep: "2", Reserve: "0"}
 	defer s.Remove()
 	if err := s.Configure(); err != nil {
 		return "", err
