@@ -47,7 +47,7 @@ var nightly = os.Getenv("OTA_CRASH") == "nightly"
 // The samples of CI: together with the whole kill matrix they take less than three
 // minutes on two quiet cores.
 const (
-	errorsInCI  = 120
+	errorsInCI  = 60 // beside every sync that fails once
 	doublesInCI = 40
 )
 
@@ -214,8 +214,10 @@ func TestPoints(t *testing.T) {
 	var counts tally
 	defer func() { t.Logf("what came of each flow's points:\n%v", &counts) }()
 
-	// In how many points a flow can be broken off.
+	// In how many points a flow can be broken off, and which of them are to make
+	// something durable.
 	lengths := make(map[*flows.Flow]int)
+	syncs := make(map[*flows.Flow][]int)
 	var mu sync.Mutex
 	measure := func(procs int) func(context.Context, *flows.Flow) error {
 		return func(ctx context.Context, f *flows.Flow) error {
@@ -234,6 +236,11 @@ func TestPoints(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			lengths[f] = len(r.Calls)
+			for _, c := range r.Calls {
+				if c.Name == "fsync" || c.Name == "syncfs" {
+					syncs[f] = append(syncs[f], c.Point)
+				}
+			}
 			return nil
 		}
 	}
@@ -271,6 +278,11 @@ func TestPoints(t *testing.T) {
 		r.Shuffle(len(work), func(i, j int) { work[i], work[j] = work[j], work[i] })
 		if !nightly {
 			work = work[:min(len(work), errorsInCI)]
+			for _, f := range all {
+				for _, n := range syncs[f] {
+					work = append(work, point{flow: f, n: n, errno: errnos[r.IntN(len(errnos))], procs: 1, seed: seed})
+				}
+			}
 		}
 		inParallel(t, work, func(ctx context.Context, p point) error {
 			o, err := l.try(ctx, p)

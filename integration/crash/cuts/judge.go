@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
@@ -66,8 +67,16 @@ func mount(ctx context.Context, image, root string, f func(root string) error) (
 		return err
 	}
 	defer func() {
-		// Also when ctx has ended: nothing may stay mounted.
-		err = errors.Join(err, tool(context.WithoutCancel(ctx), "umount", root))
+		// Also when ctx has ended: nothing may stay mounted. A program that is started
+		// in this moment holds for a while what was open then, as a file of the disk.
+		for tries := 0; ; tries++ {
+			left := tool(context.WithoutCancel(ctx), "umount", root)
+			if left == nil || tries == 100 {
+				err = errors.Join(err, left)
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 	}()
 	return f(root)
 }
