@@ -77,6 +77,10 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
 	go test -p 2 -count=1 -timeout 75m ./integration/...
 
+.PHONY: nightly
+nightly: packages ## all of it, nothing sampled, which takes hours
+	OTA_TESTS=nightly go test -p 1 -count=1 -timeout 24h ./integration/...
+
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.
 CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $(if $(SEED),-crash.seed=$(SEED)) \
@@ -98,7 +102,7 @@ endif
 
 .PHONY: crash-nightly
 crash-nightly: packages ## all of it, which takes hours
-	OTA_CRASH=nightly go test -p 1 -count=1 -timeout 24h -v ./integration/crash/...
+	OTA_TESTS=nightly go test -p 1 -count=1 -timeout 24h -v ./integration/crash/...
 
 .PHONY: lint
 lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify

@@ -3,7 +3,7 @@
 //
 // Without anything said, the part for CI runs: every kill, and a sample of the rest;
 // what a device does afterwards is tried once for each state of its disk.
-// OTA_CRASH=nightly runs all, always to the end. One point, as a line of the log names it, is made once more, with its log, by
+// OTA_TESTS=nightly runs all, always to the end. One point, as a line of the log names it, is made once more, with its log, by
 //
 //	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]]
 package crash
@@ -42,7 +42,7 @@ var (
 )
 
 // nightly: all points, not a sample.
-var nightly = os.Getenv("OTA_CRASH") == "nightly"
+var nightly = machinetest.Nightly
 
 // The samples of CI: together with the whole kill matrix they take less than three
 // minutes on two quiet cores.

@@ -33,7 +33,7 @@ var (
 )
 
 // nightly is a run of all flows, of all prefixes; the other one is a sample of both.
-var nightly = os.Getenv("OTA_CRASH") == "nightly"
+var nightly = machinetest.Nightly
 
 const (
 	statesCI      = 80 // of a flow on a file system, half of them prefixes

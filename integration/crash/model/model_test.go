@@ -20,7 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
-var nightly = os.Getenv("OTA_CRASH") == "nightly"
+var nightly = machinetest.Nightly
 
 // number is a variable of the environment; otherwise: it is not set.
 func number(t *testing.T, name string, otherwise uint64) uint64 {

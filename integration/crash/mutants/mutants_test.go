@@ -84,7 +84,7 @@ func TestMutants(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		for i, m := range mutants.All {
 			name := os.Getenv("MUTANT")
-			if !chosen.MatchString(m.Name) || name == "" && os.Getenv("OTA_CRASH") != "nightly" && !m.Quick {
+			if !chosen.MatchString(m.Name) || name == "" && !machinetest.Nightly && !m.Quick {
 				continue
 			}
 			made++
