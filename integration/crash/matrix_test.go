@@ -47,7 +47,7 @@ var nightly = machinetest.Nightly
 // The samples of CI: together with the whole kill matrix they take less than three
 // minutes on two quiet cores.
 const (
-	errorsInCI  = 60 // beside every sync that fails once
+	errorsInCI  = 60 // beside every sync, which fails once, with two errors
 	doublesInCI = 40
 )
 
@@ -280,7 +280,11 @@ func TestPoints(t *testing.T) {
 			work = work[:min(len(work), errorsInCI)]
 			for _, f := range all {
 				for _, n := range syncs[f] {
-					work = append(work, point{flow: f, n: n, errno: errnos[r.IntN(len(errnos))], procs: 1, seed: seed})
+					// Want of room is what programs do something about, and then try again.
+					full, other := []unix.Errno{unix.ENOSPC, unix.EDQUOT}, []unix.Errno{unix.EIO, unix.EROFS, unix.EMFILE, unix.ENOMEM}
+					for _, errno := range []unix.Errno{full[r.IntN(len(full))], other[r.IntN(len(other))]} {
+						work = append(work, point{flow: f, n: n, errno: errno, procs: 1, seed: seed})
+					}
 				}
 			}
 		}

@@ -396,31 +396,3 @@ func (l *lab) length(ctx context.Context, p point) (int, error) {
 	}
 	return len(r.Calls), nil
 }
-
-// unsaid are the calls that should have made something last, failed, and are not
-// what the program said: success, and what they were about is still there.
-func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
-	if c.Said.Killed || !c.Said.Success() {
-		return nil
-	}
-	var problems []invariants.Problem
-	for i := range r.Calls {
-		call := &r.Calls[i]
-		switch call.Name {
-		case "fsync", "syncfs", "syncrange":
-		default:
-			continue
-		}
-		if !call.Injected || !strings.HasPrefix(call.File.Path, c.Site.Root) {
-			continue
-		}
-		// A file that was thrown away, and another one made in its place, is well.
-		var st unix.Stat_t
-		if unix.Lstat(call.File.Path, &st) != nil || st.Ino != call.File.ID.Ino {
-			continue
-		}
-		problems = append(problems, invariants.Problem{Kind: invariants.Lie,
-			Text: fmt.Sprintf("exit %d, although %s of %s failed (%v)", c.Said.Exit, call.Name, inSite(c.Site.Dir, call.File.Path), call.Errno)})
-	}
-	return problems
-}

@@ -1,0 +1,165 @@
+package crash
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
+)
+
+// unsaid are the calls that should have made something last, failed, and are not
+// what the program said: success, and what they were about is still there.
+func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
+	if c.Said.Killed || !c.Said.Success() {
+		return nil
+	}
+	var problems []invariants.Problem
+	for i := range r.Calls {
+		call := &r.Calls[i]
+		switch call.Name {
+		case "fsync", "syncfs", "syncrange":
+		default:
+			continue
+		}
+		if !call.Injected || !strings.HasPrefix(call.File.Path, c.Site.Root) {
+			continue
+		}
+		// A file that was thrown away, and another one made in its place, is well.
+		var st unix.Stat_t
+		if unix.Lstat(call.File.Path, &st) != nil || st.Ino != call.File.ID.Ino {
+			continue
+		}
+		if call.Name == "fsync" && call.File.Type.IsDir() && !stayedLost(r.Calls, i) {
+			continue
+		}
+		problems = append(problems, invariants.Problem{Kind: invariants.Lie,
+			Text: fmt.Sprintf("exit %d, although %s of %s failed (%v)", c.Said.Exit, call.Name, inSite(c.Site.Dir, call.File.Path), call.Errno)})
+	}
+	return problems
+}
+
+// stayedLost reports whether a name may be lost that the sync of a folder, which
+// failed at calls[i], was to make last. What one sync lost no later one brings back;
+// but what happens to the same name after it is a change of its own, and lasts by
+// the next sync.
+func stayedLost(calls []crashpoint.Call, i int) bool {
+	dir := calls[i].File
+	var pending, lost, again names
+	for n := range calls {
+		c := &calls[n]
+		switch {
+		case n == i:
+			lost, pending = pending, nil
+		case c.Name == "fsync" && c.File.ID == dir.ID && c.Errno == 0, c.Name == "syncfs" && c.Errno == 0:
+			pending, again = nil, nil
+		case c.Errno == 0:
+			made, gone := changed(c)
+			for _, name := range made {
+				if path.Dir(name) == dir.Path {
+					pending.add(name, true)
+					again.take(lost, name)
+				}
+			}
+			for _, name := range gone {
+				if path.Dir(name) != dir.Path {
+					continue
+				}
+				if pending[name] {
+					delete(pending, name) // it never was there for long
+				} else {
+					pending.add(name, false)
+				}
+				again.take(lost, name)
+			}
+		}
+	}
+	return len(lost)+len(again) > 0
+}
+
+// names are what was changed in a folder; true: the name was not there before.
+type names map[string]bool
+
+func (n *names) add(name string, is bool) {
+	if *n == nil {
+		*n = make(names)
+	}
+	(*n)[name] = is
+}
+
+// take takes name from another set.
+func (n *names) take(from names, name string) {
+	if is, ok := from[name]; ok {
+		delete(from, name)
+		n.add(name, is)
+	}
+}
+
+// changed are the names that c gave to a file that had another one or none, and
+// those that it took away. A name that a rename gave to another file was there, or
+// does as much harm as if it had been.
+func changed(c *crashpoint.Call) (made, gone []string) {
+	switch c.Name {
+	case "mkdir", "symlink":
+		return []string{c.File.Path}, nil
+	case "open":
+		if c.File.Made {
+			return []string{c.File.Path}, nil
+		}
+	case "link":
+		return []string{c.To.Path}, nil
+	case "unlink":
+		return nil, []string{c.File.Path}
+	case "rename":
+		return nil, []string{c.File.Path, c.To.Path}
+	}
+	return nil, nil
+}
+
+func TestStayedLost(t *testing.T) {
+	folder := crashpoint.Place{Path: "/s", ID: crashpoint.ID{Ino: 7}, Type: fs.ModeDir}
+	call := func(name, file string) crashpoint.Call {
+		return crashpoint.Call{Name: name, File: crashpoint.Place{Path: file, Made: name == "open"}}
+	}
+	sync := crashpoint.Call{Name: "fsync", File: folder}
+	fails := crashpoint.Call{Name: "fsync", File: folder, Errno: unix.ENOSPC, Injected: true}
+	rename := crashpoint.Call{Name: "rename", File: crashpoint.Place{Path: "/s/tmp/new"}, To: crashpoint.Place{Path: "/s/active"}}
+	refused := call("mkdir", "/s/1")
+	refused.Errno = unix.EEXIST
+	for _, tt := range []struct {
+		name  string
+		calls []crashpoint.Call
+		want  bool
+	}{
+		{"nobody syncs again", []crashpoint.Call{call("mkdir", "/s/1"), fails}, true},
+		{"the same is synced again", []crashpoint.Call{call("mkdir", "/s/1"), fails, sync}, true},
+		{"it is made anew and synced", []crashpoint.Call{call("mkdir", "/s/1"), fails, call("unlink", "/s/1"), call("mkdir", "/s/1"), sync}, false},
+		{"it is made anew and not synced", []crashpoint.Call{call("mkdir", "/s/1"), fails, call("unlink", "/s/1"), call("mkdir", "/s/1")}, true},
+		{"it was there when it was to be made anew", []crashpoint.Call{call("mkdir", "/s/1"), fails, refused, sync}, true},
+		{"another one is made and synced", []crashpoint.Call{call("mkdir", "/s/1"), fails, call("mkdir", "/s/2"), sync}, true},
+		{"the switch is made once more and synced", []crashpoint.Call{rename, fails, rename, sync}, false},
+		{"the switch is made once more, and that sync fails too", []crashpoint.Call{rename, fails, rename, fails}, true},
+		{"the disk is synced after it was made anew", []crashpoint.Call{call("open", "/s/f"), fails, call("unlink", "/s/f"), call("open", "/s/f"), call("syncfs", "/s")}, false},
+		{"it had nothing to make last", []crashpoint.Call{call("mkdir", "/s/1"), sync, fails, sync}, false},
+		{"it was made and taken away", []crashpoint.Call{call("mkdir", "/s/1"), call("unlink", "/s/1"), fails}, false},
+		{"it was taken away", []crashpoint.Call{call("mkdir", "/s/1"), sync, call("unlink", "/s/1"), fails}, true},
+		{"what changed is elsewhere", []crashpoint.Call{call("mkdir", "/s/1/2"), fails}, false},
+	} {
+		failed := 0
+		for n := range tt.calls {
+			if tt.calls[n].Injected {
+				failed = n
+				break
+			}
+		}
+		if got := stayedLost(tt.calls, failed); got != tt.want {
+			t.Errorf("%s: stayedLost = %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
