@@ -117,6 +117,9 @@ func changed(c *crashpoint.Call) (made, gone []string) {
 	case "unlink":
 		return nil, []string{c.File.Path}
 	case "rename":
+		if path.Base(path.Dir(c.To.Path)) == ".trash" {
+			return nil, nil // it may come back, whole: order.Trash
+		}
 		return nil, []string{c.File.Path, c.To.Path}
 	}
 	return nil, nil
@@ -130,6 +133,7 @@ func TestStayedLost(t *testing.T) {
 	sync := crashpoint.Call{Name: "fsync", File: folder}
 	fails := crashpoint.Call{Name: "fsync", File: folder, Errno: unix.ENOSPC, Injected: true}
 	rename := crashpoint.Call{Name: "rename", File: crashpoint.Place{Path: "/s/tmp/new"}, To: crashpoint.Place{Path: "/s/active"}}
+	trash := crashpoint.Call{Name: "rename", File: crashpoint.Place{Path: "/s/v1"}, To: crashpoint.Place{Path: "/s/.trash/v1-0"}}
 	refused := call("mkdir", "/s/1")
 	refused.Errno = unix.EEXIST
 	for _, tt := range []struct {
@@ -149,6 +153,7 @@ func TestStayedLost(t *testing.T) {
 		{"it had nothing to make last", []crashpoint.Call{call("mkdir", "/s/1"), sync, fails, sync}, false},
 		{"it was made and taken away", []crashpoint.Call{call("mkdir", "/s/1"), call("unlink", "/s/1"), fails}, false},
 		{"it was taken away", []crashpoint.Call{call("mkdir", "/s/1"), sync, call("unlink", "/s/1"), fails}, true},
+		{"a version was thrown away", []crashpoint.Call{trash, fails}, false},
 		{"what changed is elsewhere", []crashpoint.Call{call("mkdir", "/s/1/2"), fails}, false},
 	} {
 		failed := 0
