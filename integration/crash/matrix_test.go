@@ -1,9 +1,9 @@
 // Package crash is the tests that interrupt real programs: at every call that
 // changes a file system, in every way.
 //
-// Without anything said, the part for CI runs: every kill, and a sample of the rest;
-// what a device does afterwards is tried once for each state of its disk.
-// OTA_TESTS=nightly runs all, always to the end. One point, as a line of the log names it, is made once more, with its log, by
+// Without anything said, the part for CI runs: every kill, and a sample of the rest.
+// OTA_TESTS=nightly runs all. What a device does afterwards is tried once for each
+// state of its disk. One point, as a line of the log names it, is made once more, with its log, by
 //
 //	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]]
 package crash
@@ -70,7 +70,7 @@ func newLab(t *testing.T, all []*flows.Flow) *lab {
 			t.Error(err)
 		}
 	})
-	l := &lab{dir: dir, bench: make(map[*flows.Flow]*bench), once: !nightly, seen: make(map[string][]invariants.Problem)}
+	l := &lab{dir: dir, bench: make(map[*flows.Flow]*bench), seen: make(map[string][]invariants.Problem)}
 	if l.world, err = flows.NewWorld(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
@@ -86,14 +86,15 @@ func newLab(t *testing.T, all []*flows.Flow) *lab {
 	return l
 }
 
-// inParallel calls f for each of all, on all cores, until one fails.
+// inParallel calls f for each of all, until one fails; more than one on each core:
+// what was interrupted often waits, for a lock or before it tries a server again.
 func inParallel[T any](t *testing.T, all []T, f func(context.Context, T) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(machinetest.Context(t))
 	defer cancel(nil)
 	work := make(chan T)
 	var wg sync.WaitGroup
-	for range runtime.NumCPU() {
+	for range 3 * runtime.NumCPU() {
 		wg.Go(func() {
 			for v := range work {
 				if ctx.Err() != nil {
