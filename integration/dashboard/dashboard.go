@@ -1,6 +1,7 @@
 // Package dashboard asks a Prometheus what docs/dashboard.json would, and draws the
-// answers as Grafana lays them out. It knows what that file uses of Grafana, and
-// nothing else: whatever is new in there is an error until somebody draws it.
+// answers as Grafana lays them out. It knows as much of Grafana as that file uses: a
+// type of panel, a unit, a colour or a calculation that is new there is an error until
+// somebody draws it. Keys that only matter to who clicks are not read.
 package dashboard
 
 import (
@@ -78,11 +79,9 @@ type Field struct {
 		}
 	}
 	Custom struct {
-		DrawStyle                        string
-		FillOpacity, LineWidth           float64
-		ShowPoints                       string
-		Stacking                         struct{ Mode string }
-		AxisPlacement, LineInterpolation string
+		DrawStyle, ShowPoints  string
+		FillOpacity, LineWidth float64
+		Stacking               struct{ Mode string }
 	}
 }
 
