@@ -53,9 +53,24 @@ TEXT
     } | while read -r module version dir; do
         printf '\n%s\n%s %s\n\n' "----------------------------------------------------------------------" "$module" "$version"
         find "$dir" -maxdepth 1 -type f \( -iname 'LICEN[CS]E*' -o -iname 'COPYING*' -o -iname 'NOTICE*' \) | sort | while read -r file; do
-            sed 's/\r$//' "$file"
+            sed 's/\r$//' "$file" | common
         done
     done
+}
+
+# common replaces what every Debian has by the place where it is. The authors' own
+# lines follow in the appendix.
+common() {
+    sed '/^ *Apache License$/,/third-party archives\.$/c\
+The terms are those of the Apache License, Version 2.0, which is\
+/usr/share/common-licenses/Apache-2.0 on a Debian system.'
+}
+
+# changelog is one entry: what changed is in the history of the sources.
+changelog() {
+    printf 'ota (%s) stable; urgency=medium\n\n' "$VERSION"
+    printf '  * What changed: https://github.com/tope-ota/ota/commits\n\n'
+    printf ' -- %s  %s\n' "$MAINTAINER" "$(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")"
 }
 
 make -s -C "$here" man BIN="$bin" VERSION="$VERSION"
@@ -77,6 +92,8 @@ for arch in $arches; do
     mkdir -p "$doc/examples"
     mv "$stage/etc/ota/ota.toml" "$doc/examples/"
     licences >"$doc/copyright"
+    changelog | gzip -9n >"$doc/changelog.gz"
+    install -D -m 0644 "$here/scripts/deb/lintian-overrides" "$stage/usr/share/lintian/overrides/ota"
     find "$stage/usr/share/man" -type f -exec gzip -9n {} +
 
     mkdir -p "$work/scripts"

@@ -25,6 +25,7 @@ curl curl
 tar tar
 minisign minisign
 shellcheck shellcheck
+lintian lintian
 mandoc mandoc
 busybox busybox
 dash dash

@@ -308,6 +308,7 @@ func TestVM(t *testing.T) {
 	// Ten starts of Perl are most of the time of an emulated installation; systemctl
 	// stands in for it.
 	overlay["/usr/bin/deb-systemd-helper"] = debian.File{Data: []byte("not a program\n")}
+	overlay["/usr/bin/deb-systemd-invoke"] = overlay["/usr/bin/deb-systemd-helper"]
 	m := vmtest.Start(t, vm.Options{Overlay: overlay, Variant: taker, Writable: true, Cold: true})
 	start := time.Now()
 	upgrade(begin(t, machinetest.Context(t), m, device.Slow), nil)

@@ -2,7 +2,6 @@ package metricstest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +14,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
-const alertsFile, dashboardFile = "../../docs/alerts.yml", "../../docs/dashboard.json"
+const alertsFile = "../../docs/alerts.yml"
 
 // promtool runs Prometheus' own tool, that of Debian, without installing it.
 func promtool(t *testing.T, ctx context.Context, args ...string) (string, error) {
@@ -73,65 +72,3 @@ func TestAlerts(t *testing.T) {
 }
 
 var severity = regexp.MustCompile(`labels: \{severity: (page|ticket)\}`)
-
-// A panel of docs/dashboard.json, as far as it matters here.
-type panel struct {
-	Type    string
-	Title   string
-	Targets []struct{ Expr, LegendFormat string }
-	Panels  []panel
-}
-
-func dashboard(t *testing.T) []panel {
-	t.Helper()
-	text, err := os.ReadFile(dashboardFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d struct{ Panels []panel }
-	if err := json.Unmarshal(text, &d); err != nil {
-		t.Fatal(err)
-	}
-	return d.Panels
-}
-
-// variables are what Grafana puts into a query.
-var variables = regexp.MustCompile(`\$\$?_*[a-z_]+`)
-
-// Every query of the dashboard is one that Prometheus' own parser takes. Which
-// metrics it names is held by bootcheck/metrics.
-func TestDashboard(t *testing.T) {
-	machinetest.Require(t, "promtool", debian.Missing())
-	var rules strings.Builder
-	rules.WriteString("groups:\n- name: dashboard\n  rules:\n")
-	n := 0
-	for _, p := range dashboard(t) {
-		if p.Type != "row" && p.Type != "text" && len(p.Targets) == 0 {
-			t.Errorf("the panel %q asks nothing", p.Title)
-		}
-		for _, target := range p.Targets {
-			n++
-			expr := variables.ReplaceAllStringFunc(target.Expr, func(v string) string {
-				known := map[string]string{"$job": ".*", "$__rate_interval": "5m", "$__range": "1d"}
-				if known[v] == "" {
-					t.Errorf("the panel %q has the variable %s", p.Title, v)
-				}
-				return known[v]
-			})
-			quoted, err := json.Marshal(expr) // is YAML, too
-			if err != nil {
-				t.Fatal(err)
-			}
-			fmt.Fprintf(&rules, "  - {record: panel_%d, expr: %s}\n", n, quoted)
-		}
-	}
-	file := filepath.Join(t.TempDir(), "rules.yml")
-	if err := os.WriteFile(file, []byte(rules.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	out, err := promtool(t, machinetest.Context(t), "check", "rules", file)
-	if err != nil || !strings.Contains(out, fmt.Sprintf("%d rules found", n)) {
-		t.Errorf("of %d queries: %v\n%s", n, err, out)
-	}
-	t.Logf("%d queries", n)
-}
