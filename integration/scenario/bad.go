@@ -3,6 +3,7 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -139,13 +140,14 @@ func EatsMemory(ctx context.Context, d *device.Device) error {
 	return nil
 }
 
-// foreign makes the ELF file name one for an ARM processor: e_machine, elf(5).
+// foreign makes the ELF file name one for a processor of which there is no test
+// machine: e_machine, elf(5).
 func foreign(name string) error {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	data[18], data[19] = 183, 0 // EM_AARCH64
+	data[18], data[19] = byte(elf.EM_RISCV), 0
 	return os.WriteFile(name, data, 0o755)
 }
 

@@ -23,15 +23,16 @@ type Scenario struct {
 	Name string
 	Run  func(ctx context.Context, d *device.Device) error
 	New  bool
+	Core bool // what the product is for: shown on each processor, not only on amd64
 }
 
-// All are the scenarios, each of which runs on every machine.
+// All are the scenarios, each of which runs on every machine of amd64.
 var All = []Scenario{
-	{Name: "a good version is confirmed and still there after a reboot", Run: good},
-	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart},
+	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
+	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
 	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
-	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts},
-	{Name: "the new version and previous are both bad: factory", Run: bothBad, New: true},
+	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true},
+	{Name: "the new version and previous are both bad: factory", Run: bothBad, New: true, Core: true},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "a person rolls back", Run: operator},
 	{Name: "power cuts at any moment of an install", Run: cutsAnywhere},
