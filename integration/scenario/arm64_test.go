@@ -36,8 +36,8 @@ func TestARM64(t *testing.T) {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		},
 	})
-	run(t, ctx, core, func(t *testing.T, ctx context.Context, s scenario.Scenario) (*device.Device, error) {
-		d, err := inVM(t, ctx, options, s)
+	run(t, ctx, core, func(t *testing.T, ctx context.Context) (*device.Device, error) {
+		d, err := started(t, options)
 		if err != nil {
 			return nil, err
 		}

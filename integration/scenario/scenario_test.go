@@ -29,7 +29,7 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, ctx context.Context, _ scenario.Scenario) (*device.Device, error) {
+	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*device.Device, error) {
 		return device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
 	})
 }
@@ -40,22 +40,9 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, ctx context.Context, s scenario.Scenario) (*device.Device, error) {
-		return inVM(t, ctx, vm.Options{Overlay: o}, s)
+	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, _ context.Context) (*device.Device, error) {
+		return started(t, vm.Options{Overlay: o})
 	})
-}
-
-// inVM is the device that s begins with.
-func inVM(t *testing.T, ctx context.Context, o vm.Options, s scenario.Scenario) (*device.Device, error) {
-	if !s.New {
-		return started(t, o)
-	}
-	d, err := device.New(ctx, vmtest.Start(t, o), device.Slow)
-	if err != nil {
-		return nil, err
-	}
-	d.Arch = o.Variant.Arch
-	return d, nil
 }
 
 // saved are the machines on which scenario.Start has been, by their processor and what
@@ -122,13 +109,13 @@ func save(o vm.Options, dir string) error {
 	return nil
 }
 
-func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context, scenario.Scenario) (*device.Device, error)) {
+func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*device.Device, error)) {
 	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.
 			t.Parallel()
 			began := time.Now()
-			d, err := start(t, ctx, s)
+			d, err := start(t, ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
