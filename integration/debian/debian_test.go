@@ -37,7 +37,7 @@ func TestRoot(t *testing.T) { eachArch(t, testRoot) }
 // eachArch runs the test for each kind of guest.
 func eachArch(t *testing.T, test func(*testing.T, arch.Arch)) {
 	require(t)
-	for _, a := range []arch.Arch{arch.AMD64, arch.ARM64} {
+	for _, a := range arch.All {
 		t.Run(a.String(), func(t *testing.T) { test(t, a) })
 	}
 }
@@ -358,7 +358,7 @@ func TestProgramForTheProcessor(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil || testing.Short() {
 		t.Skip("builds programs: not without go, and not in -short")
 	}
-	for _, a := range []arch.Arch{arch.AMD64, arch.ARM64} {
+	for _, a := range arch.All {
 		program, err := ProgramFor(t.Context(), a, "./integration/initramfs/cmd/init")
 		if err != nil {
 			t.Fatal(err)

@@ -121,15 +121,14 @@ type Version struct {
 }
 
 // deviceAPI is the program in every version.
-var deviceAPI = map[arch.Arch]func() ([]byte, error){
-	arch.AMD64: deviceAPIFor(arch.AMD64),
-	arch.ARM64: deviceAPIFor(arch.ARM64),
-}
+var deviceAPI = make(map[arch.Arch]func() ([]byte, error))
 
-func deviceAPIFor(a arch.Arch) func() ([]byte, error) {
-	return sync.OnceValues(func() ([]byte, error) {
-		return debian.ProgramFor(context.Background(), a, deviceapi.Package)
-	})
+func init() {
+	for _, a := range arch.All {
+		deviceAPI[a] = sync.OnceValues(func() ([]byte, error) {
+			return debian.ProgramFor(context.Background(), a, deviceapi.Package)
+		})
+	}
 }
 
 // Bundle makes the signed bundle of v for a device with that processor.
