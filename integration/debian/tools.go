@@ -9,10 +9,9 @@ import (
 	"github.com/tope-ota/ota/integration/arch"
 )
 
-// Tools returns a folder with the files of Debian packages, without those that they
-// depend on: programs for a test to run, on this machine or in a guest,
-// both amd64. Nothing is
-// installed, so no service is started by it.
+// Tools returns a folder with the files of Debian packages for amd64, without those
+// that they depend on: programs for a test to run, on this machine or in a guest.
+// Nothing is installed, so no service is started by it.
 func Tools(ctx context.Context, packages ...string) (dir string, err error) {
 	recipe := append([]string{formatOfEntries, Suite, arch.AMD64.String()}, packages...)
 	dir, err = Entry(ctx, "tools-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {

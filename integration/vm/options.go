@@ -27,10 +27,10 @@ type Options struct {
 	// packages. Its changes are on the data disk, and survive what that survives.
 	Writable bool
 
-	// Cold boots the machine when it starts, 4 to 7 s, arm64 twice that. Otherwise it is restored
-	// from a snapshot of a machine that has booted, in less than a second; the
-	// first with the same overlay and options makes it. What the overlay starts
-	// has then been started before the test began.
+	// Cold boots the machine when it starts, 4 to 7 s, twice that for arm64.
+	// Otherwise it is restored from a snapshot of a machine that has booted, in less
+	// than a second; the first with the same overlay and options makes it. What the
+	// overlay starts has then been started before the test began.
 	Cold bool
 
 	// From is a folder that Save made of a machine with the same overlay and

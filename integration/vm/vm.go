@@ -1,6 +1,6 @@
-// Package vm is a test machine with a real kernel: Debian 12 in QEMU, emulated,
-// so that it runs wherever Go runs, for amd64 or arm64. It is a machine.Machine; see there for what a
-// scenario can ask of it.
+// Package vm is a test machine with a real kernel: Debian 12 in QEMU, for amd64
+// or arm64, emulated, so that it runs wherever Go runs. It is a machine.Machine;
+// see there for what a scenario can ask of it.
 //
 //	host                              guest
 //	VM ── agent.Client ── socket ── virtio-serial ── ota-test-agent.service
