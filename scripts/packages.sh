@@ -12,6 +12,7 @@ set -eu
 needed() {
     cat <<LIST
 qemu-system-x86_64 qemu-system-x86
+qemu-system-aarch64 qemu-system-arm
 qemu-storage-daemon qemu-system-common
 mkfs.erofs erofs-utils
 mke2fs e2fsprogs

@@ -12,6 +12,8 @@ import (
 	"sort"
 	"strings"
 	"time"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A pkg is one Debian package at one version.
@@ -19,15 +21,23 @@ type pkg struct{ name, version string }
 
 func (p pkg) String() string { return p.name + "=" + p.version }
 
-// file is the name that apt-get download gives the package, for any architecture.
-func (p pkg) glob() string {
-	return p.name + "_" + strings.ReplaceAll(url.PathEscape(p.version), ":", "%3a") + "_*.deb"
+// file finds the package in dir by the name that apt-get download gives it; empty: it
+// is not there.
+func (p pkg) file(dir string, a arch.Arch) string {
+	for _, of := range []string{a.String(), "all"} {
+		name := p.name + "_" + strings.ReplaceAll(url.PathEscape(p.version), ":", "%3a") + "_" + of + ".deb"
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return filepath.Join(dir, name)
+		}
+	}
+	return ""
 }
 
 // apt runs apt-get with a configuration, lists and (empty) package status of its
 // own, so that neither the host's release nor its packages nor its hooks matter.
 // Of the host's configuration only how to reach the network is taken over.
 type apt struct {
+	arch arch.Arch
 	dir  string // in the cache
 	debs string // downloaded packages
 }
@@ -35,12 +45,16 @@ type apt struct {
 // newApt makes the state folder and fetches the lists. They are always fetched
 // anew: old ones name versions that the mirrors no longer have. The state folder is
 // the caller's until it calls unlock.
-func newApt(ctx context.Context) (a *apt, unlock func(), err error) {
+func newApt(ctx context.Context, of arch.Arch) (a *apt, unlock func(), err error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, nil, err
 	}
-	a = &apt{dir: filepath.Join(cache, "apt"), debs: filepath.Join(cache, "debs")}
+	name := "apt"
+	if of != arch.AMD64 {
+		name += "-" + of.String() // the lists of one processor do for no other
+	}
+	a = &apt{arch: of, dir: filepath.Join(cache, name), debs: filepath.Join(cache, "debs")}
 	release, err := lock(ctx, filepath.Join(cache, ".apt.lock"))
 	if err != nil {
 		return nil, nil, err
@@ -65,7 +79,7 @@ func newApt(ctx context.Context) (a *apt, unlock func(), err error) {
 	}
 	var sources strings.Builder
 	for _, s := range []string{"debian " + Suite, "debian " + Suite + "-updates", "debian-security " + Suite + "-security"} {
-		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s] %s/%s main\n", keyring, guestArch, mirror, s)
+		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s] %s/%s main\n", keyring, of, mirror, s)
 	}
 	// apt-config prints the host's settings in the syntax of apt.conf.
 	network, err := exec.CommandContext(ctx, "apt-config", "dump", "--no-empty",
@@ -93,7 +107,7 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
-`, a.dir, guestArch)
+`, a.dir, of)
 	for name, text := range map[string]string{"apt.conf": conf, "sources.list": sources.String(), "status": ""} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
 			return nil, nil, err
@@ -149,7 +163,7 @@ func (a *apt) closure(ctx context.Context, names ...string) ([]pkg, error) {
 func (a *apt) download(ctx context.Context, pkgs []pkg) ([]string, error) {
 	var want []string
 	for _, p := range pkgs {
-		if found, _ := filepath.Glob(filepath.Join(a.debs, p.glob())); len(found) == 0 {
+		if p.file(a.debs, a.arch) == "" {
 			want = append(want, p.String())
 		}
 	}
@@ -174,11 +188,11 @@ func (a *apt) download(ctx context.Context, pkgs []pkg) ([]string, error) {
 	}
 	files := make([]string, 0, len(pkgs))
 	for _, p := range pkgs {
-		found, _ := filepath.Glob(filepath.Join(a.debs, p.glob()))
-		if len(found) == 0 {
-			return nil, fmt.Errorf("apt-get download left no file %q for %s", p.glob(), p)
+		file := p.file(a.debs, a.arch)
+		if file == "" {
+			return nil, fmt.Errorf("apt-get download left no file for %s, %s", p, a.arch)
 		}
-		files = append(files, found[0])
+		files = append(files, file)
 	}
 	return files, nil
 }

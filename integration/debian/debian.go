@@ -6,10 +6,10 @@
 //
 // Everything is cached in CacheDir, because a cold build takes most of a minute:
 //
-//	apt/                      apt's own state: lists, sources, key ring
+//	apt/, apt-arm64/          apt's own state for each processor: lists, sources, key ring
 //	debs/                     the packages as downloaded
 //	root-<recipe>-<content>/  root/ is the tree, packages.txt what it is made of
-//	kernel-<recipe>-<content>/  vmlinux, modules/, modules.order, packages.txt
+//	kernel-<recipe>-<content>/  vmlinux (or Image), modules/, modules.order, packages.txt
 //	tools-<recipe>-<content>/ root/ is what is in packages of tools, see Tools
 //	image-<content>/          root.erofs: the root and an Overlay, read-only
 //
@@ -44,8 +44,7 @@ const Suite = "bookworm"
 const (
 	defaultMirror   = "http://deb.debian.org"
 	keyring         = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	guestArch       = "amd64" // of the packages and of the programs built for the guest
-	formatOfEntries = "1"     // raise when the code that unpacks changes what it makes
+	formatOfEntries = "1" // raise when the code that unpacks changes what it makes
 )
 
 // hostTools are the programs that this package starts, with the Debian and

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // require ends a test that needs packages of the host, or the network once.
@@ -30,17 +32,27 @@ func require(t *testing.T) {
 	}
 }
 
-func TestRoot(t *testing.T) {
+func TestRoot(t *testing.T) { eachArch(t, testRoot) }
+
+// eachArch runs the test for each kind of guest.
+func eachArch(t *testing.T, test func(*testing.T, arch.Arch)) {
 	require(t)
-	root, err := Root(t.Context())
+	for _, a := range arch.All {
+		t.Run(a.String(), func(t *testing.T) { test(t, a) })
+	}
+}
+
+func testRoot(t *testing.T, a arch.Arch) {
+	v := Variant{Arch: a}
+	root, err := v.Root(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Root(t.Context())
+	again, err := v.Root(t.Context())
 	if err != nil || again != root {
 		t.Errorf("a second Root = %q, %v; want %q from the cache", again, err, root)
 	}
-	for _, name := range []string{"usr/lib/systemd/systemd", "bin/sh", "sbin/init", "lib64/ld-linux-x86-64.so.2", "usr/bin/systemctl", "usr/bin/awk"} {
+	for _, name := range []string{"usr/lib/systemd/systemd", "bin/sh", "sbin/init", a.Facts().Linker, "usr/bin/systemctl", "usr/bin/awk"} {
 		if _, err := os.Stat(filepath.Join(root, name)); err != nil && !isAbsLink(root, name) {
 			t.Errorf("the root misses %q: %v", name, err)
 		}
@@ -52,6 +64,19 @@ func TestRoot(t *testing.T) {
 	}
 	if got, err := os.Readlink(filepath.Join(root, "etc/systemd/system/getty.target")); got != "/dev/null" {
 		t.Errorf("getty.target is not masked: %q, %v", got, err)
+	}
+	f, err := elf.Open(filepath.Join(root, "usr/lib/systemd/systemd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Machine != a.Facts().ELF {
+		t.Errorf("systemd is for %v, want %v", f.Machine, a.Facts().ELF)
+	}
+	for _, name := range leftOut(a) {
+		if left, _ := os.ReadDir(filepath.Join(root, name)); len(left) > 0 {
+			t.Errorf("%s was to be left out, and holds %q and %d more", name, left[0].Name(), len(left)-1)
+		}
 	}
 	// A masked generator of a name that no package has would mask nothing.
 	gens, err := os.ReadDir(filepath.Join(root, generators))
@@ -95,28 +120,41 @@ func isAbsLink(root, name string) bool {
 	return err == nil
 }
 
-func TestKernel(t *testing.T) {
-	require(t)
-	k, err := GetKernel(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := elf.Open(k.Image)
+func TestKernel(t *testing.T) { eachArch(t, testKernel) }
+
+// enteredByPVH: QEMU enters where this note of Xen's says: 18 is
+// XEN_ELFNOTE_PHYS32_ENTRY, xen/interface/elfnote.h.
+func enteredByPVH(t *testing.T, file string) {
+	f, err := elf.Open(file)
 	if err != nil {
 		t.Fatalf("the kernel is no ELF file: %v", err)
 	}
 	defer f.Close()
-	// QEMU enters where this note of Xen's says: 18 is XEN_ELFNOTE_PHYS32_ENTRY,
-	// xen/interface/elfnote.h.
 	notes, err := f.Section(".notes").Data()
 	if err != nil || !bytes.Contains(notes, []byte("\x12\x00\x00\x00Xen\x00")) {
 		t.Errorf("the kernel has no note for PVH: %v", err)
+	}
+}
+
+func testKernel(t *testing.T, a arch.Arch) {
+	k, err := GetKernel(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a == arch.AMD64 {
+		enteredByPVH(t, k.Image)
+	} // Image of arm64: GetKernel has looked at its header
+	if !strings.HasSuffix(k.Release, "-"+a.String()) {
+		t.Errorf("the kernel is %s, want one for %s", k.Release, a)
 	}
 	before := make(map[string]bool)
 	for _, file := range k.Modules {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if f, err := elf.NewFile(bytes.NewReader(data)); err != nil || f.Machine != a.Facts().ELF {
+			t.Errorf("module %s is not for %s (%v)", filepath.Base(file), a, err)
 		}
 		deps, err := moduleDeps(data)
 		if err != nil {
@@ -268,10 +306,66 @@ func TestExtractVmlinuxRefuses(t *testing.T) {
 	}
 }
 
+// A compressed kernel would start without a word, and a test wait for minutes.
+func TestKernelThatIsNoImage(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "Image")
+	err := writeImage(t.Context(), append([]byte("\x1f\x8b"), make([]byte, 100)...), out)
+	if err == nil || !strings.Contains(err.Error(), "not an arm64 Image") {
+		t.Errorf("writeImage = %v, want that it is no Image", err)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("a file was left")
+	}
+}
+
+// The packages of all processors are in one folder.
+func TestPackageOfTheRightProcessor(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"libc6_2.36-9_amd64.deb", "tzdata_1%3a2024_all.deb"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range []struct {
+		p    pkg
+		a    arch.Arch
+		want string
+	}{
+		{pkg{"libc6", "2.36-9"}, arch.AMD64, "libc6_2.36-9_amd64.deb"},
+		{pkg{"libc6", "2.36-9"}, arch.ARM64, ""},
+		{pkg{"libc6", "2.36-10"}, arch.AMD64, ""},
+		{pkg{"tzdata", "1:2024"}, arch.AMD64, "tzdata_1%3a2024_all.deb"},
+		{pkg{"tzdata", "1:2024"}, arch.ARM64, "tzdata_1%3a2024_all.deb"},
+	} {
+		want := row.want
+		if want != "" {
+			want = filepath.Join(dir, want)
+		}
+		if got := row.p.file(dir, row.a); got != want {
+			t.Errorf("the file of %s for %s is %q, want %q", row.p, row.a, got, want)
+		}
+	}
+}
+
 func TestLoadOrderNamesWhatIsMissing(t *testing.T) {
 	_, err := loadOrder(nil, []string{"ext4"})
 	if err == nil || !strings.Contains(err.Error(), `"ext4"`) {
 		t.Errorf("loadOrder = %v, want an error that names ext4", err)
+	}
+}
+
+func TestProgramForTheProcessor(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil || testing.Short() {
+		t.Skip("builds programs: not without go, and not in -short")
+	}
+	for _, a := range arch.All {
+		program, err := ProgramFor(t.Context(), a, "./integration/initramfs/cmd/init")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, err := elf.NewFile(bytes.NewReader(program)); err != nil || f.Machine != a.Facts().ELF {
+			t.Errorf("a program for %s is for another processor (%v)", a, err)
+		}
 	}
 }
 

@@ -16,12 +16,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A Kernel is Debian's full kernel, unpacked for QEMU's direct boot.
 type Kernel struct {
+	Arch    arch.Arch
 	Release string   // as uname -r says: "6.1.0-56-amd64"
-	Image   string   // file: the uncompressed ELF, which QEMU enters by PVH
+	Image   string   // file: what QEMU enters at once. amd64: the uncompressed ELF, by PVH
 	Modules []string // files of kernel modules, each after those it needs
 	ID      string   // names the content, for other cache entries
 }
@@ -34,15 +37,11 @@ var modules = []string{
 	"ext4", "erofs", "overlay", "loop", "autofs4", "i6300esb",
 }
 
-// kernelPackage is the package that depends on the newest kernel of the suite.
-// The cloud kernel would be smaller, but has no watchdog drivers.
-const kernelPackage = "linux-image-amd64"
-
-// GetKernel returns the kernel, unpacking it when the cache has none (20 to 40 s,
+// GetKernel returns the kernel for a, unpacking it when the cache has none (20 to 40 s,
 // and a download of 70 MB).
-func GetKernel(ctx context.Context) (*Kernel, error) {
-	recipe := Hash(formatOfEntries, Suite, kernelPackage, strings.Join(modules, " "))
-	dir, err := Entry(ctx, "kernel-"+recipe, buildKernel)
+func GetKernel(ctx context.Context, a arch.Arch) (*Kernel, error) {
+	recipe := Hash(formatOfEntries, Suite, a.Facts().Kernel, strings.Join(modules, " "))
+	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) (string, error) { return buildKernel(ctx, dir, a) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot get the kernel: %w", err)
 	}
@@ -54,30 +53,39 @@ func GetKernel(ctx context.Context) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{Release: string(release), Image: filepath.Join(dir, "vmlinux"), ID: filepath.Base(dir)}
+	k := &Kernel{Arch: a, Release: string(release), Image: filepath.Join(dir, imageName(a)), ID: filepath.Base(dir)}
 	for name := range strings.FieldsSeq(string(order)) {
 		k.Modules = append(k.Modules, filepath.Join(dir, "modules", name))
 	}
 	return k, nil
 }
 
-func buildKernel(ctx context.Context, dir string) (string, error) {
-	a, unlock, err := newApt(ctx)
+// imageName is the file of the entry that QEMU gets.
+func imageName(a arch.Arch) string {
+	if a.Facts().Packed {
+		return "vmlinux"
+	}
+	return "Image"
+}
+
+func buildKernel(ctx context.Context, dir string, of arch.Arch) (string, error) {
+	meta := of.Facts().Kernel
+	a, unlock, err := newApt(ctx, of)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	all, err := a.closure(ctx, kernelPackage)
+	all, err := a.closure(ctx, meta)
 	if err != nil {
 		return "", err
 	}
 	// The meta package depends on linux-image-6.1.0-56-amd64 and nothing else of
 	// that form; the rest of the closure is for making an initramfs.
 	i := slices.IndexFunc(all, func(p pkg) bool {
-		return strings.HasPrefix(p.name, "linux-image-") && p.name != kernelPackage
+		return strings.HasPrefix(p.name, "linux-image-") && p.name != meta
 	})
 	if i < 0 {
-		return "", fmt.Errorf("%s depends on no kernel", kernelPackage)
+		return "", fmt.Errorf("%s depends on no kernel", meta)
 	}
 	p := all[i]
 	release := strings.TrimPrefix(p.name, "linux-image-")
@@ -89,11 +97,11 @@ func buildKernel(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	mods := make(map[string][]byte)
-	var bzImage []byte
+	var image []byte
 	err = members(ctx, debs[0], func(name string, h *tar.Header, r io.Reader) error {
 		switch {
 		case name == "boot/vmlinuz-"+release:
-			bzImage, err = io.ReadAll(r)
+			image, err = io.ReadAll(r)
 			return err
 		case strings.HasSuffix(name, ".ko") && mayNeed(name):
 			mods[moduleName(name)], err = io.ReadAll(r)
@@ -113,7 +121,11 @@ func buildKernel(ctx context.Context, dir string) (string, error) {
 			return "", err
 		}
 	}
-	if err := extractVmlinux(ctx, bzImage, filepath.Join(dir, "vmlinux")); err != nil {
+	write := writeImage
+	if of.Facts().Packed {
+		write = extractVmlinux
+	}
+	if err := write(ctx, image, filepath.Join(dir, imageName(of))); err != nil {
 		return "", fmt.Errorf("boot/vmlinuz-%s: %w", release, err)
 	}
 	text := list([]pkg{p})
@@ -204,6 +216,16 @@ func moduleDeps(ko []byte) ([]string, error) {
 		}
 	}
 	return deps, nil
+}
+
+// writeImage writes a kernel that is one already. A compressed one would be refused by
+// QEMU only after a start without a word.
+func writeImage(_ context.Context, image []byte, file string) error {
+	// Documentation/arm64/booting.rst of Linux: the magic number of its header.
+	if len(image) < 64 || string(image[56:60]) != "ARM\x64" {
+		return errors.New("not an arm64 Image")
+	}
+	return os.WriteFile(file, image, 0o644)
 }
 
 // Where a bzImage says what is in it: Documentation/arch/x86/boot.rst of Linux.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A File is one entry that an Overlay adds to the root.
@@ -195,6 +197,11 @@ func linkTree(from, to string) error {
 // `make build` does. ldflags are added to "-s -w": "-X main.version=1.2.0". Go's
 // own build cache makes a second call cheap (0.3 s).
 func Program(ctx context.Context, pkg string, ldflags ...string) ([]byte, error) {
+	return ProgramFor(ctx, arch.AMD64, pkg, ldflags...)
+}
+
+// ProgramFor is Program for a guest that is not the usual one.
+func ProgramFor(ctx context.Context, a arch.Arch, pkg string, ldflags ...string) ([]byte, error) {
 	repo, err := RepoDir()
 	if err != nil {
 		return nil, err
@@ -210,7 +217,7 @@ func Program(ctx context.Context, pkg string, ldflags ...string) ([]byte, error)
 	flags := strings.Join(append([]string{"-s", "-w"}, ldflags...), " ")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg)
 	cmd.Dir = repo
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+guestArch)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+a.String())
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go build %s: %w\n%s", pkg, err, msg)
 	}

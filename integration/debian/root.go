@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sort"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // wanted is what the root is made of, with all that it depends on: systemd as
@@ -101,6 +103,9 @@ func Root(ctx context.Context) (dir string, err error) { return Variant{}.Root(c
 
 // A Variant is a root other than the usual one.
 type Variant struct {
+	// Arch is the processor that it is for.
+	Arch arch.Arch
+
 	// Dpkg adds dpkg with what maintainer scripts need, and says in its status
 	// what is installed: a system that takes packages.
 	Dpkg bool
@@ -110,11 +115,8 @@ type Variant struct {
 }
 
 // forDpkg are packages of a root with Dpkg: itself, and what it and maintainer
-// scripts call. forDpkgToo is not left out of it.
-var (
-	forDpkg    = []string{"dpkg", "perl-base", "diffutils", "init-system-helpers", "libc-bin"}
-	forDpkgToo = []string{"usr/lib/x86_64-linux-gnu/perl-base/"}
-)
+// scripts call.
+var forDpkg = []string{"dpkg", "perl-base", "diffutils", "init-system-helpers", "libc-bin"}
 
 func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
@@ -122,13 +124,13 @@ func without(all, some []string) []string {
 
 // Root is the function Root for v.
 func (v Variant) Root(ctx context.Context) (dir string, err error) {
-	wanted, unwanted, leftOut := wanted, unwanted, leftOut
+	wanted, unwanted, leftOut := wanted, unwanted, leftOut(v.Arch)
 	if v.Dpkg {
 		wanted = append(slices.Clone(wanted), forDpkg...)
-		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, forDpkgToo)
+		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, []string{perlBase(v.Arch)})
 	}
 	wanted = append(slices.Clone(wanted), v.Packages...)
-	recipe := []string{formatOfEntries, Suite, guestArch, passwdLines, groupLines, generators}
+	recipe := []string{formatOfEntries, Suite, v.Arch.String(), passwdLines, groupLines, generators}
 	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
 		recipe = append(recipe, strings.Join(l, " "))
 	}
@@ -147,7 +149,7 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 }
 
 func buildRoot(ctx context.Context, dir string, v Variant, wanted, unwanted, leftOut []string) (string, error) {
-	a, unlock, err := newApt(ctx)
+	a, unlock, err := newApt(ctx, v.Arch)
 	if err != nil {
 		return "", err
 	}

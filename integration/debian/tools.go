@@ -5,15 +5,17 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
-// Tools returns a folder with the files of Debian packages, without those that they
-// depend on: programs for a test to run, on this machine or in a guest. Nothing is
-// installed, so no service is started by it.
+// Tools returns a folder with the files of Debian packages for amd64, without those
+// that they depend on: programs for a test to run, on this machine or in a guest.
+// Nothing is installed, so no service is started by it.
 func Tools(ctx context.Context, packages ...string) (dir string, err error) {
-	recipe := append([]string{formatOfEntries, Suite, guestArch}, packages...)
+	recipe := append([]string{formatOfEntries, Suite, arch.AMD64.String()}, packages...)
 	dir, err = Entry(ctx, "tools-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
-		a, unlock, err := newApt(ctx)
+		a, unlock, err := newApt(ctx, arch.AMD64)
 		if err != nil {
 			return "", err
 		}

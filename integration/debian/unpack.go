@@ -13,6 +13,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 // members calls each for every member of a package's file tree. Names are clean
@@ -78,12 +80,19 @@ func merged(name string) string {
 }
 
 // leftOut are folders that no test reads: without them the image is half as big.
-var leftOut = []string{
-	"usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/i18n/",
-	"usr/share/lintian/", "usr/share/bug/", "usr/share/bash-completion/", "usr/share/zsh/", "usr/share/menu/",
-	"usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/x86_64-linux-gnu/perl-base/", "usr/lib/udev/hwdb.d/",
-	"usr/lib/systemd/catalog/", "usr/share/polkit-1/", "usr/share/initramfs-tools/", "var/lib/dpkg/", "var/cache/",
+func leftOut(a arch.Arch) []string {
+	return []string{
+		"usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/i18n/",
+		"usr/share/lintian/", "usr/share/bug/", "usr/share/bash-completion/", "usr/share/zsh/", "usr/share/menu/",
+		libraries(a) + "gconv/", perlBase(a), "usr/lib/udev/hwdb.d/",
+		"usr/lib/systemd/catalog/", "usr/share/polkit-1/", "usr/share/initramfs-tools/", "var/lib/dpkg/", "var/cache/",
+	}
 }
+
+func libraries(a arch.Arch) string { return "usr/lib/" + a.Facts().Triplet + "/" }
+
+// perlBase is Perl as maintainer scripts use it.
+func perlBase(a arch.Arch) string { return libraries(a) + "perl-base/" }
 
 func isLeftOut(name string, leftOut []string) bool {
 	for _, p := range leftOut {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 )
@@ -19,6 +20,7 @@ import (
 type Device struct {
 	machine.Machine
 	Limits Limits
+	Arch   arch.Arch // of the versions that are offered to it
 
 	// Runs is the version that a device ran, over factory 1.0.0, when the machine that
 	// it goes on from was saved; empty: it is a new one.
@@ -77,7 +79,7 @@ func (d *Device) Must(ctx context.Context, argv ...string) (string, error) {
 
 // Offer puts the bundle of v where the device downloads from and returns its address.
 func (d *Device) Offer(ctx context.Context, v Version) (string, error) {
-	data, err := Bundle(ctx, v)
+	data, err := Bundle(ctx, d.Arch, v)
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/deviceapi"
 )
@@ -36,7 +37,11 @@ const model = "test-machine"
 
 // Overlay is what a device has more than a bare Debian: made by the real
 // install.sh, so that what is tested is what is installed.
-func Overlay(ctx context.Context) (debian.Overlay, error) {
+func Overlay(ctx context.Context) (debian.Overlay, error) { return OverlayFor(ctx, arch.AMD64) }
+
+// OverlayFor is Overlay for a device that is not the usual one, with the programs as
+// `make build` makes them for it.
+func OverlayFor(ctx context.Context, a arch.Arch) (debian.Overlay, error) {
 	repo, err := debian.RepoDir()
 	if err != nil {
 		return nil, err
@@ -49,8 +54,8 @@ func Overlay(ctx context.Context) (debian.Overlay, error) {
 	bin, dest := filepath.Join(dir, "bin"), filepath.Join(dir, "root")
 	for _, command := range [][]string{
 		// One version for all commits: machines whose programs are the same share an image.
-		{"make", "-s", "build-amd64", "BIN=" + bin, "VERSION=test"},
-		{"scripts/install.sh", "--destdir", dest, "--bin", filepath.Join(bin, "amd64")},
+		{"make", "-s", "build-" + a.String(), "BIN=" + bin, "VERSION=test"},
+		{"scripts/install.sh", "--destdir", dest, "--bin", filepath.Join(bin, a.String())},
 	} {
 		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Dir = repo
@@ -116,13 +121,19 @@ type Version struct {
 }
 
 // deviceAPI is the program in every version.
-var deviceAPI = sync.OnceValues(func() ([]byte, error) {
-	return debian.Program(context.Background(), deviceapi.Package)
-})
+var deviceAPI = make(map[arch.Arch]func() ([]byte, error))
 
-// Bundle makes the signed bundle of v.
-func Bundle(ctx context.Context, v Version) ([]byte, error) {
-	program, err := deviceAPI()
+func init() {
+	for _, a := range arch.All {
+		deviceAPI[a] = sync.OnceValues(func() ([]byte, error) {
+			return debian.ProgramFor(context.Background(), a, deviceapi.Package)
+		})
+	}
+}
+
+// Bundle makes the signed bundle of v for a device with that processor.
+func Bundle(ctx context.Context, a arch.Arch, v Version) ([]byte, error) {
+	program, err := deviceAPI[a]()
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 // Image returns the archive with the modules of k, the same bytes for the same
 // modules and source. It is not compressed: the emulated CPU would have to undo it.
 func Image(ctx context.Context, k *debian.Kernel) ([]byte, error) {
-	init, err := debian.Program(ctx, "./integration/initramfs/cmd/init")
+	init, err := debian.ProgramFor(ctx, k.Arch, "./integration/initramfs/cmd/init")
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package scenario
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -139,21 +140,19 @@ func EatsMemory(ctx context.Context, d *device.Device) error {
 	return nil
 }
 
-// foreign makes the ELF file name one for an ARM processor: e_machine, elf(5).
+// foreign makes the ELF file name one for a processor of which there is no test
+// machine: e_machine, elf(5).
 func foreign(name string) error {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	data[18], data[19] = 183, 0 // EM_AARCH64
+	data[18], data[19] = byte(elf.EM_RISCV), 0
 	return os.WriteFile(name, data, 0o755)
 }
 
-// Prepare brings a device to 1.1.0 over factory 1.0.0, for TakesBack.
-func Prepare(ctx context.Context, d *device.Device) error { return start(ctx, d, v11Sick) }
-
 // TakesBack installs a version that is bad in the way of b, the n-th on this
-// device, which has been prepared and runs 1.1.0 or, after a fall back to factory,
+// device, on which Start has been: it runs 1.1.0 or, after a fall back to factory,
 // 1.0.0. Nobody helps it. It says what was blamed.
 func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed string, err error) {
 	stable := max(b.Stable, d.Limits.Stable)
@@ -214,7 +213,7 @@ func isBlocked(s *bootcheck.Status, version string) bool {
 // What previous is when it turns bad, too: not in the way of the new version, or
 // it would be the environment.
 var (
-	previousFails = v11Sick
+	previousFails = v11
 	previousExits = device.Version{Name: "1.1.1", Release: 3, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
 )
 

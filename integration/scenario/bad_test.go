@@ -32,7 +32,7 @@ func TestBadVersions(t *testing.T) {
 				ctx := machinetest.Context(t)
 				d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
 				if err == nil {
-					err = scenario.Prepare(ctx, d)
+					err = scenario.Start(ctx, d)
 				}
 				if err != nil {
 					t.Fatal(err)

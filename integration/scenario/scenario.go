@@ -18,20 +18,20 @@ import (
 )
 
 // Scenario is one story. Run begins with a device on which nothing is installed, or
-// where Start has been, unless New is set.
+// where Start has been.
 type Scenario struct {
 	Name string
 	Run  func(ctx context.Context, d *device.Device) error
-	New  bool
+	Core bool // what the product is for: shown on each processor, not only on amd64
 }
 
-// All are the scenarios, each of which runs on every machine.
+// All are the scenarios, each of which runs on every machine of amd64.
 var All = []Scenario{
-	{Name: "a good version is confirmed and still there after a reboot", Run: good},
-	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart},
+	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
+	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
 	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
-	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts},
-	{Name: "the new version and previous are both bad: factory", Run: bothBad, New: true},
+	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true},
+	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "a person rolls back", Run: operator},
 	{Name: "power cuts at any moment of an install", Run: cutsAnywhere},
@@ -40,9 +40,8 @@ var All = []Scenario{
 // The versions. 1.0.0 becomes factory.
 var (
 	v10 = device.Version{Name: "1.0.0", Release: 1}
-	v11 = device.Version{Name: "1.1.0", Release: 2}
 	// Good until somebody makes the file.
-	v11Sick  = device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
+	v11      = device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
 	v12      = device.Version{Name: "1.2.0", Release: 3}
 	v12Exits = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 	v12Fails = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
@@ -50,8 +49,8 @@ var (
 
 const sick = "/data/sick"
 
-// Start brings a device to 1.0.0 as factory and a good 1.1.0 as the version that
-// runs, with which most stories begin.
+// Start brings a device to 1.0.0 as factory and 1.1.0 as the version that runs, with
+// which the stories begin. It is good, and turns bad where a story wants it.
 func Start(ctx context.Context, d *device.Device) error { return start(ctx, d, v11) }
 
 // start brings the device to 1.0.0 as factory and v as the version that runs.
@@ -280,7 +279,7 @@ func waitFor(ctx context.Context, d *device.Device, what string, yes func(*bootc
 }
 
 func bothBad(ctx context.Context, d *device.Device) error {
-	if err := start(ctx, d, v11Sick); err != nil {
+	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
 	factory, err := d.Tree(ctx, "1.0.0")

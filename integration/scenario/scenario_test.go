@@ -29,7 +29,7 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), func(t *testing.T, ctx context.Context, _ scenario.Scenario) (*device.Device, error) {
+	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*device.Device, error) {
 		return device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
 	})
 }
@@ -40,17 +40,14 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), func(t *testing.T, ctx context.Context, s scenario.Scenario) (*device.Device, error) {
-		if s.New {
-			return device.New(ctx, vmtest.Start(t, vm.Options{Overlay: o}), device.Slow)
-		}
+	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, _ context.Context) (*device.Device, error) {
 		return started(t, vm.Options{Overlay: o})
 	})
 }
 
-// saved are the machines on which scenario.Start has been, by what is on their
-// kernel's command line, which is all that they differ in: each is made once, and is
-// where many scenarios go on from.
+// saved are the machines on which scenario.Start has been, by their processor and what
+// is on their kernel's command line, which is all that they differ in: each is made
+// once, and is where many scenarios go on from.
 var saved struct {
 	sync.Mutex
 	dir  string
@@ -66,23 +63,24 @@ func TestMain(m *testing.M) {
 // started is a device on which scenario.Start has been.
 func started(t *testing.T, o vm.Options) (*device.Device, error) {
 	t.Helper()
-	vmtest.Require(t)
+	vmtest.RequireFor(t, o.Variant.Arch)
 	saved.Lock()
 	if saved.from == nil {
 		saved.from = make(map[string]func() (string, error))
 		saved.dir, _ = os.MkdirTemp("", "ota-started-") // Save says what is wrong with it
 	}
-	if saved.from[o.Append] == nil {
+	key := o.Variant.Arch.String() + " " + o.Append
+	if saved.from[key] == nil {
 		dir := filepath.Join(saved.dir, strconv.Itoa(len(saved.from)))
-		saved.from[o.Append] = sync.OnceValues(func() (string, error) { return dir, save(o, dir) })
+		saved.from[key] = sync.OnceValues(func() (string, error) { return dir, save(o, dir) })
 	}
-	from := saved.from[o.Append]
+	from := saved.from[key]
 	saved.Unlock()
 	var err error
 	if o.From, err = from(); err != nil {
 		return nil, err
 	}
-	return &device.Device{Machine: vmtest.Start(t, o), Limits: device.Slow, Runs: "1.1.0"}, nil
+	return &device.Device{Machine: vmtest.Start(t, o), Limits: device.Slow, Arch: o.Variant.Arch, Runs: "1.1.0"}, nil
 }
 
 // save makes a device on which scenario.Start has been, in dir.
@@ -96,6 +94,7 @@ func save(o vm.Options, dir string) error {
 	defer m.Stop()
 	d, err := device.New(ctx, m, device.Slow)
 	if err == nil {
+		d.Arch = o.Variant.Arch
 		err = scenario.Start(ctx, d)
 	}
 	if err == nil {
@@ -110,13 +109,13 @@ func save(o vm.Options, dir string) error {
 	return nil
 }
 
-func run(t *testing.T, ctx context.Context, start func(*testing.T, context.Context, scenario.Scenario) (*device.Device, error)) {
-	for _, s := range scenario.All {
+func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*device.Device, error)) {
+	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.
 			t.Parallel()
 			began := time.Now()
-			d, err := start(t, ctx, s)
+			d, err := start(t, ctx)
 			if err != nil {
 				t.Fatal(err)
 			}

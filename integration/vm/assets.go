@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/tope-ota/ota/integration/agent"
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/initramfs"
 )
@@ -22,42 +23,60 @@ type assets struct {
 	root      string // file: erofs image
 }
 
-// common is what all machines of this process share, so that it is built once.
-var common struct {
-	sync.Mutex
+// common is what all machines of one processor share in this process, so that it is
+// built once.
+type common struct {
 	kernel    *debian.Kernel
 	initramfs string
 	agent     []byte
 }
 
+var built struct {
+	sync.Mutex
+	of map[arch.Arch]*common
+}
+
+// commonOf builds what is not in the cache.
+func commonOf(ctx context.Context, a arch.Arch) (*common, error) {
+	built.Lock()
+	defer built.Unlock()
+	if c := built.of[a]; c != nil {
+		return c, nil
+	}
+	kernel, err := debian.GetKernel(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := initramfs.Image(ctx, kernel)
+	if err != nil {
+		return nil, err
+	}
+	program, err := debian.ProgramFor(ctx, a, "./integration/agent/cmd/ota-test-agent")
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(archive)
+	dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) (string, error) {
+		return "", os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if built.of == nil {
+		built.of = make(map[arch.Arch]*common)
+	}
+	built.of[a] = &common{kernel: kernel, agent: program, initramfs: filepath.Join(dir, "initramfs.cpio")}
+	return built.of[a], nil
+}
+
 // prepare builds what is not in the cache: everything takes about a minute.
 func prepare(ctx context.Context, o Options) (*assets, error) {
-	common.Lock()
-	defer common.Unlock()
-	if common.kernel == nil {
-		kernel, err := debian.GetKernel(ctx)
-		if err != nil {
-			return nil, err
-		}
-		archive, err := initramfs.Image(ctx, kernel)
-		if err != nil {
-			return nil, err
-		}
-		program, err := debian.Program(ctx, "./integration/agent/cmd/ota-test-agent")
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256(archive)
-		dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) (string, error) {
-			return "", os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
-		})
-		if err != nil {
-			return nil, err
-		}
-		common.kernel, common.agent, common.initramfs = kernel, program, filepath.Join(dir, "initramfs.cpio")
+	c, err := commonOf(ctx, o.Variant.Arch)
+	if err != nil {
+		return nil, err
 	}
 	all := debian.Overlay{
-		agent.Path:      {Mode: 0o755, Data: common.agent},
+		agent.Path:      {Mode: 0o755, Data: c.agent},
 		agent.UnitPath:  debian.Unit(agent.Unit),
 		agent.UnitWants: {Link: agent.UnitPath},
 	}
@@ -66,5 +85,5 @@ func prepare(ctx context.Context, o Options) (*assets, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &assets{kernel: common.kernel, initramfs: common.initramfs, root: root}, nil
+	return &assets{kernel: c.kernel, initramfs: c.initramfs, root: root}, nil
 }

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/initramfs/layout"
 )
-
-const program = "qemu-system-x86_64"
 
 // Options describe a machine. The zero value is a machine with the agent in it
 // and nothing else.
@@ -20,17 +19,18 @@ type Options struct {
 	// by Start. Machines with the same overlay share one image and one snapshot.
 	Overlay debian.Overlay
 
-	// Variant is the Debian root, if it is not the usual one.
+	// Variant is the Debian root, if it is not the usual one. Its processor is the
+	// machine's.
 	Variant debian.Variant
 
 	// Writable makes the root, /var included, writable: a device that takes
 	// packages. Its changes are on the data disk, and survive what that survives.
 	Writable bool
 
-	// Cold boots the machine when it starts, 4 to 7 s. Otherwise it is restored
-	// from a snapshot of a machine that has booted, in less than a second; the
-	// first with the same overlay and options makes it. What the overlay starts
-	// has then been started before the test began.
+	// Cold boots the machine when it starts, 4 to 7 s, twice that for arm64.
+	// Otherwise it is restored from a snapshot of a machine that has booted, in less
+	// than a second; the first with the same overlay and options makes it. What the
+	// overlay starts has then been started before the test began.
 	Cold bool
 
 	// From is a folder that Save made of a machine with the same overlay and
@@ -77,10 +77,13 @@ func (o Options) withDefaults() Options {
 
 // Missing lists the host's packages that have to be installed for a machine to
 // be built and started; empty when nothing is missing.
-func Missing() []string {
+func Missing() []string { return MissingFor(arch.AMD64) }
+
+// MissingFor is Missing for a machine of that processor.
+func MissingFor(a arch.Arch) []string {
 	missing := debian.Missing()
-	if _, err := exec.LookPath(program); err != nil {
-		missing = append(missing, "qemu-system-x86")
+	if _, err := exec.LookPath(a.Facts().QEMU); err != nil {
+		missing = append(missing, a.Facts().QEMUPackage)
 	}
 	slices.Sort(missing)
 	return missing
@@ -91,7 +94,7 @@ func Missing() []string {
 // comes; no audit records in the journal; no mitigations, which an emulated CPU
 // does not need; the journal goes to the console and so to Log, at no cost that
 // could be measured.
-const cmdline = "console=ttyS0 quiet cryptomgr.notests panic=0 audit=0 mitigations=off systemd.journald.forward_to_console=1"
+const cmdline = "quiet cryptomgr.notests panic=0 audit=0 mitigations=off systemd.journald.forward_to_console=1"
 
 // rootWord is what tells /init that the root is to be written.
 func (o Options) rootWord() string {
@@ -104,18 +107,20 @@ func (o Options) rootWord() string {
 // args are QEMU's without the disks, which do not matter for a snapshot.
 func (o Options) args(a *assets) []string {
 	// Always emulation: a /dev/kvm that is there may still not run a stock kernel.
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none",
-		"-M", "q35", "-accel", "tcg,thread=multi",
+	guest := o.Variant.Arch.Facts()
+	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none"}
+	args = append(args, guest.Machine...)
+	args = append(args,
+		"-accel", "tcg,thread=multi",
 		"-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprintf("%dM", o.Memory),
 		"-kernel", a.kernel.Image, "-initrd", a.initramfs,
-		"-append", strings.Join(strings.Fields(cmdline+" "+o.rootWord()+" "+o.Append), " "),
+		"-append", strings.Join(strings.Fields("console="+guest.Console+" "+cmdline+" "+o.rootWord()+" "+o.Append), " "),
 		"-chardev", fmt.Sprintf("socket,id=serial,fd=%d", fdSerial), "-serial", "chardev:serial",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci",
-		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent), "-device", "virtserialport,chardev=agent,name=" + portName,
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent), "-device", "virtserialport,chardev=agent,name="+portName,
 		"-device", "virtio-rng-pci",
-	}
+	)
 	if o.Watchdog {
 		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
 	}

@@ -11,10 +11,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/arch"
 )
 
 func TestConsoleKeepsLinesWhole(t *testing.T) {
@@ -144,6 +147,22 @@ func TestCopySparse(t *testing.T) {
 	}
 	if used := st.Blocks * 512; used > 1<<20 {
 		t.Errorf("the copy of three short pieces takes %d bytes on the disk", used)
+	}
+}
+
+// Whoever lacks QEMU for one processor is told of that one, and runs the tests of the
+// others.
+func TestMissingQEMU(t *testing.T) {
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "qemu-system-x86_64"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin)
+	if missing := Missing(); slices.Contains(missing, "qemu-system-x86") || slices.Contains(missing, "qemu-system-arm") {
+		t.Errorf("with QEMU for amd64 a machine of amd64 lacks %q", missing)
+	}
+	if missing := MissingFor(arch.ARM64); !slices.Contains(missing, "qemu-system-arm") || slices.Contains(missing, "qemu-system-x86") {
+		t.Errorf("with QEMU for amd64 a machine of arm64 lacks %q, want qemu-system-arm among it", missing)
 	}
 }
 

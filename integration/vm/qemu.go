@@ -25,10 +25,10 @@ type qemu struct {
 	err   error         // how it ended; valid after ended
 }
 
-// startQEMU starts the program with args and the three connections that they
+// startQEMU starts program with args and the three connections that they
 // name: file descriptors fdSerial, fdQMP and fdAgent. They are socket pairs, not
 // named sockets, as QEMU would have to make those before anyone can connect.
-func startQEMU(args []string, log *console, onEvent func(string, json.RawMessage)) (*qemu, error) {
+func startQEMU(program string, args []string, log *console, onEvent func(string, json.RawMessage)) (*qemu, error) {
 	var ours, theirs []*os.File
 	defer func() {
 		for _, f := range append(ours, theirs...) {

@@ -19,6 +19,7 @@ import (
 // startWarm continues a machine from the snapshot of one like it, making that
 // first if there is none.
 func (v *VM) startWarm(ctx context.Context) error {
+	program := v.opts.Variant.Arch.Facts().QEMU
 	version, err := exec.CommandContext(ctx, program, "--version").Output()
 	if err != nil {
 		return fmt.Errorf("%s --version: %w", program, err)

@@ -1,11 +1,11 @@
-// Package vm is a test machine with a real kernel: Debian 12 in QEMU, emulated,
-// so that it runs wherever Go runs. It is a machine.Machine; see there for what a
-// scenario can ask of it.
+// Package vm is a test machine with a real kernel: Debian 12 in QEMU, for amd64
+// or arm64, emulated, so that it runs wherever Go runs. It is a machine.Machine;
+// see there for what a scenario can ask of it.
 //
 //	host                              guest
 //	VM ── agent.Client ── socket ── virtio-serial ── ota-test-agent.service
 //	   ── qmp ─────────── socket ── QEMU (stop, reset, events)
-//	   ── console ─────── socket ── ttyS0 (only ever read)
+//	   ── console ─────── socket ── ttyS0, ttyAMA0 (only ever read)
 //	   data.img ─────────────────── /data, ext4, survives a power cut
 //	   root.erofs ───────────────── /, read-only, shared by all machines
 //
@@ -59,7 +59,7 @@ var _ machine.Machine = (*VM)(nil)
 // ctx stops the machine, also much later. The caller calls Stop.
 func Start(ctx context.Context, o Options) (*VM, error) {
 	o = o.withDefaults()
-	if missing := Missing(); len(missing) > 0 {
+	if missing := MissingFor(o.Variant.Arch); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
 	a, err := prepare(ctx, o)
@@ -130,7 +130,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
 	)
 	v.log.note("power on")
-	q, err := startQEMU(append(args, more...), v.log, v.event)
+	q, err := startQEMU(v.opts.Variant.Arch.Facts().QEMU, append(args, more...), v.log, v.event)
 	if err != nil {
 		return err
 	}

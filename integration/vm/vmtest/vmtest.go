@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/vm"
 )
@@ -12,14 +13,20 @@ import (
 // Require ends the test when the host lacks something that a virtual machine needs.
 func Require(t testing.TB) {
 	t.Helper()
-	machinetest.Require(t, "virtual machine", vm.Missing())
+	RequireFor(t, arch.AMD64)
+}
+
+// RequireFor is Require for a machine of that processor.
+func RequireFor(t testing.TB, a arch.Arch) {
+	t.Helper()
+	machinetest.Require(t, "virtual machine of "+a.String(), vm.MissingFor(a))
 }
 
 // Start starts a machine that is stopped at the end of the test, and prints its
 // log when the test has failed. How long the start took is in the test's log.
 func Start(t testing.TB, o vm.Options) *vm.VM {
 	t.Helper()
-	Require(t)
+	RequireFor(t, o.Variant.Arch)
 	start := time.Now()
 	m, err := vm.Start(machinetest.Context(t), o)
 	if err != nil {

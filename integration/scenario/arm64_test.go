@@ -1,0 +1,53 @@
+package scenario_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/arch"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/vm"
+	"github.com/tope-ota/ota/integration/vm/vmtest"
+)
+
+// What the product is for, once more on the processor that most devices have: Debian's
+// arm64 kernel and systemd, and the programs as `make build-arm64` makes them. All of
+// the machines have a watchdog that is armed, as a device has.
+func TestARM64(t *testing.T) {
+	vmtest.RequireFor(t, arch.ARM64)
+	ctx := machinetest.Context(t)
+	o, err := device.OverlayFor(ctx, arch.ARM64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Shorter than what is installed, so that the test does not wait for three times half
+	// a minute; long enough for a systemd that is emulated on a host with other work.
+	o["/etc/systemd/system.conf.d/90-test.conf"] = debian.Unit("[Manager]\nRuntimeWatchdogSec=15s\n")
+	options := vm.Options{Overlay: o, Watchdog: true, Variant: debian.Variant{Arch: arch.ARM64}}
+
+	core := slices.DeleteFunc(slices.Clone(scenario.All), func(s scenario.Scenario) bool { return !s.Core })
+	core = append(core, scenario.Scenario{
+		Name: "a version that hangs the kernel until the watchdog resets it",
+		Run: func(ctx context.Context, d *device.Device) error {
+			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
+		},
+	})
+	run(t, ctx, core, func(t *testing.T, ctx context.Context) (*device.Device, error) {
+		d, err := started(t, options)
+		if err != nil {
+			return nil, err
+		}
+		return d, runsOn(ctx, d, "aarch64")
+	})
+}
+
+// runsOn looks whether the device is what the test is about.
+func runsOn(ctx context.Context, d *device.Device, processor string) error {
+	_, err := d.Must(ctx, "sh", "-ec", `[ "$(uname -m)" = `+processor+` ]
+		[ "$(cat /sys/class/watchdog/watchdog0/state)" = active ]`)
+	return err
+}
