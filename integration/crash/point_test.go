@@ -357,6 +357,11 @@ func (l *lab) second(ctx context.Context, c *flows.Case, p point) (problems []in
 			return nil, false, err
 		}
 	}
+	// What was sick is what was left, if it was: a version after it that fails in the
+	// same way is another story, and ends on hold.
+	if err := c.Site.Cure(); err != nil {
+		return nil, false, err
+	}
 	_, r, err := run(ctx, c.Site, args, p.procs, crashpoint.Kill(p.second))
 	if err != nil && err != errHangs {
 		return nil, false, err
@@ -391,6 +396,9 @@ func (l *lab) length(ctx context.Context, p point) (int, error) {
 		if err := site.Reboot(); err != nil {
 			return 0, err
 		}
+	}
+	if err := site.Cure(); err != nil {
+		return 0, err
 	}
 	_, r, err = run(ctx, site, args, p.procs, nil)
 	if err != nil {
