@@ -123,13 +123,14 @@ func (y *tally) String() string {
 }
 
 // In CI each stage is met by a cut, and at least 50 are at random moments, all of
-// which are judged on the host; some are booted, too. Nightly, each stage is booted,
-// and 200 of all.
+// which are judged on the host; some are booted, too. Nightly, 200 are at random
+// moments, and 60 are booted, of each stage one at least.
 const (
-	randomCuts   = 50
-	bootsInCI    = 6
-	nightlyBoots = 200
-	maxRounds    = 6 // of both stories, for all that in CI
+	randomCuts    = 50
+	randomNightly = 200
+	bootsInCI     = 6
+	bootsNightly  = 60
+	maxRounds     = 6 // of both stories, for all that in CI
 )
 
 func TestCuts(t *testing.T) {
@@ -138,7 +139,7 @@ func TestCuts(t *testing.T) {
 	seed := uint64(time.Now().UnixNano()) % 1e9
 	y := newTally()
 	enough := func() bool {
-		if nightly && sum(y.booted) < nightlyBoots {
+		if nightly && (sum(y.booted) < bootsNightly || y.random < randomNightly) {
 			return false
 		}
 		return y.random >= randomCuts && len(y.missing()) == 0
@@ -226,7 +227,7 @@ func (y *tally) add(t *testing.T, w *World, c *Cut) (boot bool) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	t.Logf("%v", c)
-	first := count(y.cuts, c) == 1
+	n := count(y.cuts, c)
 	y.verdicts[invariants.Verdict(c.Problems)]++
 	if c.Why == "random" {
 		y.random++
@@ -235,7 +236,7 @@ func (y *tally) add(t *testing.T, w *World, c *Cut) (boot bool) {
 		t.Errorf("%v\n%s", c, w.keepDisk(c))
 		return false
 	}
-	return nightly || first
+	return n == 1 || nightly && n%4 == 0
 }
 
 // keepDisk keeps the disk of a cut that failed where it can be looked at: no second
