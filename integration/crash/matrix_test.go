@@ -1,7 +1,8 @@
 // Package crash is the tests that interrupt real programs: at every call that
 // changes a file system, in every way.
 //
-// Without anything said, the part for CI runs: every kill, and a sample of the rest.
+// Without anything said, the part for CI runs: every kill of the flows that every device
+// goes through, every sync that fails, and a sample of the rest.
 // OTA_TESTS=nightly runs all. What a device does afterwards is tried once for each
 // state of its disk. One point, as a line of the log names it, is made once more, with its log, by
 //
@@ -45,10 +46,14 @@ var (
 // nightly: all points, not a sample.
 var nightly = machinetest.Nightly
 
-// The samples of CI: together with the whole kill matrix they take less than three
-// minutes on two quiet cores.
+// core are the flows in which CI makes every kill: what every device does.
+var core = []string{"install-first", "install-update", "activate", "confirm", "boot-counts", "fallback", "fallback-factory", "rollback", "factory-create-first"}
+
+// The samples of CI. A point is the start of half a dozen programs, which is what it
+// takes its time for.
 const (
-	errorsInCI  = 60 // beside every sync, which fails once, with two errors
+	thinned     = 3  // of the other flows, every third kill, from another one on each time
+	errorsInCI  = 60 // beside every sync, which fails once
 	doublesInCI = 40
 )
 
@@ -254,7 +259,16 @@ func TestPoints(t *testing.T) {
 	}
 	t.Run("Kill", func(t *testing.T) {
 		for _, n := range procs {
-			inParallel(t, points(all, lengths, point{procs: n, seed: seed}), func(ctx context.Context, p point) error {
+			work := points(all, lengths, point{procs: n, seed: seed})
+			if !nightly && *flowFlag == "" {
+				// The last is always there: see below.
+				nth := r.IntN(thinned)
+				work = slices.DeleteFunc(work, func(p point) bool {
+					return !slices.Contains(core, p.flow.Name) && p.n%thinned != nth && p.n < lengths[p.flow]
+				})
+			}
+			t.Logf("%d kills of %d", len(work), len(points(all, lengths, point{})))
+			inParallel(t, work, func(ctx context.Context, p point) error {
 				o, err := l.try(ctx, p)
 				if err == nil && o.reached {
 					counts.tell(t, o)
@@ -285,11 +299,12 @@ func TestPoints(t *testing.T) {
 			work = work[:min(len(work), errorsInCI)]
 			for _, f := range all {
 				for _, n := range syncs[f] {
-					// Want of room is what programs do something about, and then try again.
-					full, other := []unix.Errno{unix.ENOSPC, unix.EDQUOT}, []unix.Errno{unix.EIO, unix.EROFS, unix.EMFILE, unix.ENOMEM}
-					for _, errno := range []unix.Errno{full[r.IntN(len(full))], other[r.IntN(len(other))]} {
-						work = append(work, point{flow: f, n: n, errno: errno, procs: 1, seed: seed})
+					// Want of room, one time in two: programs do something about it, and try again.
+					some := errnos
+					if r.IntN(2) == 0 {
+						some = []unix.Errno{unix.ENOSPC, unix.EDQUOT}
 					}
+					work = append(work, point{flow: f, n: n, errno: some[r.IntN(len(some))], procs: 1, seed: seed})
 				}
 			}
 		}
