@@ -25,7 +25,7 @@ type Scenario struct {
 	Core bool // what the product is for: shown on each processor, not only on amd64
 }
 
-// All are the scenarios, each of which runs on every machine of amd64.
+// All are the scenarios, each of which runs in a container and in QEMU.
 var All = []Scenario{
 	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
 	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
