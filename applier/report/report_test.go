@@ -39,7 +39,7 @@ type endpoint struct {
 // bytes), which is told the report's number, from 1.
 func newEndpoint(t testing.TB, answer func(w http.ResponseWriter, r *http.Request, n int)) *endpoint {
 	t.Helper()
-	e := &endpoint{conns: map[string]bool{}, change: make(chan struct{}, 1000)}
+	e := &endpoint{conns: map[string]bool{}, change: make(chan struct{}, 1)}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -63,7 +63,7 @@ func newEndpoint(t testing.TB, answer func(w http.ResponseWriter, r *http.Reques
 		n := len(e.got)
 		e.conns[r.RemoteAddr] = true
 		e.mu.Unlock()
-		e.change <- struct{}{}
+		signal(e.change)
 		if answer != nil {
 			answer(w, r, n)
 			return
@@ -341,16 +341,16 @@ func TestBadEndpoints(t *testing.T) {
 			if e != nil {
 				e.wait(t, 1) // from here on the endpoint has a connection to hold
 			}
-			begin := time.Now()
 			for i := range calls {
 				r.Stage(all[i%len(all)], i%100, "")
 				r.Progress(i % 100)
 			}
 			if e != nil {
-				// Had a call waited for its report, this many had come. The rest of
-				// them is what the pause between two lets through.
-				if n := len(e.reports()); n > 2+int(time.Since(begin)/postPause) {
-					t.Errorf("%d reports came while %d were made in %v", n, calls, time.Since(begin))
+				// Had a call waited for its report, or for room in the queue, each
+				// of them had come. How many do come is up to the machine: between
+				// two stages there is no pause.
+				if n := len(e.reports()); n > calls/2 {
+					t.Errorf("%d reports came while %d were made", n, calls)
 				}
 			}
 			r.Success("") // which lets through what waits
@@ -359,7 +359,7 @@ func TestBadEndpoints(t *testing.T) {
 				t.Errorf("%d reports wait, want at most %d", n, queueMax)
 			}
 			r.mu.Unlock()
-			begin = time.Now()
+			begin := time.Now()
 			r.Close(t.Context())
 			if took := time.Since(begin); took > 10*time.Second { // 2 s, and the machine's own slowness
 				t.Errorf("Close took %v", took)
