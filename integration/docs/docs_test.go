@@ -30,7 +30,8 @@ var update = flag.Bool("update", false, "write into the documents what their com
 // Whoever raises it says why in the commit.
 const notRunMax = 0
 
-// TestDocuments runs every block of every document in a container.
+// TestDocuments runs every block of every document in a container, and nightly
+// those of DEPLOYMENT.md in a virtual machine, too.
 func TestDocuments(t *testing.T) {
 	files := documents(t)
 	containertest.Require(t)
@@ -69,6 +70,9 @@ func TestDocuments(t *testing.T) {
 			})
 		}
 	})
+	if machinetest.Nightly {
+		t.Run("DEPLOYMENT.md in a virtual machine", deploymentInVM)
+	}
 	for _, kind := range slices.Sorted(maps.Keys(ran)) {
 		t.Logf("%3d blocks of %s", ran[kind], kind)
 	}
@@ -80,9 +84,9 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// TestDeploymentInVM is DEPLOYMENT.md by copy and paste on a device with a kernel
-// of its own.
-func TestDeploymentInVM(t *testing.T) {
+// deploymentInVM is DEPLOYMENT.md by copy and paste on a device with a kernel of
+// its own, which takes minutes.
+func deploymentInVM(t *testing.T) {
 	file := filepath.Join(root(t), "docs", "DEPLOYMENT.md")
 	if _, err := os.Stat(file); err != nil {
 		t.Fatal(err)
