@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOpt
 
 // resume goes on with a version that is current: an install of it that was ended
 // after its switch may have left the services as they were. done is false where
-// it has to be switched to anew, because a person insists.
+// it has to be switched to anew, because a person insists or its folder is gone.
 func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bool) (done bool, err error) {
 	ref := record.Current
 	switch {
@@ -43,6 +44,9 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 		return false, nil
 	case record.Phase == bootcheck.PhaseHold:
 		return true, onHold(record)
+	}
+	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil // somebody deleted it: there is nothing to go on with
 	}
 	if err := a.store.Verify(ctx, ref, bootcheck.Content); err != nil {
 		return true, err

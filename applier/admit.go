@@ -44,19 +44,24 @@ func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOp
 	m, ref := b.manifest, b.ref()
 	refuse := refusal(m)
 	if b := record.BlockedBy(ref); b != nil && !o.force {
-		return refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
+		err := refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
 			WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
+		err.Code = bootcheck.CodeDeploymentFailed // nothing is wrong with the manifest
+		return err
 	}
-	for name, linked := range map[string]*bootcheck.Ref{"current": record.Current, "previous": record.Previous, "factory": record.Factory} {
-		if linked != nil && linked.Version == m.Version && !linked.Same(ref) {
-			return refuse("%s is a version of this name with other content", name).
+	for _, l := range []struct {
+		name string
+		ref  *bootcheck.Ref
+	}{{"current", record.Current}, {"previous", record.Previous}, {"factory", record.Factory}} {
+		if l.ref != nil && l.ref.Version == m.Version && !l.ref.Same(ref) {
+			return refuse("%s is a version of this name with other content", l.name).
 				WithAdvice("give every release a version of its own")
 		}
 	}
 	return nil
 }
 
-// refusal makes refusals of m.
+// refusal makes refusals of m, for what its manifest says.
 func refusal(m *bootcheck.Manifest) func(format string, args ...any) *bootcheck.Error {
 	return func(format string, args ...any) *bootcheck.Error {
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)

@@ -153,6 +153,9 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 	}
 	defer unlock()
 	defer func() { a.finish(err) }()
+	if err := a.storeIsFree(ctx); err != nil {
+		return err
+	}
 	record, err := a.record()
 	if err != nil {
 		return err
@@ -179,6 +182,16 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 		return err
 	}
 	return a.activate(ctx, &snapshot.Ref, o)
+}
+
+// storeIsFree is an error with ExitBusy while the guardian changes the store: what
+// it does then may last minutes, and may change what is asked for.
+func (a *applier) storeIsFree(ctx context.Context) error {
+	unlock, err := a.store.Lock(ctx, lockAtStart)
+	if err == nil {
+		unlock()
+	}
+	return err
 }
 
 // record reads what the store says; nil is a store in which nothing was installed.

@@ -135,6 +135,9 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 
 // unblock lets a version that failed here be installed again.
 func (a *applier) unblock(ctx context.Context, version string) error {
+	if !bootcheck.ValidVersion(version) {
+		return bootcheck.Errorf(bootcheck.ExitUsage, "", "%q cannot be a version", version)
+	}
 	unlock, err := a.store.Lock(ctx, lockAtStart)
 	if err != nil {
 		return err

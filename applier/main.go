@@ -112,10 +112,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 }
 
 func parse(args []string) (*command, error) {
-	if len(args) == 0 {
+	name, args := cli.Command(args, "config", "root")
+	if name == "" {
 		return nil, cli.Usagef("ota-apply", "a command is missing")
 	}
-	c := &command{name: args[0], idle: idleDefault}
+	c := &command{name: name, idle: idleDefault}
 	fs := cli.Flags("ota-apply " + c.name)
 	fs.StringVar(&c.config, "config", "", "")
 	fs.StringVar(&c.root, "root", "", "")
@@ -174,7 +175,7 @@ func parse(args []string) (*command, error) {
 		}
 		return nil, cli.Usagef("ota-apply", "unknown command %q", c.name)
 	}
-	rest, err := cli.Parse(fs, args[1:], arguments, arguments)
+	rest, err := cli.Parse(fs, args, arguments, arguments)
 	if err != nil {
 		return nil, err
 	}

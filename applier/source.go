@@ -157,9 +157,6 @@ func localPath(from string) (string, error) {
 	usage := func(format string, args ...any) (string, error) {
 		return "", bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, format, args...)
 	}
-	if from == "" {
-		return usage("an address or a file is missing")
-	}
 	scheme, _, isURL := strings.Cut(from, "://")
 	if !isURL && !strings.HasPrefix(from, "file:") {
 		return from, nil

@@ -89,8 +89,8 @@ func (t *Trial) Attempts() int {
 // Blocked is a version that failed here and is not run again unless a person says so.
 type Blocked struct {
 	Ref
-	Reason string `json:"reason"`          // a Cause
-	Check  string `json:"check,omitempty"` // the health check that failed; empty: none did
+	Reason string `json:"reason"` // a Cause
+	Check  string `json:"check"`  // the health check that failed; empty: none did
 }
 
 // Cause is why a version was left.

@@ -102,3 +102,38 @@ func TestRolledBackCounts(t *testing.T) {
 		t.Errorf("a record has the keys %v twice", r.unknown)
 	}
 }
+
+// TestKeysOfTheContract holds the keys that programs of others look for in the
+// record and in `status --json`: they are there, whatever is to be said.
+func TestKeysOfTheContract(t *testing.T) {
+	r := &Record{Schema: Schema, Phase: PhaseTrial, Current: &Ref{Version: "1.0.0"}, Trial: &Trial{},
+		Blocked: []Blocked{{}}, LastRollback: &Rollback{}}
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all, trial, rollback map[string]json.RawMessage
+	var blocked []map[string]json.RawMessage
+	for _, err := range []error{json.Unmarshal(data, &all), json.Unmarshal(all["trial"], &trial),
+		json.Unmarshal(all["blocked"], &blocked), json.Unmarshal(all["last_rollback"], &rollback)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		what string
+		got  map[string]json.RawMessage
+		want []string
+	}{
+		{"the record", all, []string{"schema", "generation", "phase", "current", "previous", "factory", "trial", "blocked", "last_rollback"}},
+		{"trial", trial, []string{"boot_id", "hard", "unclean", "clean"}},
+		{"blocked", blocked[0], []string{"version", "digest", "reason", "check"}},
+		{"last_rollback", rollback, []string{"from", "to", "level", "cause", "check", "output", "attempts", "boot_ids"}},
+	} {
+		for _, key := range tt.want {
+			if _, ok := tt.got[key]; !ok {
+				t.Errorf("%s has no key %q", tt.what, key)
+			}
+		}
+	}
+}

@@ -84,7 +84,14 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		}
 	}
 	if err := g.carryOut(ctx, d); err != nil {
-		return fmt.Errorf("the boot goes on with the links as they are: %w", err)
+		err = fmt.Errorf("the boot goes on with the links as they are: %w", err)
+		if d.Action == Hold && !bootcheck.Switched(err) {
+			// Not even its folder is there, or the disk takes nothing: that does not
+			// make it any better.
+			return (&bootcheck.Error{Exit: bootcheck.ExitHeld, Code: bootcheck.CodeRollbackFailed, Err: err}).
+				WithAdvice("install a version with `ota-apply install`")
+		}
+		return err
 	}
 	if d.Next == nil && (active.Damage != "" || newPanic) {
 		next := record.Clone() // the same again, whole

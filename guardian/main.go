@@ -83,12 +83,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 }
 
 func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	if len(args) == 0 {
+	name, rest := cli.Command(args, "config", "root")
+	if name == "" {
 		fmt.Fprint(stderr, usage)
 		return cli.Usagef("ota-guardian", "a command is missing")
 	}
 	var o options
-	name, rest := args[0], args[1:]
 	if name == "factory" {
 		if i := slices.IndexFunc(rest, func(s string) bool { return s == "create" || s == "verify" || s == "repair" }); i >= 0 {
 			name, rest = "factory "+rest[i], slices.Delete(slices.Clone(rest), i, i+1)

@@ -29,7 +29,7 @@ func (c *command) keygen(ctx context.Context, args []string) error {
 	if *noPassword && *passwordFile != "" {
 		return cli.Usagef(flags.Name(), "--no-password and --password-file contradict each other")
 	}
-	if rest[0] == "" || strings.HasSuffix(rest[0], "/") {
+	if strings.HasSuffix(rest[0], "/") {
 		return cli.Usagef(flags.Name(), "NAME %q is not the beginning of a file name", rest[0])
 	}
 	private, public := rest[0]+".key", rest[0]+".pub"

@@ -1,5 +1,6 @@
 // Package cli is what the three programs' command lines have in common: flags
-// before, between or after the other arguments, one clear line for an error,
+// before, between or after the other arguments, those of every command also before
+// the command, one clear line for an error,
 // and the exit codes.
 package cli
 
@@ -8,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -64,9 +66,30 @@ func Flags(name string) *flag.FlagSet {
 	return fs
 }
 
+// Command is the command that args ask for, and its flags and arguments; name is
+// empty if there is none. The flags of every command, each of which takes a value,
+// may stand before it, too; they are moved behind it.
+func Command(args []string, everywhere ...string) (name string, rest []string) {
+	n := 0
+	for n < len(args) && strings.HasPrefix(args[n], "-") {
+		flag, _, whole := strings.Cut(strings.TrimPrefix(args[n][1:], "-"), "=")
+		if !slices.Contains(everywhere, flag) {
+			break
+		}
+		if n++; !whole {
+			n++
+		}
+	}
+	if n >= len(args) {
+		return "", nil
+	}
+	return args[n], slices.Concat(args[:n], args[n+1:])
+}
+
 // Parse reads flags wherever they stand and returns the other arguments. After
 // "--" everything is an argument. At least min and at most max arguments are
-// taken; max < 0 means any number. The error is ErrHelp for -h and --help, else
+// taken; max < 0 means any number. None may be empty: that is a shell's variable
+// that was never set, and to act as if nothing stood there may switch versions. The error is ErrHelp for -h and --help, else
 // an *Error with ExitUsage that names what is wrong.
 func Parse(fs *flag.FlagSet, args []string, min, max int) ([]string, error) {
 	var rest []string
@@ -93,6 +116,9 @@ func Parse(fs *flag.FlagSet, args []string, min, max int) ([]string, error) {
 		return nil, Usagef(fs.Name(), "%s: something is missing: it takes %s, got %d", fs.Name(), arguments(min, max), len(rest))
 	case max >= 0 && len(rest) > max:
 		return nil, Usagef(fs.Name(), "%s: unexpected argument %q", fs.Name(), rest[max])
+	}
+	if i := slices.Index(rest, ""); i >= 0 {
+		return nil, Usagef(fs.Name(), "%s: argument %d is empty", fs.Name(), i+1)
 	}
 	return rest, nil
 }

@@ -121,7 +121,7 @@ type Trial struct {
 	Clean   int // reboot or shutdown; default 10
 
 	Deadline time.Duration // the required checks must be good by then, counted from the start of the services; default 10m
-	Stable   time.Duration // and stay good for this long; default 60s
+	Stable   time.Duration // and stay good for this long; default 60s, or Deadline if that is shorter
 }
 
 // Check is one [[check]] table. Exactly one of Unit, HTTP and Script is set.

@@ -172,7 +172,13 @@ func TestWrongValues(t *testing.T) {
 		{`keys = 1`, `line 2: keys: must be a string or a list of strings`},
 		{`keys = ["/a", "/a/"]`, `line 2: keys: names "/a" twice`},
 		{`model = "a\nb"`, `line 2: model: must be one line`},
-		{`services = ["device-api"]`, `line 2: services: must be the name of a unit`},
+		{`services = ["device-api.slice"]`, `line 2: services: must be the name of a unit`},
+		{`services = ["device api"]`, `line 2: services: must be the name of a unit`},
+		{`services = ["../x"]`, `line 2: services: must be the name of a unit`},
+		{`services = ["-H"]`, `line 2: services: must be the name of a unit`},
+		{`services = ["getty@"]`, `line 2: services: must be the name of a unit`},
+		{`services = [""]`, `line 2: services: must be the name of a unit`},
+		{`services = ["a", "a.service"]`, `line 2: services: names "a.service" twice`},
 		{`services = ["x.service\nExecStart=/bin/sh.service"]`, `line 2: services: must be the name of a unit`},
 		{`services = ["../x.service"]`, `line 2: services: must be the name of a unit`},
 		{`services = ["-H.service"]`, `line 2: services: must be the name of a unit`},
@@ -187,6 +193,9 @@ func TestWrongValues(t *testing.T) {
 		{`reserve = "64 apples"`, `line 2: reserve: must be a number of bytes or a size`},
 		{`reserve = "9223372036854775807GiB"`, `line 2: reserve: must be a number of bytes or a size`},
 		{`reserve = "2000GiB"`, `line 2: reserve: must be at least 0 and at most 1024GiB`},
+		{`reserve = "M"`, `line 2: reserve: must be a number of bytes or a size`},
+		{`reserve = "64MM"`, `line 2: reserve: must be a number of bytes or a size`},
+		{`reserve = "9223372036854775807G"`, `line 2: reserve: must be a number of bytes or a size`},
 		{`reserve = ""`, `line 2: reserve: must be a number of bytes or a size`},
 		{`report.url = "http://example.com/"`, `line 2: report.url: cannot use "http://example.com/"`},
 		{`report = "x"`, `report: must be a table, [report]`},
@@ -203,6 +212,7 @@ func TestWrongValues(t *testing.T) {
 		{`trial.deadline = 9223372036854775807`, `line 2: trial.deadline: must be at most 24h`},
 		{`trial.stable = true`, `line 2: trial.stable: must be a duration such as`},
 		{`trial.stable = 1.5`, `line 2: trial.stable: must be a duration such as`},
+		{`trial = {deadline = "30s", stable = "31s"}`, `trial.stable: 31s is longer than the deadline of 30s`},
 		{`trial.stable = "11m"`, `trial.stable: 11m0s is longer than the deadline of 10m0s`},
 		{`proxy = "proxy.example:3128"`, `line 2: proxy: must be the address of a proxy`},
 		{`proxy = "ftp://proxy.example"`, `line 2: proxy: must be the address of a proxy`},
@@ -231,7 +241,7 @@ func TestWrongValues(t *testing.T) {
 		{`check = [{name = " ", unit = "a.service"}]`, `check 1: name: must be 1 to 64 bytes`},
 		{`check = [{name = "a", http = "http://10.0.0.1/"}]`, `check 1: http: cannot use "http://10.0.0.1/"`},
 		{`check = [{name = "a", script = "a"}]`, `check 1: script: must be an absolute path`},
-		{`check = [{name = "a", unit = "a"}]`, `check 1: unit: must be the name of a unit`},
+		{`check = [{name = "a", unit = "a b"}]`, `check 1: unit: must be the name of a unit`},
 		{`check = [{name = "a", unit = "a.service", required = "yes"}]`, `check 1: required: must be true or false, got "yes"`},
 		{`check = [{name = "a", unit = "a.service", timeout = 0}]`, `check 1: timeout: must be more than 0`},
 		{`metrics.file = "x.prom"`, `line 2: metrics.file: must be an absolute path`},
@@ -257,6 +267,38 @@ func TestWrongValues(t *testing.T) {
 				t.Errorf("error %v, want the unknown key after the wrong value as well", err)
 			}
 		})
+	}
+}
+
+// TestOtherWaysToSayIt: what people write who know other programs' ways.
+func TestOtherWaysToSayIt(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want func(c *Config)
+	}{
+		{`services = ["device-api", "ui@left", "net.socket"]`, func(c *Config) {
+			c.Services = []string{"device-api.service", "ui@left.service", "net.socket"}
+		}},
+		{`check = [{name = "a", unit = "ui"}]`, func(c *Config) {
+			c.Checks = []Check{{Name: "a", Unit: "ui.service", Required: true, Timeout: 10 * time.Second}}
+		}},
+		{`reserve = "64M"`, func(c *Config) { c.Reserve = 64 << 20 }},
+		{`reserve = "100 K"`, func(c *Config) { c.Reserve = 100 << 10 }},
+		{`reserve = "1G"`, func(c *Config) { c.Reserve = 1 << 30 }},
+		// The default of stable must not make a deadline unusable that was asked for.
+		{`trial.deadline = "5s"`, func(c *Config) { c.Trial.Deadline, c.Trial.Stable = 5*time.Second, 5*time.Second }},
+		{`trial.deadline = "61s"`, func(c *Config) { c.Trial.Deadline = 61 * time.Second }},
+	} {
+		path := write(t, tt.text)
+		got, err := Load(path)
+		if err != nil {
+			t.Errorf("%s: %v", tt.text, err)
+		}
+		want := Default(path)
+		tt.want(want)
+		if diff := cmp.Diff(want, got, noPrivate); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.text, diff)
+		}
 	}
 }
 

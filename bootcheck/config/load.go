@@ -62,6 +62,9 @@ func parse(path, text string) (*Config, error) {
 	}
 	l := &loader{md: md}
 	l.table(nil, doc, c.settings(l))
+	if !md.IsDefined("trial", "stable") {
+		c.Trial.Stable = min(c.Trial.Stable, c.Trial.Deadline)
+	}
 	if c.Trial.Stable > c.Trial.Deadline {
 		l.bad("trial.stable", 0, fmt.Sprintf("%s is longer than the deadline of %s; both have their defaults", c.Trial.Stable, c.Trial.Deadline))
 		d := Default(path).Trial

@@ -169,7 +169,8 @@ var units = []struct {
 }{
 	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30},
 	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9},
-	{"B", 1}, // last: every other ends in it
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, // as in systemd's units
+	{"B", 1}, // after those that end in it
 }
 
 // size is a number of bytes or a string with a unit, "64MiB". At most 1 TiB.
@@ -411,16 +412,21 @@ func label(s string) (string, error) {
 }
 
 // unitName is systemd.unit(5): at most 255 of these characters and a suffix. A
-// template without an instance cannot be asked about.
+// template without an instance cannot be asked about. A name without a suffix is a
+// service, as for systemctl.
 func unitName(s string) (string, error) {
 	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\@"
-	suffix := filepath.Ext(s)
-	name := strings.TrimSuffix(s, suffix)
+	full := s
+	if !strings.Contains(s, ".") {
+		full += ".service"
+	}
+	suffix := filepath.Ext(full)
+	name := strings.TrimSuffix(full, suffix)
 	known := slices.Contains([]string{".service", ".socket", ".target", ".timer", ".mount", ".path"}, suffix)
-	if !known || name == "" || len(s) > 255 || strings.Trim(s, allowed) != "" || strings.HasSuffix(name, "@") || name[0] == '-' {
+	if !known || name == "" || len(full) > 255 || strings.Trim(full, allowed) != "" || strings.HasSuffix(name, "@") || name[0] == '-' {
 		return "", fmt.Errorf(`must be the name of a unit such as "device-api.service", got %q`, s)
 	}
-	return s, nil
+	return full, nil
 }
 
 // show prints a TOML value for an error.
