@@ -345,8 +345,9 @@ func (s *Store) commit(next *Record) error {
 			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
 		})
 	case s.neverSwitched(generations, err):
-		// The same of the very first. It must go before there are two of them, which
-		// would look like damage.
+		// The same of the very first, and of what is left of a store that was given up
+		// for another program. It must go before there are two of them, which would
+		// look like damage.
 		for _, n := range generations {
 			if err := os.RemoveAll(s.generation(n)); err != nil {
 				return err
