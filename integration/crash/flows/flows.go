@@ -35,6 +35,8 @@ type Flow struct {
 	// Ruined is a version that Prepare damaged, and that may be found so until the
 	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
 	Ruined string
+	// Adopts: the device had another updater, and Args takes over what that left.
+	Adopts bool
 }
 
 // A step is one command of a Prepare.

@@ -65,7 +65,15 @@ var Odd = []*Flow{
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
+	{
+		Name:    "adopt-unlinked", // which version ran, nobody can say
+		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
+		Args:    adopts,
+		Adopts:  true,
+	},
 }
+
+func adopts(*Site) []string { return []string{"ota-guardian", "adopt"} }
 
 // odd does the steps of Odd.
 func (s *Site) odd(st step) (done bool, err error) {
@@ -76,6 +84,24 @@ func (s *Site) odd(st step) (done bool, err error) {
 		return true, os.RemoveAll(filepath.Join(s.Root, st[1]))
 	case "mode":
 		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
+	case "plant": // what another updater installed
+		for _, version := range st[1:] {
+			if err := plant(filepath.Join(s.Root, "v"+version), version); err != nil {
+				return true, err
+			}
+		}
+		return true, nil
+	case "links": // of another updater: current, previous and factory, as far as they are given
+		for i, version := range st[1:] {
+			link := filepath.Join(s.Root, []string{"current", "previous", "factory"}[i])
+			if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return true, err
+			}
+			if err := os.Symlink("v"+version, link); err != nil {
+				return true, err
+			}
+		}
+		return true, nil
 	case "reserve":
 		s.Reserve = "1099511627776" // the most that it may be
 		return true, s.Configure()
