@@ -95,13 +95,9 @@ func Create(dir string) (*Store, error) {
 		return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %s is a link to %q, want %q", s.path("current"), target, fixedTarget("current"))}).
 			WithAdvice("`ota-guardian adopt` takes over what another program installed here")
 	}
-	changed := false
-	for _, name := range []string{generationsDir, stagingDir, trashDir} {
-		err := os.Mkdir(s.path(name), 0o755)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		changed = changed || err == nil
+	changed, err := s.makeFolders(generationsDir, stagingDir, trashDir)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range linkNames {
 		want := fixedTarget(name)
@@ -126,6 +122,19 @@ func Create(dir string) (*Store, error) {
 		return s, syncDir(s.dir)
 	}
 	return s, nil
+}
+
+// makeFolders makes those of the folders that are missing; made: there was one. What
+// is in the place of a folder stays.
+func (s *Store) makeFolders(names ...string) (made bool, err error) {
+	for _, name := range names {
+		err := os.Mkdir(s.path(name), 0o755)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return made, err
+		}
+		made = made || err == nil
+	}
+	return made, nil
 }
 
 var linkNames = []string{"current", "previous", "factory"}
@@ -415,7 +424,7 @@ func Switched(err error) bool { return err == nil || Exit(err) == ExitUnknown }
 // writeGeneration writes generation n whole and makes it durable.
 func (s *Store) writeGeneration(n uint64, r *Record) error {
 	dir := s.generation(n)
-	if err := os.Mkdir(s.path(generationsDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if _, err := s.makeFolders(generationsDir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {

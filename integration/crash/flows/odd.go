@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+
+	"github.com/tope-ota/ota/integration/crash/invariants"
 )
 
 // Odd are flows that are too special for every matrix: each is there for calls that
@@ -70,6 +72,15 @@ var Odd = []*Flow{
 		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
 		Args:    adopts,
 		Adopts:  true,
+	},
+	{
+		Name: "adopt-again", // an adoption was broken off between the switch and the links
+		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"},
+			step{"ota-guardian", "adopt"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Args:   adopts,
+		Adopts: true,
+		Before: State{Phase: invariants.Adopting, Current: "1.1.0", Previous: "1.0.0", Factory: "0.9.0"},
+		After:  state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
 	},
 }
 
