@@ -345,15 +345,15 @@ func (s *Store) commit(next *Record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	active, err := s.activeGeneration()
+	active, activeErr := s.activeGeneration()
 	switch {
-	case err == nil:
+	case activeErr == nil:
 		// What a power cut left behind the active generation never was: it must
 		// not become the backup of the one that is written now.
 		generations = slices.DeleteFunc(generations, func(n uint64) bool {
 			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
 		})
-	case s.neverSwitched(generations, err):
+	case s.neverSwitched(generations, activeErr):
 		// The same of the very first, and of what is left of a store that was given up
 		// for another program. It must go before there are two of them, which would
 		// look like damage.
@@ -387,6 +387,14 @@ func (s *Store) commit(next *Record) error {
 	if err != nil {
 		os.RemoveAll(s.generation(n))
 		return fmt.Errorf("cannot write generation %d: %w", n, err)
+	}
+	if activeErr != nil {
+		// The folder of the generations may be new, made just now or by somebody who was
+		// killed: without this a power cut could leave a switch that leads to nothing.
+		if err := syncDir(s.dir); err != nil {
+			os.RemoveAll(s.generation(n))
+			return fmt.Errorf("cannot write generation %d: %w", n, err)
+		}
 	}
 
 	// The switch. A power cut before this rename leaves the old state, whole; one

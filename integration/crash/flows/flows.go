@@ -239,6 +239,15 @@ var All = []*Flow{
 		Before: confirmed("1.1.0", "1.0.0"),
 		After:  confirmed("1.1.0", "1.0.0"),
 	},
+	{
+		Name:    "adopt", // the plain links of another updater, and folders without a manifest
+		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "0.9.0"),
+		After:   state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
+		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "0.9.0")},
+	},
 }
 
 // Find returns the flow of that name; nil: there is none.

@@ -68,6 +68,15 @@ var Odd = []*Flow{
 		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
+		Name:    "adopt-current", // and nothing is behind it
+		Prepare: steps(step{"plant", "1.0.0"}, step{"links", "1.0.0"}),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  State{Phase: invariants.Plain, Current: "1.0.0"},
+		After:   first,
+		Between: []State{{Phase: invariants.Adopting, Current: "1.0.0"}},
+	},
+	{
 		Name:    "adopt-unlinked", // which version ran, nobody can say
 		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
 		Args:    adopts,
@@ -81,6 +90,26 @@ var Odd = []*Flow{
 		Adopts: true,
 		Before: State{Phase: invariants.Adopting, Current: "1.1.0", Previous: "1.0.0", Factory: "0.9.0"},
 		After:  state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
+	},
+	{
+		Name: "adopt-returned", // versions with manifests, which went back to another updater, and come again
+		Prepare: steps(append(updated("1.1.0"), step{"links", "1.1.0", "1.0.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations"})...),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "1.0.0"),
+		After:   confirmed("1.1.0", "1.0.0"),
+		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "1.0.0")},
+	},
+	{
+		Name: "adopt-left", // as before, but a power cut left a part of what we remember
+		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"links", "1.2.0", "1.1.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations/5"})...),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.2.0", "1.1.0", "1.0.0"),
+		After:   confirmed("1.2.0", "1.1.0"),
+		Between: []State{state(invariants.Adopting, "1.2.0", "1.1.0", "1.0.0")},
 	},
 }
 

@@ -295,3 +295,57 @@ func TestLookAdoptedFinds(t *testing.T) {
 		})
 	}
 }
+
+// Of an adoption it is judged whether each version stays what it was, and whether the
+// one that ran goes on to, whatever the store knows of it.
+func TestAdoptionIsJudged(t *testing.T) {
+	killed := &invariants.Said{Killed: true, Exit: -1}
+	exit := func(code int) *invariants.Said { return &invariants.Said{Exit: code, Stderr: "ota-guardian: no"} }
+	nothing := func(string) error { return nil }
+	for _, row := range []struct {
+		name string
+		of   func(*testing.T) string
+		harm func(root string) error
+		said *invariants.Said
+		want string // of the problem; empty: none
+	}{
+		{"killed before the switch", plain, nothing, killed, ""},
+		{"killed between the links", half, nothing, killed, ""},
+		{"killed after them", whole, nothing, killed, ""},
+		{"failed, and nothing changed", plain, nothing, exit(1), ""},
+		{"no space, and nothing changed", plain, nothing, exit(7), ""},
+		{"unknown, and half of it is done", half, nothing, exit(10), ""},
+		{"done", whole, nothing, exit(0), ""},
+		{"done, and nothing changed", plain, nothing, exit(0), "success was said"},
+		{"done, and half of it is", half, nothing, exit(0), "success was said"},
+		{"failed, and half of it is done", half, nothing, exit(1), "a half of it is done"},
+		{"no space, and half of it is done", half, nothing, exit(7), "a half of it is done"},
+		{"failed, and it is done", whole, nothing, exit(1), "says that nothing changed"},
+		{"another version runs", plain, relink("current", "v1.0.0"), nil, "is not what comes up"},
+		{"another version is behind it", plain, relink("previous", "v0.8.0"), nil, "is not what comes up"},
+		{"nothing runs", plain, remove("current"), nil, "is not what comes up"},
+		{"a bit of what runs", half, flip("v1.1.0/app"), killed, "version 1.1.0 was touched"},
+		{"a bit of what is behind it", whole, flip("v1.0.0/app"), exit(0), "version 1.0.0 was touched"},
+		{"another mode in factory", whole, func(root string) error { return os.Chmod(root+"/v0.9.0/app", 0o555) }, exit(0), "version 0.9.0 was touched"},
+		{"a file that was not there", plain, write("v1.1.0/.ota-new"), nil, "version 1.1.0 was touched"},
+		{"a version to which nothing leads is gone", plain, func(root string) error { return os.RemoveAll(root + "/v0.8.0") }, nil, "version 0.8.0 was touched"},
+		{"something beside the store", plain, write("../versions.new"), nil, "outside the store"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			root := row.of(t)
+			site := &flows.Site{Dir: filepath.Dir(root), Root: root}
+			f := flows.Find("adopt")
+			kept, err := f.KeptOf(site)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := row.harm(root); err != nil {
+				t.Fatal(err)
+			}
+			_, found := (&flows.Case{Flow: f, Site: site, Said: row.said, Kept: kept}).Judge()
+			if got := problems(found); (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
