@@ -110,6 +110,10 @@ func (g *guardian) adoptRest(ctx context.Context, active *bootcheck.Active, dryR
 			if _, err := bootcheck.Create(dir); err != nil {
 				return err
 			}
+			// The adoption that made the links was maybe killed just before they were durable.
+			if err := g.store.Settle(); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(g.out, "%s is a version store already; current is %s\n", dir, active.Record.Current)
 		return nil
