@@ -356,9 +356,9 @@ func (s *Store) commit(next *Record) error {
 	case s.neverSwitched(generations, activeErr):
 		// The same of the very first, and of what is left of a store that was given up
 		// for another program. It must go before there are two of them, which would
-		// look like damage.
-		for _, n := range generations {
-			if err := os.RemoveAll(s.generation(n)); err != nil {
+		// look like damage; all at once, and durably, as long as nothing has begun.
+		if len(generations) > 0 {
+			if err := s.trash(generationsDir); err != nil {
 				return err
 			}
 		}
