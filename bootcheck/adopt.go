@@ -145,9 +145,14 @@ func (s *Store) foreignLink(ctx context.Context, name string) (*Ref, error) {
 // Adopt makes the store of a folder whose links another program kept: next, which
 // is of Adoption, is what they say. At every moment, and after a power cut at any
 // moment, each link leads to the version that it led to before; running it again
-// finishes what was begun. The lock must be held.
+// finishes what was begun. The errors are those of Commit: one with ExitUnknown says
+// that next is there, and perhaps not all of the links. The lock must be held.
 func (s *Store) Adopt(next *Record) error {
 	if err := s.committable(next); err != nil {
+		return err
+	}
+	// What can fail for want of room comes before the switch, as far as it can.
+	if _, err := s.makeFolders(stagingDir, trashDir); err != nil {
 		return err
 	}
 	// First what the links are going to lead to, then the links.
@@ -155,8 +160,8 @@ func (s *Store) Adopt(next *Record) error {
 		return err
 	}
 	if err := s.Mend(); err != nil {
-		return fmt.Errorf("cannot make the links of %s: %w", s.dir, err)
+		return Errorf(ExitUnknown, "", "generation %d is made, but not all links to it: %w", next.Generation, err).
+			WithAdvice("run `ota-guardian adopt` again; until then each link of %s leads where it did", s.dir)
 	}
-	_, err := Create(s.dir)
-	return err
+	return s.Settle()
 }

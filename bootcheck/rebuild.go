@@ -15,14 +15,14 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.neverSwitched(generations, cause) {
+		return nil, ErrEmpty
+	}
 	for _, n := range slices.Backward(generations) {
 		if record, err := s.readGeneration(n); err == nil {
 			record.recount()
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
-	}
-	if s.neverSwitched(generations, cause) {
-		return nil, ErrEmpty
 	}
 	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)
 }
@@ -30,10 +30,15 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 // neverSwitched reports whether nothing was ever made current, where err is why the
 // switch cannot be read: there is none, and no generation, or only the very first,
 // which a crash left unfinished. It was to be switched to and never was. Damage
-// leaves more, or a switch.
+// leaves more, or a switch. Where another program keeps the links, they alone say what
+// runs: a generation is of an adoption that was ended before its switch, or is left of
+// a store that was given up.
 func (s *Store) neverSwitched(generations []uint64, err error) bool {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return false
+	}
+	if s.Foreign() {
+		return true
 	}
 	if len(generations) == 1 && generations[0] == 1 {
 		_, err := s.readGeneration(1)

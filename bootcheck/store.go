@@ -95,13 +95,9 @@ func Create(dir string) (*Store, error) {
 		return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %s is a link to %q, want %q", s.path("current"), target, fixedTarget("current"))}).
 			WithAdvice("`ota-guardian adopt` takes over what another program installed here")
 	}
-	changed := false
-	for _, name := range []string{generationsDir, stagingDir, trashDir} {
-		err := os.Mkdir(s.path(name), 0o755)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
-		}
-		changed = changed || err == nil
+	changed, err := s.makeFolders(generationsDir, stagingDir, trashDir)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range linkNames {
 		want := fixedTarget(name)
@@ -126,6 +122,19 @@ func Create(dir string) (*Store, error) {
 		return s, syncDir(s.dir)
 	}
 	return s, nil
+}
+
+// makeFolders makes those of the folders that are missing; made: there was one. What
+// is in the place of a folder stays.
+func (s *Store) makeFolders(names ...string) (made bool, err error) {
+	for _, name := range names {
+		err := os.Mkdir(s.path(name), 0o755)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return made, err
+		}
+		made = made || err == nil
+	}
+	return made, nil
 }
 
 var linkNames = []string{"current", "previous", "factory"}
@@ -336,19 +345,20 @@ func (s *Store) commit(next *Record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	active, err := s.activeGeneration()
+	active, activeErr := s.activeGeneration()
 	switch {
-	case err == nil:
+	case activeErr == nil:
 		// What a power cut left behind the active generation never was: it must
 		// not become the backup of the one that is written now.
 		generations = slices.DeleteFunc(generations, func(n uint64) bool {
 			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
 		})
-	case s.neverSwitched(generations, err):
-		// The same of the very first. It must go before there are two of them, which
-		// would look like damage.
-		for _, n := range generations {
-			if err := os.RemoveAll(s.generation(n)); err != nil {
+	case s.neverSwitched(generations, activeErr):
+		// The same of the very first, and of what is left of a store that was given up
+		// for another program. It must go before there are two of them, which would
+		// look like damage; all at once, and durably, as long as nothing has begun.
+		if len(generations) > 0 {
+			if err := s.trash(generationsDir); err != nil {
 				return err
 			}
 		}
@@ -377,6 +387,14 @@ func (s *Store) commit(next *Record) error {
 	if err != nil {
 		os.RemoveAll(s.generation(n))
 		return fmt.Errorf("cannot write generation %d: %w", n, err)
+	}
+	if activeErr != nil {
+		// The folder of the generations may be new, made just now or by somebody who was
+		// killed: without this a power cut could leave a switch that leads to nothing.
+		if err := syncDir(s.dir); err != nil {
+			os.RemoveAll(s.generation(n))
+			return fmt.Errorf("cannot write generation %d: %w", n, err)
+		}
 	}
 
 	// The switch. A power cut before this rename leaves the old state, whole; one
@@ -414,7 +432,7 @@ func Switched(err error) bool { return err == nil || Exit(err) == ExitUnknown }
 // writeGeneration writes generation n whole and makes it durable.
 func (s *Store) writeGeneration(n uint64, r *Record) error {
 	dir := s.generation(n)
-	if err := os.Mkdir(s.path(generationsDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if _, err := s.makeFolders(generationsDir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {

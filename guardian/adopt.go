@@ -51,7 +51,7 @@ func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
 	dir := g.store.Dir()
 	active, err := g.active()
 	switch {
-	case errors.Is(err, bootcheck.ErrRecord): // an adoption that was ended in its first file
+	case errors.Is(err, bootcheck.ErrRecord): // its switch leads to no record: the links say what runs
 	case err != nil:
 		return err
 	case active != nil:
@@ -108,6 +108,10 @@ func (g *guardian) adoptRest(ctx context.Context, active *bootcheck.Active, dryR
 	if active.Damage == "" {
 		if !dryRun {
 			if _, err := bootcheck.Create(dir); err != nil {
+				return err
+			}
+			// The adoption that made the links was maybe killed just before they were durable.
+			if err := g.store.Settle(); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,8 @@
 package crash
 
 import (
+	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -13,16 +15,43 @@ import (
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
+var world struct {
+	*flows.World
+	dir string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if world.World != nil {
+		world.Close()
+	}
+	_ = os.RemoveAll(world.dir)
+	os.Exit(code)
+}
+
+// theWorld is made once for the tests here.
+func theWorld(t *testing.T) *flows.World {
+	t.Helper()
+	if world.World != nil {
+		return world.World
+	}
+	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	dir, err := os.MkdirTemp("", "ota-world-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	world.dir = dir
+	if world.World, err = flows.NewWorld(context.Background(), dir); err != nil {
+		t.Fatal(err)
+	}
+	return world.World
+}
+
 // An install that finds its version confirmed says success of a switch that another
 // process made. Whoever made it was maybe killed, or is just about to make it last:
 // what is said must hold after a power cut all the same.
 func TestSuccessOfAnothersSwitchIsDurable(t *testing.T) {
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
-	w, err := flows.NewWorld(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	w := theWorld(t)
 	f := flows.Find("confirm")
 	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
 	if err != nil {
@@ -69,14 +98,56 @@ func TestSuccessOfAnothersSwitchIsDurable(t *testing.T) {
 	}
 }
 
-// The guardian tells device-api of a rollback that another run of it made.
-func TestRollbackThatIsToldIsDurable(t *testing.T) {
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
-	w, err := flows.NewWorld(t.Context(), t.TempDir())
+// An adoption that finds all of it done says so of what another one did, which was
+// maybe killed before its links were durable.
+func TestAdoptionThatIsToldIsDurable(t *testing.T) {
+	w := theWorld(t)
+	f := flows.Find("adopt")
+	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
+	ofRoot := func(c *crashpoint.Call) bool { return c.Name == "fsync" && c.File.Path == s.Root }
+	// Killed when the last of the links is there, at the fsync that makes them last.
+	linked := false
+	_, r, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
+		linked = linked || c.Name == "rename" && c.To.Path == filepath.Join(s.Root, "factory")
+		return crashpoint.Verdict{Kill: linked && ofRoot(c)}
+	})
+	if err != nil || !r.Killed {
+		t.Fatalf("the adoption was not killed where it should be (%v)", err)
+	}
+	if found := f.Look(s); found.State != f.After {
+		t.Fatalf("killed at its end: %v, want %v", found.State, f.After)
+	}
+	// What cannot be made durable is no success.
+	said, _, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
+		if ofRoot(c) {
+			return crashpoint.Verdict{Errno: unix.EIO}
+		}
+		return crashpoint.Verdict{}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said.Exit != 10 {
+		t.Errorf("another adoption, with a disk that fails: exit %d: %s%s; want 10, unknown", said.Exit, said.Stdout, said.Stderr)
+	}
+	said, r, err = run(t.Context(), s, f.Args(s), 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said.Exit != 0 {
+		t.Fatalf("another adoption: exit %d: %s", said.Exit, said.Stderr)
+	}
+	if !slices.ContainsFunc(r.Calls, func(c crashpoint.Call) bool { return ofRoot(&c) && c.Errno == 0 }) {
+		t.Errorf("another adoption says %q, and nothing has made the links durable", said.Stdout)
+	}
+}
+
+// The guardian tells device-api of a rollback that another run of it made.
+func TestRollbackThatIsToldIsDurable(t *testing.T) {
+	w := theWorld(t)
 	f := flows.Find("fallback-health")
 	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
 	if err != nil {

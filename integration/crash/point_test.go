@@ -156,8 +156,8 @@ type lab struct {
 
 // A bench is a flow that is prepared.
 type bench struct {
-	site    *flows.Site
-	factory string
+	site *flows.Site
+	kept map[string]string
 }
 
 // prepare makes what the flow starts from.
@@ -166,8 +166,8 @@ func (l *lab) prepare(ctx context.Context, f *flows.Flow) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	factory, err := flows.FactoryOf(site)
-	return &bench{site: site, factory: factory}, err
+	kept, err := f.KeptOf(site)
+	return &bench{site: site, kept: kept}, err
 }
 
 // copyOf is a copy of a site, which its caller removes.
@@ -222,7 +222,7 @@ func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
 		plan = crashpoint.Fail(p.n, p.errno)
 	}
 	o := &outcome{point: p, site: site.Dir}
-	c := &flows.Case{Flow: p.flow, Site: site, Factory: b.factory}
+	c := &flows.Case{Flow: p.flow, Site: site, Kept: b.kept}
 	said, r, err := run(ctx, site, p.flow.Args(site), p.procs, plan)
 	if err != nil && err != errHangs {
 		return nil, fmt.Errorf("%v: %w", p, err)
@@ -340,7 +340,7 @@ func recovery(c *flows.Case, by string) []string {
 	if by == "again" {
 		return c.Flow.Args(c.Site)
 	}
-	if c.Flow.Before.Current == "" && invariants.Look(c.Site.Root).Generation == 0 {
+	if c.Flow.Before.Current == "" && c.Flow.Look(c.Site).Generation == 0 {
 		return nil // a boot of a device without a version is none of the guardian's
 	}
 	return []string{"ota-guardian", "boot", "--boot-id", "second", "--last-boot", "unclean"}

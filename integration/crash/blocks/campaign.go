@@ -29,11 +29,11 @@ const (
 // A Run is a flow that was recorded.
 type Run struct {
 	*Recording
-	Flow    *flows.Flow
-	Site    *flows.Site
-	Said    *invariants.Said // when it ended
-	Factory string           // see flows.Case
-	Mount   string           // where the disk is mounted, whenever it is
+	Flow  *flows.Flow
+	Site  *flows.Site
+	Said  *invariants.Said  // when it ended
+	Kept  map[string]string // see flows.Case
+	Mount string            // where the disk is mounted, whenever it is
 }
 
 // RecordFlow prepares f on a new file system and records it. dir is made, for the
@@ -48,7 +48,7 @@ func RecordFlow(ctx context.Context, w *flows.World, f *flows.Flow, fs string, s
 		if r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root); err != nil {
 			return err
 		}
-		r.Factory, err = flows.FactoryOf(r.Site)
+		r.Kept, err = f.KeptOf(r.Site)
 		return err
 	})
 	if err != nil {
@@ -237,7 +237,7 @@ func (r *Run) Judge(ctx context.Context, states []State, aftermath int, found fu
 		set := r.Set(s)
 		f := &Finding{State: s, Set: set.String(), torn: set.Torn}
 		err := replay.Mount(set, r.Mount, func() error {
-			c := &flows.Case{Flow: r.Flow, Site: r.Site, Said: r.said(s.Point), Factory: r.Factory}
+			c := &flows.Case{Flow: r.Flow, Site: r.Site, Said: r.said(s.Point), Kept: r.Kept}
 			f.Found, f.Problems = c.Judge()
 			if len(f.Problems) > 0 || aftermath == 0 || i%aftermath != 0 {
 				return nil

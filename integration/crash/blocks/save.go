@@ -21,7 +21,7 @@ type saved struct {
 	Runs     []savedRun
 	Entries  []blocklog.Entry
 	Said     *invariants.Said
-	Factory  string
+	Kept     map[string]string
 }
 
 type savedRun struct {
@@ -36,7 +36,7 @@ func (r *Run) Save(dir string) (name string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	s := saved{FS: r.FS, Flow: r.Flow.Name, Size: r.Base.Size(), Entries: r.Entries, Said: r.Said, Factory: r.Factory}
+	s := saved{FS: r.FS, Flow: r.Flow.Name, Size: r.Base.Size(), Entries: r.Entries, Said: r.Said, Kept: r.Kept}
 	_ = r.Base.runs(func(off int64, p []byte) error {
 		s.Runs = append(s.Runs, savedRun{off, p})
 		return nil
@@ -63,7 +63,7 @@ func LoadRun(w *flows.World, name, dir string) (*Run, error) {
 	}
 	r := &Run{
 		Recording: &Recording{FS: s.FS, Entries: s.Entries},
-		Flow:      flows.Find(s.Flow), Said: s.Said, Factory: s.Factory, Mount: filepath.Join(dir, "disk"),
+		Flow:      flows.Find(s.Flow), Said: s.Said, Kept: s.Kept, Mount: filepath.Join(dir, "disk"),
 	}
 	if r.Flow == nil {
 		return nil, fmt.Errorf("the recording %s is of the flow %q, which there is no more", name, s.Flow)

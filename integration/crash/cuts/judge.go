@@ -151,7 +151,7 @@ func (w *World) aftermath(ctx context.Context, root string, now invariants.State
 		return nil, err
 	}
 	defer site.Forget()
-	c := &flows.Case{Flow: &flows.Flow{Before: now, After: now}, Site: site, Factory: w.factory}
+	c := &flows.Case{Flow: &flows.Flow{Before: now, After: now}, Site: site, Kept: map[string]string{"1.0.0": w.factory}}
 	return c.Aftermath(ctx, true)
 }
 

@@ -35,6 +35,8 @@ type Flow struct {
 	// Ruined is a version that Prepare damaged, and that may be found so until the
 	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
 	Ruined string
+	// Adopts: the device had another updater, and Args takes over what that left.
+	Adopts bool
 }
 
 // A step is one command of a Prepare.
@@ -236,6 +238,15 @@ var All = []*Flow{
 		Ruined: "1.1.0",
 		Before: confirmed("1.1.0", "1.0.0"),
 		After:  confirmed("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "adopt", // the plain links of another updater, and folders without a manifest
+		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "0.9.0"),
+		After:   state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
+		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "0.9.0")},
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,24 +18,44 @@ type Case struct {
 	Flow *Flow
 	Site *Site
 	Said *invariants.Said
-	// Factory is invariants.Fingerprint of the factory version when the flow began;
-	// empty: there was none. See FactoryOf.
-	Factory string
+	// Kept is KeptOf the site when the flow began.
+	Kept map[string]string
 }
 
-// FactoryOf is the fingerprint of the factory version of the site; empty: none.
-func FactoryOf(s *Site) (string, error) {
-	state := invariants.Look(s.Root).State
-	if state.Factory == "" {
-		return "", nil
+// KeptOf are the versions of the site that nothing may change, and their
+// fingerprints: factory, and all of a device that f adopts.
+func (f *Flow) KeptOf(s *Site) (map[string]string, error) {
+	found := f.Look(s)
+	var versions []string
+	switch {
+	case f.Adopts:
+		versions = slices.Collect(maps.Keys(found.Versions))
+	case found.State.Factory != "":
+		versions = []string{found.State.Factory}
 	}
-	return invariants.Fingerprint(filepath.Join(s.Root, "v"+state.Factory))
+	kept := make(map[string]string)
+	for _, version := range versions {
+		sum, err := invariants.Fingerprint(filepath.Join(s.Root, "v"+version))
+		if err != nil {
+			return nil, err
+		}
+		kept[version] = sum
+	}
+	return kept, nil
+}
+
+// Look is invariants.Look of the site, as it may be before, in and after f.
+func (f *Flow) Look(s *Site) *invariants.Found {
+	if f.Adopts {
+		return invariants.LookAdopted(s.Root)
+	}
+	return invariants.Look(s.Root)
 }
 
 // Judge looks at the disk and compares it with what was said. It changes nothing.
 func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
-	found := invariants.Look(c.Site.Root)
 	f := c.Flow
+	found := f.Look(c.Site)
 	done := c.Said != nil && !c.Said.Killed && c.Said.Exit == f.Exit
 	if _, err := os.Lstat(c.Site.Root); errors.Is(err, os.ErrNotExist) && f.Before == (State{}) && !done {
 		found.Problems = nil // a store that was not begun
@@ -42,7 +63,7 @@ func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
 	problems := slices.DeleteFunc(slices.Clone(found.Problems), func(p invariants.Problem) bool {
 		return f.Ruined != "" && p.Version == f.Ruined && (!done || f.Before.Current != f.After.Current)
 	})
-	problems = append(problems, c.factory(found.State)...)
+	problems = append(problems, c.kept(found.State, f.Adopts)...)
 	if c.Said != nil {
 		problems = append(problems, invariants.Honest(c.Said, found.State, f.Before, f.After, f.Between)...)
 		if done && found.State != f.After {
@@ -57,16 +78,23 @@ func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
 	return found, problems
 }
 
-// factory: not a byte of it changed, as long as it is the same version.
-func (c *Case) factory(now State) []invariants.Problem {
-	before := c.Flow.Before.Factory
-	if before == "" || c.Factory == "" {
-		return nil
+// kept: not a byte changed of what nothing may change, as long as a link leads to it;
+// all: anyhow, and the links lead to the versions that ran before.
+func (c *Case) kept(now State, all bool) (problems []invariants.Problem) {
+	for _, version := range slices.Sorted(maps.Keys(c.Kept)) {
+		led := now.Factory == version || c.Flow.Adopts && (now.Current == version || now.Previous == version)
+		if !led && !all {
+			continue
+		}
+		if got, err := invariants.Fingerprint(filepath.Join(c.Site.Root, "v"+version)); err != nil || got != c.Kept[version] {
+			problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: fmt.Sprintf("version %s was touched (%v)", version, err)})
+		}
 	}
-	if got, err := invariants.Fingerprint(filepath.Join(c.Site.Root, "v"+before)); now.Factory == before && (err != nil || got != c.Factory) {
-		return []invariants.Problem{{Kind: invariants.Torn, Text: fmt.Sprintf("factory %s was touched (%v)", before, err)}}
+	was := c.Flow.Before
+	if now.Phase = was.Phase; all && now != was {
+		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: fmt.Sprintf("what ran before is not what comes up: %v, want %v", now, was)})
 	}
-	return nil
+	return problems
 }
 
 // Aftermath is what happens next, by itself: the device boots (reboot) or somebody
@@ -79,7 +107,7 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem
 	if err := s.Cure(); err != nil {
 		return nil, err
 	}
-	empty := invariants.Look(s.Root).Generation == 0
+	empty := c.Flow.Look(s).Generation == 0
 	if reboot {
 		if err := s.Reboot(); err != nil {
 			return nil, err
@@ -95,6 +123,14 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem
 		a.repaired = true
 		a.look("the repair", "")
 	}
+	if c.Flow.Adopts {
+		// Whatever was broken off, another one finishes it.
+		a.run([]int{0}, c.Flow.Args(s)...)
+		if found := a.look("another adoption", ""); found != nil && found.State != c.Flow.After {
+			a.stuck("after another adoption: %v, want %v", found.State, c.Flow.After)
+		}
+		empty = c.Flow.After.Current == ""
+	}
 	if !empty {
 		if !reboot && c.Flow.Ruined != "" && !c.repairs() {
 			// No boot has left what is damaged: confirm does, if it runs.
@@ -104,6 +140,7 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem
 		a.run([]int{0}, "ota-guardian", "confirm")
 		a.look("confirm", "confirmed")
 	}
+	a.installs = true
 	a.run([]int{0}, "ota-apply", "install", s.url(Next))
 	a.look("the install of a good version", "trial")
 	a.run([]int{0}, "ota-guardian", "confirm")
@@ -122,6 +159,7 @@ func (c *Case) repairs() bool {
 type aftermath struct {
 	*Case
 	repaired bool
+	installs bool // so that versions may be removed
 	ctx      context.Context
 	problems []invariants.Problem
 	err      error
@@ -150,7 +188,7 @@ func (a *aftermath) look(after, phase string) *invariants.Found {
 	if a.err != nil || len(a.problems) > 0 {
 		return nil
 	}
-	found := invariants.Look(a.Site.Root)
+	found := a.Flow.Look(a.Site)
 	for _, p := range found.Problems {
 		if p.Version != "" && p.Version == a.Flow.Ruined && (found.State.Current != p.Version || a.repairs() && !a.repaired) {
 			continue // nobody runs it, or it was not yet repaired
@@ -158,7 +196,7 @@ func (a *aftermath) look(after, phase string) *invariants.Found {
 		p.Text = "after " + after + ": " + p.Text
 		a.problems = append(a.problems, p)
 	}
-	a.problems = append(a.problems, a.factory(found.State)...)
+	a.problems = append(a.problems, a.kept(found.State, a.Flow.Adopts && !a.installs)...)
 	if phase != "" && found.State.Phase != phase {
 		a.stuck("after %s: %v, want phase %s", after, found.State, phase)
 	}

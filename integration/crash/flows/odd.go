@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+
+	"github.com/tope-ota/ota/integration/crash/invariants"
 )
 
 // Odd are flows that are too special for every matrix: each is there for calls that
@@ -65,7 +67,53 @@ var Odd = []*Flow{
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
+	{
+		Name:    "adopt-current", // and nothing is behind it
+		Prepare: steps(step{"plant", "1.0.0"}, step{"links", "1.0.0"}),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  State{Phase: invariants.Plain, Current: "1.0.0"},
+		After:   first,
+		Between: []State{{Phase: invariants.Adopting, Current: "1.0.0"}},
+	},
+	{
+		Name:    "adopt-unlinked", // which version ran, nobody can say
+		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
+		Args:    adopts,
+		Adopts:  true,
+	},
+	{
+		Name: "adopt-again", // an adoption was broken off between the switch and the links
+		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"},
+			step{"ota-guardian", "adopt"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Args:   adopts,
+		Adopts: true,
+		Before: State{Phase: invariants.Adopting, Current: "1.1.0", Previous: "1.0.0", Factory: "0.9.0"},
+		After:  state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
+	},
+	{
+		Name: "adopt-returned", // versions with manifests, which went back to another updater, and come again
+		Prepare: steps(append(updated("1.1.0"), step{"links", "1.1.0", "1.0.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations"})...),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "1.0.0"),
+		After:   confirmed("1.1.0", "1.0.0"),
+		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "1.0.0")},
+	},
+	{
+		Name: "adopt-left", // as before, but a power cut left a part of what we remember
+		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"links", "1.2.0", "1.1.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations/5"})...),
+		Args:    adopts,
+		Adopts:  true,
+		Before:  state(invariants.Plain, "1.2.0", "1.1.0", "1.0.0"),
+		After:   confirmed("1.2.0", "1.1.0"),
+		Between: []State{state(invariants.Adopting, "1.2.0", "1.1.0", "1.0.0")},
+	},
 }
+
+func adopts(*Site) []string { return []string{"ota-guardian", "adopt"} }
 
 // odd does the steps of Odd.
 func (s *Site) odd(st step) (done bool, err error) {
@@ -76,6 +124,24 @@ func (s *Site) odd(st step) (done bool, err error) {
 		return true, os.RemoveAll(filepath.Join(s.Root, st[1]))
 	case "mode":
 		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
+	case "plant": // what another updater installed
+		for _, version := range st[1:] {
+			if err := plant(filepath.Join(s.Root, "v"+version), version); err != nil {
+				return true, err
+			}
+		}
+		return true, nil
+	case "links": // of another updater: current, previous and factory, as far as they are given
+		for i, version := range st[1:] {
+			link := filepath.Join(s.Root, []string{"current", "previous", "factory"}[i])
+			if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return true, err
+			}
+			if err := os.Symlink("v"+version, link); err != nil {
+				return true, err
+			}
+		}
+		return true, nil
 	case "reserve":
 		s.Reserve = "1099511627776" // the most that it may be
 		return true, s.Configure()

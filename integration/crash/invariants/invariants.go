@@ -43,6 +43,12 @@ func (s State) String() string {
 	return fmt.Sprintf("phase=%s current=%s previous=%s factory=%s", or(s.Phase), or(s.Current), or(s.Previous), or(s.Factory))
 }
 
+// The phases of a store that another updater had: see LookAdopted.
+const (
+	Plain    = "plain"    // no record; plain links say what runs
+	Adopting = "adopting" // a record and, beside it, links that are still plain or not there yet
+)
+
 // A Kind of problem; the empty one is none.
 type Kind string
 
@@ -79,8 +85,9 @@ type Found struct {
 }
 
 type looker struct {
-	root  string
-	found *Found
+	root    string
+	adopted bool // see LookAdopted
+	found   *Found
 }
 
 func (l *looker) torn(format string, args ...any) {
@@ -94,8 +101,17 @@ func (l *looker) broken(version, format string, args ...any) {
 
 // Look reads the store at root. Whatever is wrong with it is in the problems, each
 // of which is Torn.
-func Look(root string) *Found {
-	l := &looker{root: root, found: &Found{Versions: make(map[string]string)}}
+func Look(root string) *Found { return look(&looker{root: root}) }
+
+// LookAdopted is Look of the store of a device that had another updater: before it is
+// adopted (Plain), in the midst of that (Adopting) and ever after. Its versions may
+// have no manifest: what belongs in them is nothing that the store knows, see
+// Fingerprint. As long as links are plain, each leads to the folder of a version
+// beside it, and once there is a record, to the one that the record says.
+func LookAdopted(root string) *Found { return look(&looker{root: root, adopted: true}) }
+
+func look(l *looker) *Found {
+	l.found = &Found{Versions: make(map[string]string)}
 	l.names()
 	l.revoked()
 	record := l.active()
@@ -147,15 +163,37 @@ func (l *looker) names() {
 			l.torn("%s (%v) is nothing that the store has", name, e.Type())
 		}
 	}
-	for _, name := range []string{"current", "previous", "factory"} {
+	for _, name := range links {
 		got, err := os.Readlink(filepath.Join(l.root, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // active says whether it may be missing
+		if errors.Is(err, fs.ErrNotExist) || l.plain(name) != "" {
+			continue // active says whether it may be missing, or lead there
 		}
 		if want := ".active/" + name; err != nil || got != want {
 			l.torn("the link %s leads to %q, want %q (%v)", name, got, want, err)
 		}
 	}
+}
+
+var links = []string{"current", "previous", "factory"}
+
+// plain is the version that a link of another updater leads to; empty: it is none, or
+// leads to none.
+func (l *looker) plain(name string) string {
+	target, err := os.Readlink(filepath.Join(l.root, name))
+	version, ok := strings.CutPrefix(target, "v")
+	if !l.adopted || err != nil || !ok || version == "" || strings.Contains(version, "/") {
+		return ""
+	}
+	if info, err := os.Lstat(filepath.Join(l.root, target)); err != nil || !info.IsDir() {
+		return ""
+	}
+	return version
+}
+
+// state is where the version of a link is in the state.
+func (l *looker) state(name string) *string {
+	s := &l.found.State
+	return map[string]*string{"current": &s.Current, "previous": &s.Previous, "factory": &s.Factory}[name]
 }
 
 // revoked looks at the list of revoked keys: a key is not believed again because the
@@ -211,14 +249,22 @@ func (l *looker) active() *record {
 	target, err := os.Readlink(filepath.Join(l.root, ".active"))
 	if errors.Is(err, fs.ErrNotExist) {
 		// Nothing was committed yet.
-		for _, name := range []string{"current", "previous", "factory"} {
-			if _, err := os.Stat(filepath.Join(l.root, name)); err == nil {
+		for _, name := range links {
+			*l.state(name) = l.plain(name)
+			if _, err := os.Stat(filepath.Join(l.root, name)); err == nil && l.plain(name) == "" {
 				l.torn("%s leads somewhere, and nothing is active", name)
 			}
 		}
+		if s := &l.found.State; *s != (State{}) {
+			s.Phase = Plain
+			if s.Current == "" {
+				l.torn("previous or factory is a link of another updater, and current leads nowhere")
+			}
+		}
 		// The first generation is written before it becomes active; a second one only after.
+		// Beside plain links they are what is left of a store that was given up for them.
 		entries, _ := os.ReadDir(filepath.Join(l.root, ".generations"))
-		if len(entries) > 1 {
+		if len(entries) > 1 && l.found.State.Phase != Plain {
 			l.torn("there are %d generations, and nothing is active", len(entries))
 		}
 		return nil
@@ -251,10 +297,15 @@ func (l *looker) active() *record {
 	if r.Current == nil {
 		l.torn("generation %d runs nothing", n)
 	}
-	state := &l.found.State
-	state.Phase = r.Phase
-	for name, to := range map[string]*string{"current": &state.Current, "previous": &state.Previous, "factory": &state.Factory} {
+	l.found.State.Phase = r.Phase
+	for _, name := range links {
 		want := r.link(name)
+		if fixed, err := os.Readlink(filepath.Join(l.root, name)); l.adopted && (err != nil || fixed != ".active/"+name) {
+			l.found.State.Phase = Adopting
+			if version := l.plain(name); version != "" && want == nil {
+				l.torn("%s leads to version %s, the record has none", name, version)
+			}
+		}
 		got, err := os.Readlink(filepath.Join(dir, name))
 		switch {
 		case want == nil && errors.Is(err, fs.ErrNotExist):
@@ -266,7 +317,7 @@ func (l *looker) active() *record {
 		if want == nil {
 			continue
 		}
-		*to = want.Version
+		*l.state(name) = want.Version
 		if _, err := os.Readlink(filepath.Join(l.root, name)); err != nil {
 			l.torn("%s: %v", name, err)
 		}
@@ -281,6 +332,9 @@ func (l *looker) active() *record {
 	case "confirmed", "trial", "fallback", "factory", "hold":
 	default:
 		l.torn("phase %q", r.Phase)
+	}
+	if l.found.State.Phase == Adopting && r.Phase != "confirmed" {
+		l.torn("phase %s, while links are still plain", r.Phase)
 	}
 	if r.Previous != nil && r.Current != nil && r.Previous.Version == r.Current.Version {
 		l.torn("current and previous are both %s", r.Current.Version)
@@ -312,6 +366,14 @@ type entry struct {
 // version looks at one version: whatever has its final name is complete.
 func (l *looker) version(version string, r *record) {
 	dir := filepath.Join(l.root, "v"+version)
+	if _, err := os.Lstat(filepath.Join(dir, ".ota")); l.adopted && errors.Is(err, fs.ErrNotExist) {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
+			l.broken(version, "it has no manifest, and nothing else (%v)", err)
+		}
+		l.digest(version, noManifest, r)
+		l.found.Versions[version] = noManifest
+		return
+	}
 	raw, err := os.ReadFile(filepath.Join(dir, ".ota/manifest.json"))
 	if err != nil {
 		l.broken(version, "%v", err)
@@ -319,13 +381,7 @@ func (l *looker) version(version string, r *record) {
 	}
 	sum := sha256.Sum256(raw)
 	digest := "sha256:" + hex.EncodeToString(sum[:])
-	if r != nil {
-		for _, name := range []string{"current", "previous", "factory"} {
-			if to := r.link(name); to != nil && to.Version == version && to.Digest != digest {
-				l.torn("version %s has the manifest %.14s, the record says %.14s (%s)", version, digest, to.Digest, name)
-			}
-		}
-	}
+	l.digest(version, digest, r)
 	var m manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
 		l.broken(version, "manifest: %v", err)
@@ -361,6 +417,22 @@ func (l *looker) version(version string, r *record) {
 		l.broken(version, "%q is not in its manifest", name)
 	}
 	l.found.Versions[version] = digest
+}
+
+// noManifest is what a record says in the place of the digest of a manifest that a
+// version does not have.
+const noManifest = "none"
+
+// digest compares what version is with what the record says.
+func (l *looker) digest(version, digest string, r *record) {
+	if r == nil {
+		return
+	}
+	for _, name := range links {
+		if to := r.link(name); to != nil && to.Version == version && to.Digest != digest {
+			l.torn("version %s has the manifest %.14s, the record says %.14s (%s)", version, digest, to.Digest, name)
+		}
+	}
 }
 
 // A file is what must be right of one: its mode's permissions, and the SHA-256 of
@@ -544,6 +616,9 @@ func Honest(said *Said, found, before, after State, between []State) []Problem {
 	case 1, 2, 3, 4, 5, 6, 7: // failed or refused: nothing changed
 		if found == after && after != before && !slices.Contains(between, after) {
 			lie("exit %d says that nothing changed, and there is %v", said.Exit, found)
+		}
+		if found.Phase == Adopting && found != before {
+			lie("exit %d says that nothing changed, and a half of it is done: %v", said.Exit, found)
 		}
 	case 0, 8, 9, 10:
 	default:

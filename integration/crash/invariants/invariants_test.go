@@ -2,6 +2,7 @@ package invariants_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,5 +182,170 @@ func edit(key string, value any) func(string) error {
 			return err
 		}
 		return os.WriteFile(name, data, 0o600)
+	}
+}
+
+// plain makes what another updater leaves of three versions and one that no link leads to.
+func plain(t *testing.T) (root string) {
+	t.Helper()
+	root = filepath.Join(t.TempDir(), "versions")
+	for _, version := range []string{"v0.8.0", "v0.9.0", "v1.0.0", "v1.1.0"} {
+		dir := filepath.Join(root, version)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/app", []byte(version), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(t, root+"/current", "v1.1.0")
+	link(t, root+"/previous", "v1.0.0")
+	link(t, root+"/factory", "v0.9.0")
+	return root
+}
+
+// half is plain in the midst of an adoption: the switch is made, and one of the links.
+func half(t *testing.T) (root string) {
+	t.Helper()
+	root = plain(t)
+	dir := root + "/.generations/1"
+	err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/record.json", []byte(`{"schema":1,"generation":1,"phase":"confirmed",
+		"current":{"version":"1.1.0","digest":"none"},"previous":{"version":"1.0.0","digest":"none"},"factory":{"version":"0.9.0","digest":"none"}}`), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link(t, dir+"/current", "../../v1.1.0")
+	link(t, dir+"/previous", "../../v1.0.0")
+	link(t, dir+"/factory", "../../v0.9.0")
+	link(t, root+"/.active", ".generations/1")
+	if err := relink("current", ".active/current")(root); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// whole is half when the adoption is done.
+func whole(t *testing.T) (root string) {
+	t.Helper()
+	root = half(t)
+	if err := errors.Join(relink("previous", ".active/previous")(root), relink("factory", ".active/factory")(root)); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func link(t *testing.T, name, target string) {
+	t.Helper()
+	if err := os.Symlink(target, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a device may be in an adoption is no licence for anything else.
+func TestLookAdoptedFinds(t *testing.T) {
+	for phase, make := range map[string]func(*testing.T) string{invariants.Plain: plain, invariants.Adopting: half, "confirmed": whole} {
+		root := make(t)
+		want := invariants.State{Phase: phase, Current: "1.1.0", Previous: "1.0.0", Factory: "0.9.0"}
+		if found := invariants.LookAdopted(root); len(found.Problems) > 0 || found.State != want {
+			t.Errorf("%s: %v, %v, want %v", phase, found.State, found.Problems, want)
+		}
+		if found := invariants.Look(root); len(found.Problems) == 0 {
+			t.Errorf("%s: versions without a manifest are taken for ours", phase)
+		}
+	}
+	for _, row := range []struct {
+		name string
+		of   func(*testing.T) string
+		harm func(root string) error
+		want string
+	}{
+		{"current leads nowhere", plain, relink("current", "v7.7.7"), `current leads to "v7.7.7"`},
+		{"current leads to what is no version", plain, relink("current", ".active"), `current leads to ".active"`},
+		{"current leads out", plain, relink("current", "../elsewhere"), `current leads to "../elsewhere"`},
+		{"current leads into a version", plain, relink("current", "v1.1.0/app"), `current leads to "v1.1.0/app"`},
+		{"current is gone", plain, remove("current"), "current leads nowhere"},
+		{"a link is made before there is what it leads to", plain, relink("current", ".active/current"), "current leads nowhere"},
+		{"current is a folder", plain, func(root string) error {
+			return errors.Join(os.Remove(root+"/current"), os.Mkdir(root+"/current", 0o755))
+		}, "current is a d"},
+		{"a version is emptied", plain, remove("v1.0.0/app"), "version 1.0.0: it has no manifest, and nothing else"},
+		{"a version has the beginning of a manifest", plain, func(root string) error { return os.Mkdir(root+"/v1.0.0/.ota", 0o755) }, "version 1.0.0"},
+		{"a link that was left", plain, func(root string) error { return os.Symlink("v1.0.0", root+"/current.new") }, "nothing that the store has"},
+		{"the switch leads nowhere", plain, func(root string) error { return os.Symlink(".generations/1", root+"/.active") }, "record.json"},
+		{"the record runs another version than the link", half, edit("current", map[string]string{"version": "1.0.0", "digest": "none"}), "does not lead to version 1.0.0"},
+		{"a plain link leads to another version than the record says", half, relink("previous", "v0.9.0"), "previous does not lead to version 1.0.0"},
+		{"a plain link of which the record has nothing", half, func(root string) error {
+			return errors.Join(edit("factory", nil)(root), remove(".generations/1/factory")(root))
+		}, "factory leads to version 0.9.0, the record has none"},
+		{"a trial while links are plain", half, edit("phase", "trial"), "phase trial, while links are still plain"},
+		{"the switch is lost", half, remove(".active"), "current leads nowhere"},
+		{"the record is cut off", half, func(root string) error { return os.Truncate(active(root)+"/record.json", 50) }, "record of generation"},
+		{"a manifest that is none", whole, edit("current", map[string]string{"version": "1.1.0", "digest": "sha256:00"}), "version 1.1.0 has the manifest none"},
+		{"a version is gone", whole, func(root string) error { return os.RemoveAll(root + "/v1.0.0") }, "previous is version 1.0.0, which is not there"},
+		{"nothing is active, and there are two generations", whole, func(root string) error {
+			return errors.Join(remove(".active")(root), os.Mkdir(root+"/.generations/2", 0o755))
+		}, "2 generations, and nothing is active"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			root := row.of(t)
+			if err := row.harm(root); err != nil {
+				t.Fatal(err)
+			}
+			found := invariants.LookAdopted(root)
+			if invariants.Verdict(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
+				t.Errorf("%v, %v, want one with %q", found.State, found.Problems, row.want)
+			}
+		})
+	}
+}
+
+// Of an adoption it is judged whether each version stays what it was, and whether the
+// one that ran goes on to, whatever the store knows of it.
+func TestAdoptionIsJudged(t *testing.T) {
+	killed := &invariants.Said{Killed: true, Exit: -1}
+	exit := func(code int) *invariants.Said { return &invariants.Said{Exit: code, Stderr: "ota-guardian: no"} }
+	nothing := func(string) error { return nil }
+	for _, row := range []struct {
+		name string
+		of   func(*testing.T) string
+		harm func(root string) error
+		said *invariants.Said
+		want string // of the problem; empty: none
+	}{
+		{"killed before the switch", plain, nothing, killed, ""},
+		{"killed between the links", half, nothing, killed, ""},
+		{"killed after them", whole, nothing, killed, ""},
+		{"failed, and nothing changed", plain, nothing, exit(1), ""},
+		{"no space, and nothing changed", plain, nothing, exit(7), ""},
+		{"unknown, and half of it is done", half, nothing, exit(10), ""},
+		{"done", whole, nothing, exit(0), ""},
+		{"done, and nothing changed", plain, nothing, exit(0), "success was said"},
+		{"done, and half of it is", half, nothing, exit(0), "success was said"},
+		{"failed, and half of it is done", half, nothing, exit(1), "a half of it is done"},
+		{"no space, and half of it is done", half, nothing, exit(7), "a half of it is done"},
+		{"failed, and it is done", whole, nothing, exit(1), "says that nothing changed"},
+		{"another version runs", plain, relink("current", "v1.0.0"), nil, "is not what comes up"},
+		{"another version is behind it", plain, relink("previous", "v0.8.0"), nil, "is not what comes up"},
+		{"nothing runs", plain, remove("current"), nil, "is not what comes up"},
+		{"a bit of what runs", half, flip("v1.1.0/app"), killed, "version 1.1.0 was touched"},
+		{"a bit of what is behind it", whole, flip("v1.0.0/app"), exit(0), "version 1.0.0 was touched"},
+		{"another mode in factory", whole, func(root string) error { return os.Chmod(root+"/v0.9.0/app", 0o555) }, exit(0), "version 0.9.0 was touched"},
+		{"a file that was not there", plain, write("v1.1.0/.ota-new"), nil, "version 1.1.0 was touched"},
+		{"a version to which nothing leads is gone", plain, func(root string) error { return os.RemoveAll(root + "/v0.8.0") }, nil, "version 0.8.0 was touched"},
+		{"something beside the store", plain, write("../versions.new"), nil, "outside the store"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			root := row.of(t)
+			site := &flows.Site{Dir: filepath.Dir(root), Root: root}
+			f := flows.Find("adopt")
+			kept, err := f.KeptOf(site)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := row.harm(root); err != nil {
+				t.Fatal(err)
+			}
+			_, found := (&flows.Case{Flow: f, Site: site, Said: row.said, Kept: kept}).Judge()
+			if got := problems(found); (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
 	}
 }

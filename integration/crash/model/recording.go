@@ -57,7 +57,7 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 		return nil, err
 	}
 	r := &Recording{Flow: f, Dir: s.Dir, Root: s.Root, Before: before}
-	factory, err := flows.FactoryOf(s)
+	kept, err := f.KeptOf(s)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	if plan == nil && exit != f.Exit {
 		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
 	}
-	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Factory: factory}).Judge()
+	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Kept: kept}).Judge()
 	return r, nil
 }
 

@@ -81,12 +81,12 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		return t, err
 	}
 	site := &flows.Site{World: w, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel), Keep: "2", Reserve: "0"}
-	// What factory was, with the times that the mirror gives it.
+	// What nothing may change, with the times that the mirror gives it.
 	if err := mirror.Show(r.Before); err != nil {
 		return t, err
 	}
 	c := flows.Case{Flow: r.Flow, Site: site}
-	if c.Factory, err = flows.FactoryOf(site); err != nil {
+	if c.Kept, err = r.Flow.KeptOf(site); err != nil {
 		return t, err
 	}
 
@@ -241,7 +241,7 @@ func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *disk.No
 		return "", err
 	}
 	c := flows.Case{Flow: r.Flow, Site: s}
-	if c.Factory, err = flows.FactoryOf(s); err != nil {
+	if c.Kept, err = r.Flow.KeptOf(s); err != nil {
 		return "", err
 	}
 	problems, err := c.Aftermath(ctx, true)

@@ -8,7 +8,7 @@ var All = []Mutant{
 	// bootcheck/store.go: the transaction.
 	{Name: "the folders and links of a new store are not synced",
 		Edits: one("bootcheck/store.go", "\t\treturn s, syncDir(s.dir)\n", "\t\treturn s, nil\n"),
-		By:    Crash{Order, "activate-emptied"}},
+		By:    Crash{Order, "adopt-unlinked"}},
 	{Name: "the record is not synced", Quick: true,
 		Edits: one("bootcheck/store.go", "\tif err == nil {\n\t\terr = f.Sync()\n\t}\n\tif closeErr", "\tif closeErr"),
 		By:    Crash{Weak, "activate"}},
@@ -18,6 +18,9 @@ var All = []Mutant{
 	{Name: "the name of the generation is not synced",
 		Edits: one("bootcheck/store.go", "\treturn syncDir(s.path(generationsDir))\n", "\treturn nil\n"),
 		By:    Crash{Weak, "rollback"}},
+	{Name: "the name of the first generation's folder is not synced",
+		Edits: one("bootcheck/store.go", "\tif activeErr != nil {\n", "\tif false {\n"),
+		By:    Crash{Weak, "adopt-current"}},
 	{Name: "the root is not synced after the switch", Quick: true,
 		Edits: one("bootcheck/store.go", "\tif err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown, \"\", \"switched", "\tif err := error(nil); err != nil {\n\t\treturn Errorf(ExitUnknown, \"\", \"switched"),
 		By:    Crash{Order, "activate"}},
@@ -84,6 +87,23 @@ var All = []Mutant{
 	{Name: "the lock is nobody's",
 		Edits: one("bootcheck/lock.go", "unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)", "unix.Flock(int(f.Fd()), unix.LOCK_UN)"),
 		By:    Unit{"./bootcheck", "^TestLock$"}},
+
+	// bootcheck/adopt.go: the links of another program.
+	{Name: "the links of an adoption are made before what they lead to",
+		Edits: one("bootcheck/adopt.go", "\tif err := s.commit(next); err != nil {", "\tif err := errors.Join(s.Mend(), s.commit(next)); err != nil {"),
+		By:    Crash{Kills, "adopt"}},
+	{Name: "the links of an adoption are not synced",
+		Edits: one("bootcheck/adopt.go", "\treturn s.Settle()\n", "\treturn nil\n"),
+		By:    Crash{Weak, "adopt"}},
+	{Name: "an adoption that made a half of the links is said to have changed nothing",
+		Edits: one("bootcheck/adopt.go", "\t\treturn Errorf(ExitUnknown, \"\", \"generation", "\t\treturn Errorf(ExitFailed, \"\", \"generation"),
+		By:    Crash{Errors, "adopt"}},
+	{Name: "an adoption that was never switched to counts",
+		Edits: one("bootcheck/rebuild.go", "\tif s.Foreign() {\n", "\tif false {\n"),
+		By:    Unit{"./guardian/cmd/ota-guardian", "^TestScripts$/^adopt_boot$"}},
+	{Name: "an adoption is made without the lock",
+		Edits: one("guardian/adopt.go", "\t\tunlock, err := g.store.Lock(ctx, lockWait)\n", "\t\tunlock, err := func() {}, error(nil)\n"),
+		By:    Crash{Order, "adopt"}},
 
 	// bootcheck/repair_donors.go, repair_change.go, revoked.go.
 	{Name: "a file that replaces another one is not synced", Quick: true,
