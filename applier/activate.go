@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -36,20 +35,21 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOpt
 
 // resume goes on with a version that is current: an install of it that was ended
 // after its switch may have left the services as they were. done is false where
-// it has to be switched to anew, because a person insists or its folder is gone.
+// it has to be unpacked or switched to anew: because it is damaged or its folder is
+// gone, or because a person insists.
 func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bool) (done bool, err error) {
 	ref := record.Current
+	if record.Phase == bootcheck.PhaseHold && force {
+		return false, nil
+	}
+	err = a.store.Verify(ctx, ref, bootcheck.Content)
 	switch {
-	case record.Phase == bootcheck.PhaseHold && force:
+	case err != nil && (ctx.Err() != nil || bootcheck.Inconclusive(err)):
+		return true, err
+	case err != nil:
 		return false, nil
 	case record.Phase == bootcheck.PhaseHold:
 		return true, onHold(record)
-	}
-	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); errors.Is(err, fs.ErrNotExist) {
-		return false, nil // somebody deleted it: there is nothing to go on with
-	}
-	if err := a.store.Verify(ctx, ref, bootcheck.Content); err != nil {
-		return true, err
 	}
 	if !record.Phase.Judged() {
 		if err := a.store.Settle(); err != nil {

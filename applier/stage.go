@@ -15,8 +15,8 @@ import (
 
 // stageVersion makes the bundle a snapshot of the store: unpacked beside what
 // runs, durable, then given its name. One that is there already and whole is
-// success; one of the same name that is not is replaced, since nothing links to
-// it (admit saw to that).
+// success; one of the same name that is not is replaced, or repaired where it is
+// current.
 func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootcheck.Ref) error {
 	snapshot, err := a.store.Snapshot(ref.Version)
 	if err == nil && snapshot.Ref == *ref {
@@ -48,30 +48,40 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		return err
 	}
 	defer unlock()
-	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); err == nil {
-		if err := a.replace(ref.Version); err != nil {
-			return err
-		}
+	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); err != nil {
+		return a.store.Publish(ref.Version)
 	}
-	return a.store.Publish(ref.Version)
+	return a.replace(ctx, ref)
 }
 
-// replace removes the damaged snapshot of version. As previous it is no version
-// to fall back to, so the record forgets it first.
-func (a *applier) replace(version string) error {
+// replace publishes ref in the place of its damaged snapshot. As previous that is no
+// version to fall back to, so the record forgets it first. As current it may be all
+// that runs, however badly: it is repaired in its place.
+func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
 	record, err := a.record()
 	if err != nil {
 		return err
 	}
-	if record != nil && record.Previous != nil && record.Previous.Version == version &&
-		record.Current.Version != version && (record.Factory == nil || record.Factory.Version != version) {
+	switch version := ref.Version; {
+	case record == nil:
+	case record.Current.Version == version:
+		repaired, err := a.store.RepairFromStaged(ctx, ref)
+		if n := len(repaired); n > 0 {
+			a.logf("repaired version %s: %s, %d in all", ref, repaired[0], n)
+		}
+		return err
+	case record.Previous != nil && record.Previous.Version == version &&
+		(record.Factory == nil || record.Factory.Version != version):
 		record = record.Clone()
 		record.Previous = nil
 		if err := a.store.Commit(record); err != nil {
 			return err
 		}
 	}
-	return a.store.Remove(record, version)
+	if err := a.store.Remove(record, ref.Version); err != nil {
+		return err
+	}
+	return a.store.Publish(ref.Version)
 }
 
 // quickDownload is a download that is sooner made again than written to the flash.

@@ -42,13 +42,14 @@ func (s *Store) neverSwitched(generations []uint64, err error) bool {
 	}
 	if len(generations) == 1 && generations[0] == 1 {
 		_, err := s.readGeneration(1)
-		return errors.Is(err, ErrRecord) && !unreadable(err)
+		return errors.Is(err, ErrRecord) && !Inconclusive(err)
 	}
 	return len(generations) == 0
 }
 
-// unreadable reports whether an error of a read says nothing about what was read.
-func unreadable(err error) bool {
+// Inconclusive reports whether an error of a read says nothing about what was read:
+// this process may not, or lacks something.
+func Inconclusive(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 

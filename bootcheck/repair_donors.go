@@ -29,6 +29,11 @@ func (r *repair) fillEmpty() error {
 // cache. Then the newest versions: one manifest is in memory at a time, however
 // many versions there are, and no more are read than are needed.
 func (r *repair) fill() error {
+	for _, donor := range r.donors {
+		if err := r.fillFrom(donor); err != nil {
+			return err
+		}
+	}
 	if len(r.wrong) == 0 {
 		return nil
 	}

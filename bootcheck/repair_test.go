@@ -267,6 +267,87 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// What is damaged becomes whole when the same version is staged, also what no other
+// version has, and the manifest.
+func TestRepairFromStaged(t *testing.T) {
+	rows := damages()
+	for what, put := range map[string]func(name string) error{
+		"is missing": func(string) error { return nil },
+		"is a file":  func(name string) error { return os.WriteFile(name, []byte("{}"), 0o644) },
+		"is a folder with files": func(name string) error {
+			return errors.Join(os.Mkdir(name, 0o755), os.WriteFile(name+"/x", nil, 0o644))
+		},
+		"is a link to elsewhere": func(name string) error { return os.Symlink("/etc", name) },
+		"is a FIFO":              func(name string) error { return unix.Mkfifo(name, 0o644) },
+	} {
+		for _, name := range []string{ManifestDir, ManifestPath} {
+			rows[name+" "+what] = func(dir string) error {
+				name := filepath.Join(dir, name)
+				return errors.Join(os.RemoveAll(name), put(name))
+			}
+		}
+	}
+	for name, damage := range rows {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
+			dir := s.VersionDir("1.0")
+			want := look(dir)
+			staged := s.path(stagingDir, dirName("1.0"))
+			if out, err := exec.Command("cp", "-a", dir, staged).CombinedOutput(); err != nil {
+				t.Fatalf("cp: %v: %s", err, out)
+			}
+			if err := damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.RepairFromStaged(t.Context(), ref); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Verify(t.Context(), ref, Content); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(want, look(dir)); diff != "" {
+				t.Errorf("after the repair (-want +got):\n%s", diff)
+			}
+			assertEmpty(t, s, trashDir)
+		})
+	}
+}
+
+// Only of what is the same, and is there, is anything taken; else nothing changes.
+func TestRepairFromStagedRefuses(t *testing.T) {
+	for name, stage := range map[string]func(dir, staged string) error{
+		"nothing is staged": func(string, string) error { return nil },
+		"it has another manifest": func(dir, staged string) error {
+			out, err := exec.Command("sh", "-c", `cp -a "$0" "$1" && echo >>"$1/.ota/manifest.json"`, dir, staged).CombinedOutput()
+			return errors.Join(err, fmt.Errorf("%s", out))
+		},
+		"it is no folder": func(dir, staged string) error {
+			out, err := exec.Command("sh", "-c", `cp -a "$0" "$1" && rm -r "$0" && ln -s .staging/v1.0 "$0"`, dir, staged).CombinedOutput()
+			return errors.Join(err, fmt.Errorf("%s", out))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			ref := addTree(t, s, "1.0", treeOf1, nil)
+			dir := s.VersionDir("1.0")
+			if err := os.Truncate(filepath.Join(dir, "bin/app"), 3); err != nil {
+				t.Fatal(err)
+			}
+			if err := stage(dir, s.path(stagingDir, dirName("1.0"))); err != nil && err.Error() != "" {
+				t.Fatal(err)
+			}
+			want := look(dir)
+			if got, err := s.RepairFromStaged(t.Context(), ref); err == nil || len(got) > 0 {
+				t.Errorf("RepairFromStaged = %v, %v; want an error", got, err)
+			}
+			if diff := cmp.Diff(want, look(dir)); diff != "" {
+				t.Errorf("it changed (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // hasContent reports whether name is a file with content, which its mode may hide.
 func hasContent(name, content string) bool {
 	info, err := os.Lstat(name)

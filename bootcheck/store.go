@@ -181,7 +181,7 @@ func (s *Store) Active() (*Active, error) {
 		return s.recoverActive(err)
 	}
 	record, err := s.readGeneration(n)
-	if unreadable(err) {
+	if Inconclusive(err) {
 		return nil, fmt.Errorf("cannot read generation %d: %w", n, err)
 	}
 	if err != nil {

@@ -18,12 +18,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -174,7 +171,7 @@ func (g *guardian) publish() {
 // inconclusive reports whether err says nothing about a snapshot: the check was
 // interrupted or this process lacks something.
 func inconclusive(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+	return ctx.Err() != nil || bootcheck.Inconclusive(err)
 }
 
 // restart starts the services anew so that they run version. Its caller holds
