@@ -32,6 +32,14 @@ var Odd = []*Flow{
 		After:   confirmed("1.1.0", "1.0.0"),
 	},
 	{
+		Name:    "install-healing", // of what runs and is damaged
+		Prepare: steps(append(updated("1.1.0"), step{"ruin", "v1.1.0/bin/app"})...),
+		Args:    installs("1.1.0"),
+		Ruined:  "1.1.0",
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
 		Name:    "repair-mode",
 		Prepare: steps(append(updated("1.1.0"), step{"mode", "v1.1.0/share/1.1.0"})...),
 		Args:    func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },

@@ -141,7 +141,7 @@ func held(name string) bool {
 
 // repairing are the flows whose command may exchange files of versions that run and
 // change their modes.
-var repairing = []string{"factory-create-first", "factory-create", "repair", "repair-mode", "fallback-damaged"}
+var repairing = []string{"factory-create-first", "factory-create", "repair", "repair-mode", "fallback-damaged", "install-healing"}
 
 // Order is what the calls of r violate.
 func (r *Recording) Order() ([]order.Violation, error) { return r.OrderOf(r.Calls) }

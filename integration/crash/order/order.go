@@ -543,7 +543,7 @@ func (j *judge) generation(point int) {
 			}
 			// A power cut could leave it both names, and what is half is removed.
 			if staging := j.disk.Lookup(filepath.Join(j.Root, ".staging")); staging != nil {
-				if changes := staging.Unsynced(name); len(changes) > 0 {
+				if changes := staging.Unsynced(name); len(changes) > 0 && slices.Contains(staging.MayHold(), version) {
 					j.add(Published, append([]int{point}, points(changes)...), "%s leads to %s, which may still be .staging/%s, too", l.name, name, name)
 				}
 			}
