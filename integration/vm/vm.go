@@ -180,7 +180,7 @@ func (v *VM) explain(q *qemu, err error) error {
 	}
 	select {
 	case <-q.ended:
-	case <-time.After(50 * time.Millisecond): // the connections end a moment before the process
+	case <-time.After(time.Second): // the connections end a moment before the process
 		return err
 	}
 	return fmt.Errorf("%w\nthe virtual machine has ended; its last lines:\n%s", err, v.log.tail(15))
