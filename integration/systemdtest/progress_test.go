@@ -54,7 +54,7 @@ func TestProgress(t *testing.T) {
 
 	t.Run("the first request starts it", func(t *testing.T) {
 		s := &served{t, ctx, d}
-		s.must("sh", "-c", "systemctl is-system-running --wait || true") // the agent answers before all is started
+		s.must("sh", "-c", "systemctl is-system-running --wait || true") // the agent answers before that; degraded: nothing is installed
 		if got := s.show("ota-progress.socket", "ActiveState"); got != "active" {
 			t.Errorf("the socket is %s, want active", got)
 		}
