@@ -66,7 +66,7 @@ test: ## the tests that need neither root nor QEMU, in less than 2 minutes
 	go test -short ./integration/docs
 
 # How long each fuzz target runs.
-FUZZTIME ?= 30s
+FUZZTIME ?= 10s
 
 .PHONY: fuzz
 fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
@@ -80,6 +80,7 @@ integration: packages ## real systemd in namespaces, real kernel and systemd in 
 .PHONY: nightly
 nightly: packages ## all of it, nothing sampled, which takes hours
 	OTA_TESTS=nightly go test -p 1 -count=1 -timeout 24h ./integration/...
+	scripts/fuzz.sh 10m
 
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.

@@ -243,7 +243,17 @@ func isNotRemoved(s *story) {
 	})
 }
 
-func TestContainer(t *testing.T) {
+// TestDevice is the life of a package on a device: a container, and nightly a virtual
+// machine, too. There power cuts lose what was not synced, and an installation takes
+// minutes.
+func TestDevice(t *testing.T) {
+	t.Run("container", inContainer)
+	if machinetest.Nightly {
+		t.Run("vm", inVM)
+	}
+}
+
+func inContainer(t *testing.T) {
 	containertest.Require(t)
 	ctx := machinetest.Context(t)
 	m := containertest.Start(t, container.Options{Overlay: service(), Variant: taker, Writable: true})
@@ -302,7 +312,7 @@ func TestContainer(t *testing.T) {
 	})
 }
 
-func TestVM(t *testing.T) {
+func inVM(t *testing.T) {
 	vmtest.Require(t)
 	overlay := service()
 	// Ten starts of Perl are most of the time of an emulated installation; systemctl

@@ -24,7 +24,7 @@ const updater = "#!/bin/sh\necho \"$* $(cat /proc/sys/kernel/random/boot_id)\" >
 
 // TestBeside runs the unit of yocto.md that marks a boot of the system as good: it
 // must in a boot in which the application works, and must not in one in which no
-// version of it does.
+// version of it does. It does so in a container, and nightly in a virtual machine.
 func TestBeside(t *testing.T) {
 	overlay := func(t *testing.T) debian.Overlay {
 		o, err := product()
@@ -49,10 +49,12 @@ func TestBeside(t *testing.T) {
 		containertest.Require(t)
 		beside(t, containertest.Start(t, container.Options{Overlay: overlay(t)}), device.Quick)
 	})
-	t.Run("vm", func(t *testing.T) {
-		vmtest.Require(t)
-		beside(t, vmtest.Start(t, vm.Options{Overlay: overlay(t)}), device.Slow)
-	})
+	if machinetest.Nightly {
+		t.Run("vm", func(t *testing.T) {
+			vmtest.Require(t)
+			beside(t, vmtest.Start(t, vm.Options{Overlay: overlay(t)}), device.Slow)
+		})
+	}
 }
 
 func beside(t *testing.T, m machine.Machine, limits device.Limits) {

@@ -35,8 +35,9 @@ func TestARM64(t *testing.T) {
 		Run: func(ctx context.Context, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		},
+		VM: []arch.Arch{arch.ARM64},
 	})
-	run(t, ctx, core, func(t *testing.T, ctx context.Context) (*device.Device, error) {
+	run(t, ctx, inVM(core, arch.ARM64), func(t *testing.T, ctx context.Context) (*device.Device, error) {
 		d, err := started(t, options)
 		if err != nil {
 			return nil, err

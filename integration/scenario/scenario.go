@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
@@ -23,18 +24,23 @@ type Scenario struct {
 	Name string
 	Run  func(ctx context.Context, d *device.Device) error
 	Core bool // what the product is for: shown on each processor, not only on amd64
+	// VM are the processors on which CI has a virtual machine for it. Nightly there is
+	// one on each, and CI always has a container.
+	VM []arch.Arch
 }
 
-// All are the scenarios, each of which runs in a container and in QEMU.
+// All are the scenarios, each of which runs in a container and in QEMU. CI has a
+// machine with a kernel for what power cuts show, and for what the product is for, once
+// on each processor.
 var All = []Scenario{
-	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
+	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true, VM: []arch.Arch{arch.ARM64}},
 	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
 	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
 	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true},
-	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true},
+	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []arch.Arch{arch.AMD64}},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "a person rolls back", Run: operator},
-	{Name: "power cuts at any moment of an install", Run: cutsAnywhere},
+	{Name: "power cuts at any moment of an install", Run: cutsAnywhere, VM: []arch.Arch{arch.AMD64}},
 }
 
 // The versions. 1.0.0 becomes factory.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/container/containertest"
 	"github.com/tope-ota/ota/integration/debian"
@@ -41,14 +42,17 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := scenario.All
-	if !machinetest.Nightly {
-		// A machine each is enough for CI: the core ones are in TestARM64.
-		all = slices.DeleteFunc(slices.Clone(all), func(s scenario.Scenario) bool { return s.Core })
-	}
-	run(t, machinetest.Context(t), all, func(t *testing.T, _ context.Context) (*device.Device, error) {
+	run(t, machinetest.Context(t), inVM(scenario.All, arch.AMD64), func(t *testing.T, _ context.Context) (*device.Device, error) {
 		return started(t, vm.Options{Overlay: o})
 	})
+}
+
+// inVM are those of all that this run has a virtual machine of that processor for.
+func inVM(all []scenario.Scenario, processor arch.Arch) []scenario.Scenario {
+	if machinetest.Nightly {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s scenario.Scenario) bool { return !slices.Contains(s.VM, processor) })
 }
 
 // saved are the machines on which scenario.Start has been, by their processor and what
