@@ -52,9 +52,9 @@ var core = []string{"install-first", "install-update", "activate", "confirm", "b
 // The samples of CI. A point is the start of half a dozen programs, which is what it
 // takes its time for.
 const (
-	thinned     = 3  // of the other flows, every third kill, from another one on each time
-	errorsInCI  = 60 // beside every sync, which fails once
-	doublesInCI = 40
+	thinned     = 6  // of the other flows, every sixth kill, from another one on each time
+	errorsInCI  = 40 // beside every sync, which fails once
+	doublesInCI = 20
 )
 
 // doublesNightly is for each flow and each way to recover.

@@ -38,7 +38,7 @@ var nightly = machinetest.Nightly
 const (
 	statesCI      = 80  // of a flow on a file system, half of them prefixes
 	statesNightly = 450 // 25 flows make more than 10,000
-	flowsCI       = 3   // by chance, beside core
+	flowsCI       = 1   // by chance, beside core
 )
 
 // core are the flows of each run: what every device does, and the last resort.

@@ -138,7 +138,7 @@ func (y *tally) String() string {
 const (
 	randomCuts    = 50
 	randomNightly = 200
-	bootsInCI     = 6
+	bootsInCI     = 4
 	bootsNightly  = 60
 	maxRounds     = 6 // for all that in CI; after the first, of what is still to be met
 )
