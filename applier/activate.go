@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,7 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
 		return true, nil
 	}
+	a.guardianFirst(ctx)
 	unlock, err := a.store.Lock(ctx, lockToCommit)
 	if err != nil {
 		return true, err
@@ -79,6 +81,9 @@ func onHold(record *bootcheck.Record) error {
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
 // and the services have been restarted.
 func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
+	if !o.atReboot {
+		a.guardianFirst(ctx)
+	}
 	before, err := a.record()
 	if err != nil {
 		return err
@@ -141,6 +146,30 @@ func (a *applier) commitNext(record *bootcheck.Record, ref *bootcheck.Ref, basel
 		return fmt.Errorf("cannot activate version %s at the next boot: %w", ref.Version, err)
 	}
 	return nil
+}
+
+// guardianFirst has the guardian decide this boot where it has not yet, and a service
+// that will be restarted wants it: as on a device that got the package and no reboot
+// since. The restart would start it all the same, but under the lock, for which it would
+// wait, and the service for it. Whatever goes wrong here is seen, and said, then.
+func (a *applier) guardianFirst(ctx context.Context) {
+	if !systemd.Running() {
+		return
+	}
+	conn, err := systemd.Dial(ctx)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	for _, name := range a.cfg.Services {
+		service, err := conn.Definition(ctx, name)
+		if err == nil && slices.Contains(service.Wants, bootcheck.GuardianUnit) {
+			if err := conn.Start(ctx, bootcheck.GuardianUnit); err != nil {
+				a.logf("the guardian does not start: %v", err)
+			}
+			return
+		}
+	}
 }
 
 // restart lets the services run ref, which is current. Its caller holds the lock.

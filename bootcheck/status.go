@@ -11,8 +11,12 @@ import (
 	"strings"
 )
 
-// ConfirmUnit is the unit that judges a version after its services started.
-const ConfirmUnit = "ota-confirm.service"
+// GuardianUnit is the unit that decides which version a boot runs, before its services
+// start; ConfirmUnit judges that version afterwards.
+const (
+	GuardianUnit = "ota-guardian.service"
+	ConfirmUnit  = "ota-confirm.service"
+)
 
 // FactoryDamage is the file of the run folder that holds a line about what is
 // wrong with factory. It is not there while nothing is.

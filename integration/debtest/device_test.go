@@ -145,6 +145,10 @@ func begin(t *testing.T, ctx context.Context, m machine.Machine, limits device.L
 			t.Fatal(err)
 		}
 		s.reach(device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		// The guardian has decided since, and not after it waited (3) for the lock of
+		// the install whose service waited for it.
+		s.says("systemctl is-active ota-guardian.service", "active")
+		s.says("systemctl show -P ExecMainStatus ota-guardian.service", "0")
 	})
 	return s
 }
