@@ -59,7 +59,6 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 		fmt.Fprintf(a.out, "version %s runs already\n", ref.Version)
 		return true, nil
 	}
-	a.guardianFirst(ctx)
 	unlock, err := a.store.Lock(ctx, lockToCommit)
 	if err != nil {
 		return true, err
@@ -81,9 +80,6 @@ func onHold(record *bootcheck.Record) error {
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
 // and the services have been restarted.
 func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
-	if !o.atReboot {
-		a.guardianFirst(ctx)
-	}
 	before, err := a.record()
 	if err != nil {
 		return err
@@ -152,9 +148,21 @@ func (a *applier) commitNext(record *bootcheck.Record, ref *bootcheck.Ref, basel
 // that will be restarted wants it: as on a device that got the package and no reboot
 // since. The restart would start it all the same, but under the lock, for which it would
 // wait, and the service for it. Whatever goes wrong here is seen, and said, then.
-func (a *applier) guardianFirst(ctx context.Context) {
-	if !systemd.Running() {
+//
+// Where no record says what runs, the guardian goes on with a version that it finds. So
+// it is not asked when there is one.
+func (a *applier) guardianFirst(ctx context.Context, o installOptions) {
+	if o.atReboot || o.noActivate || !systemd.Running() {
 		return
+	}
+	record, err := a.record()
+	if err != nil {
+		return
+	}
+	if record == nil {
+		if names, err := a.store.VersionNames(); err != nil || len(names) > 0 {
+			return
+		}
 	}
 	conn, err := systemd.Dial(ctx)
 	if err != nil {

@@ -112,6 +112,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 		return err
 	}
 	defer bundles.close()
+	a.guardianFirst(ctx, o)
 	var ref bootcheck.Ref
 	for {
 		b, err := bundles.next(ctx)
@@ -156,6 +157,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 	if err := a.storeIsFree(ctx); err != nil {
 		return err
 	}
+	a.guardianFirst(ctx, o)
 	record, err := a.record()
 	if err != nil {
 		return err
