@@ -15,15 +15,16 @@ import (
 )
 
 // Each bad version is installed on a device that others were taken back from
-// before: four devices share them. They wait for deadlines and restarts most of the
-// time, so they are not among the tests that share the processors (t.Parallel).
+// before: six devices share them. They wait for deadlines and restarts most of the
+// time, so that all of them count as one of the tests that share the processors.
 func TestBadVersions(t *testing.T) {
 	containertest.Require(t)
+	t.Parallel()
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const devices = 4
+	const devices = 6
 	var all sync.WaitGroup
 	defer all.Wait()
 	for i := range devices {
