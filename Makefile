@@ -97,8 +97,8 @@ else ifdef FS # block replay, of ext4, xfs or btrfs
 	go test ./integration/crash/blocks -count=1 -run TestPowerCuts -v -crash.fs=$(FS) $(CRASH)
 else ifdef POINT
 	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH)
-else
-	go test -p 1 -count=1 -timeout 30m ./integration/crash/...
+else # two packages at a time, as in `integration`
+	go test -p 2 -count=1 -timeout 30m ./integration/crash/...
 endif
 
 .PHONY: crash-nightly

@@ -52,7 +52,7 @@ var core = []string{"install-first", "install-update", "activate", "confirm", "b
 // The samples of CI. A point is the start of half a dozen programs, which is what it
 // takes its time for.
 const (
-	thinned     = 6  // of the other flows, every sixth kill, from another one on each time
+	thinned     = 8  // of the other flows, every eighth kill, from another one on each time
 	errorsInCI  = 40 // beside every sync, which fails once
 	doublesInCI = 20
 )

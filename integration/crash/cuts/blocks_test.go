@@ -16,7 +16,7 @@ import (
 // How many states of what the guest wrote are judged, and of how many of them it is
 // seen what becomes: of one in aftermaths.
 const (
-	guestStates        = 150
+	guestStates        = 100
 	guestStatesNightly = 3000
 	aftermaths         = 10
 )
