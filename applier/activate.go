@@ -243,6 +243,7 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 	// Three versions at most are judged: each is restarted, good by the deadline,
 	// steady for a while, and its last check may take long.
 	limit := 3 * (systemd.RestartLimit + a.cfg.Trial.Deadline + a.cfg.Trial.Stable + time.Minute)
+	asker := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no verdict within %s", limit))
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -260,12 +261,17 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 		// the new one: ask again until there is a verdict.
 		if time.Since(asked) > 2*time.Second {
 			asked = time.Now()
-			if err := conn.StartNoWait(ctx, bootcheck.ConfirmUnit); err != nil && ctx.Err() == nil {
+			// A shutdown ends this process, too, and the next boot judges.
+			if err := conn.StartNoWait(ctx, bootcheck.ConfirmUnit); err != nil && ctx.Err() == nil && !systemd.Leaving(err) {
 				return unjudged(ref, "cannot start %s: %v", bootcheck.ConfirmUnit, err)
 			}
 		}
 		select {
 		case <-ctx.Done():
+			if asker.Err() != nil {
+				// Nothing has failed: the trial goes on, only nobody waits here.
+				a.report.Mute()
+			}
 			return unjudged(ref, "%v", context.Cause(ctx))
 		case <-tick.C:
 		}

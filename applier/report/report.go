@@ -73,6 +73,7 @@ type Reporter struct {
 	queue   []State // oldest first, no two neighbours of the same stage
 	sending bool    // a report is under way
 	closed  bool
+	muted   bool // see Mute
 	err     error
 
 	wake    chan struct{}      // the queue is no longer empty
@@ -146,6 +147,14 @@ func (r *Reporter) Progress(p int) {
 	}
 }
 
+// Mute keeps whatever comes from now on from being posted. It is kept in the file, and
+// watched, all the same.
+func (r *Reporter) Mute() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.muted = true
+}
+
 // Fail ends the reports with stage "failed" and the error "CODE: text of err".
 func (r *Reporter) Fail(err error) {
 	r.mu.Lock()
@@ -182,7 +191,7 @@ func (r *Reporter) set(s State) {
 	if r.keep != nil {
 		signal(r.keep.wake)
 	}
-	if r.post == nil {
+	if r.post == nil || r.muted {
 		return
 	}
 	if n := len(r.queue); n > 0 && r.queue[n-1].Stage == s.Stage {

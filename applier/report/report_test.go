@@ -412,6 +412,25 @@ func TestLastStage(t *testing.T) {
 	}
 }
 
+// TestMute holds that what comes after it is kept and watched, and not posted.
+func TestMute(t *testing.T) {
+	e := newEndpoint(t, nil)
+	file := filepath.Join(t.TempDir(), "progress.json")
+	r := New(e.URL, file)
+	var watched []string
+	r.Watch(func(s State) { watched = append(watched, s.Stage) })
+	r.Stage(StageRebooting, 0, "")
+	r.Mute()
+	r.Fail(errors.New("terminated"))
+	r.Close(t.Context())
+	if got := stages(e.reports()); got != "rebooting" {
+		t.Errorf("reported: %s; want: rebooting", got)
+	}
+	if s, err := read(file); err != nil || s.Stage != StageFailed || !slices.Equal(watched, []string{StageRebooting, StageFailed}) {
+		t.Errorf("the file says %+v (%v), watched was %v; want both of them to have failed", s, err, watched)
+	}
+}
+
 // TestCloseCancelled holds that Close does not wait when it must not.
 func TestCloseCancelled(t *testing.T) {
 	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() })

@@ -277,7 +277,12 @@ func pause(ctx context.Context, d time.Duration) error {
 const (
 	errNoSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
 	errUnitExists = "org.freedesktop.systemd1.UnitExists"
+	errIsLeaving  = "org.freedesktop.systemd1.TransactionIsDestructive"
 )
+
+// Leaving reports whether err is that of a job which systemd refuses for one that it has
+// begun and that cannot be taken back: it shuts down, or reboots.
+func Leaving(err error) bool { return isError(err, errIsLeaving) }
 
 func isError(err error, name string) bool {
 	e, ok := errors.AsType[dbus.Error](err)
