@@ -47,7 +47,7 @@ var (
 var nightly = machinetest.Nightly
 
 // core are the flows in which CI makes every kill: what every device does.
-var core = []string{"install-first", "install-update", "activate", "confirm", "boot-counts", "fallback", "fallback-factory", "rollback", "factory-create-first"}
+var core = []string{"install-update", "activate", "confirm", "boot-counts", "fallback", "fallback-factory", "rollback", "factory-create-first"}
 
 // The samples of CI. A point is the start of half a dozen programs, which is what it
 // takes its time for.
