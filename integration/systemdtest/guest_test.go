@@ -206,6 +206,28 @@ func TestGuestContextEndsTheWaitAndNotTheJob(t *testing.T) {
 	}
 }
 
+// A job that cannot be taken back, as those of a shutdown, is why others are refused.
+func TestGuestLeaving(t *testing.T) {
+	ctx, c := guest(t)
+	const name = "t-stubborn.service" // takes 2 s to stop
+	if err := c.Start(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(ctx, "systemctl", "stop", "--no-block", "--job-mode=replace-irreversibly", name).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := c.StartNoWait(ctx, name); err == nil || !systemd.Leaving(err) {
+		t.Errorf("start while it is stopped for good: %v, want an error that says so", err)
+	}
+	eventually(t, c, name, "down", func(u systemd.Unit) bool { return u.Job == 0 && !u.Up() })
+	if err := c.ResetFailed(ctx, name); err != nil {
+		t.Error(err)
+	}
+	if err := c.StartNoWait(ctx, "t-none.service"); err == nil || systemd.Leaving(err) {
+		t.Errorf("start of a unit that does not exist: %v, want an error that is none of a shutdown", err)
+	}
+}
+
 // TestGuestReexec: PID 1 replaces itself while a job, a unit and a connection are in use.
 func TestGuestReexec(t *testing.T) {
 	ctx, c := guest(t)
