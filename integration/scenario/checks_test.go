@@ -14,13 +14,6 @@ import (
 
 func TestExcused(t *testing.T) { inContainer(t, scenario.Excused) }
 
-// Nightly with a kernel, too.
-func TestRebootsCleanly(t *testing.T) {
-	inContainer(t, func(ctx context.Context, d *device.Device) error {
-		return scenario.Boots(ctx, d, scenario.Reboots, "clean", "boots that ended clean: 3 of 3")
-	})
-}
-
 func TestFillsTheDisk(t *testing.T) { inContainer(t, scenario.FillsTheDisk) }
 
 // inContainer runs one scenario on a device that is a container.
