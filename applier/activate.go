@@ -229,11 +229,18 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 
 // awaitVerdict follows the record until the trial of ref has ended. Where no
 // systemd runs, nobody judges by himself, and it says what to do.
-func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
+func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) (err error) {
 	if !systemd.Running() {
 		fmt.Fprintf(a.out, "version %s is current, on trial; no systemd runs here: restart the services, then `ota-guardian confirm`\n", ref.Version)
 		return nil
 	}
+	asker := ctx
+	defer func() {
+		if asker.Err() != nil && bootcheck.Exit(err) == bootcheck.ExitUnknown {
+			// Nothing has failed: the trial goes on, only nobody waits here.
+			a.report.Mute()
+		}
+	}()
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
 		return unjudged(ref, "systemd does not answer (%v)", err)
@@ -243,7 +250,6 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 	// Three versions at most are judged: each is restarted, good by the deadline,
 	// steady for a while, and its last check may take long.
 	limit := 3 * (systemd.RestartLimit + a.cfg.Trial.Deadline + a.cfg.Trial.Stable + time.Minute)
-	asker := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no verdict within %s", limit))
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -268,10 +274,6 @@ func (a *applier) awaitVerdict(ctx context.Context, ref *bootcheck.Ref) error {
 		}
 		select {
 		case <-ctx.Done():
-			if asker.Err() != nil {
-				// Nothing has failed: the trial goes on, only nobody waits here.
-				a.report.Mute()
-			}
 			return unjudged(ref, "%v", context.Cause(ctx))
 		case <-tick.C:
 		}

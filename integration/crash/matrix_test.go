@@ -46,7 +46,8 @@ var (
 // nightly: all points, not a sample.
 var nightly = machinetest.Nightly
 
-// core are the flows in which CI makes every kill: what every device does.
+// core are the flows in which CI makes every kill: what every device does again and
+// again. The first install has as many points as an update, most of them the same ones.
 var core = []string{"install-update", "activate", "confirm", "boot-counts", "fallback", "fallback-factory", "rollback", "factory-create-first"}
 
 // The samples of CI. A point is the start of half a dozen programs, which is what it

@@ -29,14 +29,13 @@ func TestARM64(t *testing.T) {
 	o["/etc/systemd/system.conf.d/90-test.conf"] = debian.Unit("[Manager]\nRuntimeWatchdogSec=15s\n")
 	options := vm.Options{Overlay: o, Watchdog: true, Variant: debian.Variant{Arch: arch.ARM64}}
 
-	// It begins with two good versions, which is all that CI has time for here.
 	core := slices.DeleteFunc(slices.Clone(scenario.All), func(s scenario.Scenario) bool { return !s.Core })
 	core = append(core, scenario.Scenario{
 		Name: "a version that hangs the kernel until the watchdog resets it",
 		Run: func(ctx context.Context, d *device.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		},
-		VM: []arch.Arch{arch.ARM64},
+		VM: []arch.Arch{arch.ARM64}, // it begins with two good versions: what CI has time for
 	})
 	run(t, ctx, inVM(core, arch.ARM64), func(t *testing.T, ctx context.Context) (*device.Device, error) {
 		d, err := started(t, options)
