@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"os"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // events tells a program how an install gets on (install --json and activate
@@ -48,11 +46,7 @@ type events struct {
 const resultPatience = 2 * time.Second
 
 func newEvents(stdout io.Writer) *events {
-	e := &events{w: stdout, room: func(time.Duration) bool { return true }}
-	if f, ok := stdout.(*os.File); ok {
-		e.room = func(wait time.Duration) bool { return writable(f, wait) }
-	}
-	return e
+	return &events{w: stdout, room: func(wait time.Duration) bool { return cli.Writable(stdout, wait) }}
 }
 
 type progressEvent struct {
@@ -100,19 +94,6 @@ func (e *events) print(v any, patience time.Duration) {
 	// One write, so that lines of two processes do not mix. Who asked may be gone:
 	// it is what the install is for that counts.
 	_ = enc.Encode(v)
-}
-
-// writable reports whether a write of a line to f returns at once, waiting for
-// that at most wait. A pipe takes one as soon as it says that it takes anything:
-// pipe(7), PIPE_BUF.
-func writable(f *os.File, wait time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
-	for end := time.Now().Add(wait); ; {
-		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
-		if err != unix.EINTR {
-			return err != nil || n > 0 // what cannot be asked is written to
-		}
-	}
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

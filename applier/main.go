@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -93,13 +92,15 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	readAhead()
 	limitMemory()
 	if err := noCores(); err != nil {
-		fmt.Fprintf(stderr, "ota-apply: %v\n", err)
+		fmt.Fprintf(cli.Log(stderr), "ota-apply: %v\n", err)
 	}
+	out := &cli.Output{W: stdout}
 	c, err := parse(args)
-	cli.Answer(stdout, "ota-apply", usage, err)
+	cli.Answer(out, "ota-apply", usage, err)
 	if err == nil {
-		err = c.run(ctx, stdout, stderr)
+		err = c.run(ctx, out, stderr)
 	}
+	err = out.Err(err)
 	if errors.Is(err, context.Canceled) && bootcheck.Advice(err) == "" {
 		err = (&bootcheck.Error{Exit: bootcheck.Exit(err), Code: bootcheck.ReportCode(err), Err: err}).
 			WithAdvice("asked again, it goes on where it stopped")
@@ -188,16 +189,19 @@ func parse(args []string) (*command, error) {
 	return c, nil
 }
 
-func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
-	a := &applier{out: stdout, log: stderr}
+func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer) (err error) {
+	a := &applier{out: stdout, log: cli.Log(stderr)}
+	if !c.result() {
+		a.out = cli.Log(stdout.W)
+	}
 	if c.json && !c.install.dryRun && (c.name == "install" || c.name == "activate") {
-		a.events = newEvents(stdout)
+		a.events = newEvents(stdout.W)
 		a.out = &a.events.text
 		defer func() { a.events.result(a.version, err) }()
 	}
 	cfg, err := config.Find(c.config)
 	if c.name == "serve-progress" {
-		return serveProgress(ctx, cfg, err, c.idle, stderr)
+		return serveProgress(ctx, cfg, err, c.idle, a.log)
 	}
 	if err != nil {
 		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
@@ -216,7 +220,7 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	case c.install.dryRun:
 		return a.dryRun(ctx, c.arg, c.install, c.json)
 	case c.name == "install", c.name == "activate":
-		return c.change(ctx, a, stdout, stderr)
+		return c.change(ctx, a, stdout.W, stderr)
 	}
 	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
 		return err
@@ -241,12 +245,22 @@ func (c *command) run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	return a.status(c.json)
 }
 
+// result reports whether c is asked for what it prints. Of any other command what it
+// does is the result: a reader that is gone is no error of it, and one that hangs
+// must not keep its lock.
+func (c *command) result() bool {
+	switch c.name {
+	case "install", "cleanup":
+		return c.dryRun || c.install.dryRun
+	case "activate", "unblock", "reset-release", "serve-progress":
+		return false
+	}
+	return true
+}
+
 // change runs the commands that change what runs: in a unit of their own where
 // systemd runs, since they restart the service that called them.
 func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
-	// stdout and stderr may be pipes of a device-api that is restarted: that must
-	// not end the install.
-	signal.Ignore(syscall.SIGPIPE)
 	var reads []string
 	if c.name == "install" {
 		path, err := localPath(c.arg)

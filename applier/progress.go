@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // progressBar shows a person one line that is written over:
@@ -105,6 +107,10 @@ func (p *progressBar) draw(now time.Time) {
 	if line == p.shown {
 		return
 	}
+	// A terminal that was stopped (Ctrl-S) must not stop the install.
+	if !cli.Writable(p.terminal, 0) {
+		return
+	}
 	if _, err := io.WriteString(p.terminal, clearLine+line); err == nil {
 		p.shown = line
 	}
@@ -181,7 +187,7 @@ func (o overBar) Write(b []byte) (int, error) {
 
 // clear takes the line off the terminal: p.mu is held.
 func (p *progressBar) clear() {
-	if p.shown != "" {
+	if p.shown != "" && cli.Writable(p.terminal, 0) {
 		io.WriteString(p.terminal, clearLine)
 		p.shown = ""
 	}

@@ -77,12 +77,13 @@ type options struct {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
 	// Services run as other users and go through the folders that Commit makes.
 	syscall.Umask(0o022)
-	err := dispatch(ctx, args, stdout, stderr)
-	cli.Answer(stdout, "ota-guardian", usage, err)
-	return cli.Fail(stderr, "ota-guardian", err)
+	out, log := &cli.Output{W: stdout}, cli.Log(stderr)
+	err := dispatch(ctx, args, out, log)
+	cli.Answer(out, "ota-guardian", usage, err)
+	return cli.Fail(log, "ota-guardian", out.Err(err))
 }
 
-func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.Writer) error {
 	name, rest := cli.Command(args, "config", "root")
 	if name == "" {
 		fmt.Fprint(stderr, usage)
@@ -145,6 +146,10 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	g, err := o.configured(stdout, stderr)
 	if err != nil {
 		return err
+	}
+	switch name {
+	case "boot", "confirm", "recover", "shutdown", "rollback", "factory create", "factory repair", "adopt":
+		g.out = cli.Log(stdout.W) // what they do is the result, and a reader that hangs must not keep the lock
 	}
 	switch name { // these need no store
 	case "adopt":

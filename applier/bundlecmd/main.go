@@ -68,10 +68,14 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	// same user. Where that cannot be had, it is still a program that signs.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
+	out := &cli.Output{W: stdout}
+	c := &command{stdin: stdin, stdout: out, stderr: stderr}
+	if len(args) > 0 && (args[0] == "keygen" || args[0] == "create") {
+		c.stdout = cli.Log(stdout) // their result is a file
+	}
 	err := c.dispatch(ctx, args)
-	cli.Answer(stdout, "ota-bundle", usage, err)
-	return cli.Fail(stderr, "ota-bundle", err)
+	cli.Answer(out, "ota-bundle", usage, err)
+	return cli.Fail(stderr, "ota-bundle", out.Err(err))
 }
 
 type command struct {
@@ -81,7 +85,7 @@ type command struct {
 
 func (c *command) dispatch(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		fmt.Fprint(c.stderr, usage)
+		fmt.Fprint(cli.Log(c.stderr), usage)
 		return cli.Usagef("ota-bundle", "a command is missing")
 	}
 	switch name, rest := args[0], args[1:]; name {

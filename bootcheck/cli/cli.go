@@ -171,6 +171,10 @@ func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
 	if err == nil || errors.Is(err, ErrHelp) || errors.Is(err, ErrVersion) {
 		return bootcheck.ExitDone
 	}
+	if errors.Is(err, errReader) {
+		return bootcheck.ExitFailed // as `ota-apply list | head -1`: nobody asks for the rest
+	}
+	w = Log(w)
 	// One line, whatever a cause put into its text.
 	fmt.Fprintf(w, "%s: %s\n", prog, strings.Join(strings.Fields(err.Error()), " "))
 	if advice := bootcheck.Advice(err); advice != "" {

@@ -6,6 +6,10 @@
 // Besides testscript's own, a script has these commands:
 //
 //	exit CODE PROGRAM ARGS...   run a program that must end with CODE
+//	deaf HOW CODE PROGRAM ARGS...
+//	                            run a program whose stdout and stderr nobody takes, and which must end
+//	                            with CODE all the same. HOW: gone (the reader is), closed, full
+//	                            (/dev/full), stuck, stuck-nonblocking (a full pipe that nobody reads)
 //	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create
 //	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
 //	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
@@ -73,7 +77,7 @@ func Run(t *testing.T, dir string, more ...map[string]func(ts *testscript.TestSc
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exit": exit, "bundle": bundle, "link": link, "serve": serve,
+			"exit": exit, "deaf": deaf, "bundle": bundle, "link": link, "serve": serve,
 			"snapshot": snapshot, "unchanged": unchanged,
 		},
 	}

@@ -2,16 +2,14 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/tope-ota/ota/applier"
+	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := cli.Context()
 	defer stop()
 	os.Exit(int(applier.Main(ctx, os.Args[1:], os.Stdout, os.Stderr)))
 }
