@@ -182,7 +182,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	if count < budget {
 		return Decision{Action: Count, Run: current, Next: next, Why: fmt.Sprintf("%s is %s, %s", current, record.Phase, what)}
 	}
-	if target, _ := fallbackOf(record, disk); target == nil {
+	if target, _ := record.Fallback(disk.whole); target == nil {
 		return keep("%s is %s, %s, but nothing else can run", current, record.Phase, what)
 	}
 	failure.Output = what
@@ -231,7 +231,7 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if failure.Cause == bootcheck.CauseHard {
 		evidence.Attempts, evidence.BootIDs = len(record.HardStreak), slices.Clone(record.HardStreak)
 	}
-	target, level := fallbackOf(record, disk)
+	target, level := record.Fallback(disk.whole)
 	if target != nil {
 		evidence.To, evidence.Level = target.Version, level
 	}
@@ -249,7 +249,7 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if record.Trial != nil {
 		baseline = record.Trial.Baseline // it failed under this version before the update
 	}
-	takeOver(next, disk, bootID, target, level, baseline)
+	next.SwitchTo(target, level, bootID, baseline, disk.whole)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s", current, failure, target, level)}
 }
@@ -265,7 +265,7 @@ func Leave(record *bootcheck.Record, disk Disk, bootID string, target *bootcheck
 	})
 	next.Unblock(target.Version)
 	next.Block(*record.Current, bootcheck.CauseOperator, "")
-	takeOver(next, disk, bootID, target, level, nil)
+	next.SwitchTo(target, level, bootID, nil, disk.whole)
 	return Decision{Action: FallBack, Run: target, Next: next,
 		Why: fmt.Sprintf("a person asked for it: from %s back to %s", record.Current, target)}
 }
@@ -282,61 +282,6 @@ func Absolve(record *bootcheck.Record, release int64) Decision {
 	next.Confirm(*current)
 	next.Floor = max(next.Floor, release)
 	return Decision{Action: Confirm, Run: current, Next: next, Why: fmt.Sprintf("%s proved itself", current)}
-}
-
-// takeOver makes target the version of next that runs, on trial itself unless it is
-// the last resort, and finds what stands behind it.
-func takeOver(next *bootcheck.Record, disk Disk, bootID string, target *bootcheck.Ref, level string, baseline map[string]bool) {
-	next.Current = target
-	next.Previous = nil
-	next.Phase, next.Trial = bootcheck.PhaseFactory, nil
-	if level != bootcheck.LevelFactory {
-		next.Phase, next.Trial = bootcheck.PhaseFallback, &bootcheck.Trial{BootID: bootID, Baseline: baseline}
-	}
-	for i := len(next.Confirmed) - 1; i >= 0; i-- {
-		if c := next.Confirmed[i]; usable(next, disk, &c) {
-			next.Previous = &c
-			return
-		}
-	}
-}
-
-// fallbackOf is the version to run instead of the current one, and what it
-// counts as; nil if there is none. The order stands in Decide's table.
-func fallbackOf(record *bootcheck.Record, disk Disk) (*bootcheck.Ref, string) {
-	type candidate struct {
-		ref   *bootcheck.Ref
-		level string
-	}
-	var confirmed []candidate
-	for i := len(record.Confirmed) - 1; i >= 0; i-- {
-		if c := &record.Confirmed[i]; !c.Same(record.Factory) { // that one has its own place in the order
-			confirmed = append(confirmed, candidate{c, bootcheck.LevelPrevious})
-		}
-	}
-	previous := candidate{record.Previous, bootcheck.LevelPrevious}
-	factory := candidate{record.Factory, bootcheck.LevelFactory}
-	var order []candidate
-	switch record.Phase {
-	case bootcheck.PhaseFallback:
-		order = append([]candidate{factory}, confirmed...)
-	case bootcheck.PhaseFactory:
-		order = confirmed
-	default:
-		order = append(append([]candidate{previous}, confirmed...), factory)
-	}
-	for _, c := range order {
-		if c.ref != nil && usable(record, disk, c.ref) {
-			ref := *c.ref
-			return &ref, c.level
-		}
-	}
-	return nil, bootcheck.LevelNone
-}
-
-// usable reports whether ref may run instead of the record's current version.
-func usable(record *bootcheck.Record, disk Disk, ref *bootcheck.Ref) bool {
-	return ref.Version != record.Current.Version && record.BlockedBy(ref) == nil && disk.whole(ref)
 }
 
 func (f Failure) String() string {

@@ -350,7 +350,7 @@ func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) Action 
 				c == r.Factory && r.Phase == bootcheck.PhaseFactory {
 				continue
 			}
-			if c != nil && usable(r, disk, c) {
+			if c != nil && c.Version != r.Current.Version && r.BlockedBy(c) == nil && disk.whole(c) {
 				bad("runs a damaged version while %s is whole", c)
 			}
 		}

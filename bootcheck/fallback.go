@@ -1,0 +1,58 @@
+package bootcheck
+
+// Fallback is the version to run instead of the current one, and what it counts as:
+// the first that is whole, not blocked and not current itself; nil and LevelNone: there
+// is none. The order is in the table of guardian.Decide. whole says which versions may
+// run as far as is known.
+func (r *Record) Fallback(whole func(*Ref) bool) (target *Ref, level string) {
+	type candidate struct {
+		ref   *Ref
+		level string
+	}
+	var confirmed []candidate
+	for i := len(r.Confirmed) - 1; i >= 0; i-- {
+		if c := &r.Confirmed[i]; !c.Same(r.Factory) { // that one has its own place in the order
+			confirmed = append(confirmed, candidate{c, LevelPrevious})
+		}
+	}
+	previous := candidate{r.Previous, LevelPrevious}
+	factory := candidate{r.Factory, LevelFactory}
+	var order []candidate
+	switch r.Phase {
+	case PhaseFallback:
+		order = append([]candidate{factory}, confirmed...)
+	case PhaseFactory:
+		order = confirmed
+	default:
+		order = append(append([]candidate{previous}, confirmed...), factory)
+	}
+	for _, c := range order {
+		if c.ref != nil && r.usable(c.ref, whole) {
+			ref := *c.ref
+			return &ref, c.level
+		}
+	}
+	return nil, LevelNone
+}
+
+// SwitchTo makes target the current version of r, on trial itself unless it is factory,
+// and finds the version behind it. The boot bootID is not counted against target;
+// baseline is that of the trial that ends, nil: none.
+func (r *Record) SwitchTo(target *Ref, level, bootID string, baseline map[string]bool, whole func(*Ref) bool) {
+	r.Current, r.Previous = target, nil
+	r.Phase, r.Trial = PhaseFactory, nil
+	if level != LevelFactory {
+		r.Phase, r.Trial = PhaseFallback, &Trial{BootID: bootID, Baseline: baseline}
+	}
+	for i := len(r.Confirmed) - 1; i >= 0; i-- {
+		if c := r.Confirmed[i]; r.usable(&c, whole) {
+			r.Previous = &c
+			return
+		}
+	}
+}
+
+// usable reports whether ref may run instead of the current version.
+func (r *Record) usable(ref *Ref, whole func(*Ref) bool) bool {
+	return ref.Version != r.Current.Version && r.BlockedBy(ref) == nil && whole(ref)
+}
