@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -136,7 +135,9 @@ func payloadSize(m *bootcheck.Manifest) int64 {
 	return last.Offset + last.Length
 }
 
-func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+// atEnd reports whether err is how an io.ReaderAt says that its file ends. One
+// that wraps io.EOF is another error: of a download whose connection ended, say.
+func atEnd(err error) bool { return err == io.EOF }
 
 // readFull fills b from r at offset. The bundle's end is an *bootcheck.Error,
 // every other error is r's own.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -296,20 +297,22 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// readerAt fails at one place, as a disk does.
+// readerAt fails at one place, as a disk does, or a download.
 type readerAt struct {
 	*bytes.Reader
 	bad int64
+	err error
 }
 
 func (r readerAt) ReadAt(b []byte, off int64) (int, error) {
 	if off <= r.bad && r.bad < off+int64(len(b)) {
-		return 0, syscall.EIO
+		return 0, r.err
 	}
 	return r.Reader.ReadAt(b, off)
 }
 
-// "Only the bundle is broken" and "the disk is broken" are different.
+// "Only the bundle is broken" and "the disk is broken" are different. So is a
+// connection that ended early, although that is an io.ErrUnexpectedEOF inside.
 func TestReadErrors(t *testing.T) {
 	b := baseRecipe().bake(t)
 	whole := bytes.NewReader(b)
@@ -321,14 +324,16 @@ func TestReadErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []int64{0, 30, h.PayloadOffset, int64(len(b)) - 1, int64(len(b))} {
-		r := readerAt{whole, bad}
-		_, err := ReadHead(r, -1)
-		if err == nil {
-			err = Check(t.Context(), r, h, m, Options{})
-		}
-		if !errors.Is(err, syscall.EIO) || bootcheck.Exit(err) != bootcheck.ExitFailed {
-			t.Errorf("EIO at byte %d: %v, exit %d, want exit %d", bad, err, bootcheck.Exit(err), bootcheck.ExitFailed)
+	for _, cause := range []error{syscall.EIO, fmt.Errorf("lost: %w", io.ErrUnexpectedEOF), fmt.Errorf("lost: %w", io.EOF)} {
+		for _, bad := range []int64{0, 30, h.PayloadOffset, int64(len(b)) - 1, int64(len(b))} {
+			r := readerAt{whole, bad, cause}
+			_, err := ReadHead(r, -1)
+			if err == nil {
+				err = Check(t.Context(), r, h, m, Options{})
+			}
+			if !errors.Is(err, cause) || bootcheck.Exit(err) != bootcheck.ExitFailed {
+				t.Errorf("%v at byte %d: %v, exit %d, want exit %d", cause, bad, err, bootcheck.Exit(err), bootcheck.ExitFailed)
+			}
 		}
 	}
 	// More arrived than was signed, and nobody knew the length.

@@ -66,7 +66,7 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 	if kind != f.kind { // f may be shared: the deadline's is
 		g := *f
 		g.kind = kind
-		g.drop = f.drop || kind == final && f.kind != transient
+		g.drop = f.drop || f.kind == mismatch
 		f = &g
 	}
 	return f
