@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -127,16 +128,46 @@ func checkFile(ctx context.Context, f *os.File, o installOptions, keys *trust.Ke
 	if o.size > 0 && info.Size() != o.size {
 		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSizeMismatch, "the bundle %q has %d bytes, want %d", f.Name(), info.Size(), o.size)
 	}
-	if o.sha256 != "" {
-		sum := sha256.New()
-		if _, err := io.Copy(sum, untilDone{ctx, f}); err != nil {
-			return nil, err
-		}
-		if got := hex.EncodeToString(sum.Sum(nil)); got != o.sha256 {
-			return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the bundle %q has the SHA-256 %s, want %s", f.Name(), got, o.sha256)
-		}
+	if o.sha256 == "" {
+		return readHead(f, info.Size(), info.Size(), keys, admit)
 	}
-	return readHead(f, info.Size(), info.Size(), keys, admit)
+	sum := sha256.New()
+	head, err := hashFile(ctx, sum, f)
+	if err != nil {
+		return nil, err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != o.sha256 {
+		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the bundle %q has the SHA-256 %s, want %s", f.Name(), got, o.sha256)
+	}
+	// Not f: it can be another bundle by now. The head says what the rest must be.
+	b, err := readHead(bytes.NewReader(head), info.Size(), info.Size(), keys, admit)
+	if err == nil {
+		b.ReaderAt = f
+	}
+	return b, err
+}
+
+// hashFile writes all of f to sum, and returns the prefix and the head of a bundle
+// as they were written; less, if f is none.
+func hashFile(ctx context.Context, sum io.Writer, f io.Reader) (head []byte, err error) {
+	f = untilDone{ctx, f}
+	head = make([]byte, bundle.PrefixSize)
+	n, err := io.ReadFull(f, head)
+	if size, headErr := bundle.HeadSize(head[:n]); err == nil && headErr == nil {
+		head = append(head, make([]byte, size-bundle.PrefixSize)...)
+		n, err = io.ReadFull(f, head[bundle.PrefixSize:])
+		n += bundle.PrefixSize
+	}
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	if err == nil {
+		_, err = sum.Write(head[:n])
+	}
+	if err == nil {
+		_, err = io.Copy(sum, f)
+	}
+	return head[:n], err
 }
 
 // untilDone reads until ctx ends.
