@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tope-ota/ota/applier/bundle"
@@ -81,6 +83,17 @@ func TestFileChangesWhileItIsRead(t *testing.T) {
 				d.must(store.Verify(t.Context(), &snapshot.Ref, bootcheck.Full))
 				d.must(store.Remove(nil, "2.0.0"))
 			}
+		}
+	}
+}
+
+// TestNoRegularFile holds that what can block, or never ends, is not read.
+func TestNoRegularFile(t *testing.T) {
+	d := newDevice(t)
+	d.must(syscall.Mkfifo(d.path("fifo"), 0o600))
+	for _, name := range []string{d.path("fifo"), "/dev/zero", d.dir} {
+		for _, o := range []installOptions{{}, {sha256: strings.Repeat("ab", 32)}, {size: 1}} {
+			d.refused(d.install(name, o), bootcheck.ExitFailed, "is not a regular file")
 		}
 	}
 }
