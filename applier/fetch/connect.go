@@ -80,7 +80,11 @@ func (r *route) newClient(h *hops) *http.Client {
 			if h.isProxy(addr) {
 				return plain.DialContext(ctx, network, addr)
 			}
-			return watched.DialContext(ctx, network, addr)
+			conn, err := watched.DialContext(ctx, network, addr)
+			if err == nil {
+				h.connected(conn.RemoteAddr())
+			}
+			return conn, err
 		},
 		OnProxyConnectResponse: judgeProxy,
 		TLSClientConfig:        tlsConfig(r.dates, r.roots),

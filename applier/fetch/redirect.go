@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -17,7 +18,7 @@ const maxRedirects = 5
 // A hops watches where the redirects of one try lead.
 type hops struct {
 	mu       sync.Mutex
-	first    zone // of the host that the address names, once known
+	first    zone // of the host that the address names, once it is connected
 	dialled  bool
 	redirect bool     // a redirect was followed: what is dialled now was not named by the caller
 	proxies  []string // host:port of those that requests go through: the device's owner named them
@@ -66,19 +67,22 @@ func (h *hops) control(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return fmt.Errorf("cannot dial %q: %v", address, err)
 	}
-	z := zoneOf(ap.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.redirect {
-		if h.dialled && z < h.first {
-			return faultf(final, "redirect from %v into %v (%v)", h.first, z, ap.Addr())
-		}
-		return nil
-	}
-	if !h.dialled || z < h.first {
-		h.first, h.dialled = z, true
+	if z := zoneOf(ap.Addr()); h.redirect && h.dialled && z < h.first {
+		return faultf(final, "redirect from %v into %v (%v)", h.first, z, ap.Addr())
 	}
 	return nil
+}
+
+// connected notes where the first host is: where it answered, not where its name
+// says that it is, too.
+func (h *hops) connected(addr net.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a, ok := addr.(*net.TCPAddr); ok && !h.dialled {
+		h.first, h.dialled = zoneOf(a.AddrPort().Addr()), true
+	}
 }
 
 // A zone tells who can reach an address: the smaller, the fewer.

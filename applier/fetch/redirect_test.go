@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -201,6 +202,74 @@ func TestRedirectInward(t *testing.T) {
 		}
 		checkError(t, err, "into the device itself", lost, failed)
 	})
+}
+
+// TestRedirectBySecondAddress holds that it is the address that answered which says
+// how far in a redirect may lead, not one that its host only claims to have.
+func TestRedirectBySecondAddress(t *testing.T) {
+	real, resolver := zoneOf, net.DefaultResolver
+	t.Cleanup(func() { zoneOf, net.DefaultResolver = real, resolver })
+	zoneOf = func(a netip.Addr) zone {
+		if a == netip.MustParseAddr("127.0.0.2") {
+			return zonePublic
+		}
+		return real(a)
+	}
+	inside := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, content(1000, 1)) })
+	for _, addrs := range [][]string{{"127.0.0.1", "127.0.0.2"}, {"127.0.0.2", "127.0.0.1"}} {
+		// Nothing listens on this port of 127.0.0.1.
+		l, err := net.Listen("tcp", "127.0.0.2:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		outside := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			redirect(w, inside.URL+"/x", 302)
+		})}}
+		outside.Start()
+		t.Cleanup(outside.Close)
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go answerDNS(theirs, addrs)
+			return ours, nil
+		}}
+		_, _, err = Fetch(t.Context(), Source{URL: "http://two.example:" + port + "/x", Size: 1000}, quick(spoolDir(t)))
+		if err == nil {
+			t.Fatalf("%v: Fetch succeeded", addrs)
+		}
+		checkError(t, err, "redirect from the internet into the device itself (127.0.0.1)", lost, failed)
+	}
+	if n := len(inside.asked()); n > 0 {
+		t.Errorf("%d requests got through", n)
+	}
+}
+
+// answerDNS answers a query for addresses over TCP: addrs, if it is for IPv4.
+func answerDNS(conn net.Conn, addrs []string) {
+	defer conn.Close()
+	q := make([]byte, 512)
+	n, err := conn.Read(q)
+	for ; err == nil && n < 2+12; n++ {
+		_, err = conn.Read(q[n : n+1])
+	}
+	if err != nil {
+		return
+	}
+	q = q[2:n]
+	end := 12
+	for q[end] != 0 {
+		end += 1 + int(q[end])
+	}
+	end += 1 + 4 // its type and class
+	a := append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
+	if q[end-3] == 1 { // A
+		a[7] = byte(len(addrs))
+		for _, addr := range addrs {
+			ip := netip.MustParseAddr(addr).As4()
+			a = append(append(a, 0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4), ip[:]...)
+		}
+	}
+	conn.Write(append([]byte{byte(len(a) >> 8), byte(len(a))}, a...))
 }
 
 func TestZoneOf(t *testing.T) {
