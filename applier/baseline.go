@@ -84,7 +84,7 @@ func (a *applier) checkInUnit(ctx context.Context, version string) ([]health.Res
 	}
 	unit := systemd.Transient{
 		Description: "Check the version of the application that is left",
-		Env:         unitEnv(),
+		Env:         []string{inUnit + "=1"},
 		Stdout:      w,
 		Properties:  append(systemd.CheckSandbox(), systemd.Property{Name: "TimeoutStopUSec", Value: uint64(10_000_000)}),
 	}

@@ -26,23 +26,12 @@ func mustHandOver() bool {
 	return os.Getenv(inUnit) == "" && os.Geteuid() == 0 && systemd.Running()
 }
 
-// unitEnv is the environment in units of ours.
-func unitEnv() []string {
-	env := []string{inUnit + "=1"}
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TERM"} {
-		if v := os.Getenv(name); v != "" {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
-}
-
-// handOver runs the command args (of this program) in installUnit, with this
-// process's stdout and stderr, follows it and ends as it ends. An interrupt
+// handOver runs the command args (of this program) in installUnit, with stdin, nil
+// for none, and this process's stdout and stderr, follows it and ends as it ends. An interrupt
 // (Ctrl-C) ends the unit; a SIGTERM, as from a device-api that is stopped, ends
 // only the following. reads are the files and folders, besides those of the
 // configuration, that args name.
-func (a *applier) handOver(ctx context.Context, args, reads []string, stdout, stderr *os.File) error {
+func (a *applier) handOver(ctx context.Context, args, reads []string, stdin, stdout, stderr *os.File) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -61,7 +50,8 @@ func (a *applier) handOver(ctx context.Context, args, reads []string, stdout, st
 	}
 	err = conn.RunTransient(ctx, installUnit, append([]string{self}, args...), systemd.Transient{
 		Description: "Install a version of the application",
-		Env:         unitEnv(),
+		Env:         []string{inUnit + "=1", "TERM=" + os.Getenv("TERM")},
+		Stdin:       stdin,
 		Stdout:      stdout,
 		Stderr:      stderr,
 		Properties:  sandbox(a.cfg, append(reads, self)),

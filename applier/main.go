@@ -21,10 +21,11 @@ import (
 
 const usage = `ota-apply installs a version of the application and makes it run.
 
-  ota-apply install URL|FILE [--size N] [--sha256 HEX] [--no-activate | --at-reboot] [--force] [--allow-downgrade]
+  ota-apply install URL|FILE|- [--size N] [--sha256 HEX] [--no-activate | --at-reboot] [--force] [--allow-downgrade]
                     [--limit-rate RATE] [--json]
-                               download, check, unpack, switch, restart, wait for the verdict
-  ota-apply install --dry-run [--json] URL|FILE
+                               download, check, unpack, switch, restart, wait for the verdict;
+                               -: read the address, one line, from stdin
+  ota-apply install --dry-run [--json] URL|FILE|-
                                only say what would be downloaded, reused, written, removed, restarted
   ota-apply activate VERSION [--at-reboot] [--force] [--json]
                                switch to a version that is in the store
@@ -43,6 +44,7 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply --version          the version of this program
 
 Flags of install:
+  --url-file FILE     read the address from FILE, one line: no other user sees it
   --size N            the bundle has N bytes
   --sha256 HEX        the bundle has this SHA-256
   --no-activate       only put the version into the store
@@ -76,6 +78,7 @@ Flags of every command:
 type command struct {
 	name         string
 	arg          string // of the commands that take one
+	urlFile      string // install reads its arg from there; empty: it does not
 	config, root string
 	json, dryRun bool
 	install      installOptions
@@ -124,6 +127,7 @@ func parse(args []string) (*command, error) {
 	arguments := 1
 	switch c.name {
 	case "install":
+		fs.StringVar(&c.urlFile, "url-file", "", "")
 		fs.Func("size", "", func(s string) (err error) {
 			if c.install.size, err = strconv.ParseInt(s, 10, 64); err != nil || c.install.size <= 0 {
 				return errors.New("want a number of bytes above 0")
@@ -176,12 +180,19 @@ func parse(args []string) (*command, error) {
 		}
 		return nil, cli.Usagef("ota-apply", "unknown command %q", c.name)
 	}
-	rest, err := cli.Parse(fs, args, arguments, arguments)
+	least := arguments
+	if c.name == "install" {
+		least = 0
+	}
+	rest, err := cli.Parse(fs, args, least, arguments)
 	if err != nil {
 		return nil, err
 	}
-	if arguments == 1 {
+	if len(rest) == 1 {
 		c.arg = rest[0]
+	}
+	if c.name == "install" && (c.arg == "") == (c.urlFile == "") {
+		return nil, cli.Usagef("ota-apply install", "ota-apply install: it takes an address, a file or -, or --url-file")
 	}
 	if c.install.noActivate && c.install.atReboot {
 		return nil, cli.Usagef("ota-apply install", "--no-activate and --at-reboot exclude each other")
@@ -216,6 +227,11 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 		cfg.LimitRate = *c.limitRate
 	}
 	a.cfg = cfg
+	if c.name == "install" {
+		if c.arg, err = c.readAddress(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case c.install.dryRun:
 		return a.dryRun(ctx, c.arg, c.install, c.json)
@@ -285,7 +301,14 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		if _, err := bootcheck.Create(a.cfg.Root); err != nil {
 			return err
 		}
-		return a.handOver(ctx, c.args(a.cfg), reads, out, log)
+		args, stdin := c.args(a.cfg), (*os.File)(nil)
+		if c.name == "install" {
+			if stdin, err = hand(c.arg); err != nil {
+				return err
+			}
+			defer stdin.Close()
+		}
+		return a.handOver(ctx, args, reads, stdin, out, log)
 	}
 	a.show = newProgressBar(stderr)
 	defer a.show.close()
@@ -299,7 +322,8 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 	return a.install(ctx, c.arg, c.install)
 }
 
-// args is the command line that does the same from another place.
+// args is the command line that does the same from another place. An install reads
+// from stdin what it has to install.
 func (c *command) args(cfg *config.Config) []string {
 	args := []string{c.name, "--config", cfg.Path, "--root", cfg.Root}
 	if c.config == "" && os.Getenv("OTA_CONFIG") == "" {
@@ -321,6 +345,9 @@ func (c *command) args(cfg *config.Config) []string {
 	}
 	if c.limitRate != nil {
 		args = append(args, "--limit-rate", strconv.FormatInt(int64(*c.limitRate), 10))
+	}
+	if c.name == "install" {
+		return append(args, fromStdin)
 	}
 	return append(args, "--", c.arg)
 }

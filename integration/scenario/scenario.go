@@ -39,6 +39,7 @@ var All = []Scenario{
 	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []arch.Arch{arch.AMD64}},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "a person rolls back", Run: operator},
+	{Name: "no other user sees the secret in an address", Run: secretAddress},
 	{Name: "power cuts at any moment of an install", Run: cutsAnywhere, VM: []arch.Arch{arch.AMD64}},
 }
 
