@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -12,7 +13,7 @@ import (
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
 // it needs (ExitNoSpace).
-func (a *applier) admit(b *openBundle, o installOptions) error {
+func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions) error {
 	m := b.manifest
 	a.version = m.Version
 	refuse := refusal(m)
@@ -31,7 +32,7 @@ func (a *applier) admit(b *openBundle, o installOptions) error {
 		return err
 	}
 	if record != nil {
-		if err := a.admitHere(b, record, o); err != nil {
+		if err := a.admitHere(ctx, b, record, o); err != nil {
 			return err
 		}
 	}
@@ -40,7 +41,7 @@ func (a *applier) admit(b *openBundle, o installOptions) error {
 }
 
 // admitHere refuses a bundle for what this device remembers.
-func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOptions) error {
+func (a *applier) admitHere(ctx context.Context, b *openBundle, record *bootcheck.Record, o installOptions) error {
 	m, ref := b.manifest, b.ref()
 	refuse := refusal(m)
 	if b := record.BlockedBy(ref); b != nil && !o.force {
@@ -56,6 +57,18 @@ func (a *applier) admitHere(b *openBundle, record *bootcheck.Record, o installOp
 		if l.ref != nil && l.ref.Version == m.Version && !l.ref.Same(ref) {
 			return refuse("%s is a version of this name with other content", l.name).
 				WithAdvice("give every release a version of its own")
+		}
+	}
+	// One that is damaged is no version to go back to, and one that is gone neither.
+	for i := range record.Confirmed {
+		if c := &record.Confirmed[i]; c.Version == m.Version && !c.Same(ref) {
+			switch err := a.store.Verify(ctx, c, bootcheck.Content); {
+			case err == nil:
+				return refuse("a version of this name with other content was confirmed here and is kept").
+					WithAdvice("give every release a version of its own")
+			case ctx.Err() != nil || bootcheck.Inconclusive(err):
+				return err
+			}
 		}
 	}
 	return nil

@@ -98,7 +98,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 
 	a.stage(report.StageDownloading, "downloading the bundle")
 	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
-		err := a.admit(b, o)
+		err := a.admit(ctx, b, o)
 		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
 			// Also when there is no room for it: a full disk must not keep a stolen
 			// key believed.

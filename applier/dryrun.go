@@ -60,7 +60,7 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 	defer os.RemoveAll(a.spool)
 	var f *forecast
 	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
-		err := a.admit(b, o)
+		err := a.admit(ctx, b, o)
 		if err == nil {
 			f, err = a.forecast(b, o)
 		}

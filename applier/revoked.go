@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"aead.dev/minisign"
@@ -33,6 +34,20 @@ func (a *applier) applyRevoked(keys *trust.Keys) error {
 	return nil
 }
 
+// nameTwins says which trusted keys are one public key under several IDs.
+func (a *applier) nameTwins(keys *trust.Keys) {
+	named := make(map[string]bool)
+	for _, id := range keys.IDs() {
+		if twins := keys.Twins([]string{id}); len(twins) > 1 && !named[id] {
+			slices.Sort(twins)
+			a.logf("the trusted keys %s are one key: to revoke one is to revoke all", strings.Join(twins, ", "))
+			for _, twin := range twins {
+				named[twin] = true
+			}
+		}
+	}
+}
+
 // revokedUnknown is the end of an install that cannot know whom to believe.
 func (a *applier) revokedUnknown(err error) error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%w: every install is refused", err).
@@ -48,15 +63,20 @@ func (a *applier) remember(ctx context.Context, m *bootcheck.Manifest, keys *tru
 	if err != nil {
 		return err
 	}
-	if err := a.store.Revoke(record, m.RevokedKeys); err != nil {
+	revoked := keys.Twins(m.RevokedKeys)
+	all, err := a.store.Revoke(record, revoked, keys.IDs())
+	if err != nil {
 		return fmt.Errorf("cannot remember that version %s revokes keys: %w", m.Version, err)
 	}
-	keys.Revoke(m.RevokedKeys)
-	if record == nil || !record.Clone().AddRevoked(m.RevokedKeys) {
+	keys.Revoke(revoked)
+	if len(all) == bootcheck.MaxRevokedKeys {
+		a.logf("the list of revoked keys is full (%d): keys that this device does not trust are dropped from it", len(all))
+	}
+	if record == nil || !record.Clone().AddRevoked(all) {
 		return nil // the first record will have it: see commitTrial
 	}
-	a.logf("version %s revokes %s: what was signed with %s is refused from now on", m.Version, cli.Plural(len(m.RevokedKeys), "key", "keys"), strings.Join(m.RevokedKeys, ", "))
-	if err := a.commitRevoked(ctx, m.RevokedKeys); err != nil {
+	a.logf("version %s revokes %s: what was signed with %s is refused from now on", m.Version, cli.Plural(len(revoked), "key", "keys"), strings.Join(revoked, ", "))
+	if err := a.commitRevoked(ctx, all); err != nil {
 		// The store's file has it already, and the next switch writes it again.
 		a.logf("the record does not know that keys were revoked: %v", err)
 	}

@@ -216,5 +216,6 @@ func (a *applier) keys() (*trust.Keys, error) {
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(a.cfg.Keys, ", ")).
 			WithAdvice("put the public key (NAME.pub of `ota-bundle keygen`) there")
 	}
+	a.nameTwins(keys)
 	return keys, a.applyRevoked(keys)
 }

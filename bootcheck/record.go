@@ -156,8 +156,8 @@ type Record struct {
 	Floor        int64     `json:"release_floor"`       // highest release counter that ever was confirmed here
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
-	// RevokedKeys are the keys that were revoked here, in the order of their IDs:
-	// the second copy of what the store's file has, see RevokedKeys of Store.
+	// RevokedKeys are the keys that were revoked here: the second copy of what the
+	// store's file has, see RevokedKeys of Store.
 	RevokedKeys []string `json:"revoked_keys,omitempty"`
 	// HardStreak are the boots of a confirmed version, oldest first, before each
 	// of which the machine ended in a watchdog reset or a kernel panic, in a row up

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// MaxRevokedKeys is how many revoked keys a store remembers: more than anybody
-// has, and 20 KiB of each record. One is never forgotten for another.
+// MaxRevokedKeys is how many revoked keys a store remembers: more than any vendor
+// has, and 20 KiB of each record.
 const MaxRevokedKeys = 1024
 
 // ErrRevokedUnknown is a list of revoked keys that is there and cannot be read,
@@ -26,8 +26,12 @@ var ErrRevokedUnknown = errors.New("it is not known which keys were revoked")
 // rebuilt record and no older program can shorten it. But a file can be lost, and
 // one that is not there looks like one that never was. So each record carries the
 // list too, with 32 generations behind it. What is read is both together: a key
-// is believed again only if both copies are lost at once. Nothing ever takes a
-// key out.
+// is trusted again only if both copies are lost at once.
+//
+// A full list must not protect a key: whoever stole one can fill the list with made-up
+// IDs. So the keys that the device trusted when they were revoked come first, then the
+// others as they arrived, and what is beyond MaxRevokedKeys is dropped from the end. A
+// dropped ID is of a key that the device does not trust.
 //
 // The seal tells a file with a flipped bit, which would name another key, from
 // one that is whole.
@@ -39,8 +43,8 @@ type revokedList struct {
 
 func seal(keys []string) string { return Digest([]byte(strings.Join(keys, "\n"))) }
 
-// RevokedKeys are the IDs of all keys that were revoked here, in order; record is
-// what Active gave, nil if there is none. An error that is ErrRevokedUnknown comes
+// RevokedKeys are the IDs of all keys that were revoked here; record is what Active
+// gave, nil if there is none. An error that is ErrRevokedUnknown comes
 // without keys, any other error with those that the record has.
 func (s *Store) RevokedKeys(record *Record) ([]string, error) {
 	var known []string
@@ -51,7 +55,7 @@ func (s *Store) RevokedKeys(record *Record) ([]string, error) {
 	if err != nil && len(known) == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrRevokedUnknown, err)
 	}
-	return union(known, kept), err
+	return union(kept, known), err
 }
 
 // readRevoked reads the file; none is no key.
@@ -73,37 +77,38 @@ func (s *Store) readRevoked() ([]string, error) {
 	return list.Keys, nil
 }
 
-// Revoke remembers keys, besides all that record and the store's file know. When
-// it returns, that is durable. record is left as it is: give its clone the same
-// keys (AddRevoked) and commit that. The lock must be held, or that of installs.
-func (s *Store) Revoke(record *Record, keys []string) error {
+// Revoke remembers keys, besides all that record and the store's file know, and
+// returns what is remembered now: at most MaxRevokedKeys, first those of trusted, the
+// IDs that this device trusts. When it returns, that is durable. record is left as it
+// is: give its clone the same list (AddRevoked) and commit that. The lock must be held,
+// or that of installs.
+func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error) {
 	all, err := s.RevokedKeys(record)
 	if errors.Is(err, ErrRevokedUnknown) {
-		return err
+		return nil, err
 	}
 	all = union(all, keys)
+	first := slices.DeleteFunc(slices.Clone(trusted), func(id string) bool { return !slices.Contains(all, id) })
+	all = bounded(union(first, all))
 	if len(all) == 0 {
-		return nil // and so no file
+		return nil, nil // and so no file
 	}
-	if len(all) > MaxRevokedKeys {
-		return fmt.Errorf("cannot remember %d revoked keys, at most %d", len(all), MaxRevokedKeys)
-	}
-	if kept, err := s.readRevoked(); err == nil && slices.Equal(kept, all) {
-		return nil
+	if kept, err := s.readRevoked(); err == nil && len(kept) == len(union(kept, all)) {
+		return kept, nil // in whatever order
 	}
 	data, err := json.Marshal(revokedList{Schema: Schema, Keys: all, Seal: seal(all)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Power cut before the rename: the old list, and a leftover that the next call
 	// removes. After it: the old or the new one.
 	temp := s.path(revokedFile + ".new")
 	if err := os.RemoveAll(temp); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = f.Write(append(data, '\n'))
 	if err == nil {
@@ -116,23 +121,35 @@ func (s *Store) Revoke(record *Record, keys []string) error {
 		err = os.Rename(temp, s.path(revokedFile))
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(temp))
+		return nil, errors.Join(err, os.Remove(temp))
 	}
-	return syncDir(s.dir)
+	return all, syncDir(s.dir)
 }
 
-// AddRevoked puts keys into the record and reports whether it had not known them all.
+// AddRevoked puts keys, all that Revoke or RevokedKeys returned, into the record and
+// reports whether it had not known them all.
 func (r *Record) AddRevoked(keys []string) (changed bool) {
-	all := union(r.RevokedKeys, keys)
-	changed = !slices.Equal(all, r.RevokedKeys)
-	r.RevokedKeys = all
+	all := bounded(union(keys, r.RevokedKeys))
+	changed = slices.ContainsFunc(all, func(id string) bool { return !slices.Contains(r.RevokedKeys, id) })
+	if changed {
+		r.RevokedKeys = all
+	}
 	return changed
 }
 
-// union is all valid IDs of both, each once, in order. What is no ID can revoke
+// bounded is what of all a store remembers.
+func bounded(all []string) []string { return all[:min(len(all), MaxRevokedKeys)] }
+
+// union is all valid IDs of both, each once, as they come. What is no ID can revoke
 // nothing.
 func union(a, b []string) []string {
-	all := slices.DeleteFunc(slices.Concat(a, b), func(id string) bool { return !ValidKeyID(id) })
-	slices.Sort(all)
-	return slices.Compact(all)
+	var all []string
+	seen := make(map[string]bool)
+	for _, id := range slices.Concat(a, b) {
+		if ValidKeyID(id) && !seen[id] {
+			seen[id] = true
+			all = append(all, id)
+		}
+	}
+	return all
 }

@@ -63,7 +63,7 @@ func TestRevokedKeys(t *testing.T) {
 			}
 			// One key more mends what can be mended, and forgets nothing.
 			c := "00000000000000CC"
-			err = s.Revoke(record, []string{c})
+			_, err = s.Revoke(record, []string{c}, nil)
 			if row.lost {
 				if !errors.Is(err, ErrRevokedUnknown) {
 					t.Errorf("Revoke: %v, want ErrRevokedUnknown", err)
@@ -85,7 +85,7 @@ func TestRevoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Revoke(nil, nil); err != nil {
+	if _, err := s.Revoke(nil, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(s.path(revokedFile)); err == nil {
@@ -95,29 +95,71 @@ func TestRevoke(t *testing.T) {
 	if err := os.WriteFile(s.path(revokedFile+".new"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Revoke(nil, keyIDs(2)); err != nil {
+	if _, err := s.Revoke(nil, keyIDs(2), nil); err != nil {
 		t.Fatal(err)
 	}
 	before, err := os.Stat(s.path(revokedFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Revoke(&Record{RevokedKeys: keyIDs(1)}, keyIDs(2)); err != nil {
+	if _, err := s.Revoke(&Record{RevokedKeys: keyIDs(1)}, keyIDs(2), nil); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := os.Stat(s.path(revokedFile)); err != nil || !os.SameFile(before, after) || before.Mode().Perm() != 0o600 {
 		t.Errorf("nothing is new, and the file was written again, or has the mode %v, want 0600 (%v)", before.Mode(), err)
 	}
-	if err := s.Revoke(nil, keyIDs(MaxRevokedKeys+1)); err == nil {
-		t.Error("more keys were revoked than a store remembers")
+}
+
+// A list that is full of made-up IDs protects no key that the device trusts, and no
+// later flood drops a key that was trusted when it was revoked.
+func TestRevokeInFullList(t *testing.T) {
+	s, err := Create(t.TempDir() + "/versions")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got, err := s.RevokedKeys(nil); err != nil || len(got) != 2 {
-		t.Errorf("RevokedKeys = %q, %v, want two", got, err)
+	made := func(from, n int) []string {
+		var ids []string
+		for i := range n {
+			ids = append(ids, fmt.Sprintf("%016X", from+i))
+		}
+		return ids
 	}
-	if err := s.Revoke(nil, keyIDs(MaxRevokedKeys)); err != nil {
-		t.Error(err)
+	record := &Record{}
+	revoke := func(trusted []string, keys ...string) {
+		t.Helper()
+		all, err := s.Revoke(record, keys, trusted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		record.AddRevoked(all)
+		if known, err := s.RevokedKeys(record); err != nil || len(all) > MaxRevokedKeys || len(record.RevokedKeys) > MaxRevokedKeys || len(known) > 2*MaxRevokedKeys {
+			t.Fatalf("%d returned, %d in the record, %d read, %v: want at most %d", len(all), len(record.RevokedKeys), len(known), err, MaxRevokedKeys)
+		}
 	}
-	if got, err := s.RevokedKeys(nil); err != nil || len(got) != MaxRevokedKeys {
-		t.Errorf("RevokedKeys: %d, %v, want %d", len(got), err, MaxRevokedKeys)
+	const early, stolen, other = "AAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBB", "CCCCCCCCCCCCCCCC"
+	trusted := []string{early, stolen, other}
+	revoke(trusted, early)
+	for i := range 20 {
+		revoke(trusted, made(i*64, 64)...)
+	}
+	revoke(trusted, stolen)
+	revoke([]string{other}, made(100_000, 64)...) // the revoked keys are taken out of the folder
+	revoke([]string{other}, made(200_000, 2000)...)
+	revoke([]string{other}, other)
+	for name, r := range map[string]*Record{"the file and the record": record, "the file alone": nil} {
+		got, err := s.RevokedKeys(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{early, stolen, other} {
+			if !slices.Contains(got, id) {
+				t.Errorf("%s: key %s is trusted again", name, id)
+			}
+		}
+	}
+	for _, id := range []string{early, stolen, other} {
+		if !slices.Contains(record.RevokedKeys, id) {
+			t.Errorf("the record alone: key %s is trusted again", id)
+		}
 	}
 }

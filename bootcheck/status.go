@@ -109,6 +109,7 @@ func (s *Store) Status(progress string) (*Status, error) {
 	}
 	keys, err := s.RevokedKeys(record)
 	if status.RevokedKeys = []string{}; len(keys) > 0 {
+		slices.Sort(keys)
 		status.RevokedKeys = keys
 	}
 	if err != nil {

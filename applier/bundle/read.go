@@ -97,7 +97,7 @@ func (h *Head) Verify(keys *trust.Keys) (m *bootcheck.Manifest, keyID string, er
 		return nil, "", err
 	}
 	// A device would lose the key that it is updated with, perhaps its last.
-	if slices.Contains(m.RevokedKeys, keyID) {
+	if slices.Contains(keys.Twins(m.RevokedKeys), keyID) {
 		return nil, "", bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest,
 			"version %s is refused: it revokes key %s, with which it is signed", m.Version, keyID).
 			WithAdvice("a key is revoked by a bundle that is signed with another one")

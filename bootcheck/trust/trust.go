@@ -6,12 +6,14 @@ package trust
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"aead.dev/minisign"
@@ -108,13 +110,52 @@ func KeyID(id uint64) string { return fmt.Sprintf("%016X", id) }
 // Len is the number of different keys.
 func (k *Keys) Len() int { return len(k.byID) }
 
-// Revoke makes every signature of the keys with these IDs refused, for good: also
-// where their public keys are among the trusted.
+// IDs are the IDs of the keys, in order.
+func (k *Keys) IDs() []string {
+	var ids []string
+	for id := range k.byID {
+		ids = append(ids, KeyID(id))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Twins are ids and the IDs of all trusted keys that are one of those keys under
+// another ID. minisign does not bind an ID to its key: whoever copies a public key can
+// give it any.
+func (k *Keys) Twins(ids []string) []string {
+	all := slices.Clone(ids)
+	for id, key := range k.byID {
+		if slices.Contains(ids, KeyID(id)) {
+			for twin, other := range k.byID {
+				if !slices.Contains(all, KeyID(twin)) && sameKey(key, other) {
+					all = append(all, KeyID(twin))
+				}
+			}
+		}
+	}
+	return all
+}
+
+// sameKey reports whether a and b verify the same signatures, whatever their IDs.
+func sameKey(a, b minisign.PublicKey) bool {
+	bytes := func(key minisign.PublicKey) string {
+		raw, err := base64.StdEncoding.DecodeString(key.String())
+		if err != nil || len(raw) < 10 {
+			return key.String()
+		}
+		return string(raw[10:]) // behind the algorithm and the ID
+	}
+	return bytes(a) == bytes(b)
+}
+
+// Revoke makes every signature of the keys with these IDs and of their Twins refused,
+// for good: also where their public keys are among the trusted.
 func (k *Keys) Revoke(ids []string) {
 	if k.revoked == nil {
 		k.revoked = make(map[string]bool)
 	}
-	for _, id := range ids {
+	for _, id := range k.Twins(ids) {
 		k.revoked[id] = true
 	}
 }
@@ -146,6 +187,11 @@ func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
 	key, ok := k.byID[s.KeyID]
 	if !ok {
 		return refuse("the manifest is signed with key %s, which is not trusted here", id)
+	}
+	// The legacy kind signs the bytes themselves: what the key signed as something else
+	// could be taken for a manifest.
+	if s.Algorithm != minisign.HashEdDSA {
+		return refuse("the manifest's signature with key %s is of the legacy kind, want a prehashed one (minisign -H)", id)
 	}
 	if !minisign.Verify(key, raw, sig) {
 		return refuse("the manifest's signature with key %s is wrong: one of them was changed", id)

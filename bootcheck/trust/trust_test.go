@@ -1,6 +1,10 @@
 package trust
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,29 +94,83 @@ func TestLoadKeysDamaged(t *testing.T) {
 
 func make0(n int) []byte { return []byte(strings.Repeat("\n", n)) }
 
+// prehashed signs as ota-bundle and `minisign -H` do.
+func prehashed(key minisign.PrivateKey, raw []byte) []byte {
+	r := minisign.NewReader(bytes.NewReader(raw))
+	_, _ = io.Copy(io.Discard, r)
+	return r.SignWithComments(key, "c", "u")
+}
+
+// withID is pub under another ID, as whoever edits a key file can give it.
+func withID(t *testing.T, pub minisign.PublicKey, id uint64) minisign.PublicKey {
+	t.Helper()
+	raw, err := base64.StdEncoding.DecodeString(pub.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint64(raw[2:], id)
+	var twin minisign.PublicKey
+	if err := twin.UnmarshalText([]byte(base64.StdEncoding.EncodeToString(raw))); err != nil {
+		t.Fatal(err)
+	}
+	return twin
+}
+
+// Revoked is the key, not its ID.
+func TestRevokeTwins(t *testing.T) {
+	pub, key := newKey(t)
+	other, otherKey := newKey(t)
+	twin := withID(t, pub, 0x1234)
+	raw := []byte(`{"format":1}`)
+	asTwin := func(sig []byte) []byte {
+		var s minisign.Signature
+		if err := s.UnmarshalText(sig); err != nil {
+			t.Fatal(err)
+		}
+		s.KeyID = twin.ID()
+		text, err := s.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	for name, revoked := range map[string]string{"the key": KeyID(pub.ID()), "its twin": KeyID(twin.ID())} {
+		keys := These(pub, twin, other)
+		for _, sig := range [][]byte{prehashed(key, raw), asTwin(prehashed(key, raw))} {
+			if _, err := keys.Verify(raw, sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := keys.Twins([]string{revoked, "AAAAAAAAAAAAAAAA"}); len(got) != 3 {
+			t.Errorf("%s: Twins = %q, want both IDs and the unknown one", name, got)
+		}
+		keys.Revoke([]string{revoked})
+		for _, sig := range [][]byte{prehashed(key, raw), asTwin(prehashed(key, raw))} {
+			if _, err := keys.Verify(raw, sig); err == nil || !strings.Contains(err.Error(), "was revoked") {
+				t.Errorf("%s is revoked, and Verify = %v", name, err)
+			}
+		}
+		if _, err := keys.Verify(raw, prehashed(otherKey, raw)); err != nil {
+			t.Errorf("%s is revoked, and another key with it: %v", name, err)
+		}
+	}
+}
+
 func TestKeysVerify(t *testing.T) {
 	pub, key := newKey(t)
 	_, stranger := newKey(t)
 	raw := []byte(`{"format":1}`)
-	sig := minisign.Sign(key, raw)
+	sig := prehashed(key, raw)
 	keys := These(pub)
-	other := minisign.Sign(key, []byte("something else"))
+	other := prehashed(key, []byte("something else"))
 
-	legacy := minisign.SignWithComments(key, raw, "c", "u")
-	reader := minisign.NewReader(strings.NewReader(string(raw)))
-	if _, err := reader.Read(make([]byte, 100)); err != nil {
-		t.Fatal(err)
-	}
-	for name, sig := range map[string][]byte{"hashed": reader.SignWithComments(key, "c", "u"), "legacy": legacy} {
-		id, err := keys.Verify(raw, sig)
-		if err != nil || id != KeyID(pub.ID()) {
-			t.Errorf("%s: Verify = %s, %v, want %s", name, id, err, KeyID(pub.ID()))
-		}
+	if id, err := keys.Verify(raw, sig); err != nil || id != KeyID(pub.ID()) {
+		t.Errorf("Verify = %s, %v, want %s", id, err, KeyID(pub.ID()))
 	}
 
 	// A key with the ID of another: only the bytes of the key may decide.
 	var s minisign.Signature
-	if err := s.UnmarshalText(minisign.Sign(stranger, raw)); err != nil {
+	if err := s.UnmarshalText(prehashed(stranger, raw)); err != nil {
 		t.Fatal(err)
 	}
 	s.KeyID = pub.ID()
@@ -151,8 +209,9 @@ func TestKeysVerify(t *testing.T) {
 		{"a signature that is none", keys, raw, []byte("hello"), "signature is damaged"},
 		{"a signature that is cut off", keys, raw, sig[:len(sig)/2], "signature is damaged"},
 		{"a very long signature", keys, raw, append(append([]byte{}, sig...), make0(5000)...), "signature is damaged"},
-		{"an unknown key", keys, raw, minisign.Sign(stranger, raw), "signed with key " + KeyID(stranger.ID()) + ", which is not trusted here"},
+		{"an unknown key", keys, raw, prehashed(stranger, raw), "signed with key " + KeyID(stranger.ID()) + ", which is not trusted here"},
 		{"an unknown key with a trusted one's ID", keys, raw, impostor, "is wrong"},
+		{"a legacy signature", keys, raw, minisign.Sign(key, raw), "is of the legacy kind"},
 		{"a revoked key", revoked, raw, sig, "signed with key " + KeyID(pub.ID()) + ", which was revoked"},
 		{"the signature of something else, with a revoked key", revoked, raw, other, "was revoked"},
 		{"a revoked key, and no other", untrusted, raw, sig, "no trusted keys"},

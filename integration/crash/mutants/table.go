@@ -128,7 +128,7 @@ var All = []Mutant{
 		Edits: one("bootcheck/revoked.go", "\tif err == nil {\n\t\terr = f.Sync()\n\t}\n", ""),
 		By:    Crash{Weak, "install-revoking"}},
 	{Name: "the name of the list of revoked keys is not synced",
-		Edits: one("bootcheck/revoked.go", "\treturn syncDir(s.dir)\n", "\treturn nil\n"),
+		Edits: one("bootcheck/revoked.go", "\treturn all, syncDir(s.dir)\n", "\treturn all, nil\n"),
 		By:    Crash{Order, "revoke-without-space"}},
 
 	// applier: the change.
