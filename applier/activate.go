@@ -45,7 +45,7 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 	}
 	err = a.store.Verify(ctx, ref, bootcheck.Content)
 	switch {
-	case err != nil && (ctx.Err() != nil || bootcheck.Inconclusive(err)):
+	case bootcheck.Inconclusive(err):
 		return true, err
 	case err != nil:
 		return false, nil
@@ -103,7 +103,10 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 				WithAdvice("`ota-apply unblock %s` or --force tries it again", ref.Version)
 		}
 	}
-	whole := func(r *bootcheck.Ref) bool { return a.store.Verify(ctx, r, bootcheck.Quick) == nil }
+	whole := func(r *bootcheck.Ref) bool {
+		err := a.store.Verify(ctx, r, bootcheck.Quick)
+		return err == nil || bootcheck.Inconclusive(err)
+	}
 	revoked, err := a.store.RevokedKeys(record)
 	if err != nil && errors.Is(err, bootcheck.ErrRevokedUnknown) {
 		return a.revokedUnknown(err)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -19,10 +19,11 @@ import (
 // current.
 func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootcheck.Ref) error {
 	snapshot, err := a.store.Snapshot(ref.Version)
+	if bootcheck.Inconclusive(err) {
+		return err // it may be whole, and be what the device falls back to
+	}
 	if err == nil && snapshot.Ref == *ref {
-		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil {
-			return nil
-		} else if ctx.Err() != nil {
+		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil || bootcheck.Inconclusive(err) {
 			return err
 		} else {
 			a.logf("%v; unpacking it again", err)
@@ -48,8 +49,10 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		return err
 	}
 	defer unlock()
-	if _, err := os.Lstat(a.store.VersionDir(ref.Version)); err != nil {
+	if err := a.store.There(ref.Version); errors.Is(err, fs.ErrNotExist) {
 		return a.store.Publish(ref.Version)
+	} else if bootcheck.Inconclusive(err) {
+		return err
 	}
 	return a.replace(ctx, ref)
 }

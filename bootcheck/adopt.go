@@ -21,21 +21,23 @@ func (r *Ref) Plain() bool { return r != nil && r.Digest == NoManifest }
 // plain reports whether version is a folder that none of our programs made: what
 // they publish has a folder .ota.
 func (s *Store) plain(version string) bool {
-	_, err := os.Lstat(filepath.Join(s.VersionDir(version), ManifestDir))
+	_, err := lstat(filepath.Join(s.VersionDir(version), ManifestDir))
 	return errors.Is(err, fs.ErrNotExist) && s.verifyPlain(version) == nil
 }
 
 // verifyPlain is Verify of a version without a manifest.
 func (s *Store) verifyPlain(version string) error {
-	entries, err := os.ReadDir(s.VersionDir(version))
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return err // this says nothing about the version
-	case err == nil && len(entries) == 0:
+	var names []string
+	dir, err := openDirectory(s.VersionDir(version))
+	if err == nil {
+		defer func() { _ = dir.Close() }()
+		names, err = namesIn(dir)
+	}
+	if err == nil && len(names) == 0 {
 		err = errors.New("its folder is empty")
 	}
 	if err != nil {
-		return Errorf(ExitDamaged, CodeHashMismatch, "version %s, which has no manifest, is lost: %w", version, err)
+		return damage(CodeHashMismatch, fmt.Errorf("version %s, which has no manifest, is lost: %w", version, err))
 	}
 	return nil
 }
@@ -63,11 +65,18 @@ func (s *Store) Foreign() bool {
 
 // foreign is Foreign, and what the link says.
 func (s *Store) foreign() (target string, foreign bool) {
-	target, err := os.Readlink(s.path("current"))
+	err := Retry(func() (err error) {
+		target, err = os.Readlink(s.path("current"))
+		return err
+	})
 	if err != nil || target == fixedTarget("current") {
 		return "", false
 	}
-	info, err := os.Stat(s.path("current"))
+	var info fs.FileInfo
+	err = Retry(func() (err error) {
+		info, err = os.Stat(s.path("current"))
+		return err
+	})
 	return target, err == nil && info.IsDir()
 }
 

@@ -9,12 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 // ManifestDir is the folder of a snapshot, and of a bundle's head, that holds
@@ -265,12 +264,13 @@ func Digest(rawManifest []byte) string {
 }
 
 // ReadManifest reads the manifest of the snapshot in dir. It does not check the
-// signature. It follows no link below dir and never blocks on a FIFO. Errors are
-// *Error with ExitDamaged; fs.ErrNotExist is in them if the file is missing.
+// signature. It follows no link below dir and never blocks on a FIFO. Errors that are
+// not Inconclusive are *Error with ExitDamaged; fs.ErrNotExist is in them if the file is
+// missing.
 func ReadManifest(dir string) (raw []byte, m *Manifest, err error) {
 	raw, err = ReadSnapshotFile(dir, ManifestPath, MaxManifest)
 	if err != nil {
-		return nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "cannot read the manifest: %w", err)
+		return nil, nil, damage(CodeInvalidManifest, fmt.Errorf("cannot read the manifest: %w", err))
 	}
 	m, err = ParseManifest(raw)
 	if err != nil {
@@ -281,13 +281,23 @@ func ReadManifest(dir string) (raw []byte, m *Manifest, err error) {
 
 // ReadSnapshotFile reads a small file of the snapshot in dir, at most max bytes.
 // path must be a regular file and no component of it a link.
-func ReadSnapshotFile(dir, path string, max int64) ([]byte, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func ReadSnapshotFile(dir, path string, max int64) (data []byte, err error) {
+	root, err := openDirectory(dir)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+		return nil, err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	f, err := openBeneath(fd, path)
+	defer func() { _ = root.Close() }()
+	err = Retry(func() (err error) {
+		data, err = readBeneath(root, path, max)
+		return err
+	})
+	return data, err
+}
+
+// readBeneath is one look of ReadSnapshotFile.
+func readBeneath(root *os.File, path string, max int64) ([]byte, error) {
+	dir := root.Name()
+	f, err := openBeneath(int(root.Fd()), path)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, path), Err: err}
 	}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // recoverActive finds the newest whole generation of a store whose switch is lost.
@@ -45,12 +43,6 @@ func (s *Store) neverSwitched(generations []uint64, err error) bool {
 		return errors.Is(err, ErrRecord) && !Inconclusive(err)
 	}
 	return len(generations) == 0
-}
-
-// Inconclusive reports whether an error of a read says nothing about what was read:
-// this process may not, or lacks something.
-func Inconclusive(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // rebuild makes the record of generation n, which cannot be read, from the

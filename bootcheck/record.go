@@ -126,6 +126,15 @@ type Rollback struct {
 	// 50 lines and 16 KiB. Empty: no unit failed, or nothing keeps a journal.
 	Journal  []string `json:"journal,omitempty"`
 	Reported bool     `json:"reported"` // device-api has been told
+	// Skipped are the versions that came before To in the order of a fall back, and
+	// why they do not run. Empty: none did, or they are blocked.
+	Skipped []Skipped `json:"skipped,omitempty"`
+}
+
+// Skipped is a version that a fall back stepped over.
+type Skipped struct {
+	Version string `json:"version"`
+	Why     string `json:"why"` // damage, or why it could not be looked at; at most 300 bytes
 }
 
 // RolledBack makes l the last rollback of r, and counts it by its cause and level.
@@ -210,6 +219,7 @@ func (r *Record) Clone() *Record {
 		l := *r.LastRollback
 		l.BootIDs = slices.Clone(l.BootIDs)
 		l.Journal = slices.Clone(l.Journal)
+		l.Skipped = slices.Clone(l.Skipped)
 		c.LastRollback = &l
 	}
 	c.RevokedKeys = slices.Clone(r.RevokedKeys)

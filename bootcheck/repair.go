@@ -148,6 +148,7 @@ type repair struct {
 	read          map[string]bool // files whose content is looked at; nil: all
 	donors        []*Snapshot     // where a file is looked for before the other versions
 	wrong         []*Entry        // files whose content is not there yet
+	unread        error           // why another version could not be asked for them, which says nothing about it
 	failed        []string        // what else stays damaged: path and why
 	done          []string        // paths that were put right
 	trashed       int
@@ -222,15 +223,19 @@ func (r *repair) close() {
 	}
 }
 
-func openDir(name string) (*os.File, error) {
-	return os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// openDir opens the directory name, which is no link, with Retry.
+func openDir(name string) (f *os.File, err error) {
+	err = Retry(func() (err error) {
+		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		return err
+	})
+	return f, err
 }
 
 // ends reports whether err would end every further repair, too: it is of this
 // process or of the whole disk, not of one file.
 func ends(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || IsNoSpace(err) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) ||
-		errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+	return ctx.Err() != nil || IsNoSpace(err) || errors.Is(err, unix.EROFS) || Inconclusive(err)
 }
 
 // failure remembers that e stays damaged because of err, or returns an error that
@@ -246,6 +251,9 @@ func (r *repair) failure(e *Entry, err error) error {
 // remaining says what could not be put right.
 func (r *repair) remaining() error {
 	const named = 3 // of each kind; the rest is counted
+	if len(r.wrong) > 0 && r.unread != nil {
+		return fmt.Errorf("cannot repair version %s: not every other version can be read: %w", r.snapshot.Ref.Version, r.unread)
+	}
 	var text []string
 	if n := len(r.wrong); n > 0 {
 		var names []string
@@ -295,15 +303,19 @@ func (r *repair) entry(e *Entry) (fixed bool, err error) {
 	defer func() { _ = dir.Close() }()
 	name := path.Base(e.Path)
 	var st unix.Stat_t
-	err = unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	err = statAt(dir, name, &st)
 	if err != nil && err != unix.ENOENT {
 		return false, err
 	}
 	there := err == nil && st.Mode&unix.S_IFMT == map[EntryType]uint32{TypeDir: unix.S_IFDIR, TypeFile: unix.S_IFREG, TypeLink: unix.S_IFLNK}[e.Type]
 	switch e.Type {
 	case TypeLink:
-		if there && checkLink(dir, name, e.Target) == nil {
-			return false, nil
+		if there {
+			if err := checkLink(dir, name, e.Target); err == nil {
+				return false, nil
+			} else if ends(r.ctx, err) {
+				return false, err
+			}
 		}
 		if err := r.stage(func(staging int) error { return unix.Symlinkat(e.Target, staging, repairFile) }); err != nil {
 			return false, err
@@ -346,7 +358,7 @@ func (r *repair) entry(e *Entry) (fixed bool, err error) {
 func (r *repair) whole(dir *os.File, name string, e *Entry) (bool, error) {
 	if r.read != nil && !r.read[e.Path] {
 		var st unix.Stat_t
-		err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		err := statAt(dir, name, &st)
 		return err == nil && st.Size == e.Size, err
 	}
 	f, err := r.open(dir, name)
@@ -379,8 +391,12 @@ func (r *repair) open(dir *os.File, name string) (*os.File, error) {
 	return openNoFollow(int(dir.Fd()), name, 0)
 }
 
-// hash checks all that f has against e.
+// hash checks all that f has against e, with Retry.
 func (r *repair) hash(f *os.File, e *Entry) error {
+	return Retry(func() error { return r.hashOnce(f, e) })
+}
+
+func (r *repair) hashOnce(f *os.File, e *Entry) error {
 	info, err := f.Stat()
 	switch {
 	case err != nil:
@@ -410,7 +426,7 @@ func (r *repair) hash(f *os.File, e *Entry) error {
 
 // strip moves what is in the directory open as dir and not in listed to .trash.
 func (r *repair) strip(dir *os.File, at string, listed map[string]EntryType) error {
-	names, err := dir.Readdirnames(-1)
+	names, err := namesIn(dir)
 	if err != nil {
 		return err
 	}
@@ -421,7 +437,7 @@ func (r *repair) strip(dir *os.File, at string, listed map[string]EntryType) err
 		if at == ManifestDir {
 			// The manifest was read; something else in the signature's place goes.
 			var st unix.Stat_t
-			if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			if err := statAt(dir, name, &st); err != nil {
 				return fmt.Errorf("%q: %w", full, err)
 			}
 			known = known && st.Mode&unix.S_IFMT == unix.S_IFREG

@@ -53,6 +53,7 @@ func (r *repair) fill() error {
 		donor := r.snapshot
 		if version != r.snapshot.Ref.Version {
 			if donor, err = r.store.Snapshot(version); err != nil {
+				r.skip(err)
 				continue // not a version to take anything from
 			}
 		}
@@ -82,6 +83,7 @@ func (r *repair) fillFrom(donor *Snapshot) error {
 	}
 	root, err := openDir(donor.Dir)
 	if err != nil {
+		r.skip(err)
 		return nil // nothing to be had here
 	}
 	defer func() { _ = root.Close() }()
@@ -120,6 +122,13 @@ func (r *repair) fillWith(f func(*Entry) (made bool, err error)) error {
 	return nil
 }
 
+// skip remembers that a donor could not be read because of err.
+func (r *repair) skip(err error) {
+	if Inconclusive(err) {
+		r.unread = err
+	}
+}
+
 // take makes e from source, a file below root. false: the source is damaged, too.
 func (r *repair) take(root *os.File, source, e *Entry) (bool, error) {
 	from, err := openBeneath(int(root.Fd()), source.Path)
@@ -134,6 +143,7 @@ func (r *repair) take(root *os.File, source, e *Entry) (bool, error) {
 		if ends(r.ctx, err) && !errors.Is(err, fs.ErrPermission) {
 			return false, err
 		}
+		r.skip(err)
 		return false, nil
 	}
 	return r.makeFile(e, func(to *os.File) error {

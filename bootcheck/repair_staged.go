@@ -44,8 +44,8 @@ func (s *Store) RepairFromStaged(ctx context.Context, ref *Ref) (repaired []stri
 // bad as what it had.
 func (s *Store) giveManifest(version string) error {
 	staged, dir := s.path(stagingDir, dirName(version)), s.VersionDir(version)
-	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
-		return errors.Join(err, errors.New("it is not a folder"))
+	if err := s.There(version); err != nil {
+		return err
 	}
 	old := s.path(trashDir, ManifestDir)
 	if _, err := s.makeFolders(trashDir); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,7 +81,8 @@ type Status struct {
 type VersionStatus struct {
 	Version string `json:"version"`
 	// State is the first that is true of: current, previous, factory, blocked,
-	// confirmed, damaged (its manifest cannot be read), staged (never confirmed).
+	// confirmed, damaged (its manifest cannot be used), unknown (the caller may not
+	// read it), staged (never confirmed).
 	State string `json:"state"`
 	Size  int64  `json:"size"` // sum of its files, bytes; 0: not known
 }
@@ -151,10 +151,11 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
 		case s.plain(version):
 			ref, err = &Ref{Version: version, Digest: NoManifest}, nil
+		case Inconclusive(err):
+			v.State = "unknown"
+		case errors.Is(s.There(version), fs.ErrNotExist):
+			continue // removed just now
 		default:
-			if _, err := os.Lstat(s.VersionDir(version)); errors.Is(err, fs.ErrNotExist) {
-				continue // removed just now
-			}
 			v.State = "damaged"
 		}
 		switch {
@@ -209,6 +210,9 @@ func (st *Status) Print(w io.Writer) {
 	}
 	if st.LastRollback != nil {
 		line("rollback", "%s", st.LastRollback.Summary())
+		for _, skipped := range st.LastRollback.Skipped {
+			line("", "  skipped %s: %s", skipped.Version, skipped.Why)
+		}
 		for text := range strings.Lines(st.LastRollback.Output) {
 			line("", "  %s", strings.TrimRight(text, "\n"))
 		}

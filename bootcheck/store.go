@@ -63,7 +63,11 @@ type Store struct{ dir string }
 // Open returns the store at dir, which must exist; nothing is written. A folder
 // without a record is a store, an empty one.
 func Open(dir string) (*Store, error) {
-	info, err := os.Stat(dir)
+	var info fs.FileInfo
+	err := Retry(func() (err error) {
+		info, err = os.Stat(dir)
+		return err
+	})
 	if err == nil && !info.IsDir() {
 		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
 	}
@@ -329,7 +333,9 @@ func (s *Store) committable(next *Record) error {
 	}
 	// Only what is to run must be there. A previous or factory that was lost is no
 	// reason to refuse the switch away from a version that fails.
-	if info, err := os.Lstat(s.VersionDir(next.Current.Version)); err != nil || !info.IsDir() {
+	if err := s.There(next.Current.Version); Inconclusive(err) {
+		return fmt.Errorf("cannot commit: current: %w", err)
+	} else if err != nil {
 		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)
 	}
 	return nil

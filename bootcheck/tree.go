@@ -51,9 +51,8 @@ const hashBuffer = 256 << 10
 // is followed, and a FIFO in the place of a file does not block.
 //
 // The error names the first wrong file, "bin/device-api: size 812, want 800",
-// and is an *Error with ExitDamaged; an error of the disk (EIO) is in it. What
-// says nothing about the snapshot (no permission, no more descriptors) is not an
-// *Error. If ctx ends, its error is returned as it is.
+// and is an *Error with ExitDamaged; an error of the disk (EIO) is in it. One that is
+// Inconclusive is no *Error. If ctx ends, its error is returned as it is.
 func CheckTree(ctx context.Context, dir string, m *Manifest, depth Depth) error {
 	c := treeCheck{ctx: ctx, depth: depth, children: make(map[string][]*Entry)}
 	for i := range m.Entries {
@@ -61,24 +60,18 @@ func CheckTree(ctx context.Context, dir string, m *Manifest, depth Depth) error 
 		parent := path.Dir(e.Path)
 		c.children[parent] = append(c.children[parent], e)
 	}
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := openDirectory(dir)
 	if err == nil {
-		root := os.NewFile(uintptr(fd), dir)
 		defer func() { _ = root.Close() }()
 		err = c.checkDir(root, ".")
-	} else {
-		err = &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
-		// These say nothing about the snapshot.
-		return fmt.Errorf("cannot check the snapshot: %w", err)
 	}
-	return Errorf(ExitDamaged, CodeHashMismatch, "%w", err)
+	return damage(CodeHashMismatch, err)
 }
 
 type treeCheck struct {
@@ -139,7 +132,7 @@ func (c *treeCheck) checkExtra(d *os.File, dir string) error {
 	for _, e := range c.children[dir] {
 		known[path.Base(e.Path)] = true
 	}
-	names, err := d.Readdirnames(-1)
+	names, err := namesIn(d)
 	if err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
@@ -165,7 +158,7 @@ func checkManifestDir(root *os.File) error {
 		return fmt.Errorf("%s: %w", ManifestDir, err)
 	}
 	defer func() { _ = d.Close() }()
-	names, err := d.Readdirnames(-1)
+	names, err := namesIn(d)
 	if err != nil {
 		return fmt.Errorf("%s: %w", ManifestDir, err)
 	}
@@ -175,7 +168,7 @@ func checkManifestDir(root *os.File) error {
 			return fmt.Errorf("%q: only the manifest and its signature belong there", full)
 		}
 		var st unix.Stat_t
-		if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := statAt(d, name, &st); err != nil {
 			return fmt.Errorf("%s: %w", full, err)
 		}
 		if got := st.Mode & unix.S_IFMT; got != unix.S_IFREG {
@@ -191,7 +184,7 @@ const modeBits = 0o7777
 func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 	name := path.Base(e.Path)
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := statAt(d, name, &st); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("it is missing: %w", err)
 		}
@@ -222,7 +215,11 @@ func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 func checkLink(d *os.File, name, want string) error {
 	// One byte more than allowed, to see that a target is longer.
 	buf := make([]byte, MaxPath+1)
-	n, err := unix.Readlinkat(int(d.Fd()), name, buf)
+	n := 0
+	err := Retry(func() (err error) {
+		n, err = unix.Readlinkat(int(d.Fd()), name, buf)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("cannot read the link: %w", err)
 	}
@@ -241,6 +238,16 @@ func (c *treeCheck) checkContent(d *os.File, name string, e *Entry) error {
 	if c.buf == nil {
 		c.buf, c.sum = make([]byte, hashBuffer), sha256.New()
 	}
+	return Retry(func() error {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		return c.hash(f, e)
+	})
+}
+
+// hash reads what f has from where it is, and compares it with e.
+func (c *treeCheck) hash(f *os.File, e *Entry) error {
 	c.sum.Reset()
 	var size int64
 	for {
@@ -289,18 +296,30 @@ func openBeneath(fd int, p string) (*os.File, error) {
 	return openNoFollow(at, name, 0)
 }
 
-// openNoFollow opens name, one component, in the directory fd for reading.
+// openNoFollow opens name, one component, in the directory fd for reading, with Retry.
 func openNoFollow(fd int, name string, flags int) (*os.File, error) {
-	for {
-		n, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return os.NewFile(uintptr(n), name), nil
+	n := 0
+	err := Retry(func() (err error) {
+		n, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return os.NewFile(uintptr(n), name), nil
+}
+
+// openDirectory opens the directory dir; a link leads to it, if there is one.
+func openDirectory(dir string) (*os.File, error) {
+	n := 0
+	err := Retry(func() (err error) {
+		n, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return os.NewFile(uintptr(n), dir), nil
 }
 
 func typeName(format uint32) string {

@@ -25,7 +25,12 @@ func (s *Store) Unshare(ctx context.Context, version string) error {
 	defer r.close()
 	for i := range r.snapshot.Manifest.Entries {
 		e := &r.snapshot.Manifest.Entries[i]
-		if e.Type != TypeFile || !shared(r.root, e.Path) {
+		if e.Type != TypeFile {
+			continue
+		}
+		if is, err := shared(r.root, e.Path); err != nil {
+			return fmt.Errorf("cannot unshare %s of version %s: %w", e.Path, version, err)
+		} else if !is {
 			continue
 		}
 		if r.staging == nil {
@@ -44,16 +49,20 @@ func (s *Store) Unshare(ctx context.Context, version string) error {
 	return nil
 }
 
-func shared(root *os.File, name string) bool {
+// shared reports whether the file name below root has other names. The error is
+// Inconclusive: a file that is damaged is not shared.
+func shared(root *os.File, name string) (bool, error) {
 	f, err := openBeneath(int(root.Fd()), name)
-	if err != nil {
-		return false // damaged, which is not asked here
+	if err == nil {
+		defer func() { _ = f.Close() }()
+		var info os.FileInfo
+		if info, err = f.Stat(); err == nil {
+			st, ok := info.Sys().(*syscall.Stat_t)
+			return ok && st.Nlink > 1, nil
+		}
 	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return false
+	if Inconclusive(err) {
+		return false, err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Nlink > 1
+	return false, nil
 }

@@ -25,7 +25,11 @@ func (s *Store) VersionDir(version string) string { return s.path(dirName(versio
 
 // VersionNames lists the versions whose folders are in the store, whole or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
-	entries, err := os.ReadDir(s.dir)
+	var entries []fs.DirEntry
+	err := Retry(func() (err error) {
+		entries, err = os.ReadDir(s.dir)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -53,17 +57,14 @@ func (s *Store) Snapshot(version string) (*Snapshot, error) {
 		return nil, Errorf(ExitUsage, "", "%q cannot be a version", version)
 	}
 	dir := s.VersionDir(version)
-	if info, err := os.Lstat(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("version %s is not in the store: %w", version, fs.ErrNotExist)
-		}
-		return nil, err
-	} else if !info.IsDir() {
-		return nil, Errorf(ExitDamaged, "", "version %s is not a folder", version)
+	if err := s.There(version); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("version %s is not in the store: %w", version, fs.ErrNotExist)
+	} else if err != nil {
+		return nil, damage("", fmt.Errorf("version %s cannot be used: %w", version, err))
 	}
 	raw, m, err := ReadManifest(dir)
 	if err != nil {
-		return nil, Errorf(ExitDamaged, "", "version %s cannot be used: %w", version, err)
+		return nil, damage("", fmt.Errorf("version %s cannot be used: %w", version, err))
 	}
 	if m.Version != version {
 		return nil, Errorf(ExitDamaged, "", "version %s cannot be used: its manifest is that of version %s", version, m.Version)
@@ -119,7 +120,9 @@ func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
 	if !snapshot.Ref.Same(ref) {
 		return Errorf(ExitDamaged, CodeHashMismatch, "version %s has the manifest %s, want %s", ref.Version, snapshot.Ref.Digest, ref.Digest)
 	}
-	if err := CheckTree(ctx, snapshot.Dir, snapshot.Manifest, depth); err != nil {
+	if err := CheckTree(ctx, snapshot.Dir, snapshot.Manifest, depth); Inconclusive(err) {
+		return fmt.Errorf("cannot check version %s: %w", ref.Version, err)
+	} else if err != nil {
 		return fmt.Errorf("version %s is damaged: %w", ref.Version, err)
 	}
 	return nil
@@ -142,8 +145,10 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 		if !ValidVersion(version) {
 			continue
 		}
-		if info, err := os.Lstat(s.VersionDir(version)); err == nil && info.IsDir() {
+		if err := s.There(version); err == nil {
 			return version, nil
+		} else if Inconclusive(err) {
+			return "", err
 		}
 	}
 	if !ValidVersion(name) {

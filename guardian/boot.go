@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -24,7 +23,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 
 	active, err := g.active()
 	switch {
-	case err != nil && inconclusive(ctx, err):
+	case bootcheck.Inconclusive(err):
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
 	case (active == nil || err != nil) && g.store.Foreign():
 		// Nothing is decided for a program that keeps these links and may still run.
@@ -159,9 +158,9 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 	}
 	var whole []*bootcheck.Ref // newest first, at most two
 	var factory *bootcheck.Ref
+	var unknown error // why one could not be looked at
 	for _, version := range slices.Backward(names) {
-		info, err := os.Stat(g.store.VersionDir(version))
-		sealed := err == nil && info.Mode().Perm()&0o222 == 0
+		sealed := g.store.Sealed(version)
 		if len(whole) == 2 && (!sealed || factory != nil) {
 			continue
 		}
@@ -174,6 +173,9 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 		}
 		if err != nil {
 			g.logf("version %s is not a candidate: %v", version, err)
+			if bootcheck.Inconclusive(err) {
+				unknown = err
+			}
 			continue
 		}
 		if sealed && factory == nil {
@@ -183,7 +185,10 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 			whole = append(whole, &snapshot.Ref)
 		}
 	}
-	if len(whole) == 0 {
+	switch {
+	case len(whole) == 0 && unknown != nil:
+		return nil, fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", unknown)
+	case len(whole) == 0:
 		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole", g.store.Dir()).
 			WithAdvice("install a version with `ota-apply install`")
 	}

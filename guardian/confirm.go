@@ -24,7 +24,7 @@ func (g *guardian) confirm(ctx context.Context) error {
 	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
-	for {
+	for begun := time.Now(); ; {
 		active, err := g.active()
 		if err != nil {
 			return err
@@ -56,6 +56,15 @@ func (g *guardian) confirm(ctx context.Context) error {
 			return err
 		}
 		next, err := g.judge(ctx, record, verdict)
+		if errors.Is(err, errUnjudged) && time.Since(begun) < g.cfg.Trial.Deadline {
+			g.logf("%v; trying again", err)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(probePause):
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -70,6 +79,10 @@ func (g *guardian) confirm(ctx context.Context) error {
 		}
 	}
 }
+
+// errUnjudged says that a verdict has no consequence yet, as versions cannot be looked
+// at.
+var errUnjudged = errors.New("nothing is decided yet")
 
 // warnOfWatchdog tells the journal of a hardware watchdog that is not what systemd
 // was asked for.
@@ -222,6 +235,9 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		release := int64(0)
 		if !record.Current.Plain() {
 			snapshot, err := g.store.Snapshot(record.Current.Version)
+			if bootcheck.Inconclusive(err) {
+				return nil, fmt.Errorf("%w: %w", errUnjudged, err)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -241,6 +257,9 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		if err != nil {
 			return nil, err
 		}
+	}
+	if d.Action == Keep {
+		return nil, fmt.Errorf("%w: %s", errUnjudged, d.Why)
 	}
 	err = g.carryOut(ctx, d)
 	if d.Action != FallBack || !bootcheck.Switched(err) {

@@ -1,8 +1,10 @@
 package guardian
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -33,9 +35,44 @@ type Disk struct {
 	// it is not there. A version that is not in it is whole as far as anybody
 	// looked.
 	Damaged map[string]string
+	// Unknown has a version's name with why it could not be looked at (see
+	// bootcheck.Inconclusive). It may be whole: it is not run now, and nothing else
+	// changes for it.
+	Unknown map[string]string
 }
 
 func (d Disk) whole(ref *bootcheck.Ref) bool { return d.Damaged[ref.Version] == "" }
+
+// judged reports whether ref may run as far as anybody looked.
+func (d Disk) judged(ref *bootcheck.Ref) bool { return d.whole(ref) && d.Unknown[ref.Version] == "" }
+
+// fallback is what runs instead of the current version of record, nil: nothing can,
+// and the versions that come before it in the order and cannot run. unknown: one of
+// them could not be looked at.
+func (d Disk) fallback(record *bootcheck.Record) (target *bootcheck.Ref, level string, skipped []bootcheck.Skipped, unknown bool) {
+	target, level = record.Fallback(func(ref *bootcheck.Ref) bool {
+		why := cmp.Or(d.Damaged[ref.Version], d.Unknown[ref.Version])
+		if why == "" {
+			return true
+		}
+		unknown = unknown || d.whole(ref)
+		s := bootcheck.Skipped{Version: ref.Version, Why: strings.ToValidUTF8(why[:min(len(why), 300)], "")}
+		if !slices.Contains(skipped, s) {
+			skipped = append(skipped, s)
+		}
+		return false
+	})
+	return target, level, skipped, unknown
+}
+
+// skippedText names skipped in a text that it is the end of.
+func skippedText(skipped []bootcheck.Skipped) string {
+	text := ""
+	for _, s := range skipped {
+		text += fmt.Sprintf("; skipped %s: %s", s.Version, s.Why)
+	}
+	return text
+}
 
 // LastBoot is how the boot before this one ended.
 type LastBoot string
@@ -82,9 +119,11 @@ type Failure struct {
 //	phase      current   the boot before ended       decision
 //	---------  --------  --------------------------  ----------------------------------------------------
 //	any        either    in any way, and a version   put that on trial; if it is damaged or blocked,
-//	                     was asked for at this boot  forget it and go on as below
+//	                     was asked for at this boot  forget it and go on as below; if it cannot be
+//	                                                 looked at, go on as below and ask again at the next boot
 //	hold       either    in any way                  keep; nothing switches
-//	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold
+//	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold;
+//	                                                 with none that can be looked at: keep
 //	any        whole     counted in this boot        keep: a boot is counted once
 //	confirmed  whole     clean, unclean              keep; a streak of hard ends is over
 //	confirmed  whole     hard, streak below 5        count the streak
@@ -113,13 +152,20 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf(format, args...)}
 	}
 	if n := record.Next; n != nil {
-		if disk.whole(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
+		if disk.judged(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
 			next := record.Activate(&n.Ref, boot.ID, n.Baseline, disk.whole)
 			return Decision{Action: Activate, Run: &n.Ref, Next: next, Why: fmt.Sprintf("%s was to run from this boot on, %s ran before", &n.Ref, current)}
 		}
 		without := record.Clone()
 		without.Next = nil
 		d := Decide(without, disk, boot)
+		if disk.whole(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
+			if d.Next != nil {
+				d.Next.Next = record.Clone().Next
+			}
+			d.Why = fmt.Sprintf("%s was to run from this boot on and cannot be looked at (%s): the next boot tries again; %s", &n.Ref, disk.Unknown[n.Version], d.Why)
+			return d
+		}
 		if d.Next == nil {
 			d.Action, d.Next = Count, without
 		}
@@ -182,8 +228,8 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	if count < budget {
 		return Decision{Action: Count, Run: current, Next: next, Why: fmt.Sprintf("%s is %s, %s", current, record.Phase, what)}
 	}
-	if target, _ := record.Fallback(disk.whole); target == nil {
-		return keep("%s is %s, %s, but nothing else can run", current, record.Phase, what)
+	if target, _, skipped, _ := disk.fallback(record); target == nil {
+		return keep("%s is %s, %s, but nothing else can run%s", current, record.Phase, what, skippedText(skipped))
 	}
 	failure.Output = what
 	return Condemn(next, disk, boot.ID, failure)
@@ -199,6 +245,8 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 //	           before it                              one is unblocked, what runs goes on
 //	hold       in any way                             keep: nothing switches
 //	any other  something to fall back to              block it, fall back (order: see Decide)
+//	any other  nothing, as versions cannot be         keep: that passes
+//	           looked at
 //	any other  nothing to fall back to                hold (exhausted): what runs goes on
 //
 // A version that was damaged is not blocked the first time: its content is not
@@ -231,7 +279,11 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if failure.Cause == bootcheck.CauseHard {
 		evidence.Attempts, evidence.BootIDs = len(record.HardStreak), slices.Clone(record.HardStreak)
 	}
-	target, level := record.Fallback(disk.whole)
+	target, level, skipped, unknown := disk.fallback(record)
+	if target == nil && unknown {
+		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s failed (%s), and nothing else can be looked at%s", current, failure, skippedText(skipped))}
+	}
+	evidence.Skipped = skipped
 	if target != nil {
 		evidence.To, evidence.Level = target.Version, level
 	}
@@ -239,7 +291,7 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	if target == nil {
 		next.Phase, next.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted
 		return Decision{Action: Hold, Run: current, Next: next,
-			Why: fmt.Sprintf("%s failed (%s) and nothing else can run", current, failure)}
+			Why: fmt.Sprintf("%s failed (%s) and nothing else can run%s", current, failure, skippedText(skipped))}
 	}
 	again := last != nil && last.From == current.Version && last.Cause == bootcheck.CauseDamaged
 	if failure.Cause != bootcheck.CauseDamaged || again {
@@ -251,7 +303,7 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	}
 	next.SwitchTo(target, level, bootID, baseline, disk.whole)
 	return Decision{Action: FallBack, Run: target, Next: next,
-		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s", current, failure, target, level)}
+		Why: fmt.Sprintf("%s failed (%s): back to %s, which is %s%s", current, failure, target, level, skippedText(skipped))}
 }
 
 // Leave is a person's wish to run target instead of the current version, which

@@ -100,7 +100,7 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 func (g *guardian) factoryChecked(ctx context.Context, factory *bootcheck.Ref, damage error) {
 	text, whole := "", factory.Version
 	if damage != nil {
-		if inconclusive(ctx, damage) {
+		if bootcheck.Inconclusive(damage) {
 			return
 		}
 		text, whole = fmt.Sprintf("factory version %s is damaged: %v", factory, damage), ""
@@ -186,7 +186,7 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 		fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
 		return nil
 	}
-	if inconclusive(ctx, damage) {
+	if bootcheck.Inconclusive(damage) {
 		return damage
 	}
 	fields := map[string]string{"OTA_VERSION": factory.Version}

@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -58,15 +57,15 @@ func (g *guardian) logf(format string, args ...any) {
 // whether the versions that may have to run instead are there at all. What is
 // chosen is hashed by settle.
 func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
-	disk := Disk{Damaged: map[string]string{}}
+	disk := Disk{Damaged: map[string]string{}, Unknown: map[string]string{}}
 	check := func(ref *bootcheck.Ref) {
-		if ref == nil || disk.Damaged[ref.Version] != "" {
+		if ref == nil || !disk.judged(ref) {
 			return
 		}
-		if info, err := os.Lstat(g.store.VersionDir(ref.Version)); err != nil {
+		if err := g.store.There(ref.Version); bootcheck.Inconclusive(err) {
+			disk.Unknown[ref.Version] = err.Error()
+		} else if err != nil {
 			disk.Damaged[ref.Version] = err.Error()
-		} else if !info.IsDir() {
-			disk.Damaged[ref.Version] = "it is not a folder"
 		}
 	}
 	check(record.Previous)
@@ -77,14 +76,17 @@ func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	for i := range record.Confirmed {
 		check(&record.Confirmed[i])
 	}
-	if err := g.store.Verify(ctx, record.Current, bootcheck.Start); err != nil && !inconclusive(ctx, err) {
+	if err := g.store.Verify(ctx, record.Current, bootcheck.Start); bootcheck.Inconclusive(err) {
+		g.logf("%v; it is taken for whole", err)
+	} else if err != nil {
 		disk.Damaged[record.Current.Version] = err.Error()
 	}
 	return disk
 }
 
 // settle asks decide until the version that it switches to is whole, every
-// byte of it: each answer that names a damaged one is asked again without it.
+// byte of it: each answer that names a damaged one, or one that cannot be looked at,
+// is asked again without it.
 func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Decision) (Decision, error) {
 	for {
 		// Who was told to end has not seen the disk: nothing is decided.
@@ -99,8 +101,10 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 		if err == nil {
 			return d, nil
 		}
-		if inconclusive(ctx, err) {
-			return Decision{}, err
+		if bootcheck.Inconclusive(err) {
+			g.logf("cannot %s to %s: %v", d.Action, d.Run, err)
+			disk.Unknown[d.Run.Version] = err.Error()
+			continue
 		}
 		if !g.heal(ctx, d.Run, err.Error()) {
 			g.logf("cannot %s to %s: %v", d.Action, d.Run, err)
@@ -166,12 +170,6 @@ func (g *guardian) publish() {
 	if err := g.desk().Publish(); err != nil {
 		g.logf("%v", err)
 	}
-}
-
-// inconclusive reports whether err says nothing about a snapshot: the check was
-// interrupted or this process lacks something.
-func inconclusive(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || bootcheck.Inconclusive(err)
 }
 
 // restart starts the services anew so that they run version. Its caller holds

@@ -133,7 +133,7 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 	if damage == nil {
 		return strings.TrimSuffix("whole, "+role, ", "), nil
 	}
-	if inconclusive(ctx, damage) {
+	if bootcheck.Inconclusive(damage) {
 		return "", damage
 	}
 	// What was checked for so long may be another version by now, or none.

@@ -10,6 +10,8 @@
 //	                            run a program whose stdout and stderr nobody takes, and which must end
 //	                            with CODE all the same. HOW: gone (the reader is), closed, full
 //	                            (/dev/full), stuck, stuck-nonblocking (a full pipe that nobody reads)
+//	bound CODE PROGRAM ARGS...  run a program that modes bind, also where the test is root's, and
+//	                            that must end with CODE
 //	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create
 //	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
 //	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
@@ -77,7 +79,7 @@ func Run(t *testing.T, dir string, more ...map[string]func(ts *testscript.TestSc
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exit": exit, "deaf": deaf, "bundle": bundle, "link": link, "serve": serve,
+			"exit": exit, "bound": bound, "deaf": deaf, "bundle": bundle, "link": link, "serve": serve,
 			"snapshot": snapshot, "unchanged": unchanged,
 		},
 	}
@@ -122,6 +124,17 @@ func exit(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%s ended with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// bound: see the package.
+func bound(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: bound CODE PROGRAM ARGS...")
+	}
+	if os.Geteuid() == 0 {
+		args = append([]string{args[0], "setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"}, args[1:]...)
+	}
+	exit(ts, false, args)
 }
 
 // bundle: see the package.
