@@ -17,6 +17,7 @@ type account struct {
 	seconds map[string]float64 // by stage
 	stats   fetch.Stats
 	reused  int64
+	damaged int // files that were not reused, as they are damaged
 }
 
 // enter says that the install is in stage from now on.
@@ -45,6 +46,12 @@ func (c *account) took(reused int64) {
 	c.reused = reused
 }
 
+func (c *account) found(damaged int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.damaged += damaged
+}
+
 // close is the account of an install of version that ended with err.
 func (c *account) close(version string, err error) metrics.Install {
 	c.enter("")
@@ -56,6 +63,7 @@ func (c *account) close(version string, err error) metrics.Install {
 		Ended:      time.Now().Unix(),
 		Downloaded: uint64(c.stats.Fetched),
 		Reused:     uint64(c.reused),
+		Damaged:    uint64(c.damaged),
 		Resumes:    c.stats.Resumes,
 		Seconds:    c.seconds,
 	}

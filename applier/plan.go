@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/bits"
@@ -224,14 +225,15 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, m *bootche
 		if !slices.ContainsFunc(o.has, func(from uint8) bool { return from&(1<<d) != 0 }) {
 			continue
 		}
-		if err := a.takeFrom(ctx, u, donor); err != nil {
+		if err := a.takeFrom(ctx, u, donor, record); err != nil {
 			return err
 		}
 	}
+	a.account.took(u.Reused())
 	return nil
 }
 
-func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor) error {
+func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record) error {
 	snapshot, err := a.store.Snapshot(d.version)
 	if err != nil {
 		return nil // removed, or damaged meanwhile: it comes out of the bundle
@@ -241,7 +243,33 @@ func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor) err
 		return nil
 	}
 	defer root.Close()
-	return u.Take(ctx, bundle.Donor{Root: root, Manifest: snapshot.Manifest, Share: d.share})
+	var damaged int
+	var first string
+	err = u.Take(ctx, bundle.Donor{Root: root, Manifest: snapshot.Manifest, Share: d.share, Damaged: func(path string, why error) {
+		damaged++
+		first = cmp.Or(first, fmt.Sprintf("%s: %v", path, why))
+	}})
+	if damaged > 0 {
+		a.foundDamage(&snapshot.Ref, record, damaged, first)
+	}
+	return err
+}
+
+// foundDamage tells that files of ref, which an install wanted to reuse, are not what
+// its manifest says: the install does not need them.
+func (a *applier) foundDamage(ref *bootcheck.Ref, record *bootcheck.Record, files int, first string) {
+	text := fmt.Sprintf("version %s is damaged: %s", ref, first)
+	if files > 1 {
+		text += fmt.Sprintf(" (and %d more files)", files-1)
+	}
+	a.logf("warning: %s; not reused", text)
+	a.logf("hint: `ota-guardian verify --repair %s` repairs it from other versions", ref)
+	a.account.found(files)
+	if ref.Same(record.Factory) {
+		if err := bootcheck.FlagFactory(a.cfg.Run, "factory "+text); err != nil {
+			a.logf("cannot tell status about the factory version: %v", err)
+		}
+	}
 }
 
 // sameDisk reports whether both folders are on one file system; when nobody

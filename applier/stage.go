@@ -161,7 +161,6 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle) error {
 	if err != nil {
 		return err
 	}
-	a.account.took(p.reused)
 	if len(p.remove) == 0 {
 		return nil
 	}

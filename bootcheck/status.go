@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/google/renameio/v2"
 )
 
 // GuardianUnit is the unit that decides which version a boot runs, before its services
@@ -20,6 +23,29 @@ const (
 // FactoryDamage is the file of the run folder that holds a line about what is
 // wrong with factory. It is not there while nothing is.
 const FactoryDamage = "factory-damage"
+
+// maxFlag bounds what FlagFactory writes, bytes: a line that a person reads, below
+// the 4 KiB that Status reads. Three paths may be as long.
+const maxFlag = 2 << 10
+
+// FlagFactory makes Status say what is wrong with factory until the next boot;
+// empty: nothing is. run is the run folder of the programs.
+func FlagFactory(run, text string) error {
+	name := filepath.Join(run, FactoryDamage)
+	if text == "" {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(run, 0o755); err != nil {
+		return err
+	}
+	if text = strings.Join(strings.Fields(text), " "); len(text) > maxFlag {
+		text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
+	}
+	return renameio.WriteFile(name, []byte(text+"\n"), 0o644, renameio.WithTempDir(run))
+}
 
 // Summary is one sentence for a person: what was left, for what, why.
 func (l *Rollback) Summary() string {

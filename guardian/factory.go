@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/google/renameio/v2"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -297,23 +294,7 @@ func shortList(names []string) string {
 // flagFactory lets `status` say what is wrong with factory until the next boot;
 // empty: nothing is.
 func (g *guardian) flagFactory(text string) {
-	name := filepath.Join(g.cfg.Run, bootcheck.FactoryDamage)
-	var err error
-	if text == "" {
-		if err = os.Remove(name); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-	} else if err = os.MkdirAll(g.cfg.Run, 0o755); err == nil {
-		// `status` reads one line of at most 4 KiB, and three paths may be as long.
-		if text = oneLine(text); len(text) > maxFlag {
-			text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
-		}
-		err = renameio.WriteFile(name, []byte(text+"\n"), 0o644, renameio.WithTempDir(g.cfg.Run))
-	}
-	if err != nil {
+	if err := bootcheck.FlagFactory(g.cfg.Run, text); err != nil {
 		g.logf("cannot tell status about the factory version: %v", err)
 	}
 }
-
-// maxFlag bounds what flagFactory writes, bytes: a line that a person reads.
-const maxFlag = 2 << 10

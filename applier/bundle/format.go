@@ -98,9 +98,9 @@
 // "linkpath", in this order, only those needed, each "LENGTH KEY=VALUE\n".
 //
 // There are no scripts in a bundle, no owners, times, extended attributes, hard
-// links or devices, and no setuid. On the device a file belongs to who installs,
-// and its time is that of the installation, with a fraction of a second that its
-// content gives (see [bootcheck.MarkVerified]).
+// links or devices, and no setuid. On the device a file belongs to the user that
+// installs it (root), and its time is that of the installation, or of an earlier one
+// where the file was reused.
 package bundle
 
 import (

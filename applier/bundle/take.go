@@ -1,21 +1,23 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,14 +32,16 @@ type Donor struct {
 	// clone, where the file system can, else one file with two names. Else it is
 	// copied.
 	Share bool
+	// Damaged is told each file of the donor that is not what its manifest says,
+	// once, and why. Calls do not overlap. nil: nobody wants to know.
+	Damaged func(path string, why error)
 }
 
 // Take gets from donor what it has of the files that are missing, by their
-// SHA-256: nothing of these is unpacked. Nobody has written to the donor's file
-// since it was verified (see bootcheck.IsVerified), or it is hashed again; one
-// that is damaged is left alone, and so is whatever cannot be opened or shared.
-// The error is ctx's or that of a disk that is full; then some files may have
-// been taken.
+// SHA-256: nothing of these is unpacked. Every byte is hashed, of the very file
+// that is then in the new version, on all cores. A file of the donor that is
+// damaged, or that cannot be read, is not used. The error is ctx's or that of a
+// disk that is full; then some files may have been taken.
 func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 	if err := u.makeEmpty(); err != nil {
 		return err
@@ -48,10 +52,19 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var noClone atomic.Bool
-	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(pairs)) {
+	damaged := make(map[string]bool) // files of the donor
+	tell := func(from *bootcheck.Entry, why error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !damaged[from.Path] && donor.Damaged != nil {
+			donor.Damaged(from.Path, why)
+		}
+		damaged[from.Path] = true
+	}
+	for range min(runtime.GOMAXPROCS(0), len(pairs)) {
 		wg.Go(func() {
 			t := taker{
-				ctx: ctx, noClone: &noClone, share: donor.Share,
+				ctx: ctx, noClone: &noClone, share: donor.Share, damaged: tell,
 				from: dirCache{root: donor.Root}, to: dirCache{root: u.root},
 			}
 			defer t.from.close()
@@ -62,7 +75,7 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 					return
 				}
 				e := &u.m.Entries[pairs[i].entry]
-				err := t.take(pairs[i].from, e)
+				err := t.takeAny(pairs[i].from, e)
 				if ctxErr := ctx.Err(); ctxErr != nil {
 					err = ctxErr
 				}
@@ -99,7 +112,7 @@ func (u *Unpacker) makeEmpty() error {
 		}
 		f, err := dirs.create(e.Path)
 		if err == nil {
-			err = writeAndClose(f, nil, e.Mode, e.SHA256)
+			err = writeAndClose(f, nil, e.Mode)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
@@ -109,27 +122,40 @@ func (u *Unpacker) makeEmpty() error {
 	return nil
 }
 
-// A pair is a missing entry and the donor's that has its content.
+// A pair is a missing entry and those of the donor that have its content.
 type pair struct {
 	entry int
-	from  *bootcheck.Entry
+	from  []*bootcheck.Entry
 }
 
+// pairs are the largest files first, as one file keeps one core busy: that must not
+// be the last that is waited for.
 func (u *Unpacker) pairs(donor *bootcheck.Manifest) []pair {
-	has := make(map[string]*bootcheck.Entry, len(donor.Entries))
+	has := make(map[string][]*bootcheck.Entry) // by content
+	for i := range u.m.Entries {
+		if e := &u.m.Entries[i]; e.Type == bootcheck.TypeFile && !u.have[i] {
+			has[e.SHA256] = nil
+		}
+	}
 	for i := range donor.Entries {
-		if e := &donor.Entries[i]; e.Type == bootcheck.TypeFile {
-			has[e.SHA256] = e
+		e := &donor.Entries[i]
+		if same, wanted := has[e.SHA256]; wanted && e.Type == bootcheck.TypeFile {
+			has[e.SHA256] = append(same, e)
 		}
 	}
 	var pairs []pair
 	for i := range u.m.Entries {
 		if e := &u.m.Entries[i]; e.Type == bootcheck.TypeFile && !u.have[i] {
-			if from := has[e.SHA256]; from != nil && from.Size == e.Size {
+			if from := has[e.SHA256]; len(from) > 0 && from[0].Size == e.Size {
 				pairs = append(pairs, pair{i, from})
 			}
 		}
 	}
+	const large = 1 << 20 // bytes; smaller ones stay in the order of their folders
+	slices.SortStableFunc(pairs, func(x, y pair) int {
+		a, b := u.m.Entries[x.entry].Size, u.m.Entries[y.entry].Size
+		return cmp.Compare(max(b, large), max(a, large))
+	})
 	return pairs
 }
 
@@ -137,56 +163,74 @@ func (u *Unpacker) pairs(donor *bootcheck.Manifest) []pair {
 type taker struct {
 	ctx      context.Context
 	share    bool
+	damaged  func(from *bootcheck.Entry, why error)
 	noClone  *atomic.Bool // the file system cannot
 	from, to dirCache
 	buf      []byte
+	sum      hash.Hash
 }
 
-var errUnfit = errors.New("the donor's file is not what its manifest says")
+// A damage is what is wrong with a file of the donor.
+type damage struct{ error }
+
+func damagef(format string, args ...any) error { return damage{fmt.Errorf(format, args...)} }
+
+// takeAny makes e from the first of the donor's files from that is whole.
+func (t *taker) takeAny(from []*bootcheck.Entry, e *bootcheck.Entry) (err error) {
+	for _, f := range from {
+		if err = t.take(f, e); err == nil {
+			return nil
+		}
+		if d, ok := errors.AsType[damage](err); ok {
+			t.damaged(f, d.error)
+		}
+	}
+	return err
+}
 
 // take makes e from the donor's file from.
 func (t *taker) take(from, e *bootcheck.Entry) error {
 	dir, err := t.from.open(from.Path)
-	if err != nil {
-		return err
+	var src *os.File
+	if err == nil {
+		src, err = dir.OpenFile(path.Base(from.Path), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	}
-	src, err := dir.OpenFile(path.Base(from.Path), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		if bootcheck.Inconclusive(err) {
+			return err
+		}
+		return damage{err}
 	}
 	defer func() { _ = src.Close() }()
 	info, err := src.Stat()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if !info.Mode().IsRegular() || info.Size() != e.Size {
-		return errUnfit
+	case !info.Mode().IsRegular():
+		return damagef("it is not a file")
+	case info.Size() != e.Size:
+		return damagef("size %d, want %d", info.Size(), e.Size)
 	}
 	if t.share {
-		if err := t.clone(src, info, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
+		if err := t.clone(src, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
-		if err := t.link(src, info, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
-			return err
+		if Linkable(info, e) {
+			if err := t.link(src, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
+				return err
+			}
 		}
 	}
-	return t.make(e, time.Now(), func(to *os.File) error {
-		sum := sha256.New()
-		if _, err := t.copy(io.MultiWriter(to, sum), src, e.Size); err != nil {
-			return err
-		}
-		return checkSum(e, sum.Sum(nil))
-	})
+	return t.make(e, func(to *os.File) error { return t.copy(to, src, e) })
 }
 
 // clone makes e of the blocks of src. errors.ErrUnsupported: this file system
 // cannot.
-func (t *taker) clone(src *os.File, info fs.FileInfo, e *bootcheck.Entry) error {
+func (t *taker) clone(src *os.File, e *bootcheck.Entry) error {
 	if t.noClone.Load() {
 		return errors.ErrUnsupported
 	}
-	verified := bootcheck.IsVerified(info, e.SHA256)
-	return t.make(e, info.ModTime(), func(to *os.File) error {
+	return t.make(e, func(to *os.File) error {
 		if err := unix.IoctlFileClone(int(to.Fd()), int(src.Fd())); err != nil {
 			if bootcheck.IsNoSpace(err) {
 				return err
@@ -194,32 +238,31 @@ func (t *taker) clone(src *os.File, info fs.FileInfo, e *bootcheck.Entry) error 
 			t.noClone.Store(true)
 			return errors.ErrUnsupported
 		}
-		if verified {
-			return nil
-		}
-		// The clone is hashed, which nobody else can write to.
-		return t.hash(to, e)
+		// The clone, which nobody else can write to; src may belong to a service.
+		return t.copy(nil, to, e)
 	})
 }
 
-// link gives src, which must have the mode and the owner that e would have, one
-// more name. errors.ErrUnsupported: it has not, or cannot be linked here.
-func (t *taker) link(src *os.File, info fs.FileInfo, e *bootcheck.Entry) error {
+// Linkable reports whether the file of info can be e, under one more name: it has
+// the mode and the owner that e would have, and nobody but this owner, root, can
+// write to it, before or after it was hashed.
+func Linkable(info fs.FileInfo, e *bootcheck.Entry) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || info.Mode() != e.Mode.Perm() || int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid() {
-		return errors.ErrUnsupported
-	}
-	if !bootcheck.IsVerified(info, e.SHA256) {
-		if err := t.hash(src, e); err != nil {
-			return err
-		}
-		bootcheck.MarkVerified(src, e.SHA256, info.ModTime())
+	return ok && info.Mode() == e.Mode.Perm() && info.Mode()&0o022 == 0 &&
+		int(st.Uid) == os.Geteuid() && int(st.Gid) == os.Getegid()
+}
+
+// link gives src, which is Linkable, one more name. errors.ErrUnsupported: it cannot
+// be linked here.
+func (t *taker) link(src *os.File, e *bootcheck.Entry) error {
+	if err := t.copy(nil, src, e); err != nil {
+		return err
 	}
 	fd, err := t.to.fd(e.Path)
 	if err != nil {
 		return err
 	}
-	// The very file that is open, whatever its name has come to mean.
+	// The very file that was hashed, whatever its name has come to mean.
 	err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(src.Fd())), fd, path.Base(e.Path), unix.AT_SYMLINK_FOLLOW)
 	if err != nil && !bootcheck.IsNoSpace(err) {
 		return errors.ErrUnsupported // another file system, too many links, no /proc: a copy does it
@@ -228,16 +271,13 @@ func (t *taker) link(src *os.File, info fs.FileInfo, e *bootcheck.Entry) error {
 }
 
 // make makes the file e with what write writes, and removes it when that fails.
-func (t *taker) make(e *bootcheck.Entry, written time.Time, write func(to *os.File) error) error {
+func (t *taker) make(e *bootcheck.Entry, write func(to *os.File) error) error {
 	to, err := t.to.create(e.Path)
 	if err != nil {
 		return err
 	}
 	if err = write(to); err == nil {
 		err = to.Chmod(e.Mode.Perm())
-	}
-	if err == nil {
-		bootcheck.MarkVerified(to, e.SHA256, written)
 	}
 	err = errors.Join(err, to.Close())
 	if err != nil {
@@ -248,36 +288,37 @@ func (t *taker) make(e *bootcheck.Entry, written time.Time, write func(to *os.Fi
 	return err
 }
 
-// hash compares what f has with e.
-func (t *taker) hash(f *os.File, e *bootcheck.Entry) error {
-	sum := sha256.New()
-	if _, err := t.copy(sum, io.NewSectionReader(f, 0, e.Size), e.Size); err != nil {
-		return err
-	}
-	if hex.EncodeToString(sum.Sum(nil)) != e.SHA256 {
-		return errUnfit
-	}
-	return nil
-}
-
-// copy copies size bytes, until ctx ends.
-func (t *taker) copy(to io.Writer, from io.Reader, size int64) (int64, error) {
+// copy copies from, which must have the content of e, to to, until ctx ends; nil:
+// it is only hashed.
+func (t *taker) copy(to io.Writer, from io.ReaderAt, e *bootcheck.Entry) error {
 	if t.buf == nil {
-		t.buf = make([]byte, 256<<10)
+		t.buf, t.sum = make([]byte, 256<<10), sha256.New()
 	}
-	var n int64
-	for n < size {
+	t.sum.Reset()
+	for n := int64(0); n < e.Size; {
 		if err := t.ctx.Err(); err != nil {
-			return n, err
+			return err
 		}
-		part := t.buf[:min(int64(len(t.buf)), size-n)]
-		if _, err := io.ReadFull(from, part); err != nil {
-			return n, err
+		part := t.buf[:min(int64(len(t.buf)), e.Size-n)]
+		if k, err := from.ReadAt(part, n); k < len(part) {
+			switch {
+			case atEnd(err):
+				return damagef("size less than %d", e.Size) // just now
+			case bootcheck.Inconclusive(err):
+				return err
+			}
+			return damage{err}
 		}
-		if _, err := to.Write(part); err != nil {
-			return n, err
+		t.sum.Write(part)
+		if to != nil {
+			if _, err := to.Write(part); err != nil {
+				return err
+			}
 		}
 		n += int64(len(part))
 	}
-	return n, nil
+	if got := hex.EncodeToString(t.sum.Sum(nil)); got != e.SHA256 {
+		return damagef("sha256 %s, want %s", got, e.SHA256)
+	}
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +50,7 @@ type Unpacker struct {
 	shares []share
 	wall   *wall  // around all of it but Take
 	have   []bool // by entry: files that are there
-	done   int64  // bytes of content of those
+	done   int64  // bytes of content of those; Take took them
 }
 
 // Begin makes the directories of the version in root, an empty directory of the
@@ -125,6 +124,9 @@ func (u *Unpacker) Missing() []Span {
 	}
 	return spans
 }
+
+// Reused is how much Take took, bytes of content.
+func (u *Unpacker) Reused() int64 { return u.done }
 
 // Missing are the parts of the bundle whose manifest is m that hold the files that
 // are not there yet, in order. When none is there, that is all of the payload: then
@@ -227,7 +229,7 @@ func makeDirs(root *os.Root, h *Head, m *bootcheck.Manifest) error {
 		if err != nil {
 			return err
 		}
-		if err := writeAndClose(f, content, 0o644, ""); err != nil {
+		if err := writeAndClose(f, content, 0o644); err != nil {
 			return err
 		}
 	}
@@ -290,15 +292,11 @@ func create(root *os.Root, name string) (*os.File, error) {
 	return root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 }
 
-// writeAndClose writes the end of f, which then has the content of sha256; empty:
-// nobody wants to know.
-func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode, sha256 string) error {
+// writeAndClose writes the end of f.
+func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode) error {
 	_, err := f.Write(content)
 	if err == nil {
 		err = f.Chmod(mode.Perm())
-	}
-	if err == nil && sha256 != "" {
-		bootcheck.MarkVerified(f, sha256, time.Now())
 	}
 	// Close reports what a network file system or a quota has kept for it.
 	return errors.Join(err, f.Close())

@@ -220,7 +220,7 @@ func (w *worker) small(i int, mem member, tar []byte) error {
 	}
 	f, err := w.dirs.create(e.Path)
 	if err == nil {
-		err = writeAndClose(f, content, e.Mode, e.SHA256)
+		err = writeAndClose(f, content, e.Mode)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
@@ -277,7 +277,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 		if next < p.size {
 			_, err = p.out.Write(content)
 		} else {
-			err = writeAndClose(p.out, content, e.Mode, e.SHA256)
+			err = writeAndClose(p.out, content, e.Mode)
 			p.out = nil
 		}
 		if err != nil {

@@ -21,6 +21,7 @@ func (d *Desk) installsFile() string { return filepath.Join(d.store.Dir(), insta
 type installs struct {
 	Results    map[string]uint64 `json:"results"`          // how many ended with each Result
 	Downloaded uint64            `json:"downloaded_bytes"` // by all of them
+	Damaged    uint64            `json:"damaged_files"`    // that all of them found
 	Last       *Install          `json:"last,omitempty"`   // nil: there was none
 }
 
@@ -32,6 +33,7 @@ type Install struct {
 	Ended      int64              `json:"ended"`            // Unix time, seconds
 	Downloaded uint64             `json:"downloaded_bytes"` // that arrived, those thrown away included
 	Reused     uint64             `json:"reused_bytes"`     // taken from other versions
+	Damaged    uint64             `json:"damaged_files"`    // of other versions, which were therefore not reused
 	Resumes    int                `json:"resumes"`          // how often the download went on from where it had broken off
 	Seconds    map[string]float64 `json:"seconds"`          // by stage, see stages
 }
@@ -65,6 +67,7 @@ func (d *Desk) Ended(last Install) error {
 	all := readInstalls(d.installsFile())
 	all.Results[last.Result]++
 	all.Downloaded += last.Downloaded
+	all.Damaged += last.Damaged
 	all.Last = &last
 	data, err := json.Marshal(all)
 	if err == nil {

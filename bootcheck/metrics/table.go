@@ -138,6 +138,8 @@ var table = []metric{
 		}},
 	{"ota_downloaded_bytes_total", counter, "Bytes that installs downloaded, also those that were thrown away.",
 		one(func(f *facts) float64 { return float64(f.installs.Downloaded) })},
+	{"ota_damaged_files_total", counter, "Files of versions in the store that installs found damaged when they were to be reused.",
+		one(func(f *facts) float64 { return float64(f.installs.Damaged) })},
 	{"ota_last_install_info", gauge, "The last install or activation that ended: the version (empty: it did not come to know it) and the result. Always 1; not there if there never was one.",
 		last(func(l *Install, emit emit) { emit(1, "version", l.Version, "result", l.Result) })},
 	{"ota_last_install_exit_code", gauge, "Exit code of the last install or activation: 0 done, 3 busy, 4 refused, 5 damaged, 6 download failed, 7 no space, 8 rolled back, 9 on hold, 10 unknown, else failed.",

@@ -303,6 +303,7 @@ func (b *bench) updates(ctx context.Context, name string, s shape) error {
 		return err
 	}
 	os.RemoveAll(tree) // it is another one now
+	b.served.Store(&data)
 	var disk uint64
 	update := func() (r result, err error) {
 		dir, err := b.fresh()

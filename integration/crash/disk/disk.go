@@ -27,7 +27,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,7 +52,6 @@ type Inode struct {
 	// Pending is what changed it and is not durable, in order.
 	Pending []*Change
 
-	modTime time.Time // zero: it was changed since
 	// kept is what a power cut cannot take.
 	kept struct {
 		mode  fs.FileMode
@@ -95,7 +93,7 @@ func (d *Disk) add(n *Node) *Inode {
 	if i := d.files[n.ID]; i != nil {
 		return i // another name of it
 	}
-	i := &Inode{ID: n.ID, Type: n.Mode.Type(), Mode: n.Mode.Perm(), Target: n.Target, Data: n.Data, modTime: n.ModTime}
+	i := &Inode{ID: n.ID, Type: n.Mode.Type(), Mode: n.Mode.Perm(), Target: n.Target, Data: n.Data}
 	d.files[n.ID] = i
 	if n.Mode.IsDir() {
 		i.Names = make(map[string]*Inode, len(n.Names))
@@ -272,12 +270,7 @@ func (d *Disk) play(c *crashpoint.Call) error {
 			i.write(c.Point, i.Data.resized(c.Offset+c.Length))
 		}
 	case "utimes":
-		// Taken to be durable at once, which is the worse: a time can be a mark that
-		// what the file holds was found right.
-		i.modTime = time.Time{}
-		if len(c.Times) == 2 && c.Times[1].Nsec != unix.UTIME_OMIT && c.Times[1].Nsec != unix.UTIME_NOW {
-			i.modTime = time.Unix(c.Times[1].Unix())
-		}
+		// No program believes a time.
 	case "chmod":
 		i.Mode = c.Mode.Perm()
 		i.Pending = append(i.Pending, &Change{Point: c.Point, Mode: i.Mode, HasMode: true})
@@ -385,12 +378,11 @@ func (i *Inode) bind(point int, names ...Name) {
 			i.Names[n.Name] = n.Is
 		}
 	}
-	i.modTime = time.Time{}
 	i.Pending = append(i.Pending, &Change{Point: point, Names: names})
 }
 
 func (i *Inode) write(point int, data *Blob) {
-	i.Data, i.modTime = data, time.Time{}
+	i.Data = data
 	i.Pending = append(i.Pending, &Change{Point: point, Data: data})
 }
 

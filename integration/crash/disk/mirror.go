@@ -72,7 +72,7 @@ func (m *Mirror) show(name string, is, want *Node) error {
 				return err
 			}
 		}
-		return want.dress(name)
+		return os.Chmod(name, want.Mode.Perm())
 	case 0:
 		sum := want.Sum()
 		kept := filepath.Join(m.files, hex.EncodeToString(sum[:]))

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +24,6 @@ type Node struct {
 	Data   *Blob       // of a file
 	Target string      // of a symlink
 	Names  map[string]*Node
-	// ModTime is when it was changed last; zero: in the run that is played.
-	ModTime time.Time
 
 	sum [sha256.Size]byte // of all of it but the IDs; zero: not asked yet
 }
@@ -70,17 +67,14 @@ func (b *Blob) Sum() [sha256.Size]byte {
 }
 
 // Sum tells trees apart: two have the same if they have the same names, modes,
-// times, links and content.
+// links and content.
 func (n *Node) Sum() [sha256.Size]byte {
 	if n.sum != ([sha256.Size]byte{}) {
 		return n.sum
 	}
 	h := sha256.New()
-	var head [12]byte
+	var head [4]byte
 	binary.LittleEndian.PutUint32(head[:], uint32(n.Mode))
-	if !n.ModTime.IsZero() {
-		binary.LittleEndian.PutUint64(head[4:], uint64(n.ModTime.UnixNano()))
-	}
 	h.Write(head[:])
 	switch n.Mode.Type() {
 	case fs.ModeDir:
@@ -111,7 +105,7 @@ func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
 	if err := unix.Lstat(name, &st); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
 	}
-	n := &Node{ID: crashpoint.ID{Dev: st.Dev, Ino: st.Ino}, Mode: fs.FileMode(st.Mode & 0o777), ModTime: time.Unix(st.Mtim.Unix())}
+	n := &Node{ID: crashpoint.ID{Dev: st.Dev, Ino: st.Ino}, Mode: fs.FileMode(st.Mode & 0o777)}
 	if same := seen[n.ID]; same != nil {
 		return same, nil
 	}
@@ -180,7 +174,7 @@ func (c *crash) node(i *Inode) (n *Node, clean bool) {
 	if n := c.made[i]; n != nil {
 		return n, false
 	}
-	n = &Node{ID: i.ID, Mode: i.Type | i.kept.mode, Target: i.Target, Data: i.kept.data, ModTime: i.modTime}
+	n = &Node{ID: i.ID, Mode: i.Type | i.kept.mode, Target: i.Target, Data: i.kept.data}
 	clean = len(i.Pending) == 0
 	names := i.kept.names
 	if !clean && names != nil {
@@ -239,7 +233,7 @@ func (n *Node) write(name string, files map[*Node]string) error {
 				return err
 			}
 		}
-		return n.dress(name)
+		return os.Chmod(name, n.Mode.Perm())
 	case fs.ModeSymlink:
 		return os.Symlink(n.Target, name)
 	case 0:
@@ -250,31 +244,15 @@ func (n *Node) write(name string, files map[*Node]string) error {
 		if err := os.WriteFile(name, n.Data.bytes, 0o600); err != nil {
 			return err
 		}
-		return n.dress(name)
+		return os.Chmod(name, n.Mode.Perm())
 	}
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
 }
-
-// dress gives name the mode and the time of n.
-func (n *Node) dress(name string) error {
-	if err := os.Chmod(name, n.Mode.Perm()); err != nil {
-		return err
-	}
-	when := n.ModTime
-	if when.IsZero() {
-		when = unknownTime
-	}
-	return os.Chtimes(name, when, when)
-}
-
-// unknownTime is that of what was changed in the run that is played. Its nanoseconds
-// are no mark that a program made.
-var unknownTime = time.Unix(1_700_000_000, 0)
 
 // Sorted are the names in the folder n, in order.
 func Sorted(n *Node) []string { return slices.Sorted(maps.Keys(n.Names)) }
 
 // Copy is n, to be changed before anybody asks for its Sum.
 func (n *Node) Copy() *Node {
-	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names, ModTime: n.ModTime}
+	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names}
 }
