@@ -9,6 +9,9 @@ import (
 
 // recoverActive finds the newest whole generation of a store whose switch is lost.
 func (s *Store) recoverActive(cause error) (*Active, error) {
+	if Inconclusive(cause) {
+		return nil, cause
+	}
 	generations, err := s.generations()
 	if err != nil {
 		return nil, err
@@ -17,7 +20,7 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 		return nil, ErrEmpty
 	}
 	for _, n := range slices.Backward(generations) {
-		if record, err := s.readGeneration(n); err == nil {
+		if record, _, err := s.readGeneration(n); err == nil {
 			record.recount()
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
@@ -39,7 +42,7 @@ func (s *Store) neverSwitched(generations []uint64, err error) bool {
 		return true
 	}
 	if len(generations) == 1 && generations[0] == 1 {
-		_, err := s.readGeneration(1)
+		_, _, err := s.readGeneration(1)
 		return errors.Is(err, ErrRecord) && !Inconclusive(err)
 	}
 	return len(generations) == 0
@@ -48,7 +51,15 @@ func (s *Store) neverSwitched(generations []uint64, err error) bool {
 // rebuild makes the record of generation n, which cannot be read, from the
 // generations before it and from the links of n.
 func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
-	current := s.readLink(n, "current")
+	links := make(map[string]*Ref)
+	for _, name := range linkNames {
+		ref, err := s.readLink(n, name)
+		if Inconclusive(err) {
+			return nil, err
+		}
+		links[name] = ref
+	}
+	current := links["current"]
 	generations, err := s.generations()
 	if err != nil {
 		return nil, err
@@ -58,7 +69,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		if g >= n {
 			continue
 		}
-		if r, err := s.readGeneration(g); err == nil {
+		if r, _, err := s.readGeneration(g); err == nil {
 			base = r.Clone()
 			break
 		}
@@ -72,7 +83,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		current = s.withDigest(current, none)
 		return &Active{
 			Record: &Record{Schema: Schema, Generation: n, Phase: PhaseConfirmed,
-				Current: current, Previous: s.withDigest(s.readLink(n, "previous"), none), Factory: s.withDigest(s.readLink(n, "factory"), none),
+				Current: current, Previous: s.withDigest(links["previous"], none), Factory: s.withDigest(links["factory"], none),
 				Confirmed: []Ref{*current}},
 			Damage: fmt.Sprintf("the record of generation %d is lost (%v); using its links", n, cause),
 		}, nil
@@ -80,7 +91,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	damage := fmt.Sprintf("the record of generation %d is lost (%v); using generation %d and the links", n, cause, base.Generation)
 	// What was made factory or previous by generation n, and by none before it.
 	for _, name := range []string{"previous", "factory"} {
-		if ref := s.readLink(n, name); ref != nil && s.holds(ref) {
+		if ref := links[name]; ref != nil && s.holds(ref) {
 			base.setLink(name, s.withDigest(ref, base))
 		}
 	}
@@ -96,7 +107,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	} else {
 		base.Phase, base.Trial = PhaseTrial, &Trial{}
 	}
-	base.Previous = s.withDigest(s.readLink(n, "previous"), base)
+	base.Previous = s.withDigest(links["previous"], base)
 	base.Current = s.withDigest(current, base)
 	base.HoldReason = ""
 	return &Active{Record: base, Damage: damage}, nil

@@ -1,57 +1,110 @@
 package bootcheck
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"path/filepath"
+	"regexp"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
-// Whatever happens to the record of the active generation, the version that
-// runs goes on running, and nothing is rolled back because of it.
-func TestDamagedRecord(t *testing.T) {
+// recordDamages are what may become of a file of good: each makes it of nothing.
+func recordDamages(good []byte) map[string]func(name string) error {
+	write := func(data []byte) func(string) error {
+		return func(name string) error { return os.WriteFile(name, data, 0o644) }
+	}
+	all := map[string]func(string) error{
+		"missing":       func(string) error { return nil },
+		"zeros":         write(make([]byte, len(good))),
+		"0xff":          write(bytes.Repeat([]byte("\xff"), 500)),
+		"null":          write([]byte("null")),
+		"a list":        write([]byte("[1]")),
+		"2 objects":     write(append(good[:len(good):len(good)], good...)),
+		"schema 0":      write([]byte(`{"phase":"confirmed","current":{"version":"2.0"}}`)),
+		"huge":          write(make([]byte, 2<<20)),
+		"a folder":      func(name string) error { return os.Mkdir(name, 0o700) },
+		"a FIFO":        func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"a link":        func(name string) error { return os.Symlink("../1/record.json", name) },
+		"2^63 boots":    write(bytes.Replace(good, []byte(`"unclean": 1`), []byte(`"unclean": 9223372036854775807`), 1)),
+		"one byte more": write(append(good[:len(good):len(good)], '\n')),
+	}
+	for n := range good {
+		if n%11 == 0 || n > len(good)-90 { // the seal
+			all[fmt.Sprintf("cut to %d bytes", n)] = write(good[:n])
+		}
+		flipped := bytes.Clone(good)
+		flipped[n] ^= 1 << (n % 8)
+		all[fmt.Sprintf("a bit of byte %d flipped", n)] = write(flipped)
+	}
+	return all
+}
+
+// One copy of the record, whatever happens to it, is no loss at all.
+func TestOneCopyOfTheRecordIsDamaged(t *testing.T) {
+	s, _, _ := twoVersions(t)
+	before := mustActive(t, s)
+	for _, file := range []string{recordFile, backupFile} {
+		name := s.path(".generations", "2", file)
+		good, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, damage := range recordDamages(good) {
+			if err := errors.Join(os.RemoveAll(name), damage(name)); err != nil {
+				t.Fatal(err)
+			}
+			active, err := s.Active()
+			if err != nil {
+				t.Errorf("%s %s: %v", file, what, err)
+				continue
+			}
+			if diff := cmp.Diff(before.Record, active.Record, cmp.AllowUnexported(Record{})); diff != "" || active.Damage == "" {
+				t.Errorf("%s %s: damage %q; want one, and a record that is not (-want +got):\n%s", file, what, active.Damage, diff)
+			}
+			if history, err := s.History(); err != nil || len(history) != 2 {
+				t.Errorf("%s %s: the history has %d generations (%v), want 2", file, what, len(history), err)
+			}
+		}
+		if err := errors.Join(os.RemoveAll(name), os.WriteFile(name, good, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if active := mustActive(t, s); active.Damage != "" {
+		t.Errorf("with both copies as they were there is damage: %s", active.Damage)
+	}
+	if err := os.Remove(s.path(".generations", "2", backupFile)); err != nil {
+		t.Fatal(err)
+	}
+	// Committing the record makes both copies anew.
+	mustCommit(t, s, mustActive(t, s).Record.Clone())
+	if active := mustActive(t, s); active.Damage != "" || active.Record.Generation != 3 {
+		t.Errorf("after the commit: generation %d, damage %q", active.Record.Generation, active.Damage)
+	}
+}
+
+// Even if both copies of the active generation are lost, the version that runs goes
+// on running, and nothing is rolled back because of it.
+func TestBothCopiesOfTheRecordAreDamaged(t *testing.T) {
 	s, one, two := twoVersions(t)
-	name := s.path(".generations", "2", "record.json")
-	good, err := os.ReadFile(name)
+	good, err := os.ReadFile(s.path(".generations", "2", recordFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	damages := map[string]func() error{
-		"missing":   func() error { return nil },
-		"zeros":     func() error { return os.WriteFile(name, make([]byte, len(good)), 0o600) },
-		"0xff":      func() error { return os.WriteFile(name, []byte(strings.Repeat("\xff", 500)), 0o600) },
-		"null":      func() error { return os.WriteFile(name, []byte("null"), 0o600) },
-		"a list":    func() error { return os.WriteFile(name, []byte("[1]"), 0o600) },
-		"2 objects": func() error { return os.WriteFile(name, append(good, good...), 0o600) },
-		"schema 0": func() error {
-			return os.WriteFile(name, []byte(`{"phase":"confirmed","current":{"version":"2.0"}}`), 0o600)
-		},
-		"huge":     func() error { return os.WriteFile(name, make([]byte, 2<<20), 0o600) },
-		"a folder": func() error { return os.Mkdir(name, 0o700) },
-		"a FIFO":   func() error { return unix.Mkfifo(name, 0o600) },
-		"a link":   func() error { return os.Symlink("../1/record.json", name) },
-		"2^63 boots": func() error {
-			return os.WriteFile(name, []byte(strings.Replace(string(good), `"unclean": 1`, `"unclean": 9223372036854775807`, 1)), 0o600)
-		},
-	}
-	for n := range len(good) - 1 { // the last byte is the line's end
-		damages[fmt.Sprintf("cut to %d bytes", n)] = func() error { return os.WriteFile(name, good[:n], 0o600) }
-	}
-	for what, damage := range damages {
-		if err := errors.Join(os.RemoveAll(name), damage()); err != nil {
-			t.Fatal(err)
-		}
+	for what, damage := range recordDamages(good) {
+		loseRecord(t, s, 2, damage)
 		active, err := s.Active()
 		if err != nil {
-			t.Errorf("record %s: %v", what, err)
+			t.Errorf("records %s: %v", what, err)
 			continue
 		}
 		r := active.Record
 		if active.Damage == "" || !r.Current.Same(two) || r.Phase != PhaseTrial || !r.Previous.Same(one) {
-			t.Errorf("record %s: current %s, previous %s, %s, damage %q; want 2.0, 1.0, trial and a damage", what, r.Current, r.Previous, r.Phase, active.Damage)
+			t.Errorf("records %s: current %s, previous %s, %s, damage %q; want 2.0, 1.0, trial and a damage", what, r.Current, r.Previous, r.Phase, active.Damage)
 		}
 	}
 	// Committing what was put together mends the store.
@@ -61,13 +114,54 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// loseRecord puts what damage makes in the place of both copies of a record.
+func loseRecord(t *testing.T, s *Store, n uint64, damage func(name string) error) {
+	t.Helper()
+	for _, file := range []string{recordFile, backupFile} {
+		name := filepath.Join(s.generation(n), file)
+		if err := errors.Join(os.RemoveAll(name), damage(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func emptyFile(name string) error { return os.WriteFile(name, nil, 0o644) }
+
+// Stores of older programs have one copy, without a seal; one that an older program
+// wrote after a newer one has the seal of another text, a key that it did not know.
+func TestRecordOfAnOlderProgram(t *testing.T) {
+	s, _, two := twoVersions(t)
+	text, err := os.ReadFile(s.path(".generations/2/record.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := regexp.MustCompile(`(?s),\s*"seal": "[^"]*"`).ReplaceAll(text, nil)
+	for what, text := range map[string][]byte{
+		"without a seal":              plain,
+		"with the seal of an older":   bytes.Replace(text, []byte(`"unclean": 1`), []byte(`"unclean": 2`), 1),
+		"with other spaces and lines": bytes.Join(bytes.Fields(plain), nil),
+	} {
+		if err := errors.Join(os.RemoveAll(s.path(".generations/2/record.backup.json")), os.WriteFile(s.path(".generations/2/record.json"), text, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		active := mustActive(t, s)
+		if active.Damage != "" || !active.Record.Current.Same(two) || active.Record.Phase != PhaseTrial || len(active.Record.unknown) != 0 {
+			t.Errorf("%s: %+v, damage %q, unknown %v; want trial of 2.0 and no damage", what, active.Record, active.Damage, active.Record.unknown)
+		}
+	}
+	next := mustCommit(t, s, mustActive(t, s).Record.Clone())
+	for _, file := range []string{recordFile, backupFile} {
+		if text, err := os.ReadFile(filepath.Join(s.generation(next.Generation), file)); err != nil || !intact(text) {
+			t.Errorf("%s of the next generation is %s (%v), want it sealed", file, text, err)
+		}
+	}
+}
+
 func TestDamagedRecordOfAVersionThatProvedItself(t *testing.T) {
 	s, one, two := twoVersions(t)
 	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
 	mustCommit(t, s, &Record{Phase: PhaseFallback, Current: one, Trial: &Trial{}, Confirmed: []Ref{*one, *two}})
-	if err := os.Remove(s.path(".generations", "4", "record.json")); err != nil {
-		t.Fatal(err)
-	}
+	loseRecord(t, s, 4, func(string) error { return nil })
 	r := mustActive(t, s).Record
 	if !r.Current.Same(one) || r.Phase != PhaseConfirmed {
 		t.Errorf("current %s, %s; want 1.0, confirmed: the links run it and it once proved itself", r.Current, r.Phase)
@@ -76,11 +170,8 @@ func TestDamagedRecordOfAVersionThatProvedItself(t *testing.T) {
 
 func TestEveryRecordDamagedLeavesTheLinks(t *testing.T) {
 	s, one, two := twoVersions(t)
-	for _, n := range []string{"1", "2"} {
-		if err := os.Truncate(s.path(".generations", n, "record.json"), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	loseRecord(t, s, 1, emptyFile)
+	loseRecord(t, s, 2, emptyFile)
 	r := mustActive(t, s).Record
 	if r.Current.Version != two.Version || r.Previous.Version != one.Version || r.Factory.Version != one.Version || r.Phase != PhaseConfirmed {
 		t.Errorf("Active = %+v, want what the links say", r)
@@ -153,9 +244,7 @@ func relink(name, target string) func(s *Store) error {
 func TestLostConfirmationIsNotARollback(t *testing.T) {
 	s, one, two := twoVersions(t)
 	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
-	if err := os.Truncate(s.path(".generations", "3", "record.json"), 0); err != nil {
-		t.Fatal(err)
-	}
+	loseRecord(t, s, 3, emptyFile)
 	if r := mustActive(t, s).Record; r.Phase != PhaseTrial || r.Trial.Attempts() != 0 {
 		t.Errorf("Active = %s with %d boots counted, want a trial with none", r.Phase, r.Trial.Attempts())
 	}
@@ -166,9 +255,7 @@ func TestLostRecordKeepsItsFactory(t *testing.T) {
 	s, one, two := twoVersions(t)
 	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Confirmed: []Ref{*one, *two}})
 	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []Ref{*one, *two}})
-	if err := os.Truncate(s.path(".generations", "4", "record.json"), 0); err != nil {
-		t.Fatal(err)
-	}
+	loseRecord(t, s, 4, emptyFile)
 	r := mustActive(t, s).Record
 	if r.Factory == nil || r.Factory.Version != "1.0" || r.Factory.Digest != one.Digest || !r.Current.Same(two) || !r.Previous.Same(one) {
 		t.Errorf("current %s, previous %s, factory %+v; want 2.0, 1.0 and 1.0 with its digest", r.Current, r.Previous, r.Factory)

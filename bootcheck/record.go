@@ -336,7 +336,7 @@ func ParseRecord(data []byte) (*Record, error) {
 	if err := json.Unmarshal(data, &r.unknown); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
-	known := map[string]json.RawMessage{}
+	known := map[string]json.RawMessage{"seal": nil}
 	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x", Next: &Next{},
 		Rollbacks: map[Cause]map[string]uint64{CauseHealth: {}}}))
 	if err != nil {

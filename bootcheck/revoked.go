@@ -106,22 +106,13 @@ func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error)
 	if err := os.RemoveAll(temp); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
+	err = writeDurable(temp, append(data, '\n'))
 	if err == nil {
 		err = os.Rename(temp, s.path(revokedFile))
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(temp))
+		_ = os.Remove(temp)
+		return nil, err
 	}
 	return all, syncDir(s.dir)
 }

@@ -105,8 +105,8 @@ func TestRevoke(t *testing.T) {
 	if _, err := s.Revoke(&Record{RevokedKeys: keyIDs(1)}, keyIDs(2), nil); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := os.Stat(s.path(revokedFile)); err != nil || !os.SameFile(before, after) || before.Mode().Perm() != 0o600 {
-		t.Errorf("nothing is new, and the file was written again, or has the mode %v, want 0600 (%v)", before.Mode(), err)
+	if after, err := os.Stat(s.path(revokedFile)); err != nil || !os.SameFile(before, after) || before.Mode().Perm() != 0o644 {
+		t.Errorf("nothing is new, and the file was written again, or has the mode %v, want 0644 (%v)", before.Mode(), err)
 	}
 }
 

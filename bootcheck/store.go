@@ -10,7 +10,7 @@
 //	  previous -> .active/previous
 //	  factory  -> .active/factory
 //	  .active  -> .generations/42       THE switch: replacing this link changes everything at once
-//	  .generations/41/ 42/              each holds record.json and the links current, previous, factory -> ../../v1.2.0
+//	  .generations/41/ 42/              each holds record.json, its backup and the links current, previous, factory -> ../../v1.2.0
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
 //	  .revoked.json                     keys whose bundles are refused; not there while no key was revoked
 //	  .clean-shutdown  .hard-reboot     marks that a boot leaves behind: the ID of the boot that ended so
@@ -25,16 +25,13 @@ package bootcheck
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -48,11 +45,12 @@ const (
 	lockFile       = ".lock"
 	installLock    = ".install.lock"
 	recordFile     = "record.json"
+	backupFile     = "record.backup.json"
 	revokedFile    = ".revoked.json"
 
 	// keepGenerations is how many are kept: they are the history a person
 	// reads and the backup of a damaged record. At 4 KiB blocks a generation
-	// is about 12 KiB, so the history is below 400 KiB.
+	// is about 16 KiB, so the history is about 512 KiB.
 	keepGenerations = 32
 )
 
@@ -156,10 +154,6 @@ func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
-func (s *Store) generation(n uint64) string {
-	return s.path(generationsDir, strconv.FormatUint(n, 10))
-}
-
 // Active is what the store says at this moment.
 type Active struct {
 	// Record is never nil and never to be changed; Clone it.
@@ -175,26 +169,26 @@ type Active struct {
 // generations somebody deleted.
 var ErrEmpty = errors.New("no version is installed")
 
-// Active reads what runs. A record that is lost or damaged is never a reason to
-// change what runs: it is put together from the newest older generation that is
-// whole and from the links, which say what this boot starts. The error is
-// ErrEmpty, or one that says why nothing could be read at all.
+// Active reads what runs. One damaged or unreadable copy of the record loses
+// nothing. Even a record that is lost is never a reason to change what runs: it is
+// put together from the newest older generation that is whole and from the links,
+// which say what this boot starts. The error is ErrEmpty, or one that says why
+// nothing could be read at all.
 func (s *Store) Active() (*Active, error) {
 	n, err := s.activeGeneration()
 	if err != nil {
 		return s.recoverActive(err)
 	}
-	record, err := s.readGeneration(n)
+	record, damage, err := s.readGeneration(n)
 	if Inconclusive(err) {
 		return nil, fmt.Errorf("cannot read generation %d: %w", n, err)
 	}
 	if err != nil {
 		return s.rebuild(n, err)
 	}
-	damage := ""
 	for _, l := range record.links() {
-		got := s.readLink(n, l.name)
-		if got.Same(l.ref) || got == nil && l.ref == nil {
+		got, err := s.readLink(n, l.name)
+		if got.Same(l.ref) || got == nil && l.ref == nil || Inconclusive(err) {
 			continue
 		}
 		says := fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.name, got, l.ref)
@@ -212,7 +206,7 @@ func (s *Store) Active() (*Active, error) {
 		return &Active{Record: record, Damage: damage}, nil
 	}
 	for _, name := range linkNames {
-		if got, _ := os.Readlink(s.path(name)); got != fixedTarget(name) {
+		if got, err := readlink(s.path(name)); got != fixedTarget(name) && !Inconclusive(err) {
 			return &Active{Record: record, Damage: fmt.Sprintf("%s is not the link to %q", name, fixedTarget(name))}, nil
 		}
 	}
@@ -223,89 +217,6 @@ func (s *Store) Active() (*Active, error) {
 func (s *Store) holds(ref *Ref) bool {
 	is, err := s.Ref(ref.Version)
 	return err == nil && is.Same(ref)
-}
-
-// activeGeneration reads the switch.
-func (s *Store) activeGeneration() (uint64, error) {
-	target, err := os.Readlink(s.path(activeLink))
-	if err != nil {
-		return 0, err
-	}
-	dir, name := filepath.Split(target)
-	n, err := strconv.ParseUint(name, 10, 63)
-	if dir != generationsDir+"/" || err != nil || strconv.FormatUint(n, 10) != name {
-		return 0, fmt.Errorf("%s points to %q, want %s/N", s.path(activeLink), target, generationsDir)
-	}
-	return n, nil
-}
-
-// readLink reads a link of generation n. Anything but ../../v<version> is nil:
-// a target that is absolute or climbs elsewhere is nobody's of ours.
-func (s *Store) readLink(n uint64, name string) *Ref {
-	target, err := os.Readlink(filepath.Join(s.generation(n), name))
-	if err != nil {
-		return nil
-	}
-	version, ok := strings.CutPrefix(target, "../../v")
-	if !ok || !ValidVersion(version) {
-		return nil
-	}
-	return &Ref{Version: version}
-}
-
-// readGeneration reads the record of generation n.
-func (s *Store) readGeneration(n uint64) (*Record, error) {
-	data, err := readRegular(filepath.Join(s.generation(n), recordFile), maxRecord)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
-	}
-	r, err := ParseRecord(data)
-	if err != nil {
-		return nil, err
-	}
-	r.Generation = n
-	return r, nil
-}
-
-// generations lists the numbers of all generations, oldest first.
-func (s *Store) generations() ([]uint64, error) {
-	entries, err := os.ReadDir(s.path(generationsDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var all []uint64
-	for _, e := range entries {
-		if n, err := strconv.ParseUint(e.Name(), 10, 63); err == nil {
-			i, _ := slices.BinarySearch(all, n)
-			all = slices.Insert(all, i, n)
-		}
-	}
-	return all, nil
-}
-
-// History returns the records of the generations up to the active one that can be read, oldest first.
-func (s *Store) History() ([]*Record, error) {
-	active, err := s.activeGeneration()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	generations, err2 := s.generations()
-	if err2 != nil {
-		return nil, err2
-	}
-	var all []*Record
-	for _, n := range generations {
-		if err == nil && n > active {
-			break // left by a power cut before its switch: it never was
-		}
-		if r, err := s.readGeneration(n); err == nil {
-			all = append(all, r)
-		}
-	}
-	return all, nil
 }
 
 // Commit makes next what the device runs, remembers and falls back to: THE
@@ -347,7 +258,7 @@ func (s *Store) commit(next *Record) error {
 	if err != nil {
 		return err
 	}
-	before, err := os.Readlink(s.path(activeLink))
+	before, err := readlink(s.path(activeLink))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
@@ -435,47 +346,6 @@ func (s *Store) commit(next *Record) error {
 // Switched reports whether a Commit that returned err made its switch.
 func Switched(err error) bool { return err == nil || Exit(err) == ExitUnknown }
 
-// writeGeneration writes generation n whole and makes it durable.
-func (s *Store) writeGeneration(n uint64, r *Record) error {
-	dir := s.generation(n)
-	if _, err := s.makeFolders(generationsDir); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, recordFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err // never a second fsync of this file: the whole generation is thrown away
-	}
-	for _, l := range r.links() {
-		if l.ref == nil {
-			continue
-		}
-		if err := os.Symlink("../../"+dirName(l.ref.Version), filepath.Join(dir, l.name)); err != nil {
-			return err
-		}
-	}
-	if err := syncDir(dir); err != nil {
-		return err
-	}
-	return syncDir(s.path(generationsDir))
-}
-
 // Settle makes the switch last that Active shows. Whoever made it does that too, but
 // a moment later, and may have been killed before: who tells somebody of a switch
 // that is not its own calls this first. Where nothing is pending it writes nothing.
@@ -485,42 +355,4 @@ func (s *Store) Settle() error {
 			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which version runs")
 	}
 	return nil
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
-}
-
-// readRegular reads a file of at most limit bytes. A link, a FIFO, a device or a
-// folder in its place is refused and never waited for.
-func readRegular(name string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
-	}
-	return data, nil
 }

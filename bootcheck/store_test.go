@@ -117,8 +117,10 @@ func TestCommitSwitchesEverything(t *testing.T) {
 			t.Errorf("%s -> %q (%v), want %q", name, got, err, want)
 		}
 	}
-	if info, err := os.Stat(s.path(".generations/2/record.json")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("record.json: %v %v, want mode 0600", info.Mode(), err)
+	for _, file := range []string{recordFile, backupFile} {
+		if info, err := os.Stat(s.path(".generations/2", file)); err != nil || info.Mode().Perm() != 0o644 {
+			t.Errorf("%s: %v %v, want mode 0644: everybody may ask what runs", file, info, err)
+		}
 	}
 }
 

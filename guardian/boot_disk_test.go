@@ -124,7 +124,10 @@ func TestBootOnAReadOnlyDisk(t *testing.T) {
 	}{
 		{"a confirmed version", func(b *board) {}, "3.0", 0},
 		{"a trial whose budget is spent", func(b *board) { b.trial(2) }, "3.0", bootcheck.ExitFailed},
-		{"a record that is lost", func(b *board) { b.must(os.Truncate(b.path(".active", "record.json"), 0)) }, "3.0", bootcheck.ExitFailed},
+		{"a copy of the record that is damaged", func(b *board) { b.must(os.Truncate(b.path(".active", "record.json"), 0)) }, "3.0", bootcheck.ExitFailed},
+		{"a record that is lost", func(b *board) {
+			b.must(os.Truncate(b.path(".active", "record.json"), 0), os.Truncate(b.path(".active", "record.backup.json"), 0))
+		}, "3.0", bootcheck.ExitFailed},
 		{"a version that is damaged", func(b *board) { b.must(os.Truncate(b.path("v3.0", "bin", "app"), 3)) }, "thi", bootcheck.ExitFailed},
 		{"a switch that is lost", func(b *board) { b.must(os.Remove(b.path(".active"))) }, "", bootcheck.ExitFailed},
 	} {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -237,23 +238,28 @@ func TestBootWithDamage(t *testing.T) {
 		return func(p string) error { return os.WriteFile(p, []byte(data), 0o600) }
 	}
 	const record = ".generations/2/record.json"
+	// Of a generation without a backup, as older programs made them: it is lost.
+	lost := func(damage func(*board) error) func(*board) error {
+		return func(b *board) error { return errors.Join(os.Remove(b.path(backup)), damage(b)) }
+	}
 	damages := map[string]func(*board) error{
-		"the record is missing":            without(record, nothing),
-		"the record is empty":              without(record, file("")),
-		"the record is zeros":              without(record, file(strings.Repeat("\x00", 700))),
-		"the record is garbage":            without(record, file("\x8f\x02\xd1 {\x00\"schema\"\x91 ]]")),
-		"the record is another file":       without(record, file("#!/bin/sh\nexit 0\n")),
-		"the record has two ends":          without(record, file("{}{}")),
-		"the record is 0xff":               without(record, file(strings.Repeat("\xff", 700))),
-		"the record is a folder":           without(record, folder),
-		"the record is a FIFO":             without(record, fifo),
-		"the record is a link":             relink(record, "/etc/passwd"),
-		"the record is a link to itself":   relink(record, "record.json"),
+		"the record is missing":            lost(without(record, nothing)),
+		"the record is empty":              lost(without(record, file(""))),
+		"the record is zeros":              lost(without(record, file(strings.Repeat("\x00", 700)))),
+		"the record is garbage":            lost(without(record, file("\x8f\x02\xd1 {\x00\"schema\"\x91 ]]"))),
+		"the record is another file":       lost(without(record, file("#!/bin/sh\nexit 0\n"))),
+		"the record has two ends":          lost(without(record, file("{}{}"))),
+		"the record is 0xff":               lost(without(record, file(strings.Repeat("\xff", 700)))),
+		"the record is a folder":           lost(without(record, folder)),
+		"the record is a FIFO":             lost(without(record, fifo)),
+		"the record is a link":             lost(relink(record, "/etc/passwd")),
+		"the record is a link to itself":   lost(relink(record, "record.json")),
 		"the record counts 2^63":           edit(`"schema": 1`, `"schema": 1, "trial": {"hard": 9223372036854775808}`),
 		"the record counts below zero":     edit(`"schema": 1`, `"schema": 1, "trial": {"hard": -1}`),
 		"the record has a strange version": edit(`"version": "3.0"`, `"version": "../../etc"`),
-		"both records are damaged": func(b *board) error {
-			return errors.Join(os.Truncate(b.path(record), 3), os.Truncate(b.path(".generations/1/record.json"), 3))
+		"all records are damaged": func(b *board) error {
+			return errors.Join(os.Truncate(b.path(record), 3), os.Truncate(b.path(".generations/1/record.json"), 3),
+				os.Truncate(b.path(backup), 3), os.Truncate(b.path(".generations/1/record.backup.json"), 3))
 		},
 		"the switch is missing":           without(".active", nothing),
 		"the switch dangles":              relink(".active", ".generations/9"),
@@ -323,8 +329,13 @@ func TestBootWithDamage(t *testing.T) {
 	}
 }
 
+// backup is the second copy of the record of newBoard's active generation.
+const backup = ".generations/2/record.backup.json"
+
+// edit makes the record one that another program wrote, without a backup.
 func edit(old, new string) func(*board) error {
 	return func(b *board) error {
+		b.must(os.Remove(b.path(backup)))
 		name := b.path(".generations/2/record.json")
 		data, err := os.ReadFile(name)
 		if err != nil {
@@ -344,19 +355,25 @@ func TestBootWithPartOfTheRecord(t *testing.T) {
 	name := b.path(".generations/2/record.json")
 	whole, err := os.ReadFile(name)
 	b.must(err)
+	b.must(os.Remove(b.path(backup)))
 	for n := range len(whole) - 1 { // without the line's end it is whole
 		b.must(os.WriteFile(name, whole[:n], 0o600), b.boot(LastUnclean))
 		active, err := b.store.Active()
 		if b.runs() != "3.0" || err != nil || active.Damage != "" || active.Record.LastRollback != nil || active.Record.Generation != 3 {
 			t.Fatalf("the record is cut to %d bytes: runs %s, %+v, %v\n%s", n, b.runs(), active, err, &b.log)
 		}
-		// As it was.
-		b.must(os.Remove(b.path(".active")), os.Symlink(".generations/2", b.path(".active")), os.RemoveAll(b.path(".generations/3")))
+		b.backToGeneration2()
 	}
 }
 
-// Flash may change any bit of a record, and any part of it into anything: the
-// device runs what it ran, keeps its last resort, and blames nobody.
+func (b *board) backToGeneration2() {
+	b.t.Helper()
+	b.must(os.Remove(b.path(".active")), os.Symlink(".generations/2", b.path(".active")), os.RemoveAll(b.path(".generations/3")))
+}
+
+// Flash may change any bit of a record, and any part of it into anything. While one
+// copy is intact, nothing is lost: not the phase, not a block, not what is pending.
+// With both damaged the device still runs what it ran, keeps factory, and blocks nothing.
 func TestBootWithBitsOfTheRecordFlipped(t *testing.T) {
 	s := *seed
 	if s == 0 {
@@ -365,36 +382,59 @@ func TestBootWithBitsOfTheRecordFlipped(t *testing.T) {
 	t.Logf("-seed %d", s)
 	random := rand.New(rand.NewPCG(s, 0))
 	b := newBoard(t)
-	name := b.path(".generations/2/record.json")
+	next := b.record().Clone()
+	next.Block(bootcheck.Ref{Version: "2.0", Digest: "sha256:x"}, bootcheck.CauseHealth, "answers")
+	next.Floor, next.RevokedKeys = 7, []string{"00000000000000AA"}
+	b.must(b.store.Commit(next), os.RemoveAll(b.path(".generations/2")), os.Rename(b.path(".generations/3"), b.path(".generations/2")))
+	b.backToGeneration2()
+	want := b.record()
+	name, second := b.path(".generations/2/record.json"), b.path(backup)
 	whole, err := os.ReadFile(name)
 	b.must(err)
-	try := func(what string, data []byte) {
+	n := 0
+	try := func(what string, files map[string][]byte) {
 		t.Helper()
-		b.must(os.WriteFile(name, data, 0o600))
+		n++
+		b.log.Reset()
+		for name, data := range files {
+			b.must(os.WriteFile(name, data, 0o600))
+		}
 		err := b.boot(LastUnclean)
 		active, err2 := b.store.Active()
 		if err != nil || err2 != nil || b.runs() != "3.0" || active.Record.LastRollback != nil || active.Record.Factory == nil || active.Record.Factory.Version != "1.0" {
-			t.Errorf("%s: boot: %v, runs %s, %+v, %v\n%s\n%s", what, err, b.runs(), active, err2, data, &b.log)
+			t.Errorf("%s: boot: %v, runs %s, %+v, %v\n%s", what, err, b.runs(), active, err2, &b.log)
 		}
-		// As it was.
-		b.must(os.Remove(b.path(".active")), os.Symlink(".generations/2", b.path(".active")), os.RemoveAll(b.path(".generations/3")))
+		if got := active.Record.Clone(); len(files) == 1 {
+			got.Generation = want.Generation
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(bootcheck.Record{})); diff != "" || active.Damage != "" || active.Record.Generation != 3 {
+				t.Errorf("%s: generation %d, damage %q; want both copies whole in generation 3 and no other record (-want +got):\n%s\n%s",
+					what, active.Record.Generation, active.Damage, diff, &b.log)
+			}
+		}
+		b.backToGeneration2()
+		b.must(os.WriteFile(name, whole, 0o644), os.WriteFile(second, whole, 0o644))
 	}
-	for i := range whole {
-		bit := random.IntN(8)
-		data := bytes.Clone(whole)
-		data[i] ^= 1 << bit
-		try(fmt.Sprintf("bit %d of byte %d", bit, i), data)
-	}
-	for range 200 {
+	garbage := func() []byte {
 		data := bytes.Clone(whole)
 		from := random.IntN(len(data))
 		to := from + 1 + random.IntN(len(data)-from)
 		for i := from; i < to; i++ {
 			data[i] = byte(random.IntN(256))
 		}
-		try(fmt.Sprintf("garbage from %d to %d", from, to), data)
+		return data
 	}
-	t.Logf("%d records", len(whole)+200)
+	for i := range whole {
+		bit := random.IntN(8)
+		data := bytes.Clone(whole)
+		data[i] ^= 1 << bit
+		try(fmt.Sprintf("bit %d of byte %d", bit, i), map[string][]byte{name: data})
+	}
+	for i := range 200 {
+		one := []string{name, second}[i%2]
+		try("garbage in "+filepath.Base(one), map[string][]byte{one: garbage()})
+		try("garbage in both copies", map[string][]byte{name: garbage(), second: garbage()})
+	}
+	t.Logf("%d damaged records", n)
 }
 
 // A record of a newer program is read as far as it is known, and what is not

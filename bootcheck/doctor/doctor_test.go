@@ -209,11 +209,16 @@ func TestBroken(t *testing.T) {
 			"links", stateFail, "another program keeps it", "setup_symlinks.sh"},
 		{"a fixed link that is gone", func(m *image) { m.remove(store + "previous") }, "record", stateFail, "previous is not the link", "adopt"},
 		{"links and record that disagree", func(m *image) { m.link(store+".generations/1/previous", "../../v1.1.0") }, "record", stateFail, "the link previous says 1.1.0, the record 1.0.0", "next boot"},
-		{"a record that is lost", func(m *image) { m.write(store+".generations/1/record.json", "") }, "record", stateFail, "the record of generation 1 is lost", "mends it"},
+		{"a copy of the record that is damaged", func(m *image) { m.write(store+".generations/1/record.json", "") }, "record", stateFail, "generation 1: the record is damaged; using its backup", "mends it"},
+		{"a record that is lost", func(m *image) {
+			m.write(store+".generations/1/record.json", "")
+			m.write(store+".generations/1/record.backup.json", "")
+		}, "record", stateFail, "the record of generation 1 is lost", "mends it"},
 		{"a current version without its program", func(m *image) { m.remove(store + "v1.1.0/bin/device-api") }, "current", stateFail, "bin/device-api: it is missing", "ota-guardian verify --repair current"},
 		{"a current version with another program", func(m *image) { m.edit(store+"v1.1.0/bin/device-api", "sh", "ss") }, "current", stateFail, "bin/device-api", "ota-guardian verify --repair current"},
 		{"a factory version that is writable", func(m *image) { m.must(os.Chmod(m.path(store+"v1.0.0"), 0o755)) }, "factory", stateFail, "is writable", "ota-guardian factory repair"},
 		{"a device on hold", func(m *image) {
+			m.remove(store + ".generations/1/record.backup.json")
 			m.edit(store+".generations/1/record.json", `"confirmed",`, `"hold", "hold": "exhausted",`)
 		}, "phase", stateFail, "on hold with version 1.1.0 (exhausted)", "ota-guardian rollback"},
 		{"no factory version", func(m *image) {

@@ -220,8 +220,10 @@ func (l *Log) Publish() {
 func (l *Log) Generation(n int, current, previous, factory string) {
 	dir := fmt.Sprintf(".generations/%d", n)
 	l.Mkdir(dir)
-	l.Create(dir+"/record.json", record(n, current, previous, factory))
-	l.Fsync(dir + "/record.json")
+	for _, name := range []string{"/record.backup.json", "/record.json"} {
+		l.Create(dir+name, record(n, current, previous, factory))
+		l.Fsync(dir + name)
+	}
 	for _, link := range [][2]string{{"current", current}, {"previous", previous}, {"factory", factory}} {
 		l.Symlink("../../v"+link[1], dir+"/"+link[0])
 	}

@@ -291,6 +291,10 @@ func (l *looker) active() *record {
 		l.torn("record of generation %d: %v (%d bytes)", n, err, len(text))
 		return nil
 	}
+	if backup, err := os.ReadFile(filepath.Join(dir, "record.backup.json")); !bytes.Equal(backup, text) {
+		l.torn("the two copies of the record of generation %d differ (%d and %d bytes, %v)", n, len(text), len(backup), err)
+	}
+	l.sealed(n, text)
 	if r.Generation != n || r.Schema < 1 {
 		l.torn("record of generation %d says generation %d, schema %d", n, r.Generation, r.Schema)
 	}
@@ -340,6 +344,15 @@ func (l *looker) active() *record {
 		l.torn("current and previous are both %s", r.Current.Version)
 	}
 	return r
+}
+
+// sealed demands that the last key of a record is the digest of all before it.
+func (l *looker) sealed(n uint64, text []byte) {
+	body, rest, _ := strings.Cut(string(text), ",\n  \"seal\":")
+	sum := sha256.Sum256([]byte(body))
+	if want := fmt.Sprintf(" \"sha256:%x\"\n}\n", sum); rest != want {
+		l.torn("record of generation %d: the seal is %q, want %q", n, rest, want)
+	}
 }
 
 func (l *looker) versions() (names []string) {

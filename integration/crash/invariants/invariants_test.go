@@ -1,8 +1,11 @@
 package invariants_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +47,12 @@ func TestLookFinds(t *testing.T) {
 		{"the switch is gone", remove(".active"), "nothing is active"},
 		{"the record is cut off", func(root string) error { return os.Truncate(active(root)+"/record.json", 50) }, "record of generation"},
 		{"the record is empty", func(root string) error { return os.Truncate(active(root)+"/record.json", 0) }, "record of generation"},
+		{"the backup of the record is cut off", func(root string) error { return os.Truncate(active(root)+"/record.backup.json", 50) }, "the two copies of the record"},
+		{"the record has no backup", func(root string) error { return os.Remove(active(root) + "/record.backup.json") }, "the two copies of the record"},
+		{"the seal is of another record", func(root string) error {
+			text, err := os.ReadFile(active(root) + "/record.json")
+			return errors.Join(err, os.WriteFile(active(root)+"/record.json", bytes.Replace(text, []byte(`"schema": 1`), []byte(`"schema": 3`), 1), 0o644))
+		}, "the seal is"},
 		{"the record is of another generation", edit("Generation", 3), "says generation 3"},
 		{"the record has an unknown phase", edit("phase", "happy"), `phase "happy"`},
 		{"the record runs nothing", edit("current", nil), "runs nothing"},
@@ -178,11 +187,19 @@ func edit(key string, value any) func(string) error {
 			return err
 		}
 		record[strings.ToLower(key)] = value
-		if data, err = json.Marshal(record); err != nil {
+		delete(record, "seal")
+		if data, err = json.MarshalIndent(record, "", "  "); err != nil {
 			return err
 		}
-		return os.WriteFile(name, data, 0o600)
+		return writeRecord(active(root), strings.TrimSuffix(string(data), "\n}"))
 	}
+}
+
+// writeRecord makes both copies of a record, of which body is all but the end.
+func writeRecord(dir, body string) error {
+	sum := sha256.Sum256([]byte(body))
+	text := fmt.Appendf(nil, "%s,\n  \"seal\": \"sha256:%x\"\n}\n", body, sum)
+	return errors.Join(os.WriteFile(dir+"/record.json", text, 0o644), os.WriteFile(dir+"/record.backup.json", text, 0o644))
 }
 
 // plain makes what another updater leaves of three versions and one that no link leads to.
@@ -206,8 +223,8 @@ func half(t *testing.T) (root string) {
 	t.Helper()
 	root = plain(t)
 	dir := root + "/.generations/1"
-	err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(dir+"/record.json", []byte(`{"schema":1,"generation":1,"phase":"confirmed",
-		"current":{"version":"1.1.0","digest":"none"},"previous":{"version":"1.0.0","digest":"none"},"factory":{"version":"0.9.0","digest":"none"}}`), 0o600))
+	err := errors.Join(os.MkdirAll(dir, 0o755), writeRecord(dir, `{"schema":1,"generation":1,"phase":"confirmed",
+		"current":{"version":"1.1.0","digest":"none"},"previous":{"version":"1.0.0","digest":"none"},"factory":{"version":"0.9.0","digest":"none"}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -522,6 +522,9 @@ func (j *judge) generation(point int) {
 		j.add(Generation, []int{point}, "%s has no record that can be read", target)
 		return
 	}
+	if backup := dir.Names["record.backup.json"]; backup == nil || !backup.Type.IsRegular() || !bytes.Equal(backup.Data.Bytes(), file.Data.Bytes()) {
+		j.add(Generation, []int{point}, "%s has no second copy of its record", target)
+	}
 	for _, l := range []struct {
 		name string
 		ref  *struct{ Version string }

@@ -1,0 +1,92 @@
+package bootcheck
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// readlink is os.Readlink with Retry.
+func readlink(name string) (target string, err error) {
+	err = Retry(func() error {
+		target, err = os.Readlink(name)
+		return err
+	})
+	return target, err
+}
+
+// readDir is os.ReadDir with Retry.
+func readDir(name string) (entries []fs.DirEntry, err error) {
+	err = Retry(func() error {
+		entries, err = os.ReadDir(name)
+		return err
+	})
+	return entries, err
+}
+
+// readRegular reads a file of at most limit bytes, with Retry. A link, a FIFO, a device
+// or a folder in its place is refused and never waited for.
+func readRegular(name string, limit int64) (data []byte, err error) {
+	err = Retry(func() error {
+		data, err = readRegularOnce(name, limit)
+		return err
+	})
+	return data, err
+}
+
+func readRegularOnce(name string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return data, nil
+}
+
+// writeDurable makes the file name, which must not be there, with content that is
+// durable when it returns nil; its name is not. After an error the file is of no use.
+// Everybody may read it.
+func writeDurable(name string, content []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
