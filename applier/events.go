@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/applier/report"
@@ -77,9 +76,9 @@ func (e *events) result(version string, err error) {
 	if e.elsewhere {
 		return
 	}
-	r := resultEvent{Event: "result", Stage: report.StageSuccess, Version: version, Message: oneLine(e.text.String())}
+	r := resultEvent{Event: "result", Stage: report.StageSuccess, Version: version, Message: bootcheck.OneLine(e.text.String())}
 	if err != nil {
-		r.Exit, r.Stage, r.Message = bootcheck.Exit(err), report.StageFailed, oneLine(err.Error())
+		r.Exit, r.Stage, r.Message = bootcheck.Exit(err), report.StageFailed, bootcheck.OneLine(err.Error())
 		r.Error = bootcheck.ReportCode(err) + ": " + r.Message
 	}
 	e.print(r, resultPatience)
@@ -96,4 +95,3 @@ func (e *events) print(v any, patience time.Duration) {
 	_ = enc.Encode(v)
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
 
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
@@ -262,12 +262,7 @@ func clock(d time.Duration) string {
 
 // cut is the first width columns of line, without what would move the cursor.
 func cut(line string, width int) string {
-	line = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, line)
+	line = bootcheck.Printable(line)
 	if width < 0 || utf8.RuneCountInString(line) <= width {
 		return line
 	}

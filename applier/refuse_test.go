@@ -138,7 +138,7 @@ func TestRefusedByItsHead(t *testing.T) {
 				b.head = func(raw, sig []byte) []byte { return []byte("<!DOCTYPE html><html>log in first</html>") }
 			},
 			exit: bootcheck.ExitDamaged,
-			want: func(d *device) string { return "not a bundle: it begins with" },
+			want: func(d *device) string { return "not a bundle: its first bytes are not those of one" },
 		},
 	} {
 		for _, ranges := range []bool{true, false} {
@@ -170,7 +170,7 @@ func TestRefusedByItsHead(t *testing.T) {
 
 // A bundle that expires is judged by the latest date that is certain.
 func TestExpired(t *testing.T) {
-	program := calendar.ProgramDate()
+	program := bootcheck.BuildDate()
 	days := func(n int) time.Time { return program.AddDate(0, 0, n).UTC().Truncate(time.Second) }
 	y1970 := time.Unix(30, 0)
 	for _, row := range []struct {

@@ -138,7 +138,9 @@ type Skipped struct {
 }
 
 // RolledBack makes l the last rollback of r, and counts it by its cause and level.
+// Of what the failed version printed, the record keeps what is Printable.
 func (r *Record) RolledBack(l *Rollback) {
+	l.Output = Printable(l.Output)
 	r.LastRollback = l
 	if r.Rollbacks == nil {
 		r.Rollbacks = make(map[Cause]map[string]uint64)

@@ -93,9 +93,9 @@ func (g *guardian) printChecks(version string, checks []health.Check, results []
 		case checks[i].Required && !r.Required:
 			verdict = "cannot run"
 		}
-		line(printable(r.Check), kind, verdict, r.Took.Round(100*time.Microsecond), printable(r.Why))
+		line(r.Check, kind, verdict, r.Took.Round(100*time.Microsecond), r.Why)
 		for text := range strings.Lines(r.Output) {
-			fmt.Fprintf(g.out, "  %s\n", printable(text))
+			fmt.Fprintf(g.out, "  %s\n", strings.TrimRight(text, "\n"))
 		}
 	}
 }

@@ -56,7 +56,7 @@ var journalSocket = "/run/systemd/journal/socket"
 // announce writes an entry of the journal, or, where the program's output does
 // not go there, a line like any other. It waits for nobody and cannot fail.
 func (g *guardian) announce(e event, fields map[string]string, format string, args ...any) {
-	text := printable(oneLine(fmt.Sprintf(format, args...))) // journalctl shows none of a text with an escape in it
+	text := bootcheck.OneLine(fmt.Sprintf(format, args...)) // journalctl shows none of a text with an escape in it
 	if journalled() && sendEntry(e, fields, text) == nil {
 		return
 	}
@@ -127,5 +127,3 @@ func sendEntry(e event, fields map[string]string, text string) error {
 		time.Sleep(10 * time.Millisecond) // a journald that is behind; not for long
 	}
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

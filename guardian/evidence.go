@@ -10,7 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // What the record keeps of a unit's journal: what fits on a screen or two. Each
@@ -87,7 +88,7 @@ func run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	cmd.WaitDelay = time.Second
 	start := time.Now()
 	err := cmd.Run()
-	switch text := printable(string(complaint.bytes())); {
+	switch text := bootcheck.OneLine(string(complaint.bytes())); {
 	case err == nil:
 	case ctx.Err() != nil:
 		err = fmt.Errorf("%s did not end within %s", name, time.Since(start).Round(100*time.Millisecond))
@@ -119,7 +120,7 @@ func tail(text []byte) []string {
 	size := 0
 	first := len(lines)
 	for i := len(lines) - 1; i >= 0 && len(lines)-i <= journalLines; i-- {
-		line := printable(lines[i])
+		line := strings.TrimRight(bootcheck.Printable(lines[i]), " ")
 		if len(line) > journalLine {
 			line = strings.ToValidUTF8(line[:journalLine], "") + "…"
 		}
@@ -132,15 +133,4 @@ func tail(text []byte) []string {
 		return nil
 	}
 	return lines
-}
-
-// printable is text that somebody else wrote, as it may go to a terminal: in one
-// line, UTF-8, without control characters.
-func printable(text string) string {
-	return strings.TrimRight(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "\uFFFD")), " ")
 }

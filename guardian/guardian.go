@@ -49,7 +49,7 @@ type guardian struct {
 }
 
 func (g *guardian) logf(format string, args ...any) {
-	fmt.Fprintf(g.log, "guardian: %s\n", oneLine(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(g.log, "guardian: %s\n", bootcheck.OneLine(fmt.Sprintf(format, args...)))
 }
 
 // look finds out what a decision needs to know of the disk: whether current has

@@ -78,14 +78,14 @@ func shown(l *bootcheck.Rollback) []string {
 	}
 	var lines []string
 	for text := range strings.Lines(l.Output) {
-		if text = printable(text); text != "" && len(lines) < 2 {
+		if text = strings.TrimRight(bootcheck.Printable(text), " \n"); text != "" && len(lines) < 2 {
 			lines = append(lines, text)
 		}
 	}
 	for _, text := range slices.Backward(l.Journal) {
 		// What systemd says of a unit that failed is that it failed.
 		if !strings.Contains(text, "] systemd[1]: ") {
-			return append(lines, printable(text))
+			return append(lines, bootcheck.Printable(text))
 		}
 	}
 	return lines

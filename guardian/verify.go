@@ -45,7 +45,7 @@ func (g *guardian) verify(ctx context.Context, names []string, repair bool) erro
 			unknown = append(unknown, version)
 			found = "not known: " + err.Error()
 		}
-		fmt.Fprintf(g.out, "%-16s %s\n", version, printable(oneLine(found)))
+		fmt.Fprintf(g.out, "%-16s %s\n", version, bootcheck.OneLine(found))
 	}
 	switch {
 	case damaged == nil && unknown == nil:

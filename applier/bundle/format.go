@@ -149,7 +149,7 @@ func HeadSize(first []byte) (total int64, err error) {
 	if binary.LittleEndian.Uint32(first) != skippableMagic ||
 		binary.LittleEndian.Uint32(first[4:]) != PrefixSize-8 ||
 		string(first[8:11]) != prefixMagic[:3] {
-		return 0, damaged(bootcheck.CodeInvalidManifest, "not a bundle: it begins with %q", first[:12])
+		return 0, damaged(bootcheck.CodeInvalidManifest, "not a bundle: its first bytes are not those of one")
 	}
 	if first[11] != prefixMagic[3] {
 		return 0, damaged(bootcheck.CodeInvalidManifest, "the bundle's format is %q, only %q is known", first[8:12], prefixMagic)

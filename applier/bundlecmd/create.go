@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/term"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
@@ -147,8 +146,7 @@ func parseDate(s string) (time.Time, error) {
 
 // progress is a line that counts to 100 %, on a terminal; else nil.
 func (c *command) progress(what string) func(done, total int64) {
-	f, ok := c.stderr.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if c.screen == nil {
 		return nil
 	}
 	shown := int64(-1)
@@ -161,9 +159,9 @@ func (c *command) progress(what string) func(done, total int64) {
 			return
 		}
 		shown = percent
-		fmt.Fprintf(f, "\r%s %3d %%", what, percent)
+		fmt.Fprintf(c.screen, "\r%s %3d %%", what, percent)
 		if percent == 100 {
-			fmt.Fprint(f, "\r\x1b[K")
+			fmt.Fprint(c.screen, "\r\x1b[K")
 		}
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -69,18 +71,22 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	out := &cli.Output{W: stdout}
-	c := &command{stdin: stdin, stdout: out, stderr: stderr}
+	c := &command{stdin: stdin, stdout: out, stderr: cli.Log(stderr)}
+	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		c.screen = f
+	}
 	if len(args) > 0 && (args[0] == "keygen" || args[0] == "create") {
 		c.stdout = cli.Log(stdout) // their result is a file
 	}
 	err := c.dispatch(ctx, args)
 	cli.Answer(out, "ota-bundle", usage, err)
-	return cli.Fail(stderr, "ota-bundle", out.Err(err))
+	return cli.Fail(c.stderr, "ota-bundle", out.Err(err))
 }
 
 type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	screen         *os.File // stderr, if it is a terminal; else nil
 }
 
 func (c *command) dispatch(ctx context.Context, args []string) error {

@@ -159,7 +159,7 @@ func (r *Reporter) Mute() {
 func (r *Reporter) Fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := err.Error()
 	r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text})
 }
 
@@ -183,7 +183,7 @@ func (r *Reporter) set(s State) {
 	if r.closed || terminal(r.state) {
 		return
 	}
-	s.Message, s.Error = clip(s.Message), clip(s.Error)
+	s.Message, s.Error = clip(bootcheck.OneLine(s.Message)), clip(bootcheck.OneLine(s.Error))
 	r.state = s
 	if r.watch != nil {
 		r.watch(s)

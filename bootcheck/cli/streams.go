@@ -39,7 +39,7 @@ type log struct {
 	patience time.Duration
 }
 
-// Log writes lines to w that nothing may depend on. A write to it never fails, and
+// Log writes lines to w that nothing may depend on, as bootcheck.Printable gives them. A write to it never fails, and
 // ends within logPatience: what w does not take is lost.
 func Log(w io.Writer) io.Writer {
 	if _, ok := w.(*log); ok {
@@ -51,14 +51,14 @@ func Log(w io.Writer) io.Writer {
 func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for rest := p; len(rest) > 0; {
+	for rest := bootcheck.Printable(string(p)); len(rest) > 0; {
 		began := time.Now()
 		room := Writable(l.w, l.patience)
 		l.patience = max(0, l.patience-time.Since(began))
 		if !room {
 			break
 		}
-		n, err := l.w.Write(rest[:min(len(rest), pipeBuf)])
+		n, err := io.WriteString(l.w, rest[:min(len(rest), pipeBuf)])
 		if err != nil {
 			break // a later line is tried again: a disk may have room by then
 		}
@@ -83,7 +83,7 @@ func Writable(w io.Writer, wait time.Duration) bool {
 	}
 }
 
-// Output is where a command writes its result. It keeps the first error of a
+// Output is where a command writes its result, as bootcheck.Printable gives it. It keeps the first error of a
 // write, which becomes that of the command: the caller did not get the result.
 type Output struct {
 	W   io.Writer
@@ -97,14 +97,14 @@ func (o *Output) Write(p []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
-	n, err := o.W.Write(p)
+	_, err := io.WriteString(o.W, bootcheck.Printable(string(p)))
 	switch {
 	case errors.Is(err, syscall.EPIPE):
 		o.err = fmt.Errorf("%w: %w", errReader, err)
 	case err != nil:
 		o.err = bootcheck.Errorf(bootcheck.ExitFailed, "", "cannot write the result: %w", err)
 	}
-	return n, o.err
+	return len(p), o.err
 }
 
 // Err is the error of a command that ended with err: err, or the first of a write if

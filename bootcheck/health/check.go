@@ -16,9 +16,10 @@ package health
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A Check is one thing that is true of a healthy device.
@@ -88,7 +89,7 @@ func (c Check) once(ctx context.Context) Result {
 		r.Up = f.up
 		return r
 	}
-	r.Final, r.Output = f.final, strings.ToValidUTF8(f.output, "\uFFFD")
+	r.Final, r.Output = f.final, bootcheck.Printable(f.output)
 	if errors.Is(f.err, errCannotRun) {
 		r.Required = false
 	}

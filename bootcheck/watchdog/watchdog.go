@@ -9,7 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // Device is the hardware watchdog that PID 1 owns.
@@ -81,10 +82,5 @@ func Value(device, name string) string {
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(string(data), "\uFFFD")))
+	return bootcheck.OneLine(string(data))
 }
