@@ -16,7 +16,7 @@ export SOURCE_DATE_EPOCH ?= $(shell scripts/version.sh --time 2>/dev/null || ech
 
 # Small, static and reproducible: no paths of the build machine, no symbols, and
 # of git only what --version says.
-BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION)'
+BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION) -X github.com/tope-ota/ota/bootcheck.builtAt=$(SOURCE_DATE_EPOCH)'
 
 # The guardian is read from flash at every boot, before anything else starts.
 # Without inlining it is 7 % smaller; it spends its time in SHA-256, which is

@@ -23,7 +23,6 @@ import (
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/applier/bundle"
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -71,7 +70,7 @@ func TestTUF(t *testing.T) {
 
 	t.Run("freeze", func(t *testing.T) {
 		d := newDevice(t)
-		program := calendar.ProgramDate()
+		program := bootcheck.BuildDate()
 		until := program.AddDate(0, 6, 0)
 		old := d.bundle("1.5.0", func(c *bundle.Contents) { c.NotAfter = &until })
 		d.clock = program.AddDate(0, 1, 0)

@@ -9,18 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
-)
 
-// written is when this was written: no clock that shows less was ever set. Raise
-// it now and then, never beyond the day on which that is done.
-var written = time.Date(2026, time.September, 1, 0, 0, 0, 0, time.UTC)
+	"github.com/tope-ota/ota/bootcheck"
+)
 
 // FileName is a file in the spool folder: the newest date that a signature has
 // proved here, in the form of RFC 3339.
@@ -35,8 +32,7 @@ const maxAhead = 10 * 365 * 24 * time.Hour
 // the latest of
 //
 //   - the system's clock,
-//   - the date of this program: that of its commit, where the build says it,
-//     but at least written,
+//   - the date of this program, bootcheck.BuildDate,
 //   - the newest date that is signed: the first day of a server's certificate
 //     that was found good here, in this boot or in an earlier one. (Manifests hold
 //     no date of their making, so that a build can be repeated; their not_after
@@ -63,7 +59,7 @@ func Open(dir string, clock func() time.Time) *Calendar {
 	if clock == nil {
 		clock = time.Now
 	}
-	c := &Calendar{clock: clock, name: filepath.Join(dir, FileName), floor: ProgramDate(), keep: true}
+	c := &Calendar{clock: clock, name: filepath.Join(dir, FileName), floor: bootcheck.BuildDate(), keep: true}
 	if t, err := readDate(c.name); err == nil && t.After(c.floor) && t.Before(c.floor.Add(maxAhead)) {
 		c.floor = t
 	}
@@ -91,19 +87,6 @@ func private(fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 == 0 &&
 		int(st.Uid) == os.Geteuid() && st.Nlink == 1
-}
-
-// ProgramDate is the date of this program.
-func ProgramDate() time.Time {
-	date := written
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if t, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil && t.After(date) {
-				date = t
-			}
-		}
-	}
-	return date
 }
 
 // Today is the date to judge by.

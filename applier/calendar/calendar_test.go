@@ -6,10 +6,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 func TestToday(t *testing.T) {
-	program := ProgramDate()
+	program := bootcheck.BuildDate()
 	years := func(n int) time.Time { return program.AddDate(n, 0, 0).Truncate(time.Second) }
 	for _, row := range []struct {
 		name        string
@@ -49,7 +51,7 @@ func TestToday(t *testing.T) {
 func TestKeptDate(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, FileName)
-	next := ProgramDate().AddDate(1, 0, 0).Format(time.RFC3339)
+	next := bootcheck.BuildDate().AddDate(1, 0, 0).Format(time.RFC3339)
 	for _, row := range []struct {
 		text string
 		mode os.FileMode
@@ -63,7 +65,7 @@ func TestKeptDate(t *testing.T) {
 		if err := os.Chmod(name, row.mode); err != nil {
 			t.Fatal(err)
 		}
-		if c := Open(dir, nil); !c.floor.Equal(ProgramDate()) {
+		if c := Open(dir, nil); !c.floor.Equal(bootcheck.BuildDate()) {
 			t.Errorf("the date %.40q in a file of mode %v was taken for %v", row.text, row.mode, c.floor)
 		}
 	}
@@ -72,7 +74,7 @@ func TestKeptDate(t *testing.T) {
 // Who only looks leaves nothing behind.
 func TestVolatile(t *testing.T) {
 	dir := t.TempDir()
-	next := ProgramDate().AddDate(1, 0, 0)
+	next := bootcheck.BuildDate().AddDate(1, 0, 0)
 	c := Open(dir, nil)
 	c.Volatile()
 	c.Learn(next)
@@ -82,15 +84,5 @@ func TestVolatile(t *testing.T) {
 	}
 	if got := c.Today(); got.Before(next) {
 		t.Errorf("Today() = %v, want %v or later", got, next)
-	}
-}
-
-// The date of the program is not in the future: everything would be judged too late.
-func TestWritten(t *testing.T) {
-	if now := time.Now(); written.After(now) || ProgramDate().After(now) {
-		t.Errorf("the program is of %v and %v, now is %v", written, ProgramDate(), now)
-	}
-	if ProgramDate().Before(written) {
-		t.Errorf("ProgramDate() = %v, want %v or later", ProgramDate(), written)
 	}
 }

@@ -99,7 +99,7 @@ type tlsBehaviour struct {
 func tlsBehaviours(t *testing.T) []tlsBehaviour {
 	now := time.Now()
 	y1970 := time.Date(1970, 1, 1, 0, 0, 30, 0, time.UTC)
-	years := func(n int) time.Time { return calendar.ProgramDate().AddDate(n, 0, 0) }
+	years := func(n int) time.Time { return bootcheck.BuildDate().AddDate(n, 0, 0) }
 	plain := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { t.Error("a request came over plain http") })
 	_, other := certificate(t, "127.0.0.1", now.Add(-time.Hour), now.Add(time.Hour))
 	return []tlsBehaviour{
@@ -255,7 +255,7 @@ func newListener(t *testing.T, handle func(net.Conn)) string {
 func TestSeenDate(t *testing.T) {
 	file := content(1000, 1)
 	good := func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) }
-	year := func(n int) time.Time { return calendar.ProgramDate().AddDate(n, 0, 0).Truncate(time.Second) }
+	year := func(n int) time.Time { return bootcheck.BuildDate().AddDate(n, 0, 0).Truncate(time.Second) }
 	dir := spoolDir(t)
 	name := filepath.Join(dir, calendar.FileName)
 	get := func(from, until, clock time.Time, pinned bool) error {

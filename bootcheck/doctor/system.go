@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
@@ -387,14 +388,11 @@ func (d *doctor) holderOf(prefix string) string {
 	return found
 }
 
-// programmed is when this was written: a clock that shows less was never set.
-var programmed = time.Date(2026, time.September, 1, 0, 0, 0, 0, time.UTC)
-
 // lookAtClock sees whether the clock can be right. No decision of the guardian
 // uses it; certificates and bundles that expire are judged by it.
 func (d *doctor) lookAtClock() {
 	now := time.Now()
-	newest := programmed
+	newest := bootcheck.BuildDate()
 	if d.store != nil {
 		if info, err := os.Stat(filepath.Join(d.cfg.Root, "current", "..", "record.json")); err == nil && info.ModTime().After(newest) && d.sysroot == "" {
 			newest = info.ModTime()
