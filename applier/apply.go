@@ -148,6 +148,9 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 // activateVersion makes a version of the store current, as install does with a
 // new one.
 func (a *applier) activateVersion(ctx context.Context, name string, o installOptions) (err error) {
+	if err := a.knows(name); err != nil {
+		return err
+	}
 	unlock, err := a.begin(ctx)
 	if err != nil {
 		return err
@@ -184,6 +187,21 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 		return err
 	}
 	return a.activate(ctx, &snapshot.Ref, o)
+}
+
+// knows fails if no version of the store has that name. A name that was misspelled
+// is no deployment that failed: nothing is reported.
+func (a *applier) knows(name string) error {
+	store, err := bootcheck.Open(a.cfg.Root)
+	if err != nil {
+		return err
+	}
+	active, err := store.Active()
+	if err != nil {
+		active = &bootcheck.Active{} // Find needs it for names such as "previous" only
+	}
+	_, err = store.Find(active.Record, name)
+	return err
 }
 
 // storeIsFree is an error with ExitBusy while the guardian changes the store: what
@@ -223,6 +241,9 @@ func (a *applier) current(ref *bootcheck.Ref) *bootcheck.Record {
 // for the end of the install that goes on.
 func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 	if a.store, err = bootcheck.Create(a.cfg.Root); err == nil {
+		err = bootcheck.CheckOwner(a.cfg.Root) // others could put versions there
+	}
+	if err == nil {
 		unlock, err = a.store.LockInstalls(ctx)
 	}
 	switch {

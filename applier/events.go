@@ -94,4 +94,3 @@ func (e *events) print(v any, patience time.Duration) {
 	// it is what the install is for that counts.
 	_ = enc.Encode(v)
 }
-

@@ -33,15 +33,25 @@ func limitFiles(n int64) (restore func(), err error) {
 	return func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &before) }, nil
 }
 
-// longestFile is the longest file that may be written while b is unpacked: the
-// bundle itself may still be growing.
+// longestFile is the longest file that may be written while b is unpacked, bytes: the
+// bundle itself may still be growing, and stdout and stderr may be files, which the
+// limit counts from their beginning.
 func longestFile(b *openBundle) int64 {
 	longest := max(b.head.Size(b.manifest), bootcheck.MaxManifest)
+	for _, f := range []*os.File{os.Stdout, os.Stderr} {
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			longest = max(longest, info.Size()+roomToTell)
+		}
+	}
 	for i := range b.manifest.Entries {
 		longest = max(longest, b.manifest.Entries[i].Size)
 	}
 	return longest
 }
+
+// roomToTell is how much an install may print while it unpacks, in bytes: its lines
+// are a few KiB.
+const roomToTell = 1 << 20
 
 // guardUnpack is limitFiles for the unpacking of b. It is a second wall: a system
 // that does not have it goes on without.

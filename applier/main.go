@@ -1,12 +1,14 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -216,7 +218,7 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	}
 	if err != nil {
 		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
-			WithAdvice("correct the configuration, or name another one with --config")
+			WithAdvice("%s", cmp.Or(bootcheck.Advice(err), "correct the configuration, or name another one with --config"))
 	}
 	if c.root != "" {
 		if err := cfg.SetRoot(c.root); err != nil {
@@ -287,6 +289,10 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 			// The unit runs in another folder.
 			if c.arg, err = filepath.Abs(path); err != nil {
 				return err
+			}
+			// A path that was misspelled is no deployment that failed: nothing is reported.
+			if _, err := os.Stat(c.arg); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("cannot open the bundle: %w", err)
 			}
 			reads = append(reads, c.arg)
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,9 +38,10 @@ import (
 // cannot wait for a connection that was accepted and is not yet known to it. Its
 // parser, which the client side has linked already, reads the requests.
 type progressServer struct {
-	file string        // progress.json
-	idle time.Duration // without a connection, after which serve returns
-	logf func(format string, args ...any)
+	file  string        // progress.json
+	idle  time.Duration // without a connection, after which serve returns
+	limit time.Duration // for a connection, from accept to answer
+	logf  func(format string, args ...any)
 }
 
 const (
@@ -48,7 +50,7 @@ const (
 
 	connLimit  = 2 * time.Second        // for a connection, from accept to answer
 	closeLimit = 500 * time.Millisecond // for the client to close it then
-	connsMax   = 16                     // at a time; more wait in the kernel, which has room for thousands
+	connsMax   = 64                     // at a time; one more, and the oldest that has no answer yet is closed
 	requestMax = 8 << 10                // request line and headers, in bytes: what a browser sends is 1 KiB
 )
 
@@ -57,7 +59,7 @@ const (
 func serveProgress(ctx context.Context, cfg *config.Config, configErr error, idle time.Duration, log io.Writer) error {
 	s := &progressServer{
 		file: filepath.Join(cfg.Run, "progress.json"),
-		idle: idle,
+		idle: idle, limit: connLimit,
 		logf: func(format string, args ...any) { fmt.Fprintf(log, "ota-apply: "+format+"\n", args...) },
 	}
 	if configErr != nil {
@@ -102,7 +104,7 @@ func (s *progressServer) serve(ctx context.Context, listeners []net.Listener) {
 	defer stop()
 	quiet := &quiet{after: s.idle, then: stop}
 	quiet.end() // nobody is here yet
-	slots := make(chan struct{}, connsMax)
+	var waiting waiting
 	var accepting, answering sync.WaitGroup
 	for _, l := range listeners {
 		// What was accepted is answered; what was not stays in the kernel, for the
@@ -110,20 +112,16 @@ func (s *progressServer) serve(ctx context.Context, listeners []net.Listener) {
 		defer context.AfterFunc(ctx, func() { l.Close() })()
 		accepting.Go(func() {
 			for ctx.Err() == nil {
-				select {
-				case slots <- struct{}{}:
-				case <-ctx.Done():
-					return
-				}
 				conn, err := l.Accept()
 				if err != nil {
-					<-slots
 					s.failed(ctx, err)
 					continue
 				}
 				quiet.begin()
+				waiting.add(conn)
 				answering.Go(func() {
-					defer func() { <-slots; quiet.end() }()
+					defer quiet.end()
+					defer waiting.remove(conn)
 					s.answer(conn)
 				})
 			}
@@ -131,6 +129,28 @@ func (s *progressServer) serve(ctx context.Context, listeners []net.Listener) {
 	}
 	accepting.Wait()
 	answering.Wait()
+}
+
+// waiting are the connections that are not answered yet, the oldest first. A client
+// that connects and says nothing, however often, keeps nobody else from an answer.
+type waiting struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (w *waiting) add(conn net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conns = append(w.conns, conn); len(w.conns) > connsMax {
+		w.conns[0].Close()
+		w.conns = w.conns[1:]
+	}
+}
+
+func (w *waiting) remove(conn net.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = slices.DeleteFunc(w.conns, func(c net.Conn) bool { return c == conn })
 }
 
 // failed waits a moment after an error of Accept, of which most pass: no more files
@@ -177,7 +197,7 @@ func (q *quiet) end() {
 // answer reads one request from conn, answers it and closes conn.
 func (s *progressServer) answer(conn net.Conn) {
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(connLimit)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(s.limit)); err != nil {
 		return
 	}
 	head := &io.LimitedReader{R: conn, N: requestMax}
@@ -220,6 +240,9 @@ func (s *progressServer) reply(req *http.Request) reply {
 	switch {
 	case req.ProtoMajor != 1 || req.ProtoAtLeast(1, 1) && req.Host == "":
 		return refuse(http.StatusBadRequest)
+	case !loopbackHost(req.Host):
+		// A page from elsewhere, whose host's name was made to lead here.
+		return refuse(http.StatusMisdirectedRequest)
 	case req.URL.Path != progressPath:
 		return refuse(http.StatusNotFound)
 	case req.Method != http.MethodGet && req.Method != http.MethodHead:
@@ -234,6 +257,17 @@ func (s *progressServer) reply(req *http.Request) reply {
 		return refuse(http.StatusInternalServerError) // cannot be: strings and a number
 	}
 	return reply{status: http.StatusOK, contentType: "application/json", body: string(body) + "\n"}
+}
+
+// loopbackHost reports whether host, of a request, is this machine's loopback
+// interface; empty: a client of HTTP/1.0 names none.
+func loopbackHost(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	ip := net.ParseIP(strings.Trim(name, "[]"))
+	return host == "" || strings.EqualFold(name, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // bytes are those on the wire.

@@ -136,8 +136,9 @@ func checkFile(ctx context.Context, f *os.File, o installOptions, keys *trust.Ke
 	if err != nil {
 		return nil, err
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != o.sha256 {
-		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the bundle %q has the SHA-256 %s, want %s", f.Name(), got, o.sha256)
+	if hex.EncodeToString(sum.Sum(nil)) != o.sha256 {
+		// What it is instead is not said: it may be a file that the caller cannot read.
+		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the SHA-256 of %q is not %s", f.Name(), o.sha256)
 	}
 	// Not f: it can be another bundle by now. The head says what the rest must be.
 	b, err := readHead(bytes.NewReader(head), info.Size(), info.Size(), keys, admit)
@@ -208,9 +209,9 @@ func localPath(from string) (string, error) {
 // keys are the keys that may sign a bundle. A device that has none refuses every
 // install: without a key there is nothing to believe.
 func (a *applier) keys() (*trust.Keys, error) {
-	keys, err := trust.Load(a.cfg.Keys)
-	if err != nil {
-		return nil, err
+	keys := trust.Load(a.cfg.Keys)
+	for _, err := range keys.Skipped {
+		a.logf("%v", err)
 	}
 	if keys.Len() == 0 {
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(a.cfg.Keys, ", ")).

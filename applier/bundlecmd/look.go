@@ -117,7 +117,7 @@ func (c *command) verify(ctx context.Context, args []string) error {
 			return fmt.Errorf("cannot read the public key: %w", err)
 		}
 	}
-	keys, err := trust.Load(paths)
+	keys, err := trust.Named(paths)
 	if err != nil {
 		return err
 	}

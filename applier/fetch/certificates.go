@@ -55,6 +55,9 @@ func addCA(pool *x509.CertPool, name string) error {
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return fmt.Errorf("%q is not a regular file", name)
 	}
+	if err := bootcheck.CheckOwner(name); err != nil {
+		return err
+	}
 	const limit = 4 << 20 // all authorities of a browser are 0.3 MB
 	text, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {

@@ -77,6 +77,10 @@ func openSpool(dir string, from *origin) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	// Others could put a partial file there, or take this one away while it is read.
+	if err := bootcheck.CheckOwner(dir); err != nil {
+		return nil, fmt.Errorf("cannot keep a download in the spool: %w", err)
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // maxFile is the largest configuration that is read, in bytes. A real one is
@@ -39,7 +41,8 @@ func Find(named string) (*Config, error) {
 
 // Load reads the file at path. The Config is never nil and always usable: what
 // is wrong in the file has its default, everything else counts; a file that is
-// not there, cannot be read or is not TOML leaves the defaults.
+// not there, cannot be read, is not TOML, or that others than root can change
+// (bootcheck.CheckOwner) leaves the defaults.
 //
 // The error says everything that was wrong, in one line. errors.Is finds
 // fs.ErrNotExist when there is no file. errors.As finds UnknownKeys when keys
@@ -93,6 +96,9 @@ func read(path string) (string, error) {
 	}
 	if !fi.Mode().IsRegular() {
 		return "", fmt.Errorf("%q is not a regular file", path)
+	}
+	if err := bootcheck.CheckOwner(path); err != nil {
+		return "", err
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(b) > maxFile {

@@ -13,9 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -94,7 +92,7 @@ func Diagnose(ctx context.Context, out io.Writer, o Options) error {
 }
 
 func (d *doctor) add(state, check, found, cure string) {
-	d.findings = append(d.findings, finding{oneLine(check), state, oneLine(found), oneLine(cure)})
+	d.findings = append(d.findings, finding{bootcheck.OneLine(check), state, bootcheck.OneLine(found), bootcheck.OneLine(cure)})
 }
 func (d *doctor) ok(check, found string)         { d.add(stateOK, check, found, "") }
 func (d *doctor) warn(check, found, cure string) { d.add(stateWarn, check, found, cure) }
@@ -155,12 +153,11 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 	_, err := os.Lstat(name)
 	switch {
 	case cfgErr != nil:
-		d.fail(check, cfgErr.Error(), "correct it: ota-apply refuses to work with it, and the guardian uses defaults for what is wrong")
+		d.fail(check, cfgErr.Error(), cmp.Or(bootcheck.Advice(cfgErr), "correct it")+": ota-apply refuses to work with it, and ota-guardian uses defaults for what is wrong")
 	case err != nil:
 		d.warn(check, name+" is not there: everything has its default", "scripts/install.sh writes one to start from")
 	default:
-		d.ok(check, name)
-		d.guarded("configuration file", filepath.Dir(name), name)
+		d.ok(check, name+"; only root can change it")
 	}
 	if d.cfg.Model == "" {
 		d.warn("model", "none is configured: bundles of every model are taken", fmt.Sprintf("set model in %s to what your bundles are made for", name))
@@ -187,22 +184,15 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 	d.lookAtReport()
 }
 
-// guarded sees that nobody but root (or who runs this) can change what names are,
-// nor put something else in their place.
-func (d *doctor) guarded(check string, names ...string) {
+// checkOwner fails unless only root (or the user of this program) can change names.
+func (d *doctor) checkOwner(check string, names ...string) {
 	good := true
 	for _, name := range names {
-		info, err := os.Stat(name)
-		if err != nil {
-			continue // whoever needs it says so
+		err := bootcheck.CheckOwner(name)
+		if cure := bootcheck.Advice(err); bootcheck.Exit(err) == bootcheck.ExitRefused {
+			d.fail(check, err.Error(), cure)
+			good = false
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || (st.Uid == 0 || int(st.Uid) == os.Geteuid()) && info.Mode().Perm()&0o022 == 0 {
-			continue
-		}
-		good = false
-		d.fail(check, fmt.Sprintf("others than root can change %s (owner %d, mode %04o)", name, st.Uid, info.Mode().Perm()),
-			fmt.Sprintf("chown root:root %[1]s && chmod go-w %[1]s", name))
 	}
 	if good {
 		d.ok(check, "only root can change "+strings.Join(names, ", "))
@@ -218,7 +208,7 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 		return
 	}
 	d.store = store
-	d.guarded("store", root)
+	d.checkOwner("store", root)
 	if store.Foreign() {
 		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: /usr/lib/ota/setup_symlinks.sh (ota-guardian adopt)")
 	}
@@ -281,35 +271,27 @@ func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.
 
 // lookAtKeys sees whether a bundle can be believed, and whom.
 func (d *doctor) lookAtKeys() {
-	var paths, files []string
+	var paths []string
 	for _, p := range d.cfg.Keys {
 		p = d.path(p)
 		paths = append(paths, p)
-		if _, err := os.Stat(p); err == nil {
-			files = append(files, p)
-		}
 		entries, _ := os.ReadDir(p) // of a file, none
 		for _, e := range entries {
-			name := filepath.Join(p, e.Name())
-			if strings.HasSuffix(name, ".pub") {
-				files = append(files, name)
-			} else if strings.HasSuffix(name, ".key") {
+			if name := filepath.Join(p, e.Name()); strings.HasSuffix(name, ".key") {
 				d.fail("secret key", name+" is on the device: who reads it signs bundles for all of them", "delete it here, make another key and revoke this one: docs/SECURITY.md")
 			}
 		}
 	}
-	keys, err := trust.Load(paths)
+	keys := trust.Load(paths)
 	where := strings.Join(d.cfg.Keys, ", ")
-	switch {
-	case err != nil:
-		d.fail("keys", err.Error(), "replace it by the public key (NAME.pub) that ota-bundle keygen wrote")
-		return
-	case keys.Len() == 0:
-		d.fail("keys", "no public key in "+where+": every install is refused", "copy NAME.pub of who makes your bundles to "+where)
-		return
+	for _, err := range keys.Skipped {
+		d.fail("keys", err.Error(), cmp.Or(bootcheck.Advice(err), "replace it by the public key (NAME.pub) that ota-bundle keygen wrote"))
 	}
-	d.ok("keys", fmt.Sprintf("%d in %s", keys.Len(), where))
-	d.guarded("key files", files...)
+	if keys.Len() == 0 {
+		d.fail("keys", "no trusted key in "+where+": every install is refused", "copy NAME.pub of the release engineer to "+where)
+	} else {
+		d.ok("keys", fmt.Sprintf("%d in %s", keys.Len(), where))
+	}
 }
 
 // lookAtPrograms sees whether the programs are where no bundle and no user can change them.
@@ -336,7 +318,7 @@ func (d *doctor) lookAtPrograms() {
 				d.fail(check, apply+" is not there: nothing can be installed", "scripts/install.sh puts it there")
 				return
 			}
-			d.guarded(check, dir, guardian, apply)
+			d.checkOwner(check, dir, guardian, apply)
 		}
 		return
 	}
@@ -442,13 +424,3 @@ func (d *doctor) connect(ctx context.Context) (conn *systemd.Conn, err error) {
 
 // dialLimit bounds the wait for a PID 1 that accepts and says nothing.
 const dialLimit = 30 * time.Second
-
-// oneLine is text in one line, without what a terminal would obey.
-func oneLine(text string) string {
-	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "\uFFFD"))), " ")
-}

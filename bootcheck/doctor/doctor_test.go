@@ -191,7 +191,7 @@ func TestBroken(t *testing.T) {
 		{"an unknown key in the configuration", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nmodell = 1\n") }, "configuration", stateFail, `unknown key "modell"`, "correct it"},
 		{"no TOML at all", func(m *image) { m.write("etc/ota/ota.toml", "[[[") }, "configuration", stateFail, "line 1", "correct it"},
 		{"no configuration", func(m *image) { m.remove("etc/ota/ota.toml") }, "configuration", stateWarn, "is not there", "install.sh"},
-		{"a configuration that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/ota.toml"), 0o666)) }, "configuration file", stateFail, "mode 0666", "chmod go-w"},
+		{"a configuration that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/ota.toml"), 0o666)) }, "configuration", stateFail, "mode 0666", "chmod go-w"},
 		{"a report to another machine", func(m *image) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\n[report]\nurl = \"http://192.0.2.1/\"\n")
 		}, "configuration", stateFail, "report.url", "correct it"},
@@ -233,7 +233,7 @@ func TestBroken(t *testing.T) {
 		{"no key", func(m *image) { m.remove("etc/ota/keys/release.pub") }, "keys", stateFail, "every install is refused", "copy NAME.pub"},
 		{"a key that is none", func(m *image) { m.write("etc/ota/keys/release.pub", "ssh-ed25519 AAAA") }, "keys", stateFail, "not a minisign public key", "replace it"},
 		{"the secret key on the device", func(m *image) { m.write("etc/ota/keys/release.key", "secret") }, "secret key", stateFail, "is on the device", "revoke"},
-		{"keys that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/keys"), 0o777)) }, "key files", stateFail, "mode 0777", "chmod go-w"},
+		{"keys that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/keys"), 0o777)) }, "keys", stateFail, "mode 0777", "chmod go-w"},
 		{"no ota-apply", func(m *image) { m.remove("usr/bin/ota-apply") }, "programs", stateFail, "nothing can be installed", "install.sh"},
 		{"the guardian in the store", func(m *image) {
 			m.remove("usr/bin/ota-guardian")

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 const (
@@ -78,28 +80,18 @@ func wait(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// mayRun says why the program at path must not be run. Root, or the user that we
-// are, must own it and its folder, and nobody else may write to either.
+// mayRun says why the program at path must not be run.
 func mayRun(path string) error {
-	for _, p := range []string{path, filepath.Dir(path)} {
-		fi, err := os.Stat(p)
-		if err != nil {
-			return err
-		}
-		uid := fi.Sys().(*syscall.Stat_t).Uid
-		mode := fi.Mode()
-		switch {
-		case p == path && !mode.IsRegular():
-			return fmt.Errorf("%q is not a regular file", p)
-		case p == path && mode&0o111 == 0:
-			return fmt.Errorf("%q is not executable", p)
-		case uid != 0 && int(uid) != os.Geteuid():
-			return fmt.Errorf("%q belongs to user %d, not to root", p, uid)
-		case mode&0o022 != 0:
-			return fmt.Errorf("%q can be changed by others than its owner (mode %04o)", p, mode.Perm())
-		}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%q is not a regular file", path)
+	case info.Mode()&0o111 == 0:
+		return fmt.Errorf("%q is not executable", path)
 	}
-	return nil
+	return bootcheck.CheckOwner(path)
 }
 
 // tailBuffer keeps the last maxOutput bytes that were written to it.

@@ -29,40 +29,59 @@ type Keys struct {
 	byID    map[uint64]minisign.PublicKey
 	revoked map[string]bool // by KeyID; these are not believed, wherever they lie
 	paths   []string        // where they were looked for, for the message that there are none
+
+	// Skipped has an error for each file that Load found and does not trust. It names the file.
+	Skipped []error
 }
 
-// Load reads minisign public keys. Each path is a file with one key, or a
-// directory, whose files *.pub are read. A path that does not exist holds no
-// keys. A file that is not a public key is an error that names it: a key that
-// someone meant to trust must not go missing silently.
-func Load(paths []string) (*Keys, error) {
+// Load reads the minisign public keys that a device trusts. Each path is a file
+// with one key, or a directory, whose files *.pub are read. A path that does not
+// exist holds no keys. A file that is no public key, or that others than root can
+// change, is not trusted and stands in Skipped; the other keys count.
+func Load(paths []string) *Keys {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
-	for _, p := range paths {
-		st, err := os.Stat(p)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("cannot load the trusted keys: %w", err)
-		case !st.IsDir():
-			if err := k.load(p); err != nil {
-				return nil, err
-			}
-			continue
+	for _, p := range files(paths) {
+		err := bootcheck.CheckOwner(p)
+		if err == nil {
+			err = k.load(p)
 		}
-		list, err := os.ReadDir(p)
-		if err != nil {
-			return nil, fmt.Errorf("cannot load the trusted keys: %w", err)
-		}
-		for _, d := range list {
-			if strings.HasSuffix(d.Name(), ".pub") {
-				if err := k.load(filepath.Join(p, d.Name())); err != nil {
-					return nil, err
-				}
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && slices.Contains(paths, p)) {
+			if !strings.Contains(err.Error(), p) { // of what a link leads to
+				err = fmt.Errorf("%s: %w", p, err)
 			}
+			k.Skipped = append(k.Skipped, fmt.Errorf("key skipped: %w", err))
+		}
+	}
+	return k
+}
+
+// Named reads the keys that a person named: paths are those of Load, whoever owns
+// them, and a file that holds no public key is an error.
+func Named(paths []string) (*Keys, error) {
+	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
+	for _, p := range files(paths) {
+		if err := k.load(p); err != nil {
+			return nil, err
 		}
 	}
 	return k, nil
+}
+
+// files are paths, and instead of a directory its files *.pub.
+func files(paths []string) []string {
+	var all []string
+	for _, p := range paths {
+		list, err := os.ReadDir(p)
+		if err != nil {
+			all = append(all, p) // a file; or its reader says what is wrong
+		}
+		for _, d := range list {
+			if strings.HasSuffix(d.Name(), ".pub") {
+				all = append(all, filepath.Join(p, d.Name()))
+			}
+		}
+	}
+	return all
 }
 
 func (k *Keys) load(file string) error {

@@ -60,15 +60,18 @@ func TestLoadKeys(t *testing.T) {
 		{"a file, whatever its name", []string{file}, 1},
 		{"all of it", []string{dir, file, dir + "/no"}, 3},
 	} {
-		k, err := Load(row.paths)
-		if err != nil || k.Len() != row.want {
-			t.Errorf("%s: Load = %d keys, %v, want %d", row.name, k.Len(), err, row.want)
+		if k := Load(row.paths); k.Len() != row.want || k.Skipped != nil {
+			t.Errorf("%s: Load = %d keys, skipped %v, want %d", row.name, k.Len(), k.Skipped, row.want)
 		}
 	}
 }
 
+// TestLoadKeysDamaged holds that a file that is no key, or that others can change, is
+// named and does not keep a device from trusting the others; a person who names such a
+// file has made a mistake.
 func TestLoadKeysDamaged(t *testing.T) {
 	pub, _ := newKey(t)
+	other, _ := newKey(t)
 	good, _ := pub.MarshalText()
 	for name, make := range map[string]func(file string) error{
 		"empty":       func(f string) error { return os.WriteFile(f, nil, 0o644) },
@@ -78,6 +81,11 @@ func TestLoadKeysDamaged(t *testing.T) {
 		"a FIFO":      func(f string) error { return syscall.Mkfifo(f, 0o644) },
 		"a directory": func(f string) error { return os.Mkdir(f, 0o755) },
 		"dangling":    func(f string) error { return os.Symlink("no", f) },
+		"PEM":         func(f string) error { return os.WriteFile(f, []byte("-----BEGIN PUBLIC KEY-----\nMCow\n"), 0o644) },
+		"a key that everybody can write": func(f string) error {
+			writePub(t, f, other)
+			return os.Chmod(f, 0o666)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -85,8 +93,12 @@ func TestLoadKeysDamaged(t *testing.T) {
 			if err := make(filepath.Join(dir, "broken.pub")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Load([]string{dir}); err == nil || !strings.Contains(err.Error(), "broken.pub") {
-				t.Errorf("Load: %v, want an error that names broken.pub", err)
+			k := Load([]string{dir})
+			if k.Len() != 1 || !k.byID[pub.ID()].Equal(pub) || len(k.Skipped) != 1 || !strings.Contains(k.Skipped[0].Error(), "broken.pub") {
+				t.Errorf("Load: %d keys, skipped %v, want the good one and an error that names broken.pub", k.Len(), k.Skipped)
+			}
+			if _, err := Named([]string{dir}); !strings.Contains(name, "write") && (err == nil || !strings.Contains(err.Error(), "broken.pub")) {
+				t.Errorf("Named: %v, want an error that names broken.pub", err)
 			}
 		})
 	}
@@ -190,10 +202,7 @@ func TestKeysVerify(t *testing.T) {
 	revoked.Revoke([]string{KeyID(pub.ID())})
 	untrusted := These()
 	untrusted.Revoke([]string{KeyID(pub.ID())})
-	missing, err := Load([]string{"/no/such/folder"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	missing := Load([]string{"/no/such/folder"})
 
 	for _, row := range []struct {
 		name string
