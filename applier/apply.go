@@ -28,7 +28,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/applier/calendar"
@@ -56,7 +55,7 @@ type applier struct {
 }
 
 func (a *applier) logf(format string, args ...any) {
-	fmt.Fprintf(a.log, "ota-apply: %s\n", strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " "))
+	fmt.Fprintf(a.log, "ota-apply: %s\n", bootcheck.OneLine(fmt.Sprintf(format, args...)))
 }
 
 // Waits for the store's lock. An install that begins does not wait for one that

@@ -41,7 +41,7 @@ func FlagFactory(run, text string) error {
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return err
 	}
-	if text = strings.Join(strings.Fields(text), " "); len(text) > maxFlag {
+	if text = OneLine(text); len(text) > maxFlag {
 		text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
 	}
 	return renameio.WriteFile(name, []byte(text+"\n"), 0o644, renameio.WithTempDir(run))

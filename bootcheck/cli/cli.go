@@ -176,7 +176,7 @@ func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
 	}
 	w = Log(w)
 	// One line, whatever a cause put into its text.
-	fmt.Fprintf(w, "%s: %s\n", prog, strings.Join(strings.Fields(err.Error()), " "))
+	fmt.Fprintf(w, "%s: %s\n", prog, bootcheck.OneLine(err.Error()))
 	if advice := bootcheck.Advice(err); advice != "" {
 		fmt.Fprintf(w, "%s: %s\n", prog, advice)
 	}
