@@ -39,8 +39,8 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		}
 	}()
 	if err := a.unpack(ctx, b, ref.Version); err != nil {
-		if bootcheck.Exit(err) == bootcheck.ExitDamaged || bootcheck.IsNoSpace(err) {
-			b.drop() // to resume this download would be to fail for ever; and a full disk needs the room
+		if bootcheck.Exit(err) == bootcheck.ExitDamaged {
+			b.drop() // to resume this download would be to fail for ever
 		}
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ var ErrBusy = errors.New("another install or the guardian is at work")
 // its holder, so nobody ever has to clear it by hand. The error is an *Error
 // with ExitBusy that wraps ErrBusy, or ctx's.
 func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), err error) {
-	return lockAt(ctx, s.path(lockFile), wait)
+	return s.lockAt(ctx, lockFile, wait)
 }
 
 // LockInstalls takes the lock that one install holds from its first byte to its
@@ -26,50 +27,129 @@ func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), er
 // while an install downloads or waits.
 func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
 	// A moment of patience: a guardian that sweeps a full disk has it for so long.
-	return lockAt(ctx, s.path(installLock), 200*time.Millisecond)
+	return s.lockAt(ctx, installLock, 200*time.Millisecond)
 }
 
-func lockAt(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
-		// Nothing of ours: in its place nobody could ever decide anything.
-		if err = os.Remove(name); err == nil {
-			return lockAt(ctx, name, wait)
-		}
+func (s *Store) lockAt(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
+	unlock, err = LockFile(ctx, s.path(name), wait)
+	if err == nil || err == ctx.Err() {
+		return unlock, err
 	}
-	if errors.Is(err, unix.EROFS) {
-		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			return func() {}, nil // nobody changes anything on this disk: reading it must not fail for that
-		}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, Errorf(ExitBusy, "", "busy: %w", ErrBusy).WithAdvice("try again when it is done; `ota-apply status` says what it does")
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock the version store: %w", err)
-	}
-	deadline := time.Now().Add(wait)
-	for {
+	return nil, fmt.Errorf("cannot lock the version store: %w", err)
+}
+
+// LockFile locks the file name, which is made if it is not there, and waits for that
+// at most wait. The lock ends with its holder. The file can be opened by this user
+// alone: whoever can open a file can lock it, for reading and for ever. Its holder
+// may remove it before it unlocks. On a disk
+// that is read-only a lock that is not there is not needed. The error is ctx's, or
+// unix.EWOULDBLOCK while another process has the lock.
+func LockFile(ctx context.Context, name string, wait time.Duration) (unlock func(), err error) {
+	for deadline := time.Now().Add(wait); ; {
 		if err := ctx.Err(); err != nil {
-			f.Close()
 			return nil, err
 		}
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
+		f, err := tryLock(name)
+		if err == nil {
 			return func() { f.Close() }, nil
-		case err == unix.EINTR:
-			continue
-		case err != unix.EWOULDBLOCK:
-			f.Close()
-			return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
-		case !time.Now().Before(deadline):
-			f.Close()
-			return nil, Errorf(ExitBusy, "", "busy: %w", ErrBusy).WithAdvice("try again when it is done; `ota-apply status` says what it does")
+		}
+		if err != unix.EWOULDBLOCK || !time.Now().Before(deadline) {
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
 			return nil, ctx.Err()
 		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// tryLock locks the file name; nil without an error: there is no need to.
+func tryLock(name string) (*os.File, error) {
+	f, err := openLock(name)
+	if f == nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !ownLock(info) {
+		next, err := replaceLock(name)
+		if err == nil || err == unix.EWOULDBLOCK {
+			f.Close()
+			return next, err
+		}
+		// On a full disk no other way is left, and a read-only one nobody changes.
+		if errors.Is(f.Chmod(0o600), unix.EROFS) {
+			f.Close()
+			return nil, nil
+		}
+	}
+	if err = flock(f); err == nil {
+		// What was locked may have been replaced just before.
+		if is, statErr := os.Lstat(name); statErr == nil && os.SameFile(info, is) {
+			return f, nil
+		}
+		err = unix.EWOULDBLOCK
+	}
+	f.Close()
+	return nil, err
+}
+
+// openLock opens the file name, and makes it; nil without an error: it is not there,
+// and the disk is read-only.
+func openLock(name string) (*os.File, error) {
+	for range 2 {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		switch {
+		case errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP):
+			// Nothing of ours: in its place nobody could ever decide anything.
+			if err := os.Remove(name); err != nil {
+				return nil, err
+			}
+			continue
+		case errors.Is(err, unix.EROFS):
+			// Nobody changes anything on this disk: reading it must not fail for that.
+			if f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0); errors.Is(err, fs.ErrNotExist) {
+				return nil, nil
+			}
+		}
+		return f, err
+	}
+	return nil, unix.EISDIR
+}
+
+// ownLock reports whether this user alone can open what info is of.
+func ownLock(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode().Perm()&0o077 == 0 && int(st.Uid) == os.Geteuid()
+}
+
+// replaceLock puts a file that nobody else has ever opened, and that is locked, in the
+// place of the lock name, which another user may hold for ever. One process at a
+// time does so, whoever has the lock of the new file; the others ask again.
+func replaceLock(name string) (*os.File, error) {
+	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err = flock(f); err == nil {
+		if is, statErr := os.Lstat(name); statErr != nil || ownLock(is) {
+			os.Remove(name + ".new")
+			err = unix.EWOULDBLOCK // another process did it
+		} else if err = os.Rename(name+".new", name); err == nil {
+			return f, nil
+		}
+	}
+	f.Close()
+	return nil, err
+}
+
+func flock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EINTR {
+			return err
 		}
 	}
 }

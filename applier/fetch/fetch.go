@@ -22,6 +22,7 @@
 //
 //	NAME.part   what has arrived, from the first byte on; holes are what nobody wants
 //	NAME.json   the sidecar: length, validators, holes, how much is surely on the disk
+//	.lock       locked while a download uses the folder
 //	newest-date the newest date that a signature proved, for devices without a clock
 //
 // The name leaves out the query because presigned addresses carry a new

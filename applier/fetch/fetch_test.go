@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -286,8 +287,17 @@ func TestNoRoom(t *testing.T) {
 			t.Fatal("the download succeeded")
 		}
 		checkError(t, err, sp.part+": no space left on device", bootcheck.ExitNoSpace, bootcheck.CodeDiskFull)
-		if left := entries(t, sp.dir.Name()); len(left) != 0 {
-			t.Errorf("%v are left", left)
+		if left := entries(t, sp.dir.Name()); len(left) != 1 || left[0] != lockName {
+			t.Errorf("%v are left, want the lock alone: nothing had arrived", left)
+		}
+		for _, err := range []error{sp.room(1, 1<<62), sp.local(sp.part, syscall.ENOSPC), sp.local(sp.part, syscall.EDQUOT)} {
+			if f, ok := errors.AsType[*fault](err); !ok || f.drop {
+				t.Errorf("%v: what had arrived would be thrown away", err)
+			}
+		}
+		sp.syncErr = syscall.ENOSPC
+		if !sp.local(sp.part, syscall.EIO).drop || !sp.unsynced().drop {
+			t.Error("what may not be on the disk would be kept")
 		}
 	})
 	t.Run("no folder", func(t *testing.T) {

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 const (
 	partSuffix = ".part"
 	noteSuffix = ".json"
+	lockName   = ".lock"
 	nameLen    = 32 // hex digits: 128 bits, so that no two addresses meet by chance
 )
 
@@ -53,11 +55,13 @@ const roomStep = 4 << 20
 // A spool is the folder, locked, with the partial file of one origin.
 type spool struct {
 	from *origin
-	dir  *os.File // held open for its lock and to be synced
+	dir  *os.File // held open to be synced
 	part string
 	json string
 	file *os.File // the partial file, read-only; grab opens it again for writing
 	left int64    // bytes of an earlier call that are good to go on from
+
+	unlock func()
 
 	looked    int64 // have when the room was looked at
 	lastBytes int64 // have at the last sync
@@ -81,22 +85,25 @@ func openSpool(dir string, from *origin) (*spool, error) {
 	if err := bootcheck.CheckOwner(dir); err != nil {
 		return nil, fmt.Errorf("cannot keep a download in the spool: %w", err)
 	}
-	d, err := os.Open(dir)
+	lock := filepath.Join(dir, lockName)
+	unlock, err := bootcheck.LockFile(context.Background(), lock, 0)
 	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		d.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, bootcheck.Errorf(bootcheck.ExitBusy, bootcheck.CodeDownloadFailed,
 				"cannot download %q: another download uses %q", from.shown, dir)
 		}
-		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
+		return nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		unlock()
+		return nil, err
 	}
 	s := &spool{
 		from: from, dir: d, lastTime: time.Now(),
-		part: filepath.Join(dir, from.name+partSuffix),
-		json: filepath.Join(dir, from.name+noteSuffix),
+		unlock: func() { os.Remove(lock); unlock() },
+		part:   filepath.Join(dir, from.name+partSuffix),
+		json:   filepath.Join(dir, from.name+noteSuffix),
 	}
 	s.sweep()
 	if !s.adopt() {
@@ -305,7 +312,7 @@ func (s *spool) keep(have, reserve int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.syncErr != nil {
-		return s.local(s.part, s.syncErr)
+		return s.unsynced()
 	}
 	since := time.Since(s.lastTime)
 	if have-s.looked >= roomStep || have < s.looked {
@@ -345,7 +352,7 @@ func (s *spool) sync(f *os.File, have int64) {
 func (s *spool) finish(have int64) error {
 	s.syncing.Wait()
 	if s.syncErr != nil {
-		return s.local(s.part, s.syncErr)
+		return s.unsynced()
 	}
 	return s.note(func(m *mark) { m.Size = have })
 }
@@ -381,15 +388,20 @@ func (s *spool) room(need, reserve int64) error {
 	if free-reserve >= need {
 		return nil
 	}
-	return (&fault{kind: final, err: bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull,
+	return &fault{kind: final, err: bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull,
 		"cannot download %q: no room in %q (%d bytes to come, %d free, %d of them reserved)",
-		s.from.shown, s.dir.Name(), need, free, reserve)}).dropping()
+		s.from.shown, s.dir.Name(), need, free, reserve)}
 }
 
-// local makes a final fault of trouble with the disk.
+// local makes a final fault of trouble with the disk. What arrived before the disk was
+// full is as good as ever, unless it may not be what was written: see unsynced.
 func (s *spool) local(where string, err error) *fault {
-	return (&fault{kind: final, err: s.from.localError(where, err)}).dropping()
+	return &fault{kind: final, err: s.from.localError(where, err), drop: !bootcheck.IsNoSpace(err)}
 }
+
+// unsynced makes a final fault of a sync that failed, also for want of room: nobody
+// knows what of the partial file is on the disk.
+func (s *spool) unsynced() *fault { return s.local(s.part, s.syncErr).dropping() }
 
 // drop deletes the partial file: it is of no use to a later call.
 func (s *spool) drop() {
@@ -414,6 +426,7 @@ func (s *spool) close() {
 		s.file.Close()
 	}
 	s.dir.Close()
+	s.unlock()
 }
 
 // bootID tells boots apart; empty if the kernel does not say. A variable so

@@ -28,6 +28,7 @@ package metrics
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,27 +90,27 @@ func (d *Desk) publish() error {
 const lockWait = 2 * time.Second
 
 // lock is held while facts are gathered and written: else the slower of two
-// programs would leave what was true before the other. It is a lock of the store's
-// folder itself, which is always there, and not the store's own lock: whoever holds
-// that may take minutes.
+// programs would leave what was true before the other. It is not the store's lock:
+// whoever holds that may take minutes. It is in the run folder, which is in memory:
+// no boot writes to the flash for it. Where that folder is not there, nothing is
+// locked and nothing written.
 func (d *Desk) lock() (unlock func(), err error) {
-	dir, err := os.Open(d.store.Dir())
-	if err != nil {
-		return nil, err
-	}
-	for end := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
-		err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return func() { dir.Close() }, nil
-		case err != unix.EWOULDBLOCK && err != unix.EINTR:
-			dir.Close()
-			return nil, &fs.PathError{Op: "flock", Path: d.store.Dir(), Err: err}
-		case time.Now().After(end):
-			dir.Close()
-			return nil, errors.New("the fleet is not told how the device is: another program has been at it for too long")
+	if d.on() {
+		if err := os.MkdirAll(d.cfg.Run, 0o755); err != nil {
+			return nil, err
 		}
 	}
+	name := filepath.Join(d.cfg.Run, ".metrics.lock")
+	release, err := bootcheck.LockFile(context.Background(), name, lockWait)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return func() {}, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return nil, errors.New("cannot write metrics: locked by another process")
+	case err != nil:
+		return nil, fmt.Errorf("cannot write metrics: %w", err)
+	}
+	return func() { os.Remove(name); release() }, nil
 }
 
 // replace gives the file name the content data, mode 0644, in one step. Its caller
