@@ -1,13 +1,11 @@
 package bootcheck
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 )
 
 // Schema is the record's format that this program writes. A record with a
@@ -184,9 +182,11 @@ type Record struct {
 	// one commit, so that none is counted twice or not at all.
 	Rollbacks map[Cause]map[string]uint64 `json:"rollbacks,omitempty"`
 
-	// unknown are the keys that this program does not know: a newer one wrote
-	// them and may come back, so they are written back as they were.
-	unknown map[string]json.RawMessage
+	// unknown are the keys that this program does not know, and below those of the
+	// objects in the record, by place and by what they are about: see keepUnknown.
+	// Neither is ever changed, so clones share them.
+	unknown unknownKeys
+	below   map[string]unknownKeys
 }
 
 // Next is a version that was activated for the next boot.
@@ -235,7 +235,6 @@ func (r *Record) Clone() *Record {
 	}
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
-	c.unknown = maps.Clone(r.unknown)
 	return &c
 }
 
@@ -328,42 +327,17 @@ func ParseRecord(data []byte) (*Record, error) {
 	}
 	type plain Record // without the methods: no recursion
 	var r Record
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode((*plain)(&r)); err != nil {
+	if err := json.Unmarshal(data, (*plain)(&r)); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
-	if dec.More() {
-		return nil, fmt.Errorf("%w: something follows its end", ErrRecord)
-	}
-	if err := json.Unmarshal(data, &r.unknown); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
-	}
-	known := map[string]json.RawMessage{"seal": nil}
-	mine, err := json.Marshal((*plain)(&Record{HoldReason: "x", Confirmed: []Ref{{}}, RevokedKeys: []string{"x"}, HardStreak: []string{"x"}, LastPanic: "x", Next: &Next{},
-		Rollbacks: map[Cause]map[string]uint64{CauseHealth: {}}}))
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(mine, &known); err != nil {
-		return nil, err
-	}
-	// encoding/json takes "Phase" for "phase": kept as an unknown key, it would be
-	// written back beside the real one and win over it at the next reading.
-	maps.DeleteFunc(r.unknown, func(key string, _ json.RawMessage) bool {
-		for k := range known {
-			if strings.EqualFold(k, key) {
-				return true
-			}
-		}
-		return false
-	})
+	r.keepUnknown(data)
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
 	return &r, nil
 }
 
-// MarshalJSON writes the record with the keys that ParseRecord did not know.
+// MarshalJSON writes the record with all keys that ParseRecord did not know.
 func (r *Record) MarshalJSON() ([]byte, error) {
 	type plain Record
 	c := *r
@@ -371,15 +345,10 @@ func (r *Record) MarshalJSON() ([]byte, error) {
 		c.Blocked = []Blocked{}
 	}
 	mine, err := json.Marshal((*plain)(&c))
-	if err != nil || len(r.unknown) == 0 {
-		return mine, err
-	}
-	rest, err := json.Marshal(r.unknown)
 	if err != nil {
 		return nil, err
 	}
-	// Two objects, neither of them empty, become one.
-	return append(append(mine[:len(mine)-1], ','), rest[1:]...), nil
+	return r.withUnknown(mine), nil
 }
 
 // check says what makes a record unusable: the same for one that was read and

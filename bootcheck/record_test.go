@@ -31,6 +31,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"phase":"trial","current":{"version":"1"},"trial":null}`))
 	f.Add([]byte(`{"schema":1,"phase":"confirmed","current":{"version":"1"}}{}`))
 	f.Add([]byte(`{"schema":1,"phase":"confirmed","Phase":"hold","current":{"version":"1"}}`))
+	f.Add([]byte(`{"schema":1,"phase":"trial","current":{"version":"1","x":{"a":1}},"Trial":{"x":2},"trial":{"hard":1,"x":[3],"X":"<"},"blocked":[{"version":"2","x":4},null,{}],"next":{"version":"3","x":null}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := ParseRecord(data)
 		if err != nil {
