@@ -114,6 +114,10 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 	if o.atReboot {
 		return a.commitNext(record, ref, baseline, revoked)
 	}
+	// Without it a guardian that runs in this boot for the first time, as a service
+	// that is restarted now wants it, counts one boot more. An image build has no
+	// such folder, and no such boot.
+	_ = bootcheck.SeeBoot(a.cfg.Run)
 	next := record.Activate(ref, bootID(), baseline, whole)
 	next.AddRevoked(revoked)
 	err = a.store.Commit(next)

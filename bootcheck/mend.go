@@ -47,8 +47,9 @@ func (s *Store) Mend() error {
 	return nil
 }
 
-// Marks of the store that a boot leaves behind: each holds the ID of the boot
-// that ended with it. It names its boot, so it never needs removing.
+// Marks of the store that a boot leaves behind: each holds the generation that was
+// active when the boot ended. The boot after it makes another generation, so a
+// mark says something of one boot only, and never needs removing.
 const (
 	CleanMark = ".clean-shutdown" // an orderly shutdown
 	HardMark  = ".hard-reboot"    // the guardian reset the machine

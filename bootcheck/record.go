@@ -64,6 +64,7 @@ func (r *Ref) Same(other *Ref) bool {
 type Trial struct {
 	// BootID is the boot that was counted last, or in which the switch was made:
 	// no boot is counted twice, and the boot of the switch is not counted as one that came up.
+	// It is the same boot only if the run folder has its mark, too, see BootSeen.
 	BootID string `json:"boot_id"`
 	// Boots without a verdict, by how the boot before ended.
 	Hard    int `json:"hard"`    // watchdog reset, kernel panic, crash loop, missed health deadline
@@ -170,9 +171,16 @@ type Record struct {
 	RevokedKeys []string `json:"revoked_keys,omitempty"`
 	// HardStreak are the boots of a confirmed version, oldest first, before each
 	// of which the machine ended in a watchdog reset or a kernel panic, in a row up
-	// to now. Empty, as nearly always: the last one did not.
+	// to now, and none of which was healthy. Empty, as nearly always: the last one
+	// did not, or was.
 	HardStreak []string `json:"hard_streak,omitempty"`
-	// LastPanic is what the kernel's panic store held at a boot that looked last:
+	// WatchdogAlways: the watchdog's bit was set after the last orderly shutdown that
+	// left its mark, so it says nothing about how a boot ended.
+	WatchdogAlways bool `json:"watchdog_always,omitempty"`
+	// WatchdogHealthy is how many boots in a row began with the bit set and were
+	// healthy. Five of them: it says nothing either, until it is clear once.
+	WatchdogHealthy int `json:"watchdog_healthy,omitempty"`
+	// LastPanic is what the kernel's panic store held of panics at a boot that looked last:
 	// the same again is no new panic. Empty: nothing was ever there.
 	LastPanic string `json:"last_panic,omitempty"`
 	// Next is a version that the next boot puts on trial. nil, as nearly always: none.

@@ -13,7 +13,7 @@
 //	  .generations/41/ 42/              each holds record.json, its backup and the links current, previous, factory -> ../../v1.2.0
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
 //	  .revoked.json                     keys whose bundles are refused; not there while no key was revoked
-//	  .clean-shutdown  .hard-reboot     marks that a boot leaves behind: the ID of the boot that ended so
+//	  .clean-shutdown  .hard-reboot     marks that a boot leaves behind: the generation that was active when it ended so
 //	  .installs.json                    how installs ended, for the fleet; only where [metrics] asks for it
 //	  .lock                             flock of whoever changes the store
 //	  .install.lock                     flock of the one install, from its first byte to its verdict

@@ -56,7 +56,8 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if last != "" {
 		end.last, end.why = last, "so it was said"
 	}
-	g.noteLastBoot(record, end.last, last != "")
+	seen := bootcheck.BootSeen(g.cfg.Run)
+	g.noteLastBoot(record, end.last, last != "", seen)
 	if end.last == LastHard {
 		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended hard: %s", end.why)
 	}
@@ -64,21 +65,20 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if why := disk.Damaged[record.Current.Version]; why != "" && g.heal(ctx, record.Current, why) {
 		delete(disk.Damaged, record.Current.Version)
 	}
-	boot := Boot{ID: g.bootID, Last: end.last, Budget: Budget{
+	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Budget: Budget{
 		Hard: g.cfg.Trial.Hard, Unclean: g.cfg.Trial.Unclean, Clean: g.cfg.Trial.Clean, Streak: hardStreak}}
 	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
 	if err != nil {
 		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
 	}
-	newPanic := end.panic != "" && end.panic != record.LastPanic
-	if next := d.Next; next != nil && newPanic {
-		next.LastPanic = end.panic
+	if d.Next != nil {
+		end.remember(d.Next)
 	}
 	if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
 		// It never came to a verdict, so what it said stands in the boots that ended.
 		evidence := d.Next.LastRollback
 		evidence.Journal = g.journalTail(ctx, firstOf(g.cfg.Services), endedBoot(record))
-		if text := panicText(maxEvidence - len(evidence.Output) - 64); newPanic && text != "" {
+		if text := panicText(maxEvidence - len(evidence.Output) - 64); end.newPanic(record) && text != "" {
 			evidence.Output += "; the kernel said last:\n" + text
 		}
 	}
@@ -92,11 +92,9 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		}
 		return err
 	}
-	if d.Next == nil && (active.Damage != "" || newPanic) {
+	if d.Next == nil && (active.Damage != "" || end.isNews(record)) {
 		next := record.Clone() // the same again, whole
-		if newPanic {
-			next.LastPanic = end.panic
-		}
+		end.remember(next)
 		if err := g.commit(ctx, next); err != nil {
 			return fmt.Errorf("cannot write the record anew, the boot goes on with the links as they are: %w", err)
 		}
@@ -112,14 +110,14 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 }
 
 // noteLastBoot keeps for the fleet's figures how the boot before this one ended. An
-// orderly end leaves its mark only while something is on trial: else nobody knows,
+// orderly end leaves its mark only while that matters (see marks): else nobody knows,
 // unless it was said.
-func (g *guardian) noteLastBoot(record *bootcheck.Record, last LastBoot, said bool) {
+func (g *guardian) noteLastBoot(record *bootcheck.Record, last LastBoot, said, seen bool) {
 	class := string(last)
-	if last == LastUnclean && !said && !record.Phase.Counted() {
+	if last == LastUnclean && !said && !marks(record) {
 		class = metrics.BootUnknown
 	}
-	if err := g.desk().Booted(g.bootID, class); err != nil {
+	if err := g.desk().Booted(g.bootID, class, seen); err != nil {
 		g.logf("cannot keep for the metrics how the last boot ended: %v", err)
 	}
 }

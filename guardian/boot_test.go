@@ -25,10 +25,12 @@ import (
 
 // board is a device's store and what its kernel says, without a device.
 type board struct {
-	t     testing.TB
-	store *bootcheck.Store
-	boots int
-	log   bytes.Buffer // of the last boot
+	t      testing.TB
+	store  *bootcheck.Store
+	boots  int
+	id     string       // of each boot; empty: each has another one
+	memory string       // the run folder
+	log    bytes.Buffer // of the last boot
 }
 
 // newBoard is a board with factory 1.0, previous 2.0 and current 3.0, confirmed.
@@ -106,12 +108,23 @@ func (b *board) record() *bootcheck.Record {
 func (b *board) boot(last LastBoot) error {
 	b.t.Helper()
 	b.boots++
+	b.memory = filepath.Join(b.t.TempDir(), "ota") // in memory: it goes with the boot
+	return b.guardian().boot(context.Background(), last)
+}
+
+// guardian is one run of the program in this boot, as nothing but the file system
+// knows of the one before.
+func (b *board) guardian() *guardian {
+	b.t.Helper()
 	b.log.Reset()
 	cfg := config.Default("")
 	b.must(cfg.SetRoot(b.store.Dir()))
-	cfg.Run = b.t.TempDir()
-	g := &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), out: &b.log, log: &b.log}
-	return g.boot(context.Background(), last)
+	cfg.Run = b.memory
+	id := b.id
+	if id == "" {
+		id = fmt.Sprintf("boot-%d", b.boots)
+	}
+	return &guardian{cfg: cfg, store: b.store, bootID: id, out: &b.log, log: &b.log}
 }
 
 // runs is what a service that is started now runs.
@@ -151,75 +164,6 @@ func (b *board) tree() string {
 		return nil
 	}))
 	return s.String()
-}
-
-// Nothing archives what the kernel keeps of a panic: it is there at each boot
-// after it, and must not be taken for a new one each time.
-func TestPanicThatStaysInPstoreIsCountedOnce(t *testing.T) {
-	b := newBoard(t)
-	dir := filepath.Dir(pstore)
-	b.must(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "dmesg-ramoops-0"), []byte("Panic#1 Part1\nsysrq triggered crash\n"), 0o600))
-	for range 3 * hardStreak {
-		b.must(b.boot(""))
-	}
-	if r := b.record(); r.Current.Version != "3.0" || r.LastRollback != nil || len(r.HardStreak) != 0 {
-		t.Fatalf("after one panic and %d boots: %s, streak %v, rollback %+v; want 3.0 confirmed", 3*hardStreak, r.Current, r.HardStreak, r.LastRollback)
-	}
-	// A panic at each boot is another matter, and its text is kept.
-	for i := range hardStreak {
-		b.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("dmesg-ramoops-%d", 1+i)), []byte("Panic#2 Part1\nnull pointer in the printer's driver\n"), 0o600), b.boot(""))
-	}
-	r := b.record()
-	if r.Current.Version != "2.0" || r.LastRollback.Cause != bootcheck.CauseHard || len(r.LastRollback.BootIDs) != hardStreak {
-		t.Fatalf("after %d panics: %s, rollback %+v; want 2.0", hardStreak, r.Current, r.LastRollback)
-	}
-	if !strings.Contains(r.LastRollback.Output, "sysrq") && !strings.Contains(r.LastRollback.Output, "printer's driver") {
-		t.Errorf("output = %q, want what the kernel said last", r.LastRollback.Output)
-	}
-}
-
-func TestLastBoot(t *testing.T) {
-	for _, row := range []struct {
-		name     string
-		watchdog string // bootstatus; empty: there is none
-		mark     string // the file that holds the trial's boot ID
-		want     LastBoot
-	}{
-		{"nothing is known", "", "", LastUnclean},
-		{"a watchdog reset the machine", "32\n", "", LastHard},
-		{"as hexadecimal", "0x20\n", "", LastHard},
-		{"with other bits", "34", cleanMark, LastHard},
-		{"a watchdog that did nothing", "0\n", "", LastUnclean},
-		{"another reason than a reset", "1\n", "", LastUnclean},
-		{"a watchdog that says nonsense", "reset\n", cleanMark, LastClean},
-		{"an orderly shutdown", "0\n", cleanMark, LastClean},
-		{"the guardian reset the machine", "0\n", hardMark, LastHard},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			b := newBoard(t)
-			r := b.record().Clone()
-			r.Phase, r.Trial = bootcheck.PhaseTrial, &bootcheck.Trial{BootID: "before"}
-			b.commit(r)
-			if row.watchdog != "" {
-				dir := filepath.Join(filepath.Dir(filepath.Dir(watchdogs)), "watchdog0")
-				b.must(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "bootstatus"), []byte(row.watchdog), 0o644))
-			}
-			if row.mark != "" {
-				b.must(os.WriteFile(b.path(row.mark), []byte("before\n"), 0o600))
-			}
-			g := &guardian{store: b.store}
-			if got := g.lastBoot(r); got.last != row.want {
-				t.Errorf("lastBoot = %s (%s), want %s", got.last, got.why, row.want)
-			}
-			// A mark of an older boot says nothing about the last one.
-			if row.mark != "" && row.watchdog == "0\n" {
-				r.Trial.BootID = "a later one"
-				if got := g.lastBoot(r); got.last != LastUnclean {
-					t.Errorf("with the mark of an older boot: %s, want unclean", got.last)
-				}
-			}
-		})
-	}
 }
 
 // Whatever is damaged of the record and the links, the boot runs the version that

@@ -36,6 +36,16 @@ func (g *guardian) confirm(ctx context.Context) error {
 		if found == nil {
 			found = record.Current
 		}
+		if record.Phase == bootcheck.PhaseConfirmed && len(record.HardStreak) > 0 {
+			switch err := g.endStreak(ctx, record); {
+			case err == errMoved:
+				continue
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err != nil: // it is confirmed all the same
+				g.logf("%v", err)
+			}
+		}
 		if !record.Phase.Judged() {
 			g.tell(ctx, record)
 			switch {

@@ -78,7 +78,7 @@ func skippedText(skipped []bootcheck.Skipped) string {
 type LastBoot string
 
 const (
-	LastClean   LastBoot = "clean"   // an orderly shutdown
+	LastClean   LastBoot = "clean"   // an orderly shutdown, whatever else there is
 	LastUnclean LastBoot = "unclean" // the power went, or nobody knows
 	LastHard    LastBoot = "hard"    // hardware watchdog or kernel panic
 )
@@ -89,7 +89,7 @@ type Budget struct {
 	Hard    int // of a trial
 	Unclean int // of a trial
 	Clean   int // of a trial
-	Streak  int // hard ends of a confirmed version, one after the other
+	Streak  int // hard ends of a confirmed version, one after the other, with no healthy boot between
 }
 
 // hardStreak is the Streak of every device. A single watchdog reset happens to a
@@ -100,10 +100,16 @@ const hardStreak = 5
 // Boot is this boot: which one it is, what came before it, and how many without
 // a verdict are too many.
 type Boot struct {
-	ID     string // empty: the kernel does not say, and every question is a boot
+	ID string // empty: the kernel does not say
+	// New: nothing in memory says that this boot was seen, so it is a new one also
+	// if the ID is that of the boot before.
+	New    bool
 	Last   LastBoot
 	Budget Budget
 }
+
+// is reports whether this boot is the one that a record names as id.
+func (b Boot) is(id string) bool { return !b.New && b.ID == id }
 
 // Failure is why a version is condemned.
 type Failure struct {
@@ -125,7 +131,7 @@ type Failure struct {
 //	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold;
 //	                                                 with none that can be looked at: keep
 //	any        whole     counted in this boot        keep: a boot is counted once
-//	confirmed  whole     clean, unclean              keep; a streak of hard ends is over
+//	confirmed  whole     clean, unclean              keep; a streak of hard ends is over (as after a healthy boot, see Outlive)
 //	confirmed  whole     hard, streak below 5        count the streak
 //	confirmed  whole     hard, the 5th in a row      fall back, cause "hard-boots"; with nothing behind it: keep
 //	trial      whole     below the class's budget    count: boot ID and how the last boot ended
@@ -186,7 +192,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	switch {
 	case record.Phase == bootcheck.PhaseConfirmed:
 		streak := record.HardStreak
-		if n := len(streak); n > 0 && boot.ID != "" && streak[n-1] == boot.ID {
+		if n := len(streak); n > 0 && boot.is(streak[n-1]) {
 			return keep("%s is confirmed; this boot is counted already", current)
 		}
 		if boot.Last != LastHard && len(streak) == 0 {
@@ -201,7 +207,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 		count, budget = len(next.HardStreak), boot.Budget.Streak
 		failure.Cause, what = bootcheck.CauseHard, "the last boots ended hard"
 	case record.Phase.Counted():
-		if boot.ID != "" && record.Trial.BootID == boot.ID {
+		if boot.is(record.Trial.BootID) {
 			return keep("%s is on trial; this boot is counted already", current)
 		}
 		t := next.Trial
@@ -334,6 +340,19 @@ func Absolve(record *bootcheck.Record, release int64) Decision {
 	next.Confirm(*current)
 	next.Floor = max(next.Floor, release)
 	return Decision{Action: Confirm, Run: current, Next: next, Why: fmt.Sprintf("%s proved itself", current)}
+}
+
+// Outlive says that a confirmed version is healthy in a boot that counts in a
+// streak of hard ends, which is over with it. bit: that boot began with the
+// watchdog's bit set.
+func Outlive(record *bootcheck.Record, bit bool) Decision {
+	next := record.Clone()
+	next.HardStreak = nil
+	if bit && !record.WatchdogAlways {
+		next.WatchdogHealthy++
+	}
+	return Decision{Action: Count, Run: record.Current, Next: next,
+		Why: fmt.Sprintf("%s is confirmed, and healthy: %d hard ends in a row are over", record.Current, len(record.HardStreak))}
 }
 
 func (f Failure) String() string {

@@ -148,6 +148,9 @@ func (g *guardian) commit(ctx context.Context, next *bootcheck.Record) error {
 // carryOut commits what d says and tells the journal. An error that is Switched
 // (see bootcheck.Switched) is of a decision that was carried out.
 func (g *guardian) carryOut(ctx context.Context, d Decision) error {
+	if err := bootcheck.SeeBoot(g.cfg.Run); err != nil {
+		g.logf("cannot mark this boot as seen: %v", err)
+	}
 	if d.Next == nil {
 		g.logf("%s: %s", d.Action, d.Why)
 		return nil

@@ -172,7 +172,7 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 	case "recover":
 		return g.recover(ctx, cmp.Or(arg, os.Getenv("MONITOR_UNIT"), firstOf(g.cfg.Services)))
 	case "shutdown":
-		return g.shutdown()
+		return g.shutdown(ctx)
 	case "history":
 		return g.history(o.json)
 	case "rollback":

@@ -153,9 +153,10 @@ const (
 )
 
 // Booted notes how the boot before the boot bootID ended: one of the classes of
-// ota_last_boot. Only the first to say so in a boot knows it.
-func (d *Desk) Booted(bootID, class string) error {
-	if said, _ := d.read(lastBootFile); bootID != "" && strings.HasSuffix(said, " "+bootID) {
+// ota_last_boot. Only the first to say so in a boot knows it: seen says that this
+// boot is the same as before if its ID is.
+func (d *Desk) Booted(bootID, class string, seen bool) error {
+	if said, _ := d.read(lastBootFile); seen && strings.HasSuffix(said, " "+bootID) {
 		return nil
 	}
 	return d.note(lastBootFile, class+" "+bootID)

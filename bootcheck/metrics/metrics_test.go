@@ -126,7 +126,7 @@ func busy(t *testing.T) *Desk {
 	r.RolledBack(&bootcheck.Rollback{From: "1.2.5", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "say \"hi\"\\\nto \xff all"})
 	commit(t, d, r)
 	for _, err := range []error{
-		d.Booted("this", "hard"),
+		d.Booted("this", "hard", false),
 		d.FactoryWhole("1.0.0"),
 		d.Ended(Install{Version: "1.2.5", Result: bootcheck.CodeRolledToPrevious, Exit: 8, Ended: 1790000000, Downloaded: 1000}),
 		d.Ended(Install{Version: "1.3.0", Result: Success, Ended: 1790000100, Downloaded: 5_000_000_000, Reused: 7, Resumes: 2,
@@ -343,10 +343,16 @@ func TestInstallsThatCannotBeRead(t *testing.T) {
 // boot can know.
 func TestTheFirstToSayHowTheBootEnded(t *testing.T) {
 	d := newDesk(t)
-	for _, row := range []struct{ boot, class, want string }{
-		{"one", "hard", "hard"}, {"one", "unclean", "hard"}, {"two", "clean", "clean"}, {"", "unclean", "unclean"}, {"", "hard", "hard"},
+	for _, row := range []struct {
+		boot  string
+		seen  bool
+		class string
+		want  string
+	}{
+		{"one", false, "hard", "hard"}, {"one", true, "unclean", "hard"}, {"two", true, "clean", "clean"},
+		{"two", false, "unclean", "unclean"}, {"two", true, "hard", "unclean"}, {"", true, "unclean", "unclean"}, {"", true, "hard", "hard"},
 	} {
-		if err := d.Booted(row.boot, row.class); err != nil {
+		if err := d.Booted(row.boot, row.class, row.seen); err != nil {
 			t.Fatal(err)
 		}
 		if got := sample(parse(t, publish(t, d)), "ota_last_boot", "class", row.want); got != 1 {
@@ -461,7 +467,7 @@ func TestOff(t *testing.T) {
 	d.cfg.Metrics.File = ""
 	commit(t, d, &bootcheck.Record{Schema: 1, Phase: bootcheck.PhaseConfirmed, Current: &bootcheck.Ref{Version: "1.0.0"}})
 	before := list(t, filepath.Dir(d.cfg.Root))
-	for _, err := range []error{d.Publish(), d.Booted("x", "hard"), d.FactoryWhole("1.0.0"), d.Ended(Install{Result: Success})} {
+	for _, err := range []error{d.Publish(), d.Booted("x", "hard", false), d.FactoryWhole("1.0.0"), d.Ended(Install{Result: Success})} {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ var table = []metric{
 			emit(float64(t.Unclean), "class", "unclean")
 			emit(float64(t.Clean), "class", "clean")
 		}},
-	{"ota_hard_boots", gauge, "Boots in a row, up to now, before each of which a confirmed version ended in a watchdog reset or a kernel panic.",
+	{"ota_hard_boots", gauge, "Boots in a row, up to now, before each of which a confirmed version ended in a watchdog reset or a kernel panic, and none of which was healthy.",
 		one(func(f *facts) float64 { return float64(len(f.record.HardStreak)) })},
 	{"ota_last_boot", gauge, "1 for how the boot before this one ended: clean, unclean (the power went), hard (watchdog reset, kernel panic). unknown: nothing was on trial, so no mark of a shutdown was left.",
 		func(f *facts, emit emit) {

@@ -208,7 +208,7 @@ func (d *Device) boot(last guardian.LastBoot) {
 	if last == guardian.LastUnclean && !before.Phase.Counted() {
 		class = metrics.BootUnknown // an orderly end leaves a mark only while something is on trial
 	}
-	d.do(d.desk.Booted(id, class))
+	d.do(d.desk.Booted(id, class, false))
 	d.tell()
 }
 

@@ -1,0 +1,45 @@
+package bootcheck
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// seenMark is an empty file in the run folder, which is in memory: it says that
+// this boot was seen. Together with the boot's ID it tells boots apart, as there
+// are devices on which each boot has the same ID: boards without entropy, containers
+// that see their host's, soft reboots.
+const seenMark = "boot-seen"
+
+// SeeBoot notes in the folder run, which it makes if need be, that this boot is
+// the one that a record is going to name. Call it before that record is committed:
+// a process that dies between them leaves a boot that counts once more only if its
+// ID is new.
+func SeeBoot(run string) error {
+	if err := os.MkdirAll(run, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(run, seenMark), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// BootSeen reports whether SeeBoot was called in this boot. A mark that cannot be
+// looked for counts as one that is there.
+func BootSeen(run string) bool {
+	_, err := os.Lstat(filepath.Join(run, seenMark))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// ForgetBoot removes the mark: this boot ends in good order.
+func ForgetBoot(run string) error {
+	err := os.Remove(filepath.Join(run, seenMark))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
