@@ -1,0 +1,80 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/device"
+)
+
+// ReadOnlyOverlay makes a device on which a shutdown, before ota-guardian.service
+// is stopped, unmounts /tmp and makes the root read-only. Then systemd cannot set
+// up the sandbox of a unit any more.
+func ReadOnlyOverlay(o debian.Overlay) {
+	o["/etc/systemd/system/t-read-only.service"] = debian.Unit(`[Unit]
+DefaultDependencies=no
+After=ota-guardian.service local-fs.target
+Before=shutdown.target
+Conflicts=shutdown.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/umount -l /tmp
+ExecStop=/bin/mount -o remount,ro /
+ExecStop=/bin/sh -c '! touch /tmp/t && touch /data/t-read-only'
+`)
+	o["/etc/systemd/system/multi-user.target.wants/t-read-only.service"] = debian.File{Link: "../t-read-only.service"}
+}
+
+// MarksReadOnlyShutdown reboots a device whose root is read-only early in the
+// shutdown while a version is on trial: the boot after it knows that the end was an
+// orderly one. So it does after a soft stop of the guardian in a running system,
+// which is none. The machine has ReadOnlyOverlay.
+func MarksReadOnlyShutdown(ctx context.Context, d *device.Device) error {
+	if err := start(ctx, d, v11); err != nil {
+		return err
+	}
+	// 1.2.0 is on trial for as long as this takes.
+	if err := d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait); err != nil {
+		return err
+	}
+	url, err := d.Offer(ctx, v12)
+	if err != nil {
+		return err
+	}
+	install, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
+		return err
+	}
+	counted := func(what string, want bootcheck.Trial) error {
+		return waitFor(ctx, d, what, func(s *bootcheck.Status) bool {
+			return s.Phase == bootcheck.PhaseTrial && s.Trial.Clean == want.Clean && s.Trial.Unclean == want.Unclean && s.Trial.Hard == want.Hard
+		})
+	}
+	for n := 1; n <= 2; n++ {
+		if err := d.Reboot(ctx); err != nil {
+			return err
+		}
+		if err := counted(fmt.Sprintf("orderly reboot %d to be counted as one", n), bootcheck.Trial{Clean: n}); err != nil {
+			return err
+		}
+		if _, err := d.Must(ctx, "rm", "/data/t-read-only"); err != nil {
+			return fmt.Errorf("the shutdown was an ordinary one: %w", err)
+		}
+	}
+	if _, err := d.Must(ctx, "systemctl", "restart", "ota-guardian.service"); err != nil {
+		return err
+	}
+	if err := counted("nothing to be counted for a restart of the unit", bootcheck.Trial{Clean: 2}); err != nil {
+		return err
+	}
+	if err := d.PowerCut(ctx); err != nil {
+		return err
+	}
+	return counted("the power cut to be counted as one", bootcheck.Trial{Clean: 2, Unclean: 1})
+}
