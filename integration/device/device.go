@@ -100,14 +100,7 @@ func (d *Device) Install(ctx context.Context, v Version, flags ...string) (machi
 // Factory brings a new device to life: v is installed, proves itself and is
 // made the factory version.
 func (d *Device) Factory(ctx context.Context, v Version) error {
-	var r machine.Result
-	err := machine.Poll(ctx, "the first install", func(ctx context.Context) (bool, error) {
-		var err error
-		r, err = d.Install(ctx, v)
-		// The service of a new device fails until there is a version of it, and the
-		// guardian is maybe looking into that.
-		return r.Code != int(bootcheck.ExitBusy), err
-	})
+	r, err := d.Install(ctx, v)
 	if err != nil {
 		return err
 	}

@@ -158,3 +158,39 @@ func RecoversAtEachFailure(ctx context.Context, d *device.Device) error {
 	}
 	return d.Reach(ctx, well)
 }
+
+// NothingInstalled boots a new device: as long as there is no version, its service
+// is not started, does not fail, and is restarted by nobody. The first install
+// starts it, and each boot from then on.
+func NothingInstalled(ctx context.Context, d *device.Device) error {
+	for range 2 {
+		if err := waitShell(ctx, d, "the end of the boot", "systemctl is-active multi-user.target"); err != nil {
+			return err
+		}
+		// A restart is a second away.
+		state, err := d.Must(ctx, "sh", "-c", "sleep 3; for p in ActiveState NRestarts ConditionResult; do systemctl show -P $p device-api.service; done")
+		if err != nil {
+			return err
+		}
+		if got := strings.Join(strings.Fields(state), " "); got != "inactive 0 no" {
+			return fmt.Errorf("device-api.service without a version: %q, want it inactive, never restarted, its condition not met", got)
+		}
+		if _, err := d.Must(ctx, "sh", "-c", `! journalctl -b -q --no-pager -u ota-recover.service | grep .`); err != nil {
+			return fmt.Errorf("ota-recover.service ran without a version: %w", err)
+		}
+		if err := d.Reboot(ctx); err != nil {
+			return err
+		}
+	}
+	want := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	if err := d.Factory(ctx, v10); err != nil {
+		return err
+	}
+	if err := d.Reach(ctx, want); err != nil {
+		return err
+	}
+	if err := d.Reboot(ctx); err != nil {
+		return err
+	}
+	return d.Reach(ctx, want)
+}

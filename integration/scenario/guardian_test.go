@@ -22,6 +22,11 @@ func TestRecoversAtEachFailure(t *testing.T) {
 	withOverlay(t, func(o debian.Overlay) error { scenario.RecoverOverlay(o); return nil }, scenario.RecoversAtEachFailure)
 }
 
+// Also where ota-recover.service is started at each failure.
+func TestNothingInstalled(t *testing.T) {
+	withOverlay(t, func(o debian.Overlay) error { scenario.RecoverOverlay(o); return nil }, scenario.NothingInstalled)
+}
+
 func TestWithoutNetwork(t *testing.T) {
 	withOverlay(t, func(o debian.Overlay) error { return uplink.Overlay(machinetest.Context(t), o) }, scenario.WithoutNetwork)
 }
