@@ -26,12 +26,12 @@ import (
 //	                                         takes what other versions have
 //	waits ◄──────────────────── wanted ───── want
 //	the parts arrive ───────── growing ────► ReadAt, frame by frame
-//	the end ─────────────────── ended ─────► arrived
+//	one is fetched anew ◄────── doubts ───── again, for a frame that is wrong
+//	the end ─────────────────── over ──────► settle
 type download struct {
 	heads  chan *openBundle
-	ended  chan struct{} // closed; then err and took are known
+	ended  chan struct{} // closed; then err is known
 	err    error
-	took   time.Duration
 	cancel context.CancelFunc
 
 	mu  sync.Mutex
@@ -74,12 +74,12 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 			if err != nil {
 				return true, err
 			}
-			g, err := newGrowing(f, have)
+			g, err := newGrowing(f, have, b.head.PayloadOffset)
 			if err != nil {
 				return true, err
 			}
 			d.replace(g)
-			b.ReaderAt, b.arrived = g, d.ended
+			b.ReaderAt, b.arrived, b.again, b.settle = g, g.arrived, g.again, g.settle
 			b.drop = func() { d.close(); drop() }
 			b.want = func(spans []bundle.Span) {
 				parts := make([]fetch.Part, len(spans))
@@ -91,7 +91,6 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 				case <-ctx.Done():
 				}
 			}
-			b.took = func() (time.Duration, error) { return d.took, d.err }
 			select {
 			case d.heads <- b:
 				return true, nil
@@ -107,6 +106,13 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 				return nil
 			}
 		},
+		Doubts: func() (int64, <-chan *fetch.Doubt) {
+			g := d.now // is changed in this goroutine only, until Fetch has returned
+			return g.head, g.doubts
+		},
+		Arrived: func() {
+			d.arrived(time.Since(began))
+		},
 		Grown: d.grown,
 	}
 	go func() {
@@ -120,9 +126,9 @@ func (a *applier) download(ctx context.Context, from string, o installOptions, k
 			f.Close()
 		}
 		a.account.fetched(stats)
-		d.err, d.took = err, time.Since(began)
+		d.err = err
 		if stats.Resumed > 0 {
-			d.took = math.MaxInt64 // nobody knows how long an earlier call was at it
+			d.arrived(math.MaxInt64) // nobody knows how long an earlier call was at it
 		}
 		d.end(err)
 		close(d.ended)
@@ -173,6 +179,15 @@ func (d *download) grown(have int64) {
 	}
 }
 
+// arrived says that all that is wanted has, and how long that took.
+func (d *download) arrived(took time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.now != nil {
+		d.now.all(took)
+	}
+}
+
 func (d *download) end(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -204,22 +219,32 @@ func (b *brokenOff) Unwrap() error { return b.err }
 // A growing is a file that is being downloaded. A read waits until all that it
 // asks for has arrived.
 type growing struct {
+	f      *os.File
+	head   int64             // bytes of the bundle's head
+	doubts chan *fetch.Doubt // closed by settle
+
+	arrived chan struct{} // closed when all that is wanted has, or the end came
+	over    chan struct{} // closed at the end of the download of this file; then err is known
+
 	mu    sync.Mutex
 	more  sync.Cond
-	f     *os.File
 	have  int64
+	took  time.Duration // of all that is wanted; 0: it has not arrived
 	ended bool
-	err   error // once it ended: nil, all has arrived that was wanted
+	err   error // once it ended
 }
 
 // newGrowing reads along in f, of which have bytes are there. f itself may be
 // closed, and its name be given to another file.
-func newGrowing(f *os.File, have int64) (*growing, error) {
+func newGrowing(f *os.File, have, head int64) (*growing, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	g := &growing{f: os.NewFile(uintptr(fd), f.Name()), have: have}
+	g := &growing{
+		f: os.NewFile(uintptr(fd), f.Name()), head: head, have: have,
+		doubts: make(chan *fetch.Doubt), arrived: make(chan struct{}), over: make(chan struct{}),
+	}
 	g.more.L = &g.mu
 	return g, nil
 }
@@ -227,7 +252,7 @@ func newGrowing(f *os.File, have int64) (*growing, error) {
 // ReadAt is io.ReaderAt.
 func (g *growing) ReadAt(p []byte, off int64) (int, error) {
 	g.mu.Lock()
-	for !g.ended && g.have < off+int64(len(p)) {
+	for !g.ended && g.took == 0 && g.have < off+int64(len(p)) {
 		g.more.Wait()
 	}
 	err := g.err
@@ -247,24 +272,76 @@ func (g *growing) grow(have int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case g.ended:
 	case have < g.have:
-		g.ended, g.err = true, errStartedOver
-		g.more.Broadcast()
+		g.finish(errStartedOver)
 	case have > g.have:
 		g.have = have
 		g.more.Broadcast()
 	}
 }
 
-// end says that no more will arrive, because of err or because all has.
+// all says that all that is wanted is there, and took so long.
+func (g *growing) all(took time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.took == 0 && !g.ended {
+		close(g.arrived)
+	}
+	g.took = max(g.took, took, 1)
+	g.more.Broadcast()
+}
+
+// end says that no more will arrive, because of err or because all has and is right.
 func (g *growing) end(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.ended {
-		g.ended, g.err = true, err
-		g.more.Broadcast()
+	g.finish(err)
+}
+
+// finish is end; its caller holds g.mu.
+func (g *growing) finish(err error) {
+	if g.ended {
+		return
 	}
+	if g.ended, g.err = true, err; g.took == 0 {
+		close(g.arrived)
+	}
+	close(g.over)
+	g.more.Broadcast()
+}
+
+// again waits until s was fetched anew.
+func (g *growing) again(ctx context.Context, s bundle.Span, wrong error) error {
+	x := &fetch.Doubt{Part: fetch.Part{First: s.First, End: s.End}, Err: wrong, Again: make(chan struct{})}
+	over := func() error {
+		if g.err != nil {
+			return &brokenOff{g.err}
+		}
+		return wrong
+	}
+	select {
+	case g.doubts <- x:
+	case <-g.over:
+		return over()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-x.Again:
+		return nil
+	case <-g.over:
+		return over()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settle ends the doubts, waits for the end of the download, and returns how long it
+// took until all had arrived. It is called once.
+func (g *growing) settle() (time.Duration, error) {
+	close(g.doubts)
+	<-g.over
+	return g.took, g.err
 }
 
 func (g *growing) close() { g.f.Close() }

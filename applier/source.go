@@ -32,7 +32,8 @@ type openBundle struct {
 
 	want    func([]bundle.Span)           // says what else of it is wanted; called once
 	arrived <-chan struct{}               // closed when that is here, or never will be
-	took    func() (time.Duration, error) // after arrived: how long it takes to have it again
+	again   againFunc                     // fetches a part anew; nil: nothing does
+	settle  func() (time.Duration, error) // after the last again: waits for the end of the download; how long it takes to have it again
 	drop    func()                        // ends the download and removes what it left
 }
 
@@ -46,6 +47,9 @@ type source interface {
 	next(ctx context.Context) (*openBundle, error)
 	close()
 }
+
+// An againFunc is for bundle.Options.Again.
+type againFunc = func(ctx context.Context, s bundle.Span, wrong error) error
 
 // admitFunc refuses a bundle by its verified manifest.
 type admitFunc func(b *openBundle) error
@@ -79,7 +83,7 @@ func readHead(f io.ReaderAt, size, have int64, keys *trust.Keys, admit admitFunc
 		ReaderAt: f, head: head, manifest: m, digest: bootcheck.Digest(head.RawManifest), coming: head.Size(m) - have,
 		want:    func([]bundle.Span) {},
 		arrived: here,
-		took:    func() (time.Duration, error) { return 0, nil },
+		settle:  func() (time.Duration, error) { return 0, nil },
 		drop:    func() {},
 	}
 	if err := admit(b); err != nil {

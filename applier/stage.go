@@ -124,13 +124,12 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		}
 	}
 	progress(0, b.manifest.Size)
-	if err := u.Finish(ctx, b, bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }}); err != nil {
+	if err := u.Finish(ctx, b, bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }, Again: b.again}); err != nil {
 		if broken, ok := errors.AsType[*brokenOff](err); ok {
 			return broken.err // it says what failed, and is no fault of the bundle
 		}
 		if ctx.Err() != nil {
-			<-b.arrived
-			if _, ended := b.took(); ended != nil {
+			if _, ended := b.settle(); ended != nil {
 				return ended // it says how far it came
 			}
 		}
@@ -139,7 +138,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 	<-b.arrived
 	arrived()
 	a.progress(b.manifest.Size, b.manifest.Size) // also when the last byte came last
-	took, err := b.took()
+	took, err := b.settle()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,12 @@ type Options struct {
 	// Log gets a line if the kernel has no second wall for the unpacking. nil:
 	// nobody wants to know.
 	Log func(line string)
+
+	// Again is called when a part of the bundle is not what the manifest says; wrong
+	// says so. It returns nil when that part was fetched anew and can be read again,
+	// else the error that ends the unpacking. It may wait. nil: the bundle does not
+	// change.
+	Again func(ctx context.Context, s Span, wrong error) error
 }
 
 // maxWorkers is how many frames are worked on at once, at most: each needs two

@@ -28,12 +28,13 @@ type unpacking struct {
 	mu       sync.Mutex
 	done     int64
 	progress func(doneBytes, total int64)
+	again    func(ctx context.Context, s Span, wrong error) error
 }
 
 func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
 	tell, told := relay(opt.Progress)
 	defer told()
-	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: tell}
+	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: tell, again: opt.Again}
 	u.listed = sync.OnceValue(func() map[string]bool {
 		names := make(map[string]bool, len(u.m.Entries))
 		for i := range u.m.Entries {
@@ -115,7 +116,7 @@ func (u *unpacking) work(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		tar, err := w.readFrame(i)
+		tar, err := w.readFrame(ctx, i)
 		if err != nil {
 			return err
 		}
@@ -147,14 +148,24 @@ func buffer(n int64) ([]byte, error) {
 }
 
 // readFrame reads, checks and decodes frame i.
-func (w *worker) readFrame(i int) ([]byte, error) {
+func (w *worker) readFrame(ctx context.Context, i int) ([]byte, error) {
 	f := &w.m.Frames[i]
-	packed := w.packed[:f.Length]
-	if err := readFull(w.r, packed, w.h.PayloadOffset+f.Offset); err != nil {
-		return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
-	}
-	if got := sha256.Sum256(packed); hex.EncodeToString(got[:]) != f.SHA256 {
-		return nil, damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %x, the manifest says %s", i, got, f.SHA256)
+	packed, at := w.packed[:f.Length], w.h.PayloadOffset+f.Offset
+	for {
+		if err := readFull(w.r, packed, at); err != nil {
+			return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
+		}
+		got := sha256.Sum256(packed)
+		if hex.EncodeToString(got[:]) == f.SHA256 {
+			break
+		}
+		err := damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %x, the manifest says %s", i, got, f.SHA256)
+		if w.again == nil {
+			return nil, err
+		}
+		if err := w.again(ctx, Span{at, at + f.Length}, err); err != nil {
+			return nil, err
+		}
 	}
 	tar, err := decodeFrame(w.zstd, packed, w.frame[:0], f.Size)
 	if err != nil {

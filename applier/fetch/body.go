@@ -28,8 +28,10 @@ func (b *body) Close() error { return b.rc.Close() }
 
 func (b *body) Read(p []byte) (int, error) {
 	d := b.g.d
-	if err := d.arrived(); err != nil {
-		return 0, err
+	if !b.g.aside {
+		if err := d.arrived(); err != nil {
+			return 0, err
+		}
 	}
 	if b.left <= 0 {
 		return 0, b.atEnd()
@@ -39,7 +41,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.read(p)
 	b.left -= int64(n)
-	d.have += int64(n)
+	if !b.g.aside {
+		d.have += int64(n)
+	}
 	if err != nil && err != io.EOF {
 		f := netFault(d.tryCtx, err)
 		if f.kind == transient && !f.slow {

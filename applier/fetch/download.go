@@ -1,10 +1,12 @@
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -33,13 +35,14 @@ type download struct {
 	limit *limiter
 	stats Stats
 
+	caller context.Context // of Fetch, without its deadline
 	tryCtx context.Context // of the try that runs
 	client *http.Client    // nil: the next try makes a new one
 
 	size  int64 // of the whole file; -1: unknown
 	have  int64 // bytes in the partial file
 	moved int64 // bytes by which the last try made it longer
-	fresh bool  // all of them arrived in this call
+	fresh bool  // all of them arrived in this call, and a validator joins them
 	broke bool  // what is there is of a try that failed, or of an earlier call
 
 	best       int64 // the longest that have ever was, by steps that count as progress
@@ -52,6 +55,15 @@ type download struct {
 	parts     []Part // that are wanted, once it is judged; nil: all
 	mended    bool   // no hole is where something is wanted
 	inspected int64  // have when it was last called
+
+	head      int64 // bytes that Inspect has judged
+	known     bool  // the server has the file that they belong to
+	compared  int64 // bytes of them that are the server's
+	doubts    <-chan *Doubt
+	doubt     *Doubt       // the part that is fetched anew now
+	doubtAt   int64        // up to where it is
+	again     map[Part]int // how often a part was in doubt
+	rewritten bool         // a part was fetched anew after the SHA-256 was checked
 	reported  time.Time
 }
 
@@ -65,6 +77,7 @@ func newDownload(from *origin, opt Options, s *spool, r *route) *download {
 		d.size = s.mark.Size
 	}
 	d.fresh = d.have == 0
+	d.known = d.fresh || from.sha256 != nil
 	return d
 }
 
@@ -105,10 +118,31 @@ func (d *download) run(ctx context.Context) error {
 }
 
 // step is one go at the whole: from looking at what is there, head first, to
-// all that is wanted.
+// all that is wanted and beyond doubt.
 func (d *download) step(ctx context.Context) error {
+	defer d.hangUp()
+	for {
+		err := d.fetch(ctx)
+		if err == nil {
+			err = d.settle()
+		}
+		if err == nil && d.rewritten {
+			err = d.checkSum(ctx)
+		}
+		if !errors.Is(err, errDoubt) {
+			return err
+		}
+		d.hangUp() // what was asked for last was not read to its end
+	}
+}
+
+// fetch gets all that is wanted and not there. errDoubt: something else comes first.
+func (d *download) fetch(ctx context.Context) error {
 	for {
 		if err := d.arrived(); err != nil {
+			return err
+		}
+		if err := d.clear(ctx); err != nil {
 			return err
 		}
 		limit, more, err := d.next()
@@ -122,7 +156,6 @@ func (d *download) step(ctx context.Context) error {
 			if limit > 0 && d.moved == 0 && !d.judged {
 				d.noHead = true // perhaps it is such a range that the server cannot bear
 			}
-			d.hangUp()
 			return err
 		}
 		if limit == 0 {
@@ -132,12 +165,47 @@ func (d *download) step(ctx context.Context) error {
 			return faultf(rewind, "the server gives nothing that proves that two parts belong together")
 		}
 	}
-	defer d.hangUp()
 	if err := d.arrived(); err != nil {
 		return err
 	}
-	return d.spool.finish(d.have)
+	if err := d.spool.finish(d.have); err != nil {
+		return err
+	}
+	if d.opt.Arrived != nil {
+		d.opt.Arrived()
+	}
+	err := d.checkSum(ctx)
+	if err != nil && d.doubts != nil {
+		// A part that is fetched anew may be what is wrong.
+		d.rewritten = true
+		return nil
+	}
+	return err
 }
+
+// checkSum compares the whole file with its SHA-256, if that is known.
+func (d *download) checkSum(ctx context.Context) error {
+	d.rewritten = false
+	if d.from.sha256 == nil {
+		return nil
+	}
+	sum := sha256.New()
+	for at := int64(0); at < d.have; at += sumStep {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := io.Copy(sum, io.NewSectionReader(d.spool.file, at, min(sumStep, d.have-at))); err != nil {
+			return err
+		}
+	}
+	if !bytes.Equal(sum.Sum(nil), d.from.sha256) {
+		return faultf(mismatch, "its SHA-256 is not %x", d.from.sha256).withCode(bootcheck.CodeHashMismatch)
+	}
+	return nil
+}
+
+// sumStep is how much is hashed between two looks at ctx, bytes.
+const sumStep = 16 << 20
 
 // hangUp ends the connections of the tries so far.
 func (d *download) hangUp() {
@@ -170,19 +238,24 @@ func (d *download) headLimit() int64 {
 	return 0
 }
 
-// try lets grab fetch what is missing, up to limit if that is not 0. Without
-// a limit, grab also checks the SHA-256, if one is known.
-func (d *download) try(ctx context.Context, limit int64) error {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
+// begin begins a try that asks for what is not there, up to limit if that is not 0.
+// end ends it early.
+func (d *download) begin(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
 	d.tryCtx = ctx
 	if d.client == nil {
 		d.client = d.route.newClient(new(hops))
 	}
-	g := newGuard(d, limit, end)
+	return newGuard(d, limit, end)
+}
+
+// try lets grab fetch what is missing, up to limit if that is not 0.
+func (d *download) try(ctx context.Context, limit int64) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g := d.begin(ctx, limit, end)
 	defer g.pace.stop()
 
-	// A new request each time: grab shares the headers and the hash of one.
+	// A new request each time: grab shares the headers of one.
 	req, err := grab.NewRequest(d.spool.dest(), d.from.url.String())
 	if err != nil {
 		return faultf(final, "the address is malformed") // cannot be: it was parsed
@@ -191,10 +264,7 @@ func (d *download) try(ctx context.Context, limit int64) error {
 	req.Size = max(d.size, 0)
 	req.NoCreateDirectories = true
 	req.IgnoreRemoteTime = true
-	if d.from.sha256 != nil && limit == 0 {
-		req.SetChecksum(sha256.New(), d.from.sha256, false)
-	}
-	client := &grab.Client{HTTPClient: g, UserAgent: "ota-apply", BufferSize: bufferSize}
+	client := &grab.Client{HTTPClient: g, BufferSize: bufferSize}
 	err = client.Do(req).Err()
 
 	have, statErr := d.spool.length()
@@ -241,6 +311,9 @@ func (d *download) arrived() error {
 	if d.opt.Grown != nil {
 		d.opt.Grown(d.have)
 	}
+	if err := d.doubted(); err != nil {
+		return err
+	}
 	if d.opt.Progress != nil && time.Since(d.reported) >= progressInterval {
 		d.reported = time.Now()
 		d.opt.Progress(d.amount())
@@ -263,6 +336,11 @@ func (d *download) inspect() error {
 		return d.refused(err)
 	}
 	if d.judged = done; done {
+		// A head that only became whole with bytes of this call is the server's.
+		d.known = d.known || d.stats.Fetched > 0
+		if d.checked() {
+			d.head, d.doubts = d.opt.Doubts()
+		}
 		d.choose()
 	}
 	return nil
@@ -292,7 +370,7 @@ func looksDamaged(err error) bool {
 // continuable reports whether the partial file can be gone on from: it is
 // whole, or something proves that the rest will belong to it.
 func (d *download) continuable() bool {
-	return d.have == 0 || d.have == d.size || d.from.sha256 != nil || d.spool.mark.validator(d.from) != ""
+	return d.have == 0 || d.have == d.size || d.checked() || d.from.sha256 != nil || d.spool.mark.validator(d.from) != ""
 }
 
 // restart begins at the first byte again.
@@ -300,7 +378,8 @@ func (d *download) restart() error {
 	if err := d.spool.reset(); err != nil {
 		return err
 	}
-	d.have, d.size, d.fresh = 0, d.from.size, true
+	d.have, d.size, d.fresh, d.known = 0, d.from.size, true, true
+	d.head, d.compared, d.doubts, d.doubt, d.again = 0, 0, nil, nil, nil
 	d.judged, d.parts, d.inspected, d.noHead, d.mended = false, nil, 0, true, false
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++

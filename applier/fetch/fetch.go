@@ -15,7 +15,7 @@
 //	          │         shows the head to Inspect                      body.go, pace.go, limit.go
 //	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
 //	                           certificates, judged without a clock    certificates.go, package calendar
-//	parts ── what of the file is wanted at all                         parts.go
+//	parts ── what of the file is wanted at all, and what once more     parts.go, doubt.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
 // In the spool folder, NAME being a hash of the address without its query:
@@ -32,7 +32,10 @@
 //
 // A partial file is continued only if something proves that the rest belongs
 // to it: the SHA-256 of the whole, a strong ETag, or a Last-Modified that is
-// old enough to be one. Else it is thrown away.
+// old enough to be one. Else it is thrown away. Servers behind one address may
+// have other validators for the same file, or none; so where the caller has a hash
+// of every part (Doubts), these decide, and a part that is wrong is fetched anew.
+// That the server still has the file of an earlier call its head says then.
 package fetch
 
 import (
@@ -95,6 +98,18 @@ type Options struct {
 	// neither fetched nor given room. Where the whole file has to be fetched, as its
 	// SHA-256 is known or the server gives no ranges, it is. nil: all is wanted.
 	Parts func() []Part
+
+	// Doubts is called before Parts. It returns how many bytes of the file Inspect has
+	// judged, and the channel from which doubts about the others come. A caller that
+	// sets it promises to find every wrong byte, by a signature in the head and by
+	// hashes in the rest: Fetch then joins parts of the file without a validator. It
+	// returns when the caller has closed the channel and every doubt is cleared. nil:
+	// only a validator or the SHA-256 joins.
+	Doubts func() (head int64, doubts <-chan *Doubt)
+
+	// Arrived is called when all that is wanted is there, and again after a doubt.
+	// Fetch still checks the SHA-256 and waits for doubts. nil: not called.
+	Arrived func()
 
 	// Grown is told whenever the file that Inspect saw last has grown: its first
 	// have bytes can be read. It must not wait. nil: nobody reads along.
@@ -162,10 +177,11 @@ func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error
 	if err != nil {
 		return nil, Stats{}, err
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, opt.Deadline,
 		faultf(final, "it is not complete after %v", opt.Deadline))
 	defer cancel()
-	spool, err := openSpool(opt.Dir, from)
+	spool, err := openSpool(opt.Dir, from, opt.Doubts != nil)
 	if err != nil {
 		return nil, Stats{}, from.localError(opt.Dir, err)
 	}
@@ -175,6 +191,7 @@ func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error
 	}
 	defer route.dates.Save()
 	d := newDownload(from, opt, spool, route)
+	d.caller = caller
 	if err := d.run(ctx); err != nil {
 		return nil, d.stats, err
 	}

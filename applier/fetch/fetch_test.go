@@ -267,7 +267,7 @@ func TestNoRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sp, err := openSpool(spoolDir(t), from)
+		sp, err := openSpool(spoolDir(t), from, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ type guard struct {
 	d      *download
 	offset int64 // length of the partial file when the try began
 	limit  int64 // ask for the bytes before this one only; 0: for all
+	aside  bool  // it is not the end of the file that becomes longer
 	end    int64 // where the answer ends by what it announces; 0: no answer yet, -1: unknown
 	pace   *pace
 }
@@ -45,10 +46,11 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 	ask.Header.Del("Range") // grab's own; the offset decides
 	if r := g.askFor(); r != "" {
 		ask.Header.Set("Range", r)
-		if v := g.d.spool.mark.validator(g.d.from); g.offset > 0 && v != "" {
+		if v := g.d.spool.mark.validator(g.d.from); g.offset > 0 && v != "" && !g.d.checked() {
 			ask.Header.Set("If-Range", v)
 		}
 	}
+	ask.Header.Set("User-Agent", "ota-apply")
 	ask.Header.Set("Accept-Encoding", "identity")
 	ask.Header.Set("Cache-Control", "no-transform")
 	g.d.stats.Requests++
@@ -72,7 +74,7 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 // askFor is the Range of this try; empty: none.
 func (g *guard) askFor() string {
 	switch {
-	case g.d.probe == probing:
+	case g.d.probe == probing && !g.aside:
 		return ""
 	case g.limit > 0:
 		return fmt.Sprintf("bytes=%d-%d", g.offset, g.limit-1)
@@ -114,7 +116,7 @@ func (g *guard) admit(resp *http.Response) error {
 	d := g.d
 	switch {
 	case size == 0:
-		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
+		return g.strange("the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
 	case size > 0 && d.size > 0 && size != d.size:
 		return faultf(mismatch, "the server's file has %d bytes, want %d", size, d.size).withCode(bootcheck.CodeSizeMismatch)
 	case max(size, d.size) > d.opt.MaxSize:
@@ -128,6 +130,12 @@ func (g *guard) admit(resp *http.Response) error {
 	}
 	if g.end < 0 {
 		g.end = d.size
+	}
+	if g.offset > 0 && !d.spool.mark.proves(resp.Header) {
+		d.fresh = false
+	}
+	if g.aside {
+		return nil
 	}
 	coming := d.missing()
 	if g.limit > 0 && !d.judged {
@@ -152,12 +160,12 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 	ranged := g.offset > 0 || g.limit > 0
 	status := statusOf(resp)
 	switch code := resp.StatusCode; {
+	case code == http.StatusOK && (g.offset > 0 || g.aside) && g.foreign(resp):
+		return g.strange("the server answers with something else: %d bytes of %.40q", resp.ContentLength, resp.Header.Get("Content-Type"))
 	case code == http.StatusOK && g.offset == 0, code == http.StatusPartialContent && ranged:
 		return nil
-	case code == http.StatusOK && g.foreign(resp):
-		return g.strange("the server answers with something else: %d bytes of %.40q", resp.ContentLength, resp.Header.Get("Content-Type"))
 	case code == http.StatusOK:
-		if g.d.spool.mark.differs(resp.Header) {
+		if g.d.spool.mark.differs(resp.Header) && !g.d.checked() {
 			return faultf(mismatch, "the file changed on the server")
 		}
 		return faultf(rewind, "the server sends the whole file instead of the rest")
@@ -195,7 +203,7 @@ func statusOf(resp *http.Response) string {
 // strange makes the fault of an answer that says nothing about the file: a
 // captive portal, a proxy. It must not cost a good partial file.
 func (g *guard) strange(format string, args ...any) *fault {
-	if g.offset > 0 {
+	if g.offset > 0 || g.aside {
 		return faultf(transient, format, args...)
 	}
 	return faultf(mismatch, format, args...)
@@ -223,7 +231,7 @@ func (g *guard) judgeRange(resp *http.Response) (int64, *fault) {
 	switch {
 	case !ok || first < 0:
 		return 0, faultf(rewind, "the server's Content-Range %.60q is not a part of a file", resp.Header.Get("Content-Range"))
-	case g.d.spool.mark.differs(resp.Header):
+	case g.d.spool.mark.differs(resp.Header) && !g.d.checked():
 		return 0, faultf(mismatch, "the file changed on the server")
 	case first != g.offset || last < first || last != total-1 && last != g.limit-1:
 		return 0, faultf(rewind, "the server sends bytes %d to %d of %d, want %d to the end", first, last, total, g.offset)

@@ -7,9 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"time"
-
-	"github.com/cavaliergopher/grab/v3"
-	"github.com/tope-ota/ota/bootcheck"
 )
 
 const (
@@ -45,8 +42,6 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 	case ctx.Err() != nil:
 		return faultf(final, "interrupted after %d%s bytes: %w", d.have, ofTotal(d.size), cause)
 	case errors.As(err, &f):
-	case errors.Is(err, grab.ErrBadChecksum):
-		f = faultf(mismatch, "its SHA-256 is not %x", d.from.sha256).withCode(bootcheck.CodeHashMismatch)
 	default:
 		return d.spool.local(d.spool.part, err) // grab's other errors are those of the file
 	}
@@ -112,7 +107,7 @@ func ofTotal(size int64) string {
 // pause is how long to wait after f: doubling, a little random so that a
 // thousand devices do not come back together, and as long as the server asked.
 func (d *download) pause(f *fault) time.Duration {
-	if f.kind == rewind || d.size > 0 && d.have == d.size && f.kind == transient {
+	if f.kind == rewind || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && !d.unsure() {
 		return 0 // the server is well: only the request changes, or nothing is left to ask for
 	}
 	p := d.opt.Backoff

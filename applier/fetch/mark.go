@@ -100,6 +100,14 @@ func (m *mark) differs(h http.Header) bool {
 	return false
 }
 
+// proves reports whether an answer is about the file that we have a part of.
+func (m *mark) proves(h http.Header) bool {
+	if m.ETag != "" {
+		return h.Get("ETag") == m.ETag
+	}
+	return m.LastModified != "" && h.Get("Last-Modified") != "" && !m.differs(h)
+}
+
 // isStrong reports whether e is a strong entity tag that may be sent back.
 func isStrong(e string) bool {
 	if len(e) < 2 || len(e) > 512 || e[0] != '"' || e[len(e)-1] != '"' {

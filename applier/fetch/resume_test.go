@@ -308,7 +308,7 @@ func TestSyncs(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := spoolDir(t)
-	s, err := openSpool(dir, from)
+	s, err := openSpool(dir, from, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestSyncFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := openSpool(spoolDir(t), from)
+	s, err := openSpool(spoolDir(t), from, false)
 	if err != nil {
 		t.Fatal(err)
 	}
