@@ -190,7 +190,7 @@ func TestTUF(t *testing.T) {
 		d.refused(d.install(d.bundle("2.0.0", func(c *bundle.Contents) { c.Models = []string{"x2"} }), installOptions{force: true, allowDowngrade: true}),
 			refused, `it is for x2, this device is "x1"`)
 		// Another good bundle than the one that was asked for.
-		d.refused(d.install(d.bundle("2.0.1", nil), installOptions{sha256: strings.Repeat("0", 64)}), damaged, "want 0000")
+		d.refused(d.install(d.bundle("2.0.1", nil), installOptions{sha256: strings.Repeat("0", 64)}), damaged, "is not 0000")
 		// The name of what runs, with another content.
 		d.refused(d.install(d.bundle("1.0.0", release(6)), installOptions{}), refused, "is a version of this name with other content")
 	})
