@@ -248,6 +248,7 @@ func TestBroken(t *testing.T) {
 		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before the guardian decided", "50-ota.conf"},
 		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "judged before it started", "50-ota.conf"},
 		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nobody is called", "50-ota.conf"},
+		{"a service that waits for another store", func(m *image) { m.edit(dropIn, "/opt/tope/versions/current", "/srv/versions/current") }, "service device-api.service", stateFail, "not started without /srv/versions/current", "ConditionPathExists="},
 		{"a crash loop that never ends", func(m *image) { m.edit(dropIn, "RestartSec=1", "RestartSec=15s") }, "service device-api.service", stateFail, "a crash loop never ends", "50-ota.conf"},
 		{"a service that starts from one version", func(m *image) { m.edit(service, "versions/current", "versions/v1.1.0") }, "service device-api.service", stateFail, "which no update changes", "/opt/tope/versions/current"},
 		{"a service that starts from elsewhere", func(m *image) { m.edit(service, "/opt/tope/versions/current/bin", "/usr/bin") }, "service device-api.service", stateFail, "not in the store", "/opt/tope/versions/current"},

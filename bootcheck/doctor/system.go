@@ -270,6 +270,11 @@ func (d *doctor) lookAtServices(ctx context.Context) {
 		limit := float64(s.RestartDelay) * float64(s.StartLimitBurst)
 		check(s.Restart != "" && s.Restart != "no" && s.StartLimitBurst > 0 && limit < float64(s.StartLimitInterval),
 			fmt.Sprintf("a crash loop never ends: Restart=%s, %d starts, %s apart, do not fit into StartLimitIntervalSec=%s", s.Restart, s.StartLimitBurst, s.RestartDelay, s.StartLimitInterval), dropIn)
+		current := filepath.Join(strings.TrimPrefix(d.cfg.Root, d.sysroot), "current")
+		for _, path := range s.IfExists {
+			check(path == current || filepath.Base(path) != "current", fmt.Sprintf("it is not started without %s, and the versions are in %s", path, d.cfg.Root),
+				fmt.Sprintf("a drop-in of it with ConditionPathExists= and ConditionPathExists=%s", current))
+		}
 		if found, cure := d.startsFrom(s.Program); cure != "" {
 			good = false
 			d.fail("service "+name, found, cure)
@@ -450,6 +455,10 @@ func (root unitFiles) Definition(_ context.Context, name string) (systemd.Defini
 				*list = append(*list, strings.Fields(value)...)
 			}
 			switch key {
+			case "ConditionPathExists": // an empty one takes the others back
+				if d.IfExists = append(d.IfExists, value); value == "" {
+					d.IfExists = nil
+				}
 			case "ExecStart":
 				program, _, _ := strings.Cut(strings.TrimLeft(value, "@-:+!"), " ")
 				d.Program = program

@@ -16,6 +16,7 @@ type Definition struct {
 	Outdated  bool   // a file changed after systemd read it
 
 	After, Before, Wants, OnFailure []string
+	IfExists                        []string // ConditionPathExists=: without one of these paths it is not started
 
 	// Of services only.
 	Program            string        // the first of ExecStart=; empty: none
@@ -48,6 +49,12 @@ func (c *Conn) Definition(ctx context.Context, name string) (Definition, error) 
 		RestartDelay:       span(props, "RestartUSec"),
 		StartLimitInterval: span(props, "StartLimitIntervalUSec"),
 		StartLimitBurst:    get[uint32](props, "StartLimitBurst"),
+	}
+	for _, c := range get[[][]any](props, "Conditions") { // a(sbbsi)
+		if len(c) == 5 && c[0] == "ConditionPathExists" && c[1] == false && c[2] == false {
+			path, _ := c[3].(string)
+			d.IfExists = append(d.IfExists, path)
+		}
 	}
 	if lines := get[[][]any](props, "ExecStart"); len(lines) > 0 && len(lines[0]) > 0 { // a(sasbttttuii)
 		d.Program, _ = lines[0][0].(string)
