@@ -61,6 +61,9 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if end.last == LastHard {
 		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended hard: %s", end.why)
 	}
+	if end.always && !record.WatchdogAlways {
+		g.logf("the hardware watchdog says after an orderly shutdown that it reset the machine: its bit is no evidence from now on")
+	}
 	disk := g.look(ctx, record)
 	if why := disk.Damaged[record.Current.Version]; why != "" && g.heal(ctx, record.Current, why) {
 		delete(disk.Damaged, record.Current.Version)
