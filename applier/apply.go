@@ -91,7 +91,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	if err != nil {
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	if _, err := a.sweep(ctx); err != nil {
 		return err
 	}
 

@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -123,14 +124,15 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 		}
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	stays, err := a.sweep(ctx)
+	if err != nil {
 		return err
 	}
 	removed, err := a.prune(ctx, a.cfg.Keep)
 	for _, version := range removed {
 		fmt.Fprintf(a.out, "removed version %s\n", version)
 	}
-	return err
+	return cmp.Or(err, stays)
 }
 
 // unblock lets a version that failed here be installed again.
