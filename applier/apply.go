@@ -91,7 +91,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	if err != nil {
 		return err
 	}
-	if _, err := a.sweep(ctx); err != nil {
+	if err := a.sweep(ctx); err != nil {
 		return err
 	}
 
@@ -220,7 +220,8 @@ func (a *applier) record() (*bootcheck.Record, error) {
 	case errors.Is(err, bootcheck.ErrEmpty):
 		return nil, nil
 	case err != nil:
-		return nil, bootcheck.CannotRead(err)
+		return nil, (&bootcheck.Error{Err: fmt.Errorf("cannot read what runs: %w", err)}).
+			WithAdvice("`ota-guardian boot` mends the record")
 	}
 	return active.Record, nil
 }
@@ -239,6 +240,7 @@ func (a *applier) current(ref *bootcheck.Ref) *bootcheck.Record {
 // for the end of the install that goes on.
 func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 	if a.store, err = bootcheck.Create(a.cfg.Root); err == nil {
+		a.store.Run = a.cfg.Run
 		err = bootcheck.CheckOwner(a.cfg.Root) // others could put versions there
 	}
 	if err == nil {

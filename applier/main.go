@@ -243,6 +243,7 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
 		return err
 	}
+	a.store.Run = cfg.Run
 	switch c.name {
 	case "list":
 		return a.list(c.json)

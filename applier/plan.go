@@ -32,9 +32,8 @@ type plan struct {
 }
 
 // plan says how b comes into the store, or refuses it for want of room
-// (ExitNoSpace). It looks at the disk and changes nothing. stays are versions that
-// cannot be removed.
-func (a *applier) plan(b *openBundle, record *bootcheck.Record, stays ...string) (*plan, error) {
+// (ExitNoSpace). It looks at the disk and changes nothing.
+func (a *applier) plan(b *openBundle, record *bootcheck.Record) (*plan, error) {
 	free, err := a.store.Free()
 	if err != nil {
 		return nil, err
@@ -50,7 +49,7 @@ func (a *applier) plan(b *openBundle, record *bootcheck.Record, stays ...string)
 			return nil, err
 		}
 		// What is replaced goes anyway, and gives nothing to itself.
-		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version || slices.Contains(stays, v) })
+		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version })
 	}
 	offers, err := a.offers(b.manifest, record)
 	if err != nil {

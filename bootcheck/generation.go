@@ -52,8 +52,8 @@ func (s *Store) readLink(n uint64, name string) (*Ref, error) {
 }
 
 // readGeneration reads the record of generation n, from whichever copy is intact.
-// damage says what is wrong with the other one, empty: nothing. An error is either
-// ErrRecord or Inconclusive.
+// damage says what is wrong with the other one, empty: nothing. An error wraps
+// ErrRecord; one that is also Inconclusive says nothing about the record.
 func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	name := filepath.Join(s.generation(n), recordFile)
 	text, err := readRegular(name, maxRecord)
@@ -75,10 +75,7 @@ func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	case err == nil:
 		err = fmt.Errorf("%s and its backup are damaged", name)
 	}
-	switch {
-	case Inconclusive(err):
-		return nil, "", err
-	case err != nil:
+	if err != nil {
 		return nil, "", fmt.Errorf("%w: %w", ErrRecord, err)
 	}
 	if r, err = ParseRecord(text); err != nil {
@@ -103,7 +100,8 @@ func intact(text []byte) bool {
 	return i > 0 && bytes.Equal(text, sealRecord(text[:i]))
 }
 
-// generations lists the numbers of all generations, oldest first.
+// generations lists the numbers of all generations, oldest first, without those that
+// are prepared and were not switched to.
 func (s *Store) generations() ([]uint64, error) {
 	entries, err := readDir(s.path(generationsDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,13 +111,17 @@ func (s *Store) generations() ([]uint64, error) {
 		return nil, err
 	}
 	var all []uint64
+	var fallbacks []string
 	for _, e := range entries {
+		if of, ok := strings.CutSuffix(e.Name(), fallbackSuffix); ok {
+			fallbacks = append(fallbacks, of)
+		}
 		if n, err := strconv.ParseUint(e.Name(), 10, 63); err == nil {
 			i, _ := slices.BinarySearch(all, n)
 			all = slices.Insert(all, i, n)
 		}
 	}
-	return all, nil
+	return s.onlySwitched(all, fallbacks), nil
 }
 
 // History returns the records of the generations up to the active one, oldest first,

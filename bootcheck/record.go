@@ -102,6 +102,9 @@ const (
 	CauseHard     Cause = "hard-boots" // a confirmed version, and too many boots in a row ended in a watchdog reset or a kernel panic
 	CauseDamaged  Cause = "damaged"    // files are missing or differ from the manifest
 	CauseOperator Cause = "operator"   // a person asked for it
+	// CauseUnrecorded: the disk had no room for the cause, see FallBack of Store. The
+	// journal of that boot has it.
+	CauseUnrecorded Cause = "unrecorded"
 )
 
 // Levels of a rollback: what the device fell back to.

@@ -47,8 +47,14 @@ func (s *Store) giveManifest(version string) error {
 	if err := s.There(version); err != nil {
 		return err
 	}
-	old, err := s.moveToTrash(filepath.Join(dirName(version), ManifestDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	old := s.path(trashDir, ManifestDir)
+	if _, err := s.makeFolders(trashDir); err != nil {
+		return err
+	}
+	if err := s.emptyDir(trashDir); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(dir, ManifestDir), old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.Rename(filepath.Join(staged, ManifestDir), filepath.Join(dir, ManifestDir)); err != nil {
@@ -57,8 +63,5 @@ func (s *Store) giveManifest(version string) error {
 	if err := errors.Join(syncDir(dir), syncDir(staged)); err != nil {
 		return err
 	}
-	if old != "" {
-		_ = RemoveAll(old) // else the next Sweep
-	}
-	return nil
+	return os.RemoveAll(old)
 }

@@ -31,7 +31,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -56,7 +55,12 @@ const (
 
 // A Store is the folder of all versions of one device. Its methods that change
 // something are called with the lock held (see Lock).
-type Store struct{ dir string }
+type Store struct {
+	dir string
+	// Run is the folder that a reboot empties. Active looks there for the cause of a
+	// fall-back that the disk had no room for (see FallBack). Empty: nowhere.
+	Run string
+}
 
 // Open returns the store at dir, which must exist; nothing is written. A folder
 // without a record is a store, an empty one.
@@ -186,6 +190,7 @@ func (s *Store) Active() (*Active, error) {
 	if err != nil {
 		return s.rebuild(n, err)
 	}
+	record = s.withCause(record)
 	for _, l := range record.links() {
 		got, err := s.readLink(n, l.name)
 		if got.Same(l.ref) || got == nil && l.ref == nil || Inconclusive(err) {
@@ -263,6 +268,10 @@ func (s *Store) commit(next *Record) error {
 		return err
 	}
 	active, activeErr := s.activeGeneration()
+	if Inconclusive(activeErr) {
+		return activeErr
+	}
+	s.unprepare(active)
 	switch {
 	case activeErr == nil:
 		// What a power cut left behind the active generation never was: it must
@@ -285,62 +294,96 @@ func (s *Store) commit(next *Record) error {
 	if len(generations) > 0 {
 		n = generations[len(generations)-1] + 1
 	}
+	dirs := func() []string { return []string{s.generation(n), s.generation(n + ahead), s.fallback(n)} }
+	for slices.ContainsFunc(dirs(), there) {
+		n++ // what cannot be removed is stepped over
+	}
+	drop := func() {
+		for _, dir := range dirs() {
+			os.RemoveAll(dir)
+		}
+	}
+	write := func() error {
+		if err := s.prepare(n, next); err != nil {
+			return err
+		}
+		return s.writeGeneration(n, next)
+	}
 	next.Generation = n
 
 	// Power cut in here: an unfinished generation that nothing points to. The
 	// next Sweep removes it.
-	err = s.writeGeneration(n, next)
+	err = write()
 	if IsNoSpace(err) {
 		// A full disk must not keep a bad version running: give up what was
 		// deleted already and the older part of the history.
-		os.RemoveAll(s.generation(n))
+		drop()
 		s.emptyDir(trashDir)
 		for _, old := range generations[:max(0, len(generations)-2)] {
 			os.RemoveAll(s.generation(old))
 		}
 		generations = generations[max(0, len(generations)-2):]
-		err = s.writeGeneration(n, next)
+		err = write()
+		if runs, _ := s.readLink(active, "current"); IsNoSpace(err) && next.Phase == PhaseFallback && !next.Current.Same(runs) {
+			// To leave a version comes before what may come after it.
+			drop()
+			err = s.writeGeneration(n, next)
+		}
 	}
 	if err != nil {
-		os.RemoveAll(s.generation(n))
+		drop()
 		return fmt.Errorf("cannot write generation %d: %w", n, err)
 	}
 	if activeErr != nil {
 		// The folder of the generations may be new, made just now or by somebody who was
 		// killed: without this a power cut could leave a switch that leads to nothing.
 		if err := syncDir(s.dir); err != nil {
-			os.RemoveAll(s.generation(n))
+			drop()
 			return fmt.Errorf("cannot write generation %d: %w", n, err)
 		}
 	}
 
 	// The switch. A power cut before this rename leaves the old state, whole; one
 	// after it leaves the old or the new one, whole.
-	target := generationsDir + "/" + strconv.FormatUint(n, 10)
+	target := switchTarget(n)
 	renameErr := renameio.Symlink(target, s.path(activeLink))
 	if renameErr != nil {
 		// renameio also reports an error of its own tidying up after the
 		// rename: ask the disk what is true.
 		if now, err := os.Readlink(s.path(activeLink)); err != nil || now != target {
 			if now == before {
-				os.RemoveAll(s.generation(n))
+				drop()
 			}
 			return fmt.Errorf("cannot switch to generation %d: %w", n, renameErr)
 		}
 	}
-	// renameio does not fsync the folder. Without this a power cut after success
-	// was said brings the old state back.
-	if err := syncDir(s.dir); err != nil {
-		return Errorf(ExitUnknown, "", "switched to generation %d, but it may not survive a power cut: %w", n, err).
-			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which one holds")
+	if err := s.syncSwitch(n); err != nil {
+		return err
 	}
 	// Old generations go last; whatever remains of them after a power cut goes next time.
+	s.unprepare(n)
 	if len(generations) >= keepGenerations {
 		for _, old := range generations[:len(generations)-keepGenerations+1] {
 			os.RemoveAll(s.generation(old))
 		}
 	}
 	return nil
+}
+
+// syncSwitch makes the switch to generation n durable: a rename alone, of which the
+// folder is not synced, is undone by a power cut after success was said.
+func (s *Store) syncSwitch(n uint64) error {
+	if err := syncDir(s.dir); err != nil {
+		return Errorf(ExitUnknown, "", "switched to generation %d, but it may not survive a power cut: %w", n, err).
+			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which one holds")
+	}
+	return nil
+}
+
+// there reports whether name is there, or cannot be looked at.
+func there(name string) bool {
+	_, err := os.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Switched reports whether a Commit that returned err made its switch.

@@ -141,9 +141,9 @@ func TestCommitRefuses(t *testing.T) {
 	if active := mustActive(t, s); active.Record.Generation != 2 || active.Damage != "" {
 		t.Errorf("after the refusals generation %d is active (%s), want 2", active.Record.Generation, active.Damage)
 	}
-	entries, err := os.ReadDir(s.path(".generations"))
-	if err != nil || len(entries) != 2 {
-		t.Errorf("%d generations are left (%v), want 2", len(entries), err)
+	generations, err := s.generations()
+	if err != nil || len(generations) != 2 {
+		t.Errorf("%d generations are left (%v), want 2", len(generations), err)
 	}
 }
 

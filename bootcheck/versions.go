@@ -161,11 +161,10 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 // Stage makes the empty folder .staging/v<version> to unpack into and returns
 // it; whatever was there is gone. The caller closes it.
 func (s *Store) Stage(version string) (*os.Root, error) {
-	name := filepath.Join(stagingDir, dirName(version))
-	if err := s.clear(name); err != nil {
+	dir := s.path(stagingDir, dirName(version))
+	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
-	dir := s.path(name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -174,7 +173,7 @@ func (s *Store) Stage(version string) (*os.Root, error) {
 
 // Unstage throws a staged version away.
 func (s *Store) Unstage(version string) error {
-	return RemoveAll(s.path(stagingDir, dirName(version)))
+	return os.RemoveAll(s.path(stagingDir, dirName(version)))
 }
 
 // Publish makes the staged version a snapshot. Everything in it must be durable
@@ -201,9 +200,7 @@ func (s *Store) Publish(version string) error {
 
 // Remove deletes the snapshot of version: out of sight first, durably, so that
 // a half that a power cut leaves is never taken for a version. One that the
-// record links to is refused. With an error, part of it is left: in .trash, or, where
-// it cannot be moved, as a damaged version under its name; or nothing was done. The lock
-// must be held.
+// record links to is refused. The lock must be held.
 func (s *Store) Remove(record *Record, version string) error {
 	if record != nil {
 		for _, l := range record.links() {
@@ -212,11 +209,10 @@ func (s *Store) Remove(record *Record, version string) error {
 			}
 		}
 	}
-	to, err := s.moveToTrash(dirName(version))
-	if err != nil || to == "" {
+	if err := s.trash(dirName(version)); err != nil {
 		return err
 	}
-	return RemoveAll(to)
+	return s.emptyDir(trashDir)
 }
 
 // Surplus lists the versions that may go when keep snapshots are kept beside

@@ -77,15 +77,30 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if d.Next != nil {
 		end.remember(d.Next)
 	}
-	if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
-		// It never came to a verdict, so what it said stands in the boots that ended.
-		evidence := d.Next.LastRollback
-		evidence.Journal = g.journalTail(ctx, firstOf(g.cfg.Services), endedBoot(record))
-		if text := panicText(maxEvidence - len(evidence.Output) - 64); end.newPanic(record) && text != "" {
-			evidence.Output += "; the kernel said last:\n" + text
+	addEvidence := func() {
+		if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
+			// It never came to a verdict, so what it said stands in the boots that ended.
+			evidence := d.Next.LastRollback
+			evidence.Journal = g.journalTail(ctx, firstOf(g.cfg.Services), endedBoot(record))
+			if text := panicText(maxEvidence - len(evidence.Output) - 64); end.newPanic(record) && text != "" {
+				evidence.Output += "; the kernel said last:\n" + text
+			}
 		}
 	}
-	if err := g.carryOut(ctx, d); err != nil {
+	addEvidence()
+	err = g.carryOut(ctx, d)
+	if d.Action == Count && bootcheck.IsNoSpace(err) && g.tooManyUncounted(record) {
+		counted := d.Next
+		counted.Trial.Unclean += bootcheck.SpareBoots
+		f := Failure{Cause: bootcheck.CauseBoots, Output: "no verdict yet, and no room on the disk to count the boots"}
+		back, settleErr := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(counted, disk, g.bootID, f) })
+		if settleErr == nil && back.Action == FallBack {
+			d = back
+			addEvidence()
+			err = g.carryOut(ctx, d)
+		}
+	}
+	if err != nil {
 		err = fmt.Errorf("the boot goes on with the links as they are: %w", err)
 		if d.Action == Hold && !bootcheck.Switched(err) {
 			// Not even its folder is there, or the disk takes nothing: that does not
@@ -110,6 +125,20 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		return holdError(record)
 	}
 	return nil
+}
+
+// tooManyUncounted reports whether a boot that a full disk cannot count is to fall back:
+// without counting nothing would ever end the trial of a version that crashes the device
+// and fills the disk. A few boots go uncounted.
+func (g *guardian) tooManyUncounted(record *bootcheck.Record) bool {
+	if !record.Phase.Counted() {
+		return false
+	}
+	spared, err := g.store.SpareBoot(g.bootID)
+	if err != nil {
+		g.logf("an uncounted boot cannot be noted: %v", err)
+	}
+	return err == nil && !spared
 }
 
 // noteLastBoot keeps for the fleet's figures how the boot before this one ended. An

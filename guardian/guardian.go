@@ -156,6 +156,12 @@ func (g *guardian) carryOut(ctx context.Context, d Decision) error {
 		return nil
 	}
 	err := g.commit(ctx, d.Next)
+	if d.Action == FallBack && bootcheck.IsNoSpace(err) {
+		noSpace := err
+		if err = g.store.FallBack(d.Next); !bootcheck.Switched(err) {
+			err = fmt.Errorf("%w; nor the fall-back that was prepared: %v", noSpace, err)
+		}
+	}
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot %s (%s): %w", d.Action, d.Why, err)
 	}

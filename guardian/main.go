@@ -160,6 +160,7 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 	if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
 		return err
 	}
+	g.store.Run = g.cfg.Run
 	switch name {
 	case "boot", "confirm", "recover", "rollback", "factory create", "factory verify", "factory repair", "verify":
 		defer g.publish()
@@ -196,16 +197,14 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 		return err
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
-	switch {
-	case status == nil:
-	case o.json:
-		if printErr := printJSON(stdout, status); err == nil {
-			err = printErr
-		}
-	default:
-		status.Print(stdout)
+	if err != nil {
+		return err
 	}
-	return err
+	if o.json {
+		return printJSON(stdout, status)
+	}
+	status.Print(stdout)
+	return nil
 }
 
 // configured reads the configuration. One that is damaged or missing never stops

@@ -82,7 +82,7 @@ var table = []metric{
 	{"ota_rollbacks_total", counter, "Times that a version was left for another, by cause and by what the device fell back to. none: there was nothing, and the device is on hold.",
 		func(f *facts, emit emit) {
 			causes := []bootcheck.Cause{bootcheck.CauseHealth, bootcheck.CauseCrash, bootcheck.CauseBoots,
-				bootcheck.CauseHard, bootcheck.CauseDamaged, bootcheck.CauseOperator}
+				bootcheck.CauseHard, bootcheck.CauseDamaged, bootcheck.CauseOperator, bootcheck.CauseUnrecorded}
 			for _, cause := range causes {
 				for _, level := range []string{bootcheck.LevelPrevious, bootcheck.LevelFactory, bootcheck.LevelNone} {
 					emit(float64(f.record.Rollbacks[cause][level]), "cause", string(cause), "level", level)
@@ -119,8 +119,6 @@ var table = []metric{
 		}},
 	{"ota_retained_versions", gauge, "Versions in the store, whole or not.",
 		one(func(f *facts) float64 { return float64(f.versions) })},
-	{"ota_store_leftovers", gauge, "Versions and parts of versions that were to be deleted and could not be. While an install runs, also what it is about to delete.",
-		one(func(f *facts) float64 { return float64(f.leftovers) })},
 	{"ota_store_free_bytes", gauge, "Room on the disk of the store when this file was written.",
 		one(func(f *facts) float64 { return float64(f.free.Bytes) })},
 	{"ota_store_free_inodes", gauge, "Inodes that were free on the disk of the store when this file was written. Not there: the file system makes them as it needs them.",
