@@ -234,7 +234,7 @@ func TestPoints(t *testing.T) {
 				return err
 			}
 			defer func() { _ = site.Remove() }()
-			said, r, err := run(ctx, site, f.Args(site), procs, nil)
+			said, r, err := run(ctx, site, f.Args(site), procs, f.Plan(site, nil))
 			if err != nil {
 				return fmt.Errorf("flow %s: %w", f.Name, err)
 			}

@@ -223,7 +223,7 @@ func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
 	}
 	o := &outcome{point: p, site: site.Dir}
 	c := &flows.Case{Flow: p.flow, Site: site, Kept: b.kept}
-	said, r, err := run(ctx, site, p.flow.Args(site), p.procs, plan)
+	said, r, err := run(ctx, site, p.flow.Args(site), p.procs, p.flow.Plan(site, plan))
 	if err != nil && err != errHangs {
 		return nil, fmt.Errorf("%v: %w", p, err)
 	}
@@ -383,7 +383,7 @@ func (l *lab) length(ctx context.Context, p point) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = site.Remove() }()
-	_, r, err := run(ctx, site, p.flow.Args(site), p.procs, crashpoint.Kill(p.n))
+	_, r, err := run(ctx, site, p.flow.Args(site), p.procs, p.flow.Plan(site, crashpoint.Kill(p.n)))
 	if err != nil {
 		return 0, err
 	}

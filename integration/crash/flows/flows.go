@@ -35,6 +35,8 @@ type Flow struct {
 	// Ruined is a version that Prepare damaged, and that may be found so until the
 	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
 	Ruined string
+	// Full: the disk has no room while Args runs. What is removed makes none.
+	Full bool
 	// Adopts: the device had another updater, and Args takes over what that left.
 	Adopts bool
 }
@@ -53,7 +55,7 @@ func trial(current, previous string) State     { return state("trial", current, 
 var first = State{Phase: "confirmed", Current: "1.0.0"}
 
 // All are the flows.
-var All = []*Flow{
+var All = append([]*Flow{
 	{
 		Name:  "install-first",
 		Args:  installs("1.0.0"),
@@ -248,7 +250,7 @@ var All = []*Flow{
 		After:   state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
 		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "0.9.0")},
 	},
-}
+}, fullDisk...)
 
 // Find returns the flow of that name; nil: there is none.
 func Find(name string) *Flow {

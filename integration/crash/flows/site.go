@@ -25,6 +25,8 @@ type Site struct {
 	Root  string // the store
 	// Keep and Reserve are the configuration's.
 	Keep, Reserve string
+
+	filled string // the folder of what takes all room of the store's file system; empty: nothing does
 }
 
 // NewSite makes an empty site in dir, which it makes. An empty root is the folder
@@ -51,6 +53,11 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (*Site, er
 	}
 	if f.Prepare != nil {
 		if err := f.Prepare(ctx, s); err != nil {
+			return nil, fmt.Errorf("flow %s: %w", f.Name, err)
+		}
+	}
+	if f.Full && root != "" {
+		if err := s.fill(); err != nil {
 			return nil, fmt.Errorf("flow %s: %w", f.Name, err)
 		}
 	}
@@ -135,6 +142,11 @@ script = %q
 func (s *Site) Cure() error {
 	if err := os.Remove(s.sick()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	if s.filled != "" {
+		if err := os.RemoveAll(s.filled); err != nil {
+			return err
+		}
 	}
 	if s.Reserve == "0" {
 		return nil

@@ -301,6 +301,7 @@ func (l *looker) active() *record {
 	if r.Current == nil {
 		l.torn("generation %d runs nothing", n)
 	}
+	l.prepared(n, r)
 	l.found.State.Phase = r.Phase
 	for _, name := range links {
 		want := r.link(name)

@@ -67,12 +67,13 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	verdict := f.Plan(s, plan)
 	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Verdict {
 		r.watch(c)
-		if plan == nil {
+		if verdict == nil {
 			return crashpoint.Verdict{}
 		}
-		return plan(c)
+		return verdict(c)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("flow %s: %w", f.Name, err)

@@ -515,6 +515,7 @@ func (j *judge) generation(point int) {
 
 	var record struct {
 		Generation                 uint64
+		Phase                      string
 		Current, Previous, Factory *struct{ Version string }
 	}
 	file := dir.Names["record.json"]
@@ -556,6 +557,33 @@ func (j *judge) generation(point int) {
 	if want := ".generations/" + fmt.Sprint(record.Generation); target != want {
 		j.add(Generation, []int{point}, ".active leads to %s, whose record is of %s", target, want)
 	}
+	j.prepared(point, target, record.Phase == "trial" && record.Previous != nil)
+}
+
+// prepared looks at what falls back from the generation target, which was just made
+// the active one: there may be no room to make it later. must: it must be there.
+func (j *judge) prepared(point int, target string, must bool) {
+	name := target + ".fallback"
+	dir := j.disk.Lookup(filepath.Join(j.Root, name))
+	if dir == nil {
+		if must {
+			j.add(Generation, []int{point}, "nothing is prepared to fall back from %s", target)
+		}
+		return
+	}
+	link := dir.Names["active"]
+	if link == nil {
+		return // it was renamed
+	}
+	j.durable(Generation, point, dir, func(sub string) string { return path.Join(name, sub) })
+	j.trail(Generation, point, name, "")
+	made := j.disk.Lookup(filepath.Join(j.Root, link.Target))
+	if made == nil || !made.Type.IsDir() {
+		j.add(Generation, []int{point}, "%s is to lead to %s, which is not there", name, link.Target)
+		return
+	}
+	j.durable(Generation, point, made, func(sub string) string { return path.Join(link.Target, sub) })
+	j.trail(Generation, point, link.Target, "")
 }
 
 // trail demands that the names on the way of name are durable, but for that of except.

@@ -1,0 +1,126 @@
+package flows
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+)
+
+// fullDisk are the flows in which a version on trial has filled the disk, and takes
+// whatever becomes free.
+var fullDisk = []*Flow{
+	{
+		Name:    "full-fallback", // what was prepared when the trial began is switched to
+		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):], step{"sick"})...)...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Full:    true,
+		Exit:    8,
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name:    "full-boot", // which cannot be counted
+		Prepare: steps(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...)...),
+		Args:    boots("hard"),
+		Full:    true,
+		Exit:    7,
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   trial("1.2.0", "1.1.0"),
+	},
+	{
+		Name: "full-boots", // too many of which were not counted
+		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
+			step{"remove", ".generations/6.fallback/boot-1"}, step{"remove", ".generations/6.fallback/boot-2"})...)...),
+		Args:   boots("hard"),
+		Full:   true,
+		Before: trial("1.2.0", "1.1.0"),
+		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name:    "full-rollback",
+		Prepare: steps(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...)...),
+		Args:    func(*Site) []string { return []string{"ota-guardian", "rollback"} },
+		Full:    true,
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+}
+
+// Plan is plan for the command of f on s: nil makes all calls, but for those that need
+// room where f has none.
+func (f *Flow) Plan(s *Site, plan crashpoint.Plan) crashpoint.Plan {
+	if !f.Full || s.filled != "" {
+		return plan
+	}
+	return func(c *crashpoint.Call) (v crashpoint.Verdict) {
+		if plan != nil {
+			v = plan(c)
+		}
+		if v == (crashpoint.Verdict{}) && strings.HasPrefix(c.File.Path, s.Root) && needsRoom(c) {
+			v.Errno = unix.ENOSPC
+		}
+		return v
+	}
+}
+
+func needsRoom(c *crashpoint.Call) bool {
+	switch c.Name {
+	case "mkdir", "symlink", "link", "write", "copy", "clone", "fallocate":
+		return true
+	case "open":
+		return c.File.ID == crashpoint.ID{} && c.Flags&unix.O_CREAT != 0
+	}
+	return false
+}
+
+// fill takes all room of the file system that the store of s has for itself, until the
+// site is cured.
+func (s *Site) fill() error {
+	s.filled = filepath.Join(filepath.Dir(s.Root), "full")
+	if err := os.Mkdir(s.filled, 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(s.filled, "log"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	end := int64(0)
+	for size := int64(64 << 20); size >= 512; size /= 2 {
+		for {
+			err := unix.Fallocate(int(f.Fd()), 0, end, size)
+			if err != nil && err != unix.ENOSPC {
+				return err
+			}
+			if err != nil {
+				break
+			}
+			end += size
+		}
+	}
+	// The last of what is kept for names and small files.
+	for n := 0; n < 10_000; n++ {
+		err := os.WriteFile(filepath.Join(s.filled, fmt.Sprint(n)), []byte("x"), 0o600)
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	d, err := os.Open(s.filled)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil && err != unix.ENOSPC {
+		return err
+	}
+	return nil
+}
