@@ -113,7 +113,7 @@ func (a *applier) checkInUnit(ctx context.Context, version string) ([]health.Res
 	var results []health.Result
 	// A check's output is at most 4 KiB, and a pipe holds 64: all of it is there,
 	// or the unit would not have ended.
-	if err := json.NewDecoder(io.LimitReader(r, 1<<20)).Decode(&results); err != nil {
+	if err := json.NewDecoder(io.LimitReader(r, 64<<10)).Decode(&results); err != nil {
 		return nil, bootcheck.Errorf(bootcheck.ExitFailed, "", "cannot read what the checks say: %w", err)
 	}
 	return results, nil

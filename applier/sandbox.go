@@ -32,6 +32,11 @@ func sandbox(cfg *config.Config, reads []string) []systemd.Property {
 	}
 	return slices.Concat(systemd.Confined(append(writes, filepath.Dir(cfg.Root), "/run", "/tmp", "/var/tmp")...), []systemd.Property{
 		{Name: "WorkingDirectory", Value: "/"},
+		// An install takes 64 MiB at most; the rest is for the cache of what it writes.
+		// Where memory is short all the same, it goes before the application does: it is
+		// resumed.
+		{Name: "MemoryMax", Value: uint64(256 << 20)},
+		{Name: "OOMScoreAdjust", Value: int32(500)},
 		{Name: "LimitCORE", Value: uint64(0)},
 		// For what it starts; its own files are made for the services to read.
 		{Name: "UMask", Value: uint32(0o077)},

@@ -44,6 +44,10 @@ const (
 	MaxTreeSize  = 1 << 40       // bytes; more than any device, less than any overflow
 	MaxFrameSize = 4 << 20       // bytes of tar stream in one frame; bounds the memory of a decoder
 	maxFrameLen  = 4<<20 + 1<<14 // compressed bytes: what zstd makes of 4 MiB that do not shrink
+	maxParsed    = 44 << 20      // bytes in memory, the JSON included; with all else that an install needs, below 64 MiB
+	maxString    = 6<<10 + 1<<11 // bytes of one string in JSON: each of a path's may be written as six
+	maxNumber    = 64            // bytes of a number
+	maxNesting   = 32            // objects and lists in one another; 3 are needed
 	maxModels    = 64
 	maxRevoked   = 64 // revoked keys in one manifest
 	maxServices  = 64
@@ -119,7 +123,7 @@ func (m Mode) MarshalText() ([]byte, error) {
 func (m *Mode) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 8, 16)
 	if err != nil || len(text) != 4 {
-		return fmt.Errorf("mode %q is not four octal digits", text)
+		return fmt.Errorf("mode %.20q is not four octal digits", text)
 	}
 	if n > 0o777 {
 		return fmt.Errorf("mode %q has setuid, setgid or sticky", text)
@@ -141,6 +145,7 @@ func (m *Mode) UnmarshalText(text []byte) error {
 // Keys that it does not know are allowed, as a newer ota-bundle may write them;
 // what must not be ignored gets a new "format". Keys are lower case and each
 // stands once in its object, so that no other JSON reader sees another manifest.
+// What a list holds is counted before anything is made of it.
 //
 // It says nothing about who made raw: check the signature first. Errors are
 // *Error with ExitDamaged and CodeInvalidManifest.
@@ -160,14 +165,18 @@ func parseManifest(raw []byte) (*Manifest, error) {
 	if !utf8.Valid(raw) {
 		return nil, errors.New("it is not UTF-8")
 	}
-	m := new(Manifest)
-	err := json.Unmarshal(raw, m)
+	var scan jsonScan
+	if err := scan.run(raw); err != nil {
+		return nil, err
+	}
+	m := &Manifest{Entries: make([]Entry, 0, scan.entries), Frames: make([]Frame, 0, scan.frames)}
+	err := scan.badKey
+	if err == nil {
+		err = json.Unmarshal(raw, m)
+	}
 	if err != nil || m.Format != ManifestFormat {
 		// A newer format may give the other fields other types: look at it alone.
 		return nil, explainFormat(raw, err)
-	}
-	if err := checkKeys(raw); err != nil {
-		return nil, err
 	}
 	if err := m.check(); err != nil {
 		return nil, err
@@ -190,70 +199,6 @@ func explainFormat(raw []byte, err error) error {
 		return fmt.Errorf("format %d is not known, only %d is", *head.Format, ManifestFormat)
 	}
 	return fmt.Errorf("not a manifest: %v", err)
-}
-
-// checkKeys refuses duplicate keys and keys with upper-case letters or escapes
-// in raw, which must be valid JSON. encoding/json takes the last of duplicates
-// and ignores case, other readers do not.
-func checkKeys(raw []byte) error {
-	type level struct {
-		object bool
-		keys   [][]byte
-	}
-	var stack []level
-	depth := -1
-	expectKey := false
-	for i := 0; i < len(raw); i++ {
-		switch raw[i] {
-		case '{', '[':
-			depth++
-			if depth == len(stack) {
-				stack = append(stack, level{})
-			}
-			stack[depth].object = raw[i] == '{'
-			stack[depth].keys = stack[depth].keys[:0]
-			expectKey = raw[i] == '{'
-		case '}', ']':
-			depth--
-			expectKey = false
-		case ',':
-			expectKey = depth >= 0 && stack[depth].object
-		case '"':
-			start := i + 1
-			for i++; raw[i] != '"'; i++ {
-				if raw[i] == '\\' {
-					i++
-				}
-			}
-			if !expectKey {
-				continue
-			}
-			expectKey = false
-			key := raw[start:i]
-			if !plainKey(key) {
-				return fmt.Errorf("key %q is not lower-case letters, digits and _", key)
-			}
-			for _, k := range stack[depth].keys {
-				if bytes.Equal(k, key) {
-					return fmt.Errorf("key %q stands twice in one object", key)
-				}
-			}
-			if len(stack[depth].keys) == 64 {
-				return errors.New("an object has more than 64 keys")
-			}
-			stack[depth].keys = append(stack[depth].keys, key)
-		}
-	}
-	return nil
-}
-
-func plainKey(key []byte) bool {
-	for _, c := range key {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
-			return false
-		}
-	}
-	return len(key) > 0
 }
 
 // Digest names a version by its content, however it is called: "sha256:" and

@@ -61,16 +61,13 @@ func CheckModel(s string) error {
 	return nil
 }
 
-// check refuses what ParseManifest documents.
+// check refuses what ParseManifest documents. How much m lists was counted before.
 func (m *Manifest) check() error {
 	if !ValidVersion(m.Version) {
 		return fmt.Errorf("version %.80q is not a letter or digit and then at most 63 letters, digits, or any of ._+-", m.Version)
 	}
 	if len(m.Models) == 0 {
 		return errors.New("it names no model")
-	}
-	if len(m.Models) > maxModels {
-		return fmt.Errorf("it names %d models, at most %d are allowed", len(m.Models), maxModels)
 	}
 	for i, model := range m.Models {
 		if err := CheckModel(model); err != nil {
@@ -83,9 +80,6 @@ func (m *Manifest) check() error {
 	if m.Release < 0 {
 		return fmt.Errorf("release %d is negative", m.Release)
 	}
-	if len(m.Services) > maxServices {
-		return fmt.Errorf("it names %d services, at most %d are allowed", len(m.Services), maxServices)
-	}
 	for i, s := range m.Services {
 		if !ValidService(s) {
 			return fmt.Errorf("service %.80q is not the name of a systemd service", s)
@@ -93,9 +87,6 @@ func (m *Manifest) check() error {
 		if slices.Contains(m.Services[:i], s) {
 			return fmt.Errorf("service %q is listed twice", s)
 		}
-	}
-	if len(m.RevokedKeys) > maxRevoked {
-		return fmt.Errorf("it revokes %d keys, at most %d are allowed", len(m.RevokedKeys), maxRevoked)
 	}
 	for i, id := range m.RevokedKeys {
 		if !ValidKeyID(id) {
@@ -112,9 +103,6 @@ func (m *Manifest) check() error {
 }
 
 func (m *Manifest) checkEntries() error {
-	if len(m.Entries) > MaxEntries {
-		return fmt.Errorf("it lists %d entries, at most %d are allowed", len(m.Entries), MaxEntries)
-	}
 	t := links{entries: make(map[string]*Entry, len(m.Entries))}
 	folded := make(map[string]string, len(m.Entries))
 	var size int64
@@ -216,9 +204,6 @@ func checkHash(s string) error {
 }
 
 func (m *Manifest) checkFrames() error {
-	if len(m.Frames) > MaxFrames {
-		return fmt.Errorf("it lists %d frames, at most %d are allowed", len(m.Frames), MaxFrames)
-	}
 	var end int64
 	for i, f := range m.Frames {
 		switch {

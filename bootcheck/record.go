@@ -326,9 +326,9 @@ func (r *Record) Confirm(ref Ref) {
 // device: the reader looks for an older one.
 var ErrRecord = errors.New("unusable record")
 
-// maxRecord bounds what is read of a record, in bytes: 64 blocked versions and
-// an output of 4 KiB are 20 KiB, and a device has little memory.
-const maxRecord = 1 << 20
+// maxRecord bounds what is read of a record, in bytes: the longest that Commit writes
+// is below 180 KiB, and what encoding/json makes of empty things is 20 times as long.
+const maxRecord = 256 << 10
 
 // ParseRecord reads a record. Keys that it does not know are kept for
 // MarshalJSON. Every error wraps ErrRecord.

@@ -82,7 +82,7 @@ func (s *Store) Release(version string) int64 {
 		return 0
 	}
 	defer f.Close()
-	dec := json.NewDecoder(io.LimitReader(f, MaxManifest))
+	dec := json.NewDecoder(io.LimitReader(f, 64<<10)) // of 32 MiB that are one value, all would be kept
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
 		return 0
 	}

@@ -19,6 +19,7 @@ func TestRelease(t *testing.T) {
 		{"cut off behind it", `{"format":1,"version":"1.0.0","release":12,"entries":[{"pa`, 12},
 		{"at the end", `{"format":1,` + entries + `,"release":12}`, 12},
 		{"in something else first", `{"notes":{"release":7},"release":12}`, 12},
+		{"behind a megabyte of something else", `{"notes":"` + strings.Repeat("x", 1<<20) + `","release":12}`, 0},
 		{"not there", `{"format":1,` + entries + `}`, 0},
 		{"a word", `{"release":"12"}`, 0},
 		{"empty", ``, 0},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"syscall"
 
@@ -77,6 +78,7 @@ type options struct {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
 	// Services run as other users and go through the folders that Commit makes.
 	syscall.Umask(0o022)
+	debug.SetMemoryLimit(48 << 20) // the largest manifests take less, as long as what is dead is collected
 	out, log := &cli.Output{W: stdout}, cli.Log(stderr)
 	err := dispatch(ctx, args, out, log)
 	cli.Answer(out, "ota-guardian", usage, err)

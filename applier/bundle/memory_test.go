@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,6 +65,32 @@ var hungry = []struct {
 		r.manifest = func(m *bootcheck.Manifest) { m.Size++ }
 		return r.bake(t)
 	}, "but it says"},
+	{"entries that are nothing", stuffed(`"entries":[`, "{},"), "more than 65536 entries"},
+	{"entries that are lists", stuffed(`"entries":[`, "[],"), "more than 65536 entries"},
+	{"frames that are nothing", stuffed(`"frames":[`, "{},"), "more than 131072 frames"},
+	{"models that are empty", stuffed(`"models":[`, `"",`), "more than 64 models"},
+	{"services that are null", stuffed(`"release":3,`, `"services":[`, `null,`, `"x.service"],`), "more than 64 services"},
+	{"revoked keys that are empty", stuffed(`"release":3,`, `"revoked_keys":[`, `"",`, `""],`), "more than 64 revoked_keys"},
+	{"an unknown list that is long", stuffed(`"release":3,`, `"x":[`, `{},`, `0],`), ""},
+	{"an unknown list that is deep", stuffed(`"release":3,`, `"x":`, `[`, `0,`), "more in it than"},
+	{"unknown objects in one another", stuffed(`"release":3,`, `"x":`, `{"x":`, `0,`), "more in it than"},
+	{"an object with many keys", stuffed(`"release":3,`, `"x":{`, `"a":0,`, `"b":0},`), "stands twice"},
+	{"a long key", stuffed(`"release":3,`, `"`, `k`, `":0,`), "more in it than"},
+	{"a long version", stuffed(`"version":"`, `1`), "more in it than"},
+	{"a long mode", stuffed(`"mode":"`, `7`), "more in it than"},
+	{"a long number", stuffed(`"release":`, `1`), "more in it than"},
+	{"a format that is a long number", stuffed(`"format":`, `1`), "more in it than"},
+	{"as many entries as are allowed, with long names", stuffed(`"entries":[`, `{"path":"`+strings.Repeat("d", 550)+`"},`), "more in it than"},
+	{"as many frames as are allowed", func(t *testing.T) []byte {
+		r := baseRecipe()
+		r.json = func(raw []byte) []byte {
+			i := bytes.Index(raw, []byte(`"frames":[`)) + len(`"frames":[`)
+			n := bytes.IndexByte(raw[i:], '}') + 1
+			frame := append(bytes.Clone(raw[i:i+n]), ',')
+			return slices.Concat(raw[:i], bytes.Repeat(frame, bootcheck.MaxFrames-9), raw[i:])
+		}
+		return r.bake(t)
+	}, "frame 1"},
 	{"frames of as much as is allowed, as many as cores", func(t *testing.T) []byte {
 		r := baseRecipe()
 		for i := range 8 {
@@ -73,6 +100,27 @@ var hungry = []struct {
 		}
 		return r.bake(t)
 	}, ""},
+}
+
+// stuffed bakes a bundle whose manifest, where it says after, holds before, as many of
+// the text as fit, and behind. That is all of parts; text alone may be given.
+func stuffed(after string, parts ...string) func(t *testing.T) []byte {
+	before, text, behind := "", parts[0], ""
+	if len(parts) == 3 {
+		before, text, behind = parts[0], parts[1], parts[2]
+	}
+	return func(t *testing.T) []byte {
+		r := baseRecipe()
+		r.json = func(raw []byte) []byte {
+			i := bytes.Index(raw, []byte(after)) + len(after)
+			if i < len(after) {
+				t.Fatalf("%s is not in %s", after, raw)
+			}
+			n := (bootcheck.MaxManifest - len(raw) - len(before) - len(behind)) / len(text)
+			return slices.Concat(raw[:i], []byte(before), bytes.Repeat([]byte(text), n), []byte(behind), raw[i:])
+		}
+		return r.bake(t)
+	}
 }
 
 // Each in a process of its own, which says how much it took at its peak and how much

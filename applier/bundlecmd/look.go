@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -138,7 +139,11 @@ func (c *command) verify(ctx context.Context, args []string) error {
 	return nil
 }
 
+// open reads the head of the bundle in the file name. It may come from anywhere.
 func open(name string) (*os.File, *bundle.Head, error) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(48 << 20) // as ota-apply does, see TestHostileMemory of package bundle
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read the bundle: %w", err)

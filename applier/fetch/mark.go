@@ -59,7 +59,7 @@ func readMark(name string) (*mark, error) {
 // maxMark bounds what is read of a sidecar, bytes. A hole is at least minGap wide
 // and takes 50 bytes, so the largest file, 8 GB, can have more than that: then it
 // is fetched anew.
-const maxMark = 4 << 20
+const maxMark = 1 << 20
 
 // setValidators keeps what an answer of 200 says of the file, if it is strong
 // enough to join two halves by.

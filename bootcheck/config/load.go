@@ -18,7 +18,7 @@ import (
 
 // maxFile is the largest configuration that is read, in bytes. A real one is
 // under 4 KiB; the limit keeps a mistake from eating the memory of a boot.
-const maxFile = 1 << 20
+const maxFile = 64 << 10
 
 // Find loads the configuration that a program was told to use: named is the
 // value of --config, or empty for $OTA_CONFIG and then DefaultPath. That there
@@ -58,6 +58,9 @@ func Load(path string) (*Config, error) {
 
 func parse(path, text string) (*Config, error) {
 	c := Default(path)
+	if overfull(text) {
+		return c, fmt.Errorf("cannot read the configuration %q: a value is nested too deep, or a line has too many dots", c.Path)
+	}
 	var doc map[string]toml.Primitive
 	md, err := toml.Decode(text, &doc)
 	if err != nil {
@@ -82,6 +85,28 @@ func parse(path, text string) (*Config, error) {
 	return c, nil
 }
 
+// overfull reports whether text would take the parser more memory or time than a boot
+// has: 64 KiB of brackets take 70 MiB, of dots minutes.
+func overfull(text string) bool {
+	depth, dots := 0, 0
+	for i := range len(text) {
+		switch text[i] {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		case '.':
+			dots++
+		case '\n':
+			dots = 0
+		}
+		if depth > 64 || dots > 1000 {
+			return true
+		}
+	}
+	return false
+}
+
 // read returns the text of a regular file. A FIFO in its place must not stop
 // the boot, hence O_NONBLOCK.
 func read(path string) (string, error) {
@@ -102,7 +127,7 @@ func read(path string) (string, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%q is larger than 1 MiB", path)
+		err = fmt.Errorf("%q is larger than 64 KiB", path)
 	}
 	return string(b), err
 }

@@ -1,0 +1,137 @@
+package bootcheck
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"unsafe"
+)
+
+// A jsonScan looks at a manifest before encoding/json does, which makes ten bytes
+// and more of two: it counts what would be made, and looks at the keys, of which
+// encoding/json takes the last of duplicates and ignores the case. Other readers do
+// neither.
+type jsonScan struct {
+	entries, frames int   // how many are listed
+	badKey          error // a key that is refused; nil: none is
+}
+
+// errTooLarge is more than a manifest can need, and more than a device has memory for.
+var errTooLarge = errors.New("not a manifest: it has more in it than any manifest needs")
+
+// run returns an error for what must not be parsed. Whether raw is JSON at all is not
+// known then: encoding/json sees to that before it makes anything.
+func (s *jsonScan) run(raw []byte) error {
+	var stack [maxNesting]struct {
+		object bool
+		keys   [][]byte
+		counts *int // elements of the list; nil: those that nothing is made of
+		most   int
+	}
+	depth, expectKey := -1, false
+	text := len(raw) // bytes, with the strings that are made
+	number := 0      // bytes since the last that cannot be in a number
+	var others int
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case ' ', '\t', '\r', '\n', ':':
+			number = 0
+		case '{', '[':
+			number = 0
+			if depth++; depth == len(stack) {
+				return errTooLarge
+			}
+			l := &stack[depth]
+			l.object, l.keys, l.counts = raw[i] == '{', l.keys[:0], nil
+			if expectKey = l.object; depth == 1 && !l.object && len(stack[0].keys) > 0 {
+				switch key := stack[0].keys[len(stack[0].keys)-1]; string(key) {
+				case "entries":
+					l.counts, l.most = &s.entries, MaxEntries
+				case "frames":
+					l.counts, l.most = &s.frames, MaxFrames
+				case "models":
+					l.counts, l.most = &others, maxModels
+				case "services":
+					l.counts, l.most = &others, maxServices
+				case "revoked_keys":
+					l.counts, l.most = &others, maxRevoked
+				}
+				if l.counts != nil {
+					*l.counts = 1 // commas are between them
+				}
+			}
+		case '}', ']':
+			number = 0
+			if depth--; depth < -1 {
+				return nil
+			}
+			expectKey = false
+		case ',':
+			number = 0
+			if depth < 0 {
+				return nil
+			}
+			l := &stack[depth]
+			expectKey = l.object
+			if l.counts != nil {
+				if *l.counts++; *l.counts > l.most {
+					return fmt.Errorf("it lists more than %d %s", l.most, stack[0].keys[len(stack[0].keys)-1])
+				}
+			}
+		case '"':
+			start := i + 1
+			for i++; i < len(raw) && raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+			if i >= len(raw) {
+				return nil
+			}
+			if i-start > maxString {
+				return errTooLarge
+			}
+			if expectKey && depth >= 0 {
+				s.key(raw[start:i], &stack[depth].keys)
+			} else {
+				text += i - start
+			}
+			expectKey = false
+		default:
+			if number++; number > maxNumber {
+				return errTooLarge
+			}
+		}
+	}
+	if text+s.entries*int(unsafe.Sizeof(Entry{}))+s.frames*int(unsafe.Sizeof(Frame{})) > maxParsed {
+		return errTooLarge
+	}
+	return nil
+}
+
+// key looks at a key after those that its object had.
+func (s *jsonScan) key(key []byte, before *[][]byte) {
+	switch {
+	case s.badKey != nil:
+		return
+	case !plainKey(key):
+		s.badKey = fmt.Errorf("key %.80q is not lower-case letters, digits and _", key)
+	case len(*before) == 64:
+		s.badKey = errors.New("an object has more than 64 keys")
+	}
+	for _, k := range *before {
+		if bytes.Equal(k, key) {
+			s.badKey = fmt.Errorf("key %.80q stands twice in one object", key)
+		}
+	}
+	*before = append(*before, key)
+}
+
+func plainKey(key []byte) bool {
+	for _, c := range key {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return len(key) > 0
+}
