@@ -91,7 +91,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	if err != nil {
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	if _, err := a.sweep(ctx); err != nil {
 		return err
 	}
 
@@ -220,8 +220,7 @@ func (a *applier) record() (*bootcheck.Record, error) {
 	case errors.Is(err, bootcheck.ErrEmpty):
 		return nil, nil
 	case err != nil:
-		return nil, (&bootcheck.Error{Err: fmt.Errorf("cannot read what runs: %w", err)}).
-			WithAdvice("`ota-guardian boot` mends the record")
+		return nil, bootcheck.CannotRead(err)
 	}
 	return active.Record, nil
 }

@@ -1,8 +1,10 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,29 +17,29 @@ import (
 // status prints what runs and what an install does at this moment.
 func (a *applier) status(asJSON bool) error {
 	status, err := a.store.Status(a.progressFile())
-	if err != nil {
-		return err
+	switch {
+	case status == nil:
+	case asJSON:
+		err = errors.Join(err, a.printJSON(status))
+	default:
+		status.Print(a.out)
 	}
-	if asJSON {
-		return a.printJSON(status)
-	}
-	status.Print(a.out)
-	return nil
+	return err
 }
 
 // list prints the versions of the store, oldest name first.
 func (a *applier) list(asJSON bool) error {
 	status, err := a.store.Status(a.progressFile())
-	if err != nil {
+	if status == nil {
 		return err
 	}
 	if asJSON {
-		return a.printJSON(map[string]any{"versions": status.Versions})
+		return errors.Join(err, a.printJSON(map[string]any{"versions": status.Versions}))
 	}
 	for _, v := range status.Versions {
 		fmt.Fprintf(a.out, "%-24s %-10s %10.1f MiB\n", v.Version, v.State, float64(v.Size)/(1<<20))
 	}
-	return nil
+	return err
 }
 
 func (a *applier) printJSON(v any) error {
@@ -123,14 +125,15 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 		}
 		return err
 	}
-	if err := a.sweep(ctx); err != nil {
+	stays, err := a.sweep(ctx)
+	if err != nil {
 		return err
 	}
 	removed, err := a.prune(ctx, a.cfg.Keep)
 	for _, version := range removed {
 		fmt.Fprintf(a.out, "removed version %s\n", version)
 	}
-	return err
+	return cmp.Or(err, stays)
 }
 
 // unblock lets a version that failed here be installed again.

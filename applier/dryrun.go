@@ -122,7 +122,7 @@ func (f *forecast) print(w io.Writer, cfg *config.Config) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	list := func(names []string) string { return cmp.Or(strings.Join(names, ", "), "nothing") }
+	list := func(names []string) string { return cmp.Or(strings.Join(names, ", "), "none") }
 	line("version", "%s, release %d", f.Version, f.Release)
 	switch {
 	case f.Current:
@@ -139,8 +139,8 @@ func (f *forecast) print(w io.Writer, cfg *config.Config) {
 		}
 		line("write", "%s", cli.Size(f.Write))
 		line("space", "%s are needed with the reserve of %s, %s are free", cli.Size(int64(f.Need)), cli.Size(int64(cfg.Reserve)), cli.Size(int64(f.Free)))
-		line("remove", "%s, to make room", list(f.Remove))
+		line("remove", "%s (disk space)", list(f.Remove))
 	}
 	line("restart", "%s", list(f.Restart))
-	line("then", "remove %s, beyond keep = %d", list(f.After), cfg.Keep)
+	line("then", "remove %s (keep = %d)", list(f.After), cfg.Keep)
 }

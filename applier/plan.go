@@ -32,8 +32,9 @@ type plan struct {
 }
 
 // plan says how b comes into the store, or refuses it for want of room
-// (ExitNoSpace). It looks at the disk and changes nothing.
-func (a *applier) plan(b *openBundle, record *bootcheck.Record) (*plan, error) {
+// (ExitNoSpace). It looks at the disk and changes nothing. stays are versions that
+// cannot be removed.
+func (a *applier) plan(b *openBundle, record *bootcheck.Record, stays ...string) (*plan, error) {
 	free, err := a.store.Free()
 	if err != nil {
 		return nil, err
@@ -49,7 +50,7 @@ func (a *applier) plan(b *openBundle, record *bootcheck.Record) (*plan, error) {
 			return nil, err
 		}
 		// What is replaced goes anyway, and gives nothing to itself.
-		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version })
+		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version || slices.Contains(stays, v) })
 	}
 	offers, err := a.offers(b.manifest, record)
 	if err != nil {

@@ -1,10 +1,13 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,7 +84,7 @@ func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
 			return err
 		}
 	}
-	if err := a.store.Remove(record, ref.Version); err != nil {
+	if gone, err := a.removeVersion(record, ref.Version); !gone {
 		return err
 	}
 	return a.store.Publish(ref.Version)
@@ -150,31 +153,43 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 	return u.Sync()
 }
 
-// makeRoom removes the snapshots that b's plan says, the least useful first.
+// makeRoom removes the snapshots that b's plan says, the least useful first, until
+// there is room. Removing one may give less than was thought, or nothing.
 func (a *applier) makeRoom(ctx context.Context, b *openBundle) error {
-	record, err := a.record()
-	if err != nil {
-		return err
+	var stays []string
+	for {
+		record, err := a.record()
+		if err != nil {
+			return err
+		}
+		p, err := a.plan(b, record, stays...)
+		if err != nil || len(p.remove) == 0 {
+			return err
+		}
+		unlock, err := a.store.Lock(ctx, lockToCommit)
+		if err != nil {
+			return err
+		}
+		if record, err = a.record(); err == nil {
+			removed, err := a.remove(record, p.remove, "disk space")
+			if err != nil {
+				a.logf("%v", err)
+			}
+			for _, version := range p.remove {
+				if !slices.Contains(removed, version) {
+					stays = append(stays, version)
+				}
+			}
+		}
+		unlock()
+		if err != nil {
+			return err
+		}
 	}
-	p, err := a.plan(b, record)
-	if err != nil {
-		return err
-	}
-	if len(p.remove) == 0 {
-		return nil
-	}
-	unlock, err := a.store.Lock(ctx, lockToCommit)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if record, err = a.record(); err != nil {
-		return err
-	}
-	return a.remove(record, p.remove)
 }
 
-// prune removes the surplus snapshots beyond keep, and says which.
+// prune removes the surplus snapshots beyond keep, and says which. What cannot be
+// removed is stepped over, and the error is about the first of that.
 func (a *applier) prune(ctx context.Context, keep int) ([]string, error) {
 	unlock, err := a.store.Lock(ctx, lockToCommit)
 	if err != nil {
@@ -189,26 +204,49 @@ func (a *applier) prune(ctx context.Context, keep int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return surplus, a.remove(record, surplus)
+	return a.remove(record, surplus, fmt.Sprintf("keep = %d", keep))
 }
 
-// remove removes versions that record does not link to. Its caller holds the lock.
-func (a *applier) remove(record *bootcheck.Record, versions []string) error {
+// remove removes versions that record does not link to, because of why. One that cannot
+// be removed is stepped over: stays is about the first of them. Its caller holds the
+// lock.
+func (a *applier) remove(record *bootcheck.Record, versions []string, why string) (removed []string, stays error) {
 	for _, version := range versions {
-		if err := a.store.Remove(record, version); err != nil {
-			return fmt.Errorf("cannot remove version %s: %w", version, err)
+		gone, err := a.removeVersion(record, version)
+		if !gone {
+			stays = cmp.Or(stays, err)
+			continue
 		}
-		a.logf("removed version %s to make room", version)
+		a.logf("removed version %s (%s)", version, why)
+		removed = append(removed, version)
 	}
-	return nil
+	return removed, stays
 }
 
-// sweep removes what an earlier run left. Its caller holds the lock of installs.
-func (a *applier) sweep(ctx context.Context) error {
+// removeVersion removes version from the store, or says why it is still there. What is
+// out of the store and cannot be deleted is in the log only: the next sweep tries again.
+func (a *applier) removeVersion(record *bootcheck.Record, version string) (gone bool, err error) {
+	if err = a.store.Remove(record, version); err == nil {
+		return true, nil
+	}
+	err = fmt.Errorf("cannot remove version %s: %w", version, err)
+	if _, statErr := os.Lstat(a.store.VersionDir(version)); statErr == nil {
+		return false, err
+	}
+	a.logf("%v", err)
+	return true, nil
+}
+
+// sweep removes what an earlier run left. What cannot be removed stays there, and is in
+// the log: stays. Its caller holds the lock of installs.
+func (a *applier) sweep(ctx context.Context) (stays, err error) {
 	unlock, err := a.store.Lock(ctx, lockAtStart)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
-	return a.store.Sweep(true)
+	if stays = a.store.Sweep(true); stays != nil {
+		a.logf("cannot remove all that is left of earlier installs: %v", stays)
+	}
+	return stays, nil
 }

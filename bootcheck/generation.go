@@ -52,8 +52,8 @@ func (s *Store) readLink(n uint64, name string) (*Ref, error) {
 }
 
 // readGeneration reads the record of generation n, from whichever copy is intact.
-// damage says what is wrong with the other one, empty: nothing. An error wraps
-// ErrRecord; one that is also Inconclusive says nothing about the record.
+// damage says what is wrong with the other one, empty: nothing. An error is either
+// ErrRecord or Inconclusive.
 func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	name := filepath.Join(s.generation(n), recordFile)
 	text, err := readRegular(name, maxRecord)
@@ -75,7 +75,10 @@ func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	case err == nil:
 		err = fmt.Errorf("%s and its backup are damaged", name)
 	}
-	if err != nil {
+	switch {
+	case Inconclusive(err):
+		return nil, "", err
+	case err != nil:
 		return nil, "", fmt.Errorf("%w: %w", ErrRecord, err)
 	}
 	if r, err = ParseRecord(text); err != nil {

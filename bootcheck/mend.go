@@ -2,7 +2,6 @@ package bootcheck
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -57,8 +56,9 @@ const (
 
 // Sweep removes what a crash or a power cut left: unpacked halves, deleted
 // halves, temporary links and marks, generations that were never switched to. Names that
-// are not ours stay. The lock must be held, and no install may be unpacking:
-// only the applier sweeps .staging (staging true).
+// are not ours stay. What cannot be removed does not keep the rest: the error is about
+// the first of it. The lock must be held, and no install may be unpacking: only the
+// applier sweeps .staging (staging true).
 func (s *Store) Sweep(staging bool) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *Store) Sweep(staging bool) error {
 		// What renameio makes first: a folder for a link, a file for a mark.
 		link := temporaryOf(e.Name(), append([]string{activeLink}, linkNames...)) && e.IsDir()
 		if link || temporaryOf(e.Name(), []string{CleanMark, HardMark}) && e.Type().IsRegular() {
-			errs = append(errs, os.RemoveAll(s.path(e.Name())))
+			errs = append(errs, RemoveAll(s.path(e.Name())))
 		}
 	}
 	errs = append(errs, s.emptyDir(trashDir))
@@ -82,11 +82,11 @@ func (s *Store) Sweep(staging bool) error {
 		errs = append(errs, err)
 		for _, n := range generations {
 			if n > active {
-				errs = append(errs, os.RemoveAll(s.generation(n)))
+				errs = append(errs, RemoveAll(s.generation(n)))
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return leftOver(errs)
 }
 
 // temporaryOf reports whether name is "." + one of names + digits.
@@ -105,26 +105,7 @@ func (s *Store) emptyDir(name string) error {
 	}
 	errs := []error{err}
 	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(s.path(name, e.Name())))
+		errs = append(errs, RemoveAll(s.path(name, e.Name())))
 	}
-	return errors.Join(errs...)
-}
-
-// trash moves name of the store's folder out of it and into .trash. When it returns,
-// it is durably out of the store's folder. That it is in .trash need not be: whoever
-// is there waits to be deleted.
-func (s *Store) trash(name string) error {
-	if err := os.Mkdir(s.path(trashDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	for i := 0; ; i++ {
-		to := s.path(trashDir, fmt.Sprintf("%s-%d", strings.TrimPrefix(name, "."), i))
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		if err := os.Rename(s.path(name), to); err != nil {
-			return err
-		}
-		return syncDir(s.dir)
-	}
+	return leftOver(errs)
 }

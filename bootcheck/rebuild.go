@@ -43,7 +43,7 @@ func (s *Store) neverSwitched(generations []uint64, err error) bool {
 	}
 	if len(generations) == 1 && generations[0] == 1 {
 		_, _, err := s.readGeneration(1)
-		return errors.Is(err, ErrRecord) && !Inconclusive(err)
+		return errors.Is(err, ErrRecord)
 	}
 	return len(generations) == 0
 }

@@ -214,7 +214,7 @@ func (r *repair) close() {
 		_ = r.store.emptyDir(trashDir)
 	}
 	if r.staging != nil {
-		_ = os.RemoveAll(r.store.path(stagingDir, repairFile))
+		_ = RemoveAll(r.store.path(stagingDir, repairFile))
 	}
 	for _, f := range []*os.File{r.root, r.staging, r.trash} {
 		if f != nil {

@@ -34,7 +34,7 @@ func (r *repair) chmod(dir *os.File, name string, e *Entry) error {
 
 // stage lets f make repairFile in .staging, where nothing of this name is left.
 func (r *repair) stage(f func(staging int) error) error {
-	if err := os.RemoveAll(r.store.path(stagingDir, repairFile)); err != nil {
+	if err := r.store.clear(stagingDir + "/" + repairFile); err != nil {
 		return err
 	}
 	return f(int(r.staging.Fd()))
@@ -57,7 +57,7 @@ func (r *repair) place(dir *os.File, name string) error {
 	})
 }
 
-// discard moves name of dir into .trash.
+// discard moves name of dir into .trash, or deletes it where it cannot be moved.
 func (r *repair) discard(dir *os.File, name string) error {
 	if r.ordinaryOwner {
 		// Moving a folder changes its "..", which its own mode may forbid.
@@ -75,7 +75,10 @@ func (r *repair) discard(dir *os.File, name string) error {
 			continue // a killed repair left it
 		}
 		if err := unix.Renameat(int(dir.Fd()), name, int(r.trash.Fd()), to); err != nil {
-			return err
+			if removeAt(int(dir.Fd()), name) != nil {
+				return err
+			}
+			return nil
 		}
 		r.trashed++
 		return nil

@@ -47,14 +47,8 @@ func (s *Store) giveManifest(version string) error {
 	if err := s.There(version); err != nil {
 		return err
 	}
-	old := s.path(trashDir, ManifestDir)
-	if _, err := s.makeFolders(trashDir); err != nil {
-		return err
-	}
-	if err := s.emptyDir(trashDir); err != nil {
-		return err
-	}
-	if err := os.Rename(filepath.Join(dir, ManifestDir), old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	old, err := s.moveToTrash(filepath.Join(dirName(version), ManifestDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.Rename(filepath.Join(staged, ManifestDir), filepath.Join(dir, ManifestDir)); err != nil {
@@ -63,5 +57,8 @@ func (s *Store) giveManifest(version string) error {
 	if err := errors.Join(syncDir(dir), syncDir(staged)); err != nil {
 		return err
 	}
-	return os.RemoveAll(old)
+	if old != "" {
+		_ = RemoveAll(old) // else the next Sweep
+	}
+	return nil
 }

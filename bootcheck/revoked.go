@@ -103,7 +103,7 @@ func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error)
 	// Power cut before the rename: the old list, and a leftover that the next call
 	// removes. After it: the old or the new one.
 	temp := s.path(revokedFile + ".new")
-	if err := os.RemoveAll(temp); err != nil {
+	if err := RemoveAll(temp); err != nil {
 		return nil, err
 	}
 	err = writeDurable(temp, append(data, '\n'))

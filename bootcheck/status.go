@@ -103,6 +103,8 @@ type Status struct {
 	RevokedKeys  []string        `json:"revoked_keys"`     // bundles that these signed are refused
 	Hold         string          `json:"hold,omitempty"`   // why the device is on hold
 	Damage       string          `json:"damage,omitempty"` // what is wrong with the store
+
+	lost bool // the record is, so nothing is known of what it says
 }
 
 // VersionStatus is one snapshot of the store.
@@ -116,7 +118,9 @@ type VersionStatus struct {
 }
 
 // Status collects what there is to say. progress is where the applier keeps its
-// operation, in the run folder of both programs. An empty store has a status; the error says why nothing could be read.
+// operation, in the run folder of both programs. An empty store has a status. With a
+// record that is lost the status comes with an error: it has what is known without.
+// Any other error says why nothing could be read, and comes without a status.
 func (s *Store) Status(progress string) (*Status, error) {
 	status := &Status{Blocked: []Blocked{}, Operation: ReadOperation(progress)}
 	record := &Record{}
@@ -126,11 +130,15 @@ func (s *Store) Status(progress string) (*Status, error) {
 		record = active.Record
 		status.Damage = active.Damage
 	case errors.Is(err, ErrEmpty):
-	case errors.Is(err, ErrRecord):
-		status.Damage = err.Error()
+		err = nil
 	default:
-		return nil, err
+		err = CannotRead(err)
+		if !errors.Is(err, ErrRecord) {
+			return nil, err
+		}
+		status.Damage, status.lost = err.Error(), true
 	}
+	lost := err
 	// Found by a check of this boot, which cannot write it into the record.
 	if found, err := readRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
 		status.Damage = strings.TrimPrefix(status.Damage+"; "+strings.TrimSpace(string(found)), "; ")
@@ -140,7 +148,10 @@ func (s *Store) Status(progress string) (*Status, error) {
 		slices.Sort(keys)
 		status.RevokedKeys = keys
 	}
-	if err != nil {
+	switch {
+	case Inconclusive(err) && len(keys) == 0:
+		return nil, err
+	case err != nil && !Inconclusive(err):
 		status.Damage = strings.TrimPrefix(status.Damage+"; "+err.Error(), "; ")
 	}
 	status.ReleaseFloor = record.Floor
@@ -161,7 +172,19 @@ func (s *Store) Status(progress string) (*Status, error) {
 	}
 	free, err := s.Free()
 	status.FreeBytes = free.Bytes
+	if err == nil {
+		err = lost
+	}
 	return status, err
+}
+
+// CannotRead is what a command ends with that needs what Active failed to read.
+func CannotRead(err error) error {
+	e := &Error{Err: fmt.Errorf("cannot read what runs: %w", err)}
+	if !Inconclusive(err) {
+		e.Advice = "`ota-guardian boot` mends the record"
+	}
+	return e
 }
 
 func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
@@ -217,6 +240,9 @@ func (st *Status) Print(w io.Writer) {
 		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	phase := or(string(st.Phase), "nothing installed")
+	if st.lost {
+		phase = "unknown: the record is lost"
+	}
 	if st.Hold != "" {
 		phase += " (" + st.Hold + ")"
 	}

@@ -161,10 +161,11 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 // Stage makes the empty folder .staging/v<version> to unpack into and returns
 // it; whatever was there is gone. The caller closes it.
 func (s *Store) Stage(version string) (*os.Root, error) {
-	dir := s.path(stagingDir, dirName(version))
-	if err := os.RemoveAll(dir); err != nil {
+	name := filepath.Join(stagingDir, dirName(version))
+	if err := s.clear(name); err != nil {
 		return nil, err
 	}
+	dir := s.path(name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -173,7 +174,7 @@ func (s *Store) Stage(version string) (*os.Root, error) {
 
 // Unstage throws a staged version away.
 func (s *Store) Unstage(version string) error {
-	return os.RemoveAll(s.path(stagingDir, dirName(version)))
+	return RemoveAll(s.path(stagingDir, dirName(version)))
 }
 
 // Publish makes the staged version a snapshot. Everything in it must be durable
@@ -200,7 +201,9 @@ func (s *Store) Publish(version string) error {
 
 // Remove deletes the snapshot of version: out of sight first, durably, so that
 // a half that a power cut leaves is never taken for a version. One that the
-// record links to is refused. The lock must be held.
+// record links to is refused. With an error, part of it is left: in .trash, or, where
+// it cannot be moved, as a damaged version under its name; or nothing was done. The lock
+// must be held.
 func (s *Store) Remove(record *Record, version string) error {
 	if record != nil {
 		for _, l := range record.links() {
@@ -209,10 +212,11 @@ func (s *Store) Remove(record *Record, version string) error {
 			}
 		}
 	}
-	if err := s.trash(dirName(version)); err != nil {
+	to, err := s.moveToTrash(dirName(version))
+	if err != nil || to == "" {
 		return err
 	}
-	return s.emptyDir(trashDir)
+	return RemoveAll(to)
 }
 
 // Surplus lists the versions that may go when keep snapshots are kept beside

@@ -199,14 +199,16 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 		return err
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
-	if err != nil {
-		return err
+	switch {
+	case status == nil:
+	case o.json:
+		if printErr := printJSON(stdout, status); err == nil {
+			err = printErr
+		}
+	default:
+		status.Print(stdout)
 	}
-	if o.json {
-		return printJSON(stdout, status)
-	}
-	status.Print(stdout)
-	return nil
+	return err
 }
 
 // configured reads the configuration. One that is damaged or missing never stops

@@ -56,6 +56,7 @@ type download struct {
 	mended    bool   // no hole is where something is wanted
 	inspected int64  // have when it was last called
 
+	whole     bool  // all that is wanted was there
 	head      int64 // bytes that Inspect has judged
 	known     bool  // the server has the file that they belong to
 	compared  int64 // bytes of them that are the server's
@@ -87,9 +88,6 @@ func (d *download) run(ctx context.Context) error {
 		err := d.step(ctx)
 		if err == nil {
 			d.stats.Size = d.size
-			if d.opt.Progress != nil {
-				d.opt.Progress(d.amount())
-			}
 			return nil
 		}
 		f := d.judge(ctx, err)
@@ -171,7 +169,10 @@ func (d *download) fetch(ctx context.Context) error {
 	if err := d.spool.finish(d.have); err != nil {
 		return err
 	}
-	if d.opt.Arrived != nil {
+	if d.opt.Progress != nil && !d.whole {
+		d.opt.Progress(d.amount())
+	}
+	if d.whole = true; d.opt.Arrived != nil {
 		d.opt.Arrived()
 	}
 	err := d.checkSum(ctx)
@@ -314,7 +315,7 @@ func (d *download) arrived() error {
 	if err := d.doubted(); err != nil {
 		return err
 	}
-	if d.opt.Progress != nil && time.Since(d.reported) >= progressInterval {
+	if d.opt.Progress != nil && !d.whole && time.Since(d.reported) >= progressInterval {
 		d.reported = time.Now()
 		d.opt.Progress(d.amount())
 	}
@@ -379,7 +380,7 @@ func (d *download) restart() error {
 		return err
 	}
 	d.have, d.size, d.fresh, d.known = 0, d.from.size, true, true
-	d.head, d.compared, d.doubts, d.doubt, d.again = 0, 0, nil, nil, nil
+	d.whole, d.head, d.compared, d.doubts, d.doubt, d.again = false, 0, 0, nil, nil, nil
 	d.judged, d.parts, d.inspected, d.noHead, d.mended = false, nil, 0, true, false
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++

@@ -187,15 +187,16 @@ func (d *Desk) note(name, line string) error {
 
 // facts are all that the files say.
 type facts struct {
-	cfg      *config.Config
-	record   *bootcheck.Record // one of an empty store names no current version
-	damaged  bool              // the record, or a link, was not what it should be
-	release  int64             // of the current version; 0: not counted
-	versions int               // snapshots in the store
-	free     bootcheck.Space
-	installs *installs
-	lastBoot string // empty: not known
-	factory  *factoryCheck
+	cfg       *config.Config
+	record    *bootcheck.Record // one of an empty store names no current version
+	damaged   bool              // the record, or a link, was not what it should be
+	release   int64             // of the current version; 0: not counted
+	versions  int               // snapshots in the store
+	leftovers int
+	free      bootcheck.Space
+	installs  *installs
+	lastBoot  string // empty: not known
+	factory   *factoryCheck
 }
 
 // A factoryCheck is the last look at every byte of factory in this boot.
@@ -224,7 +225,7 @@ func (d *Desk) gather() (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.versions = len(names)
+	f.versions, f.leftovers = len(names), d.store.Leftovers()
 	if f.free, err = d.store.Free(); err != nil {
 		return nil, err
 	}

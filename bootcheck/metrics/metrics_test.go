@@ -173,6 +173,7 @@ func TestWhatIsSaid(t *testing.T) {
 		{0, "ota_record_damaged", nil},
 		{1, "ota_factory_verified", nil},
 		{3, "ota_retained_versions", nil},
+		{0, "ota_store_leftovers", nil},
 		{64 << 20, "ota_store_reserve_bytes", nil},
 		{1, "ota_installs_total", []string{"result", "success"}},
 		{1, "ota_installs_total", []string{"result", "ROLLED_BACK_TO_PREVIOUS"}},

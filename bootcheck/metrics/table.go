@@ -119,6 +119,8 @@ var table = []metric{
 		}},
 	{"ota_retained_versions", gauge, "Versions in the store, whole or not.",
 		one(func(f *facts) float64 { return float64(f.versions) })},
+	{"ota_store_leftovers", gauge, "Versions and parts of versions that were to be deleted and could not be. While an install runs, also what it is about to delete.",
+		one(func(f *facts) float64 { return float64(f.leftovers) })},
 	{"ota_store_free_bytes", gauge, "Room on the disk of the store when this file was written.",
 		one(func(f *facts) float64 { return float64(f.free.Bytes) })},
 	{"ota_store_free_inodes", gauge, "Inodes that were free on the disk of the store when this file was written. Not there: the file system makes them as it needs them.",

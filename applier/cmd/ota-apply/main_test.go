@@ -38,13 +38,14 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// The scripts here have two more commands:
+// The scripts here have three more commands:
 //
 //	metrics             ask for figures in metrics/ota.prom, and keep downloads in the folder spool
 //	nobody-locks DIR... uid 65534 locks everything below the folders that it can open, until the script ends
+//	undeletable FILE    of the store cannot be deleted, wherever it is moved, until "! undeletable" or the script's end
 func TestScripts(t *testing.T) {
 	cmdtest.Run(t, "testdata/script", map[string]func(ts *testscript.TestScript, neg bool, args []string){
-		"metrics": metrics, "nobody-locks": nobodyLocks,
+		"metrics": metrics, "nobody-locks": nobodyLocks, "undeletable": undeletable,
 	})
 }
 
@@ -57,6 +58,22 @@ func metrics(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	text := fmt.Sprintf("spool = %q\n%s[metrics]\nfile = %q\n", ts.MkAbs("spool"), is, ts.MkAbs("metrics/ota.prom"))
 	ts.Check(os.WriteFile(name, []byte(text), 0o644))
+}
+
+func undeletable(ts *testscript.TestScript, neg bool, args []string) {
+	store := ts.MkAbs("versions")
+	undo := func() { _ = exec.Command("sh", "-c", `chattr -R -i "$0" 2>/dev/null; chmod -R u+w "$0"`, store).Run() }
+	if neg {
+		undo()
+		return
+	}
+	name := ts.MkAbs(args[0])
+	if os.Geteuid() == 0 {
+		ts.Check(ts.Exec("chattr", "+i", name))
+	} else {
+		ts.Check(os.Chmod(filepath.Dir(name), 0o555))
+	}
+	ts.Defer(undo)
 }
 
 func nobodyLocks(ts *testscript.TestScript, neg bool, args []string) {
