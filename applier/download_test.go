@@ -2,6 +2,7 @@ package applier
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -62,5 +63,37 @@ func TestUnequalServers(t *testing.T) {
 				t.Errorf("%d bytes were sent, want at most %d", got, most)
 			}
 		})
+	}
+}
+
+// TestAnotherBundleInItsPlace holds that only what is new is fetched, too, when the
+// server has another bundle than the one that an earlier call has begun.
+func TestAnotherBundleInItsPlace(t *testing.T) {
+	d := newDevice(t)
+	d.must(d.install(d.wide("2.0.0", 100, 95), installOptions{}))
+	d.confirm()
+	second := d.wide("2.2.0", 100, 95)
+	s := newShelf(t, d.wide("2.1.0", 100, 95))
+	ctx, cancel := context.WithCancel(t.Context())
+	s.before = func(w http.ResponseWriter, r *http.Request, n int, data []byte) bool {
+		if n != 2 {
+			return false
+		}
+		s.serve(&holder{ResponseWriter: w, left: 400_000, held: func() {
+			cancel()
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}}, r, data)
+		return true
+	}
+	d.refusedNow(d.installCtx(ctx, s.url, installOptions{}), "2.0.0")
+	s.put(t, second)
+	before := s.sent.Load()
+	d.must(d.install(s.url, installOptions{}))
+	if d.runs() != "2.2.0" {
+		t.Errorf("%s runs, want 2.2.0", d.runs())
+	}
+	if got, most := s.sent.Load()-before, int64(5*200_000+256<<10+200_000); got > most {
+		t.Errorf("%d bytes of %d were sent, want at most %d", got, len(s.data), most)
 	}
 }

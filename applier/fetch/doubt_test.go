@@ -107,6 +107,11 @@ var validators = map[string]func(w http.ResponseWriter, r *http.Request, n int){
 			w.Header().Set("ETag", `"one"`)
 		}
 	},
+	"ranges on one of two nodes": func(w http.ResponseWriter, r *http.Request, n int) {
+		if n%2 == 0 {
+			r.Header.Del("Range")
+		}
+	},
 	"no validator": func(w http.ResponseWriter, r *http.Request, n int) {},
 	"two times of modification": func(w http.ResponseWriter, r *http.Request, n int) {
 		w.Header().Set("Last-Modified", old.Add(time.Duration(n%2)*time.Hour).Format(http.TimeFormat))

@@ -48,6 +48,7 @@ type download struct {
 	best       int64 // the longest that have ever was, by steps that count as progress
 	failures   int   // tries in a row without progress
 	mismatches int
+	rewinds    int
 	probe      probe
 
 	noHead    bool   // do not ask for parts: the server cannot give any, or it did not help
@@ -100,7 +101,7 @@ func (d *download) run(ctx context.Context) error {
 		pause := d.pause(f)
 		d.broke = d.have > 0
 		if f.kind != transient || !d.continuable() {
-			if err := d.restart(); err != nil {
+			if err := d.restart(f.kind); err != nil {
 				return d.giveUp(d.spool.local(d.spool.part, err))
 			}
 		}
@@ -374,14 +375,15 @@ func (d *download) continuable() bool {
 	return d.have == 0 || d.have == d.size || d.checked() || d.from.sha256 != nil || d.spool.mark.validator(d.from) != ""
 }
 
-// restart begins at the first byte again.
-func (d *download) restart() error {
+// restart begins at the first byte again, after a fault of kind k.
+func (d *download) restart(k kind) error {
 	if err := d.spool.reset(); err != nil {
 		return err
 	}
 	d.have, d.size, d.fresh, d.known = 0, d.from.size, true, true
 	d.whole, d.head, d.compared, d.doubts, d.doubt, d.again = false, 0, 0, nil, nil, nil
-	d.judged, d.parts, d.inspected, d.noHead, d.mended = false, nil, 0, true, false
+	d.judged, d.parts, d.inspected, d.mended = false, nil, 0, false
+	d.noHead = !d.checked() || k != mismatch // another file on a server with ranges: its head comes first, too
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++
 	return nil

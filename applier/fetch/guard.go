@@ -178,8 +178,6 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 		f := faultf(transient, "server answered %s", status)
 		f.after = retryAfter(resp.Header)
 		return f
-	case code == 410:
-		return faultf(final, "server answered %s", status).dropping().advising("the file is gone for good: ask for another address")
 	case code >= 200 && code < 300:
 		return g.strange("server answered %s instead of the file", status)
 	default:
@@ -193,6 +191,7 @@ var statusAdvice = map[int]string{
 	403: "if the address is a presigned one, it may have expired: ask again with a fresh one",
 	404: "check the address",
 	407: proxyAdvice,
+	410: "the file is gone for good: ask for another address",
 }
 
 // statusOf is the status of resp without what the server makes of it in words.

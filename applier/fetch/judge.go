@@ -15,6 +15,10 @@ const (
 	// replaced while we fetched it; after that the server has no better one.
 	maxRestarts = 2
 
+	// maxRewinds is how often in a row a server that gives no ranges is asked for one
+	// again: another node behind its address may give them.
+	maxRewinds = 2
+
 	// A try counts as progress if it brought this much, or 1 % of the file.
 	// Less would let a server that breaks after each byte keep us for hours.
 	progressBytes = 64 << 10
@@ -50,11 +54,15 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 		step = min(step, max(1, d.size/100))
 	}
 	if f.kind == transient && !f.slow && d.have >= d.best+step {
-		d.best, d.failures = d.have, 0
+		d.best, d.failures, d.rewinds = d.have, 0, 0
 	} else {
 		d.failures++
 	}
 	kind := d.judgeProbe(f)
+	if kind == rewind && f.kind == rewind && d.checked() && d.have > 0 && d.probe == notProbed && d.rewinds < maxRewinds {
+		d.rewinds++
+		kind = transient
+	}
 	if kind != final && d.failures >= d.patience(f) || kind == mismatch && d.mismatches >= maxRestarts {
 		kind = final
 	}
