@@ -48,10 +48,12 @@ type applier struct {
 	out    io.Writer
 	log    io.Writer
 
-	dates   *calendar.Calendar // see calendar
-	clock   func() time.Time   // nil: the system's
-	version string             // of the bundle or the snapshot, when it is known
-	account account            // of the install, for the fleet's figures
+	dates *calendar.Calendar // see calendar
+	clock func() time.Time   // nil: the system's
+	// unshared: the disk became full, so nothing is expected to be shared.
+	unshared bool
+	version  string  // of the bundle or the snapshot, when it is known
+	account  account // of the install, for the fleet's figures
 }
 
 func (a *applier) logf(format string, args ...any) {
@@ -96,7 +98,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 	}
 
 	a.stage(report.StageDownloading, "downloading the bundle")
-	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
+	admit := func(b *openBundle) error {
 		err := a.admit(ctx, b, o)
 		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
 			// Also when there is no room for it: a full disk must not keep a stolen
@@ -106,11 +108,12 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 			}
 		}
 		return err
-	})
+	}
+	bundles, err := a.open(ctx, from, o, keys, admit)
 	if err != nil {
 		return err
 	}
-	defer bundles.close()
+	defer func() { bundles.close() }()
 	a.guardianFirst(ctx, o)
 	var ref bootcheck.Ref
 	for {
@@ -132,6 +135,20 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 		if err = a.stageVersion(ctx, b, &ref); err == nil {
 			b.drop()
 			break
+		}
+		if bootcheck.IsNoSpace(err) && !a.unshared {
+			// Less could be shared than could be seen, or another program writes. What
+			// arrived is kept: all of it is opened anew, as what is removed now has to come
+			// out of the bundle.
+			a.logf("%v; making room, as nothing can be shared", err)
+			a.unshared = true
+			bundles.close()
+			again, err := a.open(ctx, from, o, keys, admit)
+			if err != nil {
+				return err
+			}
+			bundles = again
+			continue
 		}
 		if !errors.Is(err, errStartedOver) {
 			return err

@@ -32,7 +32,8 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 			a.logf("%v; unpacking it again", err)
 		}
 	}
-	if err := a.makeRoom(ctx, b); err != nil {
+	offers, err := a.makeRoom(ctx, b, nil)
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -41,7 +42,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 			a.logf("cannot remove what was unpacked, the next install does: %v", err)
 		}
 	}()
-	if err := a.unpack(ctx, b, ref.Version); err != nil {
+	if err := a.unpack(ctx, b, ref.Version, offers); err != nil {
 		if bootcheck.Exit(err) == bootcheck.ExitDamaged {
 			b.drop() // to resume this download would be to fail for ever
 		}
@@ -95,7 +96,7 @@ const quickDownload = 30 * time.Second
 
 // unpack writes the bundle's tree to the staging folder; all of it is durable
 // when it returns.
-func (a *applier) unpack(ctx context.Context, b *openBundle, version string) error {
+func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *offers) error {
 	root, err := a.store.Stage(version)
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 		return err
 	}
 	defer u.Close()
-	if err := a.takeOffers(ctx, u, b.manifest); err != nil {
+	if err := a.takeOffers(ctx, u, b, o); err != nil {
 		return err
 	}
 	b.want(u.Missing())
@@ -154,21 +155,22 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string) err
 }
 
 // makeRoom removes the snapshots that b's plan says, the least useful first, until
-// there is room. Removing one may give less than was thought, or nothing.
-func (a *applier) makeRoom(ctx context.Context, b *openBundle) error {
+// there is room, and returns what the others offer. Removing one may give less than was
+// thought, or nothing. u: see planUnpack.
+func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacker) (*offers, error) {
 	var stays []string
 	for {
 		record, err := a.record()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		p, err := a.plan(b, record, stays...)
+		p, offers, err := a.planUnpack(b, record, u, stays)
 		if err != nil || len(p.remove) == 0 {
-			return err
+			return offers, err
 		}
 		unlock, err := a.store.Lock(ctx, lockToCommit)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if record, err = a.record(); err == nil {
 			removed, err := a.remove(record, p.remove, "disk space")
@@ -183,7 +185,7 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle) error {
 		}
 		unlock()
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -310,24 +309,41 @@ func (s *Store) Free() (Space, error) {
 
 // Occupied is what the file system gets back when versions are removed: the blocks
 // and inodes of files that no other version shares. Blocks that are shared by a
-// clone are counted all the same.
+// clone are counted all the same. What cannot be deleted is not counted: what is
+// immutable, and what is mounted there.
 func (s *Store) Occupied(versions ...string) (Space, error) {
+	dirs := make([]string, len(versions))
+	for i, version := range versions {
+		dirs[i] = s.VersionDir(version)
+	}
+	return occupied(dirs)
+}
+
+// Leavings is what the file system gets back by Sweep.
+func (s *Store) Leavings() (Space, error) {
+	return occupied([]string{s.path(trashDir), s.path(stagingDir)})
+}
+
+func occupied(dirs []string) (Space, error) {
 	var sum Space
-	left := make(map[uint64]uint64) // by inode: names of it that are not among versions
-	for _, version := range versions {
-		err := filepath.WalkDir(s.VersionDir(version), func(_ string, d fs.DirEntry, err error) error {
+	left := make(map[uint64]uint64) // by inode: names of it that are not below dirs
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 			if err != nil {
 				if errors.Is(err, fs.ErrNotExist) {
 					return nil // removed meanwhile
 				}
 				return err
 			}
-			info, err := d.Info()
-			if err != nil {
+			var st unix.Statx_t
+			if unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st) != nil {
 				return nil
 			}
-			st, ok := info.Sys().(*syscall.Stat_t)
-			if !ok {
+			const stays = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND | unix.STATX_ATTR_MOUNT_ROOT
+			if st.Attributes&stays != 0 {
+				if d.IsDir() {
+					return fs.SkipDir
+				}
 				return nil
 			}
 			if links := uint64(st.Nlink); links > 1 && !d.IsDir() {
@@ -341,7 +357,7 @@ func (s *Store) Occupied(versions ...string) (Space, error) {
 					return nil
 				}
 			}
-			sum.Bytes += uint64(st.Blocks) * 512
+			sum.Bytes += st.Blocks * 512
 			sum.Inodes++
 			return nil
 		})

@@ -32,6 +32,9 @@ type Donor struct {
 	// clone, where the file system can, else one file with two names. Else it is
 	// copied.
 	Share bool
+	// NoCopy leaves what cannot be shared to a later Take, or to the bundle: a copy
+	// takes room.
+	NoCopy bool
 	// Damaged is told each file of the donor that is not what its manifest says,
 	// once, and why. Calls do not overlap. nil: nobody wants to know.
 	Damaged func(path string, why error)
@@ -64,7 +67,7 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 	for range min(runtime.GOMAXPROCS(0), len(pairs)) {
 		wg.Go(func() {
 			t := taker{
-				ctx: ctx, noClone: &noClone, share: donor.Share, damaged: tell,
+				ctx: ctx, noClone: &noClone, share: donor.Share, noCopy: donor.NoCopy, damaged: tell,
 				from: dirCache{root: donor.Root}, to: dirCache{root: u.root},
 			}
 			defer t.from.close()
@@ -163,6 +166,7 @@ func (u *Unpacker) pairs(donor *bootcheck.Manifest) []pair {
 type taker struct {
 	ctx      context.Context
 	share    bool
+	noCopy   bool
 	damaged  func(from *bootcheck.Entry, why error)
 	noClone  *atomic.Bool // the file system cannot
 	from, to dirCache
@@ -220,6 +224,9 @@ func (t *taker) take(from, e *bootcheck.Entry) error {
 				return err
 			}
 		}
+	}
+	if t.noCopy {
+		return errors.ErrUnsupported
 	}
 	return t.make(e, func(to *os.File) error { return t.copy(to, src, e) })
 }

@@ -131,6 +131,9 @@ func (u *Unpacker) Missing() []Span {
 	return spans
 }
 
+// Has reports whether entry i is there already: Take took it.
+func (u *Unpacker) Has(i int) bool { return u.have[i] }
+
 // Reused is how much Take took, bytes of content.
 func (u *Unpacker) Reused() int64 { return u.done }
 

@@ -351,7 +351,7 @@ func (d *download) inspect() error {
 // refused judges an error of Inspect. If what it saw came from an earlier
 // call, the fault may lie in the partial file: then it is fetched anew, once.
 func (d *download) refused(err error) *fault {
-	f := &fault{kind: final, drop: true, bare: true, err: err}
+	f := &fault{kind: final, drop: bootcheck.Exit(err) != bootcheck.ExitNoSpace, bare: true, err: err}
 	if !d.fresh && looksDamaged(err) {
 		f.kind = mismatch
 	}

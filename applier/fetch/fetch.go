@@ -89,7 +89,8 @@ type Options struct {
 	// can be judged before the rest is fetched: a server that gives ranges is
 	// asked for the first 256 KiB, then for the first MiB, then for the rest,
 	// and sends nothing that was not asked for. Its error ends the download, is
-	// returned as it is, and the partial file is deleted. When the download
+	// returned as it is, and the partial file is deleted, unless it says that there is
+	// no room (ExitNoSpace): then it is wanted once there is. When the download
 	// starts over, Inspect is asked again, with another f and a smaller have.
 	Inspect func(f *os.File, have int64) (done bool, err error)
 

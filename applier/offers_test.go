@@ -1,0 +1,76 @@
+package applier
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/tope-ota/ota/applier/bundle"
+)
+
+// TestDryRunKnowsWhatIsShared holds that the plan counts a file as shared only if it
+// can be: else there is "no space" when it is too late, and the reserve is eaten.
+func TestDryRunKnowsWhatIsShared(t *testing.T) {
+	const size = 1 << 20
+	for name, row := range map[string]struct {
+		shared bool
+		root   bool
+		meddle func(file string) error
+	}{
+		"as it was":     {shared: true, meddle: func(string) error { return nil }},
+		"another mode":  {meddle: func(file string) error { return os.Chmod(file, 0o640) }},
+		"another group": {root: true, meddle: func(file string) error { return os.Chown(file, 0, 50) }},
+		"another owner": {root: true, meddle: func(file string) error { return os.Chown(file, 65534, 0) }},
+		"immutable":     {root: true, meddle: func(file string) error { return exec.Command("chattr", "+i", file).Run() }},
+		"too many names": {meddle: func(file string) error {
+			for i := range maxLinks {
+				if err := os.Link(file, file+strconv.Itoa(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if row.root && os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			d := newDevice(t)
+			big := func(c *bundle.Contents) {
+				d.write(filepath.Join("tree-"+c.Version, "big"), string(bytes.Repeat([]byte{7}, size)))
+			}
+			d.must(d.install(d.bundle("1.1.0", big), installOptions{}))
+			d.confirm()
+			file := d.path("versions/v1.1.0/big")
+			d.must(row.meddle(file))
+			t.Cleanup(func() { _ = exec.Command("chattr", "-i", file).Run() })
+			shared := row.shared || clones(d.cfg.Root, file)
+
+			next := d.bundle("1.2.0", big)
+			var out bytes.Buffer
+			a := &applier{cfg: d.cfg, out: &out, log: io.Discard}
+			d.must(a.dryRun(t.Context(), next, installOptions{}, true))
+			var f forecast
+			d.must(json.Unmarshal(out.Bytes(), &f))
+			if got := f.Need < size; got != shared {
+				t.Errorf("it needs %d bytes for a file of %d, want it counted as shared: %v", f.Need, size, shared)
+			}
+			if f.Reuse < size {
+				t.Errorf("%d bytes are reused, want the file: a copy is no download", f.Reuse)
+			}
+			d.must(d.install(next, installOptions{noActivate: true}))
+			was, err := os.Stat(file)
+			d.must(err)
+			is, err := os.Stat(d.path("versions/v1.2.0/big"))
+			d.must(err)
+			if row.shared && !os.SameFile(was, is) && !clones(d.cfg.Root, file) {
+				t.Error("it was counted as shared, and is not")
+			}
+		})
+	}
+}
