@@ -27,9 +27,9 @@ func readDir(name string) (entries []fs.DirEntry, err error) {
 	return entries, err
 }
 
-// readRegular reads a file of at most limit bytes, with Retry. A link, a FIFO, a device
+// ReadRegular reads a file of at most limit bytes, with Retry. A link, a FIFO, a device
 // or a folder in its place is refused and never waited for.
-func readRegular(name string, limit int64) (data []byte, err error) {
+func ReadRegular(name string, limit int64) (data []byte, err error) {
 	err = Retry(func() error {
 		data, err = readRegularOnce(name, limit)
 		return err

@@ -21,7 +21,7 @@ func TestReadRegular(t *testing.T) {
 		if err := put(at); err != nil {
 			t.Fatal(err)
 		}
-		if data, err := readRegular(at, 100); err == nil || Inconclusive(err) {
+		if data, err := ReadRegular(at, 100); err == nil || Inconclusive(err) {
 			t.Errorf("%s: read %d bytes, %v; want an error that says what is there", name, len(data), err)
 		}
 	}

@@ -56,8 +56,8 @@ func (s *Store) readLink(n uint64, name string) (*Ref, error) {
 // ErrRecord or Inconclusive.
 func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	name := filepath.Join(s.generation(n), recordFile)
-	text, err := readRegular(name, maxRecord)
-	backup, backupErr := readRegular(filepath.Join(s.generation(n), backupFile), maxRecord)
+	text, err := ReadRegular(name, maxRecord)
+	backup, backupErr := ReadRegular(filepath.Join(s.generation(n), backupFile), maxRecord)
 	switch {
 	case errors.Is(err, fs.ErrPermission): // one who may not read it gets no answer, not even from the backup
 	case intact(text):

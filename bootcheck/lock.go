@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -70,6 +72,12 @@ func LockFile(ctx context.Context, name string, wait time.Duration) (unlock func
 // tryLock locks the file name; nil without an error: there is no need to.
 func tryLock(name string) (*os.File, error) {
 	f, err := openLock(name)
+	if notAFile(err) {
+		if f, err = replaceLock(name); errors.Is(err, unix.EROFS) {
+			err = nil
+		}
+		return f, err
+	}
 	if f == nil {
 		return nil, err
 	}
@@ -103,9 +111,9 @@ func openLock(name string) (*os.File, error) {
 	for range 2 {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		switch {
-		case errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP):
-			// Nothing of ours: in its place nobody could ever decide anything.
-			if err := os.Remove(name); err != nil {
+		case errors.Is(err, unix.EISDIR):
+			// In its place nothing could ever be decided.
+			if err := MoveAside(name); err != nil && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.ENOENT) {
 				return nil, err
 			}
 			continue
@@ -120,17 +128,53 @@ func openLock(name string) (*os.File, error) {
 	return nil, unix.EISDIR
 }
 
-// ownLock reports whether this user alone can open what info is of.
+// notAFile reports whether err, of an open, says that a link or a socket is there.
+func notAFile(err error) bool { return errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) }
+
+// MoveAside moves the directory name, and nothing but a directory, into .trash beside
+// it: a file that another process puts there meanwhile stays (unix.EISDIR). It need not
+// be durable: what a power cut brings back is moved again.
+func MoveAside(name string) error {
+	trash := filepath.Join(filepath.Dir(name), trashDir)
+	if err := os.Mkdir(trash, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for i := 0; ; i++ {
+		to := filepath.Join(trash, fmt.Sprintf("%s-%d", strings.TrimPrefix(filepath.Base(name), "."), i))
+		err := os.Mkdir(to, 0o755)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			// A directory replaces an empty one; anything else does not.
+			if err = unix.Rename(name, to); err != nil {
+				_ = os.Remove(to)
+			}
+		}
+		return err
+	}
+}
+
+// ownLock reports whether info is of a file that this user alone can open.
 func ownLock(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && info.Mode().Perm()&0o077 == 0 && int(st.Uid) == os.Geteuid()
+	return ok && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0 && int(st.Uid) == os.Geteuid()
 }
 
 // replaceLock puts a file that nobody else has ever opened, and that is locked, in the
 // place of the lock name, which another user may hold for ever. One process at a
 // time does so, whoever has the lock of the new file; the others ask again.
 func replaceLock(name string) (*os.File, error) {
-	f, err := os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := openLock(name + ".new")
+	switch {
+	case notAFile(err):
+		if err = os.Remove(name + ".new"); err == nil {
+			err = unix.EWOULDBLOCK // ask again
+		}
+		return nil, err
+	case err == nil && f == nil:
+		err = unix.EROFS
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -72,9 +72,18 @@ func (s *Store) Sweep(staging bool) error {
 			errs = append(errs, RemoveAll(s.path(e.Name())))
 		}
 	}
-	errs = append(errs, s.emptyDir(trashDir))
-	if staging {
-		errs = append(errs, s.emptyDir(stagingDir))
+	own := []string{trashDir, stagingDir}
+	if !staging {
+		own = own[:1]
+	}
+	for _, name := range own {
+		// A file in its place would keep every version from being removed, or unpacked.
+		if info, err := os.Stat(s.path(name)); err != nil || !info.IsDir() {
+			errs = append(errs, RemoveAll(s.path(name)))
+			_, err = s.makeFolders(name)
+			errs = append(errs, err)
+		}
+		errs = append(errs, s.emptyDir(name))
 	}
 	if active, err := s.activeGeneration(); err == nil {
 		s.unprepare(active)

@@ -60,7 +60,7 @@ func (s *Store) RevokedKeys(record *Record) ([]string, error) {
 
 // readRevoked reads the file; none is no key.
 func (s *Store) readRevoked() ([]string, error) {
-	data, err := readRegular(s.path(revokedFile), 64<<10)
+	data, err := ReadRegular(s.path(revokedFile), 64<<10)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

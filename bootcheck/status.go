@@ -140,7 +140,7 @@ func (s *Store) Status(progress string) (*Status, error) {
 	}
 	lost := err
 	// Found by a check of this boot, which cannot write it into the record.
-	if found, err := readRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
+	if found, err := ReadRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
 		status.Damage = strings.TrimPrefix(status.Damage+"; "+strings.TrimSpace(string(found)), "; ")
 	}
 	keys, err := s.RevokedKeys(record)

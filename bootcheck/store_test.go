@@ -336,21 +336,123 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// Whatever is in the place of a lock, it is no reason to decide nothing for ever. What
+// a folder holds is kept until the next Sweep.
 func TestLockInTheWay(t *testing.T) {
-	s := newStore(t)
-	for name, put := range map[string]func() error{
-		"a folder": func() error { return os.Mkdir(s.path(".lock"), 0o755) },
-		"a link":   func() error { return os.Symlink("/etc/passwd", s.path(".lock")) },
+	for what, put := range map[string]func(name string) error{
+		"an empty folder": func(name string) error { return os.Mkdir(name, 0o755) },
+		"a folder": func(name string) error {
+			return errors.Join(os.MkdirAll(filepath.Join(name, "of", "another"), 0o755), os.WriteFile(filepath.Join(name, "file"), []byte("x"), 0o600))
+		},
+		"a link":                    func(name string) error { return os.Symlink("/etc/passwd", name) },
+		"a link to a folder":        func(name string) error { return os.Symlink("/etc", name) },
+		"a link that leads nowhere": func(name string) error { return os.Symlink("nowhere", name) },
+		"a FIFO":                    func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"a socket": func(name string) error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Bind(fd, &unix.SockaddrUnix{Name: name})
+		},
 	} {
-		if err := errors.Join(os.RemoveAll(s.path(".lock")), put()); err != nil {
+		for _, name := range []string{lockFile, installLock, lockFile + ".new"} {
+			t.Run(what+" as "+name, func(t *testing.T) {
+				t.Chdir(t.TempDir()) // the name of a socket is short
+				s, err := Create("versions")
+				if err != nil {
+					t.Fatal(err)
+				}
+				lock := func() (func(), error) { return s.Lock(t.Context(), 0) }
+				if name == installLock {
+					lock = func() (func(), error) { return s.LockInstalls(t.Context()) }
+				}
+				if err := put(s.path(name)); err != nil {
+					t.Fatal(err)
+				}
+				if name != lockFile && name != installLock { // and a lock that others can hold
+					if err := os.WriteFile(s.path(lockFile), nil, 0o666); err != nil || os.Chmod(s.path(lockFile), 0o666) != nil {
+						t.Fatal(err)
+					}
+					if unlock, err := lock(); err == nil { // it may have to be asked again
+						unlock()
+					}
+				}
+				unlock, err := lock()
+				if err != nil {
+					t.Fatalf("Lock: %v", err)
+				}
+				if _, err := lock(); !errors.Is(err, ErrBusy) {
+					t.Errorf("a second Lock: %v, want busy", err)
+				}
+				unlock()
+				if what == "a folder" {
+					if data, err := os.ReadFile(s.path(trashDir, name[1:]+"-0", "file")); string(data) != "x" {
+						t.Errorf("the folder's file in .trash is %q (%v)", data, err)
+					}
+				}
+				if err := s.Sweep(true); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// Two processes that find a folder in the place of the lock have one lock after it.
+func TestLockInTheWayOfMany(t *testing.T) {
+	s := newStore(t)
+	for range 50 {
+		if err := errors.Join(os.RemoveAll(s.path(lockFile)), os.MkdirAll(s.path(lockFile, "x"), 0o755)); err != nil {
 			t.Fatal(err)
 		}
-		unlock, err := s.Lock(t.Context(), 0)
-		if err != nil {
-			t.Errorf("Lock with %s in its place: %v", name, err)
-			continue
+		got := make(chan error)
+		held := make(chan struct{})
+		for range 4 {
+			go func() {
+				unlock, err := s.Lock(t.Context(), 0)
+				got <- err
+				<-held
+				if err == nil {
+					unlock()
+				}
+			}()
 		}
-		unlock()
+		holders := 0
+		for range 4 {
+			switch err := <-got; {
+			case err == nil:
+				holders++
+			case !errors.Is(err, ErrBusy):
+				t.Fatal(err)
+			}
+		}
+		close(held)
+		if holders != 1 {
+			t.Fatalf("%d have the lock, want one", holders)
+		}
+	}
+}
+
+// A file in the place of a folder of the store is no reason to install nothing.
+func TestFileInPlaceOfAFolder(t *testing.T) {
+	for what, put := range map[string]func(name string) error{
+		"a file":                    func(name string) error { return os.WriteFile(name, nil, 0o600) },
+		"a FIFO":                    func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"a link to a file":          func(name string) error { return os.Symlink("/etc/passwd", name) },
+		"a link that leads nowhere": func(name string) error { return os.Symlink("no/where", name) },
+	} {
+		for _, name := range []string{trashDir, stagingDir} {
+			s, _, _ := twoVersions(t)
+			if err := errors.Join(os.RemoveAll(s.path(name)), put(s.path(name)), s.Sweep(true)); err != nil {
+				t.Errorf("Sweep with %s as %s: %v", what, name, err)
+			}
+			addSnapshot(t, s, "3.0")
+			if err := s.Remove(mustActive(t, s).Record, "3.0"); err != nil {
+				t.Errorf("Remove with %s as %s: %v", what, name, err)
+			}
+		}
 	}
 }
 

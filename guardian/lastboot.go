@@ -78,7 +78,7 @@ func (g *guardian) lastBoot(record *bootcheck.Record) ending {
 	e := ending{last: LastUnclean, why: "nothing says that it was shut down", panic: keptPanic(),
 		healthy: record.WatchdogHealthy, always: record.WatchdogAlways}
 	mark := func(name string) bool {
-		data, err := os.ReadFile(filepath.Join(g.store.Dir(), name))
+		data, err := bootcheck.ReadRegular(filepath.Join(g.store.Dir(), name), 1<<10)
 		return err == nil && string(data) == markOf(record)
 	}
 	bit, clean := watchdogReset(), mark(cleanMark)
@@ -248,6 +248,11 @@ func (g *guardian) leaveMark(name string) error {
 		return err
 	}
 	dir := g.store.Dir()
+	if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && info.IsDir() {
+		if err := bootcheck.MoveAside(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
 	err = renameio.WriteFile(filepath.Join(dir, name), []byte(markOf(active.Record)), 0o600,
 		renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,7 +29,7 @@ func (d *Desk) Release() ([]byte, error) {
 func (d *Desk) publishRelease(f *facts) error {
 	name := filepath.Join(d.cfg.Run, releaseFile)
 	text := f.releaseText()
-	if is, err := os.ReadFile(name); err == nil && bytes.Equal(is, text) {
+	if is, err := bootcheck.ReadRegular(name, 64<<10); err == nil && bytes.Equal(is, text) {
 		return nil
 	}
 	if err := replace(name, text, false); !errors.Is(err, fs.ErrNotExist) {
