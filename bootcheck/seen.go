@@ -15,8 +15,8 @@ const seenMark = "boot-seen"
 
 // SeeBoot notes in the folder run, which it makes if need be, that this boot is
 // the one that a record is going to name. Call it before that record is committed:
-// a process that dies between them leaves a boot that counts once more only if its
-// ID is new.
+// when the process dies between the two, the next run in this boot still counts it
+// if its ID is new, and never counts it twice.
 func SeeBoot(run string) error {
 	if err := os.MkdirAll(run, 0o755); err != nil {
 		return err
