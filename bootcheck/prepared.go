@@ -206,7 +206,7 @@ func (s *Store) withCause(r *Record) *Record {
 	if l := r.LastRollback; s.Run == "" || l == nil || l.Cause != CauseUnrecorded {
 		return r
 	}
-	data, err := readRegular(filepath.Join(s.Run, unwritten), maxRecord)
+	data, err := ReadRegular(filepath.Join(s.Run, unwritten), maxRecord)
 	if err != nil {
 		return r
 	}
@@ -231,7 +231,7 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 	// No boot twice, as far as Run can tell.
 	note := filepath.Join(s.Run, uncounted)
 	if s.Run != "" && bootID != "" {
-		if said, err := readRegular(note, 1<<10); err == nil && string(said) == bootID {
+		if said, err := ReadRegular(note, 1<<10); err == nil && string(said) == bootID {
 			return true, nil
 		}
 	}
