@@ -146,6 +146,13 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	if err != nil {
 		return err
 	}
+	// As the guardian will look at it, in each boot. What is written was compared with
+	// the manifest; what the file system made of it was not.
+	if err := bootcheck.CheckTree(ctx, root.Name(), b.manifest, bootcheck.Quick); bootcheck.Exit(err) == bootcheck.ExitDamaged {
+		return bootcheck.Unfit(a.store.Dir(), fmt.Sprintf("does not keep what version %s is made of: %v", version, err))
+	} else if err != nil {
+		return err
+	}
 	if took < quickDownload {
 		// A power cut from here on costs the download, and nothing else. Kept, all
 		// of it would be written by the next line.

@@ -85,7 +85,9 @@ func Open(dir string) (*Store, error) {
 // the folders inside and the three fixed links. When it returns they are
 // durable. Something else in the place of a fixed link is an error, see Mend.
 func Create(dir string) (*Store, error) {
+	made := false
 	if err := os.Mkdir(dir, 0o755); err == nil {
+		made = true
 		if err := syncDir(filepath.Dir(dir)); err != nil {
 			return nil, err
 		}
@@ -115,6 +117,16 @@ func Create(dir string) (*Store, error) {
 			err = fmt.Errorf("%s is a link to %q, want %q", s.path(name), got, want)
 		case errors.Is(err, fs.ErrNotExist):
 			err = os.Symlink(want, s.path(name))
+			if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) {
+				// Nothing is left of a store that cannot be; what holds something stays.
+				for _, folder := range []string{generationsDir, stagingDir, trashDir} {
+					_ = os.Remove(s.path(folder))
+				}
+				if made {
+					_ = os.Remove(dir)
+				}
+				return nil, Unfit(dir, "has no symbolic links")
+			}
 		default:
 			err = fmt.Errorf("%s is not a link to %q: %w", s.path(name), want, err)
 		}
@@ -128,6 +140,12 @@ func Create(dir string) (*Store, error) {
 		return s, syncDir(s.dir)
 	}
 	return s, nil
+}
+
+// Unfit is the error of a file system of dir that lacks what a store needs.
+func Unfit(dir, lacks string) error {
+	return (&Error{Err: fmt.Errorf("the file system of %s %s", dir, lacks)}).
+		WithAdvice("put `root` of the configuration on ext4, btrfs, xfs or f2fs, mounted without options that set modes or owners")
 }
 
 // makeFolders makes those of the folders that are missing; made: there was one. What

@@ -284,7 +284,7 @@ func (t *taker) make(e *bootcheck.Entry, write func(to *os.File) error) error {
 		return err
 	}
 	if err = write(to); err == nil {
-		err = to.Chmod(e.Mode.Perm())
+		err = setMode(to, e.Mode)
 	}
 	err = errors.Join(err, to.Close())
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -190,13 +192,66 @@ func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error
 
 // Sync makes all that was unpacked durable, files and directories, .ota too: by
 // one syncfs, on a descriptor that was opened before the first write, so that no
-// write error of the device can be missed. The directory's own name in its parent
-// is the caller's business.
+// write error of the device can be missed. Where the kernel is older than 5.8,
+// syncfs does not say that the content of a file could not be written: there, each
+// is synced by itself. The directory's own name in its parent is the caller's
+// business.
 func (u *Unpacker) Sync() error {
+	if !syncfsTells() {
+		if err := u.syncEach(); err != nil {
+			return fmt.Errorf("cannot unpack: the disk did not take it: %w", err)
+		}
+		return nil
+	}
 	if err := unix.Syncfs(int(u.disk.Fd())); err != nil {
 		return fmt.Errorf("cannot unpack: the disk did not take it: %w", os.NewSyscallError("syncfs", err))
 	}
 	return nil
+}
+
+// syncfsTells reports whether syncfs returns the write errors of files: since Linux
+// 5.8. syncFile is what is done otherwise. Variables for the tests.
+var (
+	syncfsTells = sync.OnceValue(func() bool {
+		var name unix.Utsname
+		var major, minor int
+		if unix.Uname(&name) == nil {
+			_, _ = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+		}
+		return major > 5 || major == 5 && minor >= 8
+	})
+	syncFile = (*os.File).Sync
+)
+
+// syncEach makes each file and directory durable, the files before the directories
+// that they are in.
+func (u *Unpacker) syncEach() error {
+	dirs := dirCache{root: u.root}
+	defer dirs.close()
+	one := func(name string) error {
+		d, err := dirs.open(name)
+		if err != nil {
+			return err
+		}
+		f, err := d.OpenFile(path.Base(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(syncFile(f), f.Close()) // never a second time: all of it is thrown away
+	}
+	for i := len(u.m.Entries) - 1; i >= 0; i-- {
+		if e := &u.m.Entries[i]; e.Type != bootcheck.TypeLink {
+			if err := one(e.Path); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range []string{bootcheck.ManifestPath, bootcheck.SignaturePath, bootcheck.ManifestDir} {
+		if err := one(name); err != nil {
+			return err
+		}
+	}
+	return syncFile(u.disk)
 }
 
 // Unpack does all steps of an Unpacker that takes nothing from other versions.
@@ -294,7 +349,16 @@ func chmodDir(root *os.Root, dir string, mode bootcheck.Mode) error {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	return d.Chmod(mode.Perm())
+	return setMode(d, mode)
+}
+
+// setMode gives f, which belongs to this process, its mode.
+func setMode(f *os.File, mode bootcheck.Mode) error {
+	err := f.Chmod(mode.Perm())
+	if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL) {
+		return bootcheck.Unfit(f.Name(), fmt.Sprintf("cannot keep the mode %v", mode)) // vfat
+	}
+	return err
 }
 
 func create(root *os.Root, name string) (*os.File, error) {
@@ -305,7 +369,7 @@ func create(root *os.Root, name string) (*os.File, error) {
 func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode) error {
 	_, err := f.Write(content)
 	if err == nil {
-		err = f.Chmod(mode.Perm())
+		err = setMode(f, mode)
 	}
 	// Close reports what a network file system or a quota has kept for it.
 	return errors.Join(err, f.Close())
