@@ -77,7 +77,10 @@ func (r *Record) fallBack(whole func(*Ref) bool) *Record {
 	next.RolledBack(&Rollback{From: r.Current.Version, To: target.Version, Level: level,
 		Cause: CauseUnrecorded, Attempts: r.Trial.Attempts(), BootIDs: append([]string{}, r.Trial.BootIDs...)})
 	next.Block(*r.Current, CauseUnrecorded, "")
-	next.SwitchTo(target, level, "", r.Trial.Baseline, whole)
+	next.SwitchTo(target, level, "", r.Trial.Baseline, func(ref *Ref) bool {
+		// Any other version may be removed before this counts.
+		return (ref.Same(r.Previous) || ref.Same(r.Factory)) && whole(ref)
+	})
 	return next
 }
 
@@ -214,6 +217,7 @@ func (s *Store) withCause(r *Record) *Record {
 	if err != nil || kept.Generation != r.Generation || !kept.Current.Same(r.Current) || kept.Phase != r.Phase {
 		return r
 	}
+	kept.Previous, kept.Factory = r.Previous, r.Factory // as the links say
 	return kept
 }
 

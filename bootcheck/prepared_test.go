@@ -153,6 +153,31 @@ func TestPreparedIsNoBackup(t *testing.T) {
 	}
 }
 
+// A version that is only retained may be removed in the trial: nothing that is prepared
+// leads to it.
+func TestPreparedLeadsToWhatStays(t *testing.T) {
+	s := newStore(t)
+	zero, one, two, three := addSnapshot(t, s, "0.9"), addSnapshot(t, s, "1.0"), addSnapshot(t, s, "2.0"), addSnapshot(t, s, "3.0")
+	mustCommit(t, s, &Record{Phase: PhaseTrial, Current: three, Previous: two, Factory: zero, Confirmed: []Ref{*zero, *one, *two}, Trial: &Trial{}})
+	r, _, err := s.readGeneration(s.prepared(1))
+	if err != nil || !r.Current.Same(two) || !r.Previous.Same(zero) {
+		t.Fatalf("prepared: current %s, previous %s (%v), want 2.0 and 0.9", r.Current, r.Previous, err)
+	}
+	if err := s.Remove(mustActive(t, s).Record, "1.0"); err != nil {
+		t.Fatal(err)
+	}
+	s.Run = t.TempDir()
+	next := mustActive(t, s).Record.Clone()
+	next.SwitchTo(two, LevelPrevious, "b", nil, func(*Ref) bool { return true })
+	next.RolledBack(&Rollback{From: "3.0", To: "2.0", Level: LevelPrevious, Cause: CauseHealth})
+	if err := s.FallBack(next); err != nil {
+		t.Fatal(err)
+	}
+	if a := mustActive(t, s); a.Damage != "" || !a.Record.Previous.Same(zero) || a.Record.LastRollback.Cause != CauseHealth {
+		t.Errorf("Active: previous %s, %+v, damage %q", a.Record.Previous, a.Record.LastRollback, a.Damage)
+	}
+}
+
 func TestFallBackRefuses(t *testing.T) {
 	s, _, two := twoVersions(t)
 	other := left(s, t)

@@ -11,6 +11,7 @@
 //	  factory  -> .active/factory
 //	  .active  -> .generations/42       THE switch: replacing this link changes everything at once
 //	  .generations/41/ 42/              each holds record.json, its backup and the links current, previous, factory -> ../../v1.2.0
+//	  .generations/44/ 42.fallback/     while 42 is a trial: what falls back from it, and its link (prepared.go)
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
 //	  .revoked.json                     keys whose bundles are refused; not there while no key was revoked
 //	  .clean-shutdown  .hard-reboot     marks that a boot leaves behind: the generation that was active when it ended so

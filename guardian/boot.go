@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -135,8 +136,8 @@ func (g *guardian) tooManyUncounted(record *bootcheck.Record) bool {
 		return false
 	}
 	spared, err := g.store.SpareBoot(g.bootID)
-	if err != nil {
-		g.logf("an uncounted boot cannot be noted: %v", err)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		g.logf("cannot note that a boot is not counted: %v", err)
 	}
 	return err == nil && !spared
 }

@@ -626,6 +626,13 @@ func (j *judge) saySuccess(point int) {
 			j.durable(Said, point, version, func(sub string) string { return path.Join(link, sub) })
 		}
 	}
+	if made := root.Names[".generations"]; made != nil && made.Type.IsDir() {
+		for name, dir := range made.Names {
+			if strings.HasSuffix(name, ".fallback") && dir.Names["active"] != nil {
+				j.durable(Said, point, dir, func(sub string) string { return path.Join(".generations", name, sub) })
+			}
+		}
+	}
 	if spool := root.Names[".spool"]; spool != nil && spool.Type.IsDir() {
 		for name, is := range spool.Names {
 			var says note
