@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -194,13 +193,14 @@ const unwritten = "fallback.json"
 // uncounted is the file of Run with the ID of the boot that went uncounted.
 const uncounted = "uncounted"
 
-// keepUnwritten writes next to that file. Without it only the cause is lost.
+// keepUnwritten writes next to that file, before the switch that makes it count. Without
+// it, or with a half of it, only the cause is lost.
 func (s *Store) keepUnwritten(next *Record) {
 	data, err := json.Marshal(next)
 	if s.Run == "" || err != nil || os.MkdirAll(s.Run, 0o755) != nil {
 		return
 	}
-	_ = renameio.WriteFile(filepath.Join(s.Run, unwritten), data, 0o644, renameio.WithTempDir(s.Run))
+	_ = os.WriteFile(filepath.Join(s.Run, unwritten), data, 0o644)
 }
 
 // withCause is r, or, where r was prepared and knows no cause, the record that was to be
