@@ -35,11 +35,14 @@ func BootSeen(run string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// ForgetBoot removes the mark: this boot ends in good order.
+// ForgetBoot removes the mark, and that of a boot that went uncounted: this boot
+// ends in good order.
 func ForgetBoot(run string) error {
-	err := os.Remove(filepath.Join(run, seenMark))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	var errs []error
+	for _, name := range []string{seenMark, uncounted} {
+		if err := os.Remove(filepath.Join(run, name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
