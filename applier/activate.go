@@ -112,7 +112,7 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 		return a.revokedUnknown(err)
 	}
 	if o.atReboot {
-		return a.commitNext(record, ref, baseline, revoked)
+		return a.commitNext(record, ref, baseline, revoked, o)
 	}
 	// Without it a guardian that runs in this boot for the first time, as a service
 	// that is restarted now wants it, counts one boot more. An image build has no
@@ -136,13 +136,13 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 
 // commitNext has the next boot put ref on trial. Nothing that runs changes, nor
 // does any link: a service that is restarted meanwhile is that of the old version.
-func (a *applier) commitNext(record *bootcheck.Record, ref *bootcheck.Ref, baseline map[string]bool, revoked []string) error {
+func (a *applier) commitNext(record *bootcheck.Record, ref *bootcheck.Ref, baseline map[string]bool, revoked []string, o installOptions) error {
 	if record == nil {
 		return (&bootcheck.Error{Err: errors.New("cannot activate it at a reboot: no version runs yet")}).
 			WithAdvice("activate it without --at-reboot")
 	}
 	next := record.Clone()
-	next.Next = &bootcheck.Next{Ref: *ref, Baseline: baseline}
+	next.Next = &bootcheck.Next{Ref: *ref, Baseline: baseline, AllowDowngrade: o.allowDowngrade}
 	next.Unblock(ref.Version) // or the guardian would refuse what --force allowed
 	next.AddRevoked(revoked)
 	if err := a.store.Commit(next); err != nil {

@@ -2,37 +2,26 @@ package applier
 
 import (
 	"context"
-	"slices"
-	"strings"
-	"time"
+	"fmt"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
 // it needs (ExitNoSpace).
 func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions) error {
-	m := b.manifest
-	a.version = m.Version
-	refuse := refusal(m)
-	if a.cfg.Model != "" && !slices.Contains(m.Models, a.cfg.Model) {
-		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.cfg.Model)
-	}
-	if today := a.calendar().Today(); m.NotAfter != nil && today.After(*m.NotAfter) {
-		return refuse("it expired at %s", m.NotAfter.Format(time.RFC3339)).
-			WithAdvice("ask for a newer one; if it is not %s or later, set the device's clock", today.UTC().Format(time.DateOnly))
-	}
+	a.version = b.manifest.Version
 	record, err := a.record()
 	if err != nil {
 		return err
 	}
-	if err := a.checkRelease(b, record, o); err != nil {
+	if err := a.admission(record, o).Refuse(b.ref(), b.manifest); err != nil {
 		return err
 	}
 	if record != nil {
-		if err := a.admitHere(ctx, b, record, o); err != nil {
+		if err := a.admitName(ctx, b.ref(), record); err != nil {
 			return err
 		}
 	}
@@ -40,32 +29,36 @@ func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions) er
 	return err
 }
 
-// admitHere refuses a bundle for what this device remembers.
-func (a *applier) admitHere(ctx context.Context, b *openBundle, record *bootcheck.Record, o installOptions) error {
-	m, ref := b.manifest, b.ref()
-	refuse := refusal(m)
-	if b := record.BlockedBy(ref); b != nil && !o.force {
-		err := refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
-			WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
-		err.Code = bootcheck.CodeDeploymentFailed // nothing is wrong with the manifest
-		return err
+// admission is what this device asks of a version that record, which may be nil, knows
+// nothing good of.
+func (a *applier) admission(record *bootcheck.Record, o installOptions) *bootcheck.Admission {
+	return &bootcheck.Admission{
+		Record: record, Floor: a.store.Floor(record), Model: a.cfg.Model, Today: a.calendar().Today(),
+		AllowDowngrade: o.allowDowngrade, Force: o.force,
+	}
+}
+
+// admitName refuses ref if a version of its name with other content is linked, or was
+// confirmed and is kept.
+func (a *applier) admitName(ctx context.Context, ref *bootcheck.Ref, record *bootcheck.Record) error {
+	refuse := func(format string, args ...any) error {
+		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version %s is refused: %s", ref, fmt.Sprintf(format, args...)).
+			WithAdvice("give every release a version of its own")
 	}
 	for _, l := range []struct {
 		name string
 		ref  *bootcheck.Ref
 	}{{"current", record.Current}, {"previous", record.Previous}, {"factory", record.Factory}} {
-		if l.ref != nil && l.ref.Version == m.Version && !l.ref.Same(ref) {
-			return refuse("%s is a version of this name with other content", l.name).
-				WithAdvice("give every release a version of its own")
+		if l.ref != nil && l.ref.Version == ref.Version && !l.ref.Same(ref) {
+			return refuse("%s is a version of this name with other content", l.name)
 		}
 	}
 	// One that is damaged is no version to go back to, and one that is gone neither.
 	for i := range record.Confirmed {
-		if c := &record.Confirmed[i]; c.Version == m.Version && !c.Same(ref) {
+		if c := &record.Confirmed[i]; c.Version == ref.Version && !c.Same(ref) {
 			switch err := a.store.Verify(ctx, c, bootcheck.Content); {
 			case err == nil:
-				return refuse("a version of this name with other content was confirmed here and is kept").
-					WithAdvice("give every release a version of its own")
+				return refuse("a version of this name with other content was confirmed here and is kept")
 			case ctx.Err() != nil || bootcheck.Inconclusive(err):
 				return err
 			}
@@ -74,11 +67,30 @@ func (a *applier) admitHere(ctx context.Context, b *openBundle, record *bootchec
 	return nil
 }
 
-// refusal makes refusals of m, for what its manifest says.
-func refusal(m *bootcheck.Manifest) func(format string, args ...any) *bootcheck.Error {
-	return func(format string, args ...any) *bootcheck.Error {
-		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version "+m.Version+" is refused: "+format, args...)
+// admitStored refuses a version of the store for what an install of it is refused for.
+// Who signed it is not asked of one that was confirmed here.
+func (a *applier) admitStored(ref *bootcheck.Ref, record *bootcheck.Record, o installOptions) error {
+	if err := a.store.Admit(ref, a.admission(record, o)); err != nil || record != nil && record.IsConfirmed(ref) {
+		return err
 	}
+	keys, err := a.keys()
+	if err != nil {
+		return err
+	}
+	dir := a.store.VersionDir(ref.Version)
+	raw, err := bootcheck.ReadSnapshotFile(dir, bootcheck.ManifestPath, bootcheck.MaxManifest)
+	if err != nil {
+		return err
+	}
+	sig, err := bootcheck.ReadSnapshotFile(dir, bootcheck.SignaturePath, bootcheck.MaxSignature)
+	if err != nil {
+		return fmt.Errorf("cannot tell who signed version %s: %w", ref, err)
+	}
+	if _, err := keys.Verify(raw, sig); err != nil {
+		return (&bootcheck.Error{Exit: bootcheck.Exit(err), Code: bootcheck.ReportCode(err), Err: fmt.Errorf("version %s is refused: %w", ref, err)}).
+			WithAdvice("install a bundle that is signed with a key that is trusted here")
+	}
+	return nil
 }
 
 // calendar says which date it is, for bundles that expire and for certificates.

@@ -30,9 +30,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
@@ -191,11 +191,14 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 		return err
 	}
 	if record := a.current(&snapshot.Ref); record != nil {
+		if err := a.store.CheckRevoked(&snapshot.Ref, record); bootcheck.Exit(err) == bootcheck.ExitRefused {
+			return err
+		}
 		if done, err := a.resume(ctx, record, o.force); done {
 			return err
 		}
 	}
-	if err := a.checkSigner(record, snapshot); err != nil {
+	if err := a.admitStored(&snapshot.Ref, record, o); err != nil {
 		return err
 	}
 	a.stage(report.StageVerifying, "version "+version)

@@ -29,8 +29,8 @@ const usage = `ota-apply installs a version of the application and makes it run.
                                -: read the address, one line, from stdin
   ota-apply install --dry-run [--json] URL|FILE|-
                                only say what would be downloaded, reused, written, removed, restarted
-  ota-apply activate VERSION [--at-reboot] [--force] [--json]
-                               switch to a version that is in the store
+  ota-apply activate VERSION [--at-reboot] [--force] [--allow-downgrade] [--json]
+                               switch to a version that is in the store; refuses what install refuses
   ota-apply status [--json]    what runs, what is on trial, what an install does now
   ota-apply list [--json]      the versions in the store
   ota-apply verify VERSION|FILE
@@ -158,6 +158,7 @@ func parse(args []string) (*command, error) {
 		fs.BoolVar(&c.json, "json", false, "")
 		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
+		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
 	case "status", "list":
 		arguments = 0
 		fs.BoolVar(&c.json, "json", false, "")

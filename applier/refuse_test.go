@@ -10,8 +10,8 @@ import (
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/applier/bundle"
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // A bundle of 600 MB that the device must not take is refused as soon as its head

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"aead.dev/minisign"
-
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/trust"
@@ -51,7 +49,7 @@ func (a *applier) nameTwins(keys *trust.Keys) {
 // revokedUnknown is the end of an install that cannot know whom to believe.
 func (a *applier) revokedUnknown(err error) error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%w: every install is refused", err).
-		WithAdvice("take the public keys that were revoked out of the folder of keys, then remove the damaged file")
+		WithAdvice(bootcheck.RevokedUnknownAdvice)
 }
 
 // remember takes the revocations of m, a manifest that was verified and admitted:
@@ -97,37 +95,9 @@ func (a *applier) commitRevoked(ctx context.Context, keys []string) error {
 	if !next.AddRevoked(keys) {
 		return nil
 	}
+	if n := next.Next; n != nil && bootcheck.Exit(a.store.CheckRevoked(&n.Ref, next)) == bootcheck.ExitRefused {
+		a.logf("version %s does not run from the next boot on: a revoked key signed it", &n.Ref)
+		next.Next = nil
+	}
 	return a.store.Commit(next)
-}
-
-// checkSigner refuses to switch to a version that a revoked key signed and that
-// never proved itself here: it may have been put into the store by whoever stole
-// the key. One that ran well stays a version to go back to, as the guardian
-// thinks too: it is bound by its digest, and nobody can have changed it since.
-func (a *applier) checkSigner(record *bootcheck.Record, snapshot *bootcheck.Snapshot) error {
-	if record != nil && record.IsConfirmed(&snapshot.Ref) {
-		return nil
-	}
-	revoked, err := a.store.RevokedKeys(record)
-	if errors.Is(err, bootcheck.ErrRevokedUnknown) {
-		return a.revokedUnknown(err)
-	}
-	if len(revoked) == 0 {
-		return nil
-	}
-	text, err := bootcheck.ReadSnapshotFile(snapshot.Dir, bootcheck.SignaturePath, bootcheck.MaxSignature)
-	if err != nil {
-		return fmt.Errorf("cannot tell who signed version %s: %w", snapshot.Ref.Version, err)
-	}
-	var sig minisign.Signature
-	if err := sig.UnmarshalText(text); err != nil {
-		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSignatureInvalid, "cannot tell who signed version %s: %s is damaged", snapshot.Ref.Version, bootcheck.SignaturePath)
-	}
-	for _, id := range revoked {
-		if id == trust.KeyID(sig.KeyID) {
-			return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "version %s is refused: it is signed with key %s, which was revoked", snapshot.Ref.Version, id).
-				WithAdvice("install a bundle that is signed with another key")
-		}
-	}
-	return nil
 }

@@ -59,13 +59,13 @@ func TestTUF(t *testing.T) {
 
 	t.Run("fast-forward", func(t *testing.T) {
 		d := newDevice(t)
-		for _, n := range []int64{1<<63 - 1, 1 << 62, 5 + maxReleaseStep + 1} {
+		for _, n := range []int64{1<<63 - 1, 1 << 62, 5 + bootcheck.MaxReleaseStep + 1} {
 			d.refused(d.install(d.bundle("9.0.0", release(n)), installOptions{}), refused, fmt.Sprintf("its release %d is ", n))
 		}
 		// What is believed leaves room above it.
-		d.must(d.install(d.bundle("9.0.1", release(5+maxReleaseStep)), installOptions{}))
+		d.must(d.install(d.bundle("9.0.1", release(5+bootcheck.MaxReleaseStep)), installOptions{}))
 		d.confirm()
-		d.must(d.install(d.bundle("2.0.0", release(6+maxReleaseStep)), installOptions{}))
+		d.must(d.install(d.bundle("2.0.0", release(6+bootcheck.MaxReleaseStep)), installOptions{}))
 	})
 
 	t.Run("freeze", func(t *testing.T) {

@@ -145,6 +145,9 @@ func (s *Store) foreignLink(ctx context.Context, name string) (*Ref, error) {
 			return nil, cannot("%v", err).
 				WithAdvice("a folder with a %s must be what its manifest says; install that version again, or remove its %[1]s", ManifestDir)
 		}
+		if err := s.CheckRevoked(ref, nil); err != nil {
+			return nil, err
+		}
 		return ref, nil
 	}
 	return nil, cannot("it leads to %s, want a folder v<version> in %s", dir, s.dir).

@@ -101,6 +101,7 @@ const (
 	CauseBoots    Cause = "boots"      // too many boots without a verdict
 	CauseHard     Cause = "hard-boots" // a confirmed version, and too many boots in a row ended in a watchdog reset or a kernel panic
 	CauseDamaged  Cause = "damaged"    // files are missing or differ from the manifest
+	CauseRevoked  Cause = "revoked"    // never confirmed, and the key that signed it was revoked
 	CauseOperator Cause = "operator"   // a person asked for it
 	// CauseUnrecorded: the disk had no room for the cause, see FallBack of Store. The
 	// journal of that boot has it.
@@ -205,6 +206,8 @@ type Next struct {
 	Ref
 	// Baseline is how the required checks stood when that was asked for.
 	Baseline map[string]bool `json:"baseline,omitempty"`
+	// AllowDowngrade: its release may be below the lowest that is accepted.
+	AllowDowngrade bool `json:"allow_downgrade,omitempty"`
 }
 
 // Why a hold was entered.
@@ -237,7 +240,7 @@ func (r *Record) Clone() *Record {
 	}
 	c.RevokedKeys = slices.Clone(r.RevokedKeys)
 	if r.Next != nil {
-		c.Next = &Next{r.Next.Ref, maps.Clone(r.Next.Baseline)}
+		c.Next = &Next{r.Next.Ref, maps.Clone(r.Next.Baseline), r.Next.AllowDowngrade}
 	}
 	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Rollbacks = maps.Clone(r.Rollbacks)

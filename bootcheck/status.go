@@ -61,6 +61,8 @@ func (l *Rollback) Summary() string {
 		why = fmt.Sprintf("%d boots in a row ended in a watchdog reset or a kernel panic", l.Attempts)
 	case CauseDamaged:
 		why = "it was damaged"
+	case CauseRevoked:
+		why = "the key that signed it was revoked"
 	case CauseOperator:
 		why = "a person asked for it"
 	case CauseUnrecorded:

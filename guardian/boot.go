@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/metrics"
@@ -187,40 +186,14 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 	if err != nil {
 		return nil, err
 	}
-	var whole []*bootcheck.Ref // newest first, at most two
-	var factory *bootcheck.Ref
-	var unknown error // why one could not be looked at
-	for _, version := range slices.Backward(names) {
-		sealed := g.store.Sealed(version)
-		if len(whole) == 2 && (!sealed || factory != nil) {
-			continue
-		}
-		snapshot, err := g.store.Snapshot(version)
-		if err == nil {
-			err = bootcheck.CheckTree(ctx, snapshot.Dir, snapshot.Manifest, bootcheck.Content)
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err() // who was told to end has not seen the disk
-		}
-		if err != nil {
-			g.logf("version %s is not a candidate: %v", version, err)
-			if bootcheck.Inconclusive(err) {
-				unknown = err
-			}
-			continue
-		}
-		if sealed && factory == nil {
-			factory = &snapshot.Ref
-		}
-		if len(whole) < 2 {
-			whole = append(whole, &snapshot.Ref)
-		}
-	}
+	whole, factory, unknown := g.candidates(ctx, names)
 	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err() // who was told to end has not seen the disk
 	case len(whole) == 0 && unknown != nil:
 		return nil, fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", unknown)
 	case len(whole) == 0:
-		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole", g.store.Dir()).
+		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole and may run", g.store.Dir()).
 			WithAdvice("install a version with `ota-apply install`")
 	}
 	record := &bootcheck.Record{Schema: bootcheck.Schema, Factory: factory, Current: whole[0],

@@ -58,7 +58,10 @@ func (g *guardian) confirm(ctx context.Context) error {
 			}
 			return nil
 		}
-		verdict, err := g.watch(ctx, record)
+		verdict := health.Verdict{Good: true}
+		if g.revoked(record.Current, record) == "" { // else judge says so, however healthy it is
+			verdict, err = g.watch(ctx, record)
+		}
 		if err == errMoved {
 			continue
 		}
@@ -234,7 +237,13 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		delete(disk.Damaged, current)
 	}
 	var d Decision
-	switch why := disk.Damaged[current]; {
+	switch why, refused := disk.Damaged[current], disk.Refused[current]; {
+	case refused != "":
+		f := Failure{Cause: bootcheck.CauseRevoked, Output: refused}
+		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
+		if err != nil {
+			return nil, err
+		}
 	case verdict.Good && why != "":
 		f := Failure{Cause: bootcheck.CauseDamaged, Output: why}
 		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })

@@ -39,9 +39,14 @@ type Disk struct {
 	// bootcheck.Inconclusive). It may be whole: it is not run now, and nothing else
 	// changes for it.
 	Unknown map[string]string
+	// Refused has a version's name with why it may not run: it was never confirmed here,
+	// and a revoked key signed it, or, of the next one, an install of it is refused.
+	Refused map[string]string
 }
 
-func (d Disk) whole(ref *bootcheck.Ref) bool { return d.Damaged[ref.Version] == "" }
+func (d Disk) whole(ref *bootcheck.Ref) bool {
+	return d.Damaged[ref.Version] == "" && d.Refused[ref.Version] == ""
+}
 
 // judged reports whether ref may run as far as anybody looked.
 func (d Disk) judged(ref *bootcheck.Ref) bool { return d.whole(ref) && d.Unknown[ref.Version] == "" }
@@ -51,7 +56,7 @@ func (d Disk) judged(ref *bootcheck.Ref) bool { return d.whole(ref) && d.Unknown
 // them could not be looked at.
 func (d Disk) fallback(record *bootcheck.Record) (target *bootcheck.Ref, level string, skipped []bootcheck.Skipped, unknown bool) {
 	target, level = record.Fallback(func(ref *bootcheck.Ref) bool {
-		why := cmp.Or(d.Damaged[ref.Version], d.Unknown[ref.Version])
+		why := cmp.Or(d.Damaged[ref.Version], d.Refused[ref.Version], d.Unknown[ref.Version])
 		if why == "" {
 			return true
 		}
@@ -124,10 +129,11 @@ type Failure struct {
 //
 //	phase      current   the boot before ended       decision
 //	---------  --------  --------------------------  ----------------------------------------------------
-//	any        either    in any way, and a version   put that on trial; if it is damaged or blocked,
-//	                     was asked for at this boot  forget it and go on as below; if it cannot be
+//	any        either    in any way, and a version   put that on trial; if it is damaged, blocked or
+//	                     was asked for at this boot  refused, forget it and go on as below; if it cannot be
 //	                                                 looked at, go on as below and ask again at the next boot
 //	hold       either    in any way                  keep; nothing switches
+//	any other  refused   in any way                  fall back, cause "revoked"; with nothing else to run: hold
 //	any other  damaged   in any way                  fall back, cause "damaged"; with nothing whole: hold;
 //	                                                 with none that can be looked at: keep
 //	any        whole     counted in this boot        keep: a boot is counted once
@@ -143,8 +149,12 @@ type Failure struct {
 // The classes of a trial and their budgets: hard (watchdog reset, kernel panic)
 // 3, unclean (the power went) 6, clean (an orderly reboot) 10.
 //
-// What a fall back runs instead, the first that is whole, not blocked and not
-// current itself:
+// Refused is what may not run here: never confirmed, and signed with a key that was
+// revoked since. A version for this boot is refused for everything that an install is
+// refused for: key, model, release, date, too.
+//
+// What a fall back runs instead, the first that is whole, not refused, not blocked and
+// not current itself; nothing else is asked of it:
 //
 //	from confirmed, trial  previous, confirmed versions from the newest on, factory
 //	from fallback          factory, confirmed versions from the newest on
@@ -175,11 +185,18 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 		if d.Next == nil {
 			d.Action, d.Next = Count, without
 		}
-		d.Why = fmt.Sprintf("%s was to run from this boot on, but it is damaged or blocked; %s", &n.Ref, d.Why)
+		why := "it is damaged or blocked"
+		if refused := disk.Refused[n.Version]; refused != "" {
+			why = refused
+		}
+		d.Why = fmt.Sprintf("%s was to run from this boot on, but %s; %s", &n.Ref, why, d.Why)
 		return d
 	}
 	if record.Phase == bootcheck.PhaseHold {
 		return keep("on hold (%s): %s runs until a person or a new version ends it", record.HoldReason, current)
+	}
+	if why := disk.Refused[current.Version]; why != "" {
+		return Condemn(record, disk, boot.ID, Failure{Cause: bootcheck.CauseRevoked, Output: why})
 	}
 	if !disk.whole(current) {
 		return Condemn(record, disk, boot.ID, Failure{Cause: bootcheck.CauseDamaged, Output: disk.Damaged[current.Version]})

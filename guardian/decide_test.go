@@ -73,6 +73,14 @@ func damaged(versions ...string) Disk {
 	return d
 }
 
+func refused(versions ...string) Disk {
+	d := Disk{Refused: map[string]string{}}
+	for _, v := range versions {
+		d.Refused[v] = "it is signed with key 054F3E65460EA1D2, which was revoked"
+	}
+	return d
+}
+
 func TestDecide(t *testing.T) {
 	trial := func(hard, unclean, clean int) *bootcheck.Record {
 		return strikes(record("trial", "3.0", "2.0", "2.0"), hard, unclean, clean)
@@ -123,6 +131,12 @@ func TestDecide(t *testing.T) {
 		{"hold never switches, whatever is damaged", record("hold", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), Keep, "2.0", ""},
 		{"a newer program's phase is left alone", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged(), Keep, "2.0", ""},
 		{"a version that is damaged is left in any phase", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), FallBack, "1.5", "fallback"},
+		{"a trial whose key was revoked is left at once", trial(0, 0, 0), LastClean, refused("3.0"), FallBack, "2.0", "fallback"},
+		{"also in a boot that is counted already", counted(trial(0, 0, 0), "x", "b"), LastClean, refused("3.0"), FallBack, "2.0", "fallback"},
+		{"a trial whose key was revoked, and nothing is behind it: hold", record("trial", "3.0", ""), LastClean, refused("3.0", "1.0"), Hold, "3.0", "hold"},
+		{"previous never proved itself, and its key was revoked: factory", strikes(record("trial", "3.0", "2.0"), 2, 0, 0), LastHard, refused("2.0"), FallBack, "1.0", "factory"},
+		{"a fallback that never proved itself, and its key was revoked", record("fallback", "2.0", ""), LastClean, refused("2.0"), FallBack, "1.0", "factory"},
+		{"hold never switches, whatever was revoked", record("hold", "2.0", "1.5", "1.5"), LastHard, refused("2.0"), Keep, "2.0", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			before := row.record.Clone()

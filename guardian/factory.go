@@ -47,6 +47,11 @@ func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool)
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is not confirmed, so it cannot be the last resort", version).
 			WithAdvice("let it prove itself first (`ota-guardian confirm`)")
 	}
+	if !record.IsConfirmed(&ref) {
+		if err := g.store.Admit(&ref, g.admission(record)); err != nil {
+			return err
+		}
+	}
 	// Whole before it becomes read-only, so that nothing damaged is sealed.
 	if err := g.store.Verify(ctx, &ref, bootcheck.Full); err != nil {
 		return err

@@ -57,7 +57,8 @@ func (g *guardian) logf(format string, args ...any) {
 // whether the versions that may have to run instead are there at all. What is
 // chosen is hashed by settle.
 func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
-	disk := Disk{Damaged: map[string]string{}, Unknown: map[string]string{}}
+	disk := Disk{Damaged: map[string]string{}, Unknown: map[string]string{}, Refused: map[string]string{}}
+	g.refuse(record, &disk)
 	check := func(ref *bootcheck.Ref) {
 		if ref == nil || !disk.judged(ref) {
 			return

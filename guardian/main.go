@@ -36,7 +36,7 @@ For a person:
                                       run another version now (default: previous), block this one
   ota-guardian factory create [--untried] [VERSION]
                                       make a confirmed version (default: current) the last resort;
-                                      with --untried, one that never proved itself here
+                                      with --untried, one that was not, but that an install would take
   ota-guardian factory verify         check every byte of it
   ota-guardian factory repair         check it, and put right what other versions have the files for
   ota-guardian verify [--repair] [VERSION...]

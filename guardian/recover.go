@@ -125,7 +125,10 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 		g.logf("%s: %s", d.Action, d.Why)
 		return d, nil
 	}
+	refused := disk.Refused[record.Current.Version]
 	switch {
+	case refused != "":
+		failure = Failure{Cause: bootcheck.CauseRevoked, Output: refused}
 	case damage != "":
 		failure = Failure{Cause: bootcheck.CauseDamaged, Output: damage}
 	case !record.Phase.Judged():

@@ -60,6 +60,8 @@ func (g *guardian) leave(ctx context.Context, name string) (*bootcheck.Record, e
 	case record.BlockedBy(target) != nil:
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is blocked: %s", version, record.BlockedBy(target).Reason).
 			WithAdvice("`ota-apply unblock %s` lifts it", version)
+	case disk.Refused[version] != "":
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%s", disk.Refused[version])
 	case !record.IsConfirmed(target) && !target.Same(record.Factory) && !target.Same(record.Previous):
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s never proved itself on this device", version).
 			WithAdvice("`ota-apply activate %s` tries it, with a way back", version)

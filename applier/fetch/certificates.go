@@ -9,8 +9,8 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // tlsConfig believes roots, or the system's authorities if that is nil, and

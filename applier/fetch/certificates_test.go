@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // certificate makes a self-signed one, and the PEM file that it is in.

@@ -8,8 +8,8 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // What a failure means for the download.

@@ -47,8 +47,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // Source says what to fetch and what is known of it beforehand.

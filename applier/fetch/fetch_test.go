@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/applier/calendar"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 var quiet = log.New(io.Discard, "", 0)

@@ -82,7 +82,8 @@ var table = []metric{
 	{"ota_rollbacks_total", counter, "Times that a version was left for another, by cause and by what the device fell back to. none: there was nothing, and the device is on hold.",
 		func(f *facts, emit emit) {
 			causes := []bootcheck.Cause{bootcheck.CauseHealth, bootcheck.CauseCrash, bootcheck.CauseBoots,
-				bootcheck.CauseHard, bootcheck.CauseDamaged, bootcheck.CauseOperator, bootcheck.CauseUnrecorded}
+				bootcheck.CauseHard, bootcheck.CauseDamaged, bootcheck.CauseRevoked, bootcheck.CauseOperator,
+				bootcheck.CauseUnrecorded}
 			for _, cause := range causes {
 				for _, level := range []string{bootcheck.LevelPrevious, bootcheck.LevelFactory, bootcheck.LevelNone} {
 					emit(float64(f.record.Rollbacks[cause][level]), "cause", string(cause), "level", level)

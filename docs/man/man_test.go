@@ -295,7 +295,7 @@ func TestCompletion(t *testing.T) {
 		{"ota-apply activate ", []string{"1.0.0", "1.1.0"}},
 		{"ota-apply activate 1.1", []string{"1.1.0"}},
 		{"ota-apply activate --force ", []string{"1.0.0", "1.1.0"}},
-		{"ota-apply activate --", []string{"--at-reboot", "--config", "--force", "--json", "--root"}},
+		{"ota-apply activate --", []string{"--allow-downgrade", "--at-reboot", "--config", "--force", "--json", "--root"}},
 		{"ota-apply unblock ", []string{"1.0.0", "1.1.0"}},
 		{"ota-apply verify ", append([]string{"1.0.0", "1.1.0"}, files...)},
 		{"ota-apply verify 1", []string{"1.0.0", "1.1.0", "1.2.0.ota"}},

@@ -122,6 +122,10 @@ func phases(t *testing.T) string {
 				}
 				decided(guardian.Decide(record(), guardian.Disk{Damaged: map[string]string{"3.0": "x"}}, boot), string(bootcheck.CauseDamaged))
 			}
+			if phase.Counted() {
+				d := guardian.Decide(record(), guardian.Disk{Refused: map[string]string{"3.0": "x"}}, guardian.Boot{ID: "now", Budget: budget})
+				decided(d, string(bootcheck.CauseRevoked))
+			}
 			// By health.
 			decided(guardian.Absolve(record(), 1), "health is good")
 			if phase.Judged() {
