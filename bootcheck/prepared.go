@@ -143,8 +143,8 @@ func (s *Store) unprepare(active uint64) {
 			continue
 		}
 		// The generation first: without its link it would have been switched to.
-		if p := s.prepared(n); p == 0 || p == active || os.RemoveAll(s.generation(p)) == nil {
-			os.RemoveAll(s.fallback(n))
+		if p := s.prepared(n); p == 0 || p == active || RemoveAll(s.generation(p)) == nil {
+			RemoveAll(s.fallback(n))
 		}
 	}
 }

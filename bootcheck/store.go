@@ -296,7 +296,7 @@ func (s *Store) commit(next *Record) error {
 		// What a power cut left behind the active generation never was: it must
 		// not become the backup of the one that is written now.
 		generations = slices.DeleteFunc(generations, func(n uint64) bool {
-			return n > active && os.RemoveAll(s.generation(n)) == nil // one that stays is stepped over
+			return n > active && RemoveAll(s.generation(n)) == nil // one that stays is stepped over
 		})
 	case s.neverSwitched(generations, activeErr):
 		// The same of the very first, and of what is left of a store that was given up
@@ -319,7 +319,7 @@ func (s *Store) commit(next *Record) error {
 	}
 	drop := func() {
 		for _, dir := range dirs() {
-			os.RemoveAll(dir)
+			RemoveAll(dir)
 		}
 	}
 	write := func() error {
@@ -339,7 +339,7 @@ func (s *Store) commit(next *Record) error {
 		drop()
 		s.emptyDir(trashDir)
 		for _, old := range generations[:max(0, len(generations)-2)] {
-			os.RemoveAll(s.generation(old))
+			RemoveAll(s.generation(old))
 		}
 		generations = generations[max(0, len(generations)-2):]
 		err = write()
@@ -383,7 +383,7 @@ func (s *Store) commit(next *Record) error {
 	s.unprepare(n)
 	if len(generations) >= keepGenerations {
 		for _, old := range generations[:len(generations)-keepGenerations+1] {
-			os.RemoveAll(s.generation(old))
+			RemoveAll(s.generation(old))
 		}
 	}
 	return nil

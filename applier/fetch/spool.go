@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 
 const (
 	partSuffix = ".part"
+	elseSuffix = ".part1" // where a partial file is that cannot be deleted
 	noteSuffix = ".json"
 	lockName   = ".lock"
 	nameLen    = 32 // hex digits: 128 bits, so that no two addresses meet by chance
@@ -122,7 +124,7 @@ func (s *spool) sweep() {
 	names, _ := s.dir.Readdirnames(-1)
 	for _, name := range names {
 		if ours(name) && name != s.from.name+partSuffix && name != s.from.name+noteSuffix {
-			os.RemoveAll(filepath.Join(s.dir.Name(), name))
+			_ = bootcheck.RemoveAll(filepath.Join(s.dir.Name(), name))
 		}
 	}
 }
@@ -209,7 +211,11 @@ func (s *spool) reset() error {
 	}
 	_, err := os.Lstat(s.json)
 	if removeErr := removeFiles(s.dir.Name(), s.from.name); removeErr != nil {
-		return removeErr
+		// A later call does not find it there, and begins anew.
+		s.part = filepath.Join(s.dir.Name(), s.from.name+elseSuffix)
+		if _, err := os.Lstat(s.part); err == nil {
+			return removeErr
+		}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		// The old sidecar must not come back after a power cut and speak for the
@@ -227,14 +233,12 @@ func (s *spool) reset() error {
 }
 
 // removeFiles deletes the sidecar, then the partial file: the one without the
-// other is never believed.
-func removeFiles(dir, name string) error {
-	for _, suffix := range []string{noteSuffix, partSuffix} {
-		if err := os.RemoveAll(filepath.Join(dir, name+suffix)); err != nil {
-			return err
-		}
+// other is never believed. Its error is about the first that could not be deleted.
+func removeFiles(dir, name string) (err error) {
+	for _, suffix := range []string{noteSuffix, partSuffix, elseSuffix} {
+		err = cmp.Or(err, bootcheck.RemoveAll(filepath.Join(dir, name+suffix)))
 	}
-	return nil
+	return err
 }
 
 // dest is the name under which grab opens the partial file. Through /proc it
