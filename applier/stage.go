@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
@@ -193,6 +195,11 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacke
 		unlock()
 		if err != nil {
 			return nil, err
+		}
+		// btrfs gives back what was deleted with its next transaction.
+		if dir, err := os.Open(a.store.Dir()); err == nil {
+			_ = unix.Syncfs(int(dir.Fd()))
+			dir.Close()
 		}
 	}
 }
