@@ -23,10 +23,10 @@ import (
 //
 //	fetch's goroutine                        the recipe
 //	the head arrives, admit ──── heads ────► next
-//	                                         takes what other versions have
 //	waits ◄──────────────────── wanted ───── want
-//	the parts arrive ───────── growing ────► ReadAt, frame by frame
-//	one is fetched anew ◄────── doubts ───── again, for a frame that is wrong
+//	the parts arrive                         takes what other versions have
+//	               ─────────── growing ────► ReadAt, frame by frame
+//	one is fetched anew ◄────── doubts ───── again, for a frame that is wrong or missing
 //	the end ─────────────────── over ──────► settle
 type download struct {
 	heads  chan *openBundle

@@ -211,12 +211,13 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 	if err != nil {
 		return err
 	}
+	damaged := make(map[string]bool)
 	take := func(noCopy bool) error {
 		for d, donor := range o.donors {
 			if noCopy && !donor.share || !missing(u, o.has, 1<<d) {
 				continue
 			}
-			if err := a.takeFrom(ctx, u, donor, record, noCopy); err != nil {
+			if err := a.takeFrom(ctx, u, donor, record, noCopy, damaged); err != nil {
 				return err
 			}
 		}
@@ -237,7 +238,7 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 	return nil
 }
 
-func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record, noCopy bool) error {
+func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record, noCopy bool, known map[string]bool) error {
 	snapshot, err := a.store.Snapshot(d.version)
 	if err != nil {
 		return nil // removed, or damaged meanwhile: it comes out of the bundle
@@ -250,6 +251,11 @@ func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, rec
 	var damaged int
 	var first string
 	err = u.Take(ctx, bundle.Donor{Root: root, Manifest: snapshot.Manifest, Share: d.share, NoCopy: noCopy, Damaged: func(path string, why error) {
+		name := d.version + "/" + path
+		if known[name] {
+			return
+		}
+		known[name] = true
 		damaged++
 		first = cmp.Or(first, fmt.Sprintf("%s: %v", path, why))
 	}})

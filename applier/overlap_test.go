@@ -246,6 +246,30 @@ func TestFetchesWhatIsNew(t *testing.T) {
 	}
 }
 
+// Nothing waits for the hashes of what is reused: it is fetched meanwhile what no other
+// version has. What turns out to be damaged there is fetched when that is known.
+func TestFetchesWhatIsDamaged(t *testing.T) {
+	d := newDevice(t)
+	d.must(d.install(d.wide("2.0.0", 20, 20), installOptions{}))
+	d.confirm()
+	store, err := bootcheck.Open(d.cfg.Root)
+	d.must(err)
+	name := store.VersionDir("2.0.0") + "/data/007"
+	before, err := os.Stat(name)
+	d.must(err)
+	d.must(os.WriteFile(name, []byte(noise("rot", 200_000)), 0))
+	d.must(os.Chtimes(name, before.ModTime(), before.ModTime()))
+
+	shelf := newShelf(t, d.wide("2.1.0", 20, 19))
+	d.must(d.install(shelf.url, installOptions{noActivate: true}))
+	snapshot, err := store.Snapshot("2.1.0")
+	d.must(err)
+	d.must(store.Verify(t.Context(), &snapshot.Ref, bootcheck.Full))
+	if sent := shelf.sent.Load(); sent > 256<<10+3*200_000 {
+		t.Errorf("%d bytes were sent, want the head, the new file and the one that is damaged", sent)
+	}
+}
+
 // TestInterruptedInstall holds that an install that is told to end does so soon,
 // leaves the store as it was, and goes on where it stopped when it is asked again.
 func TestInterruptedInstall(t *testing.T) {

@@ -110,10 +110,12 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		return err
 	}
 	defer u.Close()
+	// The rest is fetched while what is reused is hashed. What is damaged of that is a
+	// hole of the bundle then, and fetched when Finish comes to it.
+	b.want(b.head.Missing(b.manifest, func(i int) bool { return o.has[i] != 0 }))
 	if err := a.takeOffers(ctx, u, b, o); err != nil {
 		return err
 	}
-	b.want(u.Missing())
 
 	// As long as it arrives, that is what is shown: it is the slower of the two.
 	arrived := sync.OnceFunc(func() {

@@ -40,6 +40,10 @@ type Donor struct {
 	Damaged func(path string, why error)
 }
 
+// maxTakers is how many files are hashed at once, at most: each needs a buffer of 256
+// KiB.
+const maxTakers = 16
+
 // Take gets from donor what it has of the files that are missing, by their
 // SHA-256: nothing of these is unpacked. Every byte is hashed, of the very file
 // that is then in the new version, on all cores. A file of the donor that is
@@ -64,7 +68,9 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 		}
 		damaged[from.Path] = true
 	}
-	for range min(runtime.GOMAXPROCS(0), len(pairs)) {
+	// More than cores, as each waits for the disk, too; a disk wants to be asked for
+	// several things at once.
+	for range min(4*runtime.GOMAXPROCS(0), maxTakers, len(pairs)) {
 		wg.Go(func() {
 			t := taker{
 				ctx: ctx, noClone: &noClone, share: donor.Share, noCopy: donor.NoCopy, damaged: tell,
