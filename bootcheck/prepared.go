@@ -209,8 +209,9 @@ func (s *Store) withCause(r *Record) *Record {
 	if l := r.LastRollback; s.Run == "" || l == nil || l.Cause != CauseUnrecorded {
 		return r
 	}
-	data, err := ReadRegular(filepath.Join(s.Run, unwritten), maxRecord)
-	if err != nil {
+	name := filepath.Join(s.Run, unwritten)
+	data, err := ReadRegular(name, maxRecord)
+	if err != nil || CheckOwner(name) != nil {
 		return r
 	}
 	kept, err := ParseRecord(data)
