@@ -35,15 +35,19 @@ func (m *meddler) Err() error {
 // first, the first is installed, or nothing.
 func TestFileChangesWhileItIsRead(t *testing.T) {
 	d := newDevice(t)
-	good := read(t, d.bundle("2.0.0", nil))
+	app := func(version string, salt, size int) []byte {
+		return read(t, d.bundle(version, func(*bundle.Contents) {
+			d.write("tree-"+version+"/bin/app", noise(fmt.Sprint(salt), size))
+		}))
+	}
+	good := app("2.0.0", 0, 2000)
 	var other []byte // of the same length: the heads are compressed
-	for salt := 0; len(other) != len(good); salt++ {
+	for salt, size := 1, 2000; len(other) != len(good); salt++ {
 		if salt == 500 {
 			t.Fatal("no two bundles of one length")
 		}
-		other = read(t, d.bundle("2.0.1", func(c *bundle.Contents) {
-			d.write("tree-2.0.1/bin/app", fmt.Sprintf("#!/bin/sh\necho %d\n", salt))
-		}))
+		other = app("2.0.1", salt, size)
+		size += len(good) - len(other)
 	}
 	sum := sha256.Sum256(good)
 	o := installOptions{sha256: hex.EncodeToString(sum[:]), noActivate: true}
