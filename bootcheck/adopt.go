@@ -65,10 +65,7 @@ func (s *Store) Foreign() bool {
 
 // foreign is Foreign, and what the link says.
 func (s *Store) foreign() (target string, foreign bool) {
-	err := Retry(func() (err error) {
-		target, err = os.Readlink(s.path("current"))
-		return err
-	})
+	target, err := readlink(s.path("current"))
 	if err != nil || target == fixedTarget("current") {
 		return "", false
 	}

@@ -78,9 +78,10 @@ func writeDurable(name string, content []byte) error {
 	return err
 }
 
-// syncDir makes the names in dir durable.
+// syncDir makes the names in dir durable. Only the opening is tried again: an fsync
+// that failed never is.
 func syncDir(dir string) error {
-	f, err := os.Open(dir)
+	f, err := openDirectory(dir)
 	if err != nil {
 		return err
 	}

@@ -81,8 +81,16 @@ func tryLock(name string) (*os.File, error) {
 	if f == nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !ownLock(info) {
+	var info fs.FileInfo
+	err = Retry(func() (err error) {
+		info, err = f.Stat()
+		return err
+	})
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !ownLock(info) {
 		next, err := replaceLock(name)
 		if err == nil || err == unix.EWOULDBLOCK {
 			f.Close()
@@ -96,10 +104,15 @@ func tryLock(name string) (*os.File, error) {
 	}
 	if err = flock(f); err == nil {
 		// What was locked may have been replaced just before.
-		if is, statErr := os.Lstat(name); statErr == nil && os.SameFile(info, is) {
+		is, statErr := lstat(name)
+		switch {
+		case statErr == nil && os.SameFile(info, is):
 			return f, nil
+		case statErr == nil || errors.Is(statErr, fs.ErrNotExist):
+			err = unix.EWOULDBLOCK
+		default:
+			err = statErr // not to be waited for as another process's lock is
 		}
-		err = unix.EWOULDBLOCK
 	}
 	f.Close()
 	return nil, err
@@ -179,7 +192,9 @@ func replaceLock(name string) (*os.File, error) {
 		return nil, err
 	}
 	if err = flock(f); err == nil {
-		if is, statErr := os.Lstat(name); statErr != nil || ownLock(is) {
+		if is, statErr := lstat(name); statErr != nil && !errors.Is(statErr, fs.ErrNotExist) {
+			err = statErr
+		} else if statErr != nil || ownLock(is) {
 			os.Remove(name + ".new")
 			err = unix.EWOULDBLOCK // another process did it
 		} else if err = os.Rename(name+".new", name); err == nil {

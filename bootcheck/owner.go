@@ -25,7 +25,7 @@ func CheckOwner(name string) error {
 	for len(rest) > 0 {
 		next := filepath.Join(at, rest[0])
 		rest = rest[1:]
-		info, err := os.Lstat(next)
+		info, err := lstat(next)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func CheckOwner(name string) error {
 			at = next
 			continue
 		}
-		target, err := os.Readlink(next)
+		target, err := readlink(next)
 		if err != nil {
 			return err
 		}

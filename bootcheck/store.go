@@ -314,8 +314,10 @@ func (s *Store) commit(next *Record) error {
 		n = generations[len(generations)-1] + 1
 	}
 	dirs := func() []string { return []string{s.generation(n), s.generation(n + ahead), s.fallback(n)} }
-	for slices.ContainsFunc(dirs(), there) {
-		n++ // what cannot be removed is stepped over
+	for first := n; slices.ContainsFunc(dirs(), there); n++ { // what cannot be removed is stepped over
+		if n == first+keepGenerations {
+			return fmt.Errorf("cannot make a generation: %s cannot be read, or has no room for generation %d", s.path(generationsDir), n)
+		}
 	}
 	drop := func() {
 		for _, dir := range dirs() {

@@ -24,11 +24,7 @@ func (s *Store) VersionDir(version string) string { return s.path(dirName(versio
 
 // VersionNames lists the versions whose folders are in the store, whole or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
-	var entries []fs.DirEntry
-	err := Retry(func() (err error) {
-		entries, err = os.ReadDir(s.dir)
-		return err
-	})
+	entries, err := readDir(s.dir)
 	if err != nil {
 		return nil, err
 	}

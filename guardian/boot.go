@@ -118,6 +118,8 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		}
 	}
 	switch {
+	case d.Unjudged:
+		return errUnjudged // why is in the journal
 	case d.Next != nil && d.Next.Phase == bootcheck.PhaseHold:
 		return holdError(d.Next)
 	case d.Next == nil && record.Phase == bootcheck.PhaseHold:

@@ -24,12 +24,26 @@ func (g *guardian) confirm(ctx context.Context) error {
 	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
+	settled := func(record *bootcheck.Record) error {
+		g.tell(ctx, record)
+		switch {
+		case record.Phase == bootcheck.PhaseHold:
+			return holdError(record)
+		case back != nil:
+			return rolledBack(back)
+		case record.BlockedBy(found) != nil && record.LastRollback != nil && record.LastRollback.From == found.Version:
+			return rolledBack(record) // recover was faster
+		}
+		return nil
+	}
 	for begun := time.Now(); ; {
 		active, err := g.active()
-		if err != nil {
+		switch {
+		case err != nil && back != nil:
+			return bootcheck.Errorf(bootcheck.ExitUnknown, "", "rolled back to version %s, which cannot be judged: %w", back.Current, err)
+		case err != nil:
 			return err
-		}
-		if active == nil {
+		case active == nil:
 			return errNothing
 		}
 		record := active.Record
@@ -47,16 +61,7 @@ func (g *guardian) confirm(ctx context.Context) error {
 			}
 		}
 		if !record.Phase.Judged() {
-			g.tell(ctx, record)
-			switch {
-			case record.Phase == bootcheck.PhaseHold:
-				return holdError(record)
-			case back != nil:
-				return rolledBack(back)
-			case record.BlockedBy(found) != nil && record.LastRollback != nil && record.LastRollback.From == found.Version:
-				return rolledBack(record) // recover was faster
-			}
-			return nil
+			return settled(record)
 		}
 		verdict := health.Verdict{Good: true}
 		if g.revoked(record.Current, record) == "" { // else judge says so, however healthy it is
@@ -81,8 +86,11 @@ func (g *guardian) confirm(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if next == nil {
+		switch {
+		case next == nil:
 			continue
+		case !next.Phase.Judged():
+			return settled(next) // not read again: that could fail, after all is done
 		}
 		back = next
 		if !systemd.Running() {
@@ -208,7 +216,7 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 }
 
 // judge commits what verdict means for the version of record, and restarts the
-// services if it fell back; only then it returns a record. Nothing is done if
+// services if it fell back. It returns the record that it committed. Nothing is done if
 // somebody else was faster and the verdict is about a version that runs no more.
 func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict health.Verdict) (*bootcheck.Record, error) {
 	told := false
@@ -277,14 +285,16 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 			return nil, err
 		}
 	}
-	if d.Action == Keep {
+	if d.Unjudged {
 		return nil, fmt.Errorf("%w: %s", errUnjudged, d.Why)
 	}
 	err = g.carryOut(ctx, d)
-	if d.Action != FallBack || !bootcheck.Switched(err) {
+	if !bootcheck.Switched(err) {
 		return nil, err
 	}
-	g.restart(ctx, d.Run)
+	if d.Action == FallBack {
+		g.restart(ctx, d.Run)
+	}
 	return d.Next, err
 }
 

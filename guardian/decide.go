@@ -27,6 +27,9 @@ type Decision struct {
 	Run    *bootcheck.Ref    // the version to run
 	Next   *bootcheck.Record // to commit; nil: nothing changes
 	Why    string            // one clause for the journal
+	// Unjudged: another Action would be right, but for a version that could not be
+	// looked at. To ask again later is right.
+	Unjudged bool
 }
 
 // Disk is what is known of the snapshots when a decision is made.
@@ -179,6 +182,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 			if d.Next != nil {
 				d.Next.Next = record.Clone().Next
 			}
+			d.Unjudged = true
 			d.Why = fmt.Sprintf("%s was to run from this boot on and cannot be looked at (%s): the next boot tries again; %s", &n.Ref, disk.Unknown[n.Version], d.Why)
 			return d
 		}
@@ -251,8 +255,10 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	if count < budget {
 		return Decision{Action: Count, Run: current, Next: next, Why: fmt.Sprintf("%s is %s, %s", current, record.Phase, what)}
 	}
-	if target, _, skipped, _ := disk.fallback(record); target == nil {
-		return keep("%s is %s, %s, but nothing else can run%s", current, record.Phase, what, skippedText(skipped))
+	if target, _, skipped, unknown := disk.fallback(record); target == nil {
+		d := keep("%s is %s, %s, but nothing else can run%s", current, record.Phase, what, skippedText(skipped))
+		d.Unjudged = unknown
+		return d
 	}
 	failure.Output = what
 	return Condemn(next, disk, boot.ID, failure)
@@ -304,7 +310,8 @@ func Condemn(record *bootcheck.Record, disk Disk, bootID string, failure Failure
 	}
 	target, level, skipped, unknown := disk.fallback(record)
 	if target == nil && unknown {
-		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf("%s failed (%s), and nothing else can be looked at%s", current, failure, skippedText(skipped))}
+		return Decision{Action: Keep, Run: current, Unjudged: true,
+			Why: fmt.Sprintf("%s failed (%s), and nothing else can be looked at%s", current, failure, skippedText(skipped))}
 	}
 	evidence.Skipped = skipped
 	if target != nil {

@@ -32,6 +32,8 @@ func (g *guardian) recover(ctx context.Context, unit string) error {
 		return nil
 	case d.Action == Hold && !systemd.Running():
 		return holdError(d.Next)
+	case d.Unjudged && !systemd.Running():
+		return errUnjudged
 	case d.Action == "" || !systemd.Running():
 		return nil
 	}
@@ -46,8 +48,11 @@ func (g *guardian) recover(ctx context.Context, unit string) error {
 		return err
 	}
 	g.judgeLater(ctx)
-	if d.Action == Hold {
+	switch {
+	case d.Action == Hold:
 		return holdError(d.Next)
+	case d.Unjudged:
+		return errUnjudged
 	}
 	return nil
 }

@@ -49,7 +49,11 @@ func Find(named string) (*Config, error) {
 // are in the file that mean nothing, and BadValue for the first value that is
 // wrong.
 func Load(path string) (*Config, error) {
-	text, err := read(path)
+	var text string
+	err := bootcheck.Retry(func() (err error) {
+		text, err = read(path)
+		return err
+	})
 	if err != nil {
 		return Default(path), fmt.Errorf("cannot read the configuration: %w", err)
 	}

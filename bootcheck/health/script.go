@@ -82,7 +82,11 @@ func wait(cmd *exec.Cmd) error {
 
 // mayRun says why the program at path must not be run.
 func mayRun(path string) error {
-	info, err := os.Stat(path)
+	var info os.FileInfo
+	err := bootcheck.Retry(func() (err error) {
+		info, err = os.Stat(path)
+		return err
+	})
 	switch {
 	case err != nil:
 		return err

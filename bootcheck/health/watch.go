@@ -143,7 +143,15 @@ type sight struct {
 func (j *judge) note(r report) {
 	s := &j.seen[r.check]
 	was := *s
-	r.result.Required = r.result.Required && j.watch.condemns(j.watch.Checks[r.check])
+	condemns := j.watch.condemns(j.watch.Checks[r.check])
+	if condemns && !r.result.Required && was.known && was.last.Required {
+		// It could not be run now, which tells nothing: what was seen last counts.
+		if was.last.OK {
+			s.till = r.ended
+		}
+		return
+	}
+	r.result.Required = r.result.Required && condemns
 	s.known, s.last = true, r.result
 	switch {
 	case !r.result.OK:

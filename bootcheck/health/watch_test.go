@@ -234,3 +234,40 @@ func TestWatchPace(t *testing.T) {
 		}
 	})
 }
+
+// A check that cannot be run at one moment says neither that a sick version is well nor
+// that a good one was good for long enough.
+func TestWatchCannotRunOnce(t *testing.T) {
+	const s, m = time.Second, time.Minute
+	for _, row := range []struct {
+		name    string
+		bad     time.Duration // until then, in time since the start
+		cannot  time.Duration // then it cannot be run, for 3 s
+		good    bool
+		verdict time.Duration
+	}{
+		{"a version that is sick", always, 5 * m, false, 10 * m},
+		{"a version that just became good", 5 * m, 5*m + 10*s, true, 6 * m},
+		{"a version that is good", 0, 30 * s, true, m},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				check := Check{Name: "a", Required: true, Timeout: s, run: func(context.Context) finding {
+					switch at := time.Since(start); {
+					case row.cannot <= at && at < row.cannot+3*s:
+						return finding{err: fmt.Errorf("%w: no memory", errCannotRun)}
+					case at < row.bad:
+						return finding{err: errors.New("sick")}
+					}
+					return finding{}
+				}}
+				v, err := Watch{Checks: []Check{check}, Stable: m, Deadline: 10 * m}.Run(t.Context())
+				took := time.Since(start)
+				if err != nil || v.Good != row.good || took < row.verdict || took > row.verdict+3*s {
+					t.Errorf("good %v after %s (%v), want %v after %s", v.Good, took, err, row.good, row.verdict)
+				}
+			})
+		})
+	}
+}

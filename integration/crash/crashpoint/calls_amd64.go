@@ -30,3 +30,13 @@ func init() {
 		calls[nr] = unknown(name)
 	}
 }
+
+// The same of reads. newfstatat is fstatat's number on arm64.
+func init() {
+	reads[unix.SYS_OPEN] = readCall{name: "open", dir: here, path: 0, flags: 1}
+	reads[unix.SYS_NEWFSTATAT] = readCall{name: "stat", dir: 0, path: 1}
+	for _, nr := range []uint32{unix.SYS_STAT, unix.SYS_LSTAT, unix.SYS_ACCESS} {
+		reads[nr] = readCall{name: "stat", dir: here, path: 0}
+	}
+	reads[unix.SYS_READLINK] = readCall{name: "readlink", dir: here, path: 0}
+}

@@ -35,6 +35,10 @@ type Run struct {
 // and what was seen until then is returned. However the program itself ended, it is
 // no error.
 func Start(ctx context.Context, cmd *exec.Cmd, plan Plan) (*Run, error) {
+	return start(ctx, cmd, plan, nil)
+}
+
+func start(ctx context.Context, cmd *exec.Cmd, plan Plan, of *readers) (*Run, error) {
 	if plan == nil {
 		plan = func(*Call) Verdict { return Verdict{} }
 	}
@@ -52,7 +56,7 @@ func Start(ctx context.Context, cmd *exec.Cmd, plan Plan) (*Run, error) {
 	defer func() { _ = unix.Close(ours) }()
 	name := cmd.Path
 	cmd.Path, cmd.Args = "/proc/self/exe", append([]string{"crashpoint", name}, cmd.Args...)
-	cmd.Env = append(cmd.Environ(), stubVariable+"=1")
+	cmd.Env = append(cmd.Environ(), stubVariable+"="+of.filter())
 	cmd.ExtraFiles = []*os.File{theirs}
 	// A session of its own is how its children are found that have lost their parents.
 	if cmd.SysProcAttr == nil {
@@ -79,7 +83,7 @@ func Start(ctx context.Context, cmd *exec.Cmd, plan Plan) (*Run, error) {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	s := &supervisor{
-		main: cmd.Process.Pid, pidfd: pidfd, listener: listener, plan: plan,
+		main: cmd.Process.Pid, pidfd: pidfd, listener: listener, plan: plan, readers: of,
 		threads: make(map[int]*process), processes: make(map[int]*process),
 	}
 	defer s.close()
@@ -170,6 +174,7 @@ type supervisor struct {
 	listener int
 	wake     int // an eventfd: ctx has ended
 	plan     Plan
+	readers  *readers // nil: changes are asked for
 	run      Run
 
 	mu        sync.Mutex // of processes, which killAll reads
@@ -277,6 +282,10 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 	}
 	a := &ask{process: p, tid: int(q.pid), nr: uint32(q.nr), arg: q.arg}
 	defer a.release()
+	if s.readers != nil {
+		s.read(q, a)
+		return false, nil
+	}
 	parse := calls[a.nr]
 	if q.arch != auditArch || parse == nil {
 		parse = unknown(fmt.Sprintf("number %d of architecture %#x", q.nr, q.arch))

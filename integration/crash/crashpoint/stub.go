@@ -23,20 +23,23 @@ func init() {
 	if os.Getenv(stubVariable) == "" {
 		return
 	}
-	err := stub(os.Args[1], os.Args[2:])
+	program := filter()
+	if os.Getenv(stubVariable) == stubReads {
+		program = readFilter()
+	}
+	err := stub(os.Args[1], os.Args[2:], program)
 	_ = unix.Sendto(stubSocket, []byte(err.Error()), 0, nil)
 	os.Exit(125) // only who does not read the socket sees it
 }
 
 // stub becomes the program at path, behind the filter. It returns only if that
 // cannot be.
-func stub(path string, args []string) error {
+func stub(path string, args []string, program []unix.SockFilter) error {
 	runtime.LockOSThread() // the filter is this thread's, and so will be the program
 	unix.CloseOnExec(stubSocket)
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot give up new privileges: %w", os.NewSyscallError("prctl", err))
 	}
-	program := filter()
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, uintptr(unsafe.Pointer(&prog)))
