@@ -10,7 +10,7 @@ import (
 
 // Odd are flows that are too special for every matrix: each is there for calls that
 // no other one makes.
-var Odd = []*Flow{
+var Odd = append([]*Flow{
 	{
 		Name:    "new-device", // the store's folder itself is made
 		Prepare: steps(step{"rootless"}),
@@ -119,7 +119,7 @@ var Odd = []*Flow{
 		After:   confirmed("1.2.0", "1.1.0"),
 		Between: []State{state(invariants.Adopting, "1.2.0", "1.1.0", "1.0.0")},
 	},
-}
+}, uncountedBoots...)
 
 func adopts(*Site) []string { return []string{"ota-guardian", "adopt"} }
 
