@@ -16,7 +16,9 @@ export SOURCE_DATE_EPOCH ?= $(shell scripts/version.sh --time 2>/dev/null || ech
 
 # Small, static and reproducible: no paths of the build machine, no symbols, and
 # of git only what --version says.
-BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION) -X github.com/tope-ota/ota/bootcheck.builtAt=$(SOURCE_DATE_EPOCH)'
+# The collector of Go before 1.26 is 16 KB smaller, and these programs collect little;
+# later releases no longer have it.
+BUILD := GOEXPERIMENT=$(if $(findstring go1.26,$(shell go env GOVERSION)),nogreenteagc) go build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/tope-ota/ota/bootcheck/cli.Version=$(VERSION) -X github.com/tope-ota/ota/bootcheck.builtAt=$(SOURCE_DATE_EPOCH)'
 
 # The guardian is read from flash at every boot, before anything else starts.
 # Without inlining it is 7 % smaller; it spends its time in SHA-256, which is

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -378,9 +377,11 @@ func proxyOrNothing(s string) (string, error) {
 	if s == "" || s == NoProxy {
 		return s, nil
 	}
-	u, err := url.Parse(s)
-	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" ||
-		!slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+	scheme, rest, _ := strings.Cut(s, "://") // its user parses it, see package loopback
+	host := rest[strings.LastIndex(rest, "@")+1:]
+	if host = strings.TrimSuffix(host, "/"); host == "" || host[0] == ':' || strings.ContainsAny(host, "/?#") ||
+		strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) ||
+		!slices.Contains([]string{"http", "https", "socks5", "socks5h"}, scheme) {
 		return "", errors.New(`must be the address of a proxy such as "http://proxy.example:3128", or "none"`)
 	}
 	return s, nil

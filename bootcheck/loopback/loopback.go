@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -125,45 +124,54 @@ func parse(rawURL string) (target, error) {
 	refuse := func(why string) (target, error) {
 		return target{}, fmt.Errorf("cannot use %q: %s", rawURL, why)
 	}
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) { // its text repeats the URL
-			err = ue.Err
-		}
-		return refuse(err.Error())
-	}
-	switch {
-	case u.Scheme != "http":
+	// Not net/url: nothing else of the guardian needs it, and it would be 16 KB of it.
+	const scheme = "http://"
+	if len(rawURL) < len(scheme) || !strings.EqualFold(rawURL[:len(scheme)], scheme) {
 		return refuse("only http:// is spoken")
-	case u.Opaque != "" || u.Host == "":
-		return refuse("it names no host")
-	case u.User != nil:
-		return refuse("it holds a user name")
 	}
-	port := uint64(80)
-	if p := u.Port(); p != "" {
-		if port, err = strconv.ParseUint(p, 10, 16); err != nil || port == 0 {
+	host, path := rawURL[len(scheme):], "/"
+	if i := strings.IndexAny(host, "/?#"); i >= 0 {
+		path, _, _ = strings.Cut(host[i:], "#")
+		if host = host[:i]; !strings.HasPrefix(path, "/") {
+			path = "/" + path
+		}
+	}
+	name, port := host, uint64(80)
+	if h, p, err := net.SplitHostPort(host); err == nil {
+		name = h
+		if p != "" {
+			port, err = strconv.ParseUint(p, 10, 16)
+		}
+		if err != nil || port == 0 {
 			return refuse("the port must be 1 to 65535")
 		}
+	} else if strings.HasPrefix(host, "[") {
+		name = strings.Trim(host, "[]")
+	} else if strings.Contains(host, ":") {
+		return refuse("an IPv6 address stands in brackets: [::1]")
+	}
+	switch {
+	case strings.Contains(host, "@"):
+		return refuse("it holds a user name")
+	case name == "":
+		return refuse("it names no host")
 	}
 	// "localhost" without a resolver: what /etc/hosts or a DNS server says about
 	// it is nobody's business here.
 	hosts := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
-	if h := u.Hostname(); !strings.EqualFold(h, "localhost") {
-		addr, err := netip.ParseAddr(h)
+	if !strings.EqualFold(name, "localhost") {
+		addr, err := netip.ParseAddr(name)
 		// An IPv4 address in IPv6 clothes is a way around such checks, never a need.
 		if err != nil || !addr.IsLoopback() || addr.Is4In6() || addr.Zone() != "" {
 			return refuse("only the loopback interface is spoken to: 127.0.0.1, [::1] or localhost")
 		}
 		hosts = []netip.Addr{addr}
 	}
-	t := target{host: u.Host, path: u.RequestURI()}
-	// url.Parse lets a space through in a query; it would end the request line's
-	// path.
-	if strings.ContainsFunc(t.path, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	// A space would end the request line's path.
+	if strings.ContainsFunc(host+path, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return refuse("spaces and what is not ASCII must be escaped")
 	}
+	t := target{host: host, path: path}
 	for _, h := range hosts {
 		t.addrs = append(t.addrs, netip.AddrPortFrom(h, uint16(port)))
 	}
