@@ -24,7 +24,10 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOpt
 	if err := a.commitTrial(ctx, ref, o); err != nil {
 		return err
 	}
-	if _, err := a.prune(ctx, a.cfg.Keep); err != nil {
+	if _, err := a.prune(ctx, a.cfg.Keep); errors.Is(err, bootcheck.ErrUndurable) {
+		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "activated version %s, but %w", ref.Version, err).
+			WithAdvice("look for errors of the disk in `dmesg`; `ota-guardian status` says which version runs")
+	} else if err != nil {
 		a.logf("%v", err) // the switch is made; the next install tidies up
 	}
 	if o.atReboot {

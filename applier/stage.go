@@ -184,9 +184,11 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacke
 			return nil, err
 		}
 		if record, err = a.record(); err == nil {
-			removed, err := a.remove(record, p.remove, "disk space")
-			if err != nil {
+			var removed []string
+			removed, err = a.remove(record, p.remove, "disk space")
+			if err != nil && !errors.Is(err, bootcheck.ErrUndurable) {
 				a.logf("%v", err)
+				err = nil
 			}
 			for _, version := range p.remove {
 				if !slices.Contains(removed, version) {
@@ -226,11 +228,14 @@ func (a *applier) prune(ctx context.Context, keep int) ([]string, error) {
 }
 
 // remove removes versions that record does not link to, because of why. One that cannot
-// be removed is stepped over: stays is about the first of them. Its caller holds the
-// lock.
+// be removed is stepped over: stays is about the first of them. After bootcheck.ErrUndurable
+// nothing more is removed. Its caller holds the lock.
 func (a *applier) remove(record *bootcheck.Record, versions []string, why string) (removed []string, stays error) {
 	for _, version := range versions {
 		gone, err := a.removeVersion(record, version)
+		if errors.Is(err, bootcheck.ErrUndurable) {
+			return removed, err
+		}
 		if !gone {
 			stays = cmp.Or(stays, err)
 			continue
@@ -241,14 +246,15 @@ func (a *applier) remove(record *bootcheck.Record, versions []string, why string
 	return removed, stays
 }
 
-// removeVersion removes version from the store, or says why it is still there. What is
-// out of the store and cannot be deleted is in the log only: the next sweep tries again.
+// removeVersion removes version from the store, or says why it is still there, or may be
+// again. What is out of the store and cannot be deleted is in the log only: the next sweep
+// tries again.
 func (a *applier) removeVersion(record *bootcheck.Record, version string) (gone bool, err error) {
 	if err = a.store.Remove(record, version); err == nil {
 		return true, nil
 	}
 	err = fmt.Errorf("cannot remove version %s: %w", version, err)
-	if _, statErr := os.Lstat(a.store.VersionDir(version)); statErr == nil {
+	if _, statErr := os.Lstat(a.store.VersionDir(version)); statErr == nil || errors.Is(err, bootcheck.ErrUndurable) {
 		return false, err
 	}
 	a.logf("%v", err)

@@ -94,6 +94,17 @@ func openHere(dir int, name string) (*os.File, error) {
 	return f, nil
 }
 
+// ErrUndurable is a removal that was made, and that a power cut may undo.
+var ErrUndurable = errors.New("it may be there again after a power cut")
+
+// syncRemoval makes it durable that a name in dir is gone.
+func syncRemoval(dir string) error {
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrUndurable, err)
+	}
+	return nil
+}
+
 // trash moves name, below the store's folder, into .trash. When it returns, it is
 // durably out of the folder that it was in. That it is in .trash need not be: whatever
 // is there waits to be deleted. What cannot be moved is deleted where it is.
@@ -115,7 +126,7 @@ func (s *Store) moveToTrash(name string) (to string, err error) {
 		}
 		err := os.Rename(from, to)
 		if err == nil {
-			return to, syncDir(filepath.Dir(from))
+			return to, syncRemoval(filepath.Dir(from))
 		}
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) {
 			return "", err
@@ -123,7 +134,7 @@ func (s *Store) moveToTrash(name string) (to string, err error) {
 		if hereErr := removeHere(from); hereErr != nil {
 			return "", fmt.Errorf("%w, and %w", err, hereErr)
 		}
-		return "", syncDir(filepath.Dir(from))
+		return "", syncRemoval(filepath.Dir(from))
 	}
 }
 

@@ -197,8 +197,8 @@ func (s *Store) Publish(version string) error {
 // Remove deletes the snapshot of version: out of sight first, durably, so that
 // a half that a power cut leaves is never taken for a version. One that the
 // record links to is refused. With an error, part of it is left: in .trash, or, where
-// it cannot be moved, as a damaged version under its name; or nothing was done. The lock
-// must be held.
+// it cannot be moved, as a damaged version under its name; or nothing was done. With
+// ErrUndurable, a power cut may bring it back. The lock must be held.
 func (s *Store) Remove(record *Record, version string) error {
 	if record != nil {
 		for _, l := range record.links() {

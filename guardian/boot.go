@@ -89,7 +89,14 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	}
 	addEvidence()
 	err = g.carryOut(ctx, d)
-	if d.Action == Count && bootcheck.IsNoSpace(err) && g.tooManyUncounted(record) {
+	tooMany := false
+	if d.Action == Count && bootcheck.IsNoSpace(err) {
+		var noteErr error
+		if tooMany, noteErr = g.tooManyUncounted(record); noteErr != nil {
+			err = fmt.Errorf("%v; nor can it be noted that it is not counted: %w", err, noteErr)
+		}
+	}
+	if tooMany {
 		counted := d.Next
 		counted.Trial.Unclean += bootcheck.SpareBoots
 		f := Failure{Cause: bootcheck.CauseBoots, Output: "no verdict yet, and no room on the disk to count the boots"}
@@ -132,15 +139,15 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 // tooManyUncounted reports whether a boot that a full disk cannot count is to fall back:
 // without counting nothing would ever end the trial of a version that crashes the device
 // and fills the disk. A few boots go uncounted.
-func (g *guardian) tooManyUncounted(record *bootcheck.Record) bool {
+func (g *guardian) tooManyUncounted(record *bootcheck.Record) (bool, error) {
 	if !record.Phase.Counted() {
-		return false
+		return false, nil
 	}
 	spared, err := g.store.SpareBoot(g.bootID)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		g.logf("cannot note that a boot is not counted: %v", err)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil // nothing is prepared to fall back to
 	}
-	return err == nil && !spared
+	return err == nil && !spared, err
 }
 
 // noteLastBoot keeps for the fleet's figures how the boot before this one ended. An
