@@ -55,7 +55,8 @@ const (
 	// note has its name; and the note of a download that was dropped is durably gone
 	// before another one gets its name, which it must not speak for.
 	Spool Rule = "spool"
-	// Trash: a version is durably out of sight before anything in it is removed.
+	// Trash: a version is durably out of sight before anything in it is removed. Of one
+	// that cannot be moved the manifest goes first, durably.
 	Trash Rule = "trash"
 )
 
@@ -99,7 +100,7 @@ var links = []string{"current", "previous", "factory"}
 // Judge finds what the calls of r violate, in their order. The error is of a log
 // that cannot be played: it is not complete.
 func Judge(r Run) ([]Violation, error) {
-	j := judge{Run: r, disk: disk.New(r.Before), failed: make(map[crashpoint.ID]int), trashed: make(map[string]int)}
+	j := judge{Run: r, disk: disk.New(r.Before), failed: make(map[crashpoint.ID]int), trashed: make(map[string]int), stays: make(map[string]bool)}
 	j.leads = j.lead()
 	if r.Unsettled {
 		if err := j.disk.Unsettle(filepath.Join(r.Root, ".active")); err != nil {
@@ -137,6 +138,7 @@ type judge struct {
 	switches []int
 	failed   map[crashpoint.ID]int // by file, the point at which its sync failed
 	trashed  map[string]int        // by name in .trash, the point at which it was moved there
+	stays    map[string]bool       // names of versions that could not be moved
 	news     []string              // names of versions that were published
 }
 
@@ -349,7 +351,7 @@ func (j *judge) trash(c *crashpoint.Call) {
 		return
 	}
 	top, below, _ := strings.Cut(rel, "/")
-	if is := j.disk.Lookup(filepath.Join(j.Root, top)); versionName.MatchString(top) && is != nil && is.Type.IsDir() {
+	if is := j.disk.Lookup(filepath.Join(j.Root, top)); versionName.MatchString(top) && is != nil && is.Type.IsDir() && !(j.stays[top] && spoiled(is, below)) {
 		j.add(Trash, []int{c.Point}, "%s is removed where everybody takes it for a version", rel)
 	}
 	name, _, _ := strings.Cut(below, "/")
@@ -362,6 +364,17 @@ func (j *judge) trash(c *crashpoint.Call) {
 			j.add(Trash, []int{c.Point, moved}, "%s is removed before it is durable that %s is out of sight", rel, change.Names[0].Name)
 		}
 	}
+}
+
+// spoiled reports whether version is durably none any more, or is none once below is
+// removed: nobody takes the rest of it for a version.
+func spoiled(version *disk.Inode, below string) bool {
+	own := version.Names[".ota"]
+	if own == nil || !own.Type.IsDir() {
+		return below == "" && len(version.Names) == 0
+	}
+	return below == ".ota/manifest.json" ||
+		own.Names["manifest.json"] == nil && len(own.Unsynced("manifest.json")) == 0 && len(version.Unsynced(".ota")) == 0
 }
 
 // sealed looks whether c changes what is in a version that a link leads to.
@@ -443,10 +456,15 @@ func holds(version, i *disk.Inode) bool {
 
 // after looks at what c has done.
 func (j *judge) after(c *crashpoint.Call) {
+	to, ok := j.rel(c.To.Path)
+	toTrash := ok && c.Name == "rename" && strings.HasPrefix(to, ".trash/")
 	if c.Errno != 0 {
+		if from, ok := j.rel(c.File.Path); ok && toTrash {
+			j.stays[from] = true
+		}
 		return
 	}
-	if to, ok := j.rel(c.To.Path); ok && c.Name == "rename" && strings.HasPrefix(to, ".trash/") {
+	if toTrash {
 		j.trashed[strings.TrimPrefix(to, ".trash/")] = c.Point
 	}
 	switched := c.Name == "rename" && c.To.Path == filepath.Join(j.Root, ".active") ||

@@ -287,6 +287,27 @@ func TestJudge(t *testing.T) {
 			l.RemoveAll("v0")
 			l.Syncfs()
 		}},
+		{name: "a version that cannot be moved is removed in its place", rule: order.Trash, text: "v0/app is removed where", write: func(l *handmade.Log) {
+			withOld(l)
+			l.Mkdir("v0/.ota")
+			l.Create("v0/.ota/manifest.json", "{}")
+			l.Syncfs()
+			l.Fail(unix.EXDEV, func() { l.Rename("v0", ".trash/v0-0") })
+			l.Remove("v0/.ota/manifest.json")
+			l.Remove("v0/app")
+			l.Syncfs()
+		}},
+		{name: "a version that cannot be moved is removed, and durably none before", write: func(l *handmade.Log) {
+			withOld(l)
+			l.Mkdir("v0/.ota")
+			l.Create("v0/.ota/manifest.json", "{}")
+			l.Syncfs()
+			l.Fail(unix.EXDEV, func() { l.Rename("v0", ".trash/v0-0") })
+			l.Remove("v0/.ota/manifest.json")
+			l.Fsync("v0/.ota")
+			l.RemoveAll("v0")
+			l.Syncfs()
+		}},
 		{name: "a version is removed before its move is durable", rule: order.Trash, text: "before it is durable that v0 is out of sight", write: func(l *handmade.Log) {
 			withOld(l)
 			l.Rename("v0", ".trash/v0-0")
