@@ -136,7 +136,7 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 			b.drop()
 			break
 		}
-		if bootcheck.IsNoSpace(err) && !a.unshared {
+		if _, full := errors.AsType[*noRoom](err); full && !a.unshared {
 			// Less could be shared than could be seen, or another program writes. What
 			// arrived is kept: all of it is opened anew, as what is removed now has to come
 			// out of the bundle.

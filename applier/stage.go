@@ -48,6 +48,9 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		if bootcheck.Exit(err) == bootcheck.ExitDamaged {
 			b.drop() // to resume this download would be to fail for ever
 		}
+		if bootcheck.IsNoSpace(err) {
+			return &noRoom{err}
+		}
 		return err
 	}
 	unlock, err := a.store.Lock(ctx, lockToCommit)
@@ -62,6 +65,12 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 	}
 	return a.replace(ctx, ref)
 }
+
+// noRoom is the error of an unpacking that the disk had no room for: it may be done
+// again. What comes after it may not, as a sync that failed is never made again.
+type noRoom struct{ error }
+
+func (e *noRoom) Unwrap() error { return e.error }
 
 // replace publishes ref in the place of its damaged snapshot. As previous that is no
 // version to fall back to, so the record forgets it first. As current it may be all
