@@ -32,14 +32,14 @@ var controls = []control{
 		"\tif Mistake(\"root-not-synced\") {\n\t} else if err := syncDir(s.dir); err != nil {\n\t\treturn Errorf(ExitUnknown, \"\", \"switched",
 	},
 	{
-		"renameio-alone", "activate", "bootcheck/store.go",
+		"renameio-alone", "activate", "bootcheck/files.go",
 		"func syncDir(dir string) error {\n",
 		"func syncDir(dir string) error {\n\tif Mistake(\"renameio-alone\") {\n\t\treturn nil\n\t}\n",
 	},
 	{
-		"record-not-synced", "confirm", "bootcheck/store.go",
-		"\t_, err = f.Write(append(data, '\\n'))\n\tif err == nil {\n",
-		"\t_, err = f.Write(append(data, '\\n'))\n\tif err == nil && !Mistake(\"record-not-synced\") {\n",
+		"record-not-synced", "confirm", "bootcheck/files.go",
+		"\t_, err = f.Write(content)\n\tif err == nil {\n",
+		"\t_, err = f.Write(content)\n\tif err == nil && !Mistake(\"record-not-synced\") {\n",
 	},
 	{
 		"stage-not-synced", "install-beside-factory", "applier/bundle/unpack.go",
