@@ -362,7 +362,7 @@ func setMode(f *os.File, mode bootcheck.Mode) error {
 }
 
 func create(root *os.Root, name string) (*os.File, error) {
-	return root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	return root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600) // a clone is read, too
 }
 
 // writeAndClose writes the end of f.
