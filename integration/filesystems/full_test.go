@@ -117,16 +117,17 @@ func fill(t *testing.T, dir string, files bool) (stop func()) {
 		t.Fatal(err)
 	}
 	n := 0
-	// until the disk says that it is full.
-	once := func() {
+	// until the disk says that it is full, or ctx ends: a btrfs that is nearly full takes
+	// byte after byte, each slowly.
+	once := func(ctx context.Context) {
 		for _, size := range []int{1 << 20, 64 << 10, 4 << 10, 512, 1} {
-			for {
+			for ctx.Err() == nil {
 				if _, err := log.Write(make([]byte, size)); err != nil {
 					break
 				}
 			}
 		}
-		for files {
+		for files && ctx.Err() == nil {
 			n++
 			if err := os.WriteFile(filepath.Join(at, fmt.Sprint(n)), []byte("x"), 0o600); err != nil {
 				if !errors.Is(err, unix.ENOSPC) {
@@ -137,14 +138,14 @@ func fill(t *testing.T, dir string, files bool) (stop func()) {
 		}
 	}
 	for range 3 {
-		once()
+		once(t.Context())
 		_ = unix.Syncfs(int(log.Fd()))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			once()
+			once(ctx)
 		}
 	})
 	stop = sync.OnceFunc(func() {
