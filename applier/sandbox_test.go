@@ -47,10 +47,14 @@ func unitFile(t *testing.T, properties []systemd.Property) string {
 			}
 			value = fmt.Sprintf("%04o", v)
 		case int32:
-			if name != "SystemCallErrorNumber" || v != int32(unix.EPERM) {
+			switch {
+			case name == "SystemCallErrorNumber" && v == int32(unix.EPERM):
+				value = "EPERM"
+			case name == "OOMScoreAdjust":
+				value = fmt.Sprint(v)
+			default:
 				t.Fatalf("property %s = %v: how is that written?", name, v)
 			}
-			value = "EPERM"
 		case uint64:
 			switch {
 			case name == "CapabilityBoundingSet":
@@ -67,7 +71,7 @@ func unitFile(t *testing.T, properties []systemd.Property) string {
 				value = strings.Join(names, " ")
 			case name == "RestrictNamespaces" && v == 0:
 				value = "yes"
-			case name == "LimitCORE":
+			case name == "LimitCORE", name == "MemoryMax":
 				value = fmt.Sprint(v)
 			case strings.HasSuffix(name, "USec"):
 				name, value = strings.TrimSuffix(name, "USec")+"Sec", fmt.Sprint(v/1_000_000)
