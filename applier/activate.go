@@ -196,6 +196,7 @@ func (a *applier) restart(ctx context.Context, ref *bootcheck.Ref) error {
 		return nil
 	}
 	a.stage(report.StageRebooting, "restarting the services")
+	a.report.Flush(ctx)
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
 		return unjudged(ref, "systemd does not answer (%v)", err)

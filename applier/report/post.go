@@ -32,6 +32,10 @@ func (r *Reporter) run(ctx, patient context.Context) {
 			} else {
 				r.post.do(ctx, s)
 			}
+			r.mu.Lock()
+			r.sending = false
+			r.mu.Unlock()
+			signal(r.idle)
 			r.pause(ctx, s.Stage)
 		}
 		signal(r.idle)
@@ -73,6 +77,15 @@ func (r *Reporter) next() (s State, ok bool) {
 	s = r.queue[0]
 	r.queue = slices.Delete(r.queue, 0, 1)
 	return s, true
+}
+
+// Flush waits until what was said has arrived, for a quarter of a second at most, and
+// not at all where the endpoint let the last report time out. device-api is restarted
+// next: what waits then would never be told.
+func (r *Reporter) Flush(ctx context.Context) {
+	if r.post != nil && !r.post.slow.Load() {
+		r.drained(ctx, slowLimit)
+	}
 }
 
 // Close lets the last report out, has the last state in its file and ends the

@@ -1,8 +1,8 @@
 // Package report tells device-api, and whoever looks into the state file, how
 // an install gets on.
 //
-// An install never waits for a report: a Reporter notes what is to be said and
-// returns; goroutines of its own say it, one report after the other. What cannot
+// An install does not wait for a report, but for a moment before device-api is
+// restarted (Flush): a Reporter notes what is to be said and returns; goroutines of its own say it, one report after the other. What cannot
 // be delivered within 2 s is dropped.
 //
 //	caller ── Stage, Progress, Fail, Success
@@ -46,7 +46,7 @@ const (
 	queueMax  = 8                      // stages that may wait: more than an install has
 	postLimit = 2 * time.Second        // for one report
 	lastLimit = time.Second            // in Close, for the queue to drain, then again for the last report
-	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out
+	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out; and in Flush
 
 	textMax = 1000 // bytes of a message: a cause may quote an address of any length
 )
@@ -62,7 +62,7 @@ type State = bootcheck.Operation
 func terminal(s State) bool { return s.Stage == StageSuccess || s.Stage == StageFailed }
 
 // A Reporter reports one install. Its methods may be called from several
-// goroutines; none but Close waits for anything.
+// goroutines; none but Flush and Close waits for anything.
 type Reporter struct {
 	keep *keeper // nil: no state file
 	post *poster // nil: reports go nowhere

@@ -646,3 +646,37 @@ func TestManyCallers(t *testing.T) {
 		t.Errorf("the last report is %+v", got[len(got)-1])
 	}
 }
+
+// TestFlush holds that what was said just before device-api is restarted has arrived,
+// also where each report takes it a moment, and that an endpoint that hangs is not
+// waited for.
+func TestFlush(t *testing.T) {
+	e := newEndpoint(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
+		time.Sleep(5 * time.Millisecond)
+		io.WriteString(w, `{"ok":true}`)
+	})
+	r := New(e.URL, "")
+	defer r.Close(t.Context())
+	want := []string{StageDownloading, StageVerifying, StageToInstall, StageInstalling, StageRebooting}
+	for _, stage := range want {
+		r.Stage(stage, 0, "")
+	}
+	r.Flush(t.Context())
+	var got []string
+	for _, s := range e.reports() {
+		got = append(got, s.Stage)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("device-api was told %q before its restart, want %q", got, want)
+	}
+
+	hang := make(chan struct{})
+	defer close(hang)
+	silent := New(newEndpoint(t, func(http.ResponseWriter, *http.Request, int) { <-hang }).URL, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	silent.Stage(StageRebooting, 0, "")
+	silent.Flush(ctx) // returns
+	cancel()
+	silent.Close(ctx)
+	New("", "").Flush(ctx)
+}
