@@ -70,7 +70,7 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 	}
 	// More than cores, as each waits for the disk, too; a disk wants to be asked for
 	// several things at once.
-	for range min(4*runtime.GOMAXPROCS(0), maxTakers, len(pairs)) {
+	for range min(8*runtime.GOMAXPROCS(0), maxTakers, len(pairs)) {
 		wg.Go(func() {
 			t := taker{
 				ctx: ctx, noClone: &noClone, share: donor.Share, noCopy: donor.NoCopy, damaged: tell,
