@@ -123,7 +123,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	// hole of the bundle then, and fetched when Finish comes to it.
 	b.want(b.head.Missing(b.manifest, func(i int) bool { return o.has[i] != 0 }))
 	if err := a.takeOffers(ctx, u, b, o); err != nil {
-		return err
+		return interrupted(ctx, b, err)
 	}
 
 	// As long as it arrives, that is what is shown: it is the slower of the two.
@@ -145,12 +145,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		if broken, ok := errors.AsType[*brokenOff](err); ok {
 			return broken.err // it says what failed, and is no fault of the bundle
 		}
-		if ctx.Err() != nil {
-			if _, ended := b.settle(); ended != nil {
-				return ended // it says how far it came
-			}
-		}
-		return err
+		return interrupted(ctx, b, err)
 	}
 	<-b.arrived
 	arrived()
@@ -172,6 +167,17 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		b.drop()
 	}
 	return u.Sync()
+}
+
+// interrupted is err, of an unpacking, or that of the download if ctx has ended both:
+// it says how far that came.
+func interrupted(ctx context.Context, b *openBundle, err error) error {
+	if ctx.Err() != nil {
+		if _, ended := b.settle(); ended != nil {
+			return ended
+		}
+	}
+	return err
 }
 
 // makeRoom removes the snapshots that b's plan says, the least useful first, until
