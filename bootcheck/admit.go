@@ -133,30 +133,35 @@ const RevokedUnknownAdvice = "take the public keys that were revoked out of the 
 // trustedIDs are the IDs of the public keys in paths; none if a file that may hold another
 // cannot be read: only what is known speaks against a version.
 func trustedIDs(paths []string) (ids []string) {
-	for _, p := range paths {
-		files := []string{p}
-		if list, err := os.ReadDir(p); err == nil {
-			files = nil
-			for _, d := range list {
-				if strings.HasSuffix(d.Name(), ".pub") {
-					files = append(files, filepath.Join(p, d.Name()))
-				}
-			}
+	for _, file := range KeyFiles(paths) {
+		if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() || info.Size() > MaxSignature || Exit(CheckOwner(file)) == ExitRefused {
+			continue // no key, or none that is trusted
 		}
-		for _, file := range files {
-			if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() || info.Size() > MaxSignature {
-				continue // no key
-			}
-			text, err := os.ReadFile(file)
-			if err != nil {
-				return nil
-			}
-			if id := keyID(text); id != "" {
-				ids = append(ids, id)
-			}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil
+		}
+		if id := keyID(text); id != "" {
+			ids = append(ids, id)
 		}
 	}
 	return ids
+}
+
+// KeyFiles are paths, and instead of a directory its files *.pub.
+func KeyFiles(paths []string) (files []string) {
+	for _, p := range paths {
+		list, err := os.ReadDir(p)
+		if err != nil {
+			files = append(files, p) // a file; or its reader says what is wrong
+		}
+		for _, d := range list {
+			if strings.HasSuffix(d.Name(), ".pub") {
+				files = append(files, filepath.Join(p, d.Name()))
+			}
+		}
+	}
+	return files
 }
 
 // keyID is the ID of the key in text, a public key or a signature of minisign; empty: it

@@ -16,7 +16,7 @@ import (
 )
 
 // RemoveAll deletes name and all that is below it. Unlike os.RemoveAll it never
-// enters what is mounted there, which may be anybody's data. What cannot be deleted
+// enters what is mounted there, which may be other data. What cannot be deleted
 // does not keep the rest: the error is about the first of it. A name that is not
 // there is no error.
 func RemoveAll(name string) error {

@@ -45,7 +45,7 @@ func (s *Store) lockAt(ctx context.Context, name string, wait time.Duration) (un
 
 // LockFile locks the file name, which is made if it is not there, and waits for that
 // at most wait. The lock ends with its holder. The file can be opened by this user
-// alone: whoever can open a file can lock it, for reading and for ever. Its holder
+// alone: a user who can open a file can lock it, for reading and for ever. Its holder
 // may remove it before it unlocks. On a disk
 // that is read-only a lock that is not there is not needed. The error is ctx's, or
 // unix.EWOULDBLOCK while another process has the lock.
@@ -176,7 +176,7 @@ func ownLock(info fs.FileInfo) bool {
 
 // replaceLock puts a file that nobody else has ever opened, and that is locked, in the
 // place of the lock name, which another user may hold for ever. One process at a
-// time does so, whoever has the lock of the new file; the others ask again.
+// time does so, the one that has the lock of the new file; the others try again.
 func replaceLock(name string) (*os.File, error) {
 	f, err := openLock(name + ".new")
 	switch {

@@ -28,7 +28,7 @@ var ErrRevokedUnknown = errors.New("it is not known which keys were revoked")
 // list too, with 32 generations behind it. What is read is both together: a key
 // is trusted again only if both copies are lost at once.
 //
-// A full list must not protect a key: whoever stole one can fill the list with made-up
+// A full list must not protect a key: a thief can fill the list with made-up
 // IDs. So the keys that the device trusted when they were revoked come first, then the
 // others as they arrived, and what is beyond MaxRevokedKeys is dropped from the end. A
 // dropped ID is of a key that the device does not trust.

@@ -375,7 +375,7 @@ func TestLockInTheWay(t *testing.T) {
 					if err := os.WriteFile(s.path(lockFile), nil, 0o666); err != nil || os.Chmod(s.path(lockFile), 0o666) != nil {
 						t.Fatal(err)
 					}
-					if unlock, err := lock(); err == nil { // it may have to be asked again
+					if unlock, err := lock(); err == nil { // it may have to be tried again
 						unlock()
 					}
 				}

@@ -21,7 +21,7 @@ const stolen, safe = 0x6666666666666666, 0x1111111111111111
 func keyName(id uint64) string { return fmt.Sprintf("%016X", id) }
 
 // sign writes a signature of version as minisign writes it, with nothing behind the ID
-// that anybody could verify: the guardian reads who signed, no more.
+// that can be verified: the guardian reads who signed, no more.
 func (b *board) sign(version string, id uint64) {
 	b.t.Helper()
 	raw := append([]byte("ED"), make([]byte, 8+64)...)
@@ -82,7 +82,7 @@ func (b *board) try() *bootcheck.Ref {
 }
 
 // A version on trial whose key is revoked is left at the next boot, blocked, and the
-// device is as it was. What was confirmed stays, whoever signed it.
+// device is as it was. What was confirmed stays, whatever key signed it.
 func TestRevokedOnTrial(t *testing.T) {
 	b := newBoard(t)
 	for _, version := range []string{"1.0", "2.0", "3.0"} {
@@ -164,12 +164,14 @@ func TestNextIsAsked(t *testing.T) {
 		change func(m *bootcheck.Manifest)
 		more   func(b *board, n *bootcheck.Next)
 		keys   []uint64
+		open   bool // everybody can change the file of the first key
 		runs   bool
 	}{
 		{name: "nothing is against it", keys: []uint64{stolen, safe}, runs: true},
 		{name: "its key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(stolen) }},
 		{name: "another key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(safe) }, runs: true},
 		{name: "its key was taken out of the folder", keys: []uint64{safe}},
+		{name: "its key is in a file that everybody can change", keys: []uint64{stolen, safe}, open: true},
 		{name: "there is no folder of keys that can be read", runs: true},
 		{name: "another model", change: func(m *bootcheck.Manifest) { m.Models = []string{"x2"} }},
 		{name: "it expired", change: func(m *bootcheck.Manifest) { m.NotAfter = &past }},
@@ -200,7 +202,11 @@ func TestNextIsAsked(t *testing.T) {
 			r := b.record().Clone()
 			r.Next, r.Floor = next, 5
 			b.commit(r)
-			b.must(b.device(row.keys...).boot(context.Background(), LastClean))
+			g := b.device(row.keys...)
+			if row.open {
+				b.must(os.Chmod(filepath.Join(g.cfg.Keys[0], keyName(row.keys[0])+".pub"), 0o666))
+			}
+			b.must(g.boot(context.Background(), LastClean))
 			want, phase := "3.0", bootcheck.PhaseConfirmed
 			if row.runs {
 				want, phase = "4.0", bootcheck.PhaseTrial

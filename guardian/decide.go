@@ -51,7 +51,7 @@ func (d Disk) whole(ref *bootcheck.Ref) bool {
 	return d.Damaged[ref.Version] == "" && d.Refused[ref.Version] == ""
 }
 
-// judged reports whether ref may run as far as anybody looked.
+// judged reports whether ref may run as far as is known.
 func (d Disk) judged(ref *bootcheck.Ref) bool { return d.whole(ref) && d.Unknown[ref.Version] == "" }
 
 // fallback is what runs instead of the current version of record, nil: nothing can,

@@ -126,7 +126,7 @@ if [ "$from" != bundle ]; then
         echo "would pack and sign $source as version $version for $model"
     else
         # Beside the versions: a folder of the system's /tmp is small, and not ours.
-        rm -rf "$root"/.factory-bundle.* || : # what cannot be deleted is in nobody's way
+        rm -rf "$root"/.factory-bundle.* || : # what cannot be deleted does no harm
         work=$(mktemp -d "$root/.factory-bundle.XXXXXX")
         file=$work/$version.ota
         set -- create --dir "$source" --version "$version" --model "$model" --key "$key" -o "$file"

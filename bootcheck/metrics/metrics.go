@@ -91,7 +91,7 @@ const lockWait = 2 * time.Second
 
 // lock is held while facts are gathered and written: else the slower of two
 // programs would leave what was true before the other. It is not the store's lock:
-// whoever holds that may take minutes. It is in the run folder, which is in memory:
+// the process that holds that may take minutes. It is in the run folder, which is in memory:
 // no boot writes to the flash for it. Where that folder is not there, nothing is
 // locked and nothing written.
 func (d *Desk) lock() (unlock func(), err error) {

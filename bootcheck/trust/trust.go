@@ -12,7 +12,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -40,7 +39,7 @@ type Keys struct {
 // change, is not trusted and stands in Skipped; the other keys count.
 func Load(paths []string) *Keys {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
-	for _, p := range files(paths) {
+	for _, p := range bootcheck.KeyFiles(paths) {
 		err := bootcheck.CheckOwner(p)
 		if err == nil {
 			err = k.load(p)
@@ -55,33 +54,16 @@ func Load(paths []string) *Keys {
 	return k
 }
 
-// Named reads the keys that a person named: paths are those of Load, whoever owns
-// them, and a file that holds no public key is an error.
+// Named reads the keys that a person named: paths are those of Load, whatever their
+// owner, and a file that holds no public key is an error.
 func Named(paths []string) (*Keys, error) {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
-	for _, p := range files(paths) {
+	for _, p := range bootcheck.KeyFiles(paths) {
 		if err := k.load(p); err != nil {
 			return nil, err
 		}
 	}
 	return k, nil
-}
-
-// files are paths, and instead of a directory its files *.pub.
-func files(paths []string) []string {
-	var all []string
-	for _, p := range paths {
-		list, err := os.ReadDir(p)
-		if err != nil {
-			all = append(all, p) // a file; or its reader says what is wrong
-		}
-		for _, d := range list {
-			if strings.HasSuffix(d.Name(), ".pub") {
-				all = append(all, filepath.Join(p, d.Name()))
-			}
-		}
-	}
-	return all
 }
 
 func (k *Keys) load(file string) error {
@@ -140,7 +122,7 @@ func (k *Keys) IDs() []string {
 }
 
 // Twins are ids and the IDs of all trusted keys that are one of those keys under
-// another ID. minisign does not bind an ID to its key: whoever copies a public key can
+// another ID. minisign does not bind an ID to its key: a user who copies a public key can
 // give it any.
 func (k *Keys) Twins(ids []string) []string {
 	all := slices.Clone(ids)

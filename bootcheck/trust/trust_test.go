@@ -113,7 +113,7 @@ func prehashed(key minisign.PrivateKey, raw []byte) []byte {
 	return r.SignWithComments(key, "c", "u")
 }
 
-// withID is pub under another ID, as whoever edits a key file can give it.
+// withID is pub under another ID, as an edited key file gives it.
 func withID(t *testing.T, pub minisign.PublicKey, id uint64) minisign.PublicKey {
 	t.Helper()
 	raw, err := base64.StdEncoding.DecodeString(pub.String())

@@ -42,7 +42,7 @@ func deaf(ts *testscript.TestScript, neg bool, args []string) {
 		f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		ts.Check(err)
 		out = f
-	case "stuck", "stuck-nonblocking": // somebody holds the other end, and does not read
+	case "stuck", "stuck-nonblocking": // the other end is open, and nothing reads it
 		var fds [2]int
 		ts.Check(unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 		for {
