@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -27,7 +28,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 	if bootcheck.Inconclusive(err) {
 		return err // it may be whole, and be what the device falls back to
 	}
-	if err == nil && snapshot.Ref == *ref {
+	if err == nil && snapshot.Ref == *ref && !a.signedAgain(snapshot, b) {
 		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil || bootcheck.Inconclusive(err) {
 			return err
 		} else {
@@ -64,6 +65,22 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootchec
 		return err
 	}
 	return a.replace(ctx, ref)
+}
+
+// signedAgain reports whether b has another signature than snapshot, which has the same
+// manifest, was never confirmed, and which no record names: it is unpacked again, as the
+// key that signed it first may not be trusted any more.
+func (a *applier) signedAgain(snapshot *bootcheck.Snapshot, b *openBundle) bool {
+	record, err := a.record()
+	if err != nil {
+		return false
+	}
+	is := &snapshot.Ref
+	if record != nil && (is.Same(record.Current) || is.Same(record.Previous) || is.Same(record.Factory) || record.IsConfirmed(is)) {
+		return false
+	}
+	text, err := bootcheck.ReadSnapshotFile(snapshot.Dir, bootcheck.SignaturePath, bootcheck.MaxSignature)
+	return err == nil && !bytes.Equal(text, b.head.Signature)
 }
 
 // noRoom is the error of an unpacking that the disk had no room for: it may be done
