@@ -69,6 +69,7 @@ func TestUnequalServers(t *testing.T) {
 // TestAnotherBundleInItsPlace holds that only what is new is fetched, too, when the
 // server has another bundle than the one that an earlier call has begun.
 func TestAnotherBundleInItsPlace(t *testing.T) {
+	t.Parallel()
 	d := newDevice(t)
 	d.must(d.install(d.wide("2.0.0", 100, 95), installOptions{}))
 	d.confirm()

@@ -58,6 +58,7 @@ func TestEventsConfig(t *testing.T) {
 // TestEventsNobodyReads holds that a program that does not read its pipe loses
 // events and holds nobody up, and that the result waits for it, but not for ever.
 func TestEventsNobodyReads(t *testing.T) {
+	t.Parallel()
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)

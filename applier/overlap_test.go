@@ -111,6 +111,7 @@ func (c *sentCounter) Write(p []byte) (int, error) {
 // TestOverlap holds that what has arrived is unpacked while the rest has not: the
 // server sends its last part only when it sees files of the first in the store.
 func TestOverlap(t *testing.T) {
+	t.Parallel()
 	d := newDevice(t)
 	s := newShelf(t, d.wide("2.0.0", 30, 0))
 	seen := make(chan bool, 1)
@@ -181,6 +182,7 @@ func offsetOf(r *http.Request) (n int) {
 // TestStartsOver holds that a bundle that is replaced on the server while it is
 // unpacked is given up for the one that came in its place.
 func TestStartsOver(t *testing.T) {
+	t.Parallel()
 	d := newDevice(t)
 	first, second := d.wide("2.0.0", 30, 0), d.wide("2.1.0", 30, 0)
 	s := newShelf(t, first)
@@ -207,11 +209,13 @@ func TestStartsOver(t *testing.T) {
 // files are on the device, and that the result is whole; also when the download is
 // interrupted again and again.
 func TestFetchesWhatIsNew(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name string
 		cut  int // the connection breaks after so many bytes, each time; 0: never
-	}{{"a good connection", 0}, {"a bad connection", 150_000}} {
+	}{{"a good connection", 0}, {"a bad connection", 250_000}} {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			d := newDevice(t)
 			d.must(d.install(d.wide("2.0.0", 100, 95), installOptions{}))
 			d.confirm()
@@ -273,6 +277,7 @@ func TestFetchesWhatIsDamaged(t *testing.T) {
 // TestInterruptedInstall holds that an install that is told to end does so soon,
 // leaves the store as it was, and goes on where it stopped when it is asked again.
 func TestInterruptedInstall(t *testing.T) {
+	t.Parallel()
 	d := newDevice(t)
 	s := newShelf(t, d.wide("2.0.0", 30, 0))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -406,6 +411,7 @@ func TestManyFailedInstalls(t *testing.T) {
 // an earlier one also gets what it did not want then: a version that would have
 // given a file has lost it in between.
 func TestResumesWithOtherWishes(t *testing.T) {
+	t.Parallel()
 	d := newDevice(t)
 	d.must(d.install(d.wide("2.0.0", 100, 95), installOptions{}))
 	d.confirm()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -65,58 +66,63 @@ func TestProgressBar(t *testing.T) {
 	for _, columns := range []uint16{200, 40, 5} {
 		t.Run(fmt.Sprint(columns, " columns"), func(t *testing.T) {
 			p := newPty(t, columns)
-			bar := newProgressBar(p.terminal)
-			if bar == nil {
-				t.Fatal("no bar on a terminal")
-			}
-			log := bar.over(p.terminal)
-			begin := time.Now()
-			const total = 100 << 20
-			for _, stage := range []string{"downloading", "installing"} {
-				bar.stage(stage, "the bundle\x1b[31m of "+strings.Repeat("ä", 300))
-				for i := range 600 {
-					bar.progress(int64(i+1)*total/600, total)
-					if i%200 == 199 {
-						fmt.Fprintln(log, "ota-apply: a line of the log")
-					}
-					time.Sleep(200 * time.Microsecond)
-				}
-			}
-			bar.close()
-			bar.close()
-			took := time.Since(begin)
-			frames := strings.Split(p.end(), clearLine)
-			t.Logf("%d redraws in %v, such as %q", len(frames)-1, took, frames[min(3, len(frames)-1)])
-
-			if n, most := len(frames)-1, int(took/redraw)+2+6; n < 3 || n > most {
-				t.Errorf("%d redraws in %v, want 3 to %d: ten a second, and one for each line of the log", n, took, most)
-			}
-			if last := frames[len(frames)-1]; last != "" && last != "ota-apply: a line of the log\r\n" {
-				t.Errorf("%q is left on the terminal", last)
-			}
-			logs := 0
-			for _, frame := range frames {
-				// A line of the log stands alone, behind a cleared line.
-				for line := range strings.Lines(frame) {
-					if strings.Contains(line, "log") {
-						logs++
-						if line != "ota-apply: a line of the log\r\n" {
-							t.Errorf("a line of the log became %q", line)
-						}
-						continue
-					}
-					if n := utf8.RuneCountInString(line); n > int(columns)-1 {
-						t.Errorf("%q has %d columns, want less than %d", line, n, columns)
-					}
-					if strings.ContainsAny(line, "\r\n\x1b") {
-						t.Errorf("%q moves the cursor", line)
-					}
-				}
-			}
-			if logs != 6 {
-				t.Errorf("%d lines of the log, want 6", logs)
-			}
+			synctest.Test(t, func(t *testing.T) { progressBarOn(t, p, columns) })
 		})
+	}
+}
+
+// progressBarOn is one row of TestProgressBar. The clock is that of synctest.
+func progressBarOn(t *testing.T, p *pty, columns uint16) {
+	bar := newProgressBar(p.terminal)
+	if bar == nil {
+		t.Fatal("no bar on a terminal")
+	}
+	log := bar.over(p.terminal)
+	begin := time.Now()
+	const total = 100 << 20
+	for _, stage := range []string{"downloading", "installing"} {
+		bar.stage(stage, "the bundle\x1b[31m of "+strings.Repeat("ä", 300))
+		for i := range 600 {
+			bar.progress(int64(i+1)*total/600, total)
+			if i%200 == 199 {
+				fmt.Fprintln(log, "ota-apply: a line of the log")
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	bar.close()
+	bar.close()
+	took := time.Since(begin)
+	frames := strings.Split(p.end(), clearLine)
+	t.Logf("%d redraws in %v, such as %q", len(frames)-1, took, frames[min(3, len(frames)-1)])
+
+	if n, most := len(frames)-1, int(took/redraw)+2+6; n < 3 || n > most {
+		t.Errorf("%d redraws in %v, want 3 to %d: ten a second, and one for each line of the log", n, took, most)
+	}
+	if last := frames[len(frames)-1]; last != "" && last != "ota-apply: a line of the log\r\n" {
+		t.Errorf("%q is left on the terminal", last)
+	}
+	logs := 0
+	for _, frame := range frames {
+		// A line of the log stands alone, behind a cleared line.
+		for line := range strings.Lines(frame) {
+			if strings.Contains(line, "log") {
+				logs++
+				if line != "ota-apply: a line of the log\r\n" {
+					t.Errorf("a line of the log became %q", line)
+				}
+				continue
+			}
+			if n := utf8.RuneCountInString(line); n > int(columns)-1 {
+				t.Errorf("%q has %d columns, want less than %d", line, n, columns)
+			}
+			if strings.ContainsAny(line, "\r\n\x1b") {
+				t.Errorf("%q moves the cursor", line)
+			}
+		}
+	}
+	if logs != 6 {
+		t.Errorf("%d lines of the log, want 6", logs)
 	}
 }
 

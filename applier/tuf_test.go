@@ -30,6 +30,7 @@ import (
 // Framework names, through the whole of an install. docs/SECURITY.md has the table;
 // what each defence does in detail is tested where it is.
 func TestTUF(t *testing.T) {
+	t.Parallel()
 	const refused, damaged, failed = bootcheck.ExitRefused, bootcheck.ExitDamaged, bootcheck.ExitDownloadFailed
 	release := func(n int64) func(c *bundle.Contents) { return func(c *bundle.Contents) { c.Release = n } }
 

@@ -96,7 +96,7 @@ func TestProbeFindsWhatACheckFinds(t *testing.T) {
 	add(config.Check{Script: scriptAt(t, dir, "good", `[ "$OTA_VERSION" = 1.2.0 ]`)})
 	add(config.Check{Script: scriptAt(t, dir, "bad", "echo the door is open; printf '\\377\\n'; exit 3")})
 	add(config.Check{Script: scriptAt(t, dir, "much", "head -c 1000000 /dev/zero | tr '\\0' '\\1'; exit 1")})
-	add(config.Check{Script: scriptAt(t, dir, "late", "echo waiting; sleep 1000"), Timeout: 300 * time.Millisecond})
+	add(config.Check{Script: scriptAt(t, dir, "late", "echo waiting; sleep 1000"), Timeout: time.Second})
 	add(config.Check{Script: scriptAt(t, dir, "no-interpreter", "") + "-gone"})
 	if err := os.Chmod(scriptAt(t, dir, "open/writable", "exit 1"), 0o777); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,8 @@
 //	snapshot NAME               remember every link, file and mode of the store
 //	unchanged NAME              all of that must be as it was
 //
+// $TREE is a directory of thousands of real files, Go's own sources.
+//
 // The version that runs is healthy while there is no file $WORK/sick. While there
 // is a file $WORK/slow, the check makes a file $WORK/checking and takes for ever.
 package cmdtest
@@ -36,6 +38,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -95,7 +98,7 @@ func setup(env *testscript.Env) error {
 	script := filepath.Join(work, "check")
 	env.Setenv("OTA_CONFIG", filepath.Join(etc, "ota.toml"))
 	env.Setenv("STORE", store)
-	env.Setenv("GOROOT", goroot())
+	env.Setenv("TREE", tree())
 	for _, dir := range []string{store, filepath.Join(etc, "keys")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -257,11 +260,16 @@ func unchanged(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// goroot is where Go's own tree is: a real one, of thousands of files.
-func goroot() string {
+// tree is a real one: a part of Go's own sources, more than a thousand files; nightly
+// all of them, more than ten thousand. Empty: there is no go command.
+var tree = sync.OnceValue(func() string {
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(out))
-}
+	dir := filepath.Join(strings.TrimSpace(string(out)), "src")
+	if os.Getenv("OTA_TESTS") != "nightly" {
+		dir = filepath.Join(dir, "internal")
+	}
+	return dir
+})

@@ -47,6 +47,10 @@ func tree(t *testing.T, version string, c deviceapi.Config) string {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "v"+version)
+	// A child that is forked meanwhile has the binary open for writing until its own
+	// exec, and the version could not be run ("text file busy", go.dev/issue/22315).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := deviceapi.Tree(dir, version, deviceapi.Options{Binary: bin, Config: c}); err != nil {
 		t.Fatal(err)
 	}
