@@ -28,16 +28,6 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 	return CopySparse(filepath.Join(dir, "disk.img"), file)
 }
 
-// dataDrive is QEMU's option for the data disk.
-func (v *VM) dataDrive() string {
-	if v.opts.BlockLog == "" {
-		return "if=none,id=data,format=raw,discard=unmap,file=" + escape(v.Disk())
-	}
-	return "if=none,id=data,discard=unmap,driver=blklogwrites,log-sector-size=512" +
-		",file.driver=file,file.discard=unmap,file.filename=" + escape(v.Disk()) +
-		",log.driver=file,log.filename=" + escape(v.opts.BlockLog)
-}
-
 func makeDataDisk(ctx context.Context, dir string, size int64) error {
 	tool, err := debian.LookTool("mke2fs")
 	if err != nil {

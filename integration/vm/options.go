@@ -37,11 +37,6 @@ type Options struct {
 	// options: this one goes on where that one was. Empty: none.
 	From string
 
-	// BlockLog is a file that becomes the log of all that is written to the data
-	// disk and of each flush, in the format of dm-log-writes; it ends with the
-	// machine. Empty: none is kept.
-	BlockLog string
-
 	// Watchdog adds an Intel 6300ESB watchdog that resets the machine. systemd
 	// must be told to use it: RuntimeWatchdogSec= in a drop-in of the overlay.
 	Watchdog bool

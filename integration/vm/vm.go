@@ -126,7 +126,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	args := append(v.opts.args(v.assets),
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+escape(v.assets.root),
 		"-device", "virtio-blk-pci,drive=root,serial="+layout.RootSerial,
-		"-drive", v.dataDrive(),
+		"-drive", "if=none,id=data,format=raw,discard=unmap,file="+escape(v.Disk()),
 		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
 	)
 	v.log.note("power on")
