@@ -87,19 +87,20 @@ nightly: packages ## all of it, nothing sampled, which takes hours
 
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.
-CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT)) $(if $(SEED),-crash.seed=$(SEED)) \
-	$(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
+CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT))
+CRASH_POINT = $(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
 	$(if $(BY),-crash.by=$(BY)) $(if $(SECOND),-crash.second=$(SECOND)) $(if $(PROCS),-crash.procs=$(PROCS))
+CRASH_SEED = $(if $(SEED),-crash.seed=$(SEED))
 
 # Part of `integration`, too.
 .PHONY: crash
 crash: packages ## killed at every system call, cut at every block write: CI's part; with FLOW= POINT= one point, with its log
 ifdef RECORDING # that a failure of the block replay left
-	go test ./integration/crash/blocks -count=1 -run TestRecording -v -crash.recording=$(abspath $(RECORDING)) $(CRASH)
+	go test ./integration/crash/blocks -count=1 -run TestRecording -v -crash.recording=$(abspath $(RECORDING)) $(CRASH) $(CRASH_SEED)
 else ifdef FS # block replay, of ext4, xfs or btrfs
-	go test ./integration/crash/blocks -count=1 -run TestPowerCuts -v -crash.fs=$(FS) $(CRASH)
+	go test ./integration/crash/blocks -count=1 -run TestPowerCuts -v -crash.fs=$(FS) $(CRASH) $(CRASH_SEED)
 else ifdef POINT
-	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH)
+	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH) $(CRASH_POINT)
 else # two packages at a time, as in `integration`
 	go test -p 2 -count=1 -timeout 30m ./integration/crash/...
 endif

@@ -1,8 +1,6 @@
 package crash
 
 import (
-	"context"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -12,40 +10,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
-
-var world struct {
-	*flows.World
-	dir string
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if world.World != nil {
-		world.Close()
-	}
-	_ = os.RemoveAll(world.dir)
-	os.Exit(code)
-}
-
-// theWorld is made once for the tests here.
-func theWorld(t *testing.T) *flows.World {
-	t.Helper()
-	if world.World != nil {
-		return world.World
-	}
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
-	dir, err := os.MkdirTemp("", "ota-world-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	world.dir = dir
-	if world.World, err = flows.NewWorld(context.Background(), dir); err != nil {
-		t.Fatal(err)
-	}
-	return world.World
-}
 
 // An install that finds its version confirmed says success of a switch that another
 // process made. Whoever made it was maybe killed, or is just about to make it last:

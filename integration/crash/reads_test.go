@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -22,16 +23,17 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // readErrnos are what a look at the disk may fail with. Two say that this process
 // lacks something, one that it may not, and one that the disk cannot.
 var readErrnos = []unix.Errno{unix.EIO, unix.ENOMEM, unix.EMFILE, unix.EACCES}
 
-// The sample of CI, of each flow: reads that fail once, and from then on.
-const (
-	readsOnce = 24
-	readsOn   = 4
+// The sample of each flow: reads that fail once, and from then on; 0: all.
+var (
+	readsOnce = machinetest.Of(2, 16, 0)
+	readsOn   = machinetest.Of(1, 4, 0)
 )
 
 // programs are those whose reads fail. The shells of health checks are not: what they
@@ -85,13 +87,14 @@ func versionsIn(root string) []string {
 // A reading is what a flow reads when nothing fails, and what it may leave.
 type reading struct {
 	calls   []crashpoint.Call
+	site    string   // where they were made
 	allowed []*facts // before it, and of each generation that it makes
 	last    *facts   // of the last one
 	stay    []string // versions that proved themselves, and are there before and after it
 }
 
 // runReads is run, whose reads below l.dir are the points.
-func (l *lab) runReads(ctx context.Context, s *flows.Site, args []string, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run, error) {
+func (l *Lab) runReads(ctx context.Context, s *flows.Site, args []string, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run, error) {
 	argv := s.Command(args)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
@@ -111,7 +114,7 @@ func (l *lab) runReads(ctx context.Context, s *flows.Site, args []string, plan c
 }
 
 // readingOf runs f and looks at what it reads.
-func (l *lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
+func (l *Lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
 	site, err := l.copyOf(l.bench[f].site)
 	if err != nil {
 		return nil, err
@@ -126,7 +129,7 @@ func (l *lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
 	if err != nil || said.Exit != f.Exit {
 		return nil, fmt.Errorf("flow %s: exit %v, want %d (%v)", f.Name, said, f.Exit, err)
 	}
-	r := &reading{calls: run.Calls, allowed: []*facts{before}}
+	r := &reading{calls: run.Calls, site: site.Dir, allowed: []*facts{before}}
 	if r.last, err = remembered(site.Root); err != nil {
 		return nil, err
 	}
@@ -158,7 +161,7 @@ func (l *lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
 }
 
 // tryRead makes the read p.n of its flow fail, and judges what that left.
-func (l *lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error) {
+func (l *Lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error) {
 	b := l.bench[p.flow]
 	site, err := l.copyOf(b.site)
 	if err != nil {
@@ -220,12 +223,8 @@ func (l *lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error
 //
 // makes one point once more, with its log.
 func TestReads(t *testing.T) {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("-crash.seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 1))
+	began := time.Now()
+	r := rand.New(rand.NewPCG(machinetest.Seed(t), 1))
 	// A full disk is what TestPoints fills.
 	all := slices.DeleteFunc(slices.Clone(chosen(t)), func(f *flows.Flow) bool { return f.Full })
 	l := newLab(t, all)
@@ -246,7 +245,7 @@ func TestReads(t *testing.T) {
 		for _, on := range []bool{false, true} {
 			var some []point
 			for _, errno := range readErrnos {
-				some = append(some, points([]*flows.Flow{f}, lengths, point{errno: errno, on: on, procs: 1, seed: seed})...)
+				some = append(some, points([]*flows.Flow{f}, lengths, point{errno: errno, on: on, procs: 1})...)
 			}
 			most := map[bool]int{false: readsOnce, true: readsOn}[on]
 			if !nightly && *flowFlag == "" {
@@ -269,10 +268,11 @@ func TestReads(t *testing.T) {
 	var counts tally
 	failed := map[string]int{}
 	defer func() {
-		t.Logf("%d of %d reads that fail; what came of each flow's:\n%v", counts.total(), total, &counts)
+		t.Logf("what came of each flow's:\n%v", &counts)
+		counts.sum("reads", "failed", total, began)
 		t.Logf("the command did not do its work after a read that failed once: %v", failed)
 	}()
-	inParallel(t, work, func(ctx context.Context, p point) error {
+	inParallelBy(t, readsPerCore, work, func(ctx context.Context, p point) error {
 		o, err := l.tryRead(ctx, p, readings[p.flow])
 		if err != nil || !o.reached {
 			return err
@@ -295,11 +295,4 @@ func TestReads(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// total is how many points were made.
-func (c *tally) total() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.counts["all"]["failed"]
 }

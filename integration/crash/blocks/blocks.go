@@ -5,6 +5,7 @@
 //
 //	record.go   the disk: qemu-storage-daemon serves a file by FUSE, a loop device is
 //	            on that file, the file system on the loop device
+//	log.go      the format of that log
 //	replay.go   what the disk may hold when the power goes: all that was flushed, and
 //	            any part of the rest
 //	image.go    disks in memory

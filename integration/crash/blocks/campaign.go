@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tope-ota/ota/integration/crash/blocklog"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
 )
@@ -37,8 +36,9 @@ type Run struct {
 }
 
 // RecordFlow prepares f on a new file system and records it. dir is made, for the
-// site and the mount point.
-func RecordFlow(ctx context.Context, w *flows.World, f *flows.Flow, fs string, size int64, dir string) (*Run, error) {
+// site and the mount point. The command of f is one of the programs of tried, a world
+// made of w by Rebuild; or w.
+func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs string, size int64, dir string) (*Run, error) {
 	r := &Run{Flow: f, Mount: filepath.Join(dir, "disk")}
 	if err := os.MkdirAll(r.Mount, 0o755); err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func RecordFlow(ctx context.Context, w *flows.World, f *flows.Flow, fs string, s
 			}
 		})
 		defer r.Site.OnReport(nil)
-		said, err := r.Site.Run(ctx, f.Args(r.Site))
+		said, err := r.Site.In(tried).Run(ctx, f.Args(r.Site))
 		mu.Lock()
 		defer mu.Unlock()
 		ended = true
@@ -135,6 +135,9 @@ func (t *Tally) verdict(verdict string, n int) {
 	t.Verdicts[verdict] += n
 }
 
+// Bad is how many states must not have been.
+func (t *Tally) Bad() int { return t.States - t.Unmounted + t.UnTorn - t.Verdicts["ok"] }
+
 func (t Tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d states (%d prefixes, %d subsets of which %d torn), %d could not be mounted (%d torn), %d aftermaths:",
@@ -185,8 +188,8 @@ func (r *Run) Plan(n int, seed uint64) []State {
 	var borders, others []State
 	for point := begin; point <= end; point++ {
 		s := State{Point: point}
-		border := point == begin || point == end || r.Entries[point-1].Flags&(blocklog.Flush|blocklog.FUA|blocklog.Mark) != 0 ||
-			r.Entries[point].Flags&(blocklog.Flush|blocklog.FUA|blocklog.Mark) != 0
+		border := point == begin || point == end || r.Entries[point-1].Flags&(Flush|FUA|Mark) != 0 ||
+			r.Entries[point].Flags&(Flush|FUA|Mark) != 0
 		if border {
 			borders = append(borders, s)
 		} else {

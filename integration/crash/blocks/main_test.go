@@ -6,7 +6,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(missing()) == 0 {
+	if len(Missing()) == 0 {
 		if code, ended := Isolate(); ended {
 			os.Exit(code)
 		}

@@ -23,8 +23,8 @@ var Filesystems = []Filesystem{
 	{"btrfs", 128 << 20}, // mkfs.btrfs wants 109 MiB
 }
 
-// missing names what the host lacks; empty: nothing.
-func missing() []string {
+// Missing names what the host lacks; empty: nothing.
+func Missing() []string {
 	var missing []string
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/crash/blocklog"
 	"github.com/tope-ota/ota/integration/debian"
 )
 
@@ -26,15 +25,15 @@ const markPrefix = "ota-crash: "
 
 // A Recording is all that was written to a disk while something ran on it.
 type Recording struct {
-	FS      string           // of the disk
-	Base    *Image           // the disk as it was before
-	Entries []blocklog.Entry // in the order in which the disk completed them
+	FS      string  // of the disk
+	Base    *Image  // the disk as it was before
+	Entries []Entry // in the order in which the disk completed them
 }
 
 // Mark is the number of the entries up to and with the mark text; 0: there is none.
 func (r *Recording) Mark(text string) int {
 	for i, e := range r.Entries {
-		if e.Flags&blocklog.Mark != 0 && string(e.Data) == text {
+		if e.Flags&Mark != 0 && string(e.Data) == text {
 			return i + 1
 		}
 	}
@@ -74,7 +73,7 @@ func Record(ctx context.Context, fs string, base *Image, dir string, run func(ma
 			if !ok {
 				return nil, fmt.Errorf("entry %d of the log is behind the end of the file system and no mark: %q", i+1, text)
 			}
-			entries[i] = blocklog.Entry{Flags: blocklog.Mark, Data: text}
+			entries[i] = Entry{Flags: Mark, Data: text}
 		}
 	}
 	return &Recording{fs, base, entries}, nil
@@ -157,7 +156,7 @@ func serve(ctx context.Context, base *Image) (_ *disk, err error) {
 }
 
 // log ends the disk and reads all that was written to it.
-func (d *disk) log() ([]blocklog.Entry, error) {
+func (d *disk) log() ([]Entry, error) {
 	// The number of entries is written with a flush.
 	if err := d.export.Sync(); err != nil {
 		return nil, err
@@ -168,7 +167,7 @@ func (d *disk) log() ([]blocklog.Entry, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return blocklog.Read(f)
+	return readLog(f)
 }
 
 // end kills the server: what it wrote is in the kernel, and nothing is in it. Its

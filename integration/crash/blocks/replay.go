@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tope-ota/ota/integration/crash/blocklog"
 )
 
 // sectorSize is what a disk writes whole or not at all: that of a loop device.
@@ -62,7 +60,7 @@ type Write struct {
 func (r *Recording) pending(point int) (flushed int, writes []int) {
 	for i := point; i > 0; i-- {
 		e := r.Entries[i-1]
-		if e.Flags&blocklog.Flush != 0 {
+		if e.Flags&Flush != 0 {
 			flushed = i - 1
 			if e.Length == 0 {
 				flushed = i
@@ -71,7 +69,7 @@ func (r *Recording) pending(point int) (flushed int, writes []int) {
 		}
 	}
 	for i := flushed; i < point; i++ {
-		if e := r.Entries[i]; e.Length > 0 && e.Flags&blocklog.Mark == 0 {
+		if e := r.Entries[i]; e.Length > 0 && e.Flags&Mark == 0 {
 			writes = append(writes, i)
 		}
 	}
@@ -109,12 +107,12 @@ func (r *Recording) Set(s State) Set {
 		if n == except {
 			arrived = but
 		}
-		if e.Flags&blocklog.FUA != 0 {
+		if e.Flags&FUA != 0 {
 			arrived = true
 		}
 		if arrived {
 			w.Arrived = make([]bool, w.Sectors)
-			torn := e.Flags&(blocklog.FUA|blocklog.Discard) == 0 && w.Sectors > 1 && rng.Float64() < tear
+			torn := e.Flags&(FUA|Discard) == 0 && w.Sectors > 1 && rng.Float64() < tear
 			upTo := w.Sectors
 			if torn && rng.IntN(2) == 0 {
 				upTo, torn = rng.IntN(w.Sectors), false // in order, and not to its end
@@ -167,7 +165,7 @@ func (s Set) content(r *Recording) string {
 			return s.String()
 		}
 	}
-	for s.Flushed > 0 && (r.Entries[s.Flushed-1].Length == 0 || r.Entries[s.Flushed-1].Flags&blocklog.Mark != 0) {
+	for s.Flushed > 0 && (r.Entries[s.Flushed-1].Length == 0 || r.Entries[s.Flushed-1].Flags&Mark != 0) {
 		s.Flushed--
 	}
 	return Set{Flushed: s.Flushed}.String()
@@ -209,8 +207,8 @@ func (p *Replay) advance(n int) error {
 	}
 	for ; p.flushed < n; p.flushed++ {
 		switch e := p.r.Entries[p.flushed]; {
-		case e.Flags&blocklog.Mark != 0:
-		case e.Flags&blocklog.Discard != 0:
+		case e.Flags&Mark != 0:
+		case e.Flags&Discard != 0:
 			p.durable.Zero(e.Offset, e.Length)
 		default:
 			p.durable.Write(e.Offset, e.Data)
@@ -239,7 +237,7 @@ func (p *Replay) File(set Set) (_ *os.File, err error) {
 	}
 	for _, w := range set.Writes {
 		e := p.r.Entries[w.Entry-1]
-		if e.Flags&blocklog.Discard != 0 {
+		if e.Flags&Discard != 0 {
 			if w.Arrived != nil { // whole or not at all
 				if err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Offset, e.Length); err != nil {
 					return nil, fmt.Errorf("cannot discard: %w", err)

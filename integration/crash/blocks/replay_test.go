@@ -5,12 +5,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
-
-	"github.com/tope-ota/ota/integration/crash/blocklog"
 )
 
-func write(sector, sectors int64, flags blocklog.Flags, fill byte) blocklog.Entry {
-	return blocklog.Entry{
+func write(sector, sectors int64, flags Flags, fill byte) Entry {
+	return Entry{
 		Offset: sector * sectorSize, Length: sectors * sectorSize, Flags: flags,
 		Data: bytes.Repeat([]byte{fill}, int(sectors*sectorSize)),
 	}
@@ -19,17 +17,17 @@ func write(sector, sectors int64, flags blocklog.Flags, fill byte) blocklog.Entr
 // What a disk may hold is what was flushed, what was written with FUA, and any part
 // of the rest; and everything that it may hold is found.
 func TestSet(t *testing.T) {
-	r := &Recording{Entries: []blocklog.Entry{
+	r := &Recording{Entries: []Entry{
 		write(0, 1, 0, 1), // 1
-		{Flags: blocklog.Flush},
-		write(1, 4, 0, 2),                                  // 3
-		write(9, 1, blocklog.FUA, 3),                       // 4
-		{Flags: blocklog.Mark},                             // 5
-		write(20, 1, 0, 4),                                 // 6
-		{Flags: blocklog.Flush},                            // 7
-		write(30, 2, 0, 5),                                 // 8
-		write(40, 1, blocklog.Flush, 6),                    // 9: what came before is flushed, this is not
-		{Offset: 0, Length: 4096, Flags: blocklog.Discard}, // 10
+		{Flags: Flush},
+		write(1, 4, 0, 2),                         // 3
+		write(9, 1, FUA, 3),                       // 4
+		{Flags: Mark},                             // 5
+		write(20, 1, 0, 4),                        // 6
+		{Flags: Flush},                            // 7
+		write(30, 2, 0, 5),                        // 8
+		write(40, 1, Flush, 6),                    // 9: what came before is flushed, this is not
+		{Offset: 0, Length: 4096, Flags: Discard}, // 10
 	}}
 	type outcome struct{ none, all, part bool }
 	for _, test := range []struct {
@@ -72,14 +70,14 @@ func TestSet(t *testing.T) {
 		}
 		for entry, loses := range test.writes {
 			o := outcomes[entry]
-			tears := loses && r.Entries[entry-1].Length > sectorSize && r.Entries[entry-1].Flags&blocklog.Discard == 0
+			tears := loses && r.Entries[entry-1].Length > sectorSize && r.Entries[entry-1].Flags&Discard == 0
 			if want := (outcome{none: loses, all: true, part: tears}); o != want {
 				t.Errorf("point %d: entry %d: %+v, want %+v", test.point, entry, o, want)
 			}
 		}
 	}
 	// Each of the 8 subsets of three writes, and some sectors of one without others.
-	three := &Recording{Entries: []blocklog.Entry{write(0, 1, 0, 1), write(1, 1, 0, 1), write(2, 1, 0, 1)}}
+	three := &Recording{Entries: []Entry{write(0, 1, 0, 1), write(1, 1, 0, 1), write(2, 1, 0, 1)}}
 	subsets := make(map[string]bool)
 	for seed := range uint64(2000) {
 		subsets[three.Set(State{3, seed}).String()] = true
@@ -90,8 +88,8 @@ func TestSet(t *testing.T) {
 }
 
 func TestContent(t *testing.T) {
-	r := &Recording{Entries: []blocklog.Entry{
-		write(0, 1, 0, 1), {Flags: blocklog.Flush}, {Flags: blocklog.Mark}, write(1, 1, 0, 2), write(2, 1, 0, 3), {Flags: blocklog.Flush}, {Flags: blocklog.Mark},
+	r := &Recording{Entries: []Entry{
+		write(0, 1, 0, 1), {Flags: Flush}, {Flags: Mark}, write(1, 1, 0, 2), write(2, 1, 0, 3), {Flags: Flush}, {Flags: Mark},
 	}}
 	for _, test := range []struct {
 		name string
@@ -129,13 +127,13 @@ func TestFile(t *testing.T) {
 		e := write(rng.Int64N(size/sectorSize-sectors), sectors, 0, byte(i+1))
 		switch rng.IntN(10) {
 		case 0:
-			e = blocklog.Entry{Flags: blocklog.Flush}
+			e = Entry{Flags: Flush}
 		case 1:
-			e.Flags, e.Data = blocklog.Discard, nil
+			e.Flags, e.Data = Discard, nil
 		case 2:
-			e.Flags = blocklog.FUA
+			e.Flags = FUA
 		case 3:
-			e = blocklog.Entry{Flags: blocklog.Mark, Data: []byte("not written")}
+			e = Entry{Flags: Mark, Data: []byte("not written")}
 		}
 		r.Entries = append(r.Entries, e)
 	}
@@ -150,9 +148,9 @@ func TestFile(t *testing.T) {
 		want := make([]byte, size)
 		copy(want[12345:], "what was there before")
 		copy(want[size-4:], "the end, and more than fits")
-		apply := func(e blocklog.Entry, arrived func(sector int64) bool) {
+		apply := func(e Entry, arrived func(sector int64) bool) {
 			for at := int64(0); at < e.Length; at++ {
-				if e.Flags&blocklog.Mark != 0 || !arrived(at/sectorSize) {
+				if e.Flags&Mark != 0 || !arrived(at/sectorSize) {
 					continue
 				}
 				want[e.Offset+at] = 0

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/tope-ota/ota/integration/crash/blocklog"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
 )
@@ -19,7 +18,7 @@ type saved struct {
 	FS, Flow string
 	Size     int64
 	Runs     []savedRun
-	Entries  []blocklog.Entry
+	Entries  []Entry
 	Said     *invariants.Said
 	Kept     map[string]string
 }

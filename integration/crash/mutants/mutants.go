@@ -12,13 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/crash/model"
 )
 
 // A Mutant is an edit of the programs, and who has to see it.
@@ -72,16 +67,23 @@ type Catcher interface {
 	// Name is what the table says.
 	Name() string
 	// Catch is what the test finds of the mutant whose overlay is given; empty:
-	// nothing. dir is for its files, w the world of the programs as they are.
-	Catch(ctx context.Context, w *flows.World, repo, overlay, dir string) (found string, err error)
+	// nothing. dir is for its files.
+	Catch(ctx context.Context, b *Bench, repo, overlay, dir string) (found string, err error)
+	// flow is the one in which engines are shown it.
+	flow() string
 }
 
-// Unit is a test of a package: it sees what no log shows.
-type Unit struct{ Package, Run string }
+// Flow is the one in which engines are shown m.
+func (m *Mutant) Flow() string { return m.By.flow() }
+
+// Unit is a test of a package: it sees what no log shows. Flow is one whose command does
+// what the mutant does wrong.
+type Unit struct{ Package, Run, Flow string }
 
 func (u Unit) Name() string { return fmt.Sprintf("`go test %s -run '%s'`", u.Package, u.Run) }
+func (u Unit) flow() string { return u.Flow }
 
-func (u Unit) Catch(ctx context.Context, _ *flows.World, repo, overlay, dir string) (string, error) {
+func (u Unit) Catch(ctx context.Context, _ *Bench, repo, overlay, dir string) (string, error) {
 	test := filepath.Join(dir, "unit.test")
 	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", test, u.Package)
 	build.Dir = repo
@@ -109,133 +111,26 @@ func (u Unit) Catch(ctx context.Context, _ *flows.World, repo, overlay, dir stri
 	return err.Error(), nil
 }
 
-// A How is one of the tests that need the programs.
-type How string
-
-const (
-	Order  How = "order"  // the oracle, and who holds the lock
-	Weak   How = "weak"   // the weak model
-	Errors How = "errors" // each sync fails with EIO, and each removal with all after it
-	Kills  How = "kills"  // each point is the last
-)
-
-// Crash is one of them, with one flow.
+// Crash is an engine that is shown one flow.
 type Crash struct {
-	How  How
-	Flow string
+	Engine Engine
+	Flow   string
 }
 
-func (c Crash) Name() string { return fmt.Sprintf("%s, flow %s", c.How, c.Flow) }
+func (c Crash) Name() string { return fmt.Sprintf("%s, flow %s", c.Engine, c.Flow) }
+func (c Crash) flow() string { return c.Flow }
 
-func (c Crash) Catch(ctx context.Context, w *flows.World, _, overlay, dir string) (string, error) {
+func (c Crash) Catch(ctx context.Context, b *Bench, _, overlay, dir string) (string, error) {
 	f := flows.Find(c.Flow)
 	if f == nil {
 		return "", fmt.Errorf("there is no flow %q", c.Flow)
 	}
-	// Only the command of the flow is a mutant's; what was before it is as it must be.
-	site, err := prepared(ctx, w, f)
+	t, err := b.Try(ctx, f, overlay, dir)
 	if err != nil {
 		return "", err
 	}
-	bad, err := w.Rebuild(ctx, f.Args(site)[0], dir, "-overlay="+overlay)
-	if err != nil {
-		return "", err
+	if found, err := t.Find(ctx, Runs); found != "" || err != nil {
+		return found, err
 	}
-	again := func(plan crashpoint.Plan) (*model.Recording, error) {
-		clone, err := site.Clone(filepath.Join(dir, "clone"))
-		if err != nil {
-			return nil, err
-		}
-		defer clone.Remove()
-		return model.RecordAt(ctx, clone.In(bad), f, plan)
-	}
-	r, err := again(nil)
-	var wrongExit *model.ExitError
-	if errors.As(err, &wrongExit) {
-		return err.Error(), nil
-	}
-	if err != nil {
-		return "", err
-	}
-	switch c.How {
-	case Order:
-		return first(r)
-	case Weak:
-		var line string
-		_, err := r.Weak(ctx, bad, model.Options{Most: 60, Seed: 1, Enough: 1}, func(l string) { line = l })
-		return line, err
-	case Errors:
-		for i := range r.Calls {
-			c := &r.Calls[i]
-			if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" {
-				continue
-			}
-			same, failing := r.Same(c.Point), false
-			// A removal that fails once is made again, by another call.
-			how, on := "fails", c.Name == "unlink"
-			if on {
-				how = "and all after it fail"
-			}
-			failed, err := again(func(c *crashpoint.Call) crashpoint.Verdict {
-				if failing = failing && on || same(c); failing {
-					return crashpoint.Verdict{Errno: unix.EIO}
-				}
-				return crashpoint.Verdict{}
-			})
-			if err != nil {
-				return "", err
-			}
-			if found, err := first(failed); found != "" || err != nil {
-				return fmt.Sprintf("point %d (%s) %s: %s", c.Point, c.Name, how, found), err
-			}
-		}
-	case Kills:
-		for i := range r.Calls {
-			killed, err := again(crashpoint.Kill(r.Calls[i].Point))
-			if err != nil {
-				return "", err
-			}
-			if len(killed.Problems) > 0 {
-				return fmt.Sprintf("killed at point %d: %v", r.Calls[i].Point, killed.Problems[0]), nil
-			}
-		}
-	}
-	return "", nil
-}
-
-// sites are those that were prepared, by flow.
-var (
-	sites   = make(map[*flows.Flow]*flows.Site)
-	sitesMu sync.Mutex
-)
-
-func prepared(ctx context.Context, w *flows.World, f *flows.Flow) (*flows.Site, error) {
-	sitesMu.Lock()
-	defer sitesMu.Unlock()
-	if s := sites[f]; s != nil {
-		return s, nil
-	}
-	s, err := w.Build(ctx, f, filepath.Join(w.Dir, "sites", f.Name), "")
-	if err == nil {
-		sites[f] = s
-	}
-	return s, err
-}
-
-// first is the first thing that is wrong with r, looked at by itself.
-func first(r *model.Recording) (string, error) {
-	if len(r.Problems) > 0 {
-		return r.Problems[0].String(), nil
-	}
-	found, err := r.Order()
-	if err != nil {
-		return "", err
-	}
-	if len(found) > 0 {
-		return found[0].String(), nil
-	}
-	if len(r.Unlocked) > 0 {
-		return r.Unlocked[0], nil
-	}
-	return "", nil
+	return t.Find(ctx, c.Engine)
 }

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/tope-ota/ota/integration/crash/blocks"
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/mutants"
@@ -38,7 +40,10 @@ func repo(t *testing.T) string {
 // Each mutant is seen. MUTANT chooses by name, a regular expression; MUTANTS names a
 // file for the table.
 func TestMutants(t *testing.T) {
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	if machinetest.Check && os.Getenv("MUTANT") == "" {
+		t.Skip("a check only looks whether they fit")
+	}
+	machinetest.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
 	repo := repo(t)
 	dir, err := os.MkdirTemp("/dev/shm", "ota-mutants-")
 	if err != nil {
@@ -50,6 +55,11 @@ func TestMutants(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	b := mutants.NewBench(w)
+	if machinetest.Nightly {
+		b.Filesystems = len(blocks.Filesystems)
+	}
+	b.Syncs = true
 	chosen, err := regexp.Compile(os.Getenv("MUTANT"))
 	if err != nil {
 		t.Fatal(err)
@@ -73,18 +83,19 @@ func TestMutants(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if found, err := by.Catch(t.Context(), w, repo, overlay, own); err != nil || found != "" {
+			if found, err := by.Catch(t.Context(), b, repo, overlay, own); err != nil || found != "" {
 				t.Errorf("%s of the programs as they are: %q, %v", by.Name(), found, err)
 			}
 		})
 	}
+	began := time.Now()
 	var mu sync.Mutex
 	lines := make([]string, len(mutants.All))
 	made, seen := 0, 0
 	t.Run("all", func(t *testing.T) {
 		for i, m := range mutants.All {
 			name := os.Getenv("MUTANT")
-			if !chosen.MatchString(m.Name) || name == "" && !machinetest.Nightly && !m.Quick {
+			if !chosen.MatchString(m.Name) || name == "" && !machinetest.Nightly && !(m.Quick && !machinetest.Check) {
 				continue
 			}
 			made++
@@ -100,12 +111,12 @@ func TestMutants(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				found, err := m.By.Catch(t.Context(), w, repo, overlay, own)
+				found, err := m.By.Catch(t.Context(), b, repo, overlay, own)
 				if err != nil {
 					t.Fatalf("%s: %v", m.By.Name(), err)
 				}
 				if found == "" {
-					t.Fatalf("it lives: %s does not see it", m.By.Name())
+					t.Fatalf("it lives: %s does not see it; again: MUTANT=%q go test ./integration/crash/mutants -run TestMutants -v", m.By.Name(), "^"+m.Name+"$")
 				}
 				found = short(strings.ReplaceAll(found, own, ""))
 				t.Logf("seen by %s: %s", m.By.Name(), found)
@@ -118,6 +129,7 @@ func TestMutants(t *testing.T) {
 	})
 	table := "| what is gone | who saw it | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
 	t.Logf("%d of %d mutants seen (there are %d), and none of %d controls\n%s", seen, made, len(mutants.All), len(controls), table)
+	machinetest.Sum("mutants", made, len(mutants.All), made-seen, began)
 	if name := os.Getenv("MUTANTS"); name != "" {
 		if err := os.WriteFile(name, []byte(table), 0o644); err != nil {
 			t.Error(err)

@@ -13,10 +13,6 @@ import (
 // what was waited for: the deadline itself only prints stacks.
 const reserve = 15 * time.Second
 
-// Nightly is a run of all that there is, for hours; another one is CI's, which takes
-// a sample where there is much of a kind. OTA_TESTS=nightly in the environment makes it.
-var Nightly = os.Getenv("OTA_TESTS") == "nightly"
-
 // Require ends the test when the host lacks something that kind of machine
 // needs: skipped with a loud list, or failed where CI=true, since nobody reads a
 // skip there.

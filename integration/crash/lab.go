@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,136 +22,33 @@ import (
 	"github.com/tope-ota/ota/integration/crash/invariants"
 )
 
-// A point is one moment at which one run of a flow is interrupted.
-type point struct {
-	flow *flows.Flow
-	n    int // just before this call
-	// errno is what the call fails with, and, with on, every later one; 0: all is
-	// killed.
-	errno unix.Errno
-	on    bool
-	// by is what a device does after the kill, which is killed at its call second:
-	// "boot", or "again" for the same command; empty: it is not.
-	by     string
-	second int
-	// procs is GOMAXPROCS of the programs. With 1 a point is nearly always the same
-	// call; with more, threads race for the order.
-	procs int
-	seed  uint64 // of the sample that it is from
-}
-
-func (p point) String() string {
-	s := fmt.Sprintf("flow=%s point=%d", p.flow.Name, p.n)
-	if p.errno != 0 {
-		s += fmt.Sprintf(" errno=%s on=%v", unix.ErrnoName(p.errno), p.on)
-	}
-	if p.by != "" {
-		s += fmt.Sprintf(" by=%s second=%d", p.by, p.second)
-	}
-	return s + fmt.Sprintf(" procs=%d seed=%d", p.procs, p.seed)
-}
-
-// flags are those that make this point once more.
-func (p point) flags() string {
-	s := fmt.Sprintf("-crash.flow %s -crash.point %d -crash.procs %d", p.flow.Name, p.n, p.procs)
-	if p.errno != 0 {
-		s += " -crash.errno " + unix.ErrnoName(p.errno)
-	}
-	if p.on {
-		s += " -crash.on"
-	}
-	if p.by != "" {
-		s += fmt.Sprintf(" -crash.by %s -crash.second %d", p.by, p.second)
-	}
-	return s
-}
-
-// An outcome is what came of a point.
-type outcome struct {
-	point
-	reached  bool // the run had that many calls
-	call     string
-	state    invariants.State
-	said     *invariants.Said
-	problems []invariants.Problem
-	log      []crashpoint.Call
-	next     *crashpoint.Call // that was not made
-	site     string
-}
-
-func (o *outcome) String() string {
-	current := o.state.Current
-	if current == "" {
-		current = "-"
-	}
-	phase := o.state.Phase
-	if phase == "" {
-		phase = "-"
-	}
-	return fmt.Sprintf("%v call=%s phase=%s current=%s verdict=%s", o.point, o.call, phase, current, invariants.Verdict(o.problems))
-}
-
-// story is the outcome with all that a person needs to see why.
-func (o *outcome) story() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%v\n", o)
-	for _, p := range o.problems {
-		fmt.Fprintf(&b, "  %v\n", p)
-	}
-	fmt.Fprintf(&b, "  once more: go test ./integration/crash -run TestPoint -v %s\n", o.flags())
-	if o.said != nil {
-		fmt.Fprintf(&b, "  exit %d, stages %v, operation %q\n  stdout: %s\n  stderr: %s\n", o.said.Exit, o.said.Stages, o.said.Operation,
-			strings.TrimSpace(o.said.Stdout), strings.TrimSpace(o.said.Stderr))
-	}
-	first := max(0, o.n-12)
-	for i := range o.log {
-		if i >= first && i < o.n+25 {
-			fmt.Fprintf(&b, "  %3d %s\n", o.log[i].Point, o.describe(&o.log[i]))
-		}
-	}
-	if o.next != nil {
-		fmt.Fprintf(&b, "  %3d %s: not made\n", o.next.Point, o.describe(o.next))
-	}
-	return b.String()
-}
-
-// describe is a call with paths in the site.
-func (o *outcome) describe(c *crashpoint.Call) string {
-	s := c.Name + " " + inSite(o.site, c.File.Path)
-	if c.To.Path != "" {
-		s += " to " + inSite(o.site, c.To.Path)
-	}
-	switch c.Name {
-	case "write", "copy", "clone":
-		s += fmt.Sprintf(" %d+%d", c.Offset, c.Length)
-	case "symlink":
-		s += " -> " + c.Target
-	}
-	if c.Errno != 0 {
-		s += ": " + c.Errno.Error()
-	}
-	if c.Injected {
-		s += " (injected)"
-	}
-	return s
-}
-
-func inSite(site, path string) string {
-	if rel, ok := strings.CutPrefix(path, site+"/"); ok {
-		return rel
-	}
-	return path
-}
-
-// A lab is where points are made: each on a copy of a site that was prepared once.
-type lab struct {
+// A Lab is where points are made: each on a copy of a site that was prepared once.
+type Lab struct {
 	world *flows.World
-	dir   string
-	bench map[*flows.Flow]*bench
-	sites atomic.Int64
+	// tried is world, or one whose programs are others for the commands that are
+	// interrupted, but not for what is before and after them.
+	tried  *flows.World
+	dir    string
+	doubts int
 
-	mu   sync.Mutex
-	seen map[string][]invariants.Problem // see aftermath
+	mu    sync.Mutex
+	bench map[*flows.Flow]*bench
+	seen  map[string][]invariants.Problem // see aftermath
+}
+
+// NewLab makes one for the programs of w, in dir.
+func NewLab(w *flows.World, dir string) *Lab {
+	return &Lab{world: w, tried: w, dir: dir, bench: make(map[*flows.Flow]*bench), seen: make(map[string][]invariants.Problem)}
+}
+
+// Of is l for other programs, made by Rebuild.
+func (l *Lab) Of(w *flows.World) *Lab {
+	other := NewLab(l.world, l.dir)
+	other.tried = w
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.Copy(other.bench, l.bench)
+	return other
 }
 
 // A bench is a flow that is prepared.
@@ -160,20 +57,34 @@ type bench struct {
 	kept map[string]string
 }
 
-// prepare makes what the flow starts from.
-func (l *lab) prepare(ctx context.Context, f *flows.Flow) (*bench, error) {
+// Prepare makes what the flow starts from.
+func (l *Lab) Prepare(ctx context.Context, f *flows.Flow) error {
 	site, err := l.world.Build(ctx, f, filepath.Join(l.dir, "sites", f.Name), "")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	kept, err := f.KeptOf(site)
-	return &bench{site: site, kept: kept}, err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bench[f] = &bench{site: site, kept: kept}
+	return err
 }
 
+// next names the copies of sites.
+var next atomic.Int64
+
 // copyOf is a copy of a site, which its caller removes.
-func (l *lab) copyOf(s *flows.Site) (*flows.Site, error) {
-	return s.Clone(filepath.Join(l.dir, "sites", fmt.Sprint(l.sites.Add(1))))
+func (l *Lab) copyOf(s *flows.Site) (*flows.Site, error) {
+	return s.Clone(filepath.Join(l.dir, "sites", fmt.Sprint(next.Add(1))))
 }
+
+// perCore is how many points are made at once on each core: what was interrupted often
+// waits, for a lock or before it tries a server again. What a read failed to nearly
+// always does, as it tries again.
+const (
+	perCore      = 3
+	readsPerCore = 12
+)
 
 // patience is how long one command may take, on a machine that has other work, too.
 const patience = 2 * time.Minute
@@ -205,9 +116,26 @@ func run(ctx context.Context, s *flows.Site, args []string, procs int, plan cras
 	return s.Heard(exit, stdout.String(), stderr.String()), r, nil
 }
 
+// measure is the calls of f when nothing interrupts it, and where they were made.
+func (l *Lab) measure(ctx context.Context, f *flows.Flow) (calls []crashpoint.Call, dir string, err error) {
+	site, err := l.copyOf(l.bench[f].site)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = site.Remove() }()
+	said, r, err := run(ctx, site.In(l.tried), f.Args(site), 1, f.Plan(site, nil))
+	if err != nil {
+		return nil, "", fmt.Errorf("flow %s: %w", f.Name, err)
+	}
+	if said.Exit != f.Exit {
+		return nil, "", fmt.Errorf("flow %s: exit %d, want %d: %s", f.Name, said.Exit, f.Exit, said.Stderr)
+	}
+	return r.Calls, site.Dir, nil
+}
+
 // try makes a point and judges what it left. The error says that nothing was found
 // out.
-func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
+func (l *Lab) try(ctx context.Context, p point) (*outcome, error) {
 	b := l.bench[p.flow]
 	site, err := l.copyOf(b.site)
 	if err != nil {
@@ -223,7 +151,7 @@ func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
 	}
 	o := &outcome{point: p, site: site.Dir}
 	c := &flows.Case{Flow: p.flow, Site: site, Kept: b.kept}
-	said, r, err := run(ctx, site, p.flow.Args(site), p.procs, p.flow.Plan(site, plan))
+	said, r, err := run(ctx, site.In(l.tried), p.flow.Args(site), p.procs, p.flow.Plan(site, plan))
 	if err != nil && err != errHangs {
 		return nil, fmt.Errorf("%v: %w", p, err)
 	}
@@ -266,8 +194,8 @@ func (l *lab) try(ctx context.Context, p point) (*outcome, error) {
 
 // aftermath is c.Aftermath; or what came of the same disk before, if it was the same:
 // a third of all calls, as an fsync, change nothing, and most errors end in the same
-// state. Nightly, one of those in ten is made all the same, and must agree.
-func (l *lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]invariants.Problem, error) {
+// state. One of those in doubts is made all the same, and must agree; 0: none.
+func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]invariants.Problem, error) {
 	key, err := imprint(c.Site, reboot)
 	if err != nil {
 		return nil, err
@@ -276,7 +204,7 @@ func (l *lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]inva
 	l.mu.Lock()
 	before, known := l.seen[key]
 	l.mu.Unlock()
-	if known && (!nightly || rand.N(10) > 0) {
+	if known && (l.doubts == 0 || rand.N(l.doubts) > 0) {
 		return before, nil
 	}
 	problems, err := c.Aftermath(ctx, reboot)
@@ -347,7 +275,7 @@ func recovery(c *flows.Case, by string) []string {
 }
 
 // second kills the recovery, too.
-func (l *lab) second(ctx context.Context, c *flows.Case, p point) (problems []invariants.Problem, reached bool, err error) {
+func (l *Lab) second(ctx context.Context, c *flows.Case, p point) (problems []invariants.Problem, reached bool, err error) {
 	args := recovery(c, p.by)
 	if args == nil {
 		return nil, false, nil
@@ -376,14 +304,14 @@ func (l *lab) second(ctx context.Context, c *flows.Case, p point) (problems []in
 }
 
 // length is how many calls the recovery makes after a kill at p.
-func (l *lab) length(ctx context.Context, p point) (int, error) {
+func (l *Lab) length(ctx context.Context, p point) (int, error) {
 	b := l.bench[p.flow]
 	site, err := l.copyOf(b.site)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = site.Remove() }()
-	_, r, err := run(ctx, site, p.flow.Args(site), p.procs, p.flow.Plan(site, crashpoint.Kill(p.n)))
+	_, r, err := run(ctx, site.In(l.tried), p.flow.Args(site), p.procs, p.flow.Plan(site, crashpoint.Kill(p.n)))
 	if err != nil {
 		return 0, err
 	}

@@ -1,4 +1,4 @@
-package blocklog
+package blocks
 
 import (
 	"bytes"
@@ -38,7 +38,7 @@ func (l *log) bytes() []byte {
 	return append(super, l.body.Bytes()...)
 }
 
-func TestRead(t *testing.T) {
+func TestReadLog(t *testing.T) {
 	for _, sector := range []int{512, 4096} {
 		a, b := bytes.Repeat([]byte{1}, sector), bytes.Repeat([]byte{2}, 3*sector)
 		l := &log{sector: sector}
@@ -57,7 +57,7 @@ func TestRead(t *testing.T) {
 			{Flags: Mark, Data: []byte("installed")},
 			{Offset: 7 * s, Length: s, Flags: Flush | FUA, Data: a},
 		}
-		got, err := Read(bytes.NewReader(append(l.bytes(), "what an older log left behind its end"...)))
+		got, err := readLog(bytes.NewReader(append(l.bytes(), "what an older log left behind its end"...)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +67,7 @@ func TestRead(t *testing.T) {
 		// Whatever is missing at the end is missed.
 		whole := l.bytes()
 		for n := 0; n < len(whole); n += sector / 2 {
-			if _, err := Read(bytes.NewReader(whole[:n])); err == nil {
+			if _, err := readLog(bytes.NewReader(whole[:n])); err == nil {
 				t.Errorf("sectors of %d bytes: Read of the first %d bytes of %d: no error", sector, n, len(whole))
 			}
 		}
@@ -98,7 +98,7 @@ func TestReadRefuses(t *testing.T) {
 		{"a write behind every disk", whole(func(raw []byte) { put(raw[512:], 1<<60) }), "on no disk"},
 		{"a write of more than there is", whole(func(raw []byte) { put(raw[512+8:], 1<<22) }), "a write of 2147483648 bytes"},
 	} {
-		_, err := Read(bytes.NewReader(test.raw))
+		_, err := readLog(bytes.NewReader(test.raw))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
 		}

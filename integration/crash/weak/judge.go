@@ -1,4 +1,4 @@
-package model
+package weak
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"github.com/tope-ota/ota/integration/crash/disk"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
-	"github.com/tope-ota/ota/integration/crash/weak"
 )
 
 // general are the parts of paths that are another in each run or version.
@@ -22,7 +21,7 @@ var general = regexp.MustCompile(`[0-9a-f]{32}|[0-9]+(\.[0-9]+)*`)
 
 // Options of Weak.
 type Options struct {
-	// Most states of each point; see weak.Each.
+	// Most states of each point; see Each.
 	Most int
 	Seed uint64
 	// Point is the only one of which states are made; 0: all.
@@ -112,10 +111,10 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		next = stride / 2
 	}
 	var failed error
-	err = weak.Each(weak.Run{
+	err = Each(Run{
 		Root: r.Root, Before: map[string]*disk.Node{r.Dir: r.Before}, Calls: calls,
 		Lost: []string{filepath.Join(r.Dir, "run")},
-	}, o.Most, o.Seed, func(s weak.State) bool {
+	}, o.Most, o.Seed, func(s State) bool {
 		if o.Point != 0 && s.Point != o.Point {
 			return true
 		}
@@ -219,7 +218,7 @@ func (r *Recording) told(calls []crashpoint.Call) int {
 func twice(tree *disk.Node, rel string, site *flows.Site) []invariants.Problem {
 	d := disk.New(map[string]*disk.Node{site.Dir: tree})
 	for _, link := range []string{"current", "previous", "factory"} {
-		if is, _ := d.Resolve(filepath.Join(site.Dir, rel, link)); is != nil && weak.Twice(tree, is.ID) {
+		if is, _ := d.Resolve(filepath.Join(site.Dir, rel, link)); is != nil && Twice(tree, is.ID) {
 			return []invariants.Problem{{Kind: invariants.Torn, Text: "the folder that " + link + " leads to has two names"}}
 		}
 	}

@@ -1,14 +1,4 @@
-// Package blocklog reads what was written to a disk, write by write, in the format
-// of Linux's dm-log-writes, which QEMU's driver blklogwrites writes too.
-//
-//	sector 0    magic, version, number of entries, size of a sector
-//	then, for each entry:
-//	  1 sector  where, how many sectors, flags, bytes of a mark
-//	  n sectors what was written there; none of a discard
-//
-// All numbers are little-endian. A sector is as large as the log says; entries count
-// in it, too.
-package blocklog
+package blocks
 
 import (
 	"bufio"
@@ -18,6 +8,17 @@ import (
 	"io"
 	"strings"
 )
+
+// The log of what was written to a disk, write by write, has the format of Linux's
+// dm-log-writes, which QEMU's driver blklogwrites writes too.
+//
+//	sector 0    magic, version, number of entries, size of a sector
+//	then, for each entry:
+//	  1 sector  where, how many sectors, flags, bytes of a mark
+//	  n sectors what was written there; none of a discard
+//
+// All numbers are little-endian. A sector is as large as the log says; entries count
+// in it, too.
 
 // Flags say what an Entry is.
 type Flags uint64
@@ -62,9 +63,9 @@ const (
 	maxData = 1 << 30
 )
 
-// Read reads a whole log. One that was cut off, or that says of itself what cannot
+// readLog reads a whole log. One that was cut off, or that says of itself what cannot
 // be, is an error: to replay a part of what happened would prove nothing.
-func Read(from io.Reader) ([]Entry, error) {
+func readLog(from io.Reader) ([]Entry, error) {
 	r := bufio.NewReaderSize(from, 1<<20)
 	var super [headerSize]byte
 	if _, err := io.ReadFull(r, super[:]); err != nil {

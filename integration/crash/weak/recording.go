@@ -1,7 +1,4 @@
-// Package model judges what the real programs do by what they ask of the disk: the
-// logs of the flows, by package order, and whatever power cuts may leave of them, by
-// package weak and package invariants.
-package model
+package weak
 
 import (
 	"bytes"
@@ -171,12 +168,14 @@ func (r *Recording) Syncs() map[string][]int {
 	kinds := make(map[string][]int)
 	for i := range r.Calls {
 		if c := &r.Calls[i]; c.Errno == 0 && (c.Name == "fsync" || c.Name == "syncfs") {
-			kind := c.Name + " " + r.kind(c.File.Path)
-			kinds[kind] = append(kinds[kind], c.Point)
+			kinds[r.Kind(c)] = append(kinds[r.Kind(c)], c.Point)
 		}
 	}
 	return kinds
 }
+
+// Kind is the name of a call and what of, by what that is in the store.
+func (r *Recording) Kind(c *crashpoint.Call) string { return c.Name + " " + r.kind(c.File.Path) }
 
 // kind is a path of the store with numbers and names of versions left out.
 func (r *Recording) kind(name string) string {
@@ -197,7 +196,7 @@ func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
 	var wanted *crashpoint.Call
 	nth := 0
 	is := func(c *crashpoint.Call) bool {
-		return c.Name == wanted.Name && r.kind(c.File.Path) == r.kind(wanted.File.Path)
+		return r.Kind(c) == r.Kind(wanted)
 	}
 	for i := range r.Calls {
 		if r.Calls[i].Point == point {

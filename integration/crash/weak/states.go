@@ -1,10 +1,16 @@
-// Package weak makes what power cuts may leave of a run by the weakest rules that
-// POSIX allows (see package disk), at every point of its log. No file system is as
-// bad; but each of them does some of it, and a program that holds here needs none of
-// their favours.
+// Package weak judges what the real programs do by what they ask of the disk: the logs
+// of the flows, by package order, and whatever power cuts may leave of them, by package
+// invariants.
 //
-// What a file holds of which not all is durable is, block by block, what it was,
-// what it is or zeros; and its length is any that it ever had in between.
+//	recording.go a flow and its log
+//	states.go    what power cuts may leave of a log
+//	judge.go     whether that is a whole store, and what was said
+//
+// States are made by the weakest rules that POSIX allows (see package disk), at every
+// point of a log. No file system is as bad; but each of them does some of it, and a
+// program that holds here needs none of their favours. What a file holds of which not all
+// is durable is, block by block, what it was, what it is or zeros; and its length is any
+// that it ever had in between.
 package weak
 
 import (

@@ -1,0 +1,229 @@
+package mutants
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/crash"
+	"github.com/tope-ota/ota/integration/crash/blocks"
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/weak"
+)
+
+// An Engine is one way to interrupt a command, or to look at what it does. Each is
+// asked alone: what it finds is not what another one found.
+type Engine string
+
+const (
+	Runs   Engine = "runs"   // nothing interrupts it
+	Kills  Engine = "kills"  // killed at each point, and then the aftermath
+	Errors Engine = "errors" // each call fails, once and from then on
+	Order  Engine = "order"  // the rules over the log of a run, also of one in which a sync failed
+	Lock   Engine = "lock"   // each change is made under the lock that it needs
+	Weak   Engine = "weak"   // the weak model of such logs
+	Blocks Engine = "blocks" // block replay
+)
+
+// Engines are all of them.
+var Engines = []Engine{Runs, Kills, Errors, Order, Lock, Weak, Blocks}
+
+// A Bench is where mutants are tried.
+type Bench struct {
+	World *flows.World
+	// Filesystems is on how many file systems the block replay looks; ext4 is the first.
+	Filesystems int
+	// Syncs: only errors of syncs and removals.
+	Syncs bool
+	mu    sync.Mutex
+	lab   *crash.Lab
+	sites map[*flows.Flow]*site
+}
+
+type site struct {
+	*flows.Site
+	once sync.Once
+	err  error
+}
+
+// NewBench makes one whose files are in w.Dir.
+func NewBench(w *flows.World) *Bench {
+	return &Bench{World: w, Filesystems: 1, lab: crash.NewLab(w, w.Dir), sites: make(map[*flows.Flow]*site)}
+}
+
+// prepared is the site that f begins with.
+func (b *Bench) prepared(ctx context.Context, f *flows.Flow) (*flows.Site, error) {
+	b.mu.Lock()
+	s := b.sites[f]
+	if s == nil {
+		s = &site{}
+		b.sites[f] = s
+	}
+	b.mu.Unlock()
+	s.once.Do(func() {
+		if s.err = b.lab.Prepare(ctx, f); s.err == nil {
+			s.Site, s.err = b.World.Build(ctx, f, filepath.Join(b.World.Dir, "logged", f.Name), "")
+		}
+	})
+	return s.Site, s.err
+}
+
+// A Trial is a mutant in one flow.
+type Trial struct {
+	*Bench
+	Flow *flows.Flow
+	site *flows.Site
+	bad  *flows.World
+	dir  string
+	logs []*weak.Recording // made by recordings, once
+}
+
+// Try builds the mutant whose overlay is given, for the command of f. dir is for its files.
+func (b *Bench) Try(ctx context.Context, f *flows.Flow, overlay, dir string) (*Trial, error) {
+	// Only the command of the flow is a mutant's; what was before it is as it must be.
+	site, err := b.prepared(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	bad, err := b.World.Rebuild(ctx, f.Args(site)[0], dir, "-overlay="+overlay)
+	return &Trial{Bench: b, Flow: f, site: site, bad: bad, dir: dir}, err
+}
+
+// Find is what e finds of the mutant; empty: nothing.
+func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
+	switch e {
+	case Kills:
+		return t.lab.Of(t.bad).Kills(ctx, t.Flow)
+	case Errors:
+		return t.lab.Of(t.bad).Errors(ctx, t.Flow, t.Syncs)
+	case Blocks:
+		return t.blocks(ctx)
+	case Runs:
+		r, err := t.record(ctx, nil)
+		var wrong *weak.ExitError
+		if errors.As(err, &wrong) {
+			return err.Error(), nil
+		}
+		if err == nil && len(r.Problems) > 0 {
+			found = r.Problems[0].String()
+		}
+		return found, err
+	}
+	logs, err := t.recordings(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i, r := range logs {
+		most := 60
+		if i > 0 {
+			most = 20
+		}
+		switch e {
+		case Order:
+			v, err := r.Order()
+			if err != nil {
+				return "", err
+			}
+			if len(v) > 0 {
+				return v[0].String(), nil
+			}
+		case Lock:
+			if len(r.Unlocked) > 0 {
+				return r.Unlocked[0], nil
+			}
+		case Weak:
+			if _, err := r.Weak(ctx, t.bad, weak.Options{Most: most, Seed: 1, Enough: 1}, func(line string) { found = line }); found != "" || err != nil {
+				return found, err
+			}
+		}
+	}
+	return "", nil
+}
+
+func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (*weak.Recording, error) {
+	dir, err := os.MkdirTemp(t.dir, "log-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	clone, err := t.site.Clone(filepath.Join(dir, "site"))
+	if err != nil {
+		return nil, err
+	}
+	defer clone.Remove()
+	return weak.RecordAt(ctx, clone.In(t.bad), t.Flow, plan)
+}
+
+// recordings are the logs of a run that nothing interrupts and of those in which the first
+// sync of its kind fails, or a removal and all after it: one that fails once is made again,
+// by another call.
+func (t *Trial) recordings(ctx context.Context) ([]*weak.Recording, error) {
+	if t.logs != nil {
+		return t.logs, nil
+	}
+	whole, err := t.record(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	logs := []*weak.Recording{whole}
+	kinds := make(map[string]bool)
+	for i := range whole.Calls {
+		c := &whole.Calls[i]
+		if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" || kinds[whole.Kind(c)] {
+			continue
+		}
+		kinds[whole.Kind(c)] = true
+		same, failing, on := whole.Same(c.Point), false, c.Name == "unlink"
+		r, err := t.record(ctx, func(c *crashpoint.Call) crashpoint.Verdict {
+			if failing = failing && on || same(c); failing {
+				return crashpoint.Verdict{Errno: unix.EIO}
+			}
+			return crashpoint.Verdict{}
+		})
+		if err != nil {
+			return nil, err
+		}
+		logs = append(logs, r)
+	}
+	t.logs = logs
+	return logs, nil
+}
+
+// states is as many as the block replay makes of a flow in a deep run.
+const states = 80
+
+// blocks looks on each of the file systems, all of which must see the mutant.
+func (t *Trial) blocks(ctx context.Context) (found string, err error) {
+	for _, fs := range blocks.Filesystems[:t.Filesystems] {
+		if found, err = t.blocksOn(ctx, fs); found == "" || err != nil {
+			break
+		}
+	}
+	return found, err
+}
+
+func (t *Trial) blocksOn(ctx context.Context, fs blocks.Filesystem) (found string, err error) {
+	dir, err := os.MkdirTemp("", "mutant-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	r, err := blocks.RecordFlow(ctx, t.World, t.bad, t.Flow, fs.Name, fs.Size, filepath.Join(dir, "run"))
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	_, err = r.Judge(ctx, r.Plan(states, 1), 20, func(f *blocks.Finding) bool {
+		if f.Err == nil {
+			found = fmt.Sprintf("%s %v", f.Line(r), f.Problems[0])
+		}
+		return found == ""
+	})
+	return found, err
+}

@@ -1,0 +1,129 @@
+package mutants_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/crash/blocks"
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/mutants"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+func TestMain(m *testing.M) {
+	if len(blocks.Missing()) == 0 {
+		if code, ended := blocks.Isolate(); ended {
+			os.Exit(code)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// Each mutant is shown to each engine alone: which one sees it, and which engine is the
+// only one that sees some. MUTANT chooses by name, MATRIX names a file for the table.
+func TestMatrix(t *testing.T) {
+	if !machinetest.Nightly && os.Getenv("MUTANT") == "" {
+		t.Skip("it takes an hour: OTA_TESTS=nightly, or MUTANT=a regular expression")
+	}
+	machinetest.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
+	ctx := machinetest.Context(t)
+	dir, err := os.MkdirTemp("/dev/shm", "ota-matrix-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	w, err := flows.NewWorld(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	b := mutants.NewBench(w)
+	chosen := regexp.MustCompile(os.Getenv("MUTANT"))
+	rows := make([]string, len(mutants.All))
+	alone := make([]string, len(mutants.All))
+	work := make(chan int)
+	var wg sync.WaitGroup
+	for range 4 * runtime.NumCPU() { // most of it waits for a lock or a server
+		wg.Go(func() {
+			for i := range work {
+				m := &mutants.All[i]
+				began := time.Now()
+				seen, err := row(t, b, m, filepath.Join(dir, fmt.Sprint("mutant-", i)))
+				if err != nil {
+					t.Errorf("%s: %v", m.Name, err)
+					continue
+				}
+				cells := fmt.Sprintf("| %s | %s |", m.Name, m.Flow())
+				var by []string
+				for _, e := range mutants.Engines {
+					cell := " "
+					if seen[e] != "" {
+						cell = " x "
+						by = append(by, string(e))
+						t.Logf("%s: %s: %s", m.Name, e, short(seen[e]))
+					}
+					cells += cell + "|"
+				}
+				rows[i] = cells + "\n"
+				if len(by) == 1 {
+					alone[i] = fmt.Sprintf("only %s: %s\n", by[0], m.Name)
+				}
+				t.Logf("%s (%v)", cells, time.Since(began).Round(time.Second))
+			}
+		})
+	}
+	for _, units := range []bool{false, true} { // what a unit sees is seen by few engines, which take their time
+		for i, m := range mutants.All {
+			if _, unit := m.By.(mutants.Unit); unit == units && chosen.MatchString(m.Name) {
+				work <- i
+			}
+		}
+	}
+	close(work)
+	wg.Wait()
+	head := "| what is gone | flow |"
+	for _, e := range mutants.Engines {
+		head += " " + string(e) + " |"
+	}
+	table := head + "\n" + strings.Repeat("|---", len(mutants.Engines)+2) + "|\n" + strings.Join(rows, "") + "\n" + strings.Join(alone, "")
+	t.Logf("mutants and engines:\n%s", table)
+	if name := os.Getenv("MATRIX"); name != "" {
+		if err := os.WriteFile(name, []byte(table), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func row(t *testing.T, b *mutants.Bench, m *mutants.Mutant, dir string) (map[mutants.Engine]string, error) {
+	ctx := machinetest.Context(t)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	overlay, err := m.Overlay(repo(t), dir)
+	if err != nil {
+		return nil, err
+	}
+	trial, err := b.Try(ctx, flows.Find(m.Flow()), overlay, dir)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[mutants.Engine]string)
+	for _, e := range mutants.Engines {
+		if seen[e], err = trial.Find(ctx, e); err != nil {
+			return nil, fmt.Errorf("%s: %w", e, err)
+		}
+		if e == mutants.Runs && seen[e] != "" {
+			break // it does not do its work: no engine can begin with it
+		}
+	}
+	return seen, nil
+}

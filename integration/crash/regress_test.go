@@ -1,0 +1,149 @@
+package crash
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// A regress is a line of regress.txt.
+type regress struct {
+	point        // but for its number
+	line  int    // of the file
+	read  bool   // it is a call that looks at the disk
+	call  string // as described
+	which int    // of the calls like it: from 1, or from the end, from -1
+}
+
+var regressLine = regexp.MustCompile(`^([a-z-]+): (read:)?([a-z]+ [^ ]+)(?: #(-?[0-9]+))?: (?:kill(?:, (boot|again) ([0-9]+))?|([A-Z]+)(\+)?)$`)
+
+// regresses reads regress.txt.
+func regresses(t *testing.T) (all []regress) {
+	t.Helper()
+	file, err := os.Open("regress.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		m := regressLine.FindStringSubmatch(line)
+		if m == nil || flows.Find(m[1]) == nil {
+			t.Fatalf("regress.txt:%d: it is no point of a flow: %s", n, line)
+		}
+		r := regress{line: n, read: m[2] != "", call: m[3], which: 1}
+		r.flow, r.procs, r.by, r.on = flows.Find(m[1]), 1, m[5], m[8] != ""
+		if m[4] != "" {
+			r.which, _ = strconv.Atoi(m[4])
+		}
+		r.second, _ = strconv.Atoi(m[6])
+		if m[7] != "" {
+			r.errno = errnoNamed(t, m[7])
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+var number = regexp.MustCompile(`[0-9]+(\.[0-9]+)*`)
+
+// find is the number of the point among calls of a run at site; 0: there is none.
+func (r *regress) find(calls []crashpoint.Call, site string) int {
+	var found []int
+	for i := range calls {
+		path := inSite(site, calls[i].File.Path)
+		if calls[i].Name+" "+number.ReplaceAllString(path, "N") == r.call {
+			found = append(found, calls[i].Point)
+		}
+	}
+	switch {
+	case r.which > 0 && r.which <= len(found):
+		return found[r.which-1]
+	case r.which < 0 && -r.which <= len(found):
+		return found[len(found)+r.which]
+	}
+	return 0
+}
+
+// TestRegress makes the points that once failed.
+func TestRegress(t *testing.T) {
+	if *pointFlag != 0 {
+		t.Skip("one point is asked for: TestPoint")
+	}
+	began := time.Now()
+	work := regresses(t)
+	if *flowFlag != "" {
+		work = slices.DeleteFunc(work, func(r regress) bool { return !slices.Contains(chosen(t), r.flow) })
+	}
+	var all []*flows.Flow
+	for _, r := range work {
+		all = append(all, r.flow)
+	}
+	slices.SortFunc(all, func(a, b *flows.Flow) int { return cmp.Compare(a.Name, b.Name) })
+	l := newLab(t, slices.Compact(all))
+	var counts tally
+	inParallel(t, work, func(ctx context.Context, r regress) error {
+		var o *outcome
+		if r.read {
+			reading, err := l.readingOf(ctx, r.flow)
+			if err != nil {
+				return err
+			}
+			if r.n = r.find(reading.calls, reading.site); r.n > 0 {
+				o, err = l.tryRead(ctx, r.point, reading)
+			}
+			if err != nil {
+				return err
+			}
+		} else {
+			calls, site, err := l.measure(ctx, r.flow)
+			if err != nil {
+				return err
+			}
+			if r.n = r.find(calls, site); r.n > 0 && r.by != "" {
+				n, err := l.length(ctx, r.point)
+				if err != nil || n < r.second {
+					return fmt.Errorf("regress.txt:%d: what is killed then makes %d calls (%v)", r.line, n, err)
+				}
+			}
+			if r.n > 0 {
+				o, err = l.try(ctx, r.point)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if o == nil || !o.reached {
+			return fmt.Errorf("regress.txt:%d: flow %s makes no call %q (which: %d): say what took its place", r.line, r.flow.Name, r.call, r.which)
+		}
+		if r.read && len(o.problems) > 0 {
+			counts.add(o)
+			t.Errorf("regress.txt:%d: %s", r.line, strings.Replace(o.story(), "-run TestPoint ", "-run TestReads ", 1))
+			return nil
+		}
+		counts.tell(t, o)
+		return nil
+	})
+	made, failed := 0, 0
+	for _, kind := range []string{"killed", "failed", "twice"} {
+		made += counts.counts["all"][kind]
+		failed += counts.counts["all"]["bad "+kind]
+	}
+	machinetest.Sum("regress", made, len(regresses(t)), failed, began)
+}
