@@ -45,15 +45,13 @@ type apt struct {
 // newApt makes the state folder and fetches the lists. They are always fetched
 // anew: old ones name versions that the mirrors no longer have. The state folder is
 // the caller's until it calls unlock.
-func newApt(ctx context.Context, of arch.Arch) (a *apt, unlock func(), err error) {
+func newApt(ctx context.Context, suite Suite, of arch.Arch) (a *apt, unlock func(), err error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, nil, err
 	}
-	name := "apt"
-	if of != arch.AMD64 {
-		name += "-" + of.String() // the lists of one processor do for no other
-	}
+	// The lists of one suite and processor do for no other.
+	name := fmt.Sprintf("apt-%s-%s", suite, of)
 	a = &apt{arch: of, dir: filepath.Join(cache, name), debs: filepath.Join(cache, "debs")}
 	release, err := lock(ctx, filepath.Join(cache, ".apt.lock"))
 	if err != nil {
@@ -78,8 +76,8 @@ func newApt(ctx context.Context, of arch.Arch) (a *apt, unlock func(), err error
 		mirror = defaultMirror
 	}
 	var sources strings.Builder
-	for _, s := range []string{"debian " + Suite, "debian " + Suite + "-updates", "debian-security " + Suite + "-security"} {
-		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s] %s/%s main\n", keyring, of, mirror, s)
+	for _, s := range []string{"debian %s", "debian %s-updates", "debian-security %s-security"} {
+		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s %s] %s/"+s+" main\n", keyring, of, suites[suite].options, mirror, suite)
 	}
 	// apt-config prints the host's settings in the syntax of apt.conf.
 	network, err := exec.CommandContext(ctx, "apt-config", "dump", "--no-empty",

@@ -1,4 +1,4 @@
-// Package debian makes what the test machines run: a Debian 12 root with a real
+// Package debian makes what the test machines run: a Debian root (see Suite) with a real
 // systemd, a kernel with its modules, and images of the root with a test's own
 // files in it. Nothing is installed on the host and root is not needed: packages
 // are chosen by apt in a state folder of its own, fetched by `apt-get download`
@@ -6,7 +6,7 @@
 //
 // Everything is cached in CacheDir, because a cold build takes most of a minute:
 //
-//	apt/, apt-arm64/          apt's own state for each processor: lists, sources, key ring
+//	apt-<suite>-<processor>/  apt's own state: lists, sources
 //	debs/                     the packages as downloaded
 //	root-<recipe>-<content>/  root/ is the tree, packages.txt what it is made of
 //	kernel-<recipe>-<content>/  vmlinux (or Image), modules/, modules.order, packages.txt
@@ -35,9 +35,6 @@ import (
 	"os"
 	"os/exec"
 )
-
-// Suite is the Debian release of the root.
-const Suite = "bookworm"
 
 // Mirrors used unless $OTA_DEBIAN_MIRROR names another for both (a mirror that
 // holds debian and debian-security side by side, as "http://mirror.example").

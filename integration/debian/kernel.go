@@ -37,13 +37,13 @@ var modules = []string{
 	"ext4", "erofs", "overlay", "loop", "autofs4", "i6300esb",
 }
 
-// GetKernel returns the kernel for a, unpacking it when the cache has none (20 to 40 s,
+// GetKernel returns the kernel of s for a, unpacking it when the cache has none (20 to 40 s,
 // and a download of 70 MB).
-func GetKernel(ctx context.Context, a arch.Arch) (*Kernel, error) {
-	recipe := Hash(formatOfEntries, Suite, a.Facts().Kernel, strings.Join(modules, " "))
-	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) (string, error) { return buildKernel(ctx, dir, a) })
+func GetKernel(ctx context.Context, s Suite, a arch.Arch) (*Kernel, error) {
+	recipe := Hash(formatOfEntries, s.String(), a.Facts().Kernel, strings.Join(modules, " "))
+	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) (string, error) { return buildKernel(ctx, dir, s, a) })
 	if err != nil {
-		return nil, fmt.Errorf("cannot get the kernel: %w", err)
+		return nil, fmt.Errorf("cannot get the kernel of Debian %s: %w", s, err)
 	}
 	release, err := os.ReadFile(filepath.Join(dir, "release"))
 	if err != nil {
@@ -68,9 +68,9 @@ func imageName(a arch.Arch) string {
 	return "Image"
 }
 
-func buildKernel(ctx context.Context, dir string, of arch.Arch) (string, error) {
+func buildKernel(ctx context.Context, dir string, s Suite, of arch.Arch) (string, error) {
 	meta := of.Facts().Kernel
-	a, unlock, err := newApt(ctx, of)
+	a, unlock, err := newApt(ctx, s, of)
 	if err != nil {
 		return "", err
 	}

@@ -15,17 +15,18 @@ import (
 
 // wanted is what the root is made of, with all that it depends on: systemd as
 // the device has it, and the small programs that units, hooks and check scripts
-// call. usr-is-merged stands in for usrmerge, which would bring Perl.
+// call.
 var wanted = []string{
-	"systemd", "systemd-sysv", "dbus", "kmod", "usr-is-merged",
+	"systemd", "systemd-sysv", "dbus", "kmod",
 	"base-files", "base-passwd", "bash", "dash", "coreutils", "findutils", "grep", "sed", "tar",
 	"util-linux", "mount", "hostname", "procps",
 }
 
 // unwanted are dependencies that only maintainer scripts use.
 var unwanted = []string{
-	"adduser", "cdebconf", "debconf", "dpkg", "gcc-12-base", "libdebconfclient0", "passwd", "perl-base",
-	"libsemanage-common", "libsemanage2", "libsepol2", "usr-is-merged",
+	"adduser", "cdebconf", "debconf", "dpkg", "libdebconfclient0", "passwd", "perl-base",
+	"libsemanage-common", "libsemanage1", "libsemanage2", "libsepol1", "libsepol2", "usr-is-merged",
+	"gcc-10-base", "gcc-12-base", "gcc-14-base", "gcc-16-base",
 }
 
 // The folders on which the data disk is bound, and others that must exist because
@@ -93,7 +94,7 @@ var masked = []string{
 // folder's content is masked as it comes from the packages.
 const generators = "usr/lib/systemd/system-generators"
 
-// Root returns the folder of a Debian 12 root, building it when the cache has
+// Root returns the folder of a root of Debian 12, building it when the cache has
 // none (15 to 30 s, and the network). Everyone who may read the repository may
 // read it; nobody may write to it: it is shared by all tests. As the lower layer
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
@@ -103,6 +104,9 @@ func Root(ctx context.Context) (dir string, err error) { return Variant{}.Root(c
 
 // A Variant is a root other than the usual one.
 type Variant struct {
+	// Suite is the release of Debian.
+	Suite Suite
+
 	// Arch is the processor that it is for.
 	Arch arch.Arch
 
@@ -130,7 +134,10 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, []string{perlBase(v.Arch)})
 	}
 	wanted = append(slices.Clone(wanted), v.Packages...)
-	recipe := []string{formatOfEntries, Suite, v.Arch.String(), passwdLines, groupLines, generators}
+	if suites[v.Suite].usrIsMerged {
+		wanted = append(wanted, "usr-is-merged")
+	}
+	recipe := []string{formatOfEntries, v.Suite.String(), v.Arch.String(), passwdLines, groupLines, generators}
 	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
 		recipe = append(recipe, strings.Join(l, " "))
 	}
@@ -143,13 +150,13 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 		return buildRoot(ctx, dir, v, wanted, unwanted, leftOut)
 	})
 	if err != nil {
-		return "", fmt.Errorf("cannot build the Debian root: %w", err)
+		return "", fmt.Errorf("cannot build the root of Debian %s: %w", v.Suite, err)
 	}
 	return filepath.Join(dir, "root"), nil
 }
 
 func buildRoot(ctx context.Context, dir string, v Variant, wanted, unwanted, leftOut []string) (string, error) {
-	a, unlock, err := newApt(ctx, v.Arch)
+	a, unlock, err := newApt(ctx, v.Suite, v.Arch)
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tope-ota/ota/integration/arch"
@@ -127,6 +128,9 @@ func unpack(ctx context.Context, deb, root string, leftOut []string) error {
 		case tar.TypeReg:
 			return writeFile(dst, h.FileInfo().Mode(), r)
 		case tar.TypeSymlink:
+			if slices.Contains(mergedLinks, path.Clean(h.Name)) {
+				return nil // base-files of Debian 13 brings those that the root has already
+			}
 			if err := os.Remove(dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

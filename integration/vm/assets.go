@@ -23,7 +23,13 @@ type assets struct {
 	root      string // file: erofs image
 }
 
-// common is what all machines of one processor share in this process, so that it is
+// guest is what a kernel and its initramfs are for.
+type guest struct {
+	suite debian.Suite
+	arch  arch.Arch
+}
+
+// common is what all machines of one kind of guest share in this process, so that it is
 // built once.
 type common struct {
 	kernel    *debian.Kernel
@@ -33,17 +39,17 @@ type common struct {
 
 var built struct {
 	sync.Mutex
-	of map[arch.Arch]*common
+	of map[guest]*common
 }
 
 // commonOf builds what is not in the cache.
-func commonOf(ctx context.Context, a arch.Arch) (*common, error) {
+func commonOf(ctx context.Context, g guest) (*common, error) {
 	built.Lock()
 	defer built.Unlock()
-	if c := built.of[a]; c != nil {
+	if c := built.of[g]; c != nil {
 		return c, nil
 	}
-	kernel, err := debian.GetKernel(ctx, a)
+	kernel, err := debian.GetKernel(ctx, g.suite, g.arch)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +57,7 @@ func commonOf(ctx context.Context, a arch.Arch) (*common, error) {
 	if err != nil {
 		return nil, err
 	}
-	program, err := debian.ProgramFor(ctx, a, "./integration/agent/cmd/ota-test-agent")
+	program, err := debian.ProgramFor(ctx, g.arch, "./integration/agent/cmd/ota-test-agent")
 	if err != nil {
 		return nil, err
 	}
@@ -63,15 +69,15 @@ func commonOf(ctx context.Context, a arch.Arch) (*common, error) {
 		return nil, err
 	}
 	if built.of == nil {
-		built.of = make(map[arch.Arch]*common)
+		built.of = make(map[guest]*common)
 	}
-	built.of[a] = &common{kernel: kernel, agent: program, initramfs: filepath.Join(dir, "initramfs.cpio")}
-	return built.of[a], nil
+	built.of[g] = &common{kernel: kernel, agent: program, initramfs: filepath.Join(dir, "initramfs.cpio")}
+	return built.of[g], nil
 }
 
 // prepare builds what is not in the cache: everything takes about a minute.
 func prepare(ctx context.Context, o Options) (*assets, error) {
-	c, err := commonOf(ctx, o.Variant.Arch)
+	c, err := commonOf(ctx, guest{o.Variant.Suite, o.Variant.Arch})
 	if err != nil {
 		return nil, err
 	}
