@@ -346,9 +346,6 @@ func TestReadErrors(t *testing.T) {
 
 // The memory must not depend on the bundle.
 func TestMemory(t *testing.T) {
-	if testing.Short() {
-		t.Skip("unpacks 80 MB")
-	}
 	files := make(map[string]string)
 	for i := range 9 {
 		files[fmt.Sprint("f", i)] = bigFile
