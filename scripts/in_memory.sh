@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs a command whose temporary files are in memory (TMPDIR), and removes them when it
-# ends. A sync there costs nothing, which is most of the time of tests that install
-# versions; what syncs are for, the tests below integration/ show on real file systems.
-# Where there is no such directory, the command runs with the TMPDIR that is set.
+# Runs a command whose temporary files are in memory (TMPDIR). A sync costs nothing
+# there, and syncs are most of the time of tests that install versions; what they are
+# for, the tests below integration/ show on real file systems. Where memory cannot be
+# used, the command runs with the TMPDIR that is set.
 #
 # usage: scripts/in_memory.sh COMMAND...
 set -eu
@@ -12,19 +12,30 @@ case "${1-}" in
 '' | -*) echo "usage: scripts/in_memory.sh COMMAND..." >&2; exit 2 ;;
 esac
 
+# One directory for all runs of a user: go test runs a package again when TMPDIR is
+# another. What a run that was killed has left goes after two hours.
+memory=/dev/shm dir=/dev/shm/ota-test-$(id -u)
+clean() {
+    find "$dir" -mindepth 1 -maxdepth 1 -mmin +120 -exec rm -rf {} +
+    rmdir "$dir" 2>/dev/null || true
+}
+
 # The tests write up to 600 MB, some at once. In containers the directory is often small
 # and noexec; tmpfs before Linux 6.0 has no immutable files.
-memory=/dev/shm
 usable() {
     [ "$(stat -f -c %T "$memory" 2>/dev/null)" = tmpfs ] || return 1
     [ "$(df --output=avail -k "$memory" | tail -n 1)" -gt $((2 << 20)) ] || return 1
-    dir=$(mktemp -d "$memory/ota-test-XXXXXX" 2>/dev/null) || return 1
-    trap 'rm -rf "$dir"' EXIT
-    printf '#!/bin/sh\n' >"$dir/program" && chmod +x "$dir/program" && "$dir/program" 2>/dev/null || return 1
+    mkdir -m 700 "$dir" 2>/dev/null || true
+    [ -d "$dir" ] && [ -O "$dir" ] && [ ! -L "$dir" ] || return 1
+    trap clean EXIT
+    local program status=0
+    program=$(mktemp "$dir/program-XXXXXX") || return 1
+    printf '#!/bin/sh\n' >"$program" && chmod +x "$program" && "$program" 2>/dev/null || status=1
     if [ "$(id -u)" = 0 ]; then
-        chattr +i "$dir/program" 2>/dev/null && chattr -i "$dir/program" || return 1
+        chattr +i "$program" 2>/dev/null && chattr -i "$program" || status=1
     fi
-    rm "$dir/program"
+    rm -f "$program"
+    return "$status"
 }
 if usable; then
     TMPDIR=$dir "$@"
