@@ -25,7 +25,7 @@ func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions) er
 			return err
 		}
 	}
-	_, err = a.plan(b, record)
+	b.plan, err = a.plan(b, record)
 	return err
 }
 

@@ -88,10 +88,7 @@ func (a *applier) forecast(b *openBundle, o installOptions) (*forecast, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.plan(b, record)
-	if err != nil {
-		return nil, err
-	}
+	p := b.plan
 	ref := &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
 	f := &forecast{
 		Version: ref.Version, Release: b.manifest.Release, Digest: ref.Digest,

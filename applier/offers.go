@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -109,6 +108,22 @@ func (o *offers) without(version string) {
 	}
 }
 
+// offered reports whether a version has the content of entry i of the new one.
+func (o *offers) offered(i int) bool { return o.has[i] != 0 }
+
+// shareable reports whether there are offers and each of them can be the same on the
+// disk: then it is known before the first write how much room the new version takes.
+func (o *offers) shareable() bool {
+	some := false
+	for i, from := range o.has {
+		if from != 0 && o.shared[i] == 0 {
+			return false
+		}
+		some = some || from != 0
+	}
+	return some
+}
+
 // missing reports whether u lacks some of what is in some of entries.
 func missing(u *bundle.Unpacker, entries []uint8, some uint8) bool {
 	for i, from := range entries {
@@ -192,16 +207,11 @@ func (s *sharing) can(name string, e *bootcheck.Entry, n int) bool {
 	if s == nil || s.clones || !s.links {
 		return s != nil && s.clones
 	}
-	info, err := os.Lstat(name)
-	if err != nil || !bundle.Linkable(info, e) {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || uint64(st.Dev) != s.dev || uint64(st.Nlink)+uint64(n) >= maxLinks {
-		return false
-	}
-	var x unix.Statx_t // what must not be changed gets no more names either
-	return unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, 0, &x) == nil && x.Attributes&unix.STATX_ATTR_IMMUTABLE == 0
+	var x unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &x) == nil &&
+		bundle.Linkable(uint32(x.Mode), x.Uid, x.Gid, e) &&
+		unix.Mkdev(x.Dev_major, x.Dev_minor) == s.dev && uint64(x.Nlink)+uint64(n) < maxLinks &&
+		x.Attributes&unix.STATX_ATTR_IMMUTABLE == 0 // what must not be changed gets no more names either
 }
 
 // takeOffers gets from other versions what they have of u, which is to be b: first what
@@ -227,6 +237,10 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 		return err
 	}
 	if missing(u, o.shared, ^uint8(0)) {
+		// What is written meanwhile is in no plan.
+		if err := u.Wait(); err != nil {
+			return err
+		}
 		if o, err = a.makeRoom(ctx, b, u); err != nil {
 			return err
 		}

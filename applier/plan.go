@@ -25,6 +25,8 @@ type plan struct {
 	free   bootcheck.Space // what there is, without what is removed
 	remove []string        // versions that have to go to make room, in order
 	freed  bootcheck.Space // what that gives
+
+	offers *offers // of the versions that stay; nil if here
 }
 
 // plan says how b comes into the store, or refuses it for want of room
@@ -34,50 +36,47 @@ func (a *applier) plan(b *openBundle, record *bootcheck.Record) (*plan, error) {
 		free, err := a.store.Free()
 		return &plan{here: true, free: free}, err
 	}
-	p, _, err := a.planUnpack(b, record, nil, nil)
-	return p, err
+	return a.planUnpack(b, record, nil, nil)
 }
 
-// planUnpack is plan of a version that has to be unpacked, whatever is there, and what
-// other versions offer. u has taken from them what can be shared, nil: nothing yet.
+// planUnpack is plan of a version that has to be unpacked, whatever is there. u has taken from them what can be shared, nil: nothing yet.
 // stays are versions that cannot be removed.
-func (a *applier) planUnpack(b *openBundle, record *bootcheck.Record, u *bundle.Unpacker, stays []string) (*plan, *offers, error) {
+func (a *applier) planUnpack(b *openBundle, record *bootcheck.Record, u *bundle.Unpacker, stays []string) (*plan, error) {
 	free, err := a.store.Free()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var swept bootcheck.Space // by an install, before it comes here; a dry run changes nothing
 	if a.report == nil {
 		if swept, err = a.store.Leavings(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	p := &plan{free: free, freed: swept}
 	var surplus []string
 	if record != nil {
 		if surplus, err = a.store.Surplus(record, 0); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		// What is replaced goes anyway, and gives nothing to itself.
 		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version || slices.Contains(stays, v) })
 	}
-	offers, err := a.offers(b.manifest, record)
-	if err != nil {
-		return nil, nil, err
+	if p.offers, err = a.offers(b.manifest, record); err != nil {
+		return nil, err
 	}
 	for {
-		p.estimate(b, offers, u, a.cfg)
+		p.estimate(b, u, a.cfg)
 		if p.fits() {
-			return p, offers, nil
+			return p, nil
 		}
 		if len(surplus) == 0 {
-			return nil, nil, p.refusal(b, a.store.Dir(), int64(a.cfg.Reserve))
+			return nil, p.refusal(b, a.store.Dir(), int64(a.cfg.Reserve))
 		}
 		p.remove = append(p.remove, surplus[0])
-		offers.without(surplus[0])
+		p.offers.without(surplus[0])
 		surplus = surplus[1:]
 		if p.freed, err = a.store.Occupied(p.remove...); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		p.freed.Bytes += swept.Bytes
 		p.freed.Inodes += swept.Inodes
@@ -100,8 +99,8 @@ func (p *plan) refusal(b *openBundle, dir string, reserve int64) error {
 
 // estimate fills in what b takes when other versions give what they offer. What u has is
 // there already; the rest could not be shared.
-func (p *plan) estimate(b *openBundle, o *offers, u *bundle.Unpacker, cfg *config.Config) {
-	m, block := b.manifest, p.free.Block
+func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
+	o, m, block := p.offers, b.manifest, p.free.Block
 	p.reused, p.files, p.from = 0, 0, nil
 	p.need = bootcheck.Space{Inodes: uint64(len(m.Entries)) + 4}
 	var gave uint8

@@ -28,6 +28,7 @@ type openBundle struct {
 	head     *bundle.Head
 	manifest *bootcheck.Manifest
 	digest   string
+	plan     *plan // nil: to be made
 	coming   int64 // bytes that have still to be downloaded, if all of it is wanted
 
 	want    func([]bundle.Span)           // says what else of it is wanted; called once

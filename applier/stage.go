@@ -138,11 +138,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	defer u.Close()
 	// The rest is fetched while what is reused is hashed. What is damaged of that is a
 	// hole of the bundle then, and fetched when Finish comes to it.
-	b.want(b.head.Missing(b.manifest, func(i int) bool { return o.has[i] != 0 }))
-	if err := a.takeOffers(ctx, u, b, o); err != nil {
-		return interrupted(ctx, b, err)
-	}
-
+	b.want(b.head.Missing(b.manifest, o.offered))
 	// As long as it arrives, that is what is shown: it is the slower of the two.
 	arrived := sync.OnceFunc(func() {
 		a.stage(report.StageVerifying, "version "+version)
@@ -158,11 +154,15 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		}
 	}
 	progress(0, b.manifest.Size)
-	if err := u.Finish(ctx, b, bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }, Again: b.again}); err != nil {
-		if broken, ok := errors.AsType[*brokenOff](err); ok {
-			return broken.err // it says what failed, and is no fault of the bundle
-		}
-		return interrupted(ctx, b, err)
+	opt := bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }, Again: b.again}
+	if o.shareable() {
+		u.Start(ctx, b, o.offered, opt)
+	}
+	if err := a.takeOffers(ctx, u, b, o); err != nil {
+		return unpackFailed(ctx, b, err)
+	}
+	if err := u.Finish(ctx, b, opt); err != nil {
+		return unpackFailed(ctx, b, err)
 	}
 	<-b.arrived
 	arrived()
@@ -186,9 +186,12 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	return u.Sync()
 }
 
-// interrupted is err, of an unpacking, or that of the download if ctx has ended both:
-// it says how far that came.
-func interrupted(ctx context.Context, b *openBundle, err error) error {
+// unpackFailed is err, of an unpacking, or that of the download if that failed first, or
+// if ctx has ended both: it says how far that came.
+func unpackFailed(ctx context.Context, b *openBundle, err error) error {
+	if broken, ok := errors.AsType[*brokenOff](err); ok {
+		return broken.err // it says what failed, and is no fault of the bundle
+	}
 	if ctx.Err() != nil {
 		if _, ended := b.settle(); ended != nil {
 			return ended
@@ -203,19 +206,25 @@ func interrupted(ctx context.Context, b *openBundle, err error) error {
 func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacker) (*offers, error) {
 	var stays []string
 	for {
-		record, err := a.record()
-		if err != nil {
-			return nil, err
+		p := b.plan // of a moment ago
+		if b.plan = nil; p == nil || p.here {
+			record, err := a.record()
+			if err != nil {
+				return nil, err
+			}
+			if p, err = a.planUnpack(b, record, u, stays); err != nil {
+				return nil, err
+			}
 		}
-		p, offers, err := a.planUnpack(b, record, u, stays)
-		if err != nil || len(p.remove) == 0 {
-			return offers, err
+		if len(p.remove) == 0 {
+			return p.offers, nil
 		}
 		unlock, err := a.store.Lock(ctx, lockToCommit)
 		if err != nil {
 			return nil, err
 		}
-		if record, err = a.record(); err == nil {
+		record, err := a.record()
+		if err == nil {
 			var removed []string
 			removed, err = a.remove(record, p.remove, "disk space")
 			if err != nil && !errors.Is(err, bootcheck.ErrUndurable) {

@@ -78,7 +78,7 @@ func FuzzTarMember(f *testing.F) {
 		}
 		padded := make([]byte, len(good))
 		copy(padded, tar)
-		u := &unpacking{Unpacker: &Unpacker{m: m, h: h, shares: shares, have: make([]bool, len(m.Entries))}, listed: func() map[string]bool { return names }}
+		u := &unpacking{Unpacker: &Unpacker{m: m, h: h, shares: shares}, have: make([]bool, len(m.Entries)), listed: func() map[string]bool { return names }}
 		err := (&worker{unpacking: u}).share(t.Context(), 0, padded)
 		if (err == nil) != bytes.Equal(padded, good) {
 			t.Fatalf("share: %v", err)

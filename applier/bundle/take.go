@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"runtime"
@@ -40,9 +39,10 @@ type Donor struct {
 	Damaged func(path string, why error)
 }
 
-// maxTakers is how many files are hashed at once, at most: each needs a buffer of 256
-// KiB.
-const maxTakers = 16
+const (
+	maxTakers  = 16        // how many files are hashed at once, at most: each needs a buffer
+	takeAtOnce = 256 << 10 // bytes that are read at once, and the size of that buffer
+)
 
 // Take gets from donor what it has of the files that are missing, by their
 // SHA-256: nothing of these is unpacked. Every byte is hashed, of the very file
@@ -69,15 +69,20 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 		damaged[from.Path] = true
 	}
 	// More than cores, as each waits for the disk, too; a disk wants to be asked for
-	// several things at once.
-	for range min(8*runtime.GOMAXPROCS(0), maxTakers, len(pairs)) {
+	// several things at once. One that waits keeps its place of GOMAXPROCS until Go sees
+	// that, which takes longer than to read a file: each has a place of its own.
+	cores := runtime.GOMAXPROCS(0)
+	takers := min(8*cores, maxTakers, len(pairs))
+	if cores == runtime.NumCPU() && takers > cores { // else a test wants the same order each time
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(takers))
+	}
+	for range takers {
 		wg.Go(func() {
 			t := taker{
 				ctx: ctx, noClone: &noClone, share: donor.Share, noCopy: donor.NoCopy, damaged: tell,
 				from: dirCache{root: donor.Root}, to: dirCache{root: u.root},
 			}
-			defer t.from.close()
-			defer t.to.close()
+			defer t.close()
 			for failed.Load() == nil {
 				i := int(next.Add(1) - 1)
 				if i >= len(pairs) {
@@ -203,7 +208,10 @@ func (t *taker) take(from, e *bootcheck.Entry) error {
 	dir, err := t.from.open(from.Path)
 	var src *os.File
 	if err == nil {
-		src, err = dir.OpenFile(path.Base(from.Path), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		const flags = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+		if src, err = dir.OpenFile(path.Base(from.Path), flags|unix.O_DIRECT, 0); errors.Is(err, unix.EINVAL) {
+			src, err = dir.OpenFile(path.Base(from.Path), flags, 0) // this file system has none
+		}
 	}
 	if err != nil {
 		if bootcheck.Inconclusive(err) {
@@ -225,7 +233,7 @@ func (t *taker) take(from, e *bootcheck.Entry) error {
 		if err := t.clone(src, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
 			return err
 		}
-		if Linkable(info, e) {
+		if st := info.Sys().(*syscall.Stat_t); Linkable(st.Mode, st.Uid, st.Gid, e) {
 			if err := t.link(src, e); err == nil || !errors.Is(err, errors.ErrUnsupported) {
 				return err
 			}
@@ -256,13 +264,11 @@ func (t *taker) clone(src *os.File, e *bootcheck.Entry) error {
 	})
 }
 
-// Linkable reports whether the file of info can be e, under one more name: it has
-// the mode and the owner that e would have, and nobody but this owner, root, can
-// write to it, before or after it was hashed.
-func Linkable(info fs.FileInfo, e *bootcheck.Entry) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && info.Mode() == e.Mode.Perm() && info.Mode()&0o022 == 0 &&
-		int(st.Uid) == os.Geteuid() && int(st.Gid) == os.Getegid()
+// Linkable reports whether a file with that mode, of stat(2), and that owner can be e,
+// under one more name: it has the mode and the owner that e would have, and nobody but
+// this owner, root, can write to it, before or after it was hashed.
+func Linkable(mode, uid, gid uint32, e *bootcheck.Entry) bool {
+	return mode == unix.S_IFREG|uint32(e.Mode) && mode&0o022 == 0 && int(uid) == os.Geteuid() && int(gid) == os.Getegid()
 }
 
 // link gives src, which is Linkable, one more name. errors.ErrUnsupported: it cannot
@@ -303,9 +309,12 @@ func (t *taker) make(e *bootcheck.Entry, write func(to *os.File) error) error {
 
 // copy copies from, which must have the content of e, to to, until ctx ends; nil:
 // it is only hashed.
-func (t *taker) copy(to io.Writer, from io.ReaderAt, e *bootcheck.Entry) error {
+func (t *taker) copy(to io.Writer, from *os.File, e *bootcheck.Entry) (err error) {
 	if t.buf == nil {
-		t.buf, t.sum = make([]byte, 256<<10), sha256.New()
+		if t.buf, err = buffer(takeAtOnce); err != nil {
+			return err
+		}
+		t.sum = sha256.New()
 	}
 	t.sum.Reset()
 	for n := int64(0); n < e.Size; {
@@ -313,9 +322,9 @@ func (t *taker) copy(to io.Writer, from io.ReaderAt, e *bootcheck.Entry) error {
 			return err
 		}
 		part := t.buf[:min(int64(len(t.buf)), e.Size-n)]
-		if k, err := from.ReadAt(part, n); k < len(part) {
+		if err := readDirect(from, part, n); err != nil {
 			switch {
-			case atEnd(err):
+			case err == io.EOF:
 				return damagef("size less than %d", e.Size) // just now
 			case bootcheck.Inconclusive(err):
 				return err
@@ -334,4 +343,43 @@ func (t *taker) copy(to io.Writer, from io.ReaderAt, e *bootcheck.Entry) error {
 		return damagef("sha256 %s, want %s", got, e.SHA256)
 	}
 	return nil
+}
+
+// readDirect fills part, the start of a buffer of takeAtOnce bytes, with what f has at
+// offset at. f was opened with O_DIRECT where its file system can: it is the disk that is
+// compared with the manifest, no copy in memory, and what the device has in its cache
+// stays there. io.EOF: f ends before.
+func readDirect(f *os.File, part []byte, at int64) error {
+	const block = 4096 // bytes; what O_DIRECT reads has to be made of these, nearly everywhere
+	fd := int(f.Fd())
+	for n := 0; n < len(part); {
+		// Up to the end of a block, which is in the buffer, too.
+		k, err := unix.Pread(fd, part[n:(len(part)+block-1)/block*block], at+int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EINVAL:
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			if err != nil || flags&unix.O_DIRECT == 0 {
+				return unix.EINVAL
+			}
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT); err != nil {
+				return err
+			}
+		case err != nil:
+			return &os.PathError{Op: "read", Path: f.Name(), Err: err}
+		case k == 0:
+			return io.EOF
+		default:
+			n += k
+		}
+	}
+	return nil
+}
+
+func (t *taker) close() {
+	t.from.close()
+	t.to.close()
+	if t.buf != nil {
+		_ = unix.Munmap(t.buf)
+	}
 }

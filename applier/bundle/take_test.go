@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -23,7 +24,7 @@ type onlyAt struct {
 	r     io.ReaderAt
 	spans []Span
 	size  int64
-	read  int64
+	read  atomic.Int64
 }
 
 func (o *onlyAt) ReadAt(p []byte, off int64) (int, error) {
@@ -32,7 +33,7 @@ func (o *onlyAt) ReadAt(p []byte, off int64) (int, error) {
 	}
 	for _, s := range o.spans {
 		if s.First <= off && off+int64(len(p)) <= s.End {
-			o.read += int64(len(p))
+			o.read.Add(int64(len(p)))
 			return o.r.ReadAt(p, off)
 		}
 	}
@@ -230,8 +231,8 @@ func TestTake(t *testing.T) {
 					limit = h.Size(m)
 				}
 			}
-			if r.read > limit {
-				t.Errorf("%d bytes of the bundle were read, want at most %d", r.read, limit)
+			if read := r.read.Load(); read > limit {
+				t.Errorf("%d bytes of the bundle were read, want at most %d", read, limit)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,9 +38,10 @@ type Options struct {
 // buffers of up to 4 MiB, and the eMMC is the limit before three cores are.
 const maxWorkers = 3
 
-// An Unpacker writes the version of one bundle to a directory, in four steps:
+// An Unpacker writes the version of one bundle to a directory, in these steps:
 //
 //	Begin    makes the directories
+//	Start    unpacks what no other version has, while Take works; may be left out
 //	Take     gets files that other versions of the device have, from each of them
 //	Finish   unpacks the rest, then makes the links
 //	Sync     makes all of it durable
@@ -57,8 +59,18 @@ type Unpacker struct {
 	disk   *os.File // root, open since before the first write
 	shares []share
 	wall   *wall  // around all of it but Take
-	have   []bool // by entry: files that are there
-	done   int64  // bytes of content of those; Take took them
+	have   []bool // by entry: files that are there, or that started makes
+	done   int64  // bytes of content of those that Take took
+
+	started *started // nil: nothing was
+}
+
+// A started is the unpacking that Start began.
+type started struct {
+	stop  context.CancelFunc
+	ended chan struct{} // closed at its end; then:
+	done  int64         // bytes of content that it unpacked
+	err   error
 }
 
 // Begin makes the directories of the version in root, an empty directory of the
@@ -102,8 +114,12 @@ func (u *Unpacker) begin() error {
 	return nil
 }
 
-// Close lets go of what Begin opened.
+// Close ends what Start began and lets go of what Begin opened.
 func (u *Unpacker) Close() {
+	if u.started != nil {
+		u.started.stop()
+		<-u.started.ended
+	}
 	if u.wall != nil {
 		u.wall.close()
 	}
@@ -119,7 +135,7 @@ type Span struct{ First, End int64 }
 func (u *Unpacker) Missing() []Span {
 	var spans []Span
 	for i := range u.shares {
-		if !u.needs(i) {
+		if !u.all() && !u.needs(i, u.have) {
 			continue
 		}
 		f := &u.m.Frames[i]
@@ -133,7 +149,8 @@ func (u *Unpacker) Missing() []Span {
 	return spans
 }
 
-// Has reports whether entry i is there already: Take took it.
+// Has reports whether entry i is there already: Take took it, or what Start began
+// unpacks it.
 func (u *Unpacker) Has(i int) bool { return u.have[i] }
 
 // Reused is how much Take took, bytes of content.
@@ -156,19 +173,45 @@ func (h *Head) Missing(m *bootcheck.Manifest, have func(entry int) bool) []Span 
 	return u.Missing()
 }
 
-// needs reports whether frame i holds anything that is not there yet. All frames
-// are read when no file was taken: then the whole bundle is checked.
-func (u *Unpacker) needs(i int) bool {
-	if u.done == 0 {
-		return true
-	}
+// all reports whether all frames are read, as nothing was taken: then the whole bundle
+// is checked.
+func (u *Unpacker) all() bool { return u.done == 0 && u.started == nil }
+
+// needs reports whether frame i holds a file that is not in have.
+func (u *Unpacker) needs(i int, have []bool) bool {
 	s := &u.shares[i]
 	for k := s.first; k < s.first+s.count; k++ {
-		if u.m.Entries[k].Type == bootcheck.TypeFile && !u.have[k] {
+		if u.m.Entries[k].Type == bootcheck.TypeFile && !have[k] {
 			return true
 		}
 	}
 	return false
+}
+
+// Start begins to unpack the files of the bundle r that are missing and that offered
+// does not name: those Take gets, at the same time. Wait returns its error.
+func (u *Unpacker) Start(ctx context.Context, r io.ReaderAt, offered func(entry int) bool, opt Options) {
+	skip := slices.Clone(u.have)
+	for i := range u.m.Entries {
+		e := &u.m.Entries[i]
+		skip[i] = skip[i] || e.Type == bootcheck.TypeFile && (e.Size == 0 || offered(i)) // Take makes what is empty
+		u.have[i] = u.have[i] || e.Type == bootcheck.TypeFile && !skip[i]
+	}
+	ctx, stop := context.WithCancel(ctx)
+	u.started = &started{stop: stop, ended: make(chan struct{})}
+	go func() {
+		defer close(u.started.ended)
+		u.started.done, u.started.err = u.run(ctx, r, skip, false, 0, opt)
+	}()
+}
+
+// Wait waits until all that Start began to unpack is there, and returns its error.
+func (u *Unpacker) Wait() error {
+	if u.started == nil {
+		return nil
+	}
+	<-u.started.ended
+	return u.started.err
 }
 
 // Finish unpacks what is missing from the bundle r, which may still grow: its
@@ -184,7 +227,17 @@ func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error
 	if u.wall.err != nil && opt.Log != nil {
 		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", u.wall.err))
 	}
-	if err := u.run(ctx, r, opt); err != nil {
+	if err := u.Wait(); err != nil {
+		return err
+	}
+	done := u.done
+	if u.started != nil {
+		done += u.started.done
+	}
+	if _, err := u.run(ctx, r, u.have, u.all(), done, opt); err != nil {
+		return err
+	}
+	if err := u.ends(r); err != nil {
 		return err
 	}
 	return u.wall.run(func() error { return finish(u.root, u.m) })
@@ -276,7 +329,10 @@ func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, o
 	}
 	defer u.Close()
 	u.wall = newWall(nil)
-	return u.run(ctx, r, opt)
+	if _, err := u.run(ctx, r, u.have, true, 0, opt); err != nil {
+		return err
+	}
+	return u.ends(r)
 }
 
 // makeDirs makes all directories, and .ota with what is in it. Directories get

@@ -22,6 +22,8 @@ import (
 type unpacking struct {
 	*Unpacker
 	r      io.ReaderAt
+	have   []bool       // by entry: files that are there, or that others make
+	all    bool         // frames are read, whatever is there
 	next   atomic.Int64 // the frame that the next free worker takes
 	listed func() map[string]bool
 
@@ -31,10 +33,12 @@ type unpacking struct {
 	again    func(ctx context.Context, s Span, wrong error) error
 }
 
-func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
+// run unpacks, or checks, the frames that hold a file that is not in have, or all; done
+// bytes of content were there before. It returns how many are there then.
+func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, have []bool, all bool, done int64, opt Options) (int64, error) {
 	tell, told := relay(opt.Progress)
 	defer told()
-	u := &unpacking{Unpacker: up, r: r, done: up.done, progress: tell, again: opt.Again}
+	u := &unpacking{Unpacker: up, r: r, have: have, all: all, done: done, progress: tell, again: opt.Again}
 	u.listed = sync.OnceValue(func() map[string]bool {
 		names := make(map[string]bool, len(u.m.Entries))
 		for i := range u.m.Entries {
@@ -63,10 +67,12 @@ func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, opt Options) error {
 		})
 	}
 	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	// A file may not be longer than what was signed.
+	return u.done, context.Cause(ctx)
+}
+
+// ends reports whether r ends where it must: a file may not be longer than what was
+// signed.
+func (u *Unpacker) ends(r io.ReaderAt) error {
 	n, err := r.ReadAt(make([]byte, 1), u.h.Size(u.m))
 	switch {
 	case n > 0:
@@ -110,7 +116,7 @@ func (u *unpacking) work(ctx context.Context) error {
 		if i >= len(u.shares) {
 			return nil
 		}
-		if !u.needs(i) {
+		if !u.all && !u.needs(i, u.have) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {

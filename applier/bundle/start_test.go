@@ -1,0 +1,154 @@
+package bundle
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// TestStart holds that what no donor has is unpacked while a donor's files are taken,
+// that nothing is read twice, and that the result is the same.
+func TestStart(t *testing.T) {
+	big := strings.Repeat("0123456789abcdef", 300_000)
+	src := treeOf(t, map[string]string{"bin/app": "the app", "etc/conf": "a = 1", "etc/empty": "", "lib/big": big})
+	next := treeOf(t, map[string]string{
+		"bin/app": "the new app", "etc/conf": "a = 1", "etc/empty": "", "lib/big": big, "lib/new": strings.Repeat("new", 2_000_000), "lib/link": "-> new",
+	})
+	name := mustCreate(t, contents(next))
+	for _, row := range []struct {
+		name   string
+		rotten string // a file of the donor that is not what it was
+	}{{"the donor is whole", ""}, {"a large file of the donor is damaged", "lib/big"}, {"a small one is, that shares a frame", "etc/conf"}} {
+		t.Run(row.name, func(t *testing.T) {
+			old := t.TempDir()
+			d := donor(t, src, old)
+			if row.rotten != "" {
+				rot(t, old+"/"+row.rotten, 1)
+			}
+			f, h, m := openBundle(t, name)
+			dir := t.TempDir()
+			u, err := Begin(h, m, openRoot(t, dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer u.Close()
+			offered := func(i int) bool { e := &m.Entries[i]; return e.Path == "etc/conf" || e.Path == "lib/big" }
+			spans := h.Missing(m, offered)
+			if row.rotten != "" {
+				spans = []Span{{0, h.Size(m)}} // what it turns out to need
+			}
+			r := &onlyAt{t: t, r: f, spans: spans, size: h.Size(m)}
+			var last int64
+			opt := Options{Progress: func(done, _ int64) {
+				if done < last {
+					t.Errorf("progress went back from %d to %d", last, done)
+				}
+				last = done
+			}}
+			u.Start(t.Context(), r, offered, opt)
+			if err := u.Take(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+			if err := u.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []string{"bin/app", "lib/new"} { // before Finish
+				if _, err := os.Stat(dir + "/" + path); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := u.Finish(t.Context(), r, opt); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(describe(t, next), describe(t, dir)); diff != "" {
+				t.Errorf("the tree (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestStartFails holds that what fails while a donor's files are taken ends the
+// unpacking, and that Close waits for it.
+func TestStartFails(t *testing.T) {
+	src := treeOf(t, map[string]string{"bin/app": "the app"})
+	next := treeOf(t, map[string]string{"bin/app": "the app", "lib/new": "new"})
+	f, h, m := openBundle(t, mustCreate(t, contents(next)))
+	_ = f.Close()
+	u, err := Begin(h, m, openRoot(t, t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := errors.New("the download broke off")
+	read := make(chan struct{})
+	u.Start(t.Context(), &failing{gone, read}, func(i int) bool { return m.Entries[i].Path == "bin/app" }, Options{})
+	<-read
+	if err := u.Take(t.Context(), donor(t, src, t.TempDir())); err != nil {
+		t.Error(err)
+	}
+	err = u.Finish(t.Context(), &failing{err: gone}, Options{})
+	if !errors.Is(err, gone) {
+		t.Errorf("error %v, want %v", err, gone)
+	}
+	if bootcheck.Exit(err) == bootcheck.ExitDamaged {
+		t.Errorf("the bundle is blamed: %v", err)
+	}
+	u.Close()
+}
+
+// failing is a bundle that cannot be read; read is closed at the first try.
+type failing struct {
+	err  error
+	read chan struct{}
+}
+
+func (f *failing) ReadAt([]byte, int64) (int, error) {
+	if f.read != nil {
+		close(f.read)
+		f.read = nil
+	}
+	return 0, f.err
+}
+
+// TestReadDirect holds that what is read around the cache is what the file has, also
+// where that is no whole block, and where the file system wants whole ones.
+func TestReadDirect(t *testing.T) {
+	content := make([]byte, 3*takeAtOnce/2+123)
+	for i := range content {
+		content[i] = byte(i * 7 >> 3)
+	}
+	name := t.TempDir() + "/f"
+	if err := os.WriteFile(name, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	buf, err := buffer(takeAtOnce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(buf) }()
+	for _, flags := range []int{unix.O_DIRECT, 0} {
+		for _, row := range []struct{ at, n int }{{0, takeAtOnce}, {takeAtOnce, takeAtOnce/2 + 123}, {0, 1}, {1, 5000}, {4096, 4097}} {
+			f, err := os.OpenFile(name, os.O_RDONLY|flags, 0)
+			if errors.Is(err, unix.EINVAL) {
+				continue // this file system has none
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := readDirect(f, buf[:row.n], int64(row.at)); err != nil || !bytes.Equal(buf[:row.n], content[row.at:row.at+row.n]) {
+				t.Errorf("flags %#x: %d bytes at %d: error %v, or others", flags, row.n, row.at, err)
+			}
+			if err := readDirect(f, buf[:takeAtOnce], takeAtOnce); err != io.EOF {
+				t.Errorf("flags %#x: past the end: %v, want EOF", flags, err)
+			}
+		}
+	}
+}
