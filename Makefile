@@ -65,7 +65,7 @@ check: test fuzz integration ## all tests
 .PHONY: test
 test: ## the tests that need neither root nor QEMU, in 90 s on two idle cores
 	scripts/in_memory.sh go test -p 4 $$(go list ./... | grep -v /integration/) \
-		./integration/machine ./integration/agent/... ./integration/deviceapi/...
+		./integration/machine ./integration/machine/agent/... ./integration/deviceapi/...
 	go test -short ./integration/docs
 
 # How long each fuzz target runs.

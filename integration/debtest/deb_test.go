@@ -16,7 +16,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 

@@ -19,8 +19,8 @@ import (
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/integration/arch"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // The key that signs the bundles of the tests. It is in the repository so that

@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // patience is for a machine that does much else; nothing here takes a second.

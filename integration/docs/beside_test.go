@@ -8,15 +8,15 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/container"
-	"github.com/tope-ota/ota/integration/container/containertest"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
-	"github.com/tope-ota/ota/integration/vm"
-	"github.com/tope-ota/ota/integration/vm/vmtest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // updater stands for the updater of the system: it notes which boot it was told is good.

@@ -14,14 +14,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/container"
-	"github.com/tope-ota/ota/integration/container/containertest"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
-	"github.com/tope-ota/ota/integration/vm"
-	"github.com/tope-ota/ota/integration/vm/vmtest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 var update = flag.Bool("update", false, "write into the documents what their commands print")

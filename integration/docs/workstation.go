@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // A shell runs the commands of one of the two machines, one after the other: the

@@ -1,6 +1,6 @@
 // Package machine is what a scenario needs of a device under test. There are
-// two: a virtual machine with a real kernel (integration/vm) and a real systemd
-// in namespaces (integration/container). A scenario is written once and runs on
+// two: a virtual machine with a real kernel (integration/machine/vm) and a real systemd
+// in namespaces (integration/machine/container). A scenario is written once and runs on
 // both.
 package machine
 

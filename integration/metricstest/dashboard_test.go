@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tope-ota/ota/integration/dashboard"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/fleet"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/prometheus"
 )

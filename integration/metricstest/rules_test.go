@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 

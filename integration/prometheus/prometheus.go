@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // A Server is a Prometheus that scrapes nothing: it is written to.

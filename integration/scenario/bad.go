@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // Bad is a way in which a version can be bad without taking the kernel with it.

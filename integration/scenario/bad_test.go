@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/container"
-	"github.com/tope-ota/ota/integration/container/containertest"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
-	"github.com/tope-ota/ota/integration/initramfs/layout"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
 )
 
 // Files that say how the next boots of a machine with CostOverlay run

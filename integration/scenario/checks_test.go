@@ -4,10 +4,10 @@ import (
 	"context"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/container"
-	"github.com/tope-ota/ota/integration/container/containertest"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )

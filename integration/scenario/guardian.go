@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // guardianAt is where GuardianOverlay puts the program, on the disk that a test

@@ -5,8 +5,8 @@ import (
 	"maps"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 	"github.com/tope-ota/ota/integration/uplink"

@@ -6,12 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
-	"github.com/tope-ota/ota/integration/vm"
-	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
 
 // What only a kernel can show.

@@ -12,14 +12,14 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/arch"
-	"github.com/tope-ota/ota/integration/container"
-	"github.com/tope-ota/ota/integration/container/containertest"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
-	"github.com/tope-ota/ota/integration/vm"
-	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
 
 // overlay is the device, built once.

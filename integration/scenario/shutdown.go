@@ -5,8 +5,8 @@ import (
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // ReadOnlyOverlay makes a device on which a shutdown, before ota-guardian.service

@@ -4,12 +4,12 @@ import (
 	"maps"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/debian"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
-	"github.com/tope-ota/ota/integration/vm"
-	"github.com/tope-ota/ota/integration/vm/vmtest"
 )
 
 func TestMarksReadOnlyShutdown(t *testing.T) {

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 

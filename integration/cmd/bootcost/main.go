@@ -19,11 +19,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/container"
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
-	"github.com/tope-ota/ota/integration/vm"
 )
 
 func main() {

@@ -17,7 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/vm"
+	"github.com/tope-ota/ota/integration/machine/vm"
 )
 
 func main() {

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // A World is what all flows take from: programs, keys, bundles and a server. It is

@@ -3,7 +3,7 @@ package machinetest
 import (
 	"testing"
 
-	"github.com/tope-ota/ota/integration/debian"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // EachSuite runs test as a subtest for each suite that this run asks for, see

@@ -1,0 +1,398 @@
+package container_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/debian"
+)
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// sh runs a shell command in the guest, which must succeed.
+func sh(t *testing.T, m machine.Machine, command string) string {
+	t.Helper()
+	r, err := m.Exec(testContext(t), "/bin/sh", "-c", command)
+	if err != nil || r.Code != 0 {
+		t.Fatalf("%s: %v, %v", command, r, err)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+func bootID(t *testing.T, m machine.Machine) string {
+	t.Helper()
+	id, err := m.BootID(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// The machine is a booted Debian, and alone.
+func TestBoot(t *testing.T) {
+	c := containertest.Start(t, container.Options{Overlay: debian.Overlay{
+		"/etc/from-files":        {Data: []byte("hello\n"), Mode: 0o600},
+		"/etc/systemd/from-link": {Link: "../from-files"},
+	}})
+	if got := sh(t, c, "systemctl is-system-running --wait; systemctl --failed --no-legend"); got != "running" {
+		t.Errorf("the system is %s, want running", got)
+	}
+	for command, want := range map[string]string{
+		"cat /proc/1/comm":            "systemd",
+		"cat /etc/systemd/from-link":  "hello",
+		"stat -c %a /etc/from-files":  "600",
+		"systemd-detect-virt -c":      "container-other",
+		"hostname":                    "device",
+		"ls /sys/class/net":           "lo",
+		"cat /sys/class/net/lo/flags": "0x9",
+		"stat -fc %T /sys/fs/cgroup":  "cgroup2fs",
+		"mount | grep -c ' on / '":    "1",
+		"ls /proc/1/root/work /proc/1/root/mnt 2>/dev/null | grep -v ^/ | wc -l": "0",
+		"cat /proc/sys/kernel/random/boot_id":                                    bootID(t, c),
+		// Nothing reaches the host's kernel.
+		"echo 1 2>/dev/null > /etc/x || echo no":                                        "no",
+		"echo h 2>/dev/null > /proc/sysrq-trigger || echo no":                           "no",
+		"echo 1 2>/dev/null > /proc/sys/kernel/panic || echo no":                        "no",
+		"echo 1 2>/dev/null > /sys/kernel/mm/ksm/run || echo no":                        "no",
+		"date -s 2000-01-01 >/dev/null 2>&1 && date +%Y || echo no":                     "no",
+		"cd /opt/tope && touch x && ls /data/opt-tope":                                  "x",
+		"cd /etc/ota && touch x && ls /data/etc-ota":                                    "x",
+		"cd /var/lib/ota && touch x && ls /data/var-lib-ota":                            "x",
+		"for d in /var/log /var/tmp /tmp /run /dev/shm; do touch $d/x; done && echo ok": "ok",
+	} {
+		if got := sh(t, c, command+" || true"); got != want {
+			t.Errorf("%s: %q, want %q", command, got, want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(c.Data(), "opt-tope", "x")); err != nil {
+		t.Errorf("the guest's /data is not at Data(): %v", err)
+	}
+	for _, want := range []string{"-- boot 1, ID ", "-- the agent said hello", "systemd[1]: Reached target multi-user.target"} {
+		if !strings.Contains(c.Log(), want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+	if strings.Contains(c.Log(), "\x1b") {
+		t.Error("the log has control sequences")
+	}
+}
+
+// A sandboxed unit of the updater sees the boot's ID, also while the machine shuts
+// down.
+func TestBootIDInSandbox(t *testing.T) {
+	unit := debian.Unit(`[Unit]
+DefaultDependencies=no
+RequiresMountsFor=/data
+Conflicts=shutdown.target
+Before=shutdown.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'cat /proc/sys/kernel/random/boot_id > /data/%p-%i.start'
+ExecStop=/bin/sh -c 'cat /proc/sys/kernel/random/boot_id > /data/%p-%i.stop'
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+ProtectProc=invisible
+ProtectSystem=strict
+ReadWritePaths=/data
+PrivateTmp=yes
+PrivateDevices=yes
+[Install]
+WantedBy=sysinit.target
+`)
+	o := debian.Overlay{"/etc/systemd/system/ota-one.service": unit, "/etc/systemd/system/ota-many@.service": unit}
+	o.Enable("ota-one.service", "sysinit.target")
+	o["/etc/systemd/system/sysinit.target.wants/ota-many@2.service"] = debian.File{Link: "../ota-many@.service"}
+	c := containertest.Start(t, container.Options{Overlay: o})
+	id := bootID(t, c)
+	sh(t, c, "systemctl is-system-running --wait")
+	if err := c.Reboot(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ota-one-.stop", "ota-many-2.stop"} {
+		if got := sh(t, c, "cat /data/"+name); got != id {
+			t.Errorf("%s saw the boot %q, want %q", name, got, id)
+		}
+	}
+	sh(t, c, "systemctl is-system-running --wait")
+	id = bootID(t, c)
+	for _, name := range []string{"ota-one-.start", "ota-many-2.start"} {
+		if got := sh(t, c, "cat /data/"+name); got != id {
+			t.Errorf("%s saw the boot %q, want %q", name, got, id)
+		}
+	}
+}
+
+// Whatever ends a boot, /data survives it and nothing else does.
+func TestWhatSurvives(t *testing.T) {
+	c := containertest.Start(t, container.Options{})
+	ctx := testContext(t)
+	seen := map[string]bool{bootID(t, c): true}
+	for _, end := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"Reboot", c.Reboot},
+		{"PowerCut", c.PowerCut},
+		{"PowerCut again", c.PowerCut},
+		{"PowerOff and PowerOn", func(ctx context.Context) error {
+			if err := c.PowerOff(); err != nil {
+				return err
+			}
+			if err := c.PowerOff(); err == nil {
+				t.Error("a machine without power could be switched off")
+			}
+			if err := c.PowerCut(ctx); err == nil {
+				t.Error("a machine without power could lose it")
+			}
+			if err := c.PowerOn(ctx); err != nil {
+				return err
+			}
+			if err := c.PowerOn(ctx); err == nil {
+				t.Error("a machine with power could be switched on")
+			}
+			return nil
+		}},
+		{"systemctl poweroff and PowerOn", func(ctx context.Context) error {
+			last := bootID(t, c)
+			sh(t, c, "systemctl poweroff --no-wall")
+			if err := c.WaitReboot(ctx, last); err == nil || !strings.Contains(err.Error(), "switched off from inside") {
+				t.Errorf("WaitReboot after a poweroff = %v", err)
+			}
+			if _, err := c.Exec(ctx, "true"); err == nil {
+				t.Error("Exec in a machine that is off succeeded")
+			}
+			return c.PowerOn(ctx)
+		}},
+		{"reboot by itself", func(ctx context.Context) error {
+			last := bootID(t, c)
+			sh(t, c, "systemctl --no-block reboot")
+			return c.WaitReboot(ctx, last)
+		}},
+		{"reboot -f", func(ctx context.Context) error {
+			last := bootID(t, c)
+			c.Exec(ctx, "reboot", "-ff")
+			return c.WaitReboot(ctx, last)
+		}},
+	} {
+		data := []byte("written before " + end.name)
+		if err := c.WriteFile(ctx, "/data/deep/file", 0o640, data); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WriteFile(ctx, "/opt/tope/file", 0o640, data); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WriteFile(ctx, "/var/lib/forgotten", 0o640, data); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if err := end.do(ctx); err != nil {
+			t.Fatalf("%s: %v", end.name, err)
+		}
+		t.Logf("%s took %s", end.name, time.Since(start).Round(time.Millisecond))
+		id := bootID(t, c)
+		if seen[id] {
+			t.Errorf("%s: boot ID %s was there before", end.name, id)
+		}
+		seen[id] = true
+		for _, path := range []string{"/data/deep/file", "/opt/tope/file", "/data/opt-tope/file"} {
+			if got, err := c.ReadFile(ctx, path); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s: %s is %q, %v, want %q", end.name, path, got, err, data)
+			}
+		}
+		if _, err := c.ReadFile(ctx, "/var/lib/forgotten"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: a file in /var: %v, want fs.ErrNotExist", end.name, err)
+		}
+	}
+}
+
+// A clean reboot stops services; a power cut does not.
+func TestServicesAndTheEnd(t *testing.T) {
+	o := debian.Overlay{
+		"/etc/systemd/system/witness.service": debian.Unit(`[Unit]
+RequiresMountsFor=/data
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'echo start >> /data/witness'
+ExecStop=/bin/sh -c 'echo stop >> /data/witness'
+[Install]
+WantedBy=multi-user.target
+`)}
+	o.Enable("witness.service", "multi-user.target")
+	c := containertest.Start(t, container.Options{Overlay: o})
+	ctx := testContext(t)
+	sh(t, c, "systemctl is-system-running --wait")
+	if err := c.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, c, "systemctl is-system-running --wait")
+	if err := c.PowerCut(ctx); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, c, "systemctl is-system-running --wait")
+	if got := sh(t, c, "cat /data/witness"); got != "start\nstop\nstart\nstart" {
+		t.Errorf("the service saw %q, want start, stop, start, start", got)
+	}
+}
+
+var deviceAPI = sync.OnceValues(func() ([]byte, error) {
+	return debian.Program(context.Background(), deviceapi.Package)
+})
+
+// installVersion puts a version of device-api on the data disk and makes it current.
+func installVersion(t *testing.T, c *container.Container, version string, config deviceapi.Config) {
+	t.Helper()
+	bin, err := deviceAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := filepath.Join(c.Data(), "opt-tope", filepath.Base(machine.Store))
+	if err := deviceapi.Tree(filepath.Join(store, "v"+version), version, deviceapi.Options{Binary: bin, Config: config}); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(store, "current"))
+	if err := os.Symlink("v"+version, filepath.Join(store, "current")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// health asks device-api in the guest through bash, as no curl is there.
+func health(t *testing.T, c *container.Container) string {
+	t.Helper()
+	var got string
+	err := machine.Poll(testContext(t), "/health", func(ctx context.Context) (bool, error) {
+		r, err := c.Exec(ctx, "/bin/bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9080 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+		got = r.Stdout
+		return strings.HasPrefix(got, "HTTP/"), err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestDeviceAPI(t *testing.T) {
+	o := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
+	o.Enable("device-api.service", "multi-user.target")
+	c := containertest.Start(t, container.Options{Overlay: o})
+	ctx := testContext(t)
+	installVersion(t, c, "1.0.0", deviceapi.Config{})
+	if err := c.Reboot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := health(t, c); !strings.Contains(got, "200 OK") || !strings.Contains(got, `"version":"1.0.0"`) {
+		t.Errorf("/health says %q", got)
+	}
+	if got := sh(t, c, "systemctl is-active device-api"); got != "active" {
+		t.Errorf("device-api is %s, want active", got)
+	}
+
+	// A restart runs what the link then names.
+	installVersion(t, c, "1.1.0", deviceapi.Config{})
+	sh(t, c, "systemctl restart device-api")
+	if got := health(t, c); !strings.Contains(got, `"version":"1.1.0"`) {
+		t.Errorf("after a restart /health says %q", got)
+	}
+
+	// A version without watchdog pings is killed for it.
+	installVersion(t, c, "1.2.0", deviceapi.Config{Behave: deviceapi.Hang})
+	sh(t, c, "mkdir -p /run/systemd/system/device-api.service.d; printf '[Service]\nWatchdogSec=0.5\nRestart=no\n' > /run/systemd/system/device-api.service.d/t.conf; systemctl daemon-reload")
+	sh(t, c, "systemctl restart device-api")
+	waitState(t, c, "device-api.service", "failed", "watchdog")
+}
+
+func waitState(t *testing.T, c *container.Container, unit, state, result string) {
+	t.Helper()
+	var got string
+	err := machine.Poll(testContext(t), unit+" "+state, func(ctx context.Context) (bool, error) {
+		r, err := c.Exec(ctx, "systemctl", "show", "-p", "ActiveState,Result", unit)
+		got = r.Stdout
+		return strings.Contains(got, "ActiveState="+state+"\n") && strings.Contains(got, "Result="+result+"\n"), err
+	})
+	if err != nil {
+		t.Fatalf("%v; systemctl says %q", err, got)
+	}
+}
+
+// OnFailure= and start limits are systemd's own.
+func TestCrashLoop(t *testing.T) {
+	o := debian.Overlay{
+		"/etc/systemd/system/loops.service": debian.Unit(`[Unit]
+StartLimitBurst=3
+StartLimitIntervalSec=60
+OnFailure=rescue-it.service
+[Service]
+ExecStart=/bin/false
+Restart=always
+RestartSec=0.05
+`),
+		"/etc/systemd/system/rescue-it.service": debian.Unit("[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo $MONITOR_SERVICE_RESULT >> /data/rescued'\n"),
+	}
+	o.Enable("loops.service", "multi-user.target")
+	c := containertest.Start(t, container.Options{Overlay: o})
+	waitState(t, c, "loops.service", "failed", "exit-code")
+	err := machine.Poll(testContext(t), "the handler of the failure", func(ctx context.Context) (bool, error) {
+		b, err := c.ReadFile(ctx, "/data/rescued")
+		return strings.Contains(string(b), "exit-code\n"), err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(c.Log(), "loops.service: Start request repeated too quickly") {
+		t.Error("the log says nothing of the start limit")
+	}
+}
+
+// An agent that dies is started again, and the machine goes on with it.
+func TestAgentDies(t *testing.T) {
+	c := containertest.Start(t, container.Options{})
+	ctx := testContext(t)
+	id := bootID(t, c)
+	for range 3 {
+		c.Exec(ctx, "pkill", "-KILL", "ota-test-agent")
+		if got := sh(t, c, "echo back"); got != "back" {
+			t.Errorf("Exec = %q", got)
+		}
+	}
+	if again := bootID(t, c); again != id {
+		t.Errorf("the boot ID became %s, was %s", again, id)
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	c := containertest.Start(t, container.Options{})
+	id := bootID(t, c)
+	for name, f := range map[string]func(context.Context) error{
+		"WaitReboot": func(ctx context.Context) error { return c.WaitReboot(ctx, id) },
+		"Exec":       func(ctx context.Context) error { _, err := c.Exec(ctx, "sleep", "1000"); return err },
+	} {
+		ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+		if err := f(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s = %v, want context.DeadlineExceeded", name, err)
+		}
+		cancel()
+	}
+	if err := machine.Poll(testContext(t), "the killed sleep", func(ctx context.Context) (bool, error) {
+		r, err := c.Exec(ctx, "pgrep", "sleep")
+		return r.Code == 1, err
+	}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,201 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/machine/debian"
+)
+
+// Missing names what the host lacks to run containers; empty: nothing.
+func Missing() []string {
+	var missing []string
+	if os.Geteuid() != 0 {
+		missing = append(missing, "root (namespaces and mounts need it)")
+	} else if !canAdminister() {
+		missing = append(missing, "CAP_SYS_ADMIN (namespaces and mounts need it; an unprivileged container's root has it not)")
+	}
+	for _, ns := range []string{"mnt", "pid", "ipc", "uts", "net", "cgroup"} {
+		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
+			missing = append(missing, ns+" namespaces in the kernel")
+		}
+	}
+	if _, err := cgroup2(); err != nil {
+		missing = append(missing, err.Error())
+	}
+	return append(missing, debian.Missing()...)
+}
+
+// canAdminister reports whether this process has CAP_SYS_ADMIN in effect.
+func canAdminister() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// cgroup2 is where the host has its cgroup2: /sys/fs/cgroup, or below it where
+// version 1 still has that.
+func cgroup2() (string, error) {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue
+		}
+		if st.Flags&unix.ST_RDONLY != 0 {
+			return "", fmt.Errorf("a cgroup2 that can be written to (%s is read-only)", dir)
+		}
+		return dir, nil
+	}
+	return "", errors.New("a cgroup2 mounted on /sys/fs/cgroup")
+}
+
+type programs struct{ init, agent []byte }
+
+var (
+	programsMu    sync.Mutex
+	programsBuilt programs
+)
+
+// buildPrograms makes the programs once for all machines of this process.
+func buildPrograms(ctx context.Context) (programs, error) {
+	programsMu.Lock()
+	defer programsMu.Unlock()
+	if programsBuilt.init != nil {
+		return programsBuilt, nil
+	}
+	var p programs
+	var err error
+	if p.agent, err = debian.Program(ctx, "./integration/machine/agent/cmd/ota-test-agent"); err != nil {
+		return p, err
+	}
+	if p.init, err = debian.Program(ctx, "./integration/machine/container/cmd/ota-container-init"); err != nil {
+		return p, err
+	}
+	programsBuilt = p
+	return p, nil
+}
+
+// namePrefix begins the names of everything a machine has on the host.
+const namePrefix = "ota-container-"
+
+// stateDir is the folder of a machine in the host's folder for temporary files.
+// Who made it holds a lock on it: a folder without a locker is a leftover. The
+// machine's cgroup has the same name.
+type stateDir struct {
+	path string
+	lock *os.File
+}
+
+func newStateDir() (*stateDir, error) {
+	for {
+		path, err := os.MkdirTemp("", namePrefix)
+		if err != nil {
+			return nil, err
+		}
+		lock, err := lockDir(path)
+		switch {
+		case err == nil:
+			if _, err := os.Lstat(path); err == nil {
+				return &stateDir{path, lock}, nil
+			}
+			lock.Close()
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist):
+			os.Remove(path)
+			return nil, err
+		}
+		// Somebody's sweep found it before it was locked.
+	}
+}
+
+// lockDir locks the folder at path, if nobody else has.
+func lockDir(path string) (*os.File, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+	}
+	return d, nil
+}
+
+func (d *stateDir) cgroup() (string, error) {
+	root, err := cgroup2()
+	return filepath.Join(root, filepath.Base(d.path)), err
+}
+
+func (d *stateDir) makeCgroup() (string, error) {
+	path, err := d.cgroup()
+	if err != nil {
+		return "", err
+	}
+	return path, os.Mkdir(path, 0o755)
+}
+
+// remove takes the machine's cgroup and folder from the host. Its processes are
+// dead.
+func (d *stateDir) remove() error {
+	defer d.lock.Close()
+	cgroup, err := d.cgroup()
+	if err == nil {
+		// Nobody is left in it, unless its init lost its parent without a signal.
+		os.WriteFile(filepath.Join(cgroup, "cgroup.kill"), []byte("1"), 0)
+		err = removeCgroup(cgroup)
+	}
+	if err != nil {
+		return err
+	}
+	// The folder goes last: with it goes what tells a sweep of the cgroup.
+	return os.RemoveAll(d.path)
+}
+
+// removeCgroup removes a cgroup and those in it. A process leaves its cgroup a
+// moment after it is reaped, so a busy one is tried again.
+func removeCgroup(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroup(filepath.Join(path, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Rmdir(path)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return &fs.PathError{Op: "rmdir", Path: path, Err: err}
+		}
+	}
+}
+
+// sweep removes what processes that were killed left of their machines. Those
+// died with them; only folders and cgroups stay. What cannot be removed is left
+// to the next sweep.
+func sweep() {
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), namePrefix+"*"))
+	for _, path := range left {
+		lock, err := lockDir(path)
+		if err != nil {
+			continue // in use, or removed just now
+		}
+		(&stateDir{path, lock}).remove()
+	}
+}

@@ -1,0 +1,264 @@
+package container_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/container/containertest"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+)
+
+// child makes this test binary the program that is killed: it starts a machine,
+// says where it is, and waits for its end.
+const child = "OTA_CONTAINER_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(child) == "" {
+		os.Exit(m.Run())
+	}
+	c, err := container.Start(context.Background(), container.Options{})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(c.Dir())
+	select {}
+}
+
+// onHost is everything that the machine whose folder is dir has on the host:
+// folder, mounts, cgroup and processes.
+func onHost(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	name := filepath.Base(dir)
+	if _, err := os.Lstat(dir); err == nil {
+		found = append(found, dir)
+	}
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Lstat(filepath.Join(root, name)); err == nil {
+			found = append(found, filepath.Join(root, name))
+		}
+	}
+	return append(found, processes(t, name)...)
+}
+
+// processes are the processes in the machine's cgroup, and whoever else has one
+// of its mounts.
+func processes(t *testing.T, name string) (found []string) {
+	t.Helper()
+	pids, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		for _, file := range []string{"cgroup", "mountinfo"} {
+			if b, err := os.ReadFile(filepath.Join(pid, file)); err == nil && bytes.Contains(b, []byte(name)) {
+				found = append(found, pid+"/"+file)
+			}
+		}
+	}
+	return found
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+// One machine after the other, each in the middle of something when it ends.
+func TestNothingIsLeft(t *testing.T) {
+	containertest.Require(t)
+	ctx := machinetest.Context(t)
+	const rounds = 20
+	var fds, goroutines int
+	for i := range rounds {
+		c, err := container.Start(ctx, container.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := onHost(t, c.Dir()); len(got) < 3 {
+			t.Fatalf("a running machine has only %q on the host", got)
+		}
+		switch i % 4 {
+		case 0: // at work
+			sh(t, c, "sleep 1000 >/dev/null 2>&1 & systemd-run --quiet sleep 1000")
+		case 1:
+			c.Exec(ctx, "systemctl", "--no-block", "reboot")
+		case 2:
+			if err := c.PowerOff(); err != nil {
+				t.Error(err)
+			}
+		}
+		c.Stop()
+		c.Stop()
+		if got := onHost(t, c.Dir()); len(got) > 0 {
+			t.Fatalf("round %d left %q", i, got)
+		}
+		if _, err := c.Exec(ctx, "true"); err == nil {
+			t.Error("Exec in a machine that was stopped succeeded")
+		}
+		if i == 4 { // what is made once has been made
+			fds, goroutines = descriptors(t), runtime.NumGoroutine()
+		}
+	}
+	err := machine.Poll(testContext(t), fmt.Sprintf("no more than %d descriptors and %d goroutines", fds, goroutines), func(context.Context) (bool, error) {
+		if n, g := descriptors(t), runtime.NumGoroutine(); n > fds || g > goroutines {
+			return false, fmt.Errorf("%d and %d", n, g)
+		}
+		return true, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEndOfContextStops(t *testing.T) {
+	containertest.Require(t)
+	ctx, cancel := context.WithCancel(machinetest.Context(t))
+	defer cancel()
+	c, err := container.Start(ctx, container.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	err = machine.Poll(testContext(t), "the machine to be gone", func(context.Context) (bool, error) {
+		return len(onHost(t, c.Dir())) == 0, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A test binary that is killed, or that the deadline of `go test` ends, runs no
+// clean-up at all. Its machine dies with it, and the next one sweeps.
+func TestContainerDiesWithItsProcess(t *testing.T) {
+	containertest.Require(t)
+	t.Setenv("TMPDIR", t.TempDir()) // for this test's machines alone
+	cmd, said := startChild(t)
+	if !said.Scan() || !filepath.IsAbs(said.Text()) {
+		t.Fatalf("the child said %q", said.Text())
+	}
+	dir := said.Text()
+	if len(processes(t, filepath.Base(dir))) == 0 {
+		t.Fatal("the child has no machine")
+	}
+	// While it lives, another one's sweep leaves it alone.
+	containertest.Start(t, container.Options{})
+	if _, err := os.Lstat(dir); err != nil {
+		t.Errorf("a sweep took the folder of a machine that runs: %v", err)
+	}
+	kill(cmd)
+	waitDead(t, dir)
+	containertest.Start(t, container.Options{})
+	if got := onHost(t, dir); len(got) > 0 {
+		t.Errorf("the next start did not remove %q", got)
+	}
+}
+
+// The same at any moment of the start, in which the machine has processes that
+// are not yet systemd's.
+func TestContainerDiesWhileItStarts(t *testing.T) {
+	containertest.Require(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	var seen, running int
+	const rounds = 5
+	for i := range rounds {
+		cmd, _ := startChild(t)
+		var dir string
+		err := machine.Poll(testContext(t), "the child's machine", func(context.Context) (bool, error) {
+			dirs, err := filepath.Glob(filepath.Join(os.TempDir(), "ota-container-*"))
+			if len(dirs) == 1 {
+				dir = dirs[0]
+			}
+			return len(dirs) == 1, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A boot takes 50 to 100 ms; Poll adds up to 50.
+		for end := time.Now().Add(time.Duration(i) * 25 * time.Millisecond); time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		seen++
+		if len(processes(t, filepath.Base(dir))) > 1 {
+			running++
+		}
+		kill(cmd)
+		waitDead(t, dir)
+		c, err := container.Start(testContext(t), container.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Stop()
+		if got := onHost(t, dir); len(got) > 0 {
+			t.Fatalf("the next start did not remove %q", got)
+		}
+	}
+	t.Logf("killed %d times, %d times while the machine ran", seen, running)
+	if running == 0 {
+		t.Error("no machine ran when its process was killed")
+	}
+}
+
+func startChild(t *testing.T) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(machinetest.Context(t), self)
+	cmd.Env = append(os.Environ(), child+"=1")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kill(cmd) })
+	return cmd, bufio.NewScanner(out)
+}
+
+func kill(cmd *exec.Cmd) {
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
+func waitDead(t *testing.T, dir string) {
+	t.Helper()
+	err := machine.Poll(testContext(t), "the container to end with its process", func(context.Context) (bool, error) {
+		return len(processes(t, filepath.Base(dir))) == 0, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Someone without root is told so.
+func TestMissing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if got := strings.Join(container.Missing(), "; "); !strings.Contains(got, "root") {
+			t.Errorf("Missing() = %q, want it to name root", got)
+		}
+		return
+	}
+	containertest.Require(t)
+	if got := asNobody(t, container.Missing); !strings.Contains(strings.Join(got, "; "), "root") {
+		t.Errorf("Missing() as nobody = %q, want it to name root", got)
+	}
+}

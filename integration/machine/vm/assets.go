@@ -1,0 +1,95 @@
+package vm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/tope-ota/ota/integration/arch"
+	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/vm/initramfs"
+)
+
+const portName = agent.PortName
+
+// assets are the files that a machine is started with.
+type assets struct {
+	kernel    *debian.Kernel
+	initramfs string // file
+	root      string // file: erofs image
+}
+
+// guest is what a kernel and its initramfs are for.
+type guest struct {
+	suite debian.Suite
+	arch  arch.Arch
+}
+
+// common is what all machines of one kind of guest share in this process, so that it is
+// built once.
+type common struct {
+	kernel    *debian.Kernel
+	initramfs string
+	agent     []byte
+}
+
+var built struct {
+	sync.Mutex
+	of map[guest]*common
+}
+
+// commonOf builds what is not in the cache.
+func commonOf(ctx context.Context, g guest) (*common, error) {
+	built.Lock()
+	defer built.Unlock()
+	if c := built.of[g]; c != nil {
+		return c, nil
+	}
+	kernel, err := debian.GetKernel(ctx, g.suite, g.arch)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := initramfs.Image(ctx, kernel)
+	if err != nil {
+		return nil, err
+	}
+	program, err := debian.ProgramFor(ctx, g.arch, "./integration/machine/agent/cmd/ota-test-agent")
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(archive)
+	dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) (string, error) {
+		return "", os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if built.of == nil {
+		built.of = make(map[guest]*common)
+	}
+	built.of[g] = &common{kernel: kernel, agent: program, initramfs: filepath.Join(dir, "initramfs.cpio")}
+	return built.of[g], nil
+}
+
+// prepare builds what is not in the cache: everything takes about a minute.
+func prepare(ctx context.Context, o Options) (*assets, error) {
+	c, err := commonOf(ctx, guest{o.Variant.Suite, o.Variant.Arch})
+	if err != nil {
+		return nil, err
+	}
+	all := debian.Overlay{
+		agent.Path:      {Mode: 0o755, Data: c.agent},
+		agent.UnitPath:  debian.Unit(agent.Unit),
+		agent.UnitWants: {Link: agent.UnitPath},
+	}
+	all.Add(o.Overlay)
+	root, err := o.Variant.Image(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	return &assets{kernel: c.kernel, initramfs: c.initramfs, root: root}, nil
+}

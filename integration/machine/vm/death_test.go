@@ -1,0 +1,90 @@
+package vm_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
+)
+
+// childDir makes this test binary the program that is killed: it starts a machine
+// whose disk is in the folder, says so, and waits for its end.
+const childDir = "OTA_VM_TEST_CHILD_DIR"
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := vm.Start(context.Background(), vm.Options{Dir: dir}); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("started")
+	select {}
+}
+
+// running lists the processes that have path in their arguments.
+func running(t *testing.T, path string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(path)) {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+// A test binary that is killed, or that the deadline of `go test` ends, runs no
+// clean-up at all.
+func TestQEMUDiesWithItsProcess(t *testing.T) {
+	t.Parallel()
+	vmtest.Require(t)
+	ctx := machinetest.Context(t)
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(ctx, self)
+	child.Env = append(os.Environ(), childDir+"="+dir)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, _ := bufio.NewReader(out).ReadString('\n')
+	alive := running(t, dir)
+	child.Process.Kill()
+	child.Wait()
+	if strings.TrimSpace(said) != "started" || len(alive) == 0 {
+		t.Fatalf("the child said %q, and %q ran", said, alive)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // the kernel needs milliseconds
+	defer cancel()
+	err = machine.Poll(ctx, "QEMU to end with its process", func(context.Context) (bool, error) {
+		return len(running(t, dir)) == 0, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,241 @@
+// Command init is the first program of the virtual test machine. It loads the
+// modules, mounts the disks and becomes systemd:
+//
+//	/                                  the root disk, read-only
+//	/data                              the data disk, ext4 with its defaults
+//	/opt/tope, /etc/ota, /var/lib/ota  folders of the data disk
+//	/var, /tmp                         in memory
+//
+// With layout.Writable on the kernel's command line a layer on the data disk makes
+// the root writable, and /var is part of it.
+//
+// Without udev systemd never hears of a device, so that nothing it mounted
+// itself would be found: all disks are mounted here. A step that fails prints
+// one line and switches the machine off; so does a start that takes longer than
+// limit. Nobody waits for a machine that will not come.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+)
+
+// limit is for a step that hangs. Quiet, everything here takes 1 s; an emulated
+// CPU on a loaded host may be twenty times slower.
+const limit = 2 * time.Minute
+
+const newRoot = "/newroot"
+
+func main() {
+	defer func() { powerOff(recover()) }()
+	time.AfterFunc(limit, func() { powerOff(fmt.Sprintf("not done after %s", limit)) })
+	for _, step := range []func() error{mountKernel, loadModules, mountRoot, mountMemory, mountData, becomeSystemd} {
+		if err := step(); err != nil {
+			powerOff(err)
+		}
+	}
+}
+
+func powerOff(why any) {
+	fmt.Fprintf(os.Stderr, "\ninitramfs: %v; switching off\n", why)
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	for { // if PID 1 ended here, the kernel's panic would hide the line above
+		time.Sleep(time.Hour)
+	}
+}
+
+func mount(source, target, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return fmt.Errorf("cannot mount %s %q on %q: %w", fstype, source, target, err)
+	}
+	return nil
+}
+
+func mountKernel() error {
+	for _, m := range []struct{ fstype, target string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
+		if err := mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func loadModules() error {
+	order, err := os.ReadFile("/modules.order")
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(order)) {
+		f, err := os.Open("/modules/" + name)
+		if err != nil {
+			return err
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		f.Close()
+		if err != nil && err != unix.EEXIST {
+			return fmt.Errorf("cannot load module %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// disk is the device with the serial number that QEMU gave it. The drivers have
+// found all disks before the module's loading is over.
+func disk(serial string) (string, error) {
+	files, _ := filepath.Glob("/sys/block/vd*/serial")
+	var seen []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", err
+		}
+		if got := strings.TrimSpace(string(b)); got != serial {
+			seen = append(seen, got)
+			continue
+		}
+		return "/dev/" + filepath.Base(filepath.Dir(f)), nil
+	}
+	return "", fmt.Errorf("no disk has the serial number %q, only %q", serial, seen)
+}
+
+func mountRoot() error {
+	dev, err := disk(layout.RootSerial)
+	if err != nil {
+		return err
+	}
+	if !writable() {
+		return mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
+	}
+	for _, dir := range []string{"/lower", "/upper"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if dev, err = disk(layout.DataSerial); err != nil {
+		return err
+	}
+	if err := mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	upper, work := "/upper/"+layout.UpperFolder, "/upper/"+layout.WorkFolder
+	for _, dir := range []string{upper, work} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
+}
+
+// writable reports whether the root is to be written.
+func writable() bool {
+	words, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(words)), layout.Writable)
+}
+
+// mountMemory gives the read-only root the folders that programs write to.
+func mountMemory() error {
+	for _, m := range []struct{ target, mode string }{{"/tmp", "mode=1777"}, {"/var", "mode=755"}, {"/run", "mode=755"}} {
+		if m.target == "/var" && writable() {
+			continue
+		}
+		if err := mount("tmpfs", newRoot+m.target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.mode); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"lib/ota", "lib/systemd", "log", "cache", "spool", "tmp"} {
+		if err := os.MkdirAll(newRoot+"/var/"+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(newRoot+"/run/lock", 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod(newRoot+"/var/tmp", 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	if writable() {
+		return nil // the root has the links
+	}
+	for name, to := range map[string]string{"run": "/run", "lock": "/run/lock"} {
+		if err := os.Symlink(to, newRoot+"/var/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountData mounts the disk that survives. ext4's defaults are what a device
+// has: data=ordered, barriers, commit every 5 s. The journal is replayed here.
+func mountData() error {
+	dev, err := disk(layout.DataSerial)
+	if err != nil {
+		return err
+	}
+	data := newRoot + "/data"
+	if err := mount(dev, data, "ext4", unix.MS_NOATIME, ""); err != nil {
+		return err
+	}
+	made := false
+	for _, f := range layout.DataFolders {
+		dir := filepath.Join(data, f.Name)
+		switch err := os.Mkdir(dir, 0o755); {
+		case err == nil: // a new disk
+			made = true
+		case !errors.Is(err, fs.ErrExist):
+			return err
+		}
+		if err := mount(dir, newRoot+f.Target, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+	}
+	if made { // or a power cut could take a folder away, with the synced files in it
+		unix.Sync()
+	}
+	return nil
+}
+
+// becomeSystemd moves the root over the initramfs, whose files are removed: they
+// would keep their memory for as long as the machine runs.
+func becomeSystemd() error {
+	for _, dir := range []string{"/dev", "/proc", "/sys"} {
+		if err := mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"/modules", "/modules.order", "/init"} {
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("cannot make %q the root: %w", newRoot, err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	const systemd = "/lib/systemd/systemd"
+	return fmt.Errorf("cannot start %s: %w", systemd, unix.Exec(systemd, []string{systemd}, []string{"TERM=linux"}))
+}

@@ -1,0 +1,126 @@
+package vm
+
+import (
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/tope-ota/ota/integration/arch"
+	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+)
+
+// Options describe a machine. The zero value is a machine with the agent in it
+// and nothing else.
+type Options struct {
+	// Overlay is added to the Debian root; see debian.Overlay. The agent is added
+	// by Start. Machines with the same overlay share one image and one snapshot.
+	Overlay debian.Overlay
+
+	// Variant is the Debian root, if it is not the usual one. Its processor is the
+	// machine's.
+	Variant debian.Variant
+
+	// Writable makes the root, /var included, writable: a device that takes
+	// packages. Its changes are on the data disk, and survive what that survives.
+	Writable bool
+
+	// Cold boots the machine when it starts, 4 to 7 s, twice that for arm64.
+	// Otherwise it is restored from a snapshot of a machine that has booted, in less
+	// than a second; the first with the same overlay and options makes it. What the
+	// overlay starts has then been started before the test began.
+	Cold bool
+
+	// From is a folder that Save made of a machine with the same overlay and
+	// options: this one goes on where that one was. Empty: none.
+	From string
+
+	// Watchdog adds an Intel 6300ESB watchdog that resets the machine. systemd
+	// must be told to use it: RuntimeWatchdogSec= in a drop-in of the overlay.
+	Watchdog bool
+
+	Memory   int    // MiB; 0 means 512
+	CPUs     int    // 0 means 1: two machines of one CPU do more than one of two
+	DataSize int64  // bytes of the data disk; 0 means 1 GiB (a sparse file)
+	RTC      string // start of the clock, as "2001-02-03T04:05:06" (UTC); empty means now
+
+	Append    string   // added to the kernel's command line; the last word of a kind wins
+	ExtraArgs []string // added to QEMU's
+
+	// Dir holds the data disk, data.img. Empty means a new temporary folder that
+	// is removed by Stop. A disk that is already there is used.
+	Dir string
+
+	// Console, if not nil, gets what Log returns while it is printed.
+	Console io.Writer
+}
+
+func (o Options) withDefaults() Options {
+	if o.Memory == 0 {
+		o.Memory = 512
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 1
+	}
+	if o.DataSize == 0 {
+		o.DataSize = 1 << 30
+	}
+	return o
+}
+
+// Missing lists the host's packages that have to be installed for a machine to
+// be built and started; empty when nothing is missing.
+func Missing() []string { return MissingFor(arch.AMD64) }
+
+// MissingFor is Missing for a machine of that processor.
+func MissingFor(a arch.Arch) []string {
+	missing := debian.Missing()
+	if _, err := exec.LookPath(a.Facts().QEMU); err != nil {
+		missing = append(missing, a.Facts().QEMUPackage)
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+// cmdline is the kernel's, word by word: the kernel prints only errors, which
+// saves 1 s; no self-test of each cipher, 0.3 s; a panic stops until the watchdog
+// comes; no audit records in the journal; no mitigations, which an emulated CPU
+// does not need; the journal goes to the console and so to Log, at no cost that
+// could be measured.
+const cmdline = "quiet cryptomgr.notests panic=0 audit=0 mitigations=off systemd.journald.forward_to_console=1"
+
+// rootWord is what tells /init that the root is to be written.
+func (o Options) rootWord() string {
+	if o.Writable {
+		return layout.Writable
+	}
+	return ""
+}
+
+// args are QEMU's without the disks, which do not matter for a snapshot.
+func (o Options) args(a *assets) []string {
+	// Always emulation: a /dev/kvm that is there may still not run a stock kernel.
+	guest := o.Variant.Arch.Facts()
+	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none"}
+	args = append(args, guest.Machine...)
+	args = append(args,
+		"-accel", "tcg,thread=multi",
+		"-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprintf("%dM", o.Memory),
+		"-kernel", a.kernel.Image, "-initrd", a.initramfs,
+		"-append", strings.Join(strings.Fields("console="+guest.Console+" "+cmdline+" "+o.rootWord()+" "+o.Append), " "),
+		"-chardev", fmt.Sprintf("socket,id=serial,fd=%d", fdSerial), "-serial", "chardev:serial",
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
+		"-device", "virtio-serial-pci",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent), "-device", "virtserialport,chardev=agent,name="+portName,
+		"-device", "virtio-rng-pci",
+	)
+	if o.Watchdog {
+		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
+	}
+	if o.RTC != "" {
+		args = append(args, "-rtc", "base="+o.RTC)
+	}
+	return append(args, o.ExtraArgs...)
+}

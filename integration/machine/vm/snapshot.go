@@ -1,0 +1,160 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
+)
+
+// A snapshot is a folder of the cache with a machine that has booted: ram, the
+// stream of QEMU's migration to a file, and data.img, the disk as it was then.
+
+// startWarm continues a machine from the snapshot of one like it, making that
+// first if there is none.
+func (v *VM) startWarm(ctx context.Context) error {
+	program := v.opts.Variant.Arch.Facts().QEMU
+	version, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return fmt.Errorf("%s --version: %w", program, err)
+	}
+	key := append([]string{string(version), v.assets.root, fmt.Sprint(v.opts.DataSize)}, v.opts.args(v.assets)...)
+	dir, err := debian.Entry(ctx, "snapshot-"+debian.Hash(key...), func(ctx context.Context, dir string) (string, error) {
+		return "", v.makeSnapshot(ctx, dir)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot make the snapshot for a warm start: %w", err)
+	}
+	return v.restore(ctx, dir)
+}
+
+// restore continues a machine from the snapshot in dir.
+func (v *VM) restore(ctx context.Context, dir string) error {
+	if err := CopySparse(filepath.Join(dir, "data.img"), v.Disk()); err != nil {
+		return err
+	}
+	if err := v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))); err != nil {
+		return err
+	}
+	return v.resume(ctx)
+}
+
+// resume waits until QEMU has read the snapshot, and lets the guest go on.
+func (v *VM) resume(ctx context.Context) error {
+	_, q, err := v.running()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = machine.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) (bool, error) {
+		var status struct{ Status string }
+		err := q.qmp.call(ctx, "query-status", nil, &status)
+		return status.Status != "inmigrate", err
+	})
+	if err != nil {
+		return v.explain(q, err)
+	}
+	if err := q.qmp.call(ctx, "cont", nil, nil); err != nil {
+		return v.explain(q, err)
+	}
+	if v.opts.RTC == "" { // the guest's clock has stood still since the snapshot
+		r, err := v.Exec(ctx, "date", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000))
+		if err != nil {
+			return err
+		}
+		if r.Code != 0 {
+			return fmt.Errorf("cannot set the clock of the machine: %s", r)
+		}
+	}
+	v.log.note("warm start")
+	return nil
+}
+
+// makeSnapshot boots a machine like v, with its disk in dir, waits until the boot
+// is over, and writes it to dir.
+func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
+	o := v.opts
+	o.Dir, o.Cold = dir, true
+	m := &VM{opts: o, assets: v.assets, dir: dir, log: v.log}
+	defer m.Stop()
+	defer context.AfterFunc(ctx, m.Stop)()
+	if err := m.start(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	// "degraded" exits 1: what the overlay holds is the test's affair.
+	if r, err := m.Exec(ctx, "systemctl", "is-system-running", "--wait"); err != nil {
+		return fmt.Errorf("waited for the end of the boot: %w", err)
+	} else {
+		v.log.note("the boot is over: %s", strings.TrimSpace(r.Stdout))
+	}
+	if r, err := m.Exec(ctx, "sync"); err != nil || r.Code != 0 {
+		return fmt.Errorf("sync in the machine: %v %s", err, r)
+	}
+	return m.pause(ctx, dir)
+}
+
+// Save writes the machine as it is to the new folder dir, for Options.From, and
+// switches it off. What the guest has not written to its disk yet is in it too.
+func (v *VM) Save(ctx context.Context, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := v.pause(ctx, dir); err != nil {
+		return fmt.Errorf("cannot save the virtual machine: %w", err)
+	}
+	if err := v.PowerOff(); err != nil {
+		return err
+	}
+	return CopySparse(v.Disk(), filepath.Join(dir, "data.img"))
+}
+
+// pause stops the guest and writes its memory to dir.
+func (v *VM) pause(ctx context.Context, dir string) error {
+	_, q, err := v.running()
+	if err != nil {
+		return err
+	}
+	if err := q.qmp.call(ctx, "stop", nil, nil); err != nil {
+		return v.explain(q, err)
+	}
+	// The program writes on after QEMU says "completed": it is done when the file
+	// has its name.
+	ram := filepath.Join(dir, "ram")
+	uri := fmt.Sprintf("exec:cat > %[1]s.new && mv %[1]s.new %[1]s", quote(ram))
+	if err := q.qmp.call(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
+		return v.explain(q, err)
+	}
+	err = machine.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) (bool, error) {
+		var info struct {
+			Status string
+			Desc   string `json:"error-desc"`
+		}
+		if err := q.qmp.call(ctx, "query-migrate", nil, &info); err != nil {
+			return false, err
+		}
+		if info.Status == "failed" {
+			return false, fmt.Errorf("migration failed: %s", info.Desc)
+		}
+		if info.Status != "completed" {
+			return false, nil
+		}
+		_, err := os.Stat(ram)
+		return err == nil, nil
+	})
+	if err != nil {
+		return v.explain(q, err)
+	}
+	return nil
+}
+
+// quote makes s one word of the shell that QEMU starts for exec:.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,0 +1,278 @@
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
+)
+
+// timed logs how long a step took: the limits of the waits are 5 to 10 times that.
+func timed(t *testing.T, what string, f func() error) {
+	t.Helper()
+	start := time.Now()
+	if err := f(); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	t.Logf("%s in %s", what, time.Since(start).Round(time.Millisecond))
+}
+
+// sh runs a script in the machine that must succeed, and returns what it printed.
+func sh(t *testing.T, m machine.Machine, script string) string {
+	t.Helper()
+	r, err := m.Exec(t.Context(), "sh", "-ec", script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Code != 0 {
+		t.Fatalf("%s: %s", script, r)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+func TestColdMachine(t *testing.T) {
+	t.Parallel()
+	m := vmtest.Start(t, vm.Options{Cold: true})
+	ctx := t.Context()
+
+	timed(t, "boot to running", func() error {
+		r, err := m.Exec(ctx, "systemctl", "is-system-running", "--wait")
+		if err == nil && strings.TrimSpace(r.Stdout) != "running" {
+			t.Errorf("systemctl is-system-running = %s; failed units: %s", r, sh(t, m, "systemctl --failed"))
+		}
+		return err
+	})
+	if r, err := m.Exec(ctx, "sh", "-c", "echo out; echo err >&2; exit 7"); err != nil || r.Code != 7 || r.Stdout != "out\n" || r.Stderr != "err\n" {
+		t.Errorf("Exec = %v, %v; want out, err, exit 7", r, err)
+	}
+	for _, f := range []struct{ path, want string }{
+		{"/", "erofs ro"}, {"/data", "ext4 rw"}, {"/opt/tope", "ext4 rw"}, {"/etc/ota", "ext4 rw"}, {"/var/lib/ota", "ext4 rw"}, {"/var", "tmpfs rw"},
+	} {
+		if got := sh(t, m, "findmnt -rno FSTYPE,OPTIONS --mountpoint "+f.path); !strings.HasPrefix(got, f.want) {
+			t.Errorf("%s is mounted as %q, want %q", f.path, got, f.want)
+		}
+	}
+
+	// What one boot writes durably, the next one reads, after each kind of end.
+	text := []byte("kept\n")
+	if err := m.WriteFile(ctx, "/opt/tope/kept", 0o640, text); err != nil {
+		t.Fatal(err)
+	}
+	boots := map[string]bool{bootID(t, m): true}
+	for _, end := range []struct {
+		name string
+		f    func(context.Context) error
+	}{{"clean reboot", m.Reboot}, {"power cut", m.PowerCut}, {"reset button", m.Reset}} {
+		timed(t, end.name, func() error { return end.f(ctx) })
+		id := bootID(t, m)
+		if boots[id] {
+			t.Errorf("after a %s the boot ID is one that was there before: %s", end.name, id)
+		}
+		boots[id] = true
+		if got, err := m.ReadFile(ctx, "/opt/tope/kept"); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("after a %s the durable file holds %q, %v; want %q", end.name, got, err, text)
+		}
+		if got := sh(t, m, "stat -c %a /opt/tope/kept; cat /data/opt-tope/kept"); got != "640\nkept" {
+			t.Errorf("after a %s: %q, want mode 640 and the same file on /data", end.name, got)
+		}
+	}
+	if got := sh(t, m, "stat -c %u:%g:%a /opt/tope /etc/ota /var/lib/ota | sort -u"); got != "0:0:755" {
+		t.Errorf("the folders of the data disk are %q, want root:root 755", got)
+	}
+	if !strings.Contains(m.Log(), "systemd[1]") {
+		t.Error("the log has no line of systemd's")
+	}
+}
+
+func bootID(t *testing.T, m machine.Machine) string {
+	t.Helper()
+	id, err := m.BootID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// The machine is of use only if it loses what a real one would lose: a file that
+// nobody synced has to be gone, or torn, after the power was away.
+func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
+	t.Parallel()
+	m := vmtest.Start(t, vm.Options{Cold: true})
+	sh(t, m, `cd /data
+		echo durable > synced; sync synced .
+		dd if=/dev/urandom of=unsynced bs=64k count=16 status=none
+		sha256sum unsynced > /dev/null`)
+	timed(t, "power cut", func() error { return m.PowerCut(t.Context()) })
+	if got := sh(t, m, "cat /data/synced"); got != "durable" {
+		t.Errorf("the synced file holds %q", got)
+	}
+	// ext4 commits its names every 5 s, data later: a whole file would mean that
+	// the page cache survived. On a very slow host the name may be there.
+	r, err := m.Exec(t.Context(), "stat", "-c", "%b", "/data/unsynced")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if blocks := strings.TrimSpace(r.Stdout); r.Code == 0 && blocks == "2048" {
+		t.Errorf("all %s blocks of a file that was never synced survived a power cut", blocks)
+	}
+}
+
+func TestWarmStart(t *testing.T) {
+	t.Parallel()
+	vmtest.Start(t, vm.Options{}).Stop() // makes the snapshot where there is none
+
+	start := time.Now()
+	m := vmtest.Start(t, vm.Options{})
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("a warm start took %s", took)
+	}
+	ctx := t.Context()
+	if got := sh(t, m, "systemctl is-system-running"); got != "running" {
+		t.Errorf("after a warm start systemd is %q, want the boot to be over", got)
+	}
+	var drift time.Duration
+	if r, err := m.Exec(ctx, "date", "+%s"); err == nil {
+		guest, err := time.ParseDuration(strings.TrimSpace(r.Stdout) + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		drift = (time.Duration(time.Now().Unix())*time.Second - guest).Abs()
+	} else {
+		t.Fatal(err)
+	}
+	if drift > time.Minute {
+		t.Errorf("the machine's clock is %s away from the host's", drift)
+	}
+	// Two machines of one snapshot have disks of their own.
+	sh(t, m, "echo mine > /data/mine; sync /data/mine /data")
+	other := vmtest.Start(t, vm.Options{})
+	if got := sh(t, other, "ls /data"); strings.Contains(got, "mine") {
+		t.Errorf("a second machine sees the first one's disk: %s", got)
+	}
+	other.Stop()
+
+	timed(t, "power cut after a warm start", func() error { return m.PowerCut(ctx) })
+	if got := sh(t, m, "cat /data/mine"); got != "mine" {
+		t.Errorf("after a power cut the synced file holds %q", got)
+	}
+	timed(t, "clean reboot", func() error { return m.Reboot(ctx) })
+	if got := sh(t, m, "cat /data/mine"); got != "mine" {
+		t.Errorf("after a reboot the file holds %q", got)
+	}
+}
+
+// watchdogOverlay has PID 1 feed the watchdog. 4 s is short for a test; the
+// kernel's driver takes 1 to 2046 s.
+func watchdogOverlay() debian.Overlay {
+	return debian.Overlay{"/etc/systemd/system.conf.d/watchdog.conf": debian.Unit("[Manager]\nRuntimeWatchdogSec=4\n")}
+}
+
+func TestWatchdogResetsAPanickedKernel(t *testing.T) {
+	t.Parallel()
+	m := vmtest.Start(t, vm.Options{Cold: true, Watchdog: true, Overlay: watchdogOverlay()})
+	ctx := t.Context()
+	if got := sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
+		t.Errorf("bootstatus = %s after power on, want 0", got)
+	}
+	err := machine.Poll(ctx, "systemd to arm the watchdog", func(ctx context.Context) (bool, error) {
+		r, err := m.Exec(ctx, "cat", "/sys/class/watchdog/watchdog0/state")
+		return strings.TrimSpace(r.Stdout) == "active", err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bootID(t, m)
+	timed(t, "panic, watchdog, next boot", func() error {
+		_, err := m.Exec(ctx, "sh", "-c", "echo c > /proc/sysrq-trigger")
+		if !errors.Is(err, agent.ErrGone) {
+			t.Errorf("the command that panics the kernel ended with %v, want %v", err, agent.ErrGone)
+		}
+		return m.WaitReboot(ctx, last)
+	})
+	if bootID(t, m) == last {
+		t.Error("the boot ID is still the old one")
+	}
+	if events := strings.Join(m.Events(), " "); !strings.Contains(events, "WATCHDOG") {
+		t.Errorf("QEMU's events are %q, want a WATCHDOG among them", events)
+	}
+	// 32 is WDIOF_CARDRESET, linux/watchdog.h.
+	if got := sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "32" {
+		t.Errorf("bootstatus = %s after the watchdog's reset, want 32", got)
+	}
+}
+
+// A wait must not outlive the machine it waits for.
+func TestMachineThatSwitchesItselfOff(t *testing.T) {
+	t.Parallel()
+	m := vmtest.Start(t, vm.Options{})
+	last := bootID(t, m)
+	if _, err := m.Exec(t.Context(), "systemctl", "poweroff", "--force", "--force"); err != nil && !errors.Is(err, agent.ErrGone) {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err := m.WaitReboot(t.Context(), last)
+	if err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("WaitReboot = %v, want an error that says the machine has ended", err)
+	}
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("it took %s to see that the machine is off", took)
+	}
+}
+
+func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
+	t.Parallel()
+	vmtest.Require(t)
+	dir := t.TempDir()
+	// A data disk that was never formatted.
+	f, err := os.Create(dir + "/data.img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(64<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	m, err := vm.Start(machinetest.Context(t), vm.Options{Cold: true, Dir: dir})
+	if err == nil {
+		m.Stop()
+		t.Fatal("a machine whose disk holds no file system has started")
+	}
+	if !strings.Contains(err.Error(), `initramfs: cannot mount ext4 "/dev/vdb" on "/newroot/data"`) {
+		t.Errorf("Start = %v, want initramfs's own words", err)
+	}
+	t.Logf("noticed in %s", time.Since(start).Round(time.Millisecond))
+}
+
+func TestContextStopsTheMachine(t *testing.T) {
+	t.Parallel()
+	vmtest.Require(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	m, err := vm.Start(ctx, vm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Stop()
+	cancel()
+	err = machine.Poll(t.Context(), "QEMU to end", func(context.Context) (bool, error) {
+		return strings.Contains(m.Log(), "QEMU has ended"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.BootID(t.Context()); err == nil {
+		t.Error("the machine answers after its context has ended")
+	}
+	if err := m.PowerOn(t.Context()); err == nil {
+		t.Error("a machine whose context has ended was switched on again")
+	}
+}
