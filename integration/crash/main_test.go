@@ -12,7 +12,8 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 var (
@@ -26,7 +27,7 @@ var (
 )
 
 // nightly: all points, not a sample.
-var nightly = machinetest.Nightly
+var nightly = tier.Nightly
 
 var world struct {
 	*flows.World
@@ -48,7 +49,7 @@ func theWorld(t *testing.T) *flows.World {
 	if world.World != nil {
 		return world.World
 	}
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	machine.Require(t, "supervisor", crashpoint.Missing())
 	dir, err := os.MkdirTemp("", "ota-world-")
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +64,7 @@ func theWorld(t *testing.T) *flows.World {
 // newLab prepares flows, in memory: what is tested here is no disk.
 func newLab(t *testing.T, all []*flows.Flow) *Lab {
 	t.Helper()
-	machinetest.Require(t, "supervisor", crashpoint.Missing())
+	machine.Require(t, "supervisor", crashpoint.Missing())
 	dir, err := os.MkdirTemp("/dev/shm", "ota-crash-")
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func inParallel[T any](t *testing.T, all []T, f func(context.Context, T) error) 
 
 func inParallelBy[T any](t *testing.T, perCore int, all []T, f func(context.Context, T) error) {
 	t.Helper()
-	ctx, cancel := context.WithCancelCause(machinetest.Context(t))
+	ctx, cancel := context.WithCancelCause(machine.Context(t))
 	defer cancel(nil)
 	work := make(chan T)
 	var wg sync.WaitGroup

@@ -1,7 +1,7 @@
 // Package crash is the tests that interrupt real programs: at every call that
 // changes a file system, in every way.
 //
-// OTA_TESTS says how much of it is made: see machinetest. What a device does afterwards is
+// OTA_TESTS says how much of it is made: see package tier. What a device does afterwards is
 // tried once for each state of its disk. One point, as a line of the log names it, is made
 // once more, with its log, by
 //
@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // core are the flows of which every kill is made: what every device does again and
@@ -29,15 +30,15 @@ import (
 var core = []string{"install-update", "activate", "confirm", "fallback", "boot-counts", "fallback-factory", "rollback", "factory-create-first"}
 
 func isCore(f *flows.Flow) bool {
-	return slices.Contains(core[:machinetest.Of(4, len(core), len(core))], f.Name)
+	return slices.Contains(core[:tier.Of(4, len(core), len(core))], f.Name)
 }
 
 // The samples. A point is the start of half a dozen programs, which is what it takes its
 // time for.
 var (
-	thinned     = machinetest.Of(60, 8, 1)  // of the other flows every so many-th kill, from another one on each day
-	someErrors  = machinetest.Of(30, 40, 0) // beside every sync of the core, which fails once; 0: all
-	someDoubles = machinetest.Of(6, 20, 0)  // 0: doublesOf each flow and each way to recover
+	thinned     = tier.Of(60, 8, 1)  // of the other flows every so many-th kill, from another one on each day
+	someErrors  = tier.Of(30, 40, 0) // beside every sync of the core, which fails once; 0: all
+	someDoubles = tier.Of(6, 20, 0)  // 0: doublesOf each flow and each way to recover
 )
 
 const doublesOf = 40
@@ -51,7 +52,7 @@ func TestPoints(t *testing.T) {
 	if *pointFlag != 0 {
 		t.Skip("one point is asked for: TestPoint")
 	}
-	seed := machinetest.Seed(t)
+	seed := tier.Seed(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	all := chosen(t)
 	l := newLab(t, all)
@@ -125,7 +126,7 @@ func TestPoints(t *testing.T) {
 		} else {
 			work = work[:min(len(work), someErrors)]
 			for _, f := range all {
-				if machinetest.Check && !isCore(f) && *flowFlag == "" {
+				if tier.Check && !isCore(f) && *flowFlag == "" {
 					continue
 				}
 				for _, n := range syncs[f] {
@@ -214,7 +215,7 @@ func TestPoint(t *testing.T) {
 	}
 	l := newLab(t, []*flows.Flow{p.flow})
 	start := time.Now()
-	o, err := l.try(machinetest.Context(t), p)
+	o, err := l.try(machine.Context(t), p)
 	if err != nil {
 		t.Fatal(err)
 	}

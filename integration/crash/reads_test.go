@@ -23,7 +23,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // readErrnos are what a look at the disk may fail with. Two say that this process
@@ -32,8 +32,8 @@ var readErrnos = []unix.Errno{unix.EIO, unix.ENOMEM, unix.EMFILE, unix.EACCES}
 
 // The sample of each flow: reads that fail once, and from then on; 0: all.
 var (
-	readsOnce = machinetest.Of(2, 16, 0)
-	readsOn   = machinetest.Of(1, 4, 0)
+	readsOnce = tier.Of(2, 16, 0)
+	readsOn   = tier.Of(1, 4, 0)
 )
 
 // programs are those whose reads fail. The shells of health checks are not: what they
@@ -224,7 +224,7 @@ func (l *Lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error
 // makes one point once more, with its log.
 func TestReads(t *testing.T) {
 	began := time.Now()
-	r := rand.New(rand.NewPCG(machinetest.Seed(t), 1))
+	r := rand.New(rand.NewPCG(tier.Seed(t), 1))
 	// A full disk is what TestPoints fills.
 	all := slices.DeleteFunc(slices.Clone(chosen(t)), func(f *flows.Flow) bool { return f.Full })
 	l := newLab(t, all)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // A regress is a line of regress.txt.
@@ -145,5 +145,5 @@ func TestRegress(t *testing.T) {
 		made += counts.counts["all"][kind]
 		failed += counts.counts["all"]["bad "+kind]
 	}
-	machinetest.Sum("regress", made, len(regresses(t)), failed, began)
+	tier.Sum("regress", made, len(regresses(t)), failed, began)
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/crash/invariants"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // A tally counts what came of each flow's points.
@@ -82,5 +82,5 @@ func (c *tally) tell(t *testing.T, o *outcome) {
 func (c *tally) sum(engine, kind string, all int, began time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	machinetest.Sum(engine, c.counts["all"][kind], all, c.counts["all"]["bad "+kind], began)
+	tier.Sum(engine, c.counts["all"][kind], all, c.counts["all"]["bad "+kind], began)
 }

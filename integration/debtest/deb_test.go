@@ -16,8 +16,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // build makes the package of this machine's architecture in a folder of its own.
@@ -214,7 +214,7 @@ func TestLintian(t *testing.T) {
 	if _, err := debian.LookTool("lintian"); err != nil {
 		missing = append(missing, "lintian")
 	}
-	machinetest.Require(t, "package", missing)
+	machine.Require(t, "package", missing)
 	lintian := func(deb string) (string, error) {
 		cmd := exec.Command("lintian", "--no-cfg", "--profile", "debian", "--fail-on", "error,warning", "--display-info", "--tag-display-limit", "0", deb)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")

@@ -3,6 +3,7 @@ package debtest
 import (
 	"context"
 	"fmt"
+	"github.com/tope-ota/ota/integration/tier"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,15 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // taker is a Debian that takes packages.
@@ -35,13 +32,13 @@ func service() debian.Overlay {
 }
 
 var (
-	v10 = device.Version{Name: "1.0.0", Release: 1}
-	v11 = device.Version{Name: "1.1.0", Release: 2}
+	v10 = machine.Version{Name: "1.0.0", Release: 1}
+	v11 = machine.Version{Name: "1.1.0", Release: 2}
 )
 
 // story is one device. Its steps come one after the other.
 type story struct {
-	*device.Device
+	*machine.Device
 	t   *testing.T
 	ctx context.Context
 }
@@ -78,7 +75,7 @@ func (s *story) says(command, want string) {
 	}
 }
 
-func (s *story) reach(w device.Want) {
+func (s *story) reach(w machine.Want) {
 	s.t.Helper()
 	if err := s.Reach(s.ctx, w); err != nil {
 		s.t.Fatal(err)
@@ -114,8 +111,8 @@ func (s *story) status() *bootcheck.Status {
 const enabled = "ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket"
 
 // begin brings the packages to the device and the older one onto it.
-func begin(t *testing.T, ctx context.Context, m machine.Machine, limits device.Limits) *story {
-	d, err := device.New(ctx, m, limits)
+func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.Limits) *story {
+	d, err := machine.NewDevice(ctx, m, limits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +141,7 @@ func begin(t *testing.T, ctx context.Context, m machine.Machine, limits device.L
 		if err := s.Factory(ctx, v10); err != nil {
 			t.Fatal(err)
 		}
-		s.reach(device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		s.reach(machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 		// The guardian has decided since, and not after it waited (3) for the lock of
 		// the install whose service waited for it.
 		s.says("systemctl is-active ota-guardian.service", "active")
@@ -227,7 +224,7 @@ func upgrade(s *story, during func(*story)) {
 		if err := s.Reboot(s.ctx); err != nil {
 			t.Fatal(err)
 		}
-		s.reach(device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		s.reach(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 	})
 }
 
@@ -252,16 +249,16 @@ func isNotRemoved(s *story) {
 // minutes.
 func TestDevice(t *testing.T) {
 	t.Run("container", inContainer)
-	if machinetest.Nightly {
+	if tier.Nightly {
 		t.Run("vm", inVM)
 	}
 }
 
 func inContainer(t *testing.T) {
-	containertest.Require(t)
-	ctx := machinetest.Context(t)
-	m := containertest.Start(t, container.Options{Overlay: service(), Variant: taker, Writable: true})
-	s := begin(t, ctx, m, device.Quick)
+	machine.RequireContainer(t)
+	ctx := machine.Context(t)
+	m := machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker, Writable: true})
+	s := begin(t, ctx, m, machine.Quick)
 	upgrade(s, isNotRemoved)
 
 	s.step("removed: the application goes on", func(t *testing.T) {
@@ -290,7 +287,7 @@ func inContainer(t *testing.T) {
 		if err := s.Reboot(ctx); err != nil {
 			t.Fatal(err)
 		}
-		s.reach(device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		s.reach(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 	})
 	s.step("purged: the versions stay", func(t *testing.T) {
 		tree, err := s.Tree(ctx, "1.1.0")
@@ -317,23 +314,23 @@ func inContainer(t *testing.T) {
 }
 
 func inVM(t *testing.T) {
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	overlay := service()
 	// Ten starts of Perl are most of the time of an emulated installation; systemctl
 	// stands in for it.
 	overlay["/usr/bin/deb-systemd-helper"] = debian.File{Data: []byte("not a program\n")}
 	overlay["/usr/bin/deb-systemd-invoke"] = overlay["/usr/bin/deb-systemd-helper"]
-	m := vmtest.Start(t, vm.Options{Overlay: overlay, Variant: taker, Writable: true, Cold: true})
+	m := machine.StartVM(t, vm.Options{Overlay: overlay, Variant: taker, Writable: true, Cold: true})
 	start := time.Now()
-	upgrade(begin(t, machinetest.Context(t), m, device.Slow), nil)
+	upgrade(begin(t, machine.Context(t), m, machine.Slow), nil)
 	t.Logf("%s", time.Since(start).Round(time.Second))
 }
 
 // TestImageBuild installs into a tree in which no systemd runs, with the host's
 // dpkg, as debootstrap and its kind do.
 func TestImageBuild(t *testing.T) {
-	containertest.Require(t)
-	ctx := machinetest.Context(t)
+	machine.RequireContainer(t)
+	ctx := machine.Context(t)
 	from, err := taker.Root(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -3,20 +3,17 @@ package docs
 import (
 	"context"
 	"fmt"
+	"github.com/tope-ota/ota/integration/tier"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // updater stands for the updater of the system: it notes which boot it was told is good.
@@ -46,20 +43,20 @@ func TestBeside(t *testing.T) {
 		return with
 	}
 	t.Run("container", func(t *testing.T) {
-		containertest.Require(t)
-		beside(t, containertest.Start(t, container.Options{Overlay: overlay(t)}), device.Quick)
+		machine.RequireContainer(t)
+		beside(t, machine.StartContainer(t, container.Options{Overlay: overlay(t)}), machine.Quick)
 	})
-	if machinetest.Nightly {
+	if tier.Nightly {
 		t.Run("vm", func(t *testing.T) {
-			vmtest.Require(t)
-			beside(t, vmtest.Start(t, vm.Options{Overlay: overlay(t)}), device.Slow)
+			machine.RequireVM(t, debian.AMD64)
+			beside(t, machine.StartVM(t, vm.Options{Overlay: overlay(t)}), machine.Slow)
 		})
 	}
 }
 
-func beside(t *testing.T, m machine.Machine, limits device.Limits) {
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, m, limits)
+func beside(t *testing.T, m machine.Machine, limits machine.Limits) {
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, m, limits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +87,8 @@ func beside(t *testing.T, m machine.Machine, limits device.Limits) {
 		}
 	}
 	const sick = "/data/sick"
-	first := device.Version{Name: "1.0.0", Release: 1, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
-	next := device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+	first := machine.Version{Name: "1.0.0", Release: 1, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
+	next := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 	must(d.Factory(ctx, first))
 
 	// The application works: the system is told so.
@@ -128,7 +125,7 @@ func beside(t *testing.T, m machine.Machine, limits device.Limits) {
 	// It turns well again, and so does the next boot.
 	_, err = d.Must(ctx, "rm", sick)
 	must(err)
-	good := device.Version{Name: "1.2.0", Release: 3}
+	good := machine.Version{Name: "1.2.0", Release: 3}
 	if r, err := d.Install(ctx, good); err != nil || r.Code != 0 {
 		t.Fatal(fmt.Errorf("install: %v, %s", err, r))
 	}

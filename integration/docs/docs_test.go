@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"github.com/tope-ota/ota/integration/tier"
 	"maps"
 	"os"
 	"os/exec"
@@ -14,14 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 var update = flag.Bool("update", false, "write into the documents what their commands print")
@@ -34,7 +31,7 @@ const notRunMax = 0
 // those of DEPLOYMENT.md in a virtual machine, too.
 func TestDocuments(t *testing.T) {
 	files := documents(t)
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	bin := programs(t)
 	var mu sync.Mutex
 	ran, notRun := map[string]int{}, map[string]string{}
@@ -48,7 +45,7 @@ func TestDocuments(t *testing.T) {
 				}
 				var m machine.Machine
 				if d.machine != "none" {
-					m = containertest.Start(t, container.Options{Overlay: overlay(t, d), Variant: variant})
+					m = machine.StartContainer(t, container.Options{Overlay: overlay(t, d), Variant: variant})
 				}
 				if *update {
 					defer func() { // also what came before a failure
@@ -70,7 +67,7 @@ func TestDocuments(t *testing.T) {
 			})
 		}
 	})
-	if machinetest.Nightly {
+	if tier.Nightly {
 		t.Run("DEPLOYMENT.md in a virtual machine", deploymentInVM)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(ran)) {
@@ -91,16 +88,16 @@ func deploymentInVM(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		t.Fatal(err)
 	}
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	d := read(t, file)
 	began := time.Now()
-	runs(t, d, programs(t), vmtest.Start(t, vm.Options{Overlay: overlay(t, d), Variant: variant, Cold: true}))
+	runs(t, d, programs(t), machine.StartVM(t, vm.Options{Overlay: overlay(t, d), Variant: variant, Cold: true}))
 	t.Logf("DEPLOYMENT.md, from the first boot of the device to its last command: %.1f minutes", time.Since(began).Minutes())
 }
 
 func runs(t *testing.T, d *document, bin string, m machine.Machine) {
 	t.Helper()
-	ctx := machinetest.Context(t)
+	ctx := machine.Context(t)
 	work, err := newWorkstation(ctx, t.TempDir(), bin, m)
 	if err != nil {
 		t.Fatal(err)
@@ -162,12 +159,12 @@ func programs(t *testing.T) string {
 	return filepath.Join(bin, "amd64")
 }
 
-var product = sync.OnceValues(func() (debian.Overlay, error) { return device.Overlay(context.Background()) })
+var product = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
 
 // overlay is what the document's machine begins with.
 func overlay(t *testing.T, d *document) debian.Overlay {
 	t.Helper()
-	ctx := machinetest.Context(t)
+	ctx := machine.Context(t)
 	o, err := bare(ctx)
 	if err == nil && d.machine == "device" {
 		var p debian.Overlay

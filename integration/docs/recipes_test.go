@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
 )
 
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
 // as far as it is shell or make, and lets systemd read the result.
 func TestRecipes(t *testing.T) {
-	machinetest.Require(t, "recipe", missingTools("systemd-analyze", "shellcheck", "make"))
+	machine.Require(t, "recipe", missingTools("systemd-analyze", "shellcheck", "make"))
 	repo, bin := root(t), programs(t)
 	run := func(t *testing.T, name string, argv ...string) string {
 		t.Helper()

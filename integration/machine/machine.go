@@ -1,13 +1,27 @@
-// Package machine is what a scenario needs of a device under test. There are
-// two: a virtual machine with a real kernel (integration/machine/vm) and a real systemd
-// in namespaces (integration/machine/container). A scenario is written once and runs on
-// both.
+// Package machine is the device under test: a test imports it to get one, and a
+// story is written once and runs on each.
+//
+//	machine.go  Machine, what every machine can do, and where things are in it
+//	start.go    a machine for a test: StartContainer, StartVM
+//	suites.go   EachSuite: a test on each Debian release that this run asks for
+//	device.go   Device: a machine with the product on it, and what it must come to
+//	product.go  the product as scripts/install.sh installs it, a device-api to
+//	            update, and bundles of good and bad versions of it
+//
+// What a machine is made of, each a package below this one:
+//
+//	debian      what runs: a Debian root, kernel and image, for each processor
+//	container   a real systemd in namespaces of this kernel: boots in a third of a second
+//	vm          a real kernel in QEMU: loses writes at a power cut, panics, has a watchdog
+//	agent       the guest's end of the line, and the host's: runs programs, moves files
 package machine
 
 import (
 	"context"
-	"fmt"
-	"time"
+
+	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/vm"
 )
 
 // Machine is a running test device. Every method ends when ctx does and says
@@ -49,16 +63,6 @@ type Machine interface {
 	Log() string
 }
 
-// Result is how a program in the guest ended.
-type Result struct {
-	Stdout, Stderr string
-	Code           int // exit code; 128+n if signal n killed it
-}
-
-func (r Result) String() string {
-	return fmt.Sprintf("exit %d\nstdout: %s\nstderr: %s", r.Code, r.Stdout, r.Stderr)
-}
-
 // Where things are in every guest. The root image is read-only; /data is the
 // disk that survives a power cut, and /opt/tope, /etc/ota and /var/lib/ota are on it
 // (bind mounts made before systemd starts).
@@ -66,28 +70,17 @@ const (
 	Data     = "/data"
 	Store    = "/opt/tope/versions"
 	Etc      = "/etc/ota"
-	Bundles  = "/data/bundles"         // served at BundleURL by the agent
-	BundleAt = "http://127.0.0.1:8000" // the agent's file server: bundle x.ota is BundleAt + "/x.ota"
+	Bundles  = agent.BundleDir // served at BundleAt by the agent
+	BundleAt = agent.BundleAt
 )
+
+// Result is how a program in the guest ended.
+type Result = agent.Result
 
 // Poll asks cond every few milliseconds until it says yes, fails or ctx ends.
 // what names the event in the error: "ctx ended while waiting for <what>".
 func Poll(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	start := time.Now()
-	var last error
-	for {
-		ok, err := cond(ctx)
-		if err == nil && ok {
-			return nil
-		}
-		last = err
-		select {
-		case <-ctx.Done():
-			if last != nil {
-				return fmt.Errorf("waited %s for %s: %w (last: %v)", time.Since(start).Round(time.Millisecond), what, ctx.Err(), last)
-			}
-			return fmt.Errorf("waited %s for %s: %w", time.Since(start).Round(time.Millisecond), what, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	return agent.Poll(ctx, what, cond)
 }
+
+var _ = []Machine{(*container.Container)(nil), (*vm.VM)(nil)}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/tope-ota/ota/integration/dashboard"
 	"github.com/tope-ota/ota/integration/fleet"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/prometheus"
 )
 
@@ -24,8 +24,8 @@ const dashboardFile, pictureFile = "../../docs/dashboard.json", "../../docs/dash
 // up (package fleet has the story), and each panel tells what happened. The picture in
 // docs/ is drawn from these answers.
 func TestDashboardPicture(t *testing.T) {
-	machinetest.Require(t, "prometheus", debian.Missing())
-	ctx := machinetest.Context(t)
+	machine.Require(t, "prometheus", debian.Missing())
+	ctx := machine.Context(t)
 	began := time.Now()
 	devices, err := fleet.Day(t.TempDir())
 	if err != nil {

@@ -18,13 +18,10 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // What docs/METRICS.md recommends: the file is in memory, and the collector's folder
@@ -44,8 +41,8 @@ User=nobody
 // that reads what they write: through an install, a trial, its confirmation, a
 // reboot, a rollback.
 func TestNodeExporter(t *testing.T) {
-	containertest.Require(t)
-	ctx, cancel := context.WithTimeout(machinetest.Context(t), 10*time.Minute)
+	machine.RequireContainer(t)
+	ctx, cancel := context.WithTimeout(machine.Context(t), 10*time.Minute)
 	defer cancel()
 	tools, err := debian.Tools(ctx, exporter)
 	if err != nil {
@@ -55,7 +52,7 @@ func TestNodeExporter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +60,8 @@ func TestNodeExporter(t *testing.T) {
 	overlay["/etc/systemd/system/exporter.service"] = debian.Unit(exporterUnit)
 	overlay.Enable("exporter.service", "multi-user.target")
 	overlay[collected+"/ota.prom"] = debian.File{Link: "/run/ota/ota.prom"}
-	c := containertest.Start(t, container.Options{Overlay: overlay})
-	d, err := device.New(ctx, c, device.Quick)
+	c := machine.StartContainer(t, container.Options{Overlay: overlay})
+	d, err := machine.NewDevice(ctx, c, machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +69,7 @@ func TestNodeExporter(t *testing.T) {
 	s.configure(d.Limits.Deadline)
 
 	// The first version: on trial, confirmed, made the factory version.
-	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
 		t.Fatal(err)
 	}
 	s.must("ota-guardian", "factory", "verify")
@@ -98,7 +95,7 @@ func TestNodeExporter(t *testing.T) {
 	// A good update is on trial while it is judged, and then confirmed.
 	done := make(chan error, 1)
 	s.configure(10 * d.Limits.Wait)
-	sick := device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+	sick := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 	go func() {
 		r, err := d.Install(ctx, sick)
 		if err == nil && r.Code != int(bootcheck.ExitRolledBack) {
@@ -116,7 +113,7 @@ func TestNodeExporter(t *testing.T) {
 
 	// It fails: a rollback.
 	s.must("ota-guardian", "rollback")
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -141,7 +138,7 @@ func TestNodeExporter(t *testing.T) {
 		row{2, "ota_blocked_versions", ``},
 		row{2, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
 	)
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -190,7 +187,7 @@ type row struct {
 type scraper struct {
 	t   *testing.T
 	ctx context.Context
-	d   *device.Device
+	d   *machine.Device
 }
 
 func (s *scraper) must(argv ...string) string {

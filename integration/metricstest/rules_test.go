@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 const alertsFile = "../../docs/alerts.yml"
@@ -28,8 +28,8 @@ func promtool(t *testing.T, ctx context.Context, args ...string) (string, error)
 }
 
 func TestAlerts(t *testing.T) {
-	machinetest.Require(t, "promtool", debian.Missing())
-	ctx := machinetest.Context(t)
+	machine.Require(t, "promtool", debian.Missing())
+	ctx := machine.Context(t)
 	if out, err := promtool(t, ctx, "check", "rules", alertsFile); err != nil {
 		t.Fatalf("promtool check rules: %v\n%s", err, out)
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
@@ -15,7 +14,7 @@ import (
 // others wrote with its own rights, and that who runs the checks can change
 // neither the versions nor the system. It says how exposed systemd finds the
 // second one. That one is killed in the middle: nothing is judged for it.
-func Apart(ctx context.Context, d *device.Device) (exposure string, err error) {
+func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) {
 	if err := start(ctx, d, v11); err != nil {
 		return "", err
 	}
@@ -102,5 +101,5 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		return "", fmt.Errorf("ota-health.service is still there: %s", r)
 	}
 	lines := strings.Split(strings.TrimSpace(looked), "\n")
-	return lines[len(lines)-1], d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return lines[len(lines)-1], d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }

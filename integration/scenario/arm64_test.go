@@ -5,12 +5,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/arch"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -18,26 +15,26 @@ import (
 // arm64 kernel and systemd, and the programs as `make build-arm64` makes them. All of
 // the machines have a watchdog that is armed, as a device has.
 func TestARM64(t *testing.T) {
-	vmtest.RequireFor(t, arch.ARM64)
-	ctx := machinetest.Context(t)
-	o, err := device.OverlayFor(ctx, arch.ARM64)
+	machine.RequireVM(t, debian.ARM64)
+	ctx := machine.Context(t)
+	o, err := machine.DeviceOverlayFor(ctx, debian.ARM64)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Shorter than what is installed, so that the test does not wait for three times half
 	// a minute; long enough for a systemd that is emulated on a host with other work.
 	o["/etc/systemd/system.conf.d/90-test.conf"] = debian.Unit("[Manager]\nRuntimeWatchdogSec=15s\n")
-	options := vm.Options{Overlay: o, Watchdog: true, Variant: debian.Variant{Arch: arch.ARM64}}
+	options := vm.Options{Overlay: o, Watchdog: true, Variant: debian.Variant{Arch: debian.ARM64}}
 
 	core := slices.DeleteFunc(slices.Clone(scenario.All), func(s scenario.Scenario) bool { return !s.Core })
 	core = append(core, scenario.Scenario{
 		Name: "a version that hangs the kernel until the watchdog resets it",
-		Run: func(ctx context.Context, d *device.Device) error {
+		Run: func(ctx context.Context, d *machine.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		},
-		VM: []arch.Arch{arch.ARM64}, // it begins with two good versions: what CI has time for
+		VM: []debian.Arch{debian.ARM64}, // it begins with two good versions: what CI has time for
 	})
-	run(t, ctx, inVM(core, arch.ARM64), func(t *testing.T, ctx context.Context) (*device.Device, error) {
+	run(t, ctx, inVM(core, debian.ARM64), func(t *testing.T, ctx context.Context) (*machine.Device, error) {
 		d, err := started(t, options)
 		if err != nil {
 			return nil, err
@@ -47,7 +44,7 @@ func TestARM64(t *testing.T) {
 }
 
 // runsOn looks whether the device is what the test is about.
-func runsOn(ctx context.Context, d *device.Device, processor string) error {
+func runsOn(ctx context.Context, d *machine.Device, processor string) error {
 	_, err := d.Must(ctx, "sh", "-ec", `[ "$(uname -m)" = `+processor+` ]
 		[ "$(cat /sys/class/watchdog/watchdog0/state)" = active ]`)
 	return err

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -111,18 +111,18 @@ func withoutLibrary(dir string) error {
 // EatsMemory installs a version that eats all the memory that its unit may have,
 // for which a real kernel is needed: it is killed for that, again and again, and
 // taken back. The device runs 1.0.0, its factory version.
-func EatsMemory(ctx context.Context, d *device.Device) error {
+func EatsMemory(ctx context.Context, d *machine.Device) error {
 	if err := d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")); err != nil {
 		return err
 	}
 	if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
 		return err
 	}
-	eats := device.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
+	eats := machine.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
 	if err := installs(ctx, d, eats, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	s, err := d.Status(ctx)
@@ -154,7 +154,7 @@ func foreign(name string) error {
 // TakesBack installs a version that is bad in the way of b, the n-th on this
 // device, on which Start has been: it runs 1.1.0 or, after a fall back to factory,
 // 1.0.0. Nobody helps it. It says what was blamed.
-func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed string, err error) {
+func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string, err error) {
 	stable := max(b.Stable, d.Limits.Stable)
 	if err := d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)); err != nil {
 		return "", err
@@ -167,8 +167,8 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 	if err != nil {
 		return "", err
 	}
-	want := device.Want{Current: before.Current, Previous: before.Previous, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	bad := device.Version{Name: fmt.Sprintf("2.0.%d", n), Release: int64(10 + n), Behave: b.Behave, Script: b.Script, Spoil: b.Spoil}
+	want := machine.Want{Current: before.Current, Previous: before.Previous, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	bad := machine.Version{Name: fmt.Sprintf("2.0.%d", n), Release: int64(10 + n), Behave: b.Behave, Script: b.Script, Spoil: b.Spoil}
 	if b.PreviousToo {
 		previous := previousFails
 		if slices.Equal(b.Causes, unhealthy) {
@@ -177,7 +177,7 @@ func TakesBack(ctx context.Context, d *device.Device, n int, b Bad) (blamed stri
 		if err := worsen(ctx, d, bad, previous); err != nil {
 			return "", err
 		}
-		want = device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+		want = machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
 			want.Previous = "1.1.0" // it proved itself, and nobody says anything against it
 		}
@@ -214,12 +214,12 @@ func isBlocked(s *bootcheck.Status, version string) bool {
 // it would be the environment.
 var (
 	previousFails = v11
-	previousExits = device.Version{Name: "1.1.1", Release: 3, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
+	previousExits = machine.Version{Name: "1.1.1", Release: 3, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
 )
 
 // worsen lets previous run, installs bad over it and lets previous turn bad while
 // bad is current.
-func worsen(ctx context.Context, d *device.Device, bad, previous device.Version) error {
+func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Version) error {
 	if _, err := d.Must(ctx, "rm", "-f", sick); err != nil {
 		return err
 	}

@@ -7,10 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -18,7 +16,7 @@ import (
 // before: four devices share them. They wait for deadlines and restarts most of the
 // time, so they are not among the tests that share the processors (t.Parallel).
 func TestBadVersions(t *testing.T) {
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
@@ -29,8 +27,8 @@ func TestBadVersions(t *testing.T) {
 	for i := range devices {
 		all.Go(func() {
 			t.Run(fmt.Sprintf("device %d", i+1), func(t *testing.T) {
-				ctx := machinetest.Context(t)
-				d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+				ctx := machine.Context(t)
+				d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
 				if err == nil {
 					err = scenario.Start(ctx, d)
 				}
@@ -45,7 +43,7 @@ func TestBadVersions(t *testing.T) {
 
 // takesBackAll installs every step-th bad version from first on: those that end on
 // previous before those that end on factory.
-func takesBackAll(t *testing.T, ctx context.Context, d *device.Device, first, step int) {
+func takesBackAll(t *testing.T, ctx context.Context, d *machine.Device, first, step int) {
 	for _, factory := range []bool{false, true} {
 		for n := first; n < len(scenario.AllBad); n += step {
 			b := scenario.AllBad[n]

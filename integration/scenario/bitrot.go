@@ -6,13 +6,12 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
 // BitRot lets a byte of versions change that do not run, and the units that look
 // for that find it and put it right, in their sandboxes.
-func BitRot(ctx context.Context, d *device.Device) error {
+func BitRot(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -63,7 +62,7 @@ func BitRot(ctx context.Context, d *device.Device) error {
 	if err := waitShell(ctx, d, "ota-verify.service to fail", `[ "$(systemctl show -P Result,ExecMainStatus ota-verify.service | tr '\n' ' ')" = "exit-code 5 " ]`); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	if err := factoryIs(ctx, d, factory); err != nil {

@@ -9,10 +9,9 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+	"github.com/tope-ota/ota/integration/machine/vm/layout"
 )
 
 // Files that say how the next boots of a machine with CostOverlay run
@@ -54,18 +53,18 @@ done
 }
 
 // confirmed brings a new device to one version that proved itself.
-func confirmed(ctx context.Context, d *device.Device) error {
+func confirmed(ctx context.Context, d *machine.Device) error {
 	if err := d.Factory(ctx, v10); err != nil {
 		return err
 	}
-	return d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
 // WritesNothing shows that an ordinary boot, after a shutdown or a power cut,
 // writes nothing to the disk of the store: no byte by the guardian, no sector of
 // the disk while it runs. A boot that has something to mend does write, by the
 // same account.
-func WritesNothing(ctx context.Context, d *device.Device) error {
+func WritesNothing(ctx context.Context, d *machine.Device) error {
 	if err := confirmed(ctx, d); err != nil {
 		return err
 	}
@@ -134,7 +133,7 @@ type Cost struct {
 // BootCost reboots a device that has a confirmed version 2n times, each second
 // time with /bin/true in the place of `ota-guardian boot`, and returns what both
 // kinds of boots took. each is called after each boot.
-func BootCost(ctx context.Context, d *device.Device, n int, each func(stub bool, c Cost)) (guardian, stub []Cost, err error) {
+func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool, c Cost)) (guardian, stub []Cost, err error) {
 	if err := confirmed(ctx, d); err != nil {
 		return nil, nil, err
 	}
@@ -170,7 +169,7 @@ func BootCost(ctx context.Context, d *device.Device, n int, each func(stub bool,
 }
 
 // costOf reads what the boot that runs took, and that it ran what it should.
-func costOf(ctx context.Context, d *device.Device, stubbed bool) (Cost, error) {
+func costOf(ctx context.Context, d *machine.Device, stubbed bool) (Cost, error) {
 	program := "/usr/bin/ota-guardian"
 	if stubbed {
 		program = "/bin/true"

@@ -7,14 +7,13 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
 // Excused shows which scripts of a device condemn a version: not one that is only
 // wanted, and not one that failed already under the version before; one that
 // fails since the switch does, and is what is blamed.
-func Excused(ctx context.Context, d *device.Device) error {
+func Excused(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -28,7 +27,7 @@ func Excused(ctx context.Context, d *device.Device) error {
 	if err := installs(ctx, d, v12, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	confirmed := device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	confirmed := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	if err := d.Reach(ctx, confirmed); err != nil {
 		return err
 	}
@@ -53,7 +52,7 @@ func Excused(ctx context.Context, d *device.Device) error {
 		[]byte("#!/bin/sh\n[ \"$OTA_VERSION\" = 1.2.0 ] || { echo 'the door is open'; exit 1; }\n")); err != nil {
 		return err
 	}
-	if err := installs(ctx, d, device.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack); err != nil {
+	if err := installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
 	if err := d.Reach(ctx, confirmed); err != nil {
@@ -74,7 +73,7 @@ func Excused(ctx context.Context, d *device.Device) error {
 // FillsTheDisk lets a bad version write until the disk of the store is full to
 // its last byte, and stay so: the device leaves it all the same, and can be
 // updated again when there is room. The store is on a small disk of its own.
-func FillsTheDisk(ctx context.Context, d *device.Device) error {
+func FillsTheDisk(ctx context.Context, d *machine.Device) error {
 	const disk = "/opt/tope"
 	if _, err := d.Must(ctx, "bash", "-e", "-c", `mount -t tmpfs -o size=128m,mode=755 tmpfs `+disk+`; mkdir `+machine.Store); err != nil {
 		return err
@@ -86,11 +85,11 @@ func FillsTheDisk(ctx context.Context, d *device.Device) error {
 	if err != nil {
 		return err
 	}
-	fills := device.Version{Name: "1.2.0", Release: 3, Script: "#!/bin/bash\ncat /dev/zero >>" + disk + "/full\nexit 1\n"}
+	fills := machine.Version{Name: "1.2.0", Release: 3, Script: "#!/bin/bash\ncat /dev/zero >>" + disk + "/full\nexit 1\n"}
 	if err := installs(ctx, d, fills, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	if err := blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"}); err != nil {
@@ -109,8 +108,8 @@ func FillsTheDisk(ctx context.Context, d *device.Device) error {
 	if _, err := d.Must(ctx, "rm", disk+"/full"); err != nil {
 		return err
 	}
-	if err := installs(ctx, d, device.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone); err != nil {
+	if err := installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	return d.Reach(ctx, device.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	return d.Reach(ctx, machine.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }

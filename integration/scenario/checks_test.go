@@ -4,11 +4,9 @@ import (
 	"context"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -17,7 +15,7 @@ func TestExcused(t *testing.T) { inContainer(t, scenario.Excused) }
 func TestFillsTheDisk(t *testing.T) { inContainer(t, scenario.FillsTheDisk) }
 
 // inContainer runs one scenario on a device that is a container.
-func inContainer(t *testing.T, run func(context.Context, *device.Device) error) {
+func inContainer(t *testing.T, run func(context.Context, *machine.Device) error) {
 	t.Helper()
 	o, err := overlay()
 	if err != nil {
@@ -26,12 +24,12 @@ func inContainer(t *testing.T, run func(context.Context, *device.Device) error) 
 	inOverlay(t, o, run)
 }
 
-func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *device.Device) error) {
+func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *machine.Device) error) {
 	t.Helper()
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	t.Parallel()
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
 	if err == nil {
 		err = run(ctx, d)
 	}
@@ -43,7 +41,7 @@ func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *device
 func TestBitRot(t *testing.T) { inContainer(t, scenario.BitRot) }
 
 func TestApart(t *testing.T) {
-	inContainer(t, func(ctx context.Context, d *device.Device) error {
+	inContainer(t, func(ctx context.Context, d *machine.Device) error {
 		exposure, err := scenario.Apart(ctx, d)
 		t.Log(exposure)
 		return err

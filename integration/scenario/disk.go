@@ -6,14 +6,13 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
 // DiskOfTheStore lets the disk of the store be read-only, and full, when the
 // guardian has to decide. It works on a copy of the device's store on a small
 // disk of its own.
-func DiskOfTheStore(ctx context.Context, d *device.Device) error {
+func DiskOfTheStore(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func DiskOfTheStore(ctx context.Context, d *device.Device) error {
 	return smallRuns(ctx, d, "1.1.0")
 }
 
-func smallRuns(ctx context.Context, d *device.Device, version string) error {
+func smallRuns(ctx context.Context, d *machine.Device, version string) error {
 	out, err := d.Must(ctx, "readlink", "-f", "/run/small/versions/current")
 	if err != nil {
 		return err

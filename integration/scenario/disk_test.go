@@ -3,10 +3,8 @@ package scenario_test
 import (
 	"testing"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -16,8 +14,8 @@ func TestDiskOfTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 )
 
 // asker asks device-api each 10 ms, until the file is gone, and prints when it was
@@ -26,12 +26,12 @@ done`
 
 // Downtime updates a device n times, and restarts its service n times, while a
 // client asks it. For each it says the longest time without an answer.
-func Downtime(ctx context.Context, d *device.Device, n int) (updates, restarts []time.Duration, err error) {
+func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts []time.Duration, err error) {
 	if err := start(ctx, d, v11); err != nil {
 		return nil, nil, err
 	}
 	for i := range n {
-		v := device.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
+		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
 		gap, err := longestSilence(ctx, d, func() error { return installs(ctx, d, v, bootcheck.ExitDone) })
 		if err != nil {
 			return nil, nil, err
@@ -50,7 +50,7 @@ func Downtime(ctx context.Context, d *device.Device, n int) (updates, restarts [
 }
 
 // longestSilence is how long device-api gave no answer at most while do ran.
-func longestSilence(ctx context.Context, d *device.Device, do func() error) (time.Duration, error) {
+func longestSilence(ctx context.Context, d *machine.Device, do func() error) (time.Duration, error) {
 	type answers struct {
 		text string
 		err  error
@@ -93,7 +93,7 @@ func longestSilence(ctx context.Context, d *device.Device, do func() error) (tim
 	return time.Duration(longest) * time.Microsecond, nil
 }
 
-func waitForFile(ctx context.Context, d *device.Device, name string) error {
+func waitForFile(ctx context.Context, d *machine.Device, name string) error {
 	for {
 		if r, err := d.Exec(ctx, "test", "-e", name); err != nil || r.Code == 0 {
 			return err

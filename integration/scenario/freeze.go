@@ -5,13 +5,13 @@ import (
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 )
 
 // Freezes lets PID 1 stop answering while a bad version is on trial: nothing can
 // be restarted any more, so the device has to reset itself to come back to the
 // version before. freeze stops PID 1 until the next boot.
-func Freezes(ctx context.Context, d *device.Device, freeze func() error) error {
+func Freezes(ctx context.Context, d *machine.Device, freeze func() error) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func Freezes(ctx context.Context, d *device.Device, freeze func() error) error {
 	if err := d.WaitReboot(ctx, boot); err != nil {
 		return fmt.Errorf("PID 1 was stopped, and the device did not reset itself: %w", err)
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
 		return err
 	}
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: "device-api answers"})

@@ -3,10 +3,8 @@ package scenario_test
 import (
 	"testing"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -16,9 +14,9 @@ func TestSystemdThatDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := containertest.Start(t, container.Options{Overlay: o})
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, c, device.Quick)
+	c := machine.StartContainer(t, container.Options{Overlay: o})
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, c, machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}

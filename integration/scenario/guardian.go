@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -33,7 +33,7 @@ func GuardianOverlay(o debian.Overlay) (program []byte, err error) {
 // hangs: the boot goes on, and what runs is what the links say. Then it is there
 // again, and finds nothing to complain about. The machine has GuardianOverlay,
 // which returned program.
-func WithoutGuardian(ctx context.Context, d *device.Device, program []byte) error {
+func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) error {
 	if err := d.WriteFile(ctx, guardianAt, 0o755, program); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func WithoutGuardian(ctx context.Context, d *device.Device, program []byte) erro
 	if err := d.PowerCut(ctx); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	s, err := d.Status(ctx)
@@ -106,7 +106,7 @@ ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || systemctl start --
 // RecoversAtEachFailure lets ota-recover.service be started at each failure of a
 // service: a version that dies twice and is well then is confirmed; one that dies
 // for good is left once, and once only. The machine has RecoverOverlay.
-func RecoversAtEachFailure(ctx context.Context, d *device.Device) error {
+func RecoversAtEachFailure(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func RecoversAtEachFailure(ctx context.Context, d *device.Device) error {
 	if err := installs(ctx, d, twice, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	well := device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
+	well := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	if err := d.Reach(ctx, well); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func RecoversAtEachFailure(ctx context.Context, d *device.Device) error {
 // NothingInstalled boots a new device: as long as there is no version, its service
 // is not started, does not fail, and is restarted by nobody. The first install
 // starts it, and each boot from then on.
-func NothingInstalled(ctx context.Context, d *device.Device) error {
+func NothingInstalled(ctx context.Context, d *machine.Device) error {
 	for range 2 {
 		if err := waitShell(ctx, d, "the end of the boot", "systemctl is-active multi-user.target"); err != nil {
 			return err
@@ -182,7 +182,7 @@ func NothingInstalled(ctx context.Context, d *device.Device) error {
 			return err
 		}
 	}
-	want := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	if err := d.Factory(ctx, v10); err != nil {
 		return err
 	}

@@ -5,9 +5,8 @@ import (
 	"maps"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/scenario"
 	"github.com/tope-ota/ota/integration/uplink"
 )
@@ -15,7 +14,7 @@ import (
 func TestWithoutGuardian(t *testing.T) {
 	var program []byte
 	withOverlay(t, func(o debian.Overlay) (err error) { program, err = scenario.GuardianOverlay(o); return err },
-		func(ctx context.Context, d *device.Device) error { return scenario.WithoutGuardian(ctx, d, program) })
+		func(ctx context.Context, d *machine.Device) error { return scenario.WithoutGuardian(ctx, d, program) })
 }
 
 func TestRecoversAtEachFailure(t *testing.T) {
@@ -28,11 +27,11 @@ func TestNothingInstalled(t *testing.T) {
 }
 
 func TestWithoutNetwork(t *testing.T) {
-	withOverlay(t, func(o debian.Overlay) error { return uplink.Overlay(machinetest.Context(t), o) }, scenario.WithoutNetwork)
+	withOverlay(t, func(o debian.Overlay) error { return uplink.Overlay(machine.Context(t), o) }, scenario.WithoutNetwork)
 }
 
 // withOverlay runs one scenario on a device that is a container, with more in it.
-func withOverlay(t *testing.T, more func(debian.Overlay) error, run func(context.Context, *device.Device) error) {
+func withOverlay(t *testing.T, more func(debian.Overlay) error, run func(context.Context, *machine.Device) error) {
 	t.Helper()
 	o, err := overlay()
 	if err != nil {

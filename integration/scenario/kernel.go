@@ -10,14 +10,13 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
 // wrapped makes a version whose program is started by a shell script, which may
 // do something to the machine first or beside it.
-func wrapped(name string, release int64, before string) device.Version {
-	return device.Version{Name: name, Release: release, Spoil: func(dir string) error {
+func wrapped(name string, release int64, before string) machine.Version {
+	return machine.Version{Name: name, Release: release, Spoil: func(dir string) error {
 		bin := filepath.Join(dir, program)
 		if err := os.Rename(bin, bin+".real"); err != nil {
 			return err
@@ -37,14 +36,14 @@ var (
 // the device to come back to 1.1.0 by itself when budget, of the class that is
 // named so in the configuration, is used up. evidence is in what the record says
 // about it.
-func Boots(ctx context.Context, d *device.Device, bad device.Version, class string, evidence string) error {
+func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
 	if err := bootLoop(ctx, d, bad, class); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
 		return err
 	}
 	s, err := d.Status(ctx)
@@ -58,7 +57,7 @@ func Boots(ctx context.Context, d *device.Device, bad device.Version, class stri
 }
 
 // BootsToFactory is Boots with a previous version that is no better.
-func BootsToFactory(ctx context.Context, d *device.Device, class string) error {
+func BootsToFactory(ctx context.Context, d *machine.Device, class string) error {
 	panics := "[ ! -e " + sick + " ] || echo c >/proc/sysrq-trigger"
 	if err := start(ctx, d, wrapped("1.1.0", 2, panics)); err != nil {
 		return err
@@ -68,7 +67,7 @@ func BootsToFactory(ctx context.Context, d *device.Device, class string) error {
 	if err := bootLoop(ctx, d, bad, class); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
 		return err
 	}
 	return blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
@@ -76,7 +75,7 @@ func BootsToFactory(ctx context.Context, d *device.Device, class string) error {
 
 // bootLoop installs bad, with a budget of three for class and all the time that
 // the health checks may want. It returns when the first boot has ended.
-func bootLoop(ctx context.Context, d *device.Device, bad device.Version, class string) error {
+func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) error {
 	if err := d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait); err != nil {
 		return err
 	}
@@ -99,11 +98,11 @@ func bootLoop(ctx context.Context, d *device.Device, bad device.Version, class s
 
 // WithoutClock lets the clock jump by decades while a good version is installed,
 // and a bad one: nothing is decided otherwise because of it.
-func WithoutClock(ctx context.Context, d *device.Device) error {
+func WithoutClock(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
-	jumps := func(v device.Version, code bootcheck.ExitCode) error {
+	jumps := func(v machine.Version, code bootcheck.ExitCode) error {
 		stop := make(chan struct{})
 		ended := make(chan error, 1)
 		go func() {
@@ -131,7 +130,7 @@ func WithoutClock(ctx context.Context, d *device.Device) error {
 	if err := jumps(v12, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	bad := v12Exits
@@ -139,20 +138,20 @@ func WithoutClock(ctx context.Context, d *device.Device) error {
 	if err := jumps(bad, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
-	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }
 
 // Histories lets people do to a good version what they do: they switch the device
 // off or reboot it at any moment, up to three times, while it is installed, on
 // trial and after. It is never taken back. It says how often a trial was met.
-func Histories(ctx context.Context, d *device.Device, n int, seed uint64) (trials int, err error) {
+func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (trials int, err error) {
 	if err := start(ctx, d, v11); err != nil {
 		return 0, err
 	}
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.1.0"
 	for i := range n {
-		v := device.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
+		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
 		url, err := d.Offer(ctx, v)
 		if err != nil {
 			return trials, err

@@ -2,21 +2,20 @@ package scenario_test
 
 import (
 	"context"
+	"github.com/tope-ota/ota/integration/tier"
 	"maps"
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
 // What only a kernel can show.
 func TestKernel(t *testing.T) {
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
@@ -31,35 +30,35 @@ func TestKernel(t *testing.T) {
 		name    string
 		options vm.Options
 		started bool // scenario.Start has been on the device; else it is new
-		run     func(ctx context.Context, t *testing.T, d *device.Device) error
+		run     func(ctx context.Context, t *testing.T, d *machine.Device) error
 	}
 	rows := []row{
-		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "boots that ended clean: 3 of 3")
 		}},
-		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "boots that ended unclean: 3 of 3")
 		}},
-		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
 		}},
-		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.WithoutClock(ctx, d)
 		}},
-		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+		{"ordinary boots, which write nothing, and a version that eats its memory", vm.Options{Overlay: account}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			if err := scenario.WritesNothing(ctx, d); err != nil {
 				return err
 			}
 			return scenario.EatsMemory(ctx, d)
 		}},
 	}
-	if machinetest.Nightly {
+	if tier.Nightly {
 		// Longer versions of rows above.
 		rows = append(rows, []row{
-			{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 				return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "boots that ended unclean: 3 of 3")
 			}},
-			{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, false, func(ctx context.Context, _ *testing.T, d *device.Device) error {
+			{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 				return scenario.BootsToFactory(ctx, d, "unclean")
 			}},
 			{"ten histories of good versions", vm.Options{Overlay: o}, true, histories(seed, 10)},
@@ -72,13 +71,13 @@ func TestKernel(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
-			ctx := machinetest.Context(t)
-			var d *device.Device
+			ctx := machine.Context(t)
+			var d *machine.Device
 			var err error
 			if row.started {
 				d, err = started(t, row.options)
 			} else {
-				d, err = device.New(ctx, vmtest.Start(t, row.options), device.Slow)
+				d, err = machine.NewDevice(ctx, machine.StartVM(t, row.options), machine.Slow)
 			}
 			if err == nil {
 				err = row.run(ctx, t, d)
@@ -91,8 +90,8 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-func histories(seed uint64, n int) func(context.Context, *testing.T, *device.Device) error {
-	return func(ctx context.Context, t *testing.T, d *device.Device) error {
+func histories(seed uint64, n int) func(context.Context, *testing.T, *machine.Device) error {
+	return func(ctx context.Context, t *testing.T, d *machine.Device) error {
 		t.Logf("seed %d", seed)
 		trials, err := scenario.Histories(ctx, d, n, seed)
 		t.Logf("%d histories, %d of their interruptions met a trial", n, trials)

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/uplink"
 )
@@ -16,7 +15,7 @@ import (
 // bad from then on, in this boot and the next, and nothing is rolled back. A bad
 // version is left without a network as it is with one. The machine has
 // uplink.Overlay.
-func WithoutNetwork(ctx context.Context, d *device.Device) error {
+func WithoutNetwork(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -58,7 +57,7 @@ func WithoutNetwork(ctx context.Context, d *device.Device) error {
 	if err := <-ended; err != nil {
 		return err
 	}
-	good := device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
+	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	if err := d.Reach(ctx, good); err != nil {
 		return err
 	}
@@ -67,7 +66,7 @@ func WithoutNetwork(ctx context.Context, d *device.Device) error {
 	}
 
 	// The whole life of a version without it, with a power cut in the trial.
-	v13 := device.Version{Name: "1.3.0", Release: 4}
+	v13 := machine.Version{Name: "1.3.0", Release: 4}
 	if err := cutAfterSwitch(ctx, d, v13); err != nil {
 		return err
 	}
@@ -89,7 +88,7 @@ func WithoutNetwork(ctx context.Context, d *device.Device) error {
 }
 
 // waitShell waits until a line of shell succeeds.
-func waitShell(ctx context.Context, d *device.Device, what, line string) error {
+func waitShell(ctx context.Context, d *machine.Device, what, line string) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
 	defer cancel()
 	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {

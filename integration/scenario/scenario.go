@@ -12,21 +12,20 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/arch"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // Scenario is one story. Run begins with a device on which nothing is installed, or
 // where Start has been.
 type Scenario struct {
 	Name string
-	Run  func(ctx context.Context, d *device.Device) error
+	Run  func(ctx context.Context, d *machine.Device) error
 	Core bool // what the product is for: shown on each processor, not only on amd64
 	// VM are the processors on which CI has a virtual machine for it. Nightly there is
 	// one on each, and CI always has a container.
-	VM []arch.Arch
+	VM []debian.Arch
 }
 
 // All are the scenarios, each of which runs in a container and in QEMU. CI has a
@@ -35,57 +34,57 @@ var All = []Scenario{
 	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
 	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
 	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
-	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true, VM: []arch.Arch{arch.AMD64}},
-	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []arch.Arch{arch.AMD64}},
+	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true, VM: []debian.Arch{debian.AMD64}},
+	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []debian.Arch{debian.AMD64}},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "a person rolls back", Run: operator},
 	{Name: "no other user sees the secret in an address", Run: secretAddress},
-	{Name: "power cuts at any moment of an install", Run: cutsAnywhere, VM: []arch.Arch{arch.AMD64}},
+	{Name: "power cuts at any moment of an install", Run: cutsAnywhere, VM: []debian.Arch{debian.AMD64}},
 }
 
 // The versions. 1.0.0 becomes factory.
 var (
-	v10 = device.Version{Name: "1.0.0", Release: 1}
+	v10 = machine.Version{Name: "1.0.0", Release: 1}
 	// Good until somebody makes the file.
-	v11      = device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
-	v12      = device.Version{Name: "1.2.0", Release: 3}
-	v12Exits = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
-	v12Fails = device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+	v11      = machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
+	v12      = machine.Version{Name: "1.2.0", Release: 3}
+	v12Exits = machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+	v12Fails = machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 )
 
 const sick = "/data/sick"
 
 // Start brings a device to 1.0.0 as factory and 1.1.0 as the version that runs, with
 // which the stories begin. It is good, and turns bad where a story wants it.
-func Start(ctx context.Context, d *device.Device) error { return start(ctx, d, v11) }
+func Start(ctx context.Context, d *machine.Device) error { return start(ctx, d, v11) }
 
 // start brings the device to 1.0.0 as factory and v as the version that runs.
-func start(ctx context.Context, d *device.Device, v device.Version) error {
+func start(ctx context.Context, d *machine.Device, v machine.Version) error {
 	if d.Runs != "" {
 		return startedBefore(ctx, d, v)
 	}
 	if err := d.Factory(ctx, v10); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}); err != nil {
 		return err
 	}
 	if err := installs(ctx, d, v, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	return d.Reach(ctx, device.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
 // startedBefore looks whether a device that was saved is what start makes.
-func startedBefore(ctx context.Context, d *device.Device, v device.Version) error {
+func startedBefore(ctx context.Context, d *machine.Device, v machine.Version) error {
 	if v.Name != d.Runs || v.Behave != v11.Behave || v.Script != "" || v.Spoil != nil {
 		return fmt.Errorf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
 	}
-	return d.Reach(ctx, device.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
 // installs installs v, which must end with code.
-func installs(ctx context.Context, d *device.Device, v device.Version, code bootcheck.ExitCode, flags ...string) error {
+func installs(ctx context.Context, d *machine.Device, v machine.Version, code bootcheck.ExitCode, flags ...string) error {
 	r, err := d.Install(ctx, v, flags...)
 	if err != nil {
 		return err
@@ -100,7 +99,7 @@ func installs(ctx context.Context, d *device.Device, v device.Version, code boot
 	return nil
 }
 
-func good(ctx context.Context, d *device.Device) error {
+func good(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -111,7 +110,7 @@ func good(ctx context.Context, d *device.Device) error {
 	if err := d.Reboot(ctx); err != nil {
 		return err
 	}
-	want := device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	want := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	if err := d.Reach(ctx, want); err != nil {
 		return err
 	}
@@ -141,7 +140,7 @@ func good(ctx context.Context, d *device.Device) error {
 
 // takenBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
 // same boot, with cause and check as its reason.
-func takenBack(ctx context.Context, d *device.Device, bad device.Version, cause bootcheck.Cause, check string) error {
+func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -156,7 +155,7 @@ func takenBack(ctx context.Context, d *device.Device, bad device.Version, cause 
 	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
-	back := device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
+	back := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
 	if err := d.Reach(ctx, back); err != nil {
 		return err
 	}
@@ -183,15 +182,15 @@ func takenBack(ctx context.Context, d *device.Device, bad device.Version, cause 
 	return factoryIs(ctx, d, factory)
 }
 
-func exitsAtStart(ctx context.Context, d *device.Device) error {
+func exitsAtStart(ctx context.Context, d *machine.Device) error {
 	return takenBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
 }
 
-func answers500(ctx context.Context, d *device.Device) error {
+func answers500(ctx context.Context, d *machine.Device) error {
 	return takenBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
 }
 
-func powerCuts(ctx context.Context, d *device.Device) error {
+func powerCuts(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -234,14 +233,14 @@ func powerCuts(ctx context.Context, d *device.Device) error {
 	}); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
 		return err
 	}
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3})
 }
 
 // cutAfterSwitch installs v and takes the power as soon as it is current.
-func cutAfterSwitch(ctx context.Context, d *device.Device, v device.Version) error {
+func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) error {
 	url, err := d.Offer(ctx, v)
 	if err != nil {
 		return err
@@ -269,7 +268,7 @@ func cutAfterSwitch(ctx context.Context, d *device.Device, v device.Version) err
 }
 
 // waitFor waits until the device's status is as yes wants it.
-func waitFor(ctx context.Context, d *device.Device, what string, yes func(*bootcheck.Status) bool) error {
+func waitFor(ctx context.Context, d *machine.Device, what string, yes func(*bootcheck.Status) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
 	defer cancel()
 	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
@@ -284,7 +283,7 @@ func waitFor(ctx context.Context, d *device.Device, what string, yes func(*bootc
 	})
 }
 
-func bothBad(ctx context.Context, d *device.Device) error {
+func bothBad(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -320,7 +319,7 @@ func bothBad(ctx context.Context, d *device.Device) error {
 	if e.Code != int(bootcheck.ExitRolledBack) {
 		return fmt.Errorf("ota-apply install 1.2.0: %s; want exit %d", e.Result, bootcheck.ExitRolledBack)
 	}
-	want := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
+	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
 	if err := d.Reach(ctx, want); err != nil {
 		return err
 	}
@@ -337,7 +336,7 @@ func bothBad(ctx context.Context, d *device.Device) error {
 	return factoryIs(ctx, d, factory)
 }
 
-func callerDies(ctx context.Context, d *device.Device) error {
+func callerDies(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -362,13 +361,13 @@ func callerDies(ctx context.Context, d *device.Device) error {
 	if r.Code == 0 {
 		return fmt.Errorf("the caller was not killed with device-api, so this shows nothing: %s", r)
 	}
-	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
 // cutsAnywhere takes the power at random moments of installs of good versions.
 // Whatever the moment, the device runs the old version or the new one, whole,
 // and the next install succeeds.
-func cutsAnywhere(ctx context.Context, d *device.Device) error {
+func cutsAnywhere(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -377,7 +376,7 @@ func cutsAnywhere(ctx context.Context, d *device.Device) error {
 		return err
 	}
 	began := time.Now()
-	if err := installs(ctx, d, device.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone); err != nil {
+	if err := installs(ctx, d, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -385,7 +384,7 @@ func cutsAnywhere(ctx context.Context, d *device.Device) error {
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.2.0"
 	for round := range 4 {
-		v := device.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
+		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
 		url, err := d.Offer(ctx, v)
 		if err != nil {
 			return err
@@ -406,11 +405,11 @@ func cutsAnywhere(ctx context.Context, d *device.Device) error {
 			return fmt.Errorf("seed %d, round %d, power cut after %s of %s: %w", seed, round, moment, took, err)
 		}
 	}
-	last := device.Version{Name: "1.4.0", Release: 99}
+	last := machine.Version{Name: "1.4.0", Release: 99}
 	if err := installs(ctx, d, last, bootcheck.ExitDone); err != nil {
 		return fmt.Errorf("seed %d: %w", seed, err)
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return fmt.Errorf("seed %d: %w", seed, err)
 	}
 	return factoryIs(ctx, d, factory)
@@ -418,7 +417,7 @@ func cutsAnywhere(ctx context.Context, d *device.Device) error {
 
 // oneOf waits until one of the versions is confirmed and answers, and verifies
 // every byte of it.
-func oneOf(ctx context.Context, d *device.Device, versions ...string) (string, error) {
+func oneOf(ctx context.Context, d *machine.Device, versions ...string) (string, error) {
 	var current string
 	if err := waitFor(ctx, d, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
 		current = s.Current
@@ -432,7 +431,7 @@ func oneOf(ctx context.Context, d *device.Device, versions ...string) (string, e
 	return current, waitRunning(ctx, d, current)
 }
 
-func waitRunning(ctx context.Context, d *device.Device, version string) error {
+func waitRunning(ctx context.Context, d *machine.Device, version string) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
 	defer cancel()
 	return machine.Poll(ctx, version+" to answer", func(ctx context.Context) (bool, error) {
@@ -441,7 +440,7 @@ func waitRunning(ctx context.Context, d *device.Device, version string) error {
 	})
 }
 
-func operator(ctx context.Context, d *device.Device) error {
+func operator(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -451,7 +450,7 @@ func operator(ctx context.Context, d *device.Device) error {
 	if _, err := d.Must(ctx, "ota-guardian", "rollback"); err != nil {
 		return err
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
 		return err
 	}
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})
@@ -459,7 +458,7 @@ func operator(ctx context.Context, d *device.Device) error {
 
 // blames compares the evidence of the last rollback with want, as far as want
 // says something.
-func blames(ctx context.Context, d *device.Device, want bootcheck.Rollback) error {
+func blames(ctx context.Context, d *machine.Device, want bootcheck.Rollback) error {
 	s, err := d.Status(ctx)
 	if err != nil {
 		return err
@@ -481,7 +480,7 @@ func blames(ctx context.Context, d *device.Device, want bootcheck.Rollback) erro
 }
 
 // factoryIs compares factory with what it was, byte by byte and mode by mode.
-func factoryIs(ctx context.Context, d *device.Device, was string) error {
+func factoryIs(ctx context.Context, d *machine.Device, was string) error {
 	now, err := d.Tree(ctx, "1.0.0")
 	if err != nil {
 		return err

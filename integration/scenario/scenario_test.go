@@ -3,6 +3,7 @@ package scenario_test
 import (
 	"context"
 	"fmt"
+	"github.com/tope-ota/ota/integration/tier"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,45 +12,41 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/arch"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
 // overlay is the device, built once.
-var overlay = sync.OnceValues(func() (debian.Overlay, error) { return device.Overlay(context.Background()) })
+var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
 
 func TestContainer(t *testing.T) {
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*device.Device, error) {
-		return device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*machine.Device, error) {
+		return machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
 	})
 }
 
 func TestVM(t *testing.T) {
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machinetest.Context(t), inVM(scenario.All, arch.AMD64), func(t *testing.T, _ context.Context) (*device.Device, error) {
+	run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) (*machine.Device, error) {
 		return started(t, vm.Options{Overlay: o})
 	})
 }
 
 // inVM are those of all that this run has a virtual machine of that processor for.
-func inVM(all []scenario.Scenario, processor arch.Arch) []scenario.Scenario {
-	if machinetest.Nightly {
+func inVM(all []scenario.Scenario, processor debian.Arch) []scenario.Scenario {
+	if tier.Nightly {
 		return all
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(s scenario.Scenario) bool { return !slices.Contains(s.VM, processor) })
@@ -71,9 +68,9 @@ func TestMain(m *testing.M) {
 }
 
 // started is a device on which scenario.Start has been.
-func started(t *testing.T, o vm.Options) (*device.Device, error) {
+func started(t *testing.T, o vm.Options) (*machine.Device, error) {
 	t.Helper()
-	vmtest.RequireFor(t, o.Variant.Arch)
+	machine.RequireVM(t, o.Variant.Arch)
 	saved.Lock()
 	if saved.from == nil {
 		saved.from = make(map[string]func() (string, error))
@@ -90,19 +87,19 @@ func started(t *testing.T, o vm.Options) (*device.Device, error) {
 	if o.From, err = from(); err != nil {
 		return nil, err
 	}
-	return &device.Device{Machine: vmtest.Start(t, o), Limits: device.Slow, Arch: o.Variant.Arch, Runs: "1.1.0"}, nil
+	return &machine.Device{Machine: machine.StartVM(t, o), Limits: machine.Slow, Arch: o.Variant.Arch, Runs: "1.1.0"}, nil
 }
 
 // save makes a device on which scenario.Start has been, in dir.
 func save(o vm.Options, dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*device.Slow.Wait)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*machine.Slow.Wait)
 	defer cancel()
 	m, err := vm.Start(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer m.Stop()
-	d, err := device.New(ctx, m, device.Slow)
+	d, err := machine.NewDevice(ctx, m, machine.Slow)
 	if err == nil {
 		d.Arch = o.Variant.Arch
 		err = scenario.Start(ctx, d)
@@ -119,7 +116,7 @@ func save(o vm.Options, dir string) error {
 	return nil
 }
 
-func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*device.Device, error)) {
+func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*machine.Device, error)) {
 	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 )
 
@@ -45,7 +44,7 @@ rm /run/seen /run/said
 // secretAddress installs from an address that holds a secret: no other user of the
 // device sees it, on a command line, in a property of a unit, in the journal or in a
 // file.
-func secretAddress(ctx context.Context, d *device.Device) error {
+func secretAddress(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
@@ -63,5 +62,5 @@ func secretAddress(ctx context.Context, d *device.Device) error {
 	if r.Code != 0 {
 		return fmt.Errorf("an install from an address with a secret: %s", r)
 	}
-	return d.Reach(ctx, device.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }

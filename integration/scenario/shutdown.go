@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -33,7 +33,7 @@ ExecStop=/bin/sh -c '! touch /tmp/t && touch /data/t-read-only'
 // shutdown while a version is on trial: the boot after it knows that the end was an
 // orderly one. So it does after a soft stop of the guardian in a running system,
 // which is none. The machine has ReadOnlyOverlay.
-func MarksReadOnlyShutdown(ctx context.Context, d *device.Device) error {
+func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}

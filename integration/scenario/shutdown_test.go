@@ -4,11 +4,9 @@ import (
 	"maps"
 	"testing"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -17,15 +15,15 @@ func TestMarksReadOnlyShutdown(t *testing.T) {
 }
 
 func TestMarksReadOnlyShutdownVM(t *testing.T) {
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
 	o = maps.Clone(o)
 	scenario.ReadOnlyOverlay(o)
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, vmtest.Start(t, vm.Options{Overlay: o}), device.Slow)
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: o}), machine.Slow)
 	if err == nil {
 		err = scenario.MarksReadOnlyShutdown(ctx, d)
 	}

@@ -15,30 +15,26 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
-var overlay = sync.OnceValues(func() (debian.Overlay, error) { return device.Overlay(context.Background()) })
+var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
 
 const scripts = "/usr/lib/ota/"
 
-func start(t *testing.T) (context.Context, *device.Device) {
+func start(t *testing.T) (context.Context, *machine.Device) {
 	t.Helper()
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: o}), device.Quick)
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +96,8 @@ func TestAdopt(t *testing.T) {
 	if now := must(ctx, t, d, 0, "systemctl show -P MainPID device-api"); now != pid {
 		t.Errorf("the service was restarted: %s, was %s", now, pid)
 	}
-	adopted := device.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}
-	reach := func(w device.Want) {
+	adopted := machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}
+	reach := func(w machine.Want) {
 		t.Helper()
 		if err := d.Reach(ctx, w); err != nil {
 			t.Fatal(err)
@@ -114,26 +110,26 @@ func TestAdopt(t *testing.T) {
 	reach(adopted)
 	must(ctx, t, d, 0, "/opt/tope/bin/device-api --help >/dev/null 2>&1 || test $? -ne 127")
 
-	r, err := d.Install(ctx, device.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
+	r, err := d.Install(ctx, machine.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	if err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 		t.Fatalf("a bad version: %s, %v; want exit 8", r, err)
 	}
-	reach(device.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
-	good := device.Version{Name: "1.2.0", Release: 2}
+	reach(machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	good := machine.Version{Name: "1.2.0", Release: 2}
 	if r, err = d.Install(ctx, good); err != nil || r.Code != 0 {
 		t.Fatalf("a good version: %s, %v", r, err)
 	}
-	reach(device.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	reach(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
 	must(ctx, t, d, 4, "sh "+scripts+"create_factory_version.sh")
 	must(ctx, t, d, 0, "sh "+scripts+"create_factory_version.sh --replace")
-	reach(device.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
+	reach(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
 	must(ctx, t, d, 0, "sh "+scripts+"test_symlink_switch.sh --rounds 50")
 }
 
 // finding is one of verify_setup.sh --json.
 type finding struct{ Check, State, Found, Cure string }
 
-func findings(ctx context.Context, t *testing.T, d *device.Device) []finding {
+func findings(ctx context.Context, t *testing.T, d *machine.Device) []finding {
 	t.Helper()
 	r, err := d.Exec(ctx, "sh", scripts+"verify_setup.sh", "--json")
 	if err != nil {
@@ -180,13 +176,13 @@ func failing(all []finding) []string {
 // finds nothing any more.
 func TestVerifySetup(t *testing.T) {
 	ctx, d := start(t)
-	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Reboot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Reach(ctx, device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		t.Fatal(err)
 	}
 	// A container has no watchdog, and the kernel and the disk of its host.
@@ -248,13 +244,13 @@ func TestVerifySetup(t *testing.T) {
 // TestWatchdog looks at a real watchdog: the one that PID 1 holds, with the time-out
 // that it really has, and one that cannot do what systemd is asked for.
 func TestWatchdog(t *testing.T) {
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := machinetest.Context(t)
-	d, err := device.New(ctx, vmtest.Start(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), device.Slow)
+	ctx := machine.Context(t)
+	d, err := machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), machine.Slow)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,10 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // MESSAGE_IDs of the guardian, as programs in the field look for them.
@@ -34,10 +31,10 @@ func TestEvents(t *testing.T) {
 	if os.Getenv(guestMark) != "" {
 		t.Skip("this is the guest")
 	}
-	containertest.Require(t)
-	ctx, cancel := context.WithTimeout(machinetest.Context(t), 4*time.Minute)
+	machine.RequireContainer(t)
+	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
 	defer cancel()
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,22 +48,22 @@ func TestEvents(t *testing.T) {
 	overlay["/etc/systemd/journald.conf.d/95-kept.conf"] = debian.Unit("[Journal]\nStorage=persistent\n")
 	overlay["/etc/systemd/system/journal-disk.service"] = debian.Unit(journalDisk)
 	overlay.Enable("journal-disk.service", "sysinit.target")
-	c := containertest.Start(t, container.Options{Overlay: overlay})
-	d, err := device.New(ctx, c, device.Quick)
+	c := machine.StartContainer(t, container.Options{Overlay: overlay})
+	d, err := machine.NewDevice(ctx, c, machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
 		t.Fatal(err)
 	}
-	back := device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
+	back := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	if err := d.Reach(ctx, back); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("a crash loop", func(t *testing.T) {
 		// Only ota-recover may judge, and not whichever of the two is faster.
 		confirms(t, ctx, d, false)
-		bad := device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+		bad := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 			t.Fatalf("install: %v, %s", err, r)
 		}
@@ -91,7 +88,7 @@ func TestEvents(t *testing.T) {
 		if err := d.Configure(ctx, d.Limits.Stable, 4*time.Second); err != nil {
 			t.Fatal(err)
 		}
-		bad := device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+		bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 			t.Fatalf("install: %v, %s", err, r)
 		}
@@ -123,7 +120,7 @@ func TestEvents(t *testing.T) {
 		if err := d.WriteFile(ctx, config, 0o644, text); err != nil {
 			t.Fatal(err)
 		}
-		bad := device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+		bad := machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 		url, err := d.Offer(ctx, bad)
 		if err != nil {
 			t.Fatal(err)
@@ -217,7 +214,7 @@ ExecStart=journalctl --flush
 `
 
 // confirms lets ota-confirm judge, or not.
-func confirms(t *testing.T, ctx context.Context, d *device.Device, judges bool) {
+func confirms(t *testing.T, ctx context.Context, d *machine.Device, judges bool) {
 	t.Helper()
 	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
 	commands := [][]string{{"systemctl", "stop", "ota-confirm.service"}, {"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "start", "ota-confirm.service"}}
@@ -235,7 +232,7 @@ func confirms(t *testing.T, ctx context.Context, d *device.Device, judges bool) 
 }
 
 // entries are what journalctl finds, the oldest first.
-func entries(t *testing.T, ctx context.Context, d *device.Device, match ...string) []map[string]any {
+func entries(t *testing.T, ctx context.Context, d *machine.Device, match ...string) []map[string]any {
 	t.Helper()
 	if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
 		t.Fatal(err)
@@ -256,7 +253,7 @@ func entries(t *testing.T, ctx context.Context, d *device.Device, match ...strin
 }
 
 // onlyRollback is the one entry that says that version was left.
-func onlyRollback(t *testing.T, ctx context.Context, d *device.Device, version string) map[string]any {
+func onlyRollback(t *testing.T, ctx context.Context, d *machine.Device, version string) map[string]any {
 	t.Helper()
 	all := entries(t, ctx, d, "MESSAGE_ID="+rolledBack, "OTA_FROM="+version)
 	if len(all) != 1 {
@@ -266,7 +263,7 @@ func onlyRollback(t *testing.T, ctx context.Context, d *device.Device, version s
 }
 
 // remembers expects lines in what the record keeps of the unit's journal.
-func remembers(t *testing.T, ctx context.Context, d *device.Device, lines ...string) {
+func remembers(t *testing.T, ctx context.Context, d *machine.Device, lines ...string) {
 	t.Helper()
 	s, err := d.Status(ctx)
 	if err != nil {

@@ -17,10 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // guestBinary is where the test binary is in the guest; guestMark is in its
@@ -34,15 +33,15 @@ func TestInContainer(t *testing.T) {
 	if os.Getenv(guestMark) != "" {
 		t.Skip("this is the guest")
 	}
-	containertest.Require(t)
-	ctx, cancel := context.WithTimeout(machinetest.Context(t), 4*time.Minute)
+	machine.RequireContainer(t)
+	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
 	defer cancel()
 
 	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, ctx)}}
 	for name, text := range units {
 		files["/etc/systemd/system/"+name] = debian.Unit(text)
 	}
-	m := containertest.Start(t, container.Options{Overlay: files})
+	m := machine.StartContainer(t, container.Options{Overlay: files})
 
 	// One report for each test of the guest.
 	r, err := m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m")

@@ -12,12 +12,9 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // screen asks as a screen does, until there is a file /data/stop, and prints for
@@ -39,14 +36,14 @@ func TestProgress(t *testing.T) {
 	if os.Getenv(guestMark) != "" {
 		t.Skip("this is the guest")
 	}
-	containertest.Require(t)
-	ctx, cancel := context.WithTimeout(machinetest.Context(t), 5*time.Minute)
+	machine.RequireContainer(t)
+	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
 	defer cancel()
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := device.New(ctx, containertest.Start(t, container.Options{Overlay: overlay}), device.Quick)
+	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: overlay}), machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,13 +78,13 @@ func TestProgress(t *testing.T) {
 	t.Run("while device-api restarts", func(t *testing.T) {
 		s := &served{t, ctx, d}
 		end := s.screen(30, 40)
-		if err := d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+		if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
 			s.must("systemctl", "restart", "device-api.service")
 		}
-		if r, err := d.Install(ctx, device.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}); err != nil || r.Code != 0 {
+		if r, err := d.Install(ctx, machine.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}); err != nil || r.Code != 0 {
 			t.Fatalf("install: %v, %s", err, r)
 		}
 		answers := end()
@@ -117,7 +114,7 @@ func TestProgress(t *testing.T) {
 
 	t.Run("events of an install in its unit", func(t *testing.T) {
 		s := &served{t, ctx, d}
-		r, err := d.Install(ctx, device.Version{Name: "1.2.0", Release: 3}, "--json")
+		r, err := d.Install(ctx, machine.Version{Name: "1.2.0", Release: 3}, "--json")
 		if err != nil || r.Code != 0 {
 			t.Fatalf("install: %v, %s", err, r)
 		}
@@ -145,7 +142,7 @@ func TestProgress(t *testing.T) {
 		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
 			t.Fatal(err)
 		}
-		url, err := d.Offer(ctx, device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
+		url, err := d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +236,7 @@ func TestProgress(t *testing.T) {
 type served struct {
 	t   *testing.T
 	ctx context.Context
-	d   *device.Device
+	d   *machine.Device
 }
 
 func (s *served) must(argv ...string) string {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/device"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/scenario"
 )
@@ -18,7 +18,7 @@ func (b *bench) downtime(ctx context.Context) error {
 	if missing := container.Missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, " "))
 	}
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (b *bench) downtime(ctx context.Context) error {
 		return err
 	}
 	defer c.Stop()
-	d, err := device.New(ctx, c, device.Quick)
+	d, err := machine.NewDevice(ctx, c, machine.Quick)
 	if err != nil {
 		return err
 	}

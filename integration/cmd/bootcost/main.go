@@ -19,7 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/vm"
@@ -46,13 +45,13 @@ func run(ctx context.Context, kind string, boots int) error {
 	if missing := missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, " "))
 	}
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		return err
 	}
 	scenario.CostOverlay(overlay)
 	var m machine.Machine
-	var limits device.Limits
+	var limits machine.Limits
 	switch kind {
 	case "vm":
 		v, err := vm.Start(ctx, vm.Options{Overlay: overlay})
@@ -60,18 +59,18 @@ func run(ctx context.Context, kind string, boots int) error {
 			return err
 		}
 		defer v.Stop()
-		m, limits = v, device.Slow
+		m, limits = v, machine.Slow
 	case "container":
 		c, err := container.Start(ctx, container.Options{Overlay: overlay})
 		if err != nil {
 			return err
 		}
 		defer c.Stop()
-		m, limits = c, device.Quick
+		m, limits = c, machine.Quick
 	default:
 		return fmt.Errorf("%q is not one of vm, container", kind)
 	}
-	d, err := device.New(ctx, m, limits)
+	d, err := machine.NewDevice(ctx, m, limits)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/device"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/vm"
@@ -34,7 +33,7 @@ func main() {
 // story prints one line an event, with the seconds since the beginning.
 type story struct {
 	begun time.Time
-	d     *device.Device
+	d     *machine.Device
 }
 
 func (s *story) tell(format string, args ...any) {
@@ -50,7 +49,7 @@ func run(ctx context.Context) error {
 	s := &story{begun: time.Now()}
 	fmt.Println("One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
 	s.tell("building the programs and a Debian 12 machine (the first time: about a minute)")
-	overlay, err := device.Overlay(ctx)
+	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		return err
 	}
@@ -59,7 +58,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer m.Stop()
-	if s.d, err = device.New(ctx, m, device.Slow); err != nil {
+	if s.d, err = machine.NewDevice(ctx, m, machine.Slow); err != nil {
 		return err
 	}
 	s.tell("the device runs; no version is installed yet")
@@ -75,28 +74,28 @@ func run(ctx context.Context) error {
 
 func (s *story) goodUpdate(ctx context.Context) error {
 	chapter("A good update")
-	if err := s.d.Factory(ctx, device.Version{Name: "1.0.0", Release: 1}); err != nil {
+	if err := s.d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
 		return err
 	}
 	s.tell("1.0.0 installed, proved itself, is the factory version (read-only) from now on")
-	if err := s.install(ctx, device.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone); err != nil {
+	if err := s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone); err != nil {
 		return err
 	}
 	if err := s.d.Reboot(ctx); err != nil {
 		return err
 	}
-	return s.reach(ctx, "after a reboot", device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	return s.reach(ctx, "after a reboot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }
 
 const sick = "/data/sick"
 
 func (s *story) badUpdate(ctx context.Context) error {
 	chapter("A bad update: 1.2.0 exits at start")
-	bad := device.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
+	bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 	if err := s.install(ctx, bad, bootcheck.ExitRolledBack); err != nil {
 		return err
 	}
-	if err := s.reach(ctx, "in the same boot", device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
+	if err := s.reach(ctx, "in the same boot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
 		return err
 	}
 	s.tell("device-api was told: ROLLED_BACK_TO_PREVIOUS")
@@ -112,7 +111,7 @@ func (s *story) powerCuts(ctx context.Context) error {
 	if _, err := s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
 		return err
 	}
-	url, err := s.d.Offer(ctx, device.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
+	url, err := s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
 	if err != nil {
 		return err
 	}
@@ -133,7 +132,7 @@ func (s *story) powerCuts(ctx context.Context) error {
 	if err := s.d.PowerCut(ctx); err != nil {
 		return err
 	}
-	if err := s.reach(ctx, "boot 3: the third strike", device.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
+	if err := s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
 	return s.d.Configure(ctx, s.d.Limits.Stable, s.d.Limits.Deadline)
@@ -141,7 +140,7 @@ func (s *story) powerCuts(ctx context.Context) error {
 
 func (s *story) bothBad(ctx context.Context) error {
 	chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
-	url, err := s.d.Offer(ctx, device.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
+	url, err := s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	if err != nil {
 		return err
 	}
@@ -161,7 +160,7 @@ func (s *story) bothBad(ctx context.Context) error {
 		return err
 	}
 	s.tell("1.4.0 crashed again and again: back to 1.1.0, which is on trial itself")
-	if err := s.reach(ctx, "1.1.0 fails another check", device.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
+	if err := s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
 		return err
 	}
 	s.tell("device-api was told: ROLLED_BACK_TO_FACTORY")
@@ -173,7 +172,7 @@ func (s *story) bothBad(ctx context.Context) error {
 }
 
 // install installs v and tells how it ended, which must be with code.
-func (s *story) install(ctx context.Context, v device.Version, code bootcheck.ExitCode) error {
+func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) error {
 	r, err := s.d.Install(ctx, v)
 	if err != nil {
 		return err
@@ -192,7 +191,7 @@ func (s *story) install(ctx context.Context, v device.Version, code bootcheck.Ex
 }
 
 // reach waits until the device is as want says and tells it.
-func (s *story) reach(ctx context.Context, when string, want device.Want) error {
+func (s *story) reach(ctx context.Context, when string, want machine.Want) error {
 	if err := s.d.Reach(ctx, want); err != nil {
 		return err
 	}

@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 var (
@@ -26,7 +27,7 @@ var (
 )
 
 // nightly is a run of all flows, of all prefixes; the other ones are samples of both.
-var nightly = machinetest.Nightly
+var nightly = tier.Nightly
 
 // counted is how many states a nightly run made when they were counted last: there is no
 // end of them.
@@ -34,20 +35,20 @@ var counted = map[string]int{"ext4": 10_763, "xfs": 10_235, "btrfs": 11_250}
 
 // The sample. A check is of the commit alone, on ext4.
 var (
-	states = machinetest.Of(60, 80, 450) // of a flow on a file system, half of them prefixes
-	others = machinetest.Of(0, 1, 0)     // flows beside core, by chance
+	states = tier.Of(60, 80, 450) // of a flow on a file system, half of them prefixes
+	others = tier.Of(0, 1, 0)     // flows beside core, by chance
 	core   = []string{"install-update", "confirm", "fallback", "factory-create"}
 )
 
 func init() {
-	if machinetest.Check {
+	if tier.Check {
 		core = []string{"activate"}
 	}
 }
 
 func require(t *testing.T) {
 	t.Helper()
-	machinetest.Require(t, "power cut of a file system", Missing())
+	machine.Require(t, "power cut of a file system", Missing())
 }
 
 // One world for all tests of the process: it takes seconds to build.
@@ -81,7 +82,7 @@ func closeWorld() {
 // filesystems are those that were asked for.
 func filesystems() []Filesystem {
 	return slices.DeleteFunc(slices.Clone(Filesystems), func(fs Filesystem) bool {
-		return *onlyFS != "" && *onlyFS != fs.Name || *onlyFS == "" && machinetest.Check && fs.Name != "ext4"
+		return *onlyFS != "" && *onlyFS != fs.Name || *onlyFS == "" && tier.Check && fs.Name != "ext4"
 	})
 }
 
@@ -116,7 +117,7 @@ func TestPowerCuts(t *testing.T) {
 		t.Skip("see TestRecording")
 	}
 	w := theWorld(t)
-	seed := machinetest.Seed(t)
+	seed := tier.Seed(t)
 	var wg sync.WaitGroup
 	for _, fs := range filesystems() {
 		wg.Go(func() {
@@ -128,7 +129,7 @@ func TestPowerCuts(t *testing.T) {
 					sum.Add(cut(t, w, f, fs, seed))
 				}
 				t.Logf("%s: %v", fs.Name, sum)
-				machinetest.Sum("block replay "+fs.Name, sum.States, max(sum.States, counted[fs.Name]), sum.Bad(), began)
+				tier.Sum("block replay "+fs.Name, sum.States, max(sum.States, counted[fs.Name]), sum.Bad(), began)
 				if nightly && *onlyFlow == "" && sum.States < counted[fs.Name] {
 					t.Errorf("%d states, want %d", sum.States, counted[fs.Name])
 				}
@@ -141,7 +142,7 @@ func TestPowerCuts(t *testing.T) {
 // cut records a flow, and judges what each power cut leaves.
 func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64) Tally {
 	t.Helper()
-	ctx := machinetest.Context(t)
+	ctx := machine.Context(t)
 	dir := filepath.Join(t.TempDir(), f.Name)
 	defer os.RemoveAll(dir)
 	start := time.Now()
@@ -173,7 +174,7 @@ func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64
 func judge(t *testing.T, r *Run, plan []State) Tally {
 	t.Helper()
 	saved := *recording
-	tally, err := r.Judge(machinetest.Context(t), plan, 40, func(f *Finding) bool {
+	tally, err := r.Judge(machine.Context(t), plan, 40, func(f *Finding) bool {
 		if f.Err != nil && f.torn {
 			return true // it is counted: a disk that tears writes is not for this file system
 		}
@@ -216,7 +217,7 @@ func TestRecording(t *testing.T) {
 	defer r.Close()
 	plan := []State{{*onlyPoint, *stateSeed}}
 	if *onlyPoint == 0 {
-		plan = r.Plan(max(states, 2*r.Points()), machinetest.Seed(t))
+		plan = r.Plan(max(states, 2*r.Points()), tier.Seed(t))
 	}
 	t.Logf("%s %s: %v", r.FS, r.Flow.Name, judge(t, r, plan))
 }

@@ -20,14 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	. "github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
 )
 
 var missing = sync.OnceValue(Missing)
 
 func require(t *testing.T) {
 	t.Helper()
-	machinetest.Require(t, "supervisor", missing())
+	machine.Require(t, "supervisor", missing())
 }
 
 // follow runs a program to its end.

@@ -15,7 +15,8 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/mutants"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 func TestMain(m *testing.M) {
@@ -30,11 +31,11 @@ func TestMain(m *testing.M) {
 // Each mutant is shown to each engine alone: which one sees it, and which engine is the
 // only one that sees some. MUTANT chooses by name, MATRIX names a file for the table.
 func TestMatrix(t *testing.T) {
-	if !machinetest.Nightly && os.Getenv("MUTANT") == "" {
+	if !tier.Nightly && os.Getenv("MUTANT") == "" {
 		t.Skip("it takes an hour: OTA_TESTS=nightly, or MUTANT=a regular expression")
 	}
-	machinetest.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
-	ctx := machinetest.Context(t)
+	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
+	ctx := machine.Context(t)
 	dir, err := os.MkdirTemp("/dev/shm", "ota-matrix-")
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,7 @@ func TestMatrix(t *testing.T) {
 }
 
 func row(t *testing.T, b *mutants.Bench, m *mutants.Mutant, dir string) (map[mutants.Engine]string, error) {
-	ctx := machinetest.Context(t)
+	ctx := machine.Context(t)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}

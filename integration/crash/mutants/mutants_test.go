@@ -14,8 +14,9 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/mutants"
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // Every mutant still is one: its edits fit.
@@ -40,10 +41,10 @@ func repo(t *testing.T) string {
 // Each mutant is seen. MUTANT chooses by name, a regular expression; MUTANTS names a
 // file for the table.
 func TestMutants(t *testing.T) {
-	if machinetest.Check && os.Getenv("MUTANT") == "" {
+	if tier.Check && os.Getenv("MUTANT") == "" {
 		t.Skip("a check only looks whether they fit")
 	}
-	machinetest.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
+	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
 	repo := repo(t)
 	dir, err := os.MkdirTemp("/dev/shm", "ota-mutants-")
 	if err != nil {
@@ -56,7 +57,7 @@ func TestMutants(t *testing.T) {
 	}
 	defer w.Close()
 	b := mutants.NewBench(w)
-	if machinetest.Nightly {
+	if tier.Nightly {
 		b.Filesystems = len(blocks.Filesystems)
 	}
 	b.Syncs = true
@@ -95,7 +96,7 @@ func TestMutants(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		for i, m := range mutants.All {
 			name := os.Getenv("MUTANT")
-			if !chosen.MatchString(m.Name) || name == "" && !machinetest.Nightly && !(m.Quick && !machinetest.Check) {
+			if !chosen.MatchString(m.Name) || name == "" && !tier.Nightly && !(m.Quick && !tier.Check) {
 				continue
 			}
 			made++
@@ -129,7 +130,7 @@ func TestMutants(t *testing.T) {
 	})
 	table := "| what is gone | who saw it | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
 	t.Logf("%d of %d mutants seen (there are %d), and none of %d controls\n%s", seen, made, len(mutants.All), len(controls), table)
-	machinetest.Sum("mutants", made, len(mutants.All), made-seen, began)
+	tier.Sum("mutants", made, len(mutants.All), made-seen, began)
 	if name := os.Getenv("MUTANTS"); name != "" {
 		if err := os.WriteFile(name, []byte(table), 0o644); err != nil {
 			t.Error(err)

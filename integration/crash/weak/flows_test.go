@@ -19,7 +19,8 @@ import (
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/order"
 	"github.com/tope-ota/ota/integration/crash/weak"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 var (
@@ -27,7 +28,7 @@ var (
 	pointFlag = flag.Int("crash.point", 0, "only this point of it")
 )
 
-var nightly = machinetest.Nightly
+var nightly = tier.Nightly
 
 // chosen are the flows to test: all, or the one that is asked for.
 func chosen(t *testing.T) []*flows.Flow {
@@ -45,7 +46,7 @@ func chosen(t *testing.T) []*flows.Flow {
 // some are those of which a check makes states: what every device does, and some of the rest.
 func some(t *testing.T, seed uint64) []*flows.Flow {
 	all := chosen(t)
-	if machinetest.Check && *flowFlag == "" {
+	if tier.Check && *flowFlag == "" {
 		core := []string{"activate", "confirm", "install-update", "fallback"}
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		all = slices.DeleteFunc(all, func(f *flows.Flow) bool { return !slices.Contains(core, f.Name) && rnd.IntN(8) > 0 })
@@ -75,7 +76,7 @@ func theWorld(t *testing.T) *flows.World {
 	world.Lock()
 	defer world.Unlock()
 	if world.World == nil {
-		machinetest.Require(t, "supervisor", crashpoint.Missing())
+		machine.Require(t, "supervisor", crashpoint.Missing())
 		dir, err := weak.Scratch()
 		if err != nil {
 			t.Fatal(err)
@@ -133,14 +134,14 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	t.Logf("%d calls of %d flows, %d rules", calls, len(chosen(t)), len(order.Rules))
-	machinetest.Sum("order", calls, calls, failed, began)
+	tier.Sum("order", calls, calls, failed, began)
 }
 
 // So do those of a flow of which a call failed: above all no sync is tried again.
 // What fails is some of the syncs, with EIO; nightly each of them, and each other
 // call with ENOSPC.
 func TestOrderAfterErrors(t *testing.T) {
-	seed, one, began := machinetest.Seed(t), *pointFlag, time.Now()
+	seed, one, began := tier.Seed(t), *pointFlag, time.Now()
 	failures.seed = seed
 	var mu sync.Mutex
 	syncs, others, total := 0, 0, 0
@@ -171,7 +172,7 @@ func TestOrderAfterErrors(t *testing.T) {
 				}
 				rnd := rand.New(rand.NewPCG(seed, uint64(len(f.Name))))
 				for n := range count {
-					if one == 0 && rnd.IntN(machinetest.Of(16, 4, 1)) == 0 {
+					if one == 0 && rnd.IntN(tier.Of(16, 4, 1)) == 0 {
 						fail(t, prepared, f, fmt.Sprintf("sync %d", n), unix.EIO, func(_, sync int) bool { return sync == n })
 						mu.Lock()
 						syncs++
@@ -190,7 +191,7 @@ func TestOrderAfterErrors(t *testing.T) {
 		}
 	})
 	t.Logf("%d syncs and %d other calls that failed", syncs, others)
-	machinetest.Sum("order after errors", syncs+others, total, int(failures.Load()), began)
+	tier.Sum("order after errors", syncs+others, total, int(failures.Load()), began)
 }
 
 func syncing(c *crashpoint.Call) bool { return c.Name == "fsync" || c.Name == "syncfs" }
@@ -254,8 +255,8 @@ const statesCounted = 874_425
 func TestWeak(t *testing.T) {
 	began := time.Now()
 	o := weak.Options{
-		Seed: machinetest.Seed(t), Point: *pointFlag, Most: machinetest.Of(20, 60, 600),
-		Aftermaths: machinetest.Of(1, 1, 12), Enough: 20,
+		Seed: tier.Seed(t), Point: *pointFlag, Most: tier.Of(20, 60, 600),
+		Aftermaths: tier.Of(1, 1, 12), Enough: 20,
 	}
 	var mu sync.Mutex
 	var all weak.Tally
@@ -277,7 +278,7 @@ func TestWeak(t *testing.T) {
 		}
 	})
 	t.Logf("%v", all)
-	machinetest.Sum("weak model", all.States, max(all.States, statesCounted), all.Wrong(), began)
+	tier.Sum("weak model", all.States, max(all.States, statesCounted), all.Wrong(), began)
 	if nightly && *flowFlag == "" && all.States < statesCounted {
 		t.Errorf("%d states, want %d", all.States, statesCounted)
 	}
@@ -299,7 +300,7 @@ var unjudged = []string{"fsync .spool/.N.jsonN", "fsync .."}
 // A program that does not make one kind of sync is found, by the oracle and by the
 // model: each kind is taken out of the logs of all flows, one after the other.
 func TestSyncsAreNeeded(t *testing.T) {
-	if machinetest.Check {
+	if tier.Check {
 		t.Skip("the engine itself is tested in a deep run")
 	}
 	type place struct {

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/tope-ota/ota/integration/machine"
 )
 
 // ErrGone ends a call whose agent went away before it answered: the machine
@@ -340,12 +338,12 @@ func (c *Client) forget(r request) {
 // it. When ctx ends first, the program and its process group are killed and the
 // error is ctx's. A program that cannot be started is an error; errors.Is with
 // fs.ErrNotExist works as it does for os/exec on a path.
-func (c *Client) Exec(ctx context.Context, argv ...string) (machine.Result, error) {
+func (c *Client) Exec(ctx context.Context, argv ...string) (Result, error) {
 	k, err := c.do(ctx, fmt.Sprintf("run %q", argv), request{Op: "exec", Argv: argv}, nil)
 	if err != nil {
-		return machine.Result{}, err
+		return Result{}, err
 	}
-	return machine.Result{Stdout: string(k.out), Stderr: string(k.errOut), Code: k.end.Code}, nil
+	return Result{Stdout: string(k.out), Stderr: string(k.errOut), Code: k.end.Code}, nil
 }
 
 // WriteFile puts data at the absolute path with mode, making the folders above

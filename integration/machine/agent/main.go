@@ -10,12 +10,10 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/tope-ota/ota/integration/machine"
 )
 
-// bundlesAddr is what machine.BundleAt names.
-var bundlesAddr = strings.TrimPrefix(machine.BundleAt, "http://")
+// bundlesAddr is what BundleAt names.
+var bundlesAddr = strings.TrimPrefix(BundleAt, "http://")
 
 // Main is the guest's program. It returns the exit code when the channel to the
 // host breaks; systemd then starts it again.
@@ -24,7 +22,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	socket := fs.String("socket", os.Getenv("OTA_AGENT_SOCKET"),
 		"unix socket of the host; empty: "+SocketPath+" if it is there, else the virtio-serial port "+PortName)
-	bundles := fs.String("bundles", machine.Bundles, "folder served at "+machine.BundleAt+"; empty: none")
+	bundles := fs.String("bundles", BundleDir, "folder served at "+BundleAt+"; empty: none")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}

@@ -34,9 +34,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/agent"
-	"github.com/tope-ota/ota/integration/machine/container/setup"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -59,7 +57,7 @@ type Options struct {
 }
 
 // binds are the folders of the data disk that the guest has in other places.
-var binds = []setup.Bind{
+var binds = []Bind{
 	{From: "opt-tope", To: "/opt/tope"},
 	{From: "etc-ota", To: "/etc/ota"},
 	{From: "var-lib-ota", To: "/var/lib/ota"},
@@ -69,7 +67,7 @@ var binds = []setup.Bind{
 type Container struct {
 	dir     *stateDir
 	cgroup  string // folder of the host's cgroup2
-	plan    setup.Plan
+	plan    Plan
 	console console
 	agents  io.Closer // listens for the agents
 
@@ -82,8 +80,6 @@ type Container struct {
 	stopped bool          // off for good
 	changed chan struct{} // closed, and replaced, when one of the above changes
 }
-
-var _ machine.Machine = (*Container)(nil)
 
 // boot is one boot. Its fields belong to Container.mu.
 type boot struct {
@@ -162,8 +158,8 @@ func (c *Container) prepare(root string, p programs, o Options) error {
 		agent.UnitWants:                {Link: agent.UnitPath},
 		filepath.Dir(agent.SocketPath): {Mode: os.ModeDir | 0o755},
 		"/etc/systemd/journald.conf.d/90-console.conf": {Data: []byte("[Journal]\nForwardToConsole=yes\nMaxLevelConsole=info\n")},
-		// For every ota-*.service; see setup.BootIDFile.
-		"/etc/systemd/system/ota-.service.d/90-boot-id.conf": debian.Unit("[Service]\nBindReadOnlyPaths=" + setup.BootIDFile + ":/proc/sys/kernel/random/boot_id\n"),
+		// For every ota-*.service; see BootIDFile.
+		"/etc/systemd/system/ota-.service.d/90-boot-id.conf": debian.Unit("[Service]\nBindReadOnlyPaths=" + BootIDFile + ":/proc/sys/kernel/random/boot_id\n"),
 		// But not for the agent: what a test mounts has to be mounted for all.
 		agent.UnitPath + ".d/90-boot-id.conf": {Link: "/dev/null"},
 	}
@@ -178,7 +174,7 @@ func (c *Container) prepare(root string, p programs, o Options) error {
 	if c.agents, err = c.listen(filepath.Join(in, "agent")); err != nil {
 		return err
 	}
-	c.plan = setup.Plan{
+	c.plan = Plan{
 		Dir:     in,
 		Root:    root,
 		Data:    filepath.Join(in, "data"),
@@ -255,7 +251,7 @@ func (c *Container) Log() string { return c.console.text() }
 
 // WaitLog returns when what Log returns contains text.
 func (c *Container) WaitLog(ctx context.Context, text string) error {
-	return machine.Poll(ctx, fmt.Sprintf("%q in the log", text), func(context.Context) (bool, error) {
+	return agent.Poll(ctx, fmt.Sprintf("%q in the log", text), func(context.Context) (bool, error) {
 		return strings.Contains(c.Log(), text), nil
 	})
 }
@@ -309,10 +305,10 @@ func (b *boot) answers() bool {
 }
 
 // Exec implements machine.Machine.
-func (c *Container) Exec(ctx context.Context, argv ...string) (machine.Result, error) {
+func (c *Container) Exec(ctx context.Context, argv ...string) (agent.Result, error) {
 	a, err := c.ready(ctx)
 	if err != nil {
-		return machine.Result{}, err
+		return agent.Result{}, err
 	}
 	return a.Exec(ctx, argv...)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -46,7 +45,7 @@ func bootID(t *testing.T, m machine.Machine) string {
 
 // The machine is a booted Debian, and alone.
 func TestBoot(t *testing.T) {
-	c := containertest.Start(t, container.Options{Overlay: debian.Overlay{
+	c := machine.StartContainer(t, container.Options{Overlay: debian.Overlay{
 		"/etc/from-files":        {Data: []byte("hello\n"), Mode: 0o600},
 		"/etc/systemd/from-link": {Link: "../from-files"},
 	}})
@@ -119,7 +118,7 @@ WantedBy=sysinit.target
 	o := debian.Overlay{"/etc/systemd/system/ota-one.service": unit, "/etc/systemd/system/ota-many@.service": unit}
 	o.Enable("ota-one.service", "sysinit.target")
 	o["/etc/systemd/system/sysinit.target.wants/ota-many@2.service"] = debian.File{Link: "../ota-many@.service"}
-	c := containertest.Start(t, container.Options{Overlay: o})
+	c := machine.StartContainer(t, container.Options{Overlay: o})
 	id := bootID(t, c)
 	sh(t, c, "systemctl is-system-running --wait")
 	if err := c.Reboot(testContext(t)); err != nil {
@@ -141,7 +140,7 @@ WantedBy=sysinit.target
 
 // Whatever ends a boot, /data survives it and nothing else does.
 func TestWhatSurvives(t *testing.T) {
-	c := containertest.Start(t, container.Options{})
+	c := machine.StartContainer(t, container.Options{})
 	ctx := testContext(t)
 	seen := map[string]bool{bootID(t, c): true}
 	for _, end := range []struct {
@@ -236,7 +235,7 @@ ExecStop=/bin/sh -c 'echo stop >> /data/witness'
 WantedBy=multi-user.target
 `)}
 	o.Enable("witness.service", "multi-user.target")
-	c := containertest.Start(t, container.Options{Overlay: o})
+	c := machine.StartContainer(t, container.Options{Overlay: o})
 	ctx := testContext(t)
 	sh(t, c, "systemctl is-system-running --wait")
 	if err := c.Reboot(ctx); err != nil {
@@ -291,7 +290,7 @@ func health(t *testing.T, c *container.Container) string {
 func TestDeviceAPI(t *testing.T) {
 	o := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
 	o.Enable("device-api.service", "multi-user.target")
-	c := containertest.Start(t, container.Options{Overlay: o})
+	c := machine.StartContainer(t, container.Options{Overlay: o})
 	ctx := testContext(t)
 	installVersion(t, c, "1.0.0", deviceapi.Config{})
 	if err := c.Reboot(ctx); err != nil {
@@ -346,7 +345,7 @@ RestartSec=0.05
 		"/etc/systemd/system/rescue-it.service": debian.Unit("[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo $MONITOR_SERVICE_RESULT >> /data/rescued'\n"),
 	}
 	o.Enable("loops.service", "multi-user.target")
-	c := containertest.Start(t, container.Options{Overlay: o})
+	c := machine.StartContainer(t, container.Options{Overlay: o})
 	waitState(t, c, "loops.service", "failed", "exit-code")
 	err := machine.Poll(testContext(t), "the handler of the failure", func(ctx context.Context) (bool, error) {
 		b, err := c.ReadFile(ctx, "/data/rescued")
@@ -362,7 +361,7 @@ RestartSec=0.05
 
 // An agent that dies is started again, and the machine goes on with it.
 func TestAgentDies(t *testing.T) {
-	c := containertest.Start(t, container.Options{})
+	c := machine.StartContainer(t, container.Options{})
 	ctx := testContext(t)
 	id := bootID(t, c)
 	for range 3 {
@@ -377,7 +376,7 @@ func TestAgentDies(t *testing.T) {
 }
 
 func TestContextEnds(t *testing.T) {
-	c := containertest.Start(t, container.Options{})
+	c := machine.StartContainer(t, container.Options{})
 	id := bootID(t, c)
 	for name, f := range map[string]func(context.Context) error{
 		"WaitReboot": func(ctx context.Context) error { return c.WaitReboot(ctx, id) },

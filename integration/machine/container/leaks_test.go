@@ -15,8 +15,6 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/machine/container/containertest"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 )
 
 // child makes this test binary the program that is killed: it starts a machine,
@@ -81,8 +79,8 @@ func descriptors(t *testing.T) int {
 
 // One machine after the other, each in the middle of something when it ends.
 func TestNothingIsLeft(t *testing.T) {
-	containertest.Require(t)
-	ctx := machinetest.Context(t)
+	machine.RequireContainer(t)
+	ctx := machine.Context(t)
 	const rounds = 20
 	var fds, goroutines int
 	for i := range rounds {
@@ -127,8 +125,8 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 func TestEndOfContextStops(t *testing.T) {
-	containertest.Require(t)
-	ctx, cancel := context.WithCancel(machinetest.Context(t))
+	machine.RequireContainer(t)
+	ctx, cancel := context.WithCancel(machine.Context(t))
 	defer cancel()
 	c, err := container.Start(ctx, container.Options{})
 	if err != nil {
@@ -146,7 +144,7 @@ func TestEndOfContextStops(t *testing.T) {
 // A test binary that is killed, or that the deadline of `go test` ends, runs no
 // clean-up at all. Its machine dies with it, and the next one sweeps.
 func TestContainerDiesWithItsProcess(t *testing.T) {
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	t.Setenv("TMPDIR", t.TempDir()) // for this test's machines alone
 	cmd, said := startChild(t)
 	if !said.Scan() || !filepath.IsAbs(said.Text()) {
@@ -157,13 +155,13 @@ func TestContainerDiesWithItsProcess(t *testing.T) {
 		t.Fatal("the child has no machine")
 	}
 	// While it lives, another one's sweep leaves it alone.
-	containertest.Start(t, container.Options{})
+	machine.StartContainer(t, container.Options{})
 	if _, err := os.Lstat(dir); err != nil {
 		t.Errorf("a sweep took the folder of a machine that runs: %v", err)
 	}
 	kill(cmd)
 	waitDead(t, dir)
-	containertest.Start(t, container.Options{})
+	machine.StartContainer(t, container.Options{})
 	if got := onHost(t, dir); len(got) > 0 {
 		t.Errorf("the next start did not remove %q", got)
 	}
@@ -172,7 +170,7 @@ func TestContainerDiesWithItsProcess(t *testing.T) {
 // The same at any moment of the start, in which the machine has processes that
 // are not yet systemd's.
 func TestContainerDiesWhileItStarts(t *testing.T) {
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	t.Setenv("TMPDIR", t.TempDir())
 	var seen, running int
 	const rounds = 5
@@ -220,7 +218,7 @@ func startChild(t *testing.T) (*exec.Cmd, *bufio.Scanner) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(machinetest.Context(t), self)
+	cmd := exec.CommandContext(machine.Context(t), self)
 	cmd.Env = append(os.Environ(), child+"=1")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -257,7 +255,7 @@ func TestMissing(t *testing.T) {
 		}
 		return
 	}
-	containertest.Require(t)
+	machine.RequireContainer(t)
 	if got := asNobody(t, container.Missing); !strings.Contains(strings.Join(got, "; "), "root") {
 		t.Errorf("Missing() as nobody = %q, want it to name root", got)
 	}

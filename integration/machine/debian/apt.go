@@ -12,8 +12,6 @@ import (
 	"sort"
 	"strings"
 	"time"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A pkg is one Debian package at one version.
@@ -23,7 +21,7 @@ func (p pkg) String() string { return p.name + "=" + p.version }
 
 // file finds the package in dir by the name that apt-get download gives it; empty: it
 // is not there.
-func (p pkg) file(dir string, a arch.Arch) string {
+func (p pkg) file(dir string, a Arch) string {
 	for _, of := range []string{a.String(), "all"} {
 		name := p.name + "_" + strings.ReplaceAll(url.PathEscape(p.version), ":", "%3a") + "_" + of + ".deb"
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -37,7 +35,7 @@ func (p pkg) file(dir string, a arch.Arch) string {
 // own, so that neither the host's release nor its packages nor its hooks matter.
 // Of the host's configuration only how to reach the network is taken over.
 type apt struct {
-	arch arch.Arch
+	arch Arch
 	dir  string // in the cache
 	debs string // downloaded packages
 }
@@ -45,7 +43,7 @@ type apt struct {
 // newApt makes the state folder and fetches the lists. They are always fetched
 // anew: old ones name versions that the mirrors no longer have. The state folder is
 // the caller's until it calls unlock.
-func newApt(ctx context.Context, suite Suite, of arch.Arch) (a *apt, unlock func(), err error) {
+func newApt(ctx context.Context, suite Suite, of Arch) (a *apt, unlock func(), err error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, nil, err

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // require ends a test that needs packages of the host, or the network once.
@@ -36,19 +34,19 @@ func require(t *testing.T) {
 func TestRoot(t *testing.T) { eachKind(t, testRoot) }
 
 // eachKind runs the test for each kind of guest that tests have.
-func eachKind(t *testing.T, test func(*testing.T, Suite, arch.Arch)) {
+func eachKind(t *testing.T, test func(*testing.T, Suite, Arch)) {
 	require(t)
 	suites, err := Suites()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range suites {
-		t.Run(s.String(), func(t *testing.T) { test(t, s, arch.AMD64) })
+		t.Run(s.String(), func(t *testing.T) { test(t, s, AMD64) })
 	}
-	t.Run(arch.ARM64.String(), func(t *testing.T) { test(t, Bookworm, arch.ARM64) })
+	t.Run(ARM64.String(), func(t *testing.T) { test(t, Bookworm, ARM64) })
 }
 
-func testRoot(t *testing.T, s Suite, a arch.Arch) {
+func testRoot(t *testing.T, s Suite, a Arch) {
 	v := Variant{Suite: s, Arch: a}
 	root, err := v.Root(t.Context())
 	if err != nil {
@@ -150,12 +148,12 @@ func enteredByPVH(t *testing.T, file string) {
 	}
 }
 
-func testKernel(t *testing.T, s Suite, a arch.Arch) {
+func testKernel(t *testing.T, s Suite, a Arch) {
 	k, err := GetKernel(t.Context(), s, a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a == arch.AMD64 {
+	if a == AMD64 {
 		enteredByPVH(t, k.Image)
 	} // Image of arm64: GetKernel has looked at its header
 	if !strings.HasSuffix(k.Release, "-"+a.String()) {
@@ -342,14 +340,14 @@ func TestPackageOfTheRightProcessor(t *testing.T) {
 	}
 	for _, row := range []struct {
 		p    pkg
-		a    arch.Arch
+		a    Arch
 		want string
 	}{
-		{pkg{"libc6", "2.36-9"}, arch.AMD64, "libc6_2.36-9_amd64.deb"},
-		{pkg{"libc6", "2.36-9"}, arch.ARM64, ""},
-		{pkg{"libc6", "2.36-10"}, arch.AMD64, ""},
-		{pkg{"tzdata", "1:2024"}, arch.AMD64, "tzdata_1%3a2024_all.deb"},
-		{pkg{"tzdata", "1:2024"}, arch.ARM64, "tzdata_1%3a2024_all.deb"},
+		{pkg{"libc6", "2.36-9"}, AMD64, "libc6_2.36-9_amd64.deb"},
+		{pkg{"libc6", "2.36-9"}, ARM64, ""},
+		{pkg{"libc6", "2.36-10"}, AMD64, ""},
+		{pkg{"tzdata", "1:2024"}, AMD64, "tzdata_1%3a2024_all.deb"},
+		{pkg{"tzdata", "1:2024"}, ARM64, "tzdata_1%3a2024_all.deb"},
 	} {
 		want := row.want
 		if want != "" {
@@ -372,8 +370,8 @@ func TestProgramForTheProcessor(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil || testing.Short() {
 		t.Skip("builds programs: not without go, and not in -short")
 	}
-	for _, a := range arch.All {
-		program, err := ProgramFor(t.Context(), a, "./integration/machine/vm/initramfs/cmd/init")
+	for _, a := range Arches {
+		program, err := ProgramFor(t.Context(), a, "./integration/machine/vm/cmd/init")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,13 +16,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A Kernel is Debian's full kernel, unpacked for QEMU's direct boot.
 type Kernel struct {
-	Arch    arch.Arch
+	Arch    Arch
 	Release string   // as uname -r says: "6.1.0-56-amd64"
 	Image   string   // file: what QEMU enters at once. amd64: the uncompressed ELF, by PVH
 	Modules []string // files of kernel modules, each after those it needs
@@ -39,7 +37,7 @@ var modules = []string{
 
 // GetKernel returns the kernel of s for a, unpacking it when the cache has none (20 to 40 s,
 // and a download of 70 MB).
-func GetKernel(ctx context.Context, s Suite, a arch.Arch) (*Kernel, error) {
+func GetKernel(ctx context.Context, s Suite, a Arch) (*Kernel, error) {
 	recipe := Hash(formatOfEntries, s.String(), a.Facts().Kernel, strings.Join(modules, " "))
 	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) (string, error) { return buildKernel(ctx, dir, s, a) })
 	if err != nil {
@@ -61,14 +59,14 @@ func GetKernel(ctx context.Context, s Suite, a arch.Arch) (*Kernel, error) {
 }
 
 // imageName is the file of the entry that QEMU gets.
-func imageName(a arch.Arch) string {
+func imageName(a Arch) string {
 	if a.Facts().Packed {
 		return "vmlinux"
 	}
 	return "Image"
 }
 
-func buildKernel(ctx context.Context, dir string, s Suite, of arch.Arch) (string, error) {
+func buildKernel(ctx context.Context, dir string, s Suite, of Arch) (string, error) {
 	meta := of.Facts().Kernel
 	a, unlock, err := newApt(ctx, s, of)
 	if err != nil {

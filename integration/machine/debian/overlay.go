@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // A File is one entry that an Overlay adds to the root.
@@ -197,11 +195,11 @@ func linkTree(from, to string) error {
 // `make build` does. ldflags are added to "-s -w": "-X main.version=1.2.0". Go's
 // own build cache makes a second call cheap (0.3 s).
 func Program(ctx context.Context, pkg string, ldflags ...string) ([]byte, error) {
-	return ProgramFor(ctx, arch.AMD64, pkg, ldflags...)
+	return ProgramFor(ctx, AMD64, pkg, ldflags...)
 }
 
 // ProgramFor is Program for a guest that is not the usual one.
-func ProgramFor(ctx context.Context, a arch.Arch, pkg string, ldflags ...string) ([]byte, error) {
+func ProgramFor(ctx context.Context, a Arch, pkg string, ldflags ...string) ([]byte, error) {
 	repo, err := RepoDir()
 	if err != nil {
 		return nil, err

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // wanted is what the root is made of, with all that it depends on: systemd as
@@ -108,7 +106,7 @@ type Variant struct {
 	Suite Suite
 
 	// Arch is the processor that it is for.
-	Arch arch.Arch
+	Arch Arch
 
 	// Dpkg adds dpkg with what maintainer scripts need, and says in its status
 	// what is installed: a system that takes packages.

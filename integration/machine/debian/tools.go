@@ -5,17 +5,15 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // Tools returns a folder with the files of Debian packages of Debian 12 for amd64, without those
 // that they depend on: programs for a test to run, on this machine or in a guest.
 // Nothing is installed, so no service is started by it.
 func Tools(ctx context.Context, packages ...string) (dir string, err error) {
-	recipe := append([]string{formatOfEntries, Bookworm.String(), arch.AMD64.String()}, packages...)
+	recipe := append([]string{formatOfEntries, Bookworm.String(), AMD64.String()}, packages...)
 	dir, err = Entry(ctx, "tools-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
-		a, unlock, err := newApt(ctx, Bookworm, arch.AMD64)
+		a, unlock, err := newApt(ctx, Bookworm, AMD64)
 		if err != nil {
 			return "", err
 		}

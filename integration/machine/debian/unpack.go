@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/tope-ota/ota/integration/arch"
 )
 
 // members calls each for every member of a package's file tree. Names are clean
@@ -81,7 +79,7 @@ func merged(name string) string {
 }
 
 // leftOut are folders that no test reads: without them the image is half as big.
-func leftOut(a arch.Arch) []string {
+func leftOut(a Arch) []string {
 	return []string{
 		"usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/locale/", "usr/share/i18n/",
 		"usr/share/lintian/", "usr/share/bug/", "usr/share/bash-completion/", "usr/share/zsh/", "usr/share/menu/",
@@ -90,10 +88,10 @@ func leftOut(a arch.Arch) []string {
 	}
 }
 
-func libraries(a arch.Arch) string { return "usr/lib/" + a.Facts().Triplet + "/" }
+func libraries(a Arch) string { return "usr/lib/" + a.Facts().Triplet + "/" }
 
 // perlBase is Perl as maintainer scripts use it.
-func perlBase(a arch.Arch) string { return libraries(a) + "perl-base/" }
+func perlBase(a Arch) string { return libraries(a) + "perl-base/" }
 
 func isLeftOut(name string, leftOut []string) bool {
 	for _, p := range leftOut {

@@ -8,10 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs"
 )
 
 const portName = agent.PortName
@@ -26,7 +24,7 @@ type assets struct {
 // guest is what a kernel and its initramfs are for.
 type guest struct {
 	suite debian.Suite
-	arch  arch.Arch
+	arch  debian.Arch
 }
 
 // common is what all machines of one kind of guest share in this process, so that it is
@@ -53,7 +51,7 @@ func commonOf(ctx context.Context, g guest) (*common, error) {
 	if err != nil {
 		return nil, err
 	}
-	archive, err := initramfs.Image(ctx, kernel)
+	archive, err := initramfs(ctx, kernel)
 	if err != nil {
 		return nil, err
 	}

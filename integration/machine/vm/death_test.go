@@ -13,9 +13,8 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // childDir makes this test binary the program that is killed: it starts a machine
@@ -55,8 +54,8 @@ func running(t *testing.T, path string) []string {
 // clean-up at all.
 func TestQEMUDiesWithItsProcess(t *testing.T) {
 	t.Parallel()
-	vmtest.Require(t)
-	ctx := machinetest.Context(t)
+	machine.RequireVM(t, debian.AMD64)
+	ctx := machine.Context(t)
 	dir := t.TempDir()
 	self, err := os.Executable()
 	if err != nil {

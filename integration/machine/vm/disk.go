@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+	"github.com/tope-ota/ota/integration/machine/vm/layout"
 )
 
 // newDataDisk makes an ext4 disk of size bytes at file: a sparse copy of one that

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+	"github.com/tope-ota/ota/integration/machine/vm/layout"
 )
 
 // Options describe a machine. The zero value is a machine with the agent in it
@@ -72,10 +71,10 @@ func (o Options) withDefaults() Options {
 
 // Missing lists the host's packages that have to be installed for a machine to
 // be built and started; empty when nothing is missing.
-func Missing() []string { return MissingFor(arch.AMD64) }
+func Missing() []string { return MissingFor(debian.AMD64) }
 
 // MissingFor is Missing for a machine of that processor.
-func MissingFor(a arch.Arch) []string {
+func MissingFor(a debian.Arch) []string {
 	missing := debian.Missing()
 	if _, err := exec.LookPath(a.Facts().QEMU); err != nil {
 		missing = append(missing, a.Facts().QEMUPackage)

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/arch"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 func TestConsoleKeepsLinesWhole(t *testing.T) {
@@ -161,7 +161,7 @@ func TestMissingQEMU(t *testing.T) {
 	if missing := Missing(); slices.Contains(missing, "qemu-system-x86") || slices.Contains(missing, "qemu-system-arm") {
 		t.Errorf("with QEMU for amd64 a machine of amd64 lacks %q", missing)
 	}
-	if missing := MissingFor(arch.ARM64); !slices.Contains(missing, "qemu-system-arm") || slices.Contains(missing, "qemu-system-x86") {
+	if missing := MissingFor(debian.ARM64); !slices.Contains(missing, "qemu-system-arm") || slices.Contains(missing, "qemu-system-x86") {
 		t.Errorf("with QEMU for amd64 a machine of arm64 lacks %q, want qemu-system-arm among it", missing)
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // A machine goes on where another one was saved, in its memory and on its disk, as
@@ -13,7 +13,7 @@ import (
 func TestSave(t *testing.T) {
 	t.Parallel()
 	o := vm.Options{DataSize: 64 << 20}
-	m := vmtest.Start(t, o)
+	m := machine.StartVM(t, o)
 	ctx := t.Context()
 	sh(t, m, "echo memory > /run/here; echo cache > /data/here")
 	o.From = filepath.Join(t.TempDir(), "saved")
@@ -22,7 +22,7 @@ func TestSave(t *testing.T) {
 	}
 	m.Stop()
 	for range 2 {
-		m := vmtest.Start(t, o)
+		m := machine.StartVM(t, o)
 		if got := sh(t, m, "cat /run/here /data/here; echo changed > /data/here"); got != "memory\ncache" {
 			t.Errorf("a machine that was saved holds %q", got)
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
@@ -53,7 +53,7 @@ func (v *VM) resume(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	err = machine.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) (bool, error) {
+	err = agent.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) (bool, error) {
 		var status struct{ Status string }
 		err := q.qmp.call(ctx, "query-status", nil, &status)
 		return status.Status != "inmigrate", err
@@ -133,7 +133,7 @@ func (v *VM) pause(ctx context.Context, dir string) error {
 	if err := q.qmp.call(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
 		return v.explain(q, err)
 	}
-	err = machine.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) (bool, error) {
+	err = agent.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) (bool, error) {
 		var info struct {
 			Status string
 			Desc   string `json:"error-desc"`

@@ -25,9 +25,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/agent"
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+	"github.com/tope-ota/ota/integration/machine/vm/layout"
 )
 
 // bootLimit is how long a boot may take until the agent's hello. 4 to 7 s on a
@@ -51,8 +50,6 @@ type VM struct {
 	eventsMu sync.Mutex // not mu, which launch holds while QEMU may already send events
 	events   []string
 }
-
-var _ machine.Machine = (*VM)(nil)
 
 // Start starts a machine and returns when its agent has said hello (after a warm
 // start, that is, Options.Cold false: when the whole boot is over). The end of
@@ -210,10 +207,10 @@ func (v *VM) waitBoot(ctx context.Context, last, what string) error {
 func (v *VM) Name() string { return "vm" }
 
 // Exec implements machine.Machine.
-func (v *VM) Exec(ctx context.Context, argv ...string) (machine.Result, error) {
+func (v *VM) Exec(ctx context.Context, argv ...string) (agent.Result, error) {
 	client, q, err := v.running()
 	if err != nil {
-		return machine.Result{}, err
+		return agent.Result{}, err
 	}
 	r, err := client.Exec(ctx, argv...)
 	return r, v.explain(q, err)
@@ -319,7 +316,7 @@ func (v *VM) Reset(ctx context.Context) error {
 func (v *VM) WaitLog(ctx context.Context, text string) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	return machine.Poll(ctx, fmt.Sprintf("%q on the console", text), func(context.Context) (bool, error) {
+	return agent.Poll(ctx, fmt.Sprintf("%q on the console", text), func(context.Context) (bool, error) {
 		return strings.Contains(v.Log(), text), nil
 	})
 }

@@ -12,9 +12,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/machinetest"
 	"github.com/tope-ota/ota/integration/machine/vm"
-	"github.com/tope-ota/ota/integration/machine/vm/vmtest"
 )
 
 // timed logs how long a step took: the limits of the waits are 5 to 10 times that.
@@ -42,7 +40,7 @@ func sh(t *testing.T, m machine.Machine, script string) string {
 
 func TestColdMachine(t *testing.T) {
 	t.Parallel()
-	m := vmtest.Start(t, vm.Options{Cold: true})
+	m := machine.StartVM(t, vm.Options{Cold: true})
 	ctx := t.Context()
 
 	timed(t, "boot to running", func() error {
@@ -107,7 +105,7 @@ func bootID(t *testing.T, m machine.Machine) string {
 // nobody synced has to be gone, or torn, after the power was away.
 func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	t.Parallel()
-	m := vmtest.Start(t, vm.Options{Cold: true})
+	m := machine.StartVM(t, vm.Options{Cold: true})
 	sh(t, m, `cd /data
 		echo durable > synced; sync synced .
 		dd if=/dev/urandom of=unsynced bs=64k count=16 status=none
@@ -129,10 +127,10 @@ func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 
 func TestWarmStart(t *testing.T) {
 	t.Parallel()
-	vmtest.Start(t, vm.Options{}).Stop() // makes the snapshot where there is none
+	machine.StartVM(t, vm.Options{}).Stop() // makes the snapshot where there is none
 
 	start := time.Now()
-	m := vmtest.Start(t, vm.Options{})
+	m := machine.StartVM(t, vm.Options{})
 	if took := time.Since(start); took > time.Minute {
 		t.Errorf("a warm start took %s", took)
 	}
@@ -155,7 +153,7 @@ func TestWarmStart(t *testing.T) {
 	}
 	// Two machines of one snapshot have disks of their own.
 	sh(t, m, "echo mine > /data/mine; sync /data/mine /data")
-	other := vmtest.Start(t, vm.Options{})
+	other := machine.StartVM(t, vm.Options{})
 	if got := sh(t, other, "ls /data"); strings.Contains(got, "mine") {
 		t.Errorf("a second machine sees the first one's disk: %s", got)
 	}
@@ -179,7 +177,7 @@ func watchdogOverlay() debian.Overlay {
 
 func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 	t.Parallel()
-	m := vmtest.Start(t, vm.Options{Cold: true, Watchdog: true, Overlay: watchdogOverlay()})
+	m := machine.StartVM(t, vm.Options{Cold: true, Watchdog: true, Overlay: watchdogOverlay()})
 	ctx := t.Context()
 	if got := sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
 		t.Errorf("bootstatus = %s after power on, want 0", got)
@@ -214,7 +212,7 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 // A wait must not outlive the machine it waits for.
 func TestMachineThatSwitchesItselfOff(t *testing.T) {
 	t.Parallel()
-	m := vmtest.Start(t, vm.Options{})
+	m := machine.StartVM(t, vm.Options{})
 	last := bootID(t, m)
 	if _, err := m.Exec(t.Context(), "systemctl", "poweroff", "--force", "--force"); err != nil && !errors.Is(err, agent.ErrGone) {
 		t.Fatal(err)
@@ -231,7 +229,7 @@ func TestMachineThatSwitchesItselfOff(t *testing.T) {
 
 func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
 	t.Parallel()
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	dir := t.TempDir()
 	// A data disk that was never formatted.
 	f, err := os.Create(dir + "/data.img")
@@ -242,7 +240,7 @@ func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	m, err := vm.Start(machinetest.Context(t), vm.Options{Cold: true, Dir: dir})
+	m, err := vm.Start(machine.Context(t), vm.Options{Cold: true, Dir: dir})
 	if err == nil {
 		m.Stop()
 		t.Fatal("a machine whose disk holds no file system has started")
@@ -255,7 +253,7 @@ func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
 
 func TestContextStopsTheMachine(t *testing.T) {
 	t.Parallel()
-	vmtest.Require(t)
+	machine.RequireVM(t, debian.AMD64)
 	ctx, cancel := context.WithCancel(t.Context())
 	m, err := vm.Start(ctx, vm.Options{})
 	if err != nil {

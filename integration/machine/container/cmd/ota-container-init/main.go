@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/container/setup"
+	"github.com/tope-ota/ota/integration/machine/container"
 )
 
 // The death signal and the namespaces belong to a thread: all is done in the
@@ -29,13 +29,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "ota-container-init is started by the test machines only")
 		os.Exit(2)
 	}
-	var p setup.Plan
+	var p container.Plan
 	err := json.NewDecoder(plan).Decode(&p)
 	if err == nil {
 		err = dieWith(failure)
 	}
 	if err == nil {
-		err = setup.Run(p)
+		err = container.Init(p)
 	}
 	fmt.Fprint(failure, err)
 	os.Exit(1)

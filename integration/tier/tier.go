@@ -1,4 +1,5 @@
-package machinetest
+// Package tier is how much of the tests a run makes.
+package tier
 
 import (
 	"fmt"

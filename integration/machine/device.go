@@ -1,4 +1,4 @@
-package device
+package machine
 
 import (
 	"bytes"
@@ -11,16 +11,15 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/deviceapi"
-	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // Device is a machine with the product on it.
 type Device struct {
-	machine.Machine
+	Machine
 	Limits Limits
-	Arch   arch.Arch // of the versions that are offered to it
+	Arch   debian.Arch // of the versions that are offered to it
 
 	// Runs is the version that a device ran, over factory 1.0.0, when the machine that
 	// it goes on from was saved; empty: it is a new one.
@@ -48,23 +47,23 @@ stable = "%dms"
 deadline = "%dms"
 `
 
-// New writes the configuration and the keys of a device to m, and makes the
+// NewDevice writes the configuration and the keys of a device to m, and makes the
 // empty store.
-func New(ctx context.Context, m machine.Machine, limits Limits) (*Device, error) {
+func NewDevice(ctx context.Context, m Machine, limits Limits) (*Device, error) {
 	d := &Device{Machine: m, Limits: limits}
 	if err := d.Configure(ctx, limits.Stable, limits.Deadline); err != nil {
 		return nil, err
 	}
-	if err := m.WriteFile(ctx, machine.Etc+"/keys/test.pub", 0o644, testPub); err != nil {
+	if err := m.WriteFile(ctx, Etc+"/keys/test.pub", 0o644, testPub); err != nil {
 		return nil, err
 	}
-	_, err := d.Must(ctx, "mkdir", "-p", machine.Store, deviceapi.State, machine.Bundles)
+	_, err := d.Must(ctx, "mkdir", "-p", Store, deviceapi.State, Bundles)
 	return d, err
 }
 
 // Configure writes the configuration with these times.
 func (d *Device) Configure(ctx context.Context, stable, deadline time.Duration) error {
-	return d.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644,
+	return d.WriteFile(ctx, Etc+"/ota.toml", 0o644,
 		fmt.Appendf(nil, config, model, stable.Milliseconds(), deadline.Milliseconds()))
 }
 
@@ -84,15 +83,15 @@ func (d *Device) Offer(ctx context.Context, v Version) (string, error) {
 		return "", err
 	}
 	name := v.Name + ".ota"
-	return machine.BundleAt + "/" + name, d.WriteFile(ctx, path.Join(machine.Bundles, name), 0o644, data)
+	return BundleAt + "/" + name, d.WriteFile(ctx, path.Join(Bundles, name), 0o644, data)
 }
 
 // Install offers v and lets ota-apply install it; flags are those of install.
 // It returns how ota-apply ended, which is when there was a verdict.
-func (d *Device) Install(ctx context.Context, v Version, flags ...string) (machine.Result, error) {
+func (d *Device) Install(ctx context.Context, v Version, flags ...string) (Result, error) {
 	url, err := d.Offer(ctx, v)
 	if err != nil {
-		return machine.Result{}, err
+		return Result{}, err
 	}
 	return d.Exec(ctx, append([]string{"ota-apply", "install", url}, flags...)...)
 }
@@ -124,7 +123,7 @@ func (d *Device) Status(ctx context.Context) (*bootcheck.Status, error) {
 // Links are what the links of the store lead to, read from the disk and not
 // asked of the product: "current" to "1.2.0". A link that leads nowhere is not in it.
 func (d *Device) Links(ctx context.Context) (map[string]string, error) {
-	out, err := d.Must(ctx, "sh", "-c", `cd `+machine.Store+` && for l in current previous factory; do
+	out, err := d.Must(ctx, "sh", "-c", `cd `+Store+` && for l in current previous factory; do
 		if [ -d $l/ ]; then echo "$l $(basename "$(readlink -f $l)")"; fi; done`)
 	links := map[string]string{}
 	for line := range strings.Lines(out) {
@@ -182,7 +181,7 @@ func (d *Device) Reach(ctx context.Context, want Want) error {
 	if want.Running == "" {
 		want.Running = want.Current
 	}
-	return machine.Poll(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) (bool, error) {
+	return Poll(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) (bool, error) {
 		got, err := d.now(ctx, want.Told)
 		if err != nil {
 			return false, err
@@ -233,7 +232,7 @@ func (d *Device) now(ctx context.Context, told string) (Want, error) {
 // and hash. Two trees that are described alike are alike, byte for byte.
 func (d *Device) Tree(ctx context.Context, version string) (string, error) {
 	return d.Must(ctx, "bash", "-c", `set -e -o pipefail
-		cd `+machine.Store+`/v`+version+`
+		cd `+Store+`/v`+version+`
 		find . -printf '%p %y %m %s %l\n' | LC_ALL=C sort
 		find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum`)
 }

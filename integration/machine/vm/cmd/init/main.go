@@ -27,7 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/vm/initramfs/layout"
+	"github.com/tope-ota/ota/integration/machine/vm/layout"
 )
 
 // limit is for a step that hangs. Quiet, everything here takes 1 s; an emulated

@@ -1,7 +1,4 @@
-// Package device makes a test machine a device of the product: the programs and
-// units as scripts/install.sh installs them, a configuration, keys, a device-api
-// to update, and versions of it to update to, good and bad.
-package device
+package machine
 
 import (
 	"context"
@@ -18,7 +15,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/applier/bundle"
-	"github.com/tope-ota/ota/integration/arch"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
@@ -35,13 +31,15 @@ var testPub []byte
 // model is what the bundles of the test machines are for.
 const model = "test-machine"
 
-// Overlay is what a device has more than a bare Debian: made by the real
+// DeviceOverlay is what a device has more than a bare Debian: made by the real
 // install.sh, so that what is tested is what is installed.
-func Overlay(ctx context.Context) (debian.Overlay, error) { return OverlayFor(ctx, arch.AMD64) }
+func DeviceOverlay(ctx context.Context) (debian.Overlay, error) {
+	return DeviceOverlayFor(ctx, debian.AMD64)
+}
 
-// OverlayFor is Overlay for a device that is not the usual one, with the programs as
+// DeviceOverlayFor is DeviceOverlay for a device that is not the usual one, with the programs as
 // `make build` makes them for it.
-func OverlayFor(ctx context.Context, a arch.Arch) (debian.Overlay, error) {
+func DeviceOverlayFor(ctx context.Context, a debian.Arch) (debian.Overlay, error) {
 	repo, err := debian.RepoDir()
 	if err != nil {
 		return nil, err
@@ -121,10 +119,10 @@ type Version struct {
 }
 
 // deviceAPI is the program in every version.
-var deviceAPI = make(map[arch.Arch]func() ([]byte, error))
+var deviceAPI = make(map[debian.Arch]func() ([]byte, error))
 
 func init() {
-	for _, a := range arch.All {
+	for _, a := range debian.Arches {
 		deviceAPI[a] = sync.OnceValues(func() ([]byte, error) {
 			return debian.ProgramFor(context.Background(), a, deviceapi.Package)
 		})
@@ -132,7 +130,7 @@ func init() {
 }
 
 // Bundle makes the signed bundle of v for a device with that processor.
-func Bundle(ctx context.Context, a arch.Arch, v Version) ([]byte, error) {
+func Bundle(ctx context.Context, a debian.Arch, v Version) ([]byte, error) {
 	program, err := deviceAPI[a]()
 	if err != nil {
 		return nil, err

@@ -1,12 +1,4 @@
-// Package initramfs makes the first file system of the virtual test machine: the
-// kernel's modules and one static program, /init (cmd/init), that loads them,
-// mounts the disks and starts systemd.
-//
-//	/init            cmd/init
-//	/modules.order   file names, one a line, in the order to load them
-//	/modules/*.ko
-//	/dev/console     what /init prints to; /newroot is where it mounts the root
-package initramfs
+package vm
 
 import (
 	"bytes"
@@ -21,10 +13,19 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
-// Image returns the archive with the modules of k, the same bytes for the same
-// modules and source. It is not compressed: the emulated CPU would have to undo it.
-func Image(ctx context.Context, k *debian.Kernel) ([]byte, error) {
-	init, err := debian.ProgramFor(ctx, k.Arch, "./integration/machine/vm/initramfs/cmd/init")
+// initramfs makes the first file system of the virtual test machine: the kernel's
+// modules and one static program, /init (cmd/init), that loads them, mounts the
+// disks and starts systemd.
+//
+//	/init            cmd/init
+//	/modules.order   file names, one a line, in the order to load them
+//	/modules/*.ko
+//	/dev/console     what /init prints to; /newroot is where it mounts the root
+//
+// The bytes are the same for the same modules and source. It is not compressed: the
+// emulated CPU would have to undo it.
+func initramfs(ctx context.Context, k *debian.Kernel) ([]byte, error) {
+	init, err := debian.ProgramFor(ctx, k.Arch, "./integration/machine/vm/cmd/init")
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,10 @@
-// Package arch is what guests of one processor have otherwise than those of another:
-// a row of a table for each. The zero value is amd64, which everything runs on that does
-// not say otherwise. What a third one needs besides its row: a target build-NAME in the
-// Makefile, and a kernel that has the modules of the test machine (package debian).
+package debian
+
+import "debug/elf"
+
+// Arch is the processor of a guest. The zero value is amd64, which everything runs on
+// that does not say otherwise. A third one needs a row of facts, a target build-NAME in
+// the Makefile, and a kernel that has the modules of the test machine.
 //
 //	            amd64                          arm64
 //	QEMU        q35, its oldest CPU            virt, a Cortex-A57
@@ -10,21 +13,16 @@
 //	devices     virtio and i6300esb, on PCI    the same
 //
 // Both are emulated: neither must be the processor of the host.
-package arch
-
-import "debug/elf"
-
-// Arch is the processor of a guest.
 type Arch int
 
-// What there are guests of.
+// The processors that there are guests of.
 const (
 	AMD64 Arch = iota
 	ARM64
 )
 
-// All is both of them, for what is made or tested for each.
-var All = []Arch{AMD64, ARM64}
+// Arches are both of them, for what is made or tested for each.
+var Arches = []Arch{AMD64, ARM64}
 
 // Facts are all that depends on the processor.
 type Facts struct {

@@ -1,12 +1,4 @@
-// Package setup is what happens between the clone of a container's namespaces
-// and the first instruction of its systemd: what a boot loader, a kernel and an
-// initramfs do for the virtual machine. It runs as PID 1 of the new namespaces,
-// in the program ota-container-init.
-//
-// Every mount is made in the new mount namespace, which nobody else is in: it
-// goes when the last process in it does, however that ends, and nothing needs to
-// be unmounted.
-package setup
+package container
 
 import (
 	"fmt"
@@ -40,14 +32,22 @@ type Bind struct{ From, To string }
 // there, unless this file is bound over it again.
 const BootIDFile = "/run/ota-test-boot-id"
 
-// Init is what runs in the end.
-const Init = "/lib/systemd/systemd"
+// systemd is what runs in the end.
+const systemd = "/lib/systemd/systemd"
 
-// Run makes the machine and becomes its systemd; it returns only when it cannot.
+// Init is what happens between the clone of a container's namespaces and the first
+// instruction of its systemd: what a boot loader, a kernel and an initramfs do for
+// the virtual machine. It runs as PID 1 of the new namespaces, in the program
+// ota-container-init, and returns only when it cannot become systemd.
+//
+// Every mount is made in the new mount namespace, which nobody else is in: it
+// goes when the last process in it does, however that ends, and nothing needs to
+// be unmounted.
+//
 // The calling process must have been cloned into new mount, PID, IPC, UTS and
 // network namespaces, and into the cgroup that the machine is to have as its root.
 // The goroutine must be locked to its thread, which exec makes the process.
-func Run(p Plan) error {
+func Init(p Plan) error {
 	steps := []struct {
 		what string
 		do   func(Plan) error
@@ -70,12 +70,12 @@ func Run(p Plan) error {
 		}
 	}
 	// What goes well, systemd tells the journal, which tells the console.
-	err := unix.Exec(Init, []string{Init, "--show-status=error"}, []string{
+	err := unix.Exec(systemd, []string{systemd, "--show-status=error"}, []string{
 		"container=ota-test", // systemd leaves to the host what is the host's
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"TERM=dumb", // no colours in the log
 	})
-	return fmt.Errorf("cannot run %s: %w", Init, err)
+	return fmt.Errorf("cannot run %s: %w", systemd, err)
 }
 
 // private keeps what is mounted from here on out of the host.

@@ -1,4 +1,4 @@
-package initramfs
+package vm
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
-func TestImage(t *testing.T) {
+func TestInitramfs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program: not in -short")
 	}
@@ -26,11 +26,11 @@ func TestImage(t *testing.T) {
 		}
 		k.Modules = append(k.Modules, file)
 	}
-	image, err := Image(t.Context(), k)
+	image, err := initramfs(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := Image(t.Context(), k); err != nil || !bytes.Equal(again, image) {
+	if again, err := initramfs(t.Context(), k); err != nil || !bytes.Equal(again, image) {
 		t.Errorf("a second image of the same modules differs (%d and %d bytes), %v", len(again), len(image), err)
 	}
 	records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(image)))
@@ -75,7 +75,7 @@ func TestImageNamesTheModuleThatIsMissing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program: not in -short")
 	}
-	_, err := Image(t.Context(), &debian.Kernel{Modules: []string{"/no/such.ko"}})
+	_, err := initramfs(t.Context(), &debian.Kernel{Modules: []string{"/no/such.ko"}})
 	if !os.IsNotExist(err) {
 		t.Errorf("Image = %v, want that the file does not exist", err)
 	}
