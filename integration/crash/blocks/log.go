@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // The log of what was written to a disk, write by write, has the format of Linux's
@@ -33,19 +32,6 @@ const (
 
 	known = Flush | FUA | Discard | Mark | Metadata
 )
-
-func (f Flags) String() string {
-	var s []string
-	for i, name := range []string{"flush", "fua", "discard", "mark", "metadata"} {
-		if f&(1<<i) != 0 {
-			s = append(s, name)
-		}
-	}
-	if f == 0 {
-		return "write"
-	}
-	return strings.Join(s, "+")
-}
 
 // An Entry is one request that the disk completed.
 type Entry struct {

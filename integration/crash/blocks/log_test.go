@@ -3,7 +3,6 @@ package blocks
 import (
 	"bytes"
 	"encoding/binary"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,45 +69,6 @@ func TestReadLog(t *testing.T) {
 			if _, err := readLog(bytes.NewReader(whole[:n])); err == nil {
 				t.Errorf("sectors of %d bytes: Read of the first %d bytes of %d: no error", sector, n, len(whole))
 			}
-		}
-	}
-}
-
-func TestReadRefuses(t *testing.T) {
-	whole := func(change func(raw []byte)) []byte {
-		l := &log{sector: 512}
-		l.add(7, 1, 0, "", make([]byte, 512))
-		raw := l.bytes()
-		change(raw)
-		return raw
-	}
-	put := binary.LittleEndian.PutUint64
-	for _, test := range []struct {
-		name string
-		raw  []byte
-		want string
-	}{
-		{"another file", []byte(strings.Repeat("not a log ", 100)), "not a log of writes"},
-		{"another version", whole(func(raw []byte) { put(raw[8:], 2) }), "version 2, want 1"},
-		{"sectors of no size", whole(func(raw []byte) { raw[25] = 0 }), "a sector has 0 bytes"},
-		{"sectors that are no power of two", whole(func(raw []byte) { raw[24] = 1 }), "a sector has 513 bytes"},
-		{"more entries than there are", whole(func(raw []byte) { put(raw[16:], 2) }), "entry 2 of 2: unexpected EOF"},
-		{"a flag that nobody knows", whole(func(raw []byte) { put(raw[512+16:], 32) }), "nobody knows: 0x20"},
-		{"a mark that is longer than its sector", whole(func(raw []byte) { put(raw[512+16:], 8); put(raw[512+24:], 481) }), "does not fit"},
-		{"a write behind every disk", whole(func(raw []byte) { put(raw[512:], 1<<60) }), "on no disk"},
-		{"a write of more than there is", whole(func(raw []byte) { put(raw[512+8:], 1<<22) }), "a write of 2147483648 bytes"},
-	} {
-		_, err := readLog(bytes.NewReader(test.raw))
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
-		}
-	}
-}
-
-func TestFlags(t *testing.T) {
-	for flags, want := range map[Flags]string{0: "write", Flush: "flush", Flush | FUA: "flush+fua", Discard: "discard", Mark: "mark", Metadata: "metadata"} {
-		if got := flags.String(); got != want {
-			t.Errorf("Flags(%d).String() = %q, want %q", flags, got, want)
 		}
 	}
 }

@@ -8,7 +8,9 @@
 //	filter.go   which calls are asked for
 //	stub.go     how the filter gets onto a program: this program starts itself again
 //	run.go      the supervisor: one question after the other, and the end
-//	calls.go    what each call is about, and how it is made
+//	calls.go    which calls there are, and how a file is opened
+//	content.go  calls that change what a file holds
+//	names.go    calls that change names and what is known of a file
 //	place.go    which file a path or a descriptor means
 //	process.go  memory, descriptors and umask of who asked
 //	log.go      what is noted
@@ -69,15 +71,5 @@ func FailFrom(n int, errno unix.Errno) Plan {
 			return Verdict{}
 		}
 		return Verdict{Errno: errno}
-	}
-}
-
-// Snapshot calls f just before call n.
-func Snapshot(n int, f func(*Call)) Plan {
-	return func(c *Call) Verdict {
-		if c.Point == n {
-			f(c)
-		}
-		return Verdict{}
 	}
 }

@@ -234,20 +234,6 @@ func TestFail(t *testing.T) {
 	}
 }
 
-func TestSnapshot(t *testing.T) {
-	dir := t.TempDir()
-	var before []string
-	run := follow(t, command(dir, "tell"), Snapshot(3, func(c *Call) {
-		if c.File.Path != filepath.Join(dir, "3") || c.File.Made {
-			t.Errorf("the call in the snapshot is about %+v, want 3, not made yet", c.File)
-		}
-		before = tree(t, dir)
-	}))
-	if len(before) != 3 || len(run.Calls) != 3 { // . 1 2
-		t.Errorf("the snapshot before call 3 shows %q of %d calls, want two of three folders", before, len(run.Calls))
-	}
-}
-
 func TestNoPoints(t *testing.T) {
 	cmd := command(t.TempDir(), "nothing")
 	var out bytes.Buffer
@@ -354,19 +340,5 @@ func TestStop(t *testing.T) {
 	}
 	if took := time.Since(start); took > time.Minute {
 		t.Errorf("it was stopped after %v", took)
-	}
-}
-
-// What a point costs: a program that makes three folders, killed before the second.
-func BenchmarkPoint(b *testing.B) {
-	dir := b.TempDir()
-	for b.Loop() {
-		if err := os.RemoveAll(filepath.Join(dir, "1")); err != nil {
-			b.Fatal(err)
-		}
-		cmd := command(dir, "tell")
-		if _, err := Start(b.Context(), cmd, Kill(2)); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -44,16 +44,8 @@ type readCall struct {
 	flags     int // argument of open's flags; 0: there are none
 }
 
-// ReadNames are the names of the calls of StartReads.
-var ReadNames = []string{
-	"open",     // one that neither makes nor truncates a file
-	"stat",     // also lstat, statx, access
-	"readlink", //
-	"read",     // also pread, readv
-	"list",     // getdents
-}
-
-// reads are the calls that StartReads asks for.
+// reads are the calls that StartReads asks for: of open those that neither make nor
+// truncate a file; stat is also access, list is getdents.
 var reads = map[uint32]readCall{
 	unix.SYS_OPENAT:     {name: "open", dir: 0, path: 1, flags: 2},
 	unix.SYS_OPENAT2:    {name: "open", dir: 0, path: 1},
