@@ -30,7 +30,7 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 			continue
 		}
 		if strings.HasPrefix(call.File.Path, c.Site.Root+"/.spool") {
-			continue // success is not about a download; what notes say of it: order.Spool
+			continue // success is not about a download; what notes say of it: weak, vouched
 		}
 		// A file that was thrown away, and another one made in its place, is well.
 		var st unix.Stat_t
@@ -119,7 +119,7 @@ func changed(c *crashpoint.Call) (made, gone []string) {
 		return nil, []string{c.File.Path}
 	case "rename":
 		if path.Base(path.Dir(c.To.Path)) == ".trash" {
-			return nil, nil // it may come back, whole: order.Trash
+			return nil, nil // it may come back, whole
 		}
 		return nil, []string{c.File.Path, c.To.Path}
 	}

@@ -35,6 +35,8 @@ type Flow struct {
 	// Ruined is a version that Prepare damaged, and that may be found so until the
 	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
 	Ruined string
+	// Spares are versions, beside factory, of which nothing may be touched.
+	Spares []string
 	// Full: the disk has no room while Args runs. What is removed makes none.
 	Full bool
 	// Adopts: the device had another updater, and Args takes over what that left.
@@ -206,6 +208,7 @@ var All = append([]*Flow{
 		Name:    "factory-create", // from a version that shares files with another one
 		Prepare: steps(updated("1.1.0", "1.2.0")...),
 		Args:    func(*Site) []string { return []string{"ota-guardian", "factory", "create"} },
+		Spares:  []string{"1.1.0"},
 		Before:  confirmed("1.2.0", "1.1.0"),
 		After:   state("confirmed", "1.2.0", "1.1.0", "1.2.0"),
 	},

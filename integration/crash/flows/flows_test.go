@@ -17,7 +17,7 @@ func TestFlows(t *testing.T) {
 	}
 	defer w.Close()
 	for _, f := range slices.Concat(flows.All, flows.Odd) {
-		if slices.Contains(flows.Odd, f) && !f.Adopts || f.Full { // of a full disk: package model has it
+		if slices.Contains(flows.Odd, f) && !f.Adopts || f.Full { // of a full disk: package weak has it
 			continue
 		}
 		t.Run(f.Name, func(t *testing.T) {

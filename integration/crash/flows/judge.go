@@ -33,6 +33,7 @@ func (f *Flow) KeptOf(s *Site) (map[string]string, error) {
 	case found.State.Factory != "":
 		versions = []string{found.State.Factory}
 	}
+	versions = append(versions, f.Spares...)
 	kept := make(map[string]string)
 	for _, version := range versions {
 		sum, err := invariants.Fingerprint(filepath.Join(s.Root, "v"+version))
@@ -64,6 +65,9 @@ func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
 		return f.Ruined != "" && p.Version == f.Ruined && (!done || f.Before.Current != f.After.Current)
 	})
 	problems = append(problems, c.kept(found.State, f.Adopts)...)
+	if found.Spent && f.After.Phase != "fallback" && f.After.Phase != "factory" {
+		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: "what was prepared to fall back has lost its link"})
+	}
 	if c.Said != nil {
 		problems = append(problems, invariants.Honest(c.Said, found.State, f.Before, f.After, f.Between)...)
 		if done && found.State != f.After {
@@ -82,7 +86,7 @@ func (c *Case) Judge() (*invariants.Found, []invariants.Problem) {
 // all: anyhow, and the links lead to the versions that ran before.
 func (c *Case) kept(now State, all bool) (problems []invariants.Problem) {
 	for _, version := range slices.Sorted(maps.Keys(c.Kept)) {
-		led := now.Factory == version || c.Flow.Adopts && (now.Current == version || now.Previous == version)
+		led := slices.Contains(c.Flow.Spares, version) || now.Factory == version || c.Flow.Adopts && (now.Current == version || now.Previous == version)
 		if !led && !all {
 			continue
 		}

@@ -16,15 +16,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // A State is what a store says: its phase and which version is which; empty: none.
@@ -81,6 +78,8 @@ type Found struct {
 	Generation uint64 // 0: nothing was ever committed
 	// Files is what each version that is there consists of: Fingerprint.
 	Versions map[string]string
+	// Spent: what was prepared to fall back has lost its link. It is renamed when it is used.
+	Spent    bool
 	Problems []Problem
 }
 
@@ -155,9 +154,14 @@ func (l *looker) names() {
 		switch {
 		case ok && e.Type() != want:
 			l.torn("%s is a %v", name, e.Type())
+		case name == ".clean-shutdown" || name == ".hard-reboot":
+			if text, err := os.ReadFile(filepath.Join(l.root, name)); err != nil || !bytes.HasPrefix(text, []byte("generation ")) || text[len(text)-1] != '\n' {
+				l.torn("the mark %s is %q (%v)", name, text, err)
+			}
 		case ok, strings.HasPrefix(name, "v") && e.IsDir():
 		case temporary(name) && e.IsDir():
 		case strings.HasPrefix(name, ".revoked.json") && e.Type() == 0: // being replaced
+		case strings.HasSuffix(name, "lock.new") && e.Type() == 0: // a lock that replaces one that others could hold
 		case (strings.HasPrefix(name, "..clean-shutdown") || strings.HasPrefix(name, "..hard-reboot")) && e.Type() == 0: // being made
 		default:
 			l.torn("%s (%v) is nothing that the store has", name, e.Type())
@@ -364,290 +368,4 @@ func (l *looker) versions() (names []string) {
 		}
 	}
 	return names
-}
-
-type manifest struct {
-	Version string
-	Size    int64
-	Entries []entry
-}
-
-type entry struct {
-	Path, Type, Mode, SHA256, Target string
-	Size                             int64
-}
-
-// version looks at one version: whatever has its final name is complete.
-func (l *looker) version(version string, r *record) {
-	dir := filepath.Join(l.root, "v"+version)
-	if _, err := os.Lstat(filepath.Join(dir, ".ota")); l.adopted && errors.Is(err, fs.ErrNotExist) {
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
-			l.broken(version, "it has no manifest, and nothing else (%v)", err)
-		}
-		l.digest(version, noManifest, r)
-		l.found.Versions[version] = noManifest
-		return
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, ".ota/manifest.json"))
-	if err != nil {
-		l.broken(version, "%v", err)
-		return
-	}
-	sum := sha256.Sum256(raw)
-	digest := "sha256:" + hex.EncodeToString(sum[:])
-	l.digest(version, digest, r)
-	var m manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		l.broken(version, "manifest: %v", err)
-		return
-	}
-	if m.Version != version {
-		l.broken(version, "its manifest is that of %q", m.Version)
-	}
-	isFactory := r != nil && r.Factory != nil && r.Factory.Version == version
-	there := l.tree(version, dir, isFactory)
-	for _, e := range m.Entries {
-		got, ok := there[e.Path]
-		delete(there, e.Path)
-		mode, _ := strconv.ParseUint(e.Mode, 8, 32)
-		want := file{kind: e.Type, mode: fs.FileMode(mode)}
-		switch e.Type {
-		case "file":
-			want.size, want.content = e.Size, e.SHA256
-		case "link":
-			want.mode, want.content = 0, e.Target
-		}
-		// Factory is read-only (tree tells); so is what was factory once, and, in parts,
-		// what was being made factory when the power went.
-		if isFactory || got.mode == want.mode&^0o222 {
-			want.mode &^= 0o222
-			got.mode &^= 0o222
-		}
-		if !ok || got != want {
-			l.broken(version, "%q is %v, want %v", e.Path, got, want)
-		}
-	}
-	for name := range there {
-		l.broken(version, "%q is not in its manifest", name)
-	}
-	l.found.Versions[version] = digest
-}
-
-// noManifest is what a record says in the place of the digest of a manifest that a
-// version does not have.
-const noManifest = "none"
-
-// digest compares what version is with what the record says.
-func (l *looker) digest(version, digest string, r *record) {
-	if r == nil {
-		return
-	}
-	for _, name := range links {
-		if to := r.link(name); to != nil && to.Version == version && to.Digest != digest {
-			l.torn("version %s has the manifest %.14s, the record says %.14s (%s)", version, digest, to.Digest, name)
-		}
-	}
-}
-
-// A file is what must be right of one: its mode's permissions, and the SHA-256 of
-// its content or the target of the link.
-type file struct {
-	kind    string
-	mode    fs.FileMode
-	size    int64
-	content string
-}
-
-// tree reads everything below dir but its .ota. Nothing of the factory may be
-// writable.
-func (l *looker) tree(version, dir string, isFactory bool) map[string]file {
-	all := make(map[string]file)
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if isFactory && d.Type() != fs.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
-			l.broken(version, "it is the factory, and %s is %v", name, info.Mode())
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil || rel == "." {
-			return err
-		}
-		if rel == ".ota" || path.Dir(rel) == ".ota" {
-			return nil
-		}
-		f := file{kind: "other"}
-		switch info.Mode().Type() {
-		case fs.ModeDir:
-			f = file{kind: "dir", mode: info.Mode().Perm()}
-		case 0:
-			data, err := os.Open(name)
-			if err != nil {
-				return err
-			}
-			defer data.Close()
-			h := sha256.New()
-			n, err := io.Copy(h, data)
-			if err != nil {
-				return err
-			}
-			f = file{kind: "file", mode: info.Mode().Perm(), size: n, content: hex.EncodeToString(h.Sum(nil))}
-		case fs.ModeSymlink:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
-			f = file{kind: "link", content: target}
-		}
-		all[rel] = f
-		return nil
-	})
-	if err != nil {
-		l.broken(version, "%v", err)
-	}
-	return all
-}
-
-// refs looks at the versions that the record names.
-func (l *looker) refs(r *record) {
-	for name, to := range map[string]*ref{"current": r.Current, "previous": r.Previous, "factory": r.Factory, "next": r.Next} {
-		if to == nil {
-			continue
-		}
-		if _, ok := l.found.Versions[to.Version]; !ok {
-			l.torn("%s is version %s, which is not there whole", name, to.Version)
-		}
-	}
-}
-
-// Fingerprint is a text that changes with every byte, name, mode and time of
-// change of what is below dir. It is how "not touched" is told; files that have
-// several names may get and lose other ones.
-func Fingerprint(dir string) (string, error) {
-	h := sha256.New()
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
-		st := info.Sys().(*syscall.Stat_t)
-		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
-		switch info.Mode().Type() {
-		case 0:
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
-			h.Write(data)
-		case fs.ModeSymlink:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(h, target)
-		}
-		return nil
-	})
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-// Stray lists what is below dir and not below one of the folders that are allowed
-// (paths relative to dir).
-func Stray(dir string, allowed ...string) ([]string, error) {
-	var stray []string
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil || rel == "." {
-			return err
-		}
-		for _, a := range allowed {
-			if rel == a {
-				if d.IsDir() {
-					return filepath.SkipDir
-				}
-				return nil
-			}
-			if strings.HasPrefix(a, rel+"/") {
-				return nil
-			}
-		}
-		stray = append(stray, rel)
-		return nil
-	})
-	return stray, err
-}
-
-// A Said is what a program said about its work before it ended or was killed.
-type Said struct {
-	Killed bool
-	Exit   int // unless Killed
-	Stdout string
-	Stderr string
-	// Stages are the stages that it reported, in their order.
-	Stages []string
-	// Operation is the stage that the file for screens says; empty: no file.
-	Operation string
-}
-
-// Success reports whether somebody was told that it is done.
-func (s *Said) Success() bool {
-	return !s.Killed && s.Exit == 0 || slices.Contains(s.Stages, "success") || s.Operation == "success"
-}
-
-// Honest compares what a program said with what is found, after a command that
-// leads from before by way of one of the states in between (before among them) to
-// after. Success means after, for ever. The exit codes that promise that nothing
-// changed mean before, or what was committed on the way and named in between.
-func Honest(said *Said, found, before, after State, between []State) []Problem {
-	var problems []Problem
-	lie := func(format string, args ...any) {
-		problems = append(problems, Problem{Kind: Lie, Text: fmt.Sprintf(format, args...)})
-	}
-	if found != after && !slices.Contains(between, found) && found != before {
-		lie("found %v, which is no state on the way from %v to %v", found, before, after)
-	}
-	if said.Success() && found != after {
-		lie("success was said (exit %d, killed %v, stages %v, operation %q), and there is %v, want %v", said.Exit, said.Killed, said.Stages, said.Operation, found, after)
-	}
-	if said.Killed {
-		return problems
-	}
-	switch said.Exit {
-	case 1, 2, 3, 4, 5, 6, 7: // failed or refused: nothing changed
-		if found == after && after != before && !slices.Contains(between, after) {
-			lie("exit %d says that nothing changed, and there is %v", said.Exit, found)
-		}
-		if found.Phase == Adopting && found != before {
-			lie("exit %d says that nothing changed, and a half of it is done: %v", said.Exit, found)
-		}
-	case 0, 8, 9, 10:
-	default:
-		lie("exit %d is none of the documented ones: %s", said.Exit, firstLine(said.Stderr))
-	}
-	if strings.Contains(said.Stderr, "goroutine ") || strings.Contains(said.Stderr, "panic:") {
-		lie("it panicked: %s", firstLine(said.Stderr))
-	}
-	if said.Exit != 0 && strings.TrimSpace(said.Stderr) == "" {
-		lie("exit %d without a word", said.Exit)
-	}
-	return problems
-}
-
-func firstLine(s string) string {
-	line, _, _ := bytes.Cut([]byte(strings.TrimSpace(s)), []byte("\n"))
-	return string(line)
 }

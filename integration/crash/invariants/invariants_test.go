@@ -77,6 +77,7 @@ func TestLookFinds(t *testing.T) {
 		{"a list of revoked keys with another key", func(root string) error {
 			return os.WriteFile(root+"/.revoked.json", []byte(`{"schema":1,"keys":["0123456789ABCDEF"],"seal":"sha256:00"}`), 0o600)
 		}, ".revoked.json is not whole"},
+		{"a mark of a shutdown that is not whole", write(".clean-shutdown"), "the mark .clean-shutdown"},
 		{"a file that the store does not know", write("v1.1.0.tmp"), "nothing that the store has"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -23,6 +23,7 @@ func (l *looker) prepared(n uint64, r *record) {
 	}
 	target, err := os.Readlink(filepath.Join(dir, "active"))
 	if errors.Is(err, fs.ErrNotExist) {
+		l.found.Spent = true
 		return
 	}
 	if want := fmt.Sprintf(".generations/%d", n+2); err != nil || target != want {

@@ -25,14 +25,13 @@ const (
 	Runs   Engine = "runs"   // nothing interrupts it
 	Kills  Engine = "kills"  // killed at each point, and then the aftermath
 	Errors Engine = "errors" // each call fails, once and from then on
-	Order  Engine = "order"  // the rules over the log of a run, also of one in which a sync failed
 	Lock   Engine = "lock"   // each change is made under the lock that it needs
-	Weak   Engine = "weak"   // the weak model of such logs
+	Weak   Engine = "weak"   // the weak model of its log, and of those in which a sync failed
 	Blocks Engine = "blocks" // block replay
 )
 
 // Engines are all of them.
-var Engines = []Engine{Runs, Kills, Errors, Order, Lock, Weak, Blocks}
+var Engines = []Engine{Runs, Kills, Errors, Lock, Weak, Blocks}
 
 // A Bench is where mutants are tried.
 type Bench struct {
@@ -125,19 +124,18 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 			most = 20
 		}
 		switch e {
-		case Order:
-			v, err := r.Order()
-			if err != nil {
-				return "", err
-			}
-			if len(v) > 0 {
-				return v[0].String(), nil
-			}
 		case Lock:
 			if len(r.Unlocked) > 0 {
 				return r.Unlocked[0], nil
 			}
 		case Weak:
+			undone, err := r.Undone()
+			if err != nil {
+				return "", err
+			}
+			if len(undone) > 0 {
+				return undone[0], nil
+			}
 			if _, err := r.Weak(ctx, t.bad, weak.Options{Most: most, Seed: 1, Enough: 1}, func(line string) { found = line }); found != "" || err != nil {
 				return found, err
 			}
@@ -161,7 +159,7 @@ func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (*weak.Recordi
 }
 
 // recordings are the logs of a run that nothing interrupts and of those in which the first
-// sync of its kind fails, or a removal and all after it: one that fails once is made again,
+// or the last sync of its kind fails, or a removal and all after it: one that fails once is made again,
 // by another call.
 func (t *Trial) recordings(ctx context.Context) ([]*weak.Recording, error) {
 	if t.logs != nil {
@@ -172,13 +170,18 @@ func (t *Trial) recordings(ctx context.Context) ([]*weak.Recording, error) {
 		return nil, err
 	}
 	logs := []*weak.Recording{whole}
-	kinds := make(map[string]bool)
+	last := make(map[string]int)
+	for i := range whole.Calls {
+		last[whole.Kind(&whole.Calls[i])] = i
+	}
+	first := make(map[string]bool)
 	for i := range whole.Calls {
 		c := &whole.Calls[i]
-		if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" || kinds[whole.Kind(c)] {
+		kind := whole.Kind(c)
+		if c.Name != "fsync" && c.Name != "syncfs" && c.Name != "unlink" || first[kind] && last[kind] != i {
 			continue
 		}
-		kinds[whole.Kind(c)] = true
+		first[kind] = true
 		same, failing, on := whole.Same(c.Point), false, c.Name == "unlink"
 		r, err := t.record(ctx, func(c *crashpoint.Call) crashpoint.Verdict {
 			if failing = failing && on || same(c); failing {

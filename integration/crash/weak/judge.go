@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/crash/disk"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
 )
@@ -26,8 +25,6 @@ type Options struct {
 	Seed uint64
 	// Point is the only one of which states are made; 0: all.
 	Point int
-	// Calls are judged instead of those that were recorded; nil: those.
-	Calls []crashpoint.Call
 	// Aftermaths is how many of the states a device is booted with and updated.
 	Aftermaths int
 	// Enough ends it at so many states that are wrong; 0: never.
@@ -71,7 +68,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		return t, err
 	}
 	defer os.RemoveAll(dir)
-	mirror, err := disk.NewMirror(dir)
+	mirror, err := NewMirror(dir)
 	if err != nil {
 		return t, err
 	}
@@ -89,10 +86,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		return t, err
 	}
 
-	calls := o.Calls
-	if calls == nil {
-		calls = r.Calls
-	}
+	calls := r.Calls
 	last := 0
 	if n := len(calls); n > 0 {
 		last = calls[n-1].Point
@@ -112,7 +106,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 	}
 	var failed error
 	err = Each(Run{
-		Root: r.Root, Before: map[string]*disk.Node{r.Dir: r.Before}, Calls: calls,
+		Root: r.Root, Before: map[string]*Node{r.Dir: r.Before}, Calls: calls,
 		Lost: []string{filepath.Join(r.Dir, "run")},
 	}, o.Most, o.Seed, func(s State) bool {
 		if o.Point != 0 && s.Point != o.Point {
@@ -156,6 +150,11 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		}
 		if problems := twice(s.Tree, rel, site); wrong == "" && len(problems) > 0 {
 			wrong, kind = problems[0].String(), problems[0].Kind // of what Seen does not show
+		}
+		if now := s.Disk.Lookup(r.Root); wrong == "" && now != nil && rel != "." && s.Tree.Names[rel] != nil {
+			if text := vouched(s.Tree.Names[rel], now); text != "" {
+				wrong, kind = text, invariants.Torn
+			}
 		}
 		after := false
 		if wrong == "" && stride > 0 && s.Point >= next && s.How != "all" {
@@ -215,10 +214,10 @@ func (r *Recording) told(calls []crashpoint.Call) int {
 
 // twice: the folder of a version that runs has one name. Whoever removes what is
 // half would remove what runs.
-func twice(tree *disk.Node, rel string, site *flows.Site) []invariants.Problem {
-	d := disk.New(map[string]*disk.Node{site.Dir: tree})
+func twice(tree *Node, rel string, site *flows.Site) []invariants.Problem {
+	d := NewDisk(map[string]*Node{site.Dir: tree})
 	for _, link := range []string{"current", "previous", "factory"} {
-		if is, _ := d.Resolve(filepath.Join(site.Dir, rel, link)); is != nil && Twice(tree, is.ID) {
+		if is := d.Resolve(filepath.Join(site.Dir, rel, link)); is != nil && Twice(tree, is.ID) {
 			return []invariants.Problem{{Kind: invariants.Torn, Text: "the folder that " + link + " leads to has two names"}}
 		}
 	}
@@ -226,7 +225,7 @@ func twice(tree *disk.Node, rel string, site *flows.Site) []invariants.Problem {
 }
 
 // aftermath boots a device with tree, and updates it; what goes wrong, if anything does.
-func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *disk.Node, dir string) (string, error) {
+func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, dir string) (string, error) {
 	if err := tree.Write(dir); err != nil {
 		return "", err
 	}

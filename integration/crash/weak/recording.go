@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,10 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/crash/disk"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
-	"github.com/tope-ota/ota/integration/crash/order"
 )
 
 // A Recording is one run of a flow.
@@ -25,7 +22,7 @@ type Recording struct {
 	Flow *flows.Flow
 	// Dir is the site's folder, Root its store, when it was recorded; the site is gone.
 	Dir, Root string
-	Before    *disk.Node // of Dir
+	Before    *Node // of Dir
 	Calls     []crashpoint.Call
 	Said      *invariants.Said
 	// Unlocked are calls that were made while the lock was free that their caller has
@@ -49,7 +46,7 @@ func Record(ctx context.Context, w *flows.World, f *flows.Flow, dir string, plan
 // RecordAt runs f with plan on s, where it was prepared.
 func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint.Plan) (*Recording, error) {
 	s.Forget()
-	before, err := disk.Read(s.Dir)
+	before, err := ReadNode(s.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +105,7 @@ func (r *Recording) watch(c *crashpoint.Call) {
 		top, below, _ := strings.Cut(rel, "/")
 		locks := []string{".lock"}
 		switch {
-		case rel == "." || top == ".lock" || top == ".install.lock":
+		case rel == "." || strings.HasSuffix(top, "lock") || strings.HasSuffix(top, "lock.new"):
 			continue
 		case strings.Contains(top, ".clean-shutdown"):
 			continue // a shutdown must not wait for anybody
@@ -135,31 +132,6 @@ func held(name string) bool {
 	}
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
-}
-
-// repairing are the flows whose command may exchange files of versions that run and
-// change their modes.
-var repairing = []string{"factory-create-first", "factory-create", "repair", "repair-mode", "fallback-damaged", "install-healing"}
-
-// Order is what the calls of r violate.
-func (r *Recording) Order() ([]order.Violation, error) { return r.OrderOf(r.Calls) }
-
-// OrderOf is Order, of other calls.
-func (r *Recording) OrderOf(calls []crashpoint.Call) ([]order.Violation, error) {
-	switches := 0
-	if b, a := r.Flow.Before, r.Flow.After; b.Current != a.Current || b.Previous != a.Previous {
-		switches = 1
-	}
-	exit := r.Said.Exit
-	if exit == r.Flow.Exit {
-		exit = 0 // it is what was to be done
-	}
-	return order.Judge(order.Run{
-		Root: r.Root, May: []string{filepath.Join(r.Dir, "run")},
-		Before: map[string]*disk.Node{r.Dir: r.Before}, Calls: calls, Exit: exit,
-		Repairs: slices.Contains(repairing, r.Flow.Name), Switches: switches,
-		Unsettled: r.Flow.Name == "install-again",
-	})
 }
 
 // Syncs are the kinds of syncs that a run makes: what of, by what it makes durable
@@ -216,9 +188,6 @@ func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
 		return nth == 0
 	}
 }
-
-// Sorted are the kinds in order.
-func Sorted(kinds map[string][]int) []string { return slices.Sorted(maps.Keys(kinds)) }
 
 // Scratch makes a folder for what is made and read many times: in memory, if it can
 // be. The caller removes it.

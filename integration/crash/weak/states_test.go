@@ -1,59 +1,56 @@
-package weak_test
+package weak
 
 import (
 	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tope-ota/ota/integration/crash/handmade"
-	"github.com/tope-ota/ota/integration/crash/weak"
 )
 
 const seed = 1
 
-// What the rules of package disk say of one call.
+// What the rules of a Disk say of one call.
 func TestRules(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		write func(l *handmade.Log)
+		write func(l *handLog)
 		// may is what the file f of the root may be in the end, and must be in some
 		// state: "-" is none.
 		may []string
 	}{
-		{"a file that is made", func(l *handmade.Log) { l.Create("f", "") }, []string{"-", ""}},
-		{"a file that is made, and its folder synced", func(l *handmade.Log) { l.Create("f", ""); l.Fsync("") }, []string{""}},
-		{"a file that is written, and its folder synced", func(l *handmade.Log) { l.Create("f", "ab"); l.Fsync("") }, []string{"", "ab", "\x00\x00", "a"}},
-		{"a file that is written and synced", func(l *handmade.Log) { l.Create("f", "ab"); l.Fsync("f") }, []string{"-", "ab"}},
-		{"a file that is written, and all synced", func(l *handmade.Log) { l.Create("f", "ab"); l.Syncfs() }, []string{"ab"}},
-		{"a file whose sync failed", func(l *handmade.Log) {
+		{"a file that is made", func(l *handLog) { l.Create("f", "") }, []string{"-", ""}},
+		{"a file that is made, and its folder synced", func(l *handLog) { l.Create("f", ""); l.Fsync("") }, []string{""}},
+		{"a file that is written, and its folder synced", func(l *handLog) { l.Create("f", "ab"); l.Fsync("") }, []string{"", "ab", "\x00\x00", "a"}},
+		{"a file that is written and synced", func(l *handLog) { l.Create("f", "ab"); l.Fsync("f") }, []string{"-", "ab"}},
+		{"a file that is written, and all synced", func(l *handLog) { l.Create("f", "ab"); l.Syncfs() }, []string{"ab"}},
+		{"a file whose sync failed", func(l *handLog) {
 			l.Create("f", "")
 			l.Fsync("")
 			l.Write("f", 0, "a")
 			l.Fail(unix.EIO, func() { l.Fsync("f") })
 			l.Fsync("f")
 		}, []string{"", "a", "\x00"}},
-		{"a file that is renamed in its folder", func(l *handmade.Log) {
+		{"a file that is renamed in its folder", func(l *handLog) {
 			l.Create("g", "g")
 			l.Create("f", "f")
 			l.Syncfs()
 			l.Rename("g", "f")
 		}, []string{"f", "g"}},
-		{"a file that is removed", func(l *handmade.Log) { l.Create("f", "f"); l.Syncfs(); l.Remove("f") }, []string{"f", "-"}},
-		{"a file that is moved away", func(l *handmade.Log) { l.Create("f", "f"); l.Syncfs(); l.Rename("f", ".trash/f") }, []string{"f", "-"}},
-		{"a file that is moved away, and where it came to synced", func(l *handmade.Log) {
+		{"a file that is removed", func(l *handLog) { l.Create("f", "f"); l.Syncfs(); l.Remove("f") }, []string{"f", "-"}},
+		{"a file that is moved away", func(l *handLog) { l.Create("f", "f"); l.Syncfs(); l.Rename("f", ".trash/f") }, []string{"f", "-"}},
+		{"a file that is moved away, and where it came to synced", func(l *handLog) {
 			l.Create("f", "f")
 			l.Syncfs()
 			l.Rename("f", ".trash/f")
 			l.Fsync(".trash")
 		}, []string{"f", "-"}},
-		{"a file that is moved away, and where it was synced", func(l *handmade.Log) { l.Create("f", "f"); l.Syncfs(); l.Rename("f", ".trash/f"); l.Fsync("") }, []string{"-"}},
+		{"a file that is moved away, and where it was synced", func(l *handLog) { l.Create("f", "f"); l.Syncfs(); l.Rename("f", ".trash/f"); l.Fsync("") }, []string{"-"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := handmade.New("/site/store", [2]string{".trash/", ""})
+			l := newLog("/site/store", [2]string{".trash/", ""})
 			test.write(l)
 			found := map[string]bool{}
-			err := weak.Each(weak.Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 100, seed, func(s weak.State) bool {
+			err := Each(Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 100, seed, func(s State) bool {
 				if s.Point == len(l.Calls) {
 					is := "-"
 					if f := s.Tree.Names["f"]; f != nil {
@@ -81,10 +78,10 @@ func TestRules(t *testing.T) {
 
 // A file that is moved to another folder may be lost, or be in both.
 func TestMove(t *testing.T) {
-	l := handmade.New("/site/store", [2]string{"a/f", "f"}, [2]string{"b/", ""})
+	l := newLog("/site/store", [2]string{"a/f", "f"}, [2]string{"b/", ""})
 	l.Rename("a/f", "b/f")
 	found := map[string]int{}
-	err := weak.Each(weak.Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 100, seed, func(s weak.State) bool {
+	err := Each(Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 100, seed, func(s State) bool {
 		if s.Point == 1 {
 			found[fmt.Sprint(s.Tree.Names["a"].Names["f"] != nil, s.Tree.Names["b"].Names["f"] != nil)]++
 		}
@@ -98,9 +95,9 @@ func TestMove(t *testing.T) {
 // The same seed makes the same states.
 func TestSeed(t *testing.T) {
 	states := func(seed uint64) (all []string) {
-		l := handmade.Store("/site/store")
+		l := store("/site/store")
 		l.Install()
-		err := weak.Each(weak.Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 50, seed, func(s weak.State) bool {
+		err := Each(Run{Root: l.Root, Before: l.Before, Calls: l.Calls}, 50, seed, func(s State) bool {
 			all = append(all, fmt.Sprintf("%d %x", s.Point, s.Tree.Sum()))
 			return true
 		})

@@ -1,4 +1,4 @@
-package disk
+package weak
 
 import (
 	"encoding/hex"

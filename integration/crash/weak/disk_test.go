@@ -1,4 +1,4 @@
-package disk_test
+package weak
 
 import (
 	"os"
@@ -8,13 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/crash/disk"
-	"github.com/tope-ota/ota/integration/crash/handmade"
 )
 
 // What is played on the disk in memory and what is done to a real one is the same.
 func TestPlayAsReal(t *testing.T) {
-	l := handmade.Store("/site/store")
+	l := store("/site/store")
 	before := filepath.Join(t.TempDir(), "store")
 	if err := l.Before[l.Root].Write(before); err != nil {
 		t.Fatal(err)
@@ -25,7 +23,7 @@ func TestPlayAsReal(t *testing.T) {
 	l.Rename("v2", ".trash/v2-0")
 	l.RemoveAll(".trash/v2-0/bin")
 
-	d := disk.New(l.Before)
+	d := NewDisk(l.Before)
 	for i := range l.Calls {
 		c := &l.Calls[i]
 		if err := d.Play(c); err != nil {
@@ -35,7 +33,7 @@ func TestPlayAsReal(t *testing.T) {
 			t.Fatalf("%s %s: %v", c.Name, c.File.Path, err)
 		}
 	}
-	real, err := disk.Read(before)
+	real, err := ReadNode(before)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,9 +42,9 @@ func TestPlayAsReal(t *testing.T) {
 	}
 }
 
-func id(t *testing.T, l *handmade.Log, name string) crashpoint.ID {
+func id(t *testing.T, l *handLog, name string) crashpoint.ID {
 	t.Helper()
-	d := disk.New(l.Before)
+	d := NewDisk(l.Before)
 	for i := range l.Calls {
 		if err := d.Play(&l.Calls[i]); err != nil {
 			t.Fatal(err)
@@ -91,16 +89,16 @@ func really(c *crashpoint.Call, from, to string) error {
 }
 
 // text is a tree, but for its times and numbers.
-func text(n *disk.Node) string {
+func text(n *Node) string {
 	var all string
-	var walk func(at string, n *disk.Node)
-	walk = func(at string, n *disk.Node) {
+	var walk func(at string, n *Node)
+	walk = func(at string, n *Node) {
 		data := ""
 		if n.Data != nil {
 			data = string(n.Data.Bytes())
 		}
 		all += at + " " + n.Mode.String() + " " + n.Target + data + "\n"
-		for _, name := range disk.Sorted(n) {
+		for _, name := range Sorted(n) {
 			walk(at+"/"+name, n.Names[name])
 		}
 	}
@@ -110,14 +108,14 @@ func text(n *disk.Node) string {
 
 // The mirror shows what it is told to, whatever it showed before.
 func TestMirror(t *testing.T) {
-	l := handmade.Store("/site/store")
+	l := store("/site/store")
 	l.Install()
-	m, err := disk.NewMirror(t.TempDir())
+	m, err := NewMirror(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var trees []*disk.Node
-	d := disk.New(l.Before)
+	var trees []*Node
+	d := NewDisk(l.Before)
 	for i := range l.Calls {
 		if err := d.Play(&l.Calls[i]); err != nil {
 			t.Fatal(err)
@@ -125,11 +123,11 @@ func TestMirror(t *testing.T) {
 		trees = append(trees, d.Live(l.Root))
 	}
 	for i := range trees {
-		for _, tree := range []*disk.Node{trees[i], trees[len(trees)-1-i]} {
+		for _, tree := range []*Node{trees[i], trees[len(trees)-1-i]} {
 			if err := m.Show(tree); err != nil {
 				t.Fatal(err)
 			}
-			shown, err := disk.Read(m.Dir())
+			shown, err := ReadNode(m.Dir())
 			if err != nil {
 				t.Fatal(err)
 			}

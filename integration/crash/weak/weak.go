@@ -1,12 +1,14 @@
-// Package weak judges what the real programs do by what they ask of the disk: the logs
-// of the flows, by package order, and whatever power cuts may leave of them, by package
-// invariants.
+// Package weak judges what the real programs do by what they ask of the disk: whatever
+// power cuts may leave of the logs of the flows must be a whole store and what was said.
 //
 //	recording.go a flow and its log
-//	states.go    what power cuts may leave of a log
-//	judge.go     whether that is a whole store, and what was said
+//	said.go      what is promised and is seen in the log alone
+//	disk.go      a disk that a log is played on (play.go), of which a power cut leaves
+//	             trees (node.go), which are shown at one place (mirror.go)
+//	weak.go      what power cuts may leave at each point of a log
+//	judge.go     whether that is as it must be
 //
-// States are made by the weakest rules that POSIX allows (see package disk), at every
+// States are made by the weakest rules that POSIX allows (see disk.go), at every
 // point of a log. No file system is as bad; but each of them does some of it, and a
 // program that holds here needs none of their favours. What a file holds of which not all
 // is durable is, block by block, what it was, what it is or zeros; and its length is any
@@ -14,6 +16,7 @@
 package weak
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -22,7 +25,6 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/crash/disk"
 )
 
 // A Run is what states are made of.
@@ -30,7 +32,7 @@ type Run struct {
 	// Root is the path of the store. Before is the one folder that was there, by its
 	// path, all of it durable: the store or one that it is in.
 	Root   string
-	Before map[string]*disk.Node
+	Before map[string]*Node
 	// Lost are the paths of folders that no power cut leaves, as /run.
 	Lost  []string
 	Calls []crashpoint.Call
@@ -42,10 +44,12 @@ type State struct {
 	// there: with the seed of Each it is enough to have the state again.
 	Point int
 	How   string
-	Tree  *disk.Node // the one folder of Before
+	Tree  *Node // the one folder of Before
 	// Seen is Tree without what is in the store's folders for what is half: that has
 	// to be of no account.
-	Seen *disk.Node
+	Seen *Node
+	// Disk is as it is before the power goes. It is not to be changed.
+	Disk *Disk
 }
 
 // block is what of a file reaches the disk at once, or not.
@@ -59,7 +63,7 @@ func Each(r Run, most int, seed uint64, yield func(State) bool) error {
 	if len(r.Before) != 1 {
 		return fmt.Errorf("%d folders to play on, want one", len(r.Before))
 	}
-	d := disk.New(r.Before)
+	d := NewDisk(r.Before)
 	for top := range r.Before {
 		m := model{Run: r, top: top, disk: d, most: most, yield: yield}
 		m.dull = []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
@@ -84,22 +88,22 @@ type model struct {
 	Run
 	top  string
 	dull []string
-	disk *disk.Disk
+	disk *Disk
 	most int
 
 	yield func(State) bool
 
 	choices []choice
 	free    int // choices[:free] are seen by whoever looks at the store, the others not
-	left    map[*disk.Inode][]bool
-	variant map[*disk.Inode]int
+	left    map[*Inode][]bool
+	variant map[*Inode]int
 	rand    *rand.Rand
 }
 
 // A choice is one thing that a power cut takes or leaves: a pending change of an
 // inode, or, if data, what a file holds.
 type choice struct {
-	inode *disk.Inode
+	inode *Inode
 	k     int
 	data  bool
 	point int
@@ -207,21 +211,21 @@ func (m *model) except(one choice, rest, v int) func(int) int {
 // some name that may be there. What has no name is of no account.
 func (m *model) find() {
 	m.choices = m.choices[:0]
-	seen := make(map[*disk.Inode]bool)
-	var dull []*disk.Inode
+	seen := make(map[*Inode]bool)
+	var dull []*Inode
 	for _, name := range m.dull {
 		if is := m.disk.Lookup(name); is != nil {
 			dull = append(dull, is)
 		}
 	}
-	lost := make(map[*disk.Inode]bool)
+	lost := make(map[*Inode]bool)
 	for _, name := range m.Lost {
 		if is := m.disk.Lookup(name); is != nil {
 			lost[is] = true
 		}
 	}
-	var visit func(i *disk.Inode)
-	visit = func(i *disk.Inode) {
+	var visit func(i *Inode)
+	visit = func(i *Inode) {
 		if seen[i] || lost[i] || slices.Contains(dull, i) {
 			return
 		}
@@ -249,8 +253,8 @@ func (m *model) find() {
 		visit(is)
 	}
 	m.sort(m.free)
-	m.left = make(map[*disk.Inode][]bool)
-	m.variant = make(map[*disk.Inode]int)
+	m.left = make(map[*Inode][]bool)
+	m.variant = make(map[*Inode]int)
 	for _, c := range m.choices {
 		if m.left[c.inode] == nil {
 			m.left[c.inode] = make([]bool, len(c.inode.Pending))
@@ -271,11 +275,11 @@ func (m *model) emit(point int, how string, bits []int) bool {
 			m.left[c.inode][c.k] = bits[i] == now
 		}
 	}
-	held := make(map[*disk.Inode]*disk.Blob) // a file that is met twice is one
-	tree := m.disk.Crash(m.top, func(i *disk.Inode, k int) bool {
+	held := make(map[*Inode]*Blob) // a file that is met twice is one
+	tree := m.disk.Crash(m.top, func(i *Inode, k int) bool {
 		left := m.left[i]
 		return left == nil || left[k] // nil: below what is lost
-	}, func(i *disk.Inode) *disk.Blob {
+	}, func(i *Inode) *Blob {
 		if held[i] == nil {
 			held[i] = m.hold(i, m.variant[i])
 		}
@@ -283,11 +287,11 @@ func (m *model) emit(point int, how string, bits []int) bool {
 	})
 	tree = without(tree, m.top, m.Lost, true)
 	seen := without(tree, m.top, m.dull, false)
-	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen})
+	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen, Disk: m.disk})
 }
 
 // without is tree, which is at top, without the folders named, or without what is in them.
-func without(tree *disk.Node, top string, names []string, folders bool) *disk.Node {
+func without(tree *Node, top string, names []string, folders bool) *Node {
 	for _, name := range names {
 		rel, ok := strings.CutPrefix(name, top+"/")
 		if ok {
@@ -297,12 +301,12 @@ func without(tree *disk.Node, top string, names []string, folders bool) *disk.No
 	return tree
 }
 
-func prune(n *disk.Node, names []string, folder bool) *disk.Node {
+func prune(n *Node, names []string, folder bool) *Node {
 	if n == nil || n.Names == nil {
 		return n
 	}
 	if len(names) == 0 {
-		return &disk.Node{ID: n.ID, Mode: n.Mode, Names: map[string]*disk.Node{}}
+		return &Node{ID: n.ID, Mode: n.Mode, Names: map[string]*Node{}}
 	}
 	sub := n.Names[names[0]]
 	if sub == nil {
@@ -319,7 +323,7 @@ func prune(n *disk.Node, names []string, folder bool) *disk.Node {
 }
 
 // hold is what the file i holds in a variant.
-func (m *model) hold(i *disk.Inode, variant int) *disk.Blob {
+func (m *model) hold(i *Inode, variant int) *Blob {
 	was, is := i.Kept().Bytes(), i.Data.Bytes()
 	switch variant {
 	case old:
@@ -330,8 +334,12 @@ func (m *model) hold(i *disk.Inode, variant int) *disk.Blob {
 		if between := m.between(i); between != nil {
 			return between
 		}
-		if len(is) > 0 {
-			return disk.NewBlob(is[:m.rand.IntN(len(is))])
+		base := 0
+		if bytes.HasPrefix(is, was) {
+			base = len(was) // it was appended to: what was durable is
+		}
+		if len(is) > base {
+			return NewBlob(is[:base+m.rand.IntN(len(is)-base)])
 		}
 		return i.Data
 	}
@@ -350,6 +358,9 @@ func (m *model) hold(i *disk.Inode, variant int) *disk.Blob {
 			copy(part, before)
 			continue
 		}
+		if bytes.HasPrefix(after, before) {
+			copy(part, before)
+		}
 		if variant == mixed {
 			switch m.rand.IntN(3) {
 			case old:
@@ -359,13 +370,13 @@ func (m *model) hold(i *disk.Inode, variant int) *disk.Blob {
 			}
 		}
 	}
-	return disk.NewBlob(data)
+	return NewBlob(data)
 }
 
 // between is what i held before one of the changes that are pending; nil: there was
 // only one.
-func (m *model) between(i *disk.Inode) *disk.Blob {
-	var all []*disk.Blob
+func (m *model) between(i *Inode) *Blob {
+	var all []*Blob
 	for _, change := range i.Pending {
 		if change.Data != nil && change.Data != i.Data {
 			all = append(all, change.Data)
@@ -383,10 +394,10 @@ func slice(b []byte, from, to int) []byte {
 
 // Twice reports whether the folder id has more than one name in tree. A disk on which
 // it had would be one where removing what is below the one removes it of the other.
-func Twice(tree *disk.Node, id crashpoint.ID) bool {
+func Twice(tree *Node, id crashpoint.ID) bool {
 	names := 0
-	var visit func(n *disk.Node)
-	visit = func(n *disk.Node) {
+	var visit func(n *Node)
+	visit = func(n *Node) {
 		if n.ID == id {
 			names++
 		}

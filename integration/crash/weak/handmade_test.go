@@ -1,7 +1,4 @@
-// Package handmade writes logs by hand: of a store in memory and of what a program
-// that makes every sync, or forgets one, would do to it. The oracle and the model
-// are tested with them.
-package handmade
+package weak
 
 import (
 	"fmt"
@@ -12,65 +9,59 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
-	"github.com/tope-ota/ota/integration/crash/disk"
 )
 
-// A Log is written call by call. Paths are relative to Root.
-type Log struct {
+// A handLog is a log that a test writes by hand, of a store in memory. It is written call by call. Paths are relative to Root.
+type handLog struct {
 	Root   string
-	Before map[string]*disk.Node
+	Before map[string]*Node
 	Calls  []crashpoint.Call
-	disk   *disk.Disk
+	disk   *Disk
 	last   uint64 // inode number
 }
 
-// New begins a log of a store at root that holds tree, by paths: a folder ends in
+// newLog begins a log of a store at root that holds tree, by paths: a folder ends in
 // "/", "-> " begins the target of a link, all else is what a file holds. A path with
 // "=" before it is a second name of the file whose path follows.
-func New(root string, tree ...[2]string) *Log {
-	l := &Log{}
-	top := &disk.Node{ID: l.id(), Mode: fs.ModeDir | 0o755, Names: map[string]*disk.Node{}}
+func newLog(root string, tree ...[2]string) *handLog {
+	l := &handLog{}
+	top := &Node{ID: l.id(), Mode: fs.ModeDir | 0o755, Names: map[string]*Node{}}
 	for _, t := range tree {
 		name, content := t[0], t[1]
 		parts := strings.Split(strings.TrimSuffix(name, "/"), "/")
 		dir := top
 		for _, p := range parts[:len(parts)-1] {
 			if dir.Names[p] == nil {
-				dir.Names[p] = &disk.Node{ID: l.id(), Mode: fs.ModeDir | 0o755, Names: map[string]*disk.Node{}}
+				dir.Names[p] = &Node{ID: l.id(), Mode: fs.ModeDir | 0o755, Names: map[string]*Node{}}
 			}
 			dir = dir.Names[p]
 		}
-		n := &disk.Node{ID: l.id()}
+		n := &Node{ID: l.id()}
 		if target, ok := strings.CutPrefix(content, "-> "); ok {
 			n.Mode, n.Target = fs.ModeSymlink|0o777, target
 		} else if strings.HasSuffix(name, "/") {
-			n.Mode, n.Names = fs.ModeDir|0o755, map[string]*disk.Node{}
+			n.Mode, n.Names = fs.ModeDir|0o755, map[string]*Node{}
 		} else if same, ok := strings.CutPrefix(content, "="); ok {
 			n = top
 			for _, p := range strings.Split(same, "/") {
 				n = n.Names[p]
 			}
 		} else {
-			n.Mode, n.Data = 0o644, disk.NewBlob([]byte(content))
+			n.Mode, n.Data = 0o644, NewBlob([]byte(content))
 		}
 		dir.Names[parts[len(parts)-1]] = n
 	}
-	return From(root, top)
-}
-
-// From begins a log of a store at root that is top. Its inode numbers are below 10,000.
-func From(root string, top *disk.Node) *Log {
-	l := &Log{Root: root, Before: map[string]*disk.Node{root: top}, last: 10_000}
-	l.disk = disk.New(l.Before)
+	l = &handLog{Root: root, Before: map[string]*Node{root: top}, last: 10_000}
+	l.disk = NewDisk(l.Before)
 	return l
 }
 
-func (l *Log) id() crashpoint.ID {
+func (l *handLog) id() crashpoint.ID {
 	l.last++
 	return crashpoint.ID{Dev: 1, Ino: l.last}
 }
 
-func (l *Log) path(name string) string {
+func (l *handLog) path(name string) string {
 	if filepath.IsAbs(name) {
 		return name
 	}
@@ -78,7 +69,7 @@ func (l *Log) path(name string) string {
 }
 
 // place is what name is now; of what is not there, made says whether it is made now.
-func (l *Log) place(name string, made bool) crashpoint.Place {
+func (l *handLog) place(name string, made bool) crashpoint.Place {
 	p := crashpoint.Place{Path: l.path(name)}
 	if is := l.disk.Lookup(p.Path); is != nil {
 		p.ID, p.Type = is.ID, is.Type
@@ -89,7 +80,7 @@ func (l *Log) place(name string, made bool) crashpoint.Place {
 }
 
 // Do notes c, as it was made: its point and places are filled in.
-func (l *Log) Do(c crashpoint.Call) {
+func (l *handLog) Do(c crashpoint.Call) {
 	c.Point = len(l.Calls) + 1
 	c.Program = "handmade"
 	if err := l.disk.Play(&c); err != nil {
@@ -99,13 +90,13 @@ func (l *Log) Do(c crashpoint.Call) {
 }
 
 // Fail notes the one call that f makes as one that failed with errno.
-func (l *Log) Fail(errno unix.Errno, f func()) {
+func (l *handLog) Fail(errno unix.Errno, f func()) {
 	done := len(l.Calls)
 	f()
 	failed := l.Calls[done]
 	failed.Errno, failed.Injected = errno, true
 	// Once more, without it.
-	l.disk = disk.New(l.Before)
+	l.disk = NewDisk(l.Before)
 	calls := l.Calls[:done]
 	l.Calls = nil
 	for _, c := range calls {
@@ -114,39 +105,35 @@ func (l *Log) Fail(errno unix.Errno, f func()) {
 	l.Do(failed)
 }
 
-func (l *Log) Mkdir(name string) {
+func (l *handLog) Mkdir(name string) {
 	l.Do(crashpoint.Call{Name: "mkdir", File: l.place(name, true), Mode: 0o755})
 }
 
 // Create makes a file with content.
-func (l *Log) Create(name, content string) {
+func (l *handLog) Create(name, content string) {
 	l.Do(crashpoint.Call{Name: "open", File: l.place(name, true), Flags: unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY, Mode: 0o644})
 	if content != "" {
 		l.Write(name, 0, content)
 	}
 }
 
-func (l *Log) Write(name string, at int64, content string) {
+func (l *handLog) Write(name string, at int64, content string) {
 	l.Do(crashpoint.Call{Name: "write", File: l.place(name, false), Offset: at, Length: int64(len(content)), Data: []byte(content)})
 }
 
-func (l *Log) Chmod(name string, mode fs.FileMode) {
+func (l *handLog) Chmod(name string, mode fs.FileMode) {
 	l.Do(crashpoint.Call{Name: "chmod", File: l.place(name, false), Mode: mode})
 }
 
-func (l *Log) Symlink(target, name string) {
+func (l *handLog) Symlink(target, name string) {
 	l.Do(crashpoint.Call{Name: "symlink", File: l.place(name, true), Target: target})
 }
 
-func (l *Log) Link(from, to string) {
-	l.Do(crashpoint.Call{Name: "link", File: l.place(from, false), To: l.place(to, false)})
-}
-
-func (l *Log) Rename(from, to string) {
+func (l *handLog) Rename(from, to string) {
 	l.Do(crashpoint.Call{Name: "rename", File: l.place(from, false), To: l.place(to, false)})
 }
 
-func (l *Log) Remove(name string) {
+func (l *handLog) Remove(name string) {
 	c := crashpoint.Call{Name: "unlink", File: l.place(name, false)}
 	if c.File.Type == fs.ModeDir {
 		c.Flags = unix.AT_REMOVEDIR
@@ -155,24 +142,26 @@ func (l *Log) Remove(name string) {
 }
 
 // RemoveAll removes name with all that is in it.
-func (l *Log) RemoveAll(name string) {
+func (l *handLog) RemoveAll(name string) {
 	var names []string
-	l.disk.Lookup(l.path(name)).Walk(func(sub string, _ *disk.Inode) { names = append(names, filepath.Join(name, sub)) })
+	l.disk.Lookup(l.path(name)).Walk(func(sub string, _ *Inode) { names = append(names, filepath.Join(name, sub)) })
 	for i := len(names) - 1; i >= 0; i-- {
 		l.Remove(names[i])
 	}
 }
 
-func (l *Log) Fsync(name string) { l.Do(crashpoint.Call{Name: "fsync", File: l.place(name, false)}) }
+func (l *handLog) Fsync(name string) {
+	l.Do(crashpoint.Call{Name: "fsync", File: l.place(name, false)})
+}
 
-func (l *Log) Syncfs() {
+func (l *handLog) Syncfs() {
 	l.Do(crashpoint.Call{Name: "syncfs", File: crashpoint.Place{Path: l.Root, ID: crashpoint.ID{Dev: 1, Ino: 1}}})
 }
 
-// Store begins the log of a store with two versions, 1 and 2, of which 2 is current
+// store begins the log of a store with two versions, 1 and 2, of which 2 is current
 // and 1 is previous and factory.
-func Store(root string) *Log {
-	return New(root,
+func store(root string) *handLog {
+	return newLog(root,
 		[2]string{".trash/", ""}, [2]string{".staging/", ""},
 		[2]string{"v1/bin/app", "one"}, [2]string{"v1/.ota/manifest.json", "{1}"},
 		[2]string{"v2/bin/app", "two"}, [2]string{"v2/.ota/manifest.json", "{2}"}, [2]string{"v2/shared", "=v1/bin/app"},
@@ -191,7 +180,7 @@ func record(n int, current, previous, factory string) string {
 
 // Install is what an install of version 3 does to Store when it forgets no sync.
 // Its parts are methods, so that a test can do one of them otherwise.
-func (l *Log) Install() {
+func (l *handLog) Install() {
 	l.Unpack()
 	l.Syncfs()
 	l.Publish()
@@ -200,7 +189,7 @@ func (l *Log) Install() {
 }
 
 // Unpack makes version 3 in .staging.
-func (l *Log) Unpack() {
+func (l *handLog) Unpack() {
 	l.Mkdir(".staging/v3")
 	l.Mkdir(".staging/v3/.ota")
 	l.Create(".staging/v3/.ota/manifest.json", "{3}")
@@ -210,14 +199,14 @@ func (l *Log) Unpack() {
 }
 
 // Publish gives version 3 its name.
-func (l *Log) Publish() {
+func (l *handLog) Publish() {
 	l.Rename(".staging/v3", "v3")
 	l.Fsync("")
 	l.Fsync(".staging")
 }
 
 // Generation writes generation n.
-func (l *Log) Generation(n int, current, previous, factory string) {
+func (l *handLog) Generation(n int, current, previous, factory string) {
 	dir := fmt.Sprintf(".generations/%d", n)
 	l.Mkdir(dir)
 	for _, name := range []string{"/record.backup.json", "/record.json"} {
@@ -232,22 +221,10 @@ func (l *Log) Generation(n int, current, previous, factory string) {
 }
 
 // Switch makes generation n the active one.
-func (l *Log) Switch(n int) {
+func (l *handLog) Switch(n int) {
 	l.Mkdir("..active1")
 	l.Symlink(fmt.Sprintf(".generations/%d", n), "..active1/tmp.symlink")
 	l.Rename("..active1/tmp.symlink", ".active")
 	l.Remove("..active1")
 	l.Fsync("")
-}
-
-// Without is l's calls but those that drop says, each played on its own: the log of
-// a program that does not make these.
-func (l *Log) Without(drop func(*crashpoint.Call) bool) []crashpoint.Call {
-	var calls []crashpoint.Call
-	for i := range l.Calls {
-		if !drop(&l.Calls[i]) {
-			calls = append(calls, l.Calls[i])
-		}
-	}
-	return calls
 }

@@ -1,4 +1,4 @@
-package disk
+package weak
 
 import (
 	"crypto/sha256"
@@ -95,8 +95,8 @@ func (n *Node) Sum() [sha256.Size]byte {
 	return n.sum
 }
 
-// Read reads the folder dir with all that is in it.
-func Read(dir string) (*Node, error) {
+// ReadNode reads the folder dir with all that is in it.
+func ReadNode(dir string) (*Node, error) {
 	return read(dir, make(map[crashpoint.ID]*Node))
 }
 

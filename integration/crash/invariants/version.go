@@ -1,0 +1,242 @@
+package invariants
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+type manifest struct {
+	Version string
+	Size    int64
+	Entries []entry
+}
+
+type entry struct {
+	Path, Type, Mode, SHA256, Target string
+	Size                             int64
+}
+
+// version looks at one version: whatever has its final name is complete.
+func (l *looker) version(version string, r *record) {
+	dir := filepath.Join(l.root, "v"+version)
+	if _, err := os.Lstat(filepath.Join(dir, ".ota")); l.adopted && errors.Is(err, fs.ErrNotExist) {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
+			l.broken(version, "it has no manifest, and nothing else (%v)", err)
+		}
+		l.digest(version, noManifest, r)
+		l.found.Versions[version] = noManifest
+		return
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, ".ota/manifest.json"))
+	if err != nil {
+		l.broken(version, "%v", err)
+		return
+	}
+	sum := sha256.Sum256(raw)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	l.digest(version, digest, r)
+	var m manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		l.broken(version, "manifest: %v", err)
+		return
+	}
+	if m.Version != version {
+		l.broken(version, "its manifest is that of %q", m.Version)
+	}
+	isFactory := r != nil && r.Factory != nil && r.Factory.Version == version
+	there := l.tree(version, dir, isFactory)
+	for _, e := range m.Entries {
+		got, ok := there[e.Path]
+		delete(there, e.Path)
+		mode, _ := strconv.ParseUint(e.Mode, 8, 32)
+		want := file{kind: e.Type, mode: fs.FileMode(mode)}
+		switch e.Type {
+		case "file":
+			want.size, want.content = e.Size, e.SHA256
+		case "link":
+			want.mode, want.content = 0, e.Target
+		}
+		// Factory is read-only (tree tells); so is what was factory once, and, in parts,
+		// what was being made factory when the power went.
+		if isFactory || got.mode == want.mode&^0o222 {
+			want.mode &^= 0o222
+			got.mode &^= 0o222
+		}
+		if !ok || got != want {
+			l.broken(version, "%q is %v, want %v", e.Path, got, want)
+		}
+	}
+	for name := range there {
+		l.broken(version, "%q is not in its manifest", name)
+	}
+	l.found.Versions[version] = digest
+}
+
+// noManifest is what a record says in the place of the digest of a manifest that a
+// version does not have.
+const noManifest = "none"
+
+// digest compares what version is with what the record says.
+func (l *looker) digest(version, digest string, r *record) {
+	if r == nil {
+		return
+	}
+	for _, name := range links {
+		if to := r.link(name); to != nil && to.Version == version && to.Digest != digest {
+			l.torn("version %s has the manifest %.14s, the record says %.14s (%s)", version, digest, to.Digest, name)
+		}
+	}
+}
+
+// A file is what must be right of one: its mode's permissions, and the SHA-256 of
+// its content or the target of the link.
+type file struct {
+	kind    string
+	mode    fs.FileMode
+	size    int64
+	content string
+}
+
+// tree reads everything below dir but its .ota. Nothing of the factory may be
+// writable.
+func (l *looker) tree(version, dir string, isFactory bool) map[string]file {
+	all := make(map[string]file)
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if isFactory && d.Type() != fs.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
+			l.broken(version, "it is the factory, and %s is %v", name, info.Mode())
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil || rel == "." {
+			return err
+		}
+		if rel == ".ota" || path.Dir(rel) == ".ota" {
+			return nil
+		}
+		f := file{kind: "other"}
+		switch info.Mode().Type() {
+		case fs.ModeDir:
+			f = file{kind: "dir", mode: info.Mode().Perm()}
+		case 0:
+			data, err := os.Open(name)
+			if err != nil {
+				return err
+			}
+			defer data.Close()
+			h := sha256.New()
+			n, err := io.Copy(h, data)
+			if err != nil {
+				return err
+			}
+			f = file{kind: "file", mode: info.Mode().Perm(), size: n, content: hex.EncodeToString(h.Sum(nil))}
+		case fs.ModeSymlink:
+			target, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			f = file{kind: "link", content: target}
+		}
+		all[rel] = f
+		return nil
+	})
+	if err != nil {
+		l.broken(version, "%v", err)
+	}
+	return all
+}
+
+// refs looks at the versions that the record names.
+func (l *looker) refs(r *record) {
+	for name, to := range map[string]*ref{"current": r.Current, "previous": r.Previous, "factory": r.Factory, "next": r.Next} {
+		if to == nil {
+			continue
+		}
+		if _, ok := l.found.Versions[to.Version]; !ok {
+			l.torn("%s is version %s, which is not there whole", name, to.Version)
+		}
+	}
+}
+
+// Fingerprint is a text that changes with every byte, name, mode and time of
+// change of what is below dir. It is how "not touched" is told; files that have
+// several names may get and lose other ones.
+func Fingerprint(dir string) (string, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
+		switch info.Mode().Type() {
+		case 0:
+			data, err := os.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			h.Write(data)
+		case fs.ModeSymlink:
+			target, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(h, target)
+		}
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// Stray lists what is below dir and not below one of the folders that are allowed
+// (paths relative to dir).
+func Stray(dir string, allowed ...string) ([]string, error) {
+	var stray []string
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil || rel == "." {
+			return err
+		}
+		for _, a := range allowed {
+			if rel == a {
+				if d.IsDir() {
+					return filepath.SkipDir
+				}
+				return nil
+			}
+			if strings.HasPrefix(a, rel+"/") {
+				return nil
+			}
+		}
+		stray = append(stray, rel)
+		return nil
+	})
+	return stray, err
+}

@@ -1,0 +1,225 @@
+package weak
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
+)
+
+// A disk is a file system in memory that a log of calls is played on. Of everything it
+// knows what a power cut cannot take any more, and what it may, by the
+// weakest rules that POSIX allows:
+//
+//   - A name (made, linked, renamed, removed) is durable after an fsync of its
+//     folder, and not before.
+//   - What a file holds, its length and its mode are durable after an fsync of the
+//     file, which says nothing about its name.
+//   - A syncfs makes durable whatever is on its file system.
+//   - A sync that failed makes nothing durable, and no later one makes up for it: the
+//     kernel may have dropped what it could not write.
+//   - sync_file_range promises nothing.
+//
+// What is not durable may be there or not, each change for itself, whatever came
+// before or after it. So a rename from one folder to another may leave both names,
+// or none. Two things are taken to be one, because no program could be right
+// without: a rename within one folder is done or not, and a name that is given to
+// another file is the old or the new one, never gone. The text of a symlink comes
+// with the link, since nothing could make it durable alone.
+
+// A Disk is some folders, as they are now and as a power cut may leave them.
+type Disk struct {
+	tops  map[string]*Inode
+	files map[crashpoint.ID]*Inode
+	clean map[*Inode]*Node // of what nothing is pending, see Crash
+}
+
+// An Inode is a file, folder or link, whatever its names are. Its fields say how it
+// is now.
+type Inode struct {
+	ID     crashpoint.ID
+	Type   fs.FileMode // only the bits of the type
+	Mode   fs.FileMode // only those of the permissions
+	Target string      // of a symlink
+	Data   *Blob       // of a file
+	Names  map[string]*Inode
+	// Pending is what changed it and is not durable, in order.
+	Pending []*Change
+
+	// kept is what a power cut cannot take.
+	kept struct {
+		mode  fs.FileMode
+		data  *Blob
+		names map[string]*Inode
+	}
+}
+
+// A Change is one thing that a power cut takes or leaves as a whole.
+type Change struct {
+	Point int
+	// Lost: a sync of it failed. It may yet be there, but nothing makes it durable.
+	Lost bool
+	// Names are the names of a folder that it changed: two if it renamed within it.
+	Names []Name
+	// Data is what the file held from then on; nil: it did not change that.
+	Data *Blob
+	// Mode is what the file's mode was from then on, if HasMode.
+	Mode    fs.FileMode
+	HasMode bool
+}
+
+// A Name is what a change made a name mean; Is is nil where it was removed.
+type Name struct {
+	Name string
+	Is   *Inode
+}
+
+// NewDisk makes a disk with folders, by their paths, which are durable.
+func NewDisk(folders map[string]*Node) *Disk {
+	d := &Disk{tops: make(map[string]*Inode), files: make(map[crashpoint.ID]*Inode)}
+	for name, n := range folders {
+		d.tops[filepath.Clean(name)] = d.add(n)
+	}
+	return d
+}
+
+func (d *Disk) add(n *Node) *Inode {
+	if i := d.files[n.ID]; i != nil {
+		return i // another name of it
+	}
+	i := &Inode{ID: n.ID, Type: n.Mode.Type(), Mode: n.Mode.Perm(), Target: n.Target, Data: n.Data}
+	d.files[n.ID] = i
+	if n.Mode.IsDir() {
+		i.Names = make(map[string]*Inode, len(n.Names))
+		for name, sub := range n.Names {
+			i.Names[name] = d.add(sub)
+		}
+	}
+	i.kept.mode, i.kept.data, i.kept.names = i.Mode, i.Data, maps.Clone(i.Names)
+	return i
+}
+
+// Unsettle takes name as if it had got its meaning a moment ago, and nobody had synced
+// its folder since. It is an error if there is no such name.
+func (d *Disk) Unsettle(name string) error {
+	dir, base, err := d.parent(name)
+	if err != nil {
+		return err
+	}
+	if dir == nil || dir.Names[base] == nil {
+		return fmt.Errorf("there is no %s", name)
+	}
+	delete(dir.kept.names, base)
+	dir.Pending = append(dir.Pending, &Change{Names: []Name{{base, dir.Names[base]}}})
+	return nil
+}
+
+// Top is the path of the folder of the disk that name is in, or is; empty: it is in none.
+func (d *Disk) Top(name string) string {
+	for top := range d.tops {
+		if name == top || strings.HasPrefix(name, top+"/") {
+			return top
+		}
+	}
+	return ""
+}
+
+// Lookup is what has the name now, no link followed; nil: nothing.
+func (d *Disk) Lookup(name string) *Inode {
+	name = filepath.Clean(name)
+	top := d.Top(name)
+	if top == "" {
+		return nil
+	}
+	i := d.tops[top]
+	for _, part := range strings.Split(strings.TrimPrefix(name[len(top):], "/"), "/") {
+		if part != "" && i != nil {
+			i = i.Names[part]
+		}
+	}
+	return i
+}
+
+// Resolve follows name, and links, to what it leads to now; nil: it leads nowhere,
+// or out of the disk.
+func (d *Disk) Resolve(name string) *Inode {
+	const most = 40 // links, as Linux
+	name = filepath.Clean(name)
+	for links := 0; links <= most; {
+		top := d.Top(name)
+		if top == "" {
+			return nil
+		}
+		dir, at, rest := d.tops[top], top, strings.TrimPrefix(name[len(top):], "/")
+		again := false
+		for rest != "" {
+			var part string
+			part, rest, _ = strings.Cut(rest, "/")
+			next := dir.Names[part]
+			if next == nil {
+				return nil
+			}
+			if next.Type == fs.ModeSymlink {
+				if filepath.IsAbs(next.Target) {
+					return nil
+				}
+				// .. of a path without links is what it looks like: of one with
+				// links too, as at holds none.
+				name, again = path.Join(at, next.Target, rest), true
+				links++
+				break
+			}
+			dir, at = next, path.Join(at, part)
+		}
+		if !again {
+			return dir
+		}
+	}
+	return nil
+}
+
+// Unsynced are the changes of the name that are not durable.
+func (i *Inode) Unsynced(name string) []*Change {
+	var changes []*Change
+	for _, c := range i.Pending {
+		if slices.ContainsFunc(c.Names, func(n Name) bool { return n.Name == name }) {
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}
+
+// Walk calls f for i and everything below, with its path below i, in order.
+func (i *Inode) Walk(f func(name string, i *Inode)) { i.walk(".", f) }
+
+func (i *Inode) walk(at string, f func(string, *Inode)) {
+	f(at, i)
+	for _, name := range slices.Sorted(maps.Keys(i.Names)) {
+		i.Names[name].walk(path.Join(at, name), f)
+	}
+}
+
+// MayHold is whatever a power cut may leave in the folder i, each once, in an order
+// that is the same each time.
+func (i *Inode) MayHold() []*Inode {
+	var all []*Inode
+	add := func(is *Inode) {
+		if is != nil && !slices.Contains(all, is) {
+			all = append(all, is)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.kept.names)) {
+		add(i.kept.names[name])
+	}
+	for _, c := range i.Pending {
+		for _, n := range c.Names {
+			add(n.Is)
+		}
+	}
+	return all
+}
