@@ -133,6 +133,8 @@ func (l *Lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
 	if r.last, err = remembered(site.Root); err != nil {
 		return nil, err
 	}
+	// Also where its number is one that was there before, and was given up.
+	r.allowed = append(r.allowed, r.last)
 	names, err := filepath.Glob(filepath.Join(site.Root, ".generations", "*"))
 	if err != nil {
 		return nil, err
