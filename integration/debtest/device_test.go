@@ -3,7 +3,6 @@ package debtest
 import (
 	"context"
 	"fmt"
-	"github.com/tope-ota/ota/integration/tier"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,10 +18,11 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // taker is a Debian that takes packages.
-var taker = debian.Variant{Dpkg: true}
+func taker(s debian.Suite) debian.Variant { return debian.Variant{Suite: s, Dpkg: true} }
 
 // service is all that the device has before the package comes.
 func service() debian.Overlay {
@@ -248,16 +248,16 @@ func isNotRemoved(s *story) {
 // machine, too. There power cuts lose what was not synced, and an installation takes
 // minutes.
 func TestDevice(t *testing.T) {
-	t.Run("container", inContainer)
+	t.Run("container", func(t *testing.T) { machine.EachSuite(t, inContainer) })
 	if tier.Nightly {
 		t.Run("vm", inVM)
 	}
 }
 
-func inContainer(t *testing.T) {
+func inContainer(t *testing.T, suite debian.Suite) {
 	machine.RequireContainer(t)
 	ctx := machine.Context(t)
-	m := machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker, Writable: true})
+	m := machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker(suite), Writable: true})
 	s := begin(t, ctx, m, machine.Quick)
 	upgrade(s, isNotRemoved)
 
@@ -320,7 +320,7 @@ func inVM(t *testing.T) {
 	// stands in for it.
 	overlay["/usr/bin/deb-systemd-helper"] = debian.File{Data: []byte("not a program\n")}
 	overlay["/usr/bin/deb-systemd-invoke"] = overlay["/usr/bin/deb-systemd-helper"]
-	m := machine.StartVM(t, vm.Options{Overlay: overlay, Variant: taker, Writable: true, Cold: true})
+	m := machine.StartVM(t, vm.Options{Overlay: overlay, Variant: taker(debian.Bookworm), Writable: true, Cold: true})
 	start := time.Now()
 	upgrade(begin(t, machine.Context(t), m, machine.Slow), nil)
 	t.Logf("%s", time.Since(start).Round(time.Second))
@@ -330,8 +330,12 @@ func inVM(t *testing.T) {
 // dpkg, as debootstrap and its kind do.
 func TestImageBuild(t *testing.T) {
 	machine.RequireContainer(t)
+	machine.EachSuite(t, imageBuild)
+}
+
+func imageBuild(t *testing.T, suite debian.Suite) {
 	ctx := machine.Context(t)
-	from, err := taker.Root(ctx)
+	from, err := taker(suite).Root(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

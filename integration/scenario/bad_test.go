@@ -9,6 +9,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -21,6 +22,10 @@ func TestBadVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) { badVersions(t, options(o, s)) })
+}
+
+func badVersions(t *testing.T, o container.Options) {
 	const devices = 4
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -28,7 +33,7 @@ func TestBadVersions(t *testing.T) {
 		all.Go(func() {
 			t.Run(fmt.Sprintf("device %d", i+1), func(t *testing.T) {
 				ctx := machine.Context(t)
-				d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
+				d, err := machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick)
 				if err == nil {
 					err = scenario.Start(ctx, d)
 				}

@@ -2,10 +2,11 @@ package scenario_test
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
 )
@@ -21,21 +22,43 @@ func inContainer(t *testing.T, run func(context.Context, *machine.Device) error)
 	if err != nil {
 		t.Fatal(err)
 	}
-	inOverlay(t, o, run)
+	inOverlay(t, o, func(_ *testing.T, ctx context.Context, d *machine.Device, _ debian.Suite) error { return run(ctx, d) })
 }
 
-func inOverlay(t *testing.T, o debian.Overlay, run func(context.Context, *machine.Device) error) {
-	t.Helper()
-	machine.RequireContainer(t)
-	t.Parallel()
-	ctx := machine.Context(t)
-	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
-	if err == nil {
-		err = run(ctx, d)
-	}
+// Systemd has soft reboots since version 254: before, there is nothing to count.
+func TestSoftReboots(t *testing.T) {
+	o, err := overlay()
 	if err != nil {
 		t.Fatal(err)
 	}
+	o = maps.Clone(o)
+	scenario.SoftRebootOverlay(o)
+	inOverlay(t, o, func(t *testing.T, ctx context.Context, d *machine.Device, s debian.Suite) error {
+		if s.Systemd() >= 254 {
+			return scenario.SoftReboots(ctx, d)
+		}
+		if r, err := d.Exec(ctx, "systemctl", "soft-reboot"); err != nil || !strings.Contains(r.Stderr, "soft-reboot") || r.Code != 1 {
+			t.Errorf("systemctl soft-reboot: %v, %s, want that it is unknown", err, r)
+		}
+		return nil
+	})
+}
+
+func inOverlay(t *testing.T, o debian.Overlay, run func(*testing.T, context.Context, *machine.Device, debian.Suite) error) {
+	t.Helper()
+	machine.RequireContainer(t)
+	t.Parallel()
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		t.Parallel()
+		ctx := machine.Context(t)
+		d, err := machine.NewDevice(ctx, machine.StartContainer(t, options(o, s)), machine.Quick)
+		if err == nil {
+			err = run(t, ctx, d, s)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestBitRot(t *testing.T) { inContainer(t, scenario.BitRot) }

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
@@ -14,13 +14,16 @@ func TestSystemdThatDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := machine.StartContainer(t, container.Options{Overlay: o})
-	ctx := machine.Context(t)
-	d, err := machine.NewDevice(ctx, c, machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := scenario.Freezes(ctx, d, c.Freeze); err != nil {
-		t.Fatal(err)
-	}
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		t.Parallel()
+		c := machine.StartContainer(t, options(o, s))
+		ctx := machine.Context(t)
+		d, err := machine.NewDevice(ctx, c, machine.Quick)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := scenario.Freezes(ctx, d, c.Freeze); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

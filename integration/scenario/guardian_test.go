@@ -21,8 +21,10 @@ func TestRecoversAtEachFailure(t *testing.T) {
 	withOverlay(t, func(o debian.Overlay) error { scenario.RecoverOverlay(o); return nil }, scenario.RecoversAtEachFailure)
 }
 
-// Also where ota-recover.service is started at each failure.
-func TestNothingInstalled(t *testing.T) {
+func TestNothingInstalled(t *testing.T) { inContainer(t, scenario.NothingInstalled) }
+
+// Also where ota-recover.service is started at each failure, as all do from systemd 254 on.
+func TestNothingInstalledAndRecover(t *testing.T) {
 	withOverlay(t, func(o debian.Overlay) error { scenario.RecoverOverlay(o); return nil }, scenario.NothingInstalled)
 }
 
@@ -41,5 +43,5 @@ func withOverlay(t *testing.T, more func(debian.Overlay) error, run func(context
 	if err := more(o); err != nil {
 		t.Fatal(err)
 	}
-	inOverlay(t, o, run)
+	inOverlay(t, o, func(_ *testing.T, ctx context.Context, d *machine.Device, _ debian.Suite) error { return run(ctx, d) })
 }

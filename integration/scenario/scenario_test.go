@@ -3,7 +3,6 @@ package scenario_test
 import (
 	"context"
 	"fmt"
-	"github.com/tope-ota/ota/integration/tier"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,10 +16,16 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 // overlay is the device, built once.
 var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
+
+// options are those of a container of that suite.
+func options(o debian.Overlay, s debian.Suite) container.Options {
+	return container.Options{Overlay: o, Variant: debian.Variant{Suite: s}}
+}
 
 func TestContainer(t *testing.T) {
 	machine.RequireContainer(t)
@@ -28,8 +33,11 @@ func TestContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*machine.Device, error) {
-		return machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		t.Parallel()
+		run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*machine.Device, error) {
+			return machine.NewDevice(ctx, machine.StartContainer(t, options(o, s)), machine.Quick)
+		})
 	})
 }
 
@@ -39,8 +47,10 @@ func TestVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) (*machine.Device, error) {
-		return started(t, vm.Options{Overlay: o})
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) (*machine.Device, error) {
+			return started(t, vm.Options{Overlay: o, Variant: debian.Variant{Suite: s}})
+		})
 	})
 }
 
@@ -52,7 +62,7 @@ func inVM(all []scenario.Scenario, processor debian.Arch) []scenario.Scenario {
 	return slices.DeleteFunc(slices.Clone(all), func(s scenario.Scenario) bool { return !slices.Contains(s.VM, processor) })
 }
 
-// saved are the machines on which scenario.Start has been, by their processor and what
+// saved are the machines on which scenario.Start has been, by their suite, their processor and what
 // is on their kernel's command line, which is all that they differ in: each is made
 // once, and is where many scenarios go on from.
 var saved struct {
@@ -76,7 +86,7 @@ func started(t *testing.T, o vm.Options) (*machine.Device, error) {
 		saved.from = make(map[string]func() (string, error))
 		saved.dir, _ = os.MkdirTemp("", "ota-started-") // Save says what is wrong with it
 	}
-	key := o.Variant.Arch.String() + " " + o.Append
+	key := fmt.Sprint(o.Variant.Suite, o.Variant.Arch, o.Append)
 	if saved.from[key] == nil {
 		dir := filepath.Join(saved.dir, strconv.Itoa(len(saved.from)))
 		saved.from[key] = sync.OnceValues(func() (string, error) { return dir, save(o, dir) })

@@ -32,9 +32,7 @@ func TestEvents(t *testing.T) {
 		t.Skip("this is the guest")
 	}
 	machine.RequireContainer(t)
-	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
-	defer cancel()
-	overlay, err := machine.DeviceOverlay(ctx)
+	overlay, err := machine.DeviceOverlay(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +46,15 @@ func TestEvents(t *testing.T) {
 	overlay["/etc/systemd/journald.conf.d/95-kept.conf"] = debian.Unit("[Journal]\nStorage=persistent\n")
 	overlay["/etc/systemd/system/journal-disk.service"] = debian.Unit(journalDisk)
 	overlay.Enable("journal-disk.service", "sysinit.target")
-	c := machine.StartContainer(t, container.Options{Overlay: overlay})
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		events(t, container.Options{Overlay: overlay, Variant: debian.Variant{Suite: s}}, string(text))
+	})
+}
+
+func events(t *testing.T, o container.Options, catalog string) {
+	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
+	defer cancel()
+	c := machine.StartContainer(t, o)
 	d, err := machine.NewDevice(ctx, c, machine.Quick)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +168,7 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for line := range strings.Lines(string(text)) {
+		for line := range strings.Lines(catalog) {
 			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") {
 				t.Errorf("systemd does not list %s:\n%s", id, list)
 			}

@@ -34,14 +34,21 @@ func TestInContainer(t *testing.T) {
 		t.Skip("this is the guest")
 	}
 	machine.RequireContainer(t)
-	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
-	defer cancel()
-
+	ctx := machine.Context(t)
 	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, ctx)}}
 	for name, text := range units {
 		files["/etc/systemd/system/"+name] = debian.Unit(text)
 	}
-	m := machine.StartContainer(t, container.Options{Overlay: files})
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		inGuest(t, ctx, container.Options{Overlay: files, Variant: debian.Variant{Suite: s}})
+	})
+}
+
+// inGuest runs the tests of the guest in one machine.
+func inGuest(t *testing.T, ctx context.Context, o container.Options) {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	defer cancel()
+	m := machine.StartContainer(t, o)
 
 	// One report for each test of the guest.
 	r, err := m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m")

@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 // screen asks as a screen does, until there is a file /data/stop, and prints for
@@ -37,13 +38,19 @@ func TestProgress(t *testing.T) {
 		t.Skip("this is the guest")
 	}
 	machine.RequireContainer(t)
-	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
-	defer cancel()
-	overlay, err := machine.DeviceOverlay(ctx)
+	overlay, err := machine.DeviceOverlay(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: overlay}), machine.Quick)
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		progress(t, container.Options{Overlay: overlay, Variant: debian.Variant{Suite: s}})
+	})
+}
+
+func progress(t *testing.T, o container.Options) {
+	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
+	defer cancel()
+	d, err := machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 // call.
 var wanted = []string{
 	"systemd", "systemd-sysv", "dbus", "kmod",
+	"libseccomp2", // systemd of forky only recommends it, and does without SystemCallFilter=
 	"base-files", "base-passwd", "bash", "dash", "coreutils", "findutils", "grep", "sed", "tar",
 	"util-linux", "mount", "hostname", "procps",
 }

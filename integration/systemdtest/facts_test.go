@@ -1,0 +1,97 @@
+package systemdtest
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/debian"
+)
+
+// What the releases of systemd do otherwise, and the units rely on: the table in
+// docs/CONTRIBUTING.md. A fact that is no longer one fails here, not in a story.
+var facts = []struct {
+	name  string
+	since int    // the first version of systemd that has it
+	ask   string // prints yes or no when it is over; systemd is asked once more until then
+}{
+	{"OnFailure= starts its unit at each failure before the last, too", 254,
+		`journalctl -b -q -o cat -u t-fails.service | grep -q 'repeated too quickly' && ! systemctl is-active -q t-on-failure.service &&
+		if [ "$(wc -l </run/on-failure)" -gt 1 ]; then echo yes; else echo no; fi`},
+	{"a unit restarts without having failed: RestartMode=direct", 254,
+		`if journalctl -b -q -o cat -u t-direct.service | grep -q RestartMode || [ -z "$(systemctl show -P RestartMode t-direct.service)" ]; then echo no; else echo yes; fi`},
+	{"a unit gets credentials by a pattern: ImportCredential=", 254,
+		`if [ -z "$(systemctl show -P ImportCredential t-direct.service)" ]; then echo no; else echo yes; fi`},
+	{"a program is told that systemd started it: SYSTEMD_EXEC_PID", 248,
+		`systemctl is-active -q t-environment.service && if grep -q ^SYSTEMD_EXEC_PID= /run/environment; then echo yes; else echo no; fi`},
+	{"systemctl soft-reboot", 254,
+		`if systemctl --help | grep -q soft-reboot; then echo yes; else echo no; fi`},
+}
+
+var factUnits = map[string]string{
+	"t-fails.service": "[Unit]\nOnFailure=t-on-failure.service\nStartLimitBurst=3\nStartLimitIntervalSec=1h\n" +
+		"[Service]\nRestart=on-failure\nRestartSec=500ms\nExecStart=/bin/false\n",
+	"t-on-failure.service":  "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo >>/run/on-failure'\n",
+	"t-direct.service":      "[Service]\nRestartMode=direct\nImportCredential=ota.*\nExecStart=/bin/sleep infinity\n",
+	"t-environment.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'env >/run/environment'\n",
+}
+
+func TestFacts(t *testing.T) {
+	if os.Getenv(guestMark) != "" {
+		t.Skip("this is the guest")
+	}
+	machine.RequireContainer(t)
+	files, err := machine.DeviceOverlay(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range factUnits {
+		files["/etc/systemd/system/"+name] = debian.Unit(text)
+	}
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		ctx, cancel := context.WithTimeout(machine.Context(t), 3*time.Minute)
+		defer cancel()
+		m := machine.StartContainer(t, container.Options{Overlay: files, Variant: debian.Variant{Suite: s}})
+		for name := range factUnits {
+			if name == "t-on-failure.service" {
+				continue
+			}
+			// t-fails fails at once, which is what it is for.
+			if _, err := m.Exec(ctx, "systemctl", "start", name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, f := range facts {
+			var got string
+			err := machine.Poll(ctx, f.name, func(ctx context.Context) (bool, error) {
+				r, err := m.Exec(ctx, "sh", "-c", f.ask)
+				got = strings.TrimSpace(r.Stdout)
+				return got != "", err
+			})
+			want := map[bool]string{true: "yes", false: "no"}[s.Systemd() >= f.since]
+			if err != nil || got != want {
+				t.Errorf("%s: %s on systemd %d, want %s (%v)", f.name, got, s.Systemd(), want, err)
+			}
+		}
+		unknown(t, ctx, m, s)
+	})
+}
+
+// unknown wants the units as they are installed to be understood: what an old systemd
+// does not know, it says so of, and runs the unit without.
+func unknown(t *testing.T, ctx context.Context, m machine.Machine, s debian.Suite) {
+	r, err := m.Exec(ctx, "journalctl", "-b", "-q", "-o", "cat", "--no-pager", "_PID=1")
+	if err != nil || r.Code != 0 {
+		t.Fatalf("journalctl: %v, %s", err, r)
+	}
+	for line := range strings.Lines(r.Stdout) {
+		if strings.Contains(line, "/ota-") && strings.Contains(line, "nknown") || strings.Contains(line, "Failed to parse") {
+			t.Errorf("systemd %s says %s", strconv.Itoa(s.Systemd()), line)
+		}
+	}
+}
