@@ -17,9 +17,10 @@ func SoftRebootOverlay(o debian.Overlay) {
 		o["/etc/systemd/system/"+unit+".mount"] = debian.Unit("[Mount]\nWhat=/data/" + unit + "\nWhere=" + where + "\nOptions=bind\n")
 		o.Enable(unit+".mount", "local-fs.target")
 	}
-	for _, unit := range []string{"data", `ota\x2dtest\x2dagent`} { // of the test machine
-		o["/etc/systemd/system/"+unit+".mount.d/90-kept.conf"] = debian.Unit("[Unit]\nDefaultDependencies=no\n")
-	}
+	// Of the test machine: they stay, as what an initramfs needs for the root does.
+	const kept = "[Unit]\nDefaultDependencies=no\n"
+	o["/etc/systemd/system/data.mount"] = debian.Unit(kept + "[Mount]\nWhat=/dev/vda\nWhere=/data\n")
+	o[`/etc/systemd/system/ota\x2dtest\x2dagent.mount.d/90-kept.conf`] = debian.Unit(kept)
 }
 
 // SoftReboots installs a version that starts everything but the kernel anew, again and

@@ -55,9 +55,11 @@ Restart=always
 RestartSec=20ms
 ExecStart=/bin/sh -c 'exit 1'
 `,
+	// A signal that nobody has to catch: a shell may get SIGTERM before its trap is set.
 	"t-stubborn.service": `
 [Service]
 TimeoutStopSec=2
-ExecStart=/bin/sh -c 'trap "" TERM; while :; do sleep 1; done'
+KillSignal=SIGWINCH
+ExecStart=/bin/sleep 1000
 `,
 }
