@@ -35,10 +35,18 @@ var modules = []string{
 	"ext4", "erofs", "overlay", "loop", "autofs4", "i6300esb",
 }
 
+// modulesOf are modules, as far as s has them: CRC32C is in the kernel itself since Linux 6.14.
+func modulesOf(s Suite) []string {
+	if s == Forky {
+		return without(modules, []string{"crc32c_generic"})
+	}
+	return modules
+}
+
 // GetKernel returns the kernel of s for a, unpacking it when the cache has none (20 to 40 s,
 // and a download of 70 MB).
 func GetKernel(ctx context.Context, s Suite, a Arch) (*Kernel, error) {
-	recipe := Hash(formatOfEntries, s.String(), a.Facts().Kernel, strings.Join(modules, " "))
+	recipe := Hash(formatOfEntries, s.String(), a.Facts().Kernel, strings.Join(modulesOf(s), " "))
 	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) (string, error) { return buildKernel(ctx, dir, s, a) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot get the kernel of Debian %s: %w", s, err)
@@ -78,39 +86,45 @@ func buildKernel(ctx context.Context, dir string, s Suite, of Arch) (string, err
 		return "", err
 	}
 	// The meta package depends on linux-image-6.1.0-56-amd64 and nothing else of
-	// that form; the rest of the closure is for making an initramfs.
-	i := slices.IndexFunc(all, func(p pkg) bool {
-		return strings.HasPrefix(p.name, "linux-image-") && p.name != meta
-	})
+	// that form; most of the rest of the closure is for making an initramfs.
+	const image = "linux-image-"
+	i := slices.IndexFunc(all, func(p pkg) bool { return strings.HasPrefix(p.name, image) && p.name != meta })
 	if i < 0 {
 		return "", fmt.Errorf("%s depends on no kernel", meta)
 	}
-	p := all[i]
-	release := strings.TrimPrefix(p.name, "linux-image-")
-	debs, err := a.download(ctx, []pkg{p})
+	release := strings.TrimPrefix(all[i].name, image)
+	// From Debian 14 on that depends on linux-binary-… and linux-modules-…, and is empty.
+	pkgs := slices.DeleteFunc(all, func(p pkg) bool { return !strings.HasSuffix(p.name, "-"+release) })
+	debs, err := a.download(ctx, pkgs)
 	if err != nil {
 		return "", err
 	}
 	if err := os.Mkdir(filepath.Join(dir, "modules"), 0o755); err != nil {
 		return "", err
 	}
-	mods := make(map[string][]byte)
-	var image []byte
-	err = members(ctx, debs[0], func(name string, h *tar.Header, r io.Reader) error {
-		switch {
-		case name == "boot/vmlinuz-"+release:
-			image, err = io.ReadAll(r)
+	mods := make(map[string][]byte) // nil: built in
+	var vmlinuz []byte
+	for _, deb := range debs {
+		err := members(ctx, deb, func(name string, h *tar.Header, r io.Reader) (err error) {
+			switch {
+			case path.Base(name) == "vmlinuz-"+release:
+				vmlinuz, err = io.ReadAll(r)
+			case path.Base(name) == "modules.builtin":
+				var list []byte
+				list, err = io.ReadAll(r)
+				for file := range strings.FieldsSeq(string(list)) {
+					mods[moduleName(file)] = nil
+				}
+			case (strings.HasSuffix(name, ".ko") || strings.HasSuffix(name, ".ko.xz")) && mayNeed(name):
+				mods[moduleName(name)], err = io.ReadAll(r)
+			}
 			return err
-		case strings.HasSuffix(name, ".ko") && mayNeed(name):
-			mods[moduleName(name)], err = io.ReadAll(r)
-			return err
+		})
+		if err != nil {
+			return "", err
 		}
-		return nil
-	})
-	if err != nil {
-		return "", err
 	}
-	order, err := loadOrder(mods, modules)
+	order, err := loadOrder(ctx, mods, modulesOf(s))
 	if err != nil {
 		return "", err
 	}
@@ -123,10 +137,10 @@ func buildKernel(ctx context.Context, dir string, s Suite, of Arch) (string, err
 	if of.Facts().Packed {
 		write = extractVmlinux
 	}
-	if err := write(ctx, image, filepath.Join(dir, imageName(of))); err != nil {
+	if err := write(ctx, vmlinuz, filepath.Join(dir, imageName(of))); err != nil {
 		return "", fmt.Errorf("boot/vmlinuz-%s: %w", release, err)
 	}
-	text := list([]pkg{p})
+	text := list(pkgs)
 	for name, content := range map[string]string{
 		"modules.order": strings.Join(order, ".ko\n") + ".ko\n", "release": release, "packages.txt": text,
 	} {
@@ -150,13 +164,13 @@ func mayNeed(name string) bool {
 
 // moduleName is the name as the kernel says it: iTCO-wdt.ko is iTCO_wdt.
 func moduleName(file string) string {
-	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
+	return strings.ReplaceAll(strings.TrimSuffix(strings.TrimSuffix(path.Base(file), ".xz"), ".ko"), "-", "_")
 }
 
 // loadOrder is names and all modules that they depend on, each after those it
-// depends on: what depmod would find out, which runs only when a package is
-// installed.
-func loadOrder(mods map[string][]byte, names []string) ([]string, error) {
+// depends on, without those that are built in: what depmod would find out, which runs only
+// when a package is installed. Of these mods is uncompressed.
+func loadOrder(ctx context.Context, mods map[string][]byte, names []string) ([]string, error) {
 	var order []string
 	done := make(map[string]bool)
 	var visit func(name, by string) error
@@ -169,6 +183,14 @@ func loadOrder(mods map[string][]byte, names []string) ([]string, error) {
 		if !ok {
 			return fmt.Errorf("the kernel's package has no module %q, wanted by %s", name, by)
 		}
+		if data == nil {
+			return nil
+		}
+		data, err := unxz(ctx, data)
+		if err != nil {
+			return fmt.Errorf("module %q: %w", name, err)
+		}
+		mods[name] = data
 		deps, err := moduleDeps(data)
 		if err != nil {
 			return fmt.Errorf("module %q: %w", name, err)
@@ -187,6 +209,16 @@ func loadOrder(mods map[string][]byte, names []string) ([]string, error) {
 		}
 	}
 	return order, nil
+}
+
+// unxz is data without the compression that Debian's modules have since 6.12.
+func unxz(ctx context.Context, data []byte) ([]byte, error) {
+	if !bytes.HasPrefix(data, []byte(payloads[0].magic)) {
+		return data, nil
+	}
+	cmd := exec.CommandContext(ctx, "xz", "-dc")
+	cmd.Stdin = bytes.NewReader(data)
+	return cmd.Output()
 }
 
 // moduleDeps reads "depends=a,b" of the module's .modinfo.
