@@ -107,7 +107,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, of Arch) (string, err
 	for _, deb := range debs {
 		err := members(ctx, deb, func(name string, h *tar.Header, r io.Reader) (err error) {
 			switch {
-			case path.Base(name) == "vmlinuz-"+release:
+			case name == "boot/vmlinuz-"+release || path.Base(name) == "vmlinuz": // the second from Debian 14 on
 				vmlinuz, err = io.ReadAll(r)
 			case path.Base(name) == "modules.builtin":
 				var list []byte
@@ -138,7 +138,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, of Arch) (string, err
 		write = extractVmlinux
 	}
 	if err := write(ctx, vmlinuz, filepath.Join(dir, imageName(of))); err != nil {
-		return "", fmt.Errorf("boot/vmlinuz-%s: %w", release, err)
+		return "", fmt.Errorf("vmlinuz of %s: %w", release, err)
 	}
 	text := list(pkgs)
 	for name, content := range map[string]string{
