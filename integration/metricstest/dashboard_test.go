@@ -19,7 +19,6 @@ import (
 	"github.com/tope-ota/ota/integration/fleet"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/prometheus"
 )
 
 const dashboardFile = "../../docs/dashboard.json"
@@ -95,13 +94,13 @@ func TestDashboard(t *testing.T) {
 }
 
 // watched is a Prometheus that has watched the fleet.
-func watched(t *testing.T, ctx context.Context) *prometheus.Server {
+func watched(t *testing.T, ctx context.Context) *server {
 	t.Helper()
 	devices, err := fleet.Day(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := prometheus.Start(ctx, t.TempDir())
+	s, err := startPrometheus(ctx, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +111,7 @@ func watched(t *testing.T, ctx context.Context) *prometheus.Server {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Write(ctx, series); err != nil {
+		if err := s.write(ctx, series); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,19 +127,19 @@ var variable = regexp.MustCompile(`\$\{?[A-Za-z_]+`)
 
 // ask puts the queries of a panel. What it returns is, for each line, bar or row by its
 // name in the legend (or its labels), the last value, or those that the legend shows.
-func (p panel) ask(ctx context.Context, s *prometheus.Server) (map[string]string, error) {
+func (p panel) ask(ctx context.Context, s *server) (map[string]string, error) {
 	shown := map[string]string{}
 	for _, target := range p.Targets {
 		expr := variables.Replace(target.Expr)
 		if v := variable.FindString(expr); v != "" {
 			return nil, fmt.Errorf("nobody knows the variable %s", v)
 		}
-		var results []prometheus.Result
+		var results []result
 		var err error
 		if target.Instant {
-			results, err = s.Query(ctx, expr, fleet.End)
+			results, err = s.query(ctx, expr, fleet.End)
 		} else {
-			results, err = s.QueryRange(ctx, expr, fleet.End.Add(-24*time.Hour), fleet.End, 2*time.Minute)
+			results, err = s.queryRange(ctx, expr, fleet.End.Add(-24*time.Hour), fleet.End, 2*time.Minute)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", expr, err)
@@ -156,7 +155,7 @@ func (p panel) ask(ctx context.Context, s *prometheus.Server) (map[string]string
 				name = strings.Join(labels, " | ")
 			}
 			last := r.Points[len(r.Points)-1].Value
-			most := slices.MaxFunc(r.Points, func(a, b prometheus.Point) int { return cmp.Compare(a.Value, b.Value) }).Value
+			most := slices.MaxFunc(r.Points, func(a, b point) int { return cmp.Compare(a.Value, b.Value) }).Value
 			values := []string{short(last)}
 			if calcs := p.Options.Legend.Calcs; slices.Equal(calcs, []string{"max"}) {
 				values = []string{short(most)}

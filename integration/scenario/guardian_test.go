@@ -8,7 +8,6 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
-	"github.com/tope-ota/ota/integration/uplink"
 )
 
 func TestWithoutGuardian(t *testing.T) {
@@ -29,7 +28,7 @@ func TestNothingInstalledAndRecover(t *testing.T) {
 }
 
 func TestWithoutNetwork(t *testing.T) {
-	withOverlay(t, func(o debian.Overlay) error { return uplink.Overlay(machine.Context(t), o) }, scenario.WithoutNetwork)
+	withOverlay(t, func(o debian.Overlay) error { return scenario.UplinkOverlay(machine.Context(t), o) }, scenario.WithoutNetwork)
 }
 
 // withOverlay runs one scenario on a device that is a container, with more in it.

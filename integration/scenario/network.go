@@ -7,25 +7,43 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/uplink"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
+
+// uplink is where a server is while uplinkService runs; otherwise there is no way to it.
+// TEST-NET-1 of RFC 5737, which nobody has.
+const (
+	uplink        = "192.0.2.1:80"
+	uplinkService = "uplink.service"
+)
+
+// UplinkOverlay adds the network to a machine, down.
+func UplinkOverlay(ctx context.Context, o debian.Overlay) error {
+	program, err := debian.Program(ctx, "./integration/scenario/cmd/ota-test-uplink")
+	if err != nil {
+		return err
+	}
+	o["/usr/lib/ota-test/ota-test-uplink"] = debian.File{Mode: 0o755, Data: program}
+	o["/etc/systemd/system/"+uplinkService] = debian.Unit("[Service]\nType=exec\nExecStart=/usr/lib/ota-test/ota-test-uplink " + uplink + "\n")
+	return nil
+}
 
 // WithoutNetwork takes the network away while a good version is on trial, and
 // leaves it away: the check that asks a server was good before the switch and is
 // bad from then on, in this boot and the next, and nothing is rolled back. A bad
 // version is left without a network as it is with one. The machine has
-// uplink.Overlay.
+// UplinkOverlay.
 func WithoutNetwork(ctx context.Context, d *machine.Device) error {
 	if err := start(ctx, d, v11); err != nil {
 		return err
 	}
-	host, port, _ := strings.Cut(uplink.Address, ":")
+	host, port, _ := strings.Cut(uplink, ":")
 	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/wanted/server", 0o755,
 		[]byte("#!/bin/bash\nexec 3<>/dev/tcp/"+host+"/"+port+"\n")); err != nil {
 		return err
 	}
 	const server = `ota-guardian check | grep -E '^server +wanted +%s'`
-	if _, err := d.Must(ctx, "systemctl", "start", uplink.Service); err != nil {
+	if _, err := d.Must(ctx, "systemctl", "start", uplinkService); err != nil {
 		return err
 	}
 	if err := waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")); err != nil {
@@ -51,7 +69,7 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) error {
 	if err := waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`); err != nil {
 		return err
 	}
-	if _, err := d.Must(ctx, "systemctl", "stop", uplink.Service); err != nil {
+	if _, err := d.Must(ctx, "systemctl", "stop", uplinkService); err != nil {
 		return err
 	}
 	if err := <-ended; err != nil {

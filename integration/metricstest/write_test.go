@@ -1,4 +1,4 @@
-package prometheus
+package metricstest
 
 import (
 	"bytes"
@@ -14,12 +14,12 @@ import (
 	"github.com/tope-ota/ota/integration/fleet"
 )
 
-// Write writes samples, none of which is older than those that were written before,
+// write writes samples, none of which is older than those that were written before,
 // by Prometheus' remote write protocol, version 1: a WriteRequest of
 // https://github.com/prometheus/prometheus/blob/main/prompb/remote.proto, in a block
 // of Snappy. Unlike a file for `promtool tsdb create-blocks-from openmetrics` it can
 // say that a series ended.
-func (s *Server) Write(ctx context.Context, series []fleet.Series) error {
+func (s *server) write(ctx context.Context, series []fleet.Series) error {
 	var request, one, inner []byte
 	for _, series := range series {
 		one = one[:0]

@@ -1,5 +1,4 @@
-// Package installtest tests scripts/install.sh on a folder of its own.
-package installtest
+package scriptstest
 
 import (
 	"os"
@@ -9,13 +8,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-func TestScripts(t *testing.T) {
+// TestInstall runs scripts/install.sh on a folder of its own.
+func TestInstall(t *testing.T) {
 	repo, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 "testdata/install",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SCRIPTS", filepath.Join(repo, "scripts"))

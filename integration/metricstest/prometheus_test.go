@@ -1,6 +1,4 @@
-// Package prometheus runs a real Prometheus, that of Debian, with samples of a time
-// that is over, and asks it what Grafana would.
-package prometheus
+package metricstest
 
 import (
 	"bytes"
@@ -21,8 +19,9 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
-// A Server is a Prometheus that scrapes nothing: it is written to.
-type Server struct {
+// A server is a real Prometheus, that of Debian, with samples of a time that is over. It
+// scrapes nothing: it is written to, and asked what Grafana would ask.
+type server struct {
 	url    string
 	cmd    *exec.Cmd
 	output *bytes.Buffer
@@ -30,8 +29,8 @@ type Server struct {
 	client *http.Client
 }
 
-// Start starts one with its data in dir, and returns when it answers. Close ends it.
-func Start(ctx context.Context, dir string) (*Server, error) {
+// startPrometheus starts one with its data in dir, and returns when it answers. Close ends it.
+func startPrometheus(ctx context.Context, dir string) (*server, error) {
 	tools, err := debian.Tools(ctx, "prometheus")
 	if err != nil {
 		return nil, err
@@ -44,7 +43,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{url: "http://" + address, output: new(bytes.Buffer), ended: make(chan struct{}), client: &http.Client{Transport: &http.Transport{}}}
+	s := &server{url: "http://" + address, output: new(bytes.Buffer), ended: make(chan struct{}), client: &http.Client{Transport: &http.Transport{}}}
 	s.cmd = exec.CommandContext(ctx, filepath.Join(tools, "usr/bin/prometheus"),
 		"--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+address, "--web.enable-remote-write-receiver",
@@ -92,36 +91,31 @@ func freeAddress() (string, error) {
 }
 
 // Close ends the server.
-func (s *Server) Close() {
+func (s *server) Close() {
 	s.cmd.Process.Kill() // its data is not needed any more
 	<-s.ended
 	s.client.CloseIdleConnections()
 }
 
-// A Result is what a query gives for one set of labels.
-type Result struct {
+// A result is what a query gives for one set of labels.
+type result struct {
 	Labels map[string]string
-	Points []Point // one, of an instant query
+	Points []point // one, of an instant query
 }
 
-type Point struct {
-	At    time.Time
-	Value float64
-}
-
-// Query asks for one moment.
-func (s *Server) Query(ctx context.Context, expr string, at time.Time) ([]Result, error) {
+// query asks for one moment.
+func (s *server) query(ctx context.Context, expr string, at time.Time) ([]result, error) {
 	return s.ask(ctx, "query", url.Values{"query": {expr}, "time": {stamp(at)}})
 }
 
-// QueryRange asks for a time, step by step.
-func (s *Server) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]Result, error) {
+// queryRange asks for a time, step by step.
+func (s *server) queryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]result, error) {
 	return s.ask(ctx, "query_range", url.Values{"query": {expr}, "start": {stamp(from)}, "end": {stamp(to)}, "step": {fmt.Sprint(step.Seconds())}})
 }
 
 func stamp(t time.Time) string { return fmt.Sprint(t.Unix()) }
 
-func (s *Server) ask(ctx context.Context, what string, args url.Values) ([]Result, error) {
+func (s *server) ask(ctx context.Context, what string, args url.Values) ([]result, error) {
 	request, err := http.NewRequestWithContext(ctx, "GET", s.url+"/api/v1/"+what+"?"+args.Encode(), nil)
 	if err != nil {
 		return nil, err
@@ -156,22 +150,25 @@ func (s *Server) ask(ctx context.Context, what string, args url.Values) ([]Resul
 	if len(answer.Warnings) > 0 {
 		return nil, fmt.Errorf("a warning: %q", answer.Warnings)
 	}
-	var all []Result
+	var all []result
 	for _, r := range answer.Data.Result {
-		result := Result{Labels: r.Metric}
+		one := result{Labels: r.Metric}
 		if answer.Data.ResultType == "vector" {
 			r.Values = []point{r.Value}
 		}
 		for _, p := range r.Values {
-			result.Points = append(result.Points, Point(p))
+			one.Points = append(one.Points, p)
 		}
-		all = append(all, result)
+		all = append(all, one)
 	}
 	return all, nil
 }
 
 // point is [seconds, "value"].
-type point Point
+type point struct {
+	At    time.Time
+	Value float64
+}
 
 func (p *point) UnmarshalJSON(data []byte) error {
 	var seconds float64
