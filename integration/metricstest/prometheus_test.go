@@ -152,14 +152,10 @@ func (s *server) ask(ctx context.Context, what string, args url.Values) ([]resul
 	}
 	var all []result
 	for _, r := range answer.Data.Result {
-		one := result{Labels: r.Metric}
 		if answer.Data.ResultType == "vector" {
 			r.Values = []point{r.Value}
 		}
-		for _, p := range r.Values {
-			one.Points = append(one.Points, p)
-		}
-		all = append(all, one)
+		all = append(all, result{Labels: r.Metric, Points: r.Values})
 	}
 	return all, nil
 }
