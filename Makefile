@@ -57,8 +57,29 @@ man: ## the manual pages and the completion for bash, from the usage texts, into
 demo: packages ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
 	@go run ./integration/cmd/demo
 
+# The tiers, each of which comes after the ones before it. What each is made of, and
+# what it leaves to the next one: integration/cmd/tests/parts.go.
 .PHONY: check
-check: test fuzz integration ## all tests
+check: packages test ## before a change is sent: 12 minutes on two idle cores
+	@go run ./integration/cmd/tests check
+
+.PHONY: deep
+deep: packages fuzz ## what check leaves out, 30 minutes: four releases of Debian, arm64, file systems; CI runs both
+	@go run ./integration/cmd/tests deep
+
+.PHONY: nightly
+nightly: packages ## all of it, nothing sampled, which takes hours; its table is for `make counts`
+	@go run ./integration/cmd/tests nightly
+	scripts/fuzz.sh 10m
+
+# BASE is what the change is compared with.
+.PHONY: precommit
+precommit: ## the tier that the change since BASE (origin/main) asks for
+	scripts/precommit.sh $(BASE)
+
+.PHONY: counts
+counts: ## the table of the last nightly (or deep, or check) into docs/RELIABILITY.md
+	@go run ./integration/cmd/tests counts docs/RELIABILITY.md
 
 # Four packages at a time, as many tests wait for a timer or a child. For
 # integration/docs -short means without machines.
@@ -75,16 +96,6 @@ FUZZTIME ?= 10s
 fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 	scripts/fuzz.sh $(FUZZTIME)
 
-# Two packages at a time: most of them wait for timers and for machines that boot.
-.PHONY: integration
-integration: packages ## real systemd in namespaces, real kernel and systemd in QEMU
-	go test -p 2 -count=1 -timeout 75m ./integration/...
-
-.PHONY: nightly
-nightly: packages ## all of it, nothing sampled, which takes hours
-	OTA_TESTS=nightly go test -p 1 -count=1 -timeout 24h ./integration/...
-	scripts/fuzz.sh 10m
-
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.
 CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT))
@@ -92,22 +103,17 @@ CRASH_POINT = $(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
 	$(if $(BY),-crash.by=$(BY)) $(if $(SECOND),-crash.second=$(SECOND)) $(if $(PROCS),-crash.procs=$(PROCS))
 CRASH_SEED = $(if $(SEED),-crash.seed=$(SEED))
 
-# Part of `integration`, too.
 .PHONY: crash
-crash: packages ## killed at every system call, cut at every block write: CI's part; with FLOW= POINT= one point, with its log
+crash: packages ## killed at every system call, cut at every block write: deep's part; with FLOW= POINT= one point, with its log
 ifdef RECORDING # that a failure of the block replay left
 	go test ./integration/crash/blocks -count=1 -run TestRecording -v -crash.recording=$(abspath $(RECORDING)) $(CRASH) $(CRASH_SEED)
 else ifdef FS # block replay, of ext4, xfs or btrfs
 	go test ./integration/crash/blocks -count=1 -run TestPowerCuts -v -crash.fs=$(FS) $(CRASH) $(CRASH_SEED)
 else ifdef POINT
 	go test ./integration/crash -count=1 -run TestPoint -v $(CRASH) $(CRASH_POINT)
-else # two packages at a time, as in `integration`
+else
 	go test -p 2 -count=1 -timeout 30m ./integration/crash/...
 endif
-
-.PHONY: crash-nightly
-crash-nightly: packages ## all of it, which takes hours
-	OTA_TESTS=nightly go test -p 1 -count=1 -timeout 24h -v ./integration/crash/...
 
 .PHONY: lint
 lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify

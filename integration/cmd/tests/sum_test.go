@@ -1,0 +1,129 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// what go test -json writes of a package with a test that fails, one that passes, one
+// that is skipped, and an engine.
+const events = `
+{"Action":"run","Package":"a/b","Test":"TestX"}
+{"Action":"output","Package":"a/b","Test":"TestX","Output":"=== RUN   TestX\n"}
+{"Action":"run","Package":"a/b","Test":"TestX/one (1)"}
+{"Action":"output","Package":"a/b","Test":"TestX/one (1)","Output":"    x_test.go:1: wrong\n"}
+{"Action":"fail","Package":"a/b","Test":"TestX/one (1)"}
+{"Action":"run","Package":"a/b","Test":"TestX/two"}
+{"Action":"output","Package":"a/b","Test":"TestX/two","Output":"nobody needs this\n"}
+{"Action":"output","Package":"a/b","Test":"TestX/two","Output":"crash: kills: 12 of 345 points, 1 failed, 61 s\n"}
+{"Action":"pass","Package":"a/b","Test":"TestX/two"}
+{"Action":"run","Package":"a/b","Test":"TestX/three"}
+{"Action":"skip","Package":"a/b","Test":"TestX/three"}
+{"Action":"fail","Package":"a/b","Test":"TestX"}
+{"Action":"fail","Package":"a/b"}
+{"Action":"build-output","ImportPath":"a/c","Output":"c.go:1: undefined: x\n"}
+{"Action":"build-fail","ImportPath":"a/c"}
+`
+
+func TestSum(t *testing.T) {
+	p := &part{name: "stories", env: []string{"OTA_SUITES=trixie"}}
+	s := &sum{name: p.name}
+	l := newLog(p, s)
+	d := json.NewDecoder(strings.NewReader(events))
+	for d.More() {
+		var e event
+		if err := d.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		l.add(&e)
+	}
+	l.sum()
+	s.took = 90 * time.Second
+	if s.tests != 3 || s.failed != 2 || s.skipped != 1 {
+		t.Errorf("%d tests, %d failed, %d skipped; want 3, 2 (one did not build), 1", s.tests, s.failed, s.skipped)
+	}
+	for _, want := range []string{
+		"wrong\n", "undefined: x\n", "skipped: a/b TestX/three\n",
+		`once more: OTA_SUITES=trixie go test -count=1 -v a/b -run '^TestX$/^one \(1\)$'` + "\n",
+	} {
+		if !strings.Contains(s.failures.String(), want) {
+			t.Errorf("%q is not in what is told:\n%s", want, s.failures.String())
+		}
+	}
+	if strings.Contains(s.failures.String(), "nobody needs") {
+		t.Errorf("it tells what a test printed that passed:\n%s", s.failures.String())
+	}
+	want := `| tier check | made | failed | minutes |
+|---|---|---|---|
+| stories | 3 tests, 1 skipped | 2 | 1.5 |
+| kills | 12 of 345 points | 1 | 1.0 |
+
+2.0 minutes, beside the unit tests. What is not "N of N" is a sample: ` + "`make nightly`" + ` makes all of it.
+`
+	if diff := cmp.Diff(want, table("check", []*sum{s}, 2*time.Minute)); diff != "" {
+		t.Errorf("the table (-want +got):\n%s", diff)
+	}
+}
+
+func TestCounts(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("doc.md", []byte("head\n<!-- counts: make counts -->\nold\n<!-- end of counts -->\ntail\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := counts("doc.md"); err == nil {
+		t.Error("no error where no tier was run")
+	}
+	if err := os.MkdirAll(results, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tier := range []string{"check", "deep"} {
+		if err := os.WriteFile(results+"/"+tier+".md", []byte("of "+tier+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := counts("doc.md"); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := os.ReadFile("doc.md")
+	if want := "head\n<!-- counts: make counts -->\nof deep\n<!-- end of counts -->\ntail\n"; string(got) != want {
+		t.Errorf("the document is %q, want %q", got, want)
+	}
+}
+
+// Nothing that is run nightly is in no tier of CI, by its packages.
+func TestTiersNamePackagesOfNightly(t *testing.T) {
+	named := func(of ...string) map[string]bool {
+		all := make(map[string]bool)
+		for _, tier := range of {
+			for _, p := range tiers[tier] {
+				for _, arg := range p.args {
+					if strings.HasPrefix(arg, "./integration/") {
+						all[arg] = true
+					}
+				}
+			}
+		}
+		return all
+	}
+	if diff := cmp.Diff(named("nightly"), named("check", "deep")); diff != "" {
+		t.Errorf("the packages of check and deep are not those of nightly:\n%s", diff)
+	}
+	dirs, err := os.ReadDir("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		name := "./integration/" + d.Name()
+		if all := named("nightly"); d.IsDir() && !all[name] && !all[name+"/..."] && !withoutTests[d.Name()] {
+			t.Errorf("%s is in no tier", name)
+		}
+	}
+}
+
+// withoutTests are folders that have none, or whose tests `make test` runs.
+var withoutTests = map[string]bool{"cmdtest": true, "deviceapi": true, "tier": true}
