@@ -177,7 +177,7 @@ type supervisor struct {
 	readers  *readers // nil: changes are asked for
 	run      Run
 
-	mu        sync.Mutex // of processes, which killAll reads
+	mu        sync.Mutex // of processes, which killAll reads, and of the end of wake
 	threads   map[int]*process
 	processes map[int]*process
 }
@@ -188,13 +188,18 @@ func (s *supervisor) close() {
 	}
 	_ = unix.Close(s.listener)
 	_ = unix.Close(s.pidfd)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.wake >= 0 {
 		_ = unix.Close(s.wake)
 	}
+	s.wake = -1
 }
 
-// stop makes watch end.
+// stop makes watch end. It may come after close, when the descriptor is another file's.
 func (s *supervisor) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
