@@ -57,7 +57,7 @@ man: ## the manual pages and the completion for bash, from the usage texts, into
 	GOOS= GOARCH= GOARM= go run ./docs/man -o $(BIN) -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
 
 .PHONY: demo
-demo: packages ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
+demo: packages-demo ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
 	@go run ./integration/cmd/demo
 
 # The tiers, each of which comes after the ones before it. What each is made of, and
@@ -119,7 +119,7 @@ else
 endif
 
 .PHONY: lint
-lint: packages ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify
+lint: packages-lint ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze verify
 	scripts/lint.sh
 
 .PHONY: bench
@@ -132,9 +132,11 @@ bench-boot: packages ## what the guardian adds to a boot, against /bin/true on t
 	@go run ./integration/cmd/bootcost -machine container
 	@go run ./integration/cmd/bootcost -machine vm
 
-.PHONY: packages
+.PHONY: packages packages-demo packages-lint
 packages: ## what the tests need of the system (apt, when root; else it says what is missing)
 	@scripts/packages.sh
+packages-demo packages-lint: packages-%:
+	@scripts/packages.sh $*
 
 .PHONY: install
 install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX count)

@@ -1,53 +1,61 @@
 #!/usr/bin/env bash
 # Installs what the tests need of the system, on Debian and Ubuntu.
 #
-# usage: scripts/packages.sh [--list]
+# usage: scripts/packages.sh [--list] [demo|lint|all]
 #   --list   only print the names of the packages that are missing
+#   demo     what `make demo` needs: a virtual machine
+#   lint     what `make lint` needs
+#   all      what all tests need, if nothing is said
 #
 # As root it installs them with apt. Otherwise it says what to install, and
 # fails, when something is missing. It can be run any number of times.
 set -eu
 
-# program or file -> the package that has it
+list=
+[ "${1-}" != --list ] || { list=1; shift; }
+case "${1-}" in
+-h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
+demo | lint | all) purpose=$1 ;;
+"") purpose=all ;;
+*) echo "error: unknown argument $1" >&2; exit 2 ;;
+esac
+
+# program or file -> the package that has it, and what less than all tests needs it
 needed() {
     cat <<LIST
-qemu-system-x86_64 qemu-system-x86
+qemu-system-x86_64 qemu-system-x86 demo
 qemu-system-aarch64 qemu-system-arm
 qemu-storage-daemon qemu-system-common
-mkfs.erofs erofs-utils
-mke2fs e2fsprogs
+mkfs.erofs erofs-utils demo
+mke2fs e2fsprogs demo
 mkfs.xfs xfsprogs
 mkfs.btrfs btrfs-progs
 debugfs e2fsprogs
-dpkg-deb dpkg
-xz xz-utils
-zstd zstd
+dpkg-deb dpkg demo
+xz xz-utils demo
+zstd zstd demo
 curl curl
 tar tar
 minisign minisign
-shellcheck shellcheck
+shellcheck shellcheck lint
 lintian lintian
 mandoc mandoc
 busybox busybox
 dash dash
-systemd-analyze systemd
-/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+systemd-analyze systemd lint
+/usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring demo
 LIST
 }
 
 missing() {
-    needed | while read -r program package; do
+    needed | while read -r program package for; do
+        [ "$purpose" = all ] || [ "$purpose" = "$for" ] || continue
         command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || [ -x "/sbin/$program" ] ||
             [ -e "$program" ] || echo "$package"
     done | sort -u
 }
 
-case "${1-}" in
---list) missing; exit ;;
--h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
-"") ;;
-*) echo "error: unknown argument $1" >&2; exit 2 ;;
-esac
+[ -z "$list" ] || { missing; exit; }
 
 packages=$(missing | tr '\n' ' ')
 [ -n "$packages" ] || exit 0
