@@ -57,7 +57,7 @@ man: ## the manual pages and the completion for bash, from the usage texts, into
 	GOOS= GOARCH= GOARM= go run ./docs/man -o $(BIN) -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
 
 .PHONY: demo
-demo: packages-demo ## the main job, told in 25 lines: a device in a VM updates and survives bad versions
+demo: packages-demo ## the main job in 3 minutes: a device in a VM updates, and survives bad versions and power cuts
 	@go run ./integration/cmd/demo
 
 # The tiers, each of which comes after the ones before it. What each is made of, and

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,29 +31,103 @@ func main() {
 	}
 }
 
-// story prints one line an event, with the seconds since the beginning.
+// story prints one line an event, with the seconds since the beginning, and each
+// command with what it printed.
 type story struct {
 	begun time.Time
 	d     *machine.Device
+
+	mu      sync.Mutex
+	printed time.Time // the last line
+	doing   string    // what is waited for
+}
+
+func (s *story) print(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.printed = time.Now()
+	fmt.Printf(format, args...)
 }
 
 func (s *story) tell(format string, args ...any) {
-	fmt.Printf("%6.1f s  %s\n", time.Since(s.begun).Seconds(), fmt.Sprintf(format, args...))
+	s.print("%6.1f s  %s\n", time.Since(s.begun).Seconds(), fmt.Sprintf(format, args...))
 }
 
-func chapter(title string) { fmt.Printf("\n          %s\n", title) }
+func (s *story) chapter(title string) { s.print("\n          %s\n", title) }
+
+// beat says what is waited for whenever nothing was printed for a while, until stopped.
+func (s *story) beat() (stop func()) {
+	const quiet = 8 * time.Second
+	ticker, done := time.NewTicker(time.Second), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+			s.mu.Lock()
+			if time.Since(s.printed) >= quiet {
+				fmt.Printf("%6.1f s  … %s\n", time.Since(s.begun).Seconds(), s.doing)
+				s.printed = time.Now()
+			}
+			s.mu.Unlock()
+		}
+	}()
+	return func() { ticker.Stop(); close(done) }
+}
+
+// waitsFor names what is waited for from now on.
+func (s *story) waitsFor(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doing = fmt.Sprintf(format, args...)
+}
+
+// sh runs a command on the device and shows it with what it printed: its end, if that
+// is long.
+func (s *story) sh(ctx context.Context, argv ...string) (machine.Result, error) {
+	s.waitsFor("%s runs", argv[0])
+	r, err := s.d.Exec(ctx, argv...)
+	if err == nil {
+		s.show(r, argv...)
+	}
+	return r, err
+}
+
+func (s *story) show(r machine.Result, argv ...string) {
+	const lines, width = 16, 110
+	all := strings.Split(strings.TrimRight(r.Stdout+r.Stderr, "\n"), "\n")
+	s.print("          $ %s\n", strings.Join(argv, " "))
+	if len(all) > lines {
+		s.print("            … %d lines more\n", len(all)-lines)
+		all = all[len(all)-lines:]
+	}
+	for _, line := range all {
+		if line = strings.TrimRight(line, " \r"); len([]rune(line)) > width {
+			line = string([]rune(line)[:width-1]) + "…"
+		}
+		if line != "" {
+			s.print("            %s\n", line)
+		}
+	}
+}
 
 func run(ctx context.Context) error {
 	if missing := vm.Missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: apt-get install %s", strings.Join(missing, " "))
 	}
-	s := &story{begun: time.Now()}
+	s := &story{begun: time.Now(), printed: time.Now()}
+	defer s.beat()()
 	fmt.Println("One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
 	s.tell("building the programs and a Debian 12 machine (the first time: about a minute)")
+	s.waitsFor("Debian's packages are fetched and unpacked, the programs are compiled")
 	overlay, err := machine.DeviceOverlay(ctx)
 	if err != nil {
 		return err
 	}
+	s.tell("the machine starts")
+	s.waitsFor("the machine boots; its processor is emulated")
 	m, err := vm.Start(ctx, vm.Options{Overlay: overlay})
 	if err != nil {
 		return err
@@ -67,20 +142,35 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%w\n\nthe end of the machine's log:\n%s", err, tail(m.Log(), 40))
 		}
 	}
-	fmt.Println()
+	s.chapter("What the device says of all this")
+	for _, argv := range [][]string{{"ota-guardian", "status"}, {"ota-guardian", "history"}} {
+		if r, err := s.sh(ctx, argv...); err != nil || r.Code != 0 {
+			return fmt.Errorf("%s: %s, %w", strings.Join(argv, " "), r, err)
+		}
+	}
+	s.print("\n")
 	s.tell("done: nobody touched the device, and it always came up with a whole version")
+	s.print(`
+Next:  docs/DEPLOYMENT.md   puts this on a device of yours, command by command
+       docs/ROLLBACK.md     says when it falls back, and what happens then
+       make check           runs the tests, in 12 minutes
+`)
 	return nil
 }
 
 func (s *story) goodUpdate(ctx context.Context) error {
-	chapter("A good update")
-	if err := s.d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
+	s.chapter("A good update")
+	if err := s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	s.tell("1.0.0 installed, proved itself, is the factory version (read-only) from now on")
+	if r, err := s.sh(ctx, "ota-guardian", "factory", "create"); err != nil || r.Code != 0 {
+		return fmt.Errorf("ota-guardian factory create: %s, %w", r, err)
+	}
+	s.tell("1.0.0 proved itself, and is the factory version (read-only) from now on")
 	if err := s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone); err != nil {
 		return err
 	}
+	s.waitsFor("the machine reboots")
 	if err := s.d.Reboot(ctx); err != nil {
 		return err
 	}
@@ -90,7 +180,7 @@ func (s *story) goodUpdate(ctx context.Context) error {
 const sick = "/data/sick"
 
 func (s *story) badUpdate(ctx context.Context) error {
-	chapter("A bad update: 1.2.0 exits at start")
+	s.chapter("A bad update: 1.2.0 exits at start")
 	bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 	if err := s.install(ctx, bad, bootcheck.ExitRolledBack); err != nil {
 		return err
@@ -103,11 +193,12 @@ func (s *story) badUpdate(ctx context.Context) error {
 }
 
 func (s *story) powerCuts(ctx context.Context) error {
-	chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before anybody can judge it")
+	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before anybody can judge it")
 	if err := s.d.Configure(ctx, s.d.Limits.Stable, time.Hour); err != nil {
 		return err
 	}
-	// Three power cuts are enough to show it: a device allows six.
+	// A device allows six.
+	s.tell("a device falls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
 	if _, err := s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
 		return err
 	}
@@ -121,6 +212,7 @@ func (s *story) powerCuts(ctx context.Context) error {
 	}
 	s.tell("1.3.0 is current, on trial: the power is cut")
 	for boot := 1; boot <= 2; boot++ {
+		s.waitsFor("the machine boots after the power cut")
 		if err := s.d.PowerCut(ctx); err != nil {
 			return err
 		}
@@ -135,11 +227,14 @@ func (s *story) powerCuts(ctx context.Context) error {
 	if err := s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
+	if _, err := s.sh(ctx, "ota-guardian", "status"); err != nil {
+		return err
+	}
 	return s.d.Configure(ctx, s.d.Limits.Stable, s.d.Limits.Deadline)
 }
 
 func (s *story) bothBad(ctx context.Context) error {
-	chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
+	s.chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
 	url, err := s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	if err != nil {
 		return err
@@ -164,34 +259,32 @@ func (s *story) bothBad(ctx context.Context) error {
 		return err
 	}
 	s.tell("device-api was told: ROLLED_BACK_TO_FACTORY")
-	if _, err := s.d.Must(ctx, "ota-guardian", "factory", "verify"); err != nil {
-		return err
+	if r, err := s.sh(ctx, "ota-guardian", "factory", "verify"); err != nil || r.Code != 0 {
+		return fmt.Errorf("ota-guardian factory verify: %s, %w", r, err)
 	}
-	s.tell("every byte of the factory version is what it was")
 	return <-ended
 }
 
-// install installs v and tells how it ended, which must be with code.
+// install installs v, which must end with code.
 func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) error {
-	r, err := s.d.Install(ctx, v)
+	url, err := s.d.Offer(ctx, v)
+	if err != nil {
+		return err
+	}
+	r, err := s.sh(ctx, "ota-apply", "install", url)
 	if err != nil {
 		return err
 	}
 	if r.Code != int(code) {
 		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
 	}
-	said := strings.TrimSpace(r.Stdout)
-	for line := range strings.Lines(r.Stderr) {
-		if text, ok := strings.CutPrefix(line, "ota-apply: "); ok && strings.HasPrefix(text, "version ") {
-			said = strings.TrimSpace(text)
-		}
-	}
-	s.tell("ota-apply install %s → exit %d: %s", v.Name, r.Code, said)
+	s.tell("exit %d", r.Code)
 	return nil
 }
 
 // reach waits until the device is as want says and tells it.
 func (s *story) reach(ctx context.Context, when string, want machine.Want) error {
+	s.waitsFor("%s: %s is to run", when, want.Current)
 	if err := s.d.Reach(ctx, want); err != nil {
 		return err
 	}
@@ -202,6 +295,7 @@ func (s *story) reach(ctx context.Context, when string, want machine.Want) error
 func (s *story) wait(ctx context.Context, what string, yes func(*bootcheck.Status) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, s.d.Limits.Wait)
 	defer cancel()
+	s.waitsFor("waiting for %s", what)
 	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
 		st, err := s.d.Status(ctx)
 		return err == nil && yes(st), err
