@@ -223,7 +223,9 @@ ExecStart=journalctl --flush
 func confirms(t *testing.T, ctx context.Context, d *machine.Device, judges bool) {
 	t.Helper()
 	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
-	commands := [][]string{{"systemctl", "stop", "ota-confirm.service"}, {"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "start", "ota-confirm.service"}}
+	// Not stopped and started: the start of device-api pulls it in, and a start that is
+	// queued cancels a stop.
+	commands := [][]string{{"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "restart", "ota-confirm.service"}}
 	if !judges {
 		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,9 @@ type part struct {
 // cuts at any moment of an install is in deep.
 const eight = "^TestContainer$/.*/^(a_|an_|power_cuts_before|the_new|no_other)"
 
+// inGuest are tests that TestInContainer runs in the machine that it starts.
+const inGuest = "^Test(Guest.*|Nobody|Reboot)$"
+
 // tiers are made of these parts. Deep is what check leaves out: it comes after it.
 // Nightly is all.
 var tiers = map[string][]part{
@@ -24,7 +27,7 @@ var tiers = map[string][]part{
 		{"34 bad versions on systemd 252 and 257", []string{"OTA_SUITES=bookworm,trixie"}, []string{"./integration/scenario", "-run", "^TestBadVersions$"}},
 		{"crash suite", []string{"OTA_TESTS=deep"}, []string{"-p", "2", "./integration/crash/..."}},
 		{"stories on systemd 247 and 260", []string{"OTA_SUITES=bullseye,forky"}, []string{"./integration/scenario", "-run", "^TestContainer$"}},
-		{"units, package on four releases of Debian", []string{"OTA_SUITES=all"}, []string{"./integration/systemdtest", "./integration/debtest"}},
+		{"units, package on four releases of Debian", []string{"OTA_SUITES=all"}, []string{"./integration/systemdtest", "./integration/debtest", "-skip", inGuest}},
 		{"virtual machines, arm64, the other stories", nil, []string{"./integration/scenario", "-skip", "^(TestContainer|TestBadVersions)$|^TestVM$/.*/^power_cuts_before"}},
 		{"documents, every command", nil, []string{"./integration/docs", "-skip", "^TestDocuments$/^documents$/^(ROLLBACK|DEPLOYMENT)"}},
 		{"file systems, machines, scripts, metrics", nil, []string{"-p", "1", "./integration/filesystems", "./integration/machine/...", "./integration/fleet/...", "./integration/metricstest", "./integration/scriptstest", "./integration/setuptest", "./integration/cmd/..."}},
@@ -33,7 +36,7 @@ var tiers = map[string][]part{
 		{"crash suite", []string{"OTA_TESTS=nightly"}, []string{"-p", "1", "./integration/crash/..."}},
 		{"stories, bad versions, virtual machines, arm64", []string{"OTA_TESTS=nightly", "OTA_SUITES=all"}, []string{"./integration/scenario"}},
 		{"units, package, documents, file systems", []string{"OTA_TESTS=nightly", "OTA_SUITES=all"}, []string{"-p", "1", "./integration/systemdtest", "./integration/debtest", "./integration/docs", "./integration/filesystems",
-			"./integration/machine/...", "./integration/fleet/...", "./integration/metricstest", "./integration/scriptstest", "./integration/setuptest", "./integration/cmd/..."}},
+			"./integration/machine/...", "./integration/fleet/...", "./integration/metricstest", "./integration/scriptstest", "./integration/setuptest", "./integration/cmd/...", "-skip", inGuest}},
 		{"unit tests, nothing made smaller", []string{"OTA_TESTS=nightly"}, []string{"./applier/...", "./bootcheck/...", "./guardian/...", "./docs/..."}},
 	},
 }
