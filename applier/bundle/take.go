@@ -41,7 +41,7 @@ type Donor struct {
 
 const (
 	maxTakers  = 16        // how many files are hashed at once, at most: each needs a buffer
-	takeAtOnce = 256 << 10 // bytes that are read at once, and the size of that buffer
+	takeAtOnce = 128 << 10 // bytes that are read at once, and the size of that buffer
 )
 
 // Take gets from donor what it has of the files that are missing, by their
@@ -71,9 +71,8 @@ func (u *Unpacker) Take(ctx context.Context, donor Donor) error {
 	// More than cores, as each waits for the disk, too; a disk wants to be asked for
 	// several things at once. One that waits keeps its place of GOMAXPROCS until Go sees
 	// that, which takes longer than to read a file: each has a place of its own.
-	cores := runtime.GOMAXPROCS(0)
-	takers := min(8*cores, maxTakers, len(pairs))
-	if cores == runtime.NumCPU() && takers > cores { // else a test wants the same order each time
+	takers := min(8*u.cores, maxTakers, len(pairs))
+	if u.cores == runtime.NumCPU() && takers > u.cores { // else a test wants the same order each time
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(takers))
 	}
 	for range takers {

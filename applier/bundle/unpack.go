@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -61,6 +62,7 @@ type Unpacker struct {
 	wall   *wall  // around all of it but Take
 	have   []bool // by entry: files that are there, or that started makes
 	done   int64  // bytes of content of those that Take took
+	cores  int    // GOMAXPROCS, which Take raises while it works
 
 	started *started // nil: nothing was
 }
@@ -97,7 +99,7 @@ func newUnpacker(h *Head, m *bootcheck.Manifest) (*Unpacker, error) {
 	if err != nil {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
 	}
-	return &Unpacker{h: h, m: m, shares: shares, have: make([]bool, len(m.Entries))}, nil
+	return &Unpacker{h: h, m: m, shares: shares, have: make([]bool, len(m.Entries)), cores: runtime.GOMAXPROCS(0)}, nil
 }
 
 func (u *Unpacker) begin() error {

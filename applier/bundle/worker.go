@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -58,7 +57,7 @@ func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, have []bool, all boo
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var wg sync.WaitGroup
-	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(u.shares)) {
+	for range min(maxWorkers, u.cores, len(u.shares)) {
 		wg.Go(func() {
 			_ = u.wall.enter() // newWall has tried it
 			if err := u.work(ctx); err != nil {
