@@ -193,7 +193,7 @@ func (s *story) badUpdate(ctx context.Context) error {
 }
 
 func (s *story) powerCuts(ctx context.Context) error {
-	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before anybody can judge it")
+	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before there is a verdict")
 	if err := s.d.Configure(ctx, s.d.Limits.Stable, time.Hour); err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (s *story) bothBad(ctx context.Context) error {
 	if err := s.wait(ctx, "1.1.0 to run again", func(st *bootcheck.Status) bool { return st.Current == "1.1.0" }); err != nil {
 		return err
 	}
-	s.tell("1.4.0 crashed again and again: back to 1.1.0, which is on trial itself")
+	s.tell("1.4.0 crash-looped: back to 1.1.0, which is on trial itself")
 	if err := s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
 		return err
 	}

@@ -189,11 +189,9 @@ func (s *supervisor) close() {
 	_ = unix.Close(s.listener)
 	_ = unix.Close(s.pidfd)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.wake >= 0 {
-		_ = unix.Close(s.wake)
-	}
+	_ = unix.Close(s.wake)
 	s.wake = -1
+	s.mu.Unlock()
 }
 
 // stop makes watch end. It may come after close, when the descriptor is another file's.

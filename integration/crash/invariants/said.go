@@ -19,7 +19,7 @@ type Said struct {
 	Operation string
 }
 
-// Success reports whether somebody was told that it is done.
+// Success reports whether the caller was told that it is done.
 func (s *Said) Success() bool {
 	return !s.Killed && s.Exit == 0 || slices.Contains(s.Stages, "success") || s.Operation == "success"
 }
