@@ -60,6 +60,10 @@ man: ## the manual pages and the completion for bash, from the usage texts, into
 demo: packages-demo ## the main job in 3 minutes: a device in a VM updates, and survives bad versions and power cuts
 	@go run ./integration/cmd/demo
 
+.PHONY: shell
+shell: packages-demo ## a prompt on a device in a container: the package, a first version, three to install; as root
+	@go run ./integration/cmd/shell
+
 # The tiers, each of which comes after the ones before it. What each is made of, and
 # what it leaves to the next one: integration/cmd/tests/parts.go.
 .PHONY: check

@@ -152,6 +152,7 @@ func run(ctx context.Context) error {
 	s.tell("done: nobody touched the device, and it always came up with a whole version")
 	s.print(`
 Next:  docs/DEPLOYMENT.md   puts this on a device of yours, command by command
+       make shell           gives a prompt on such a device, to try more of it
        docs/ROLLBACK.md     says when it falls back, and what happens then
        make check           runs the tests, in 12 minutes
 `)

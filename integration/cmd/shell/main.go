@@ -1,0 +1,150 @@
+// Command shell gives a prompt on a test device: a Debian with a real systemd in a
+// container, on which the package is installed and a first version is confirmed.
+// `make shell` runs it, as root. Each line is a command line of the device; the end of
+// the input stops the device and removes it.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/tope-ota/ota/integration/deviceapi"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/machine/debian"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	// For the command that runs on the device, not for the device.
+	signal.Ignore(os.Interrupt)
+	if err := run(ctx, os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "shell:", err)
+		os.Exit(1)
+	}
+}
+
+// The versions that the device can download.
+var versions = []machine.Version{
+	{Name: "1.1.0", Release: 2},
+	{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}},
+	{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}},
+}
+
+const hint = `
+This device runs 1.0.0, its factory version. At %[1]s wait
+1.1.0 (good), 1.2.0 (exits at its start) and 1.3.0 (answers 500). Try, in any order:
+  ota-guardian status           ota-guardian history          journalctl -t ota-guardian
+  ota-apply install --dry-run %[1]s/1.1.0.ota
+  ota-apply install %[1]s/1.2.0.ota; echo "exit $?"
+  power-cut and reboot do what they say; exit ends it, and nothing of it is left.
+`
+
+func run(ctx context.Context, in io.Reader, out io.Writer) error {
+	if missing := container.Missing(); len(missing) > 0 {
+		return fmt.Errorf("missing: %s", strings.Join(missing, "; "))
+	}
+	fmt.Fprintln(out, "a device with Debian 12 is made, and the package is built (the first time: a minute or two)")
+	pkg, err := build(ctx)
+	if err != nil {
+		return err
+	}
+	overlay := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
+	overlay.Enable("device-api.service", "multi-user.target")
+	m, err := container.Start(ctx, container.Options{Overlay: overlay, Variant: debian.Variant{Dpkg: true}, Writable: true})
+	if err != nil {
+		return err
+	}
+	defer m.Stop()
+	d, err := machine.NewDevice(ctx, m, machine.Quick)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "the package is installed, then the first version")
+	if err := m.WriteFile(ctx, "/data/ota.deb", 0o644, pkg); err != nil {
+		return err
+	}
+	if _, err := d.Must(ctx, "dpkg", "-i", "/data/ota.deb"); err != nil {
+		return err
+	}
+	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if _, err := d.Offer(ctx, v); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out, hint, machine.BundleAt)
+	return prompt(ctx, d, in, out)
+}
+
+// build is the Debian package of this machine's processor.
+func build(ctx context.Context) ([]byte, error) {
+	repo, err := debian.RepoDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ota-shell-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	cmd := exec.CommandContext(ctx, "scripts/deb.sh", "amd64")
+	cmd.Dir = repo
+	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION=0.0.1")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("scripts/deb.sh: %w\n%s", err, text)
+	}
+	return os.ReadFile(filepath.Join(dir, "ota_0.0.1_amd64.deb"))
+}
+
+// line runs $2 in the directory $1, and leaves in $3 where it ended.
+const line = `cd "$1" 2>/dev/null; eval "$2"; code=$?; pwd >"$3"; exit $code`
+
+func prompt(ctx context.Context, d *machine.Device, in io.Reader, out io.Writer) error {
+	const at = "/run/ota-shell"
+	dir := "/root"
+	lines := bufio.NewScanner(in)
+	for {
+		fmt.Fprintf(out, "device:%s# ", dir)
+		if !lines.Scan() {
+			fmt.Fprintln(out)
+			return lines.Err()
+		}
+		var err error
+		switch text := strings.TrimSpace(lines.Text()); text {
+		case "":
+			continue
+		case "exit", "logout":
+			return nil
+		case "power-cut":
+			err = d.PowerCut(ctx)
+		case "reboot":
+			err = d.Reboot(ctx)
+		default:
+			var r machine.Result
+			if r, err = d.Exec(ctx, "sh", "-c", line, "sh", dir, text, at); err == nil {
+				fmt.Fprint(out, r.Stdout, r.Stderr)
+				if now, err := d.ReadFile(ctx, at); err == nil {
+					dir = strings.TrimSpace(string(now))
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			fmt.Fprintln(out, err) // the device may be off, or on its way up again
+		}
+	}
+}
