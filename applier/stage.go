@@ -154,7 +154,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		}
 	}
 	progress(0, b.manifest.Size)
-	opt := bundle.Options{Progress: progress, Log: func(line string) { a.logf("%s", line) }, Again: b.again}
+	opt := bundle.Options{Progress: progress, Again: b.again}
 	if o.shareable() {
 		u.Start(ctx, b, o.offered, opt)
 	}

@@ -24,10 +24,6 @@ type Options struct {
 	// block for long: the work waits. nil: nobody wants to know.
 	Progress func(doneBytes, total int64)
 
-	// Log gets a line if the kernel has no second wall for the unpacking. nil:
-	// nobody wants to know.
-	Log func(line string)
-
 	// Again is called when a part of the bundle is not what the manifest says; wrong
 	// says so. It returns nil when that part was fetched anew and can be read again,
 	// else the error that ends the unpacking. It may wait. nil: the bundle does not
@@ -59,7 +55,6 @@ type Unpacker struct {
 	root   *os.Root // nil: only check
 	disk   *os.File // root, open since before the first write
 	shares []share
-	wall   *wall  // around all of it but Take
 	have   []bool // by entry: files that are there, or that started makes
 	done   int64  // bytes of content of those that Take took
 	cores  int    // GOMAXPROCS, which Take raises while it works
@@ -109,8 +104,7 @@ func (u *Unpacker) begin() error {
 		}
 		return fmt.Errorf("cannot unpack into %s: %w", u.root.Name(), err)
 	}
-	u.wall = newWall(u.disk)
-	if err := u.wall.run(func() error { return makeDirs(u.root, u.h, u.m) }); err != nil {
+	if err := makeDirs(u.root, u.h, u.m); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
@@ -121,9 +115,6 @@ func (u *Unpacker) Close() {
 	if u.started != nil {
 		u.started.stop()
 		<-u.started.ended
-	}
-	if u.wall != nil {
-		u.wall.close()
 	}
 	if u.disk != nil {
 		_ = u.disk.Close()
@@ -223,12 +214,8 @@ func (u *Unpacker) Wait() error {
 // Each frame is hashed before it is decoded and each file before, or for a large
 // one while, it is written; a file that is there already is never written to and
 // no link is followed. Links are made last, and each must then lead to a place
-// inside the directory, or to none. All of it is done behind a second wall, where
-// the kernel has one: see wall.
+// inside the directory, or to none.
 func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error {
-	if u.wall.err != nil && opt.Log != nil {
-		opt.Log(fmt.Sprintf("unpacking without a second wall: %v", u.wall.err))
-	}
 	if err := u.Wait(); err != nil {
 		return err
 	}
@@ -242,7 +229,7 @@ func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error
 	if err := u.ends(r); err != nil {
 		return err
 	}
-	return u.wall.run(func() error { return finish(u.root, u.m) })
+	return finish(u.root, u.m)
 }
 
 // Sync makes all that was unpacked durable, files and directories, .ota too: by
@@ -330,7 +317,6 @@ func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, o
 		return err
 	}
 	defer u.Close()
-	u.wall = newWall(nil)
 	if _, err := u.run(ctx, r, u.have, true, 0, opt); err != nil {
 		return err
 	}

@@ -35,9 +35,7 @@ type unpacking struct {
 // run unpacks, or checks, the frames that hold a file that is not in have, or all; done
 // bytes of content were there before. It returns how many are there then.
 func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, have []bool, all bool, done int64, opt Options) (int64, error) {
-	tell, told := relay(opt.Progress)
-	defer told()
-	u := &unpacking{Unpacker: up, r: r, have: have, all: all, done: done, progress: tell, again: opt.Again}
+	u := &unpacking{Unpacker: up, r: r, have: have, all: all, done: done, progress: opt.Progress, again: opt.Again}
 	u.listed = sync.OnceValue(func() map[string]bool {
 		names := make(map[string]bool, len(u.m.Entries))
 		for i := range u.m.Entries {
@@ -59,7 +57,6 @@ func (up *Unpacker) run(ctx context.Context, r io.ReaderAt, have []bool, all boo
 	var wg sync.WaitGroup
 	for range min(maxWorkers, u.cores, len(u.shares)) {
 		wg.Go(func() {
-			_ = u.wall.enter() // newWall has tried it
 			if err := u.work(ctx); err != nil {
 				stop(err) // only the first counts
 			}

@@ -92,10 +92,6 @@ func installs(ctx context.Context, d *machine.Device, v machine.Version, code bo
 	if r.Code != int(code) {
 		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
 	}
-	// The sandbox of the install must let it confine itself.
-	if text := r.Stderr; strings.Contains(text, "unpacking without") && !strings.Contains(text, "the kernel has no Landlock") {
-		return fmt.Errorf("ota-apply install %s: %s; want the second wall", v.Name, r)
-	}
 	return nil
 }
 

@@ -22,8 +22,8 @@
 // was. So a call is made when all before it have ended, its result and the identity
 // of each file are known, and whoever looks at the disk between two calls sees what
 // a crash would leave there. What is given up: the call is made with the rights of
-// the supervisor, that is root, outside of Landlock and without RLIMIT_FSIZE. Who
-// tests those must not do it here.
+// the supervisor, that is root, and without RLIMIT_FSIZE. Who tests that must not do
+// it here.
 //
 // No file system is changed by writes to pipes, sockets, devices, memory files,
 // /proc, /sys and control groups, nor by locks: these go on at once and are no
