@@ -45,13 +45,10 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
                   print a JSON object that lists the bundles in DIR, for a web server that has them:
                   file, version, release, models, size, sha256; checks neither signatures nor content
 
-On a device, or for an image of one; the scripts verify_setup.sh and test_symlink_switch.sh call them:
+On a device, or for an image of one; the script verify_setup.sh calls it:
   ota-bundle doctor [--json] [--config F] [--root DIR] [--sysroot DIR]
                   is it set up right? What is not, and the cure; nothing is changed. Exit code 1: something fails
                   --sysroot DIR     the image of a device, below DIR, instead of this device
-  ota-bundle switch-test DIR [--rounds N] [--readers N] [--json]
-                  on a scratch store below DIR, which is removed again: how long the switch and the durable
-                  commit take there, and whether N readers ever see nothing or a mixture (exit code 5)
   ota-bundle --version
                   the version of this program
 
@@ -107,8 +104,6 @@ func (c *command) dispatch(ctx context.Context, args []string) error {
 		return c.index(ctx, rest)
 	case "doctor":
 		return c.doctor(ctx, rest)
-	case "switch-test":
-		return c.switchTest(ctx, rest)
 	default:
 		if err := cli.Asked(name); err != nil {
 			return err

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/tope-ota/ota/bootcheck/switchtest"
+	"github.com/tope-ota/ota/integration/switchtest"
 )
 
 // switches measures the switch and the durable commit.

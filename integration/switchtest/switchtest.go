@@ -23,19 +23,19 @@ import (
 
 // Figure is how long one thing took.
 type Figure struct {
-	Name   string        `json:"name"`
-	Median time.Duration `json:"median_ns"`
-	P99    time.Duration `json:"p99_ns"`
+	Name   string
+	Median time.Duration
+	P99    time.Duration
 }
 
 // Seen is what readers saw while the store switched.
 type Seen struct {
-	Readers  int      `json:"readers"`
-	Switches int      `json:"switches"`
-	Reads    int64    `json:"reads"`    // each resolved the links once and read what is behind them
-	Versions int      `json:"versions"` // different ones that were seen
-	Wrong    int64    `json:"wrong"`    // nothing, or a mixture
-	Examples []string `json:"examples,omitempty"`
+	Readers  int
+	Switches int
+	Reads    int64 // each resolved the links once and read what is behind them
+	Versions int   // different ones that were seen
+	Wrong    int64 // nothing, or a mixture
+	Examples []string
 }
 
 // scratch is a store of two versions in a folder of its own.
