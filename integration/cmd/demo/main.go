@@ -228,14 +228,17 @@ func (s *story) powerCuts(ctx context.Context) error {
 	if err := s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
 		return err
 	}
-	if _, err := s.sh(ctx, "ota-guardian", "status"); err != nil {
-		return err
-	}
-	return s.d.Configure(ctx, s.d.Limits.Stable, s.d.Limits.Deadline)
+	_, err = s.sh(ctx, "ota-guardian", "status")
+	return err
 }
 
 func (s *story) bothBad(ctx context.Context) error {
 	s.chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
+	const deadline = 20 * time.Second // 6 to 7 times what a good version takes to be confirmed here
+	s.tell("a device gives a version 10 minutes to be healthy; this one is set to %v (deadline), as you wait", deadline)
+	if err := s.d.Configure(ctx, s.d.Limits.Stable, deadline); err != nil {
+		return err
+	}
 	url, err := s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	if err != nil {
 		return err
