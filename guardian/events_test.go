@@ -3,10 +3,8 @@ package guardian
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,9 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/journal"
 )
 
-var everyEvent = []event{eventRollback, eventHold, eventConfirmed, eventActivated, eventCounted, eventDamaged, eventRepaired,
+var everyEvent = []journal.Event{eventRollback, eventHold, eventConfirmed, eventActivated, eventCounted, eventDamaged, eventRepaired,
 	eventFactoryLost, eventRecordDamaged, eventHardEnd, eventWatchdog, eventReset}
 
 // A person who looks an event up finds one explanation of it, and every
@@ -35,81 +34,25 @@ func TestCatalog(t *testing.T) {
 		ids[m[1]]++
 	}
 	for _, e := range everyEvent {
-		if ids[e.id] != 1 {
-			t.Errorf("event %s has %d entries in the catalog, want 1", e.id, ids[e.id])
+		if ids[e.ID] != 1 {
+			t.Errorf("event %s has %d entries in the catalog, want 1", e.ID, ids[e.ID])
 		}
-		delete(ids, e.id)
+		delete(ids, e.ID)
 	}
 	if len(ids) > 0 {
 		t.Errorf("the catalog explains what is no event: %v", ids)
 	}
 }
 
-// parseEntry reads journald's native protocol.
-func parseEntry(t *testing.T, b []byte) map[string]string {
-	t.Helper()
-	fields := map[string]string{}
-	for len(b) > 0 {
-		line, rest, ok := bytes.Cut(b, []byte("\n"))
-		if !ok {
-			t.Fatalf("the entry ends in the middle of a line: %q", b)
-		}
-		if name, value, plain := bytes.Cut(line, []byte("=")); plain {
-			fields[string(name)], b = string(value), rest
-			continue
-		}
-		n := binary.LittleEndian.Uint64(rest)
-		fields[string(line)], b = string(rest[8:8+n]), rest[8+n+1:]
-	}
-	return fields
-}
-
-func TestSendEntry(t *testing.T) {
-	old := journalSocket
-	t.Cleanup(func() { journalSocket = old })
-	journalSocket = filepath.Join(t.TempDir(), "socket")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: journalSocket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+func TestFieldsOf(t *testing.T) {
 	r := &bootcheck.Record{Generation: 42, Phase: bootcheck.PhaseFallback, Current: ref("2.0"), LastRollback: &bootcheck.Rollback{
 		From: "3.0", To: "2.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: "answers\nPRIORITY=7", Attempts: 3}}
-	if err := sendEntry(eventRollback, fieldsOf(r), "fall-back: 3.0 failed"); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 64<<10)
-	n, err := l.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := map[string]string{
-		"MESSAGE": "fall-back: 3.0 failed", "MESSAGE_ID": eventRollback.id, "PRIORITY": "3", "SYSLOG_IDENTIFIER": "ota-guardian",
 		"OTA_VERSION": "2.0", "OTA_PHASE": "fallback", "OTA_GENERATION": "42", "OTA_FROM": "3.0", "OTA_TO": "2.0", "OTA_LEVEL": "previous",
 		"OTA_CAUSE": "health", "OTA_CHECK": "answers\nPRIORITY=7", "OTA_ATTEMPTS": "3",
 	}
-	if diff := cmp.Diff(want, parseEntry(t, buf[:n])); diff != "" {
-		t.Errorf("entry (-want +got):\n%s", diff)
-	}
-
-	// A journald that takes nothing does not hold the boot up.
-	ended := make(chan error, 1)
-	go func() {
-		var err error
-		for range 10_000 {
-			if err = sendEntry(eventCounted, nil, strings.Repeat("x", 1000)); err != nil {
-				break
-			}
-		}
-		ended <- err
-	}()
-	select {
-	case err := <-ended:
-		if err == nil {
-			t.Error("10,000 entries that nobody reads were taken")
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("waits for a journald that does not read")
+	if diff := cmp.Diff(want, fieldsOf(r)); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
 	}
 }
 

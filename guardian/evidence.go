@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/journal"
 )
 
 // What the record keeps of a unit's journal: what fits on a screen or two. Each
@@ -44,7 +45,7 @@ var journalctls = []string{"/usr/bin/journalctl", "/bin/journalctl"}
 // most. Empty: it wrote nothing, no journal is kept, or nobody may read it; why
 // is logged.
 func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []string {
-	if !journalled() || unit == "" {
+	if !journal.IsStderr() || unit == "" {
 		return nil // nothing of this device goes to a journal
 	}
 	ctx, cancel := context.WithTimeout(ctx, journalWait)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/journal"
 	"github.com/tope-ota/ota/bootcheck/metrics"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
@@ -166,7 +167,7 @@ func (g *guardian) carryOut(ctx context.Context, d Decision) error {
 	if !bootcheck.Switched(err) {
 		return fmt.Errorf("cannot %s (%s): %w", d.Action, d.Why, err)
 	}
-	e := map[Action]event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed, Activate: eventActivated}[d.Action]
+	e := map[Action]journal.Event{Count: eventCounted, FallBack: eventRollback, Hold: eventHold, Confirm: eventConfirmed, Activate: eventActivated}[d.Action]
 	g.announce(e, fieldsOf(d.Next), "%s: %s", d.Action, d.Why)
 	g.publish()
 	return err
