@@ -151,6 +151,10 @@ install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX
 deb: ## Debian packages for amd64, arm64 and armhf, bin/ota_VERSION_ARCH.deb
 	@BIN=$(BIN) VERSION='$(VERSION)' scripts/deb.sh $(DEB_ARCHES)
 
+.PHONY: notice
+notice: ## docs/NOTICE: the licences of what is linked into the programs
+	@scripts/notice.sh >docs/NOTICE.new && mv docs/NOTICE.new docs/NOTICE
+
 .PHONY: clean
 clean: ## remove bin/ and the cache of the test machines
 	rm -rf bin .cache

@@ -40,24 +40,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 022
 
-# licences DIR: what the authors of the modules in the programs want to be said.
-licences() {
-    cat <<TEXT
-The programs of this package are https://github.com/tope-ota/ota, and these
-modules and Go's own library are in them:
-TEXT
-    {
-        echo "Go $(go env GOVERSION) $(go env GOROOT)"
-        cd "$here" && go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' \
-            ./guardian/cmd/ota-guardian ./applier/cmd/ota-apply ./applier/cmd/ota-bundle | sort -u
-    } | while read -r module version dir; do
-        printf '\n%s\n%s %s\n\n' "----------------------------------------------------------------------" "$module" "$version"
-        find "$dir" -maxdepth 1 -type f \( -iname 'LICEN[CS]E*' -o -iname 'COPYING*' -o -iname 'NOTICE*' \) | sort | while read -r file; do
-            sed 's/\r$//' "$file" | common
-        done
-    done
-}
-
 # common replaces what every Debian has by the place where it is. The authors' own
 # lines follow in the appendix.
 common() {
@@ -91,7 +73,7 @@ for arch in $arches; do
     doc=$stage/usr/share/doc/ota
     mkdir -p "$doc/examples"
     mv "$stage/etc/ota/ota.toml" "$doc/examples/"
-    licences >"$doc/copyright"
+    "$here/scripts/notice.sh" | common >"$doc/copyright"
     changelog | gzip -9n >"$doc/changelog.gz"
     install -D -m 0644 "$here/scripts/deb/lintian-overrides" "$stage/usr/share/lintian/overrides/ota"
     find "$stage/usr/share/man" -type f -exec gzip -9n {} +
