@@ -18,7 +18,6 @@ type route struct {
 	proxy func(*http.Request) (*url.URL, error) // nil address: none
 	roots *x509.CertPool                        // nil: the system's
 	dates *calendar.Calendar
-	limit int64 // bytes a second; 0: none
 }
 
 // newRoute makes the route that opt asks for, but for the dates.
@@ -31,7 +30,7 @@ func newRoute(opt *Options) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &route{proxy: proxy, roots: roots, limit: opt.LimitRate}, nil
+	return &route{proxy: proxy, roots: roots}, nil
 }
 
 // proxyFunc finds the proxy for a request. One that is named is for all
@@ -68,7 +67,7 @@ func (r *route) newClient(h *hops) *http.Client {
 	}
 	watched := plain
 	watched.Control = h.control
-	transport := &http.Transport{
+	return &http.Client{CheckRedirect: h.check, Transport: &http.Transport{ // HTTP/1.1: the program has no other
 		Proxy: func(req *http.Request) (*url.URL, error) {
 			u, err := r.proxy(req)
 			if u != nil {
@@ -89,17 +88,10 @@ func (r *route) newClient(h *hops) *http.Client {
 		OnProxyConnectResponse: judgeProxy,
 		TLSClientConfig:        tlsConfig(r.dates, r.roots),
 		TLSHandshakeTimeout:    15 * time.Second,
-		ForceAttemptHTTP2:      true, // a DialContext of our own turns it off otherwise
 		DisableCompression:     true, // lengths and ranges are those of the file
 		MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize:         64 << 10,
-	}
-	if r.limit > 0 {
-		// HTTP/2 lets the server send 4 MiB ahead of what is read: that would be
-		// a burst. 64 KiB is its own default.
-		transport.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10, MaxReceiveBufferPerConnection: 64 << 10}
-	}
-	return &http.Client{CheckRedirect: h.check, Transport: transport}
+	}}
 }
 
 // judgeProxy judges what a proxy answers when it is asked for a way to a

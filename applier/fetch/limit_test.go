@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -88,24 +87,19 @@ func TestNoLimit(t *testing.T) {
 // not taken for one from a slow server, though it is slower than the minimum.
 func TestLimitRate(t *testing.T) {
 	file := content(fileSize, 1)
-	for _, http2 := range []bool{false, true} {
-		t.Run(fmt.Sprintf("HTTP/2 %v", http2), func(t *testing.T) {
-			t.Parallel()
-			s, opt := newTLSServer(t, tlsServer{http2: http2}, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
-			opt.LimitRate = 100_000
-			opt.MinRate, opt.Window = 100<<20, time.Second
-			opt.Inspect = nil
-			begin := time.Now()
-			f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustHave(t, f, file)
-			// No upper bound: this machine may be busy. The window is much shorter than
-			// the download, and longer than such a machine lets a server wait.
-			if took := time.Since(begin); took < 2*time.Second || st.Requests != 1 {
-				t.Errorf("%d bytes took %v and %d requests, want at least 2s and 1", fileSize, took, st.Requests)
-			}
-		})
+	s, opt := newTLSServer(t, tlsServer{}, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
+	opt.LimitRate = 100_000
+	opt.MinRate, opt.Window = 100<<20, time.Second
+	opt.Inspect = nil
+	begin := time.Now()
+	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustHave(t, f, file)
+	// No upper bound: this machine may be busy. The window is much shorter than
+	// the download, and longer than such a machine lets a server wait.
+	if took := time.Since(begin); took < 2*time.Second || st.Requests != 1 {
+		t.Errorf("%d bytes took %v and %d requests, want at least 2s and 1", fileSize, took, st.Requests)
 	}
 }

@@ -1,26 +1,24 @@
-// Package report tells device-api, and whoever looks into the state file, how
-// an install gets on.
+// Package report sends the progress of an install to device-api and to the state file,
+// progress.json.
 //
-// An install does not wait for a report, but for a moment before device-api is
-// restarted (Flush): a Reporter notes what is to be said and returns; goroutines of its own say it, one report after the other. What cannot
-// be delivered within 2 s is dropped.
-//
-//	caller ── Stage, Progress, Fail, Success
-//	  ├ watcher, if there is one                (events for programs)
-//	  ├ newest state
-//	  │   └ goroutine: state file               (status and screens read it)
-//	  └ queue: one report for each stage        (within a stage the newest wins)
-//	      └ goroutine: POST, 2 s each, of one stage 20 a second at most
-//	caller ── Close: the last of both gets its chance
-//
-// device-api is restarted in the middle of an install, so that reports get
-// lost is normal; that is what the state file is for.
+// device-api is slow, hangs or is being restarted: no method but Flush and Close waits
+// for it, or for a disk. The newest wins: one report a stage waits to be posted, and one
+// state to be written. What cannot be delivered within 2 s is dropped; that is what the
+// state file is for.
 package report
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +29,6 @@ import (
 // The stages of an install, in their order. The words are API: device-api and
 // screens know them.
 const (
-	StageIdle        = bootcheck.StageIdle
 	StageDownloading = "downloading"
 	StageVerifying   = "verifying"
 	StageToInstall   = "toInstall" // verified, the new version is about to be written
@@ -43,88 +40,73 @@ const (
 
 const (
 	step      = 5                      // percent between two reports of a stage
-	queueMax  = 8                      // stages that may wait: more than an install has
+	waitMax   = 8                      // stages that may wait: more than an install has
 	postLimit = 2 * time.Second        // for one report
-	lastLimit = time.Second            // in Close, for the queue to drain, then again for the last report
-	slowLimit = 250 * time.Millisecond // instead, if the endpoint let the report before time out; and in Flush
-
-	textMax = 1000 // bytes of a message: a cause may quote an address of any length
+	lastLimit = time.Second            // in Close, for all that waits, then again for the last report
+	slowLimit = 250 * time.Millisecond // instead, if the report before timed out; and in Flush
+	replyMax  = 4 << 10                // bytes that are read of a reply, so that device-api can send it
+	textMax   = 1000                   // bytes of a message: a cause may quote an address of any length
 )
-
-// postPause is between two reports of a stage: whatever the endpoint does, reports
-// cost little of the processor. A variable for a test.
-var postPause = 50 * time.Millisecond
 
 // A State is what a report says. All four keys are always there.
 type State = bootcheck.Operation
 
-// terminal reports whether nothing is to be said after s.
-func terminal(s State) bool { return s.Stage == StageSuccess || s.Stage == StageFailed }
-
-// A Reporter reports one install. Its methods may be called from several
-// goroutines; none but Flush and Close waits for anything.
+// A Reporter reports one install. Its methods may be called from several goroutines.
 type Reporter struct {
-	keep *keeper // nil: no state file
-	post *poster // nil: reports go nowhere
+	url    string // empty: nothing is posted
+	client *http.Client
+	file   string // empty: no state is kept
 
 	mu      sync.Mutex
 	watch   func(State)
 	state   State
-	queue   []State // oldest first, no two neighbours of the same stage
-	sending bool    // a report is under way
+	kept    chan struct{} // closed while state is in the file
+	waiting []State       // to be posted, the oldest first, no two neighbours of the same stage
+	idle    chan struct{} // closed while nothing waits or is under way
+	cancel  func()        // ends the post under way
+	slow    bool          // the last report timed out
 	closed  bool
-	muted   bool // see Mute
+	muted   bool
 	err     error
 
-	wake    chan struct{}      // the queue is no longer empty
-	closing chan struct{}      // Close was called: no more pauses
-	idle    chan struct{}      // the queue is empty and nothing is under way
-	hurry   context.CancelFunc // gives up the report under way
-	stop    context.CancelFunc // ends the goroutine
-	stopped chan struct{}      // it has ended
+	there *os.File // what is at file: open, as it is locked; of who keeps it
 }
 
-// New makes a Reporter that posts to url and keeps the last state in
-// stateFile, as bootcheck.Operation says (mode 0644; its folder is made if
-// missing). Empty means: do not. Close must be called at the end.
-func New(url, stateFile string) *Reporter {
-	r := &Reporter{}
-	if stateFile != "" {
-		newest := func() State {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			return r.state
+// New makes a Reporter that posts to address and keeps the last state in file, as
+// bootcheck.Operation says (mode 0644; its folder is made if missing). Empty means: do
+// not. The caller calls Close at the end.
+func New(address, file string) *Reporter {
+	r := &Reporter{file: file, cancel: func() {}, idle: make(chan struct{}), kept: make(chan struct{})}
+	close(r.idle)
+	close(r.kept)
+	if file != "" {
+		// What a process left that was killed in the middle of a write.
+		left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".*"))
+		for _, name := range left {
+			os.Remove(name)
 		}
-		r.keep = newKeeper(stateFile, newest, func(err error) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if r.err == nil {
-				r.err = fmt.Errorf("cannot keep the progress of the install: %w", err)
-			}
-		})
 	}
-	if url == "" {
+	if address == "" {
 		return r
 	}
-	post, err := newPoster(url)
-	if err != nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.err = err
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		r.err = fmt.Errorf("cannot report to %q: want an address that begins with http:// or https://", address)
 		return r
 	}
-	r.post = post
-	r.wake, r.idle, r.stopped = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
-	r.closing = make(chan struct{})
-	var ctx, patient context.Context
-	ctx, r.stop = context.WithCancel(context.Background())
-	patient, r.hurry = context.WithCancel(ctx)
-	go r.run(ctx, patient)
+	r.url = address
+	r.client = &http.Client{
+		// Each report has its own connection: a kept one may be that of a device-api that
+		// has ended.
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10},
+		// A report goes where the configuration says, nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return r
 }
 
-// Watch lets f see every state that is told, in their order. f is called by who
-// calls the Reporter and must return soon. Watch is called before anything is told.
+// Watch lets f see every state, in their order. f must return soon. Watch is called
+// before the first state.
 func (r *Reporter) Watch(f func(State)) { r.watch = f }
 
 // Stage begins a stage, or says something new about the one that runs.
@@ -147,8 +129,7 @@ func (r *Reporter) Progress(p int) {
 	}
 }
 
-// Mute keeps whatever comes from now on from being posted. It is kept in the file, and
-// watched, all the same.
+// Mute ends the posts. What comes from now on is kept in the file and watched all the same.
 func (r *Reporter) Mute() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,7 +151,7 @@ func (r *Reporter) Success(message string) {
 	r.set(State{Stage: StageSuccess, Progress: 100, Message: message})
 }
 
-// Err is the first thing that was wrong with the url or the state file. It is
+// Err is the first thing that was wrong with the address or the state file. It is
 // worth a line in the log, and no reason to stop.
 func (r *Reporter) Err() error {
 	r.mu.Lock()
@@ -180,43 +161,199 @@ func (r *Reporter) Err() error {
 
 // set makes s the state: r.mu is held. Nothing follows success or failed.
 func (r *Reporter) set(s State) {
-	if r.closed || terminal(r.state) {
+	if r.closed || r.state.Stage == StageSuccess || r.state.Stage == StageFailed {
 		return
 	}
-	s.Message, s.Error = clip(bootcheck.OneLine(s.Message)), clip(bootcheck.OneLine(s.Error))
+	s.Message, s.Error = clip(s.Message), clip(s.Error)
 	r.state = s
 	if r.watch != nil {
 		r.watch(s)
 	}
-	if r.keep != nil {
-		signal(r.keep.wake)
+	if r.file != "" {
+		begin(&r.kept, r.keepNewest)
 	}
-	if r.post == nil || r.muted {
+	if r.url == "" || r.muted {
 		return
 	}
-	if n := len(r.queue); n > 0 && r.queue[n-1].Stage == s.Stage {
-		r.queue[n-1] = s
-	} else {
-		r.queue = append(r.queue, s)
+	if n := len(r.waiting); n > 0 && r.waiting[n-1].Stage == s.Stage {
+		r.waiting = r.waiting[:n-1]
 	}
-	if len(r.queue) > queueMax {
-		r.queue = slices.Delete(r.queue, 0, 1)
-	}
-	signal(r.wake)
+	r.waiting = append(r.waiting, s)
+	r.waiting = r.waiting[max(0, len(r.waiting)-waitMax):]
+	begin(&r.idle, r.postWaiting)
 }
 
-// signal notes in c, which holds one value, that there is something to see.
-func signal(c chan<- struct{}) {
+// begin runs f unless it runs already: done is closed when it does not.
+func begin(done *chan struct{}, f func(done chan struct{})) {
 	select {
-	case c <- struct{}{}:
-	default:
+	case <-*done:
+		*done = make(chan struct{})
+		go f(*done)
+	default: // it sees what is new
+	}
+}
+
+// keepNewest writes the state until there is no newer one.
+func (r *Reporter) keepNewest(done chan struct{}) {
+	for written := (State{}); ; {
+		r.mu.Lock()
+		s := r.state
+		if s == written {
+			close(done)
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		written = s
+		if err := r.keep(s); err != nil {
+			r.mu.Lock()
+			r.err = cmp.Or(r.err, fmt.Errorf("cannot keep the progress of the install: %w", err))
+			r.mu.Unlock()
+		}
+	}
+}
+
+// keep replaces the state file as a whole. Nothing is synced: the file tells about this
+// boot only, and after a power cut an empty one says as much as none.
+func (r *Reporter) keep(s State) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(r.file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+filepath.Base(r.file)+".*")
+	if err != nil {
+		return err
+	}
+	// Locked before anybody can see it: see bootcheck.Operation.
+	err = bootcheck.LockOperation(f)
+	if err == nil {
+		_, err = f.Write(append(data, '\n'))
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), r.file)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return errors.Join(err, f.Close())
+	}
+	// Only now: a reader that finds the file before unlocked sees that there is another.
+	r.there.Close() // of nil: an error, and nothing else
+	r.there = f
+	return nil
+}
+
+// postWaiting posts what waits, one report after the other.
+func (r *Reporter) postWaiting(done chan struct{}) {
+	for {
+		r.mu.Lock()
+		if len(r.waiting) == 0 {
+			close(done)
+			r.mu.Unlock()
+			return
+		}
+		s := r.waiting[0]
+		r.waiting = r.waiting[1:]
+		ctx, cancel := context.WithTimeout(context.Background(), postLimit)
+		r.cancel = cancel
+		r.mu.Unlock()
+		err := r.send(ctx, s)
+		cancel()
+		r.mu.Lock()
+		r.slow = errors.Is(err, context.DeadlineExceeded)
+		r.mu.Unlock()
+	}
+}
+
+func (r *Reporter) send(ctx context.Context, s State) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "ota-apply")
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.CopyN(io.Discard, resp.Body, replyMax)
+	return err
+}
+
+// wait waits until nothing waits or is under way, for limit at most, and for slowLimit
+// where the last report timed out.
+func (r *Reporter) wait(ctx context.Context, limit time.Duration) bool {
+	r.mu.Lock()
+	idle := r.idle
+	if r.slow {
+		limit = slowLimit
+	}
+	r.mu.Unlock()
+	select {
+	case <-idle:
+		return true
+	case <-time.After(limit):
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Flush gives what was said a quarter of a second to arrive. Call it before device-api
+// is restarted: what waits then would never be told.
+func (r *Reporter) Flush(ctx context.Context) { r.wait(ctx, slowLimit) }
+
+// Close lets the last report out and unlocks the state file: within 2 s, within half a
+// second if the report before timed out, and at once when ctx ends. It may be called
+// more than once.
+func (r *Reporter) Close(ctx context.Context) {
+	r.mu.Lock()
+	again := r.closed
+	r.closed = true
+	kept := r.kept
+	r.mu.Unlock()
+	if again {
+		return
+	}
+	// First: who asks a screen and a report at the same moment hears the same.
+	select {
+	case <-kept:
+		r.there.Close()
+	case <-ctx.Done():
+	}
+	if r.wait(ctx, lastLimit) {
+		return
+	}
+	// There is no time for all of it: what is under way and what waits is given up for
+	// the last, then that, too.
+	for last := 1; last >= 0; last-- {
+		r.mu.Lock()
+		r.waiting = r.waiting[len(r.waiting)-min(len(r.waiting), last):]
+		if last == 0 || len(r.waiting) > 0 {
+			r.cancel()
+		}
+		r.mu.Unlock()
+		if r.wait(ctx, lastLimit) {
+			return
+		}
 	}
 }
 
 func percent(p int) int { return min(max(p, 0), 100) }
 
-// clip shortens text to textMax bytes, between two characters.
+// clip makes text one line of at most textMax bytes, which end with a whole character.
 func clip(text string) string {
+	text = bootcheck.OneLine(text)
 	if len(text) <= textMax {
 		return text
 	}

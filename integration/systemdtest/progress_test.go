@@ -77,7 +77,7 @@ func progress(t *testing.T, o container.Options) {
 		if got := s.must("sh", "-c", `cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == "0A" && $2 ~ /:301B$/ { print $2 }'`); got != "0100007F:301B\n" {
 			t.Errorf("it listens on %q", got)
 		}
-		if out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.1 404 Not Found\r\n") {
+		if out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.0 404 Not Found\r\n") {
 			t.Errorf("another path is answered %q", out)
 		}
 	})
