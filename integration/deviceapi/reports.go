@@ -35,13 +35,6 @@ func (r Received) Report() Report {
 	return p
 }
 
-// ParseReports reads what GET /api/v1.0/ota/reports answers.
-func ParseReports(answer []byte) ([]Received, error) {
-	var all []Received
-	err := json.Unmarshal(answer, &all)
-	return all, err
-}
-
 // journal is the file of reports, a line each.
 type journal struct {
 	mu   sync.Mutex

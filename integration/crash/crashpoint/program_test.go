@@ -2,14 +2,9 @@ package crashpoint_test
 
 import (
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -44,21 +39,8 @@ func command(dir, program string) *exec.Cmd {
 
 var programs = map[string]func(string) error{
 	"each":    func(string) error { return each() },
-	"crowd":   crowd,
-	"nothing": func(string) error { return nothing() },
 	"strange": strange,
 	"tell":    func(string) error { return tell() },
-	"wait":    func(string) error { time.Sleep(time.Hour); return nil },
-	"mask":    func(string) error { unix.Umask(0o027); return firstOf(makes("f", 0o666), os.Mkdir("d", 0o777)) },
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func makes(name string, mode os.FileMode) error {
@@ -147,116 +129,6 @@ func each() error {
 			return fmt.Errorf("step %d: %w", i, err)
 		}
 	}
-	return nil
-}
-
-// crowd changes files from many threads at once, by chance; argument is the seed.
-func crowd(argument string) error {
-	seed, err := strconv.ParseUint(argument, 10, 64)
-	if err != nil {
-		return err
-	}
-	shared, err := os.OpenFile("log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	for worker := range 8 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(seed, uint64(worker)))
-			name := func() string { return fmt.Sprintf("%c%d", 'a'+r.IntN(3), r.IntN(4)) }
-			for range 40 {
-				// Most fail now and then, as another thread was first.
-				switch r.IntN(10) {
-				case 0:
-					_ = os.Mkdir(name(), 0o755)
-				case 1, 2:
-					f, err := os.OpenFile(name(), os.O_CREATE|os.O_RDWR, 0o644)
-					if err == nil {
-						_, _ = f.WriteAt([]byte(fmt.Sprint("worker ", worker)), int64(r.IntN(20)))
-						_, _ = f.WriteString(strings.Repeat("x", r.IntN(5)))
-						_ = f.Close()
-					}
-				case 3:
-					_ = os.Rename(name(), name())
-				case 4:
-					_ = os.Symlink(name(), name())
-				case 5:
-					_ = os.Link(name(), name())
-				case 6:
-					_ = os.Remove(name())
-				case 7:
-					_ = os.Chmod(name(), 0o600|os.FileMode(r.IntN(64)))
-				case 8:
-					_, _ = shared.WriteString(fmt.Sprintln(worker))
-				case 9:
-					_ = os.WriteFile(filepath.Join(name(), name()), []byte{byte(worker)}, 0o600)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return nil
-}
-
-// nothing does what changes no file system.
-func nothing() error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	if _, err := w.WriteString("x"); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
-		return err
-	}
-	event, err := unix.Eventfd(0, 0)
-	if err != nil {
-		return err
-	}
-	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		return err
-	}
-	memory, err := unix.MemfdCreate("m", 0)
-	if err != nil {
-		return err
-	}
-	if _, err := unix.Write(memory, []byte("x")); err != nil {
-		return err
-	}
-	if err := unix.Ftruncate(memory, 4096); err != nil {
-		return err
-	}
-	shared, err := unix.Mmap(memory, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return err
-	}
-	shared[0] = 'y'
-	if err := os.WriteFile("/dev/null", []byte("x"), 0o600); err != nil {
-		return err
-	}
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1"), 0o600); err != nil {
-		return err
-	}
-	f, err := os.Open(".")
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return err
-	}
-	if _, err := os.ReadFile("/proc/self/status"); err != nil {
-		return err
-	}
-	// What fails in any case is the kernel's to refuse.
-	if err := unix.Fsync(-1); err != unix.EBADF {
-		return fmt.Errorf("fsync of no descriptor: %v", err)
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_MKDIRAT, 0, 0, 0); errno != unix.EFAULT {
-		return fmt.Errorf("mkdir of no name: %v", errno)
-	}
-	fmt.Print("told\n")
 	return nil
 }
 

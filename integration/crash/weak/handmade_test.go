@@ -105,10 +105,6 @@ func (l *handLog) Fail(errno unix.Errno, f func()) {
 	l.Do(failed)
 }
 
-func (l *handLog) Mkdir(name string) {
-	l.Do(crashpoint.Call{Name: "mkdir", File: l.place(name, true), Mode: 0o755})
-}
-
 // Create makes a file with content.
 func (l *handLog) Create(name, content string) {
 	l.Do(crashpoint.Call{Name: "open", File: l.place(name, true), Flags: unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY, Mode: 0o644})
@@ -119,14 +115,6 @@ func (l *handLog) Create(name, content string) {
 
 func (l *handLog) Write(name string, at int64, content string) {
 	l.Do(crashpoint.Call{Name: "write", File: l.place(name, false), Offset: at, Length: int64(len(content)), Data: []byte(content)})
-}
-
-func (l *handLog) Chmod(name string, mode fs.FileMode) {
-	l.Do(crashpoint.Call{Name: "chmod", File: l.place(name, false), Mode: mode})
-}
-
-func (l *handLog) Symlink(target, name string) {
-	l.Do(crashpoint.Call{Name: "symlink", File: l.place(name, true), Target: target})
 }
 
 func (l *handLog) Rename(from, to string) {
@@ -141,90 +129,10 @@ func (l *handLog) Remove(name string) {
 	l.Do(c)
 }
 
-// RemoveAll removes name with all that is in it.
-func (l *handLog) RemoveAll(name string) {
-	var names []string
-	l.disk.Lookup(l.path(name)).Walk(func(sub string, _ *Inode) { names = append(names, filepath.Join(name, sub)) })
-	for i := len(names) - 1; i >= 0; i-- {
-		l.Remove(names[i])
-	}
-}
-
 func (l *handLog) Fsync(name string) {
 	l.Do(crashpoint.Call{Name: "fsync", File: l.place(name, false)})
 }
 
 func (l *handLog) Syncfs() {
 	l.Do(crashpoint.Call{Name: "syncfs", File: crashpoint.Place{Path: l.Root, ID: crashpoint.ID{Dev: 1, Ino: 1}}})
-}
-
-// store begins the log of a store with two versions, 1 and 2, of which 2 is current
-// and 1 is previous and factory.
-func store(root string) *handLog {
-	return newLog(root,
-		[2]string{".trash/", ""}, [2]string{".staging/", ""},
-		[2]string{"v1/bin/app", "one"}, [2]string{"v1/.ota/manifest.json", "{1}"},
-		[2]string{"v2/bin/app", "two"}, [2]string{"v2/.ota/manifest.json", "{2}"}, [2]string{"v2/shared", "=v1/bin/app"},
-		[2]string{".generations/7/record.json", record(7, "2", "1", "1")},
-		[2]string{".generations/7/current", "-> ../../v2"},
-		[2]string{".generations/7/previous", "-> ../../v1"},
-		[2]string{".generations/7/factory", "-> ../../v1"},
-		[2]string{".active", "-> .generations/7"},
-		[2]string{"current", "-> .active/current"}, [2]string{"previous", "-> .active/previous"}, [2]string{"factory", "-> .active/factory"},
-	)
-}
-
-func record(n int, current, previous, factory string) string {
-	return fmt.Sprintf(`{"generation":%d,"current":{"version":%q},"previous":{"version":%q},"factory":{"version":%q}}`, n, current, previous, factory)
-}
-
-// Install is what an install of version 3 does to Store when it forgets no sync.
-// Its parts are methods, so that a test can do one of them otherwise.
-func (l *handLog) Install() {
-	l.Unpack()
-	l.Syncfs()
-	l.Publish()
-	l.Generation(8, "3", "2", "1")
-	l.Switch(8)
-}
-
-// Unpack makes version 3 in .staging.
-func (l *handLog) Unpack() {
-	l.Mkdir(".staging/v3")
-	l.Mkdir(".staging/v3/.ota")
-	l.Create(".staging/v3/.ota/manifest.json", "{3}")
-	l.Mkdir(".staging/v3/bin")
-	l.Create(".staging/v3/bin/app", "three")
-	l.Chmod(".staging/v3/bin/app", 0o755)
-}
-
-// Publish gives version 3 its name.
-func (l *handLog) Publish() {
-	l.Rename(".staging/v3", "v3")
-	l.Fsync("")
-	l.Fsync(".staging")
-}
-
-// Generation writes generation n.
-func (l *handLog) Generation(n int, current, previous, factory string) {
-	dir := fmt.Sprintf(".generations/%d", n)
-	l.Mkdir(dir)
-	for _, name := range []string{"/record.backup.json", "/record.json"} {
-		l.Create(dir+name, record(n, current, previous, factory))
-		l.Fsync(dir + name)
-	}
-	for _, link := range [][2]string{{"current", current}, {"previous", previous}, {"factory", factory}} {
-		l.Symlink("../../v"+link[1], dir+"/"+link[0])
-	}
-	l.Fsync(dir)
-	l.Fsync(".generations")
-}
-
-// Switch makes generation n the active one.
-func (l *handLog) Switch(n int) {
-	l.Mkdir("..active1")
-	l.Symlink(fmt.Sprintf(".generations/%d", n), "..active1/tmp.symlink")
-	l.Rename("..active1/tmp.symlink", ".active")
-	l.Remove("..active1")
-	l.Fsync("")
 }

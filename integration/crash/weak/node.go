@@ -141,11 +141,6 @@ func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
 	return n, nil
 }
 
-// Live is the folder top as it is now, which a power cut that takes nothing leaves.
-func (d *Disk) Live(top string) *Node {
-	return d.Crash(top, func(*Inode, int) bool { return true }, func(i *Inode) *Blob { return i.Data })
-}
-
 // Crash is what a power cut leaves of the folder top. keep says which of the pending
 // changes of an inode are there, by their place in Pending; data says what a file
 // holds of which some change of its data is pending.
@@ -248,9 +243,6 @@ func (n *Node) write(name string, files map[*Node]string) error {
 	}
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
 }
-
-// Sorted are the names in the folder n, in order.
-func Sorted(n *Node) []string { return slices.Sorted(maps.Keys(n.Names)) }
 
 // Copy is n, to be changed before anybody asks for its Sum.
 func (n *Node) Copy() *Node {

@@ -8,11 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
@@ -248,114 +246,6 @@ WantedBy=multi-user.target
 	sh(t, c, "systemctl is-system-running --wait")
 	if got := sh(t, c, "cat /data/witness"); got != "start\nstop\nstart\nstart" {
 		t.Errorf("the service saw %q, want start, stop, start, start", got)
-	}
-}
-
-var deviceAPI = sync.OnceValues(func() ([]byte, error) {
-	return debian.Program(context.Background(), deviceapi.Package)
-})
-
-// installVersion puts a version of device-api on the data disk and makes it current.
-func installVersion(t *testing.T, c *container.Container, version string, config deviceapi.Config) {
-	t.Helper()
-	bin, err := deviceAPI()
-	if err != nil {
-		t.Fatal(err)
-	}
-	store := filepath.Join(c.Data(), "opt-tope", filepath.Base(machine.Store))
-	if err := deviceapi.Tree(filepath.Join(store, "v"+version), version, deviceapi.Options{Binary: bin, Config: config}); err != nil {
-		t.Fatal(err)
-	}
-	os.Remove(filepath.Join(store, "current"))
-	if err := os.Symlink("v"+version, filepath.Join(store, "current")); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// health asks device-api in the guest through bash, as no curl is there.
-func health(t *testing.T, c *container.Container) string {
-	t.Helper()
-	var got string
-	err := machine.Poll(testContext(t), "/health", func(ctx context.Context) (bool, error) {
-		r, err := c.Exec(ctx, "/bin/bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9080 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
-		got = r.Stdout
-		return strings.HasPrefix(got, "HTTP/"), err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got
-}
-
-func TestDeviceAPI(t *testing.T) {
-	o := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
-	o.Enable("device-api.service", "multi-user.target")
-	c := machine.StartContainer(t, container.Options{Overlay: o})
-	ctx := testContext(t)
-	installVersion(t, c, "1.0.0", deviceapi.Config{})
-	if err := c.Reboot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got := health(t, c); !strings.Contains(got, "200 OK") || !strings.Contains(got, `"version":"1.0.0"`) {
-		t.Errorf("/health says %q", got)
-	}
-	if got := sh(t, c, "systemctl is-active device-api"); got != "active" {
-		t.Errorf("device-api is %s, want active", got)
-	}
-
-	// A restart runs what the link then names.
-	installVersion(t, c, "1.1.0", deviceapi.Config{})
-	sh(t, c, "systemctl restart device-api")
-	if got := health(t, c); !strings.Contains(got, `"version":"1.1.0"`) {
-		t.Errorf("after a restart /health says %q", got)
-	}
-
-	// A version without watchdog pings is killed for it.
-	installVersion(t, c, "1.2.0", deviceapi.Config{Behave: deviceapi.Hang})
-	sh(t, c, "mkdir -p /run/systemd/system/device-api.service.d; printf '[Service]\nWatchdogSec=0.5\nRestart=no\n' > /run/systemd/system/device-api.service.d/t.conf; systemctl daemon-reload")
-	sh(t, c, "systemctl restart device-api")
-	waitState(t, c, "device-api.service", "failed", "watchdog")
-}
-
-func waitState(t *testing.T, c *container.Container, unit, state, result string) {
-	t.Helper()
-	var got string
-	err := machine.Poll(testContext(t), unit+" "+state, func(ctx context.Context) (bool, error) {
-		r, err := c.Exec(ctx, "systemctl", "show", "-p", "ActiveState,Result", unit)
-		got = r.Stdout
-		return strings.Contains(got, "ActiveState="+state+"\n") && strings.Contains(got, "Result="+result+"\n"), err
-	})
-	if err != nil {
-		t.Fatalf("%v; systemctl says %q", err, got)
-	}
-}
-
-// OnFailure= and start limits are systemd's own.
-func TestCrashLoop(t *testing.T) {
-	o := debian.Overlay{
-		"/etc/systemd/system/loops.service": debian.Unit(`[Unit]
-StartLimitBurst=3
-StartLimitIntervalSec=60
-OnFailure=rescue-it.service
-[Service]
-ExecStart=/bin/false
-Restart=always
-RestartSec=0.05
-`),
-		"/etc/systemd/system/rescue-it.service": debian.Unit("[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo $MONITOR_SERVICE_RESULT >> /data/rescued'\n"),
-	}
-	o.Enable("loops.service", "multi-user.target")
-	c := machine.StartContainer(t, container.Options{Overlay: o})
-	waitState(t, c, "loops.service", "failed", "exit-code")
-	err := machine.Poll(testContext(t), "the handler of the failure", func(ctx context.Context) (bool, error) {
-		b, err := c.ReadFile(ctx, "/data/rescued")
-		return strings.Contains(string(b), "exit-code\n"), err
-	})
-	if err != nil {
-		t.Error(err)
-	}
-	if !strings.Contains(c.Log(), "loops.service: Start request repeated too quickly") {
-		t.Error("the log says nothing of the start limit")
 	}
 }
 

@@ -9,9 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
@@ -124,23 +122,6 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-func TestEndOfContextStops(t *testing.T) {
-	machine.RequireContainer(t)
-	ctx, cancel := context.WithCancel(machine.Context(t))
-	defer cancel()
-	c, err := container.Start(ctx, container.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	err = machine.Poll(testContext(t), "the machine to be gone", func(context.Context) (bool, error) {
-		return len(onHost(t, c.Dir())) == 0, nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 // A test binary that is killed, or that the deadline of `go test` ends, runs no
 // clean-up at all. Its machine dies with it, and the next one sweeps.
 func TestContainerDiesWithItsProcess(t *testing.T) {
@@ -164,51 +145,6 @@ func TestContainerDiesWithItsProcess(t *testing.T) {
 	machine.StartContainer(t, container.Options{})
 	if got := onHost(t, dir); len(got) > 0 {
 		t.Errorf("the next start did not remove %q", got)
-	}
-}
-
-// The same at any moment of the start, in which the machine has processes that
-// are not yet systemd's.
-func TestContainerDiesWhileItStarts(t *testing.T) {
-	machine.RequireContainer(t)
-	t.Setenv("TMPDIR", t.TempDir())
-	var seen, running int
-	const rounds = 5
-	for i := range rounds {
-		cmd, _ := startChild(t)
-		var dir string
-		err := machine.Poll(testContext(t), "the child's machine", func(context.Context) (bool, error) {
-			dirs, err := filepath.Glob(filepath.Join(os.TempDir(), "ota-container-*"))
-			if len(dirs) == 1 {
-				dir = dirs[0]
-			}
-			return len(dirs) == 1, err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		// A boot takes 50 to 100 ms; Poll adds up to 50.
-		for end := time.Now().Add(time.Duration(i) * 25 * time.Millisecond); time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
-		seen++
-		if len(processes(t, filepath.Base(dir))) > 1 {
-			running++
-		}
-		kill(cmd)
-		waitDead(t, dir)
-		c, err := container.Start(testContext(t), container.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Stop()
-		if got := onHost(t, dir); len(got) > 0 {
-			t.Fatalf("the next start did not remove %q", got)
-		}
-	}
-	t.Logf("killed %d times, %d times while the machine ran", seen, running)
-	if running == 0 {
-		t.Error("no machine ran when its process was killed")
 	}
 }
 
@@ -244,19 +180,5 @@ func waitDead(t *testing.T, dir string) {
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// Someone without root is told so.
-func TestMissing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if got := strings.Join(container.Missing(), "; "); !strings.Contains(got, "root") {
-			t.Errorf("Missing() = %q, want it to name root", got)
-		}
-		return
-	}
-	machine.RequireContainer(t)
-	if got := asNobody(t, container.Missing); !strings.Contains(strings.Join(got, "; "), "root") {
-		t.Errorf("Missing() as nobody = %q, want it to name root", got)
 	}
 }

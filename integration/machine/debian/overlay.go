@@ -108,9 +108,6 @@ func (f File) install(dst string) error {
 
 // Image returns a read-only erofs image of the root with o in it, building it
 // when the cache has none (1 to 2 s). It is shared: never write to it.
-func Image(ctx context.Context, o Overlay) (file string, err error) { return Variant{}.Image(ctx, o) }
-
-// Image is the function Image for v.
 func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) {
 	if err := o.check(); err != nil {
 		return "", err
