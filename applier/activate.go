@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -121,7 +120,7 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 	// that is restarted now wants it, counts one boot more. An image build has no
 	// such folder, and no such boot.
 	_ = bootcheck.SeeBoot(a.cfg.Run)
-	next := record.Activate(ref, bootID(), baseline, whole)
+	next := record.Activate(ref, bootcheck.BootID(), baseline, whole)
 	next.AddRevoked(revoked)
 	err = a.store.Commit(next)
 	if !bootcheck.Switched(err) {
@@ -318,13 +317,4 @@ func (a *applier) verdict(ref *bootcheck.Ref) (done bool, err error) {
 func unjudged(ref *bootcheck.Ref, format string, args ...any) error {
 	return bootcheck.Errorf(bootcheck.ExitUnknown, "", "version %s is current, on trial, without a verdict: %s", ref.Version, fmt.Sprintf(format, args...)).
 		WithAdvice("the guardian judges it all the same; `ota-guardian status` shows how")
-}
-
-// bootID is the kernel's ID of this boot; empty if it does not say.
-func bootID() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
 }

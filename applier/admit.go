@@ -45,12 +45,9 @@ func (a *applier) admitName(ctx context.Context, ref *bootcheck.Ref, record *boo
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version %s is refused: %s", ref, fmt.Sprintf(format, args...)).
 			WithAdvice("give every release a version of its own")
 	}
-	for _, l := range []struct {
-		name string
-		ref  *bootcheck.Ref
-	}{{"current", record.Current}, {"previous", record.Previous}, {"factory", record.Factory}} {
-		if l.ref != nil && l.ref.Version == ref.Version && !l.ref.Same(ref) {
-			return refuse("%s is a version of this name with other content", l.name)
+	for _, l := range record.Links() {
+		if l.Ref != nil && l.Ref.Version == ref.Version && !l.Ref.Same(ref) {
+			return refuse("%s is a version of this name with other content", l.Name)
 		}
 	}
 	// One that is damaged is no version to go back to, and one that is gone neither.

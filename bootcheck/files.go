@@ -5,6 +5,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,6 +60,45 @@ func readRegularOnce(name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, limit)
 	}
 	return data, nil
+}
+
+// ReplaceFile gives the file name the content data and the mode perm in one step: who
+// reads it finds the old content or the new one. durable: so does the boot after a power
+// cut, and when ReplaceFile returns nil, that is the new one. A process that is killed
+// leaves a file of the name "." + name + digits.
+func ReplaceFile(name string, data []byte, perm fs.FileMode, durable bool) error {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm) // whatever the umask is
+	}
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	if durable {
+		return syncDir(dir)
+	}
+	return nil
+}
+
+// BootID is the kernel's ID of this boot; empty if it does not say.
+func BootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
 }
 
 // writeDurable makes the file name, which must not be there, with content that is

@@ -174,11 +174,11 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 			return err // never a second fsync of this file: the whole generation is thrown away
 		}
 	}
-	for _, l := range r.links() {
-		if l.ref == nil {
+	for _, l := range r.Links() {
+		if l.Ref == nil {
 			continue
 		}
-		if err := os.Symlink("../../"+dirName(l.ref.Version), filepath.Join(dir, l.name)); err != nil {
+		if err := os.Symlink("../../"+dirName(l.Ref.Version), filepath.Join(dir, l.Name)); err != nil {
 			return err
 		}
 	}

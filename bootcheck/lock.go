@@ -14,6 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// All locks, in the order in which a program takes them. None is held while one before
+// it is waited for.
+//
+//	.install.lock       store       one install, from its first byte to its verdict
+//	.lock               the spool   one download
+//	.lock               store       what changes the store; seconds
+//	.metrics.lock       run folder  what writes the files for the fleet; taken by anyone, last
+//	progress.json       run folder  on the file itself: its writer lives (operation.go)
+//
+// All but the last are LockFile.
+
 // ErrBusy is returned by Lock: another program changes the store. Asking again later is right.
 var ErrBusy = errors.New("another install or the guardian is at work")
 

@@ -66,9 +66,9 @@ func (s *Store) Sweep(staging bool) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		// What renameio makes first: a folder for a link, a file for a mark.
+		// What renameio makes first for a link is a folder; ReplaceFile makes a file.
 		link := temporaryOf(e.Name(), append([]string{activeLink}, linkNames...)) && e.IsDir()
-		if link || temporaryOf(e.Name(), []string{CleanMark, HardMark}) && e.Type().IsRegular() {
+		if link || temporaryOf(e.Name(), []string{CleanMark, HardMark, revokedFile, installsFile}) && e.Type().IsRegular() {
 			errs = append(errs, RemoveAll(s.path(e.Name())))
 		}
 	}

@@ -128,9 +128,9 @@ func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
 	if ref == nil {
 		return nil
 	}
-	for _, l := range known.links() {
-		if ref.Same(l.ref) {
-			return l.ref
+	for _, l := range known.Links() {
+		if ref.Same(l.Ref) {
+			return l.Ref
 		}
 	}
 	for i := range known.Confirmed {

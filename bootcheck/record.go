@@ -378,9 +378,9 @@ func (r *Record) check() error {
 	if r.Current == nil {
 		return errors.New("it names no current version")
 	}
-	for _, link := range r.links() {
-		if link.ref != nil && !ValidVersion(link.ref.Version) {
-			return fmt.Errorf("%s: %q cannot be a version", link.name, link.ref.Version)
+	for _, link := range r.Links() {
+		if link.Ref != nil && !ValidVersion(link.Ref.Version) {
+			return fmt.Errorf("%s: %q cannot be a version", link.Name, link.Ref.Version)
 		}
 	}
 	if r.Next != nil && !ValidVersion(r.Next.Version) {
@@ -413,14 +413,15 @@ func (r *Record) check() error {
 // maxStrikes is more boots than any budget allows; a larger counter is damage.
 const maxStrikes = 1 << 20
 
-// link is one of the three names that a generation gives to snapshots.
-type link struct {
-	name string
-	ref  *Ref
+// A Link is one of the three names that a generation gives to snapshots.
+type Link struct {
+	Name string
+	Ref  *Ref // nil: the link is not there
 }
 
-func (r *Record) links() []link {
-	return []link{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
+// Links are current, previous and factory, in this order.
+func (r *Record) Links() []Link {
+	return []Link{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
 }
 
 func (r *Record) setLink(name string, ref *Ref) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 )
@@ -100,21 +99,10 @@ func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	// Power cut before the rename: the old list, and a leftover that the next call
-	// removes. After it: the old or the new one.
-	temp := s.path(revokedFile + ".new")
-	if err := RemoveAll(temp); err != nil {
+	if err := ReplaceFile(s.path(revokedFile), append(data, '\n'), 0o644, true); err != nil {
 		return nil, err
 	}
-	err = writeDurable(temp, append(data, '\n'))
-	if err == nil {
-		err = os.Rename(temp, s.path(revokedFile))
-	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return nil, err
-	}
-	return all, syncDir(s.dir)
+	return all, nil
 }
 
 // AddRevoked puts keys, all that Revoke or RevokedKeys returned, into the record and

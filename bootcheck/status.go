@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/google/renameio/v2"
 )
 
 // GuardianUnit is the unit that decides which version a boot runs, before its services
@@ -44,7 +42,7 @@ func FlagFactory(run, text string) error {
 	if text = OneLine(text); len(text) > maxFlag {
 		text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
 	}
-	return renameio.WriteFile(name, []byte(text+"\n"), 0o644, renameio.WithTempDir(run))
+	return ReplaceFile(name, []byte(text+"\n"), 0o644, false)
 }
 
 // Summary is one sentence for a person: what was left, for what, why.
@@ -164,9 +162,9 @@ func (s *Store) Status(progress string) (*Status, error) {
 	if record.Blocked != nil {
 		status.Blocked = record.Blocked
 	}
-	for _, l := range record.links() {
-		if l.ref != nil {
-			*map[string]*string{"current": &status.Current, "previous": &status.Previous, "factory": &status.Factory}[l.name] = l.ref.Version
+	for i, to := range []*string{&status.Current, &status.Previous, &status.Factory} {
+		if ref := record.Links()[i].Ref; ref != nil {
+			*to = ref.Version
 		}
 	}
 	if status.Versions, err = s.versionStatus(record); err != nil {
@@ -217,9 +215,9 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 		case err == nil && record.IsConfirmed(ref):
 			v.State = "confirmed"
 		}
-		for _, l := range slices.Backward(record.links()) {
-			if l.ref != nil && l.ref.Version == version {
-				v.State = l.name
+		for _, l := range slices.Backward(record.Links()) {
+			if l.Ref != nil && l.Ref.Version == version {
+				v.State = l.Name
 			}
 		}
 		all = append(all, v)

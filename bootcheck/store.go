@@ -47,6 +47,7 @@ const (
 	recordFile     = "record.json"
 	backupFile     = "record.backup.json"
 	revokedFile    = ".revoked.json"
+	installsFile   = ".installs.json" // of package metrics
 
 	// keepGenerations is how many are kept: they are the history a person
 	// reads and the backup of a damaged record. At 4 KiB blocks a generation
@@ -210,19 +211,19 @@ func (s *Store) Active() (*Active, error) {
 		return s.rebuild(n, err)
 	}
 	record = s.withCause(record)
-	for _, l := range record.links() {
-		got, err := s.readLink(n, l.name)
-		if got.Same(l.ref) || got == nil && l.ref == nil || Inconclusive(err) {
+	for _, l := range record.Links() {
+		got, err := s.readLink(n, l.Name)
+		if got.Same(l.Ref) || got == nil && l.Ref == nil || Inconclusive(err) {
 			continue
 		}
-		says := fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.name, got, l.ref)
-		if got != nil && s.holds(got) && (l.ref == nil || !s.holds(l.ref)) {
+		says := fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.Name, got, l.Ref)
+		if got != nil && s.holds(got) && (l.Ref == nil || !s.holds(l.Ref)) {
 			// The link names something that is there. Of current that is what runs.
-			if l.name == "current" {
+			if l.Name == "current" {
 				return s.rebuild(n, errors.New(says))
 			}
 			record = record.Clone()
-			record.setLink(l.name, s.withDigest(got, record))
+			record.setLink(l.Name, s.withDigest(got, record))
 		}
 		damage = cmp.Or(damage, says)
 	}

@@ -127,12 +127,12 @@ func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
 // "v1.2.0", or one of the links "current", "previous", "factory".
 func (s *Store) Find(record *Record, name string) (string, error) {
 	if record != nil {
-		for _, l := range record.links() {
-			if l.name == name {
-				if l.ref == nil {
+		for _, l := range record.Links() {
+			if l.Name == name {
+				if l.Ref == nil {
 					return "", fmt.Errorf("there is no %s version", name)
 				}
-				return l.ref.Version, nil
+				return l.Ref.Version, nil
 			}
 		}
 	}
@@ -201,9 +201,9 @@ func (s *Store) Publish(version string) error {
 // ErrUndurable, a power cut may bring it back. The lock must be held.
 func (s *Store) Remove(record *Record, version string) error {
 	if record != nil {
-		for _, l := range record.links() {
-			if l.ref != nil && l.ref.Version == version {
-				return fmt.Errorf("cannot remove version %s: it is %s", version, l.name)
+		for _, l := range record.Links() {
+			if l.Ref != nil && l.Ref.Version == version {
+				return fmt.Errorf("cannot remove version %s: it is %s", version, l.Name)
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
 	}
 	names = slices.DeleteFunc(names, func(v string) bool {
 		return record.Next != nil && record.Next.Version == v ||
-			slices.ContainsFunc(record.links(), func(l link) bool { return l.ref != nil && l.ref.Version == v })
+			slices.ContainsFunc(record.Links(), func(l Link) bool { return l.Ref != nil && l.Ref.Version == v })
 	})
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
 	return names[:max(0, len(names)-max(0, keep))], nil

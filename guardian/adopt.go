@@ -75,21 +75,18 @@ func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
 			return err
 		}
 	}
-	for _, l := range []struct {
-		name string
-		ref  *bootcheck.Ref
-	}{{"current", record.Current}, {"previous", record.Previous}, {"factory", record.Factory}} {
+	for _, l := range record.Links() {
 		what := "whole"
 		switch {
-		case l.ref == nil:
+		case l.Ref == nil:
 			what = "none"
-		case l.ref.Plain():
+		case l.Ref.Plain():
 			what = "without a manifest: it runs, and cannot be checked"
 		}
-		if l.ref != nil {
-			what = l.ref.Version + ", " + what
+		if l.Ref != nil {
+			what = l.Ref.Version + ", " + what
 		}
-		fmt.Fprintf(g.out, "%-9s %s\n", l.name, what)
+		fmt.Fprintf(g.out, "%-9s %s\n", l.Name, what)
 	}
 	for _, note := range notes {
 		fmt.Fprintf(g.out, "note: %s\n", note)

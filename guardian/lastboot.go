@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
@@ -31,19 +29,9 @@ const maxDump = 1 << 20
 
 // Where the kernel says how the last boot ended. Variables for the tests.
 var (
-	bootIDFile = "/proc/sys/kernel/random/boot_id"
-	watchdogs  = "/sys/class/watchdog/watchdog*/bootstatus"
-	pstore     = "/sys/fs/pstore/dmesg-*"
+	watchdogs = "/sys/class/watchdog/watchdog*/bootstatus"
+	pstore    = "/sys/fs/pstore/dmesg-*"
 )
-
-// readBootID asks the kernel which boot this is; empty if it does not say.
-func readBootID() string {
-	data, err := os.ReadFile(bootIDFile)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
-}
 
 // ending is how the boot before this one ended, and what says so.
 type ending struct {
@@ -253,15 +241,8 @@ func (g *guardian) leaveMark(name string) error {
 			return err
 		}
 	}
-	err = renameio.WriteFile(filepath.Join(dir, name), []byte(markOf(active.Record)), 0o600,
-		renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
-	if err != nil {
+	if err := bootcheck.ReplaceFile(filepath.Join(dir, name), []byte(markOf(active.Record)), 0o600, true); err != nil {
 		return fmt.Errorf("cannot leave the mark %s: %w", name, err)
 	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return nil
 }

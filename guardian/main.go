@@ -215,7 +215,7 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 // the guardian: it says so and uses defaults.
 func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
 	cfg, err := config.Find(o.config)
-	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, readBootID()), out: stdout, log: stderr}
+	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, bootcheck.BootID()), out: stdout, log: stderr}
 	if err != nil {
 		g.logf("config: %v; using defaults", err)
 	}

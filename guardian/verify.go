@@ -83,9 +83,9 @@ func (g *guardian) retained(names []string) ([]string, error) {
 	if versions, err = g.store.VersionNames(); err != nil || record == nil {
 		return versions, err
 	}
-	for _, ref := range []*bootcheck.Ref{record.Current, record.Previous, record.Factory} {
-		if ref != nil && !slices.Contains(versions, ref.Version) {
-			versions = append(versions, ref.Version)
+	for _, l := range record.Links() {
+		if l.Ref != nil && !slices.Contains(versions, l.Ref.Version) {
+			versions = append(versions, l.Ref.Version)
 		}
 	}
 	return versions, nil
@@ -195,12 +195,12 @@ func knownAs(record *bootcheck.Record, version string) (ref *bootcheck.Ref, role
 	if record == nil {
 		return ref, ""
 	}
-	for _, l := range []struct {
-		role string
-		ref  *bootcheck.Ref
-	}{{roleFactory, record.Factory}, {"current", record.Current}, {"previous", record.Previous}} {
-		if l.ref != nil && l.ref.Version == version {
-			return l.ref, l.role
+	if record.Factory != nil && record.Factory.Version == version {
+		return record.Factory, roleFactory // before current: of factory more is asked
+	}
+	for _, l := range record.Links() {
+		if l.Ref != nil && l.Ref.Version == version {
+			return l.Ref, l.Name
 		}
 	}
 	for i := range record.Confirmed {

@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/hex"
@@ -17,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -280,35 +278,7 @@ func (s *spool) writeMark(durable bool) error {
 		return err
 	}
 	data = append(data, '\n')
-	if !durable {
-		tmp := filepath.Join(s.dir.Name(), "."+s.from.name+noteSuffix+"0")
-		if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(data)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		return os.Rename(tmp, s.json)
-	}
-	// Not renameio.WriteFile: that keeps the mode of the file before, whatever
-	// it is told.
-	f, err := renameio.NewPendingFile(s.json, renameio.WithTempDir(s.dir.Name()), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return err
-	}
-	return s.dir.Sync()
+	return bootcheck.ReplaceFile(s.json, data, 0o600, durable)
 }
 
 // keep starts to make the first have bytes durable if it is time for that. It
@@ -436,10 +406,4 @@ func (s *spool) close() {
 
 // bootID tells boots apart; empty if the kernel does not say. A variable so
 // that tests can have a power cut.
-var bootID = func() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(bytes.TrimSpace(b))
-}
+var bootID = bootcheck.BootID

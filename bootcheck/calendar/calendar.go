@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -81,7 +79,7 @@ func (c *Calendar) Save() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.newer && c.name != "" {
-		err := renameio.WriteFile(c.name, []byte(c.floor.UTC().Format(time.RFC3339)+"\n"), 0o600, renameio.WithTempDir(filepath.Dir(c.name)))
+		err := bootcheck.ReplaceFile(c.name, []byte(c.floor.UTC().Format(time.RFC3339)+"\n"), 0o600, true)
 		c.newer = err != nil
 	}
 }

@@ -71,7 +71,7 @@ func (d *Desk) Ended(last Install) error {
 	all.Last = &last
 	data, err := json.Marshal(all)
 	if err == nil {
-		err = replace(d.installsFile(), append(data, '\n'), true)
+		err = bootcheck.ReplaceFile(d.installsFile(), append(data, '\n'), 0o644, true)
 	}
 	if publishErr := d.publish(); err == nil {
 		err = publishErr

@@ -79,7 +79,7 @@ func (d *Desk) publish() error {
 		if mkErr := os.Mkdir(filepath.Dir(name), 0o755); mkErr != nil && !errors.Is(mkErr, fs.ErrExist) {
 			return errors.Join(err, fmt.Errorf("cannot write the metrics: %w", mkErr))
 		}
-		if writeErr := replace(name, f.text(), false); writeErr != nil {
+		if writeErr := bootcheck.ReplaceFile(name, f.text(), 0o644, false); writeErr != nil {
 			err = errors.Join(err, fmt.Errorf("cannot write the metrics: %w", writeErr))
 		}
 	}
@@ -111,39 +111,6 @@ func (d *Desk) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("cannot write metrics: %w", err)
 	}
 	return func() { os.Remove(name); release() }, nil
-}
-
-// replace gives the file name the content data, mode 0644, in one step. Its caller
-// holds the lock, so there is one temporary file, which does not end in .prom, and
-// what a crash leaves of it is overwritten by the next. durable: a power cut leaves
-// the old content or the new one, and never none.
-func replace(name string, data []byte, durable bool) error {
-	temporary := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
-	// Removed, not opened: the folder may be one in which others put links.
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644) // whatever the umask is
-	}
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(temporary, name)
-	}
-	if err != nil {
-		os.Remove(temporary)
-	}
-	return err
 }
 
 // Names of the run folder's files, beside bootcheck.FactoryDamage.
@@ -182,7 +149,7 @@ func (d *Desk) note(name, line string) error {
 	if err := os.MkdirAll(d.cfg.Run, 0o755); err != nil {
 		return err
 	}
-	return replace(filepath.Join(d.cfg.Run, name), []byte(line+"\n"), false)
+	return bootcheck.ReplaceFile(filepath.Join(d.cfg.Run, name), []byte(line+"\n"), 0o644, false)
 }
 
 // facts are all that the files say.

@@ -438,30 +438,6 @@ func TestTheFileIsWholeAtAnyMoment(t *testing.T) {
 	}
 }
 
-// What a kill left behind, or somebody who may write the folder put there, is neither
-// followed nor kept.
-func TestLeftOvers(t *testing.T) {
-	d := newDesk(t)
-	dir := filepath.Dir(d.cfg.Metrics.File)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	victim := filepath.Join(t.TempDir(), "victim")
-	if err := os.WriteFile(victim, []byte("mine"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(victim, filepath.Join(dir, ".ota.prom.new")); err != nil {
-		t.Fatal(err)
-	}
-	publish(t, d)
-	if got := read(t, victim); got != "mine" {
-		t.Errorf("what a link leads to was written: %q", got)
-	}
-	if _, err := os.Lstat(filepath.Join(dir, ".ota.prom.new")); !os.IsNotExist(err) {
-		t.Errorf("the temporary file is there (%v)", err)
-	}
-}
-
 // Off is the default, and means that nothing is written but the release file.
 func TestOff(t *testing.T) {
 	d := newDesk(t)

@@ -32,7 +32,7 @@ func (d *Desk) publishRelease(f *facts) error {
 	if is, err := bootcheck.ReadRegular(name, 64<<10); err == nil && bytes.Equal(is, text) {
 		return nil
 	}
-	if err := replace(name, text, false); !errors.Is(err, fs.ErrNotExist) {
+	if err := bootcheck.ReplaceFile(name, text, 0o644, false); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

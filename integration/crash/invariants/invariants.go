@@ -160,7 +160,7 @@ func (l *looker) names() {
 			}
 		case ok, strings.HasPrefix(name, "v") && e.IsDir():
 		case temporary(name) && e.IsDir():
-		case strings.HasPrefix(name, ".revoked.json") && e.Type() == 0: // being replaced
+		case strings.HasPrefix(name, "..revoked.json") && e.Type() == 0: // being replaced
 		case strings.HasSuffix(name, "lock.new") && e.Type() == 0: // a lock that replaces one that others could hold
 		case (strings.HasPrefix(name, "..clean-shutdown") || strings.HasPrefix(name, "..hard-reboot")) && e.Type() == 0: // being made
 		default:
