@@ -84,7 +84,7 @@ func (d *device) bundle(version string, change func(c *bundle.Contents)) string 
 	d.t.Helper()
 	tree := "tree-" + version
 	d.write(tree+"/bin/app", "#!/bin/sh\necho "+version+"\n")
-	c := bundle.Contents{Dir: d.path(tree), Version: version, Models: []string{"x1"}, Release: 5, Key: d.key, Level: zstd.SpeedFastest}
+	c := bundle.Contents{Dir: d.path(tree), Version: version, Models: []string{"x1"}, Release: 5, Overwrite: true, Key: d.key, Level: zstd.SpeedFastest}
 	if change != nil {
 		change(&c)
 	}

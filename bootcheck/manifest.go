@@ -86,12 +86,15 @@ const (
 
 // An Entry is one directory, file or symbolic link of a version.
 type Entry struct {
-	Path   string    `json:"path"` // from the snapshot's root, slashes between components
-	Type   EntryType `json:"type"`
-	Mode   Mode      `json:"mode,omitzero"`    // of files and directories; a link has none
-	Size   int64     `json:"size,omitempty"`   // of a file, bytes
-	SHA256 string    `json:"sha256,omitempty"` // of a file, 64 lower-case hex digits
-	Target string    `json:"target,omitempty"` // of a link
+	Path string    `json:"path"` // from the snapshot's root, slashes between components
+	Type EntryType `json:"type"`
+	Mode Mode      `json:"mode,omitzero"` // of files and directories; a link has none
+	// External is a link that may be absolute or leave the tree. It is made as it is,
+	// and no program of ours follows it.
+	External bool   `json:"external,omitempty"`
+	Size     int64  `json:"size,omitempty"`   // of a file, bytes
+	SHA256   string `json:"sha256,omitempty"` // of a file, 64 lower-case hex digits
+	Target   string `json:"target,omitempty"` // of a link
 }
 
 // A Frame is one zstd frame of a bundle's payload.
@@ -134,13 +137,13 @@ func (m *Mode) UnmarshalText(text []byte) error {
 
 // ParseManifest reads a manifest and refuses one that could do harm or is not
 // whole: wrong format; names that are absolute, hold "..", ".", an empty
-// component, NUL, other control characters or a backslash, are too long or not
-// UTF-8; duplicates and names that differ only in case; an entry whose parent is
-// missing, comes later or is not a directory; anything at or below .ota; links
-// that are absolute or leave the tree, lexically or by way of other links;
-// sizes that are negative, too large or do not add up; frames that overlap,
-// leave gaps or are too large. A link to nothing is allowed if it would be
-// inside the tree.
+// component, NUL or other control characters, are too long or not UTF-8; duplicates;
+// an entry whose parent is missing, comes later or is not a directory; anything at
+// or below .ota; links that are absolute or leave the tree, lexically or by way of
+// other links, and are not External; sizes that are negative, too large or do not
+// add up; frames that overlap, leave gaps or are too large. A link to nothing is
+// allowed if it would be inside the tree. Names that differ only in case are: whether
+// a store keeps them apart is seen there.
 //
 // Keys that it does not know are allowed, as a newer ota-bundle may write them;
 // what must not be ignored gets a new "format". Keys are lower case and each

@@ -103,8 +103,7 @@ func (m *Manifest) check() error {
 }
 
 func (m *Manifest) checkEntries() error {
-	t := links{entries: make(map[string]*Entry, len(m.Entries))}
-	folded := make(map[string]string, len(m.Entries))
+	known := make(map[string]*Entry, len(m.Entries))
 	var size int64
 	files := 0
 	for i := range m.Entries {
@@ -112,24 +111,18 @@ func (m *Manifest) checkEntries() error {
 		if err := CheckPath(e.Path); err != nil {
 			return err
 		}
-		if t.entries[e.Path] != nil {
+		if known[e.Path] != nil {
 			return fmt.Errorf("entry %q is listed twice", e.Path)
 		}
-		// On a file system that ignores case, and for a person, they are one.
-		key := fold(e.Path)
-		if twin, ok := folded[key]; ok {
-			return fmt.Errorf("entries %q and %q differ only in case", twin, e.Path)
-		}
-		folded[key] = e.Path
 		if dir := path.Dir(e.Path); dir != "." {
-			switch parent := t.entries[dir]; {
+			switch parent := known[dir]; {
 			case parent == nil:
 				return fmt.Errorf("entry %q: its directory is not listed before it", e.Path)
 			case parent.Type != TypeDir:
 				return fmt.Errorf("entry %q is below %q, which is a %s", e.Path, dir, parent.Type)
 			}
 		}
-		t.entries[e.Path] = e
+		known[e.Path] = e
 		if err := e.check(); err != nil {
 			return fmt.Errorf("entry %q: %v", e.Path, err)
 		}
@@ -147,10 +140,26 @@ func (m *Manifest) checkEntries() error {
 		return fmt.Errorf("its files are %d bytes together, but it says %d", size, m.Size)
 	}
 	// Last, when all entries are known: a link may point forward.
+	return m.CheckLinks(func(e *Entry, why error) error {
+		return fmt.Errorf("link %q -> %q %v", e.Path, e.Target, why)
+	})
+}
+
+// CheckLinks calls bad for each link that is not External and leads out of the tree,
+// nowhere or in a circle. The error of bad ends it; else bad has made e External.
+func (m *Manifest) CheckLinks(bad func(e *Entry, why error) error) error {
+	t := links{entries: make(map[string]*Entry, len(m.Entries)), done: make(map[*Entry]followed)}
 	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == TypeLink {
-			if _, err := t.resolve(e.Path, e.Target); err != nil {
-				return fmt.Errorf("link %q -> %q %v", e.Path, e.Target, err)
+		t.entries[m.Entries[i].Path] = &m.Entries[i]
+	}
+	for i := range m.Entries {
+		for e := &m.Entries[i]; e.Type == TypeLink; {
+			_, at, why := t.follow(e, maxFollow)
+			if why == nil {
+				break
+			}
+			if err := bad(at, why); err != nil {
+				return err
 			}
 		}
 	}
@@ -179,6 +188,9 @@ func (e *Entry) check() error {
 		return errors.New("it has no type")
 	default:
 		return fmt.Errorf("type %.20q is not dir, file or link", string(e.Type))
+	}
+	if e.External && e.Type != TypeLink {
+		return fmt.Errorf("a %s is not external", e.Type)
 	}
 	if e.Type != TypeFile {
 		if e.Size != 0 || e.SHA256 != "" {
@@ -244,7 +256,7 @@ func CheckPath(p string) error {
 			return fmt.Errorf("path %q has the component %q", p, name)
 		case len(name) > MaxName:
 			return fmt.Errorf("path %.40q… has a name longer than %d bytes", p, MaxName)
-		case n == 0 && fold(name) == fold(ManifestDir):
+		case n == 0 && strings.EqualFold(name, ManifestDir):
 			return fmt.Errorf("path %q is in the manifest's own directory", p)
 		}
 		n++
@@ -255,21 +267,13 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// CheckTarget says why s cannot be the target of any link; nil: that depends on
-// where the link is and what else there is.
+// CheckTarget says why s cannot be the target of any link, External or not; nil: it can.
 func CheckTarget(s string) error {
 	switch {
 	case s == "":
 		return errors.New("a link without a target")
 	case len(s) > MaxPath:
 		return fmt.Errorf("its target is longer than %d bytes", MaxPath)
-	case s[0] == '/':
-		return fmt.Errorf("target %q is absolute", s)
-	case s[len(s)-1] == '/':
-		// os.Root of Go before 1.26.5 left the tree by "link/" (CVE-2026-39822).
-		return fmt.Errorf("target %q ends in a slash", s)
-	case strings.Contains(s, "//"):
-		return fmt.Errorf("target %q has an empty component", s)
 	}
 	if err := checkText(s); err != nil {
 		return fmt.Errorf("target %q %v", s, err)
@@ -278,8 +282,8 @@ func CheckTarget(s string) error {
 }
 
 // checkText refuses what no name needs and what some program reads in another
-// way: NUL ends it in C, a backslash separates on other systems, control
-// characters write on a terminal, U+FFFD stands for bytes that are lost.
+// way: NUL ends it in C, control characters write on a terminal, U+FFFD stands for
+// bytes that are lost.
 func checkText(s string) error {
 	if !utf8.ValidString(s) {
 		return errors.New("is not UTF-8")
@@ -288,8 +292,6 @@ func checkText(s string) error {
 		switch {
 		case r == 0:
 			return errors.New("holds NUL")
-		case r == '\\':
-			return errors.New("holds a backslash")
 		case r == utf8.RuneError:
 			return errors.New("holds U+FFFD, the mark of bytes that were not UTF-8")
 		case unicode.IsControl(r) || r == '\u2028' || r == '\u2029':
@@ -297,25 +299,6 @@ func checkText(s string) error {
 		}
 	}
 	return nil
-}
-
-// fold maps strings that differ only in case to one.
-func fold(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < utf8.RuneSelf {
-			if 'A' <= r && r <= 'Z' {
-				r += 'a' - 'A'
-			}
-			if r != 'k' && r != 's' { // these two have twins outside ASCII
-				return r
-			}
-		}
-		least := r
-		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-			least = min(least, f)
-		}
-		return least
-	}, s)
 }
 
 // maxFollow is how many links Linux follows in one path, fs/namei.c MAXSYMLINKS.
@@ -326,13 +309,13 @@ const maxFollow = 40
 // with d/l -> . the link m -> d/l/../.. leaves the tree.
 type links struct {
 	entries map[string]*Entry
-	done    map[string]followed // of links that were resolved, by path
+	done    map[*Entry]followed // of links that lead to a place in the tree
 }
 
 // followed is where a link leads.
 type followed struct {
 	path    string // "." is the root
-	missing bool   // there is nothing at path
+	missing bool   // what is behind path is not of the tree: nothing, or what an External link leads to
 	links   int    // links followed to get there, itself included
 }
 
@@ -341,63 +324,67 @@ var (
 	errLoop   = errors.New("is a loop or a chain of too many links")
 )
 
-// resolve follows the link at from to its target.
-func (t *links) resolve(from, target string) (followed, error) {
-	return t.follow(from, target, maxFollow)
-}
-
-// follow is resolve with at most left links to go.
-func (t *links) follow(from, target string, left int) (followed, error) {
+// follow follows the link at from, with at most left links to go. The error is about
+// the link at, which may be one on the way.
+func (t *links) follow(from *Entry, left int) (_ followed, at *Entry, _ error) {
 	if f, ok := t.done[from]; ok {
-		return f, nil
+		return f, nil, nil
 	}
-	if left == 0 {
-		return followed{}, errLoop
+	dir, target := path.Dir(from.Path), from.Target
+	to := followed{path: dir, links: 1}
+	switch p := path.Join(dir, target); {
+	case from.External:
+		return followed{path: from.Path, missing: true, links: 1}, nil, nil
+	case left == 0:
+		return to, from, errLoop
+	case target[0] == '/':
+		return to, from, errors.New("is absolute")
+	case target[len(target)-1] == '/':
+		// os.Root of Go before 1.26.5 left the tree by "link/" (CVE-2026-39822).
+		return to, from, errors.New("ends in a slash")
+	case strings.Contains(target, "//"):
+		return to, from, errors.New("has an empty component")
+	case p == ".." || strings.HasPrefix(p, "../"):
+		return to, from, errLeaves // as it reads, for whoever looks at it without following links
 	}
-	// As it reads, for whoever looks at it without following links.
-	if p := path.Join(path.Dir(from), target); p == ".." || strings.HasPrefix(p, "../") {
-		return followed{}, errLeaves
-	}
-	at := followed{path: path.Dir(from), links: 1}
 	for name := range strings.SplitSeq(target, "/") {
-		switch {
-		case at.missing:
+		switch e := t.entries[to.path]; {
+		case to.missing && e != nil:
+			return to, from, fmt.Errorf("goes through the external link %q", to.path)
+		case to.missing:
 			// Nothing can be said about what is behind it.
-			return followed{}, fmt.Errorf("goes through %q, which is not there", at.path)
-		case at.path != "." && t.entries[at.path].Type == TypeFile:
-			return followed{}, fmt.Errorf("goes through the file %q", at.path)
+			return to, from, fmt.Errorf("goes through %q, which is not there", to.path)
+		case to.path != "." && e.Type == TypeFile:
+			return to, from, fmt.Errorf("goes through the file %q", to.path)
 		case name == ".":
 			continue
 		case name == "..":
-			if at.path == "." {
-				return followed{}, errLeaves
+			if to.path == "." {
+				return to, from, errLeaves
 			}
-			at.path = path.Dir(at.path)
+			to.path = path.Dir(to.path)
 			continue
 		}
-		next := path.Join(at.path, name)
+		next := path.Join(to.path, name)
 		if next == ManifestDir {
-			return followed{}, errors.New("goes into the manifest's own directory")
+			return to, from, errors.New("goes into the manifest's own directory")
 		}
 		switch e := t.entries[next]; {
 		case e == nil:
-			at.path, at.missing = next, true
+			to.path, to.missing = next, true
 		case e.Type == TypeLink:
-			f, err := t.follow(next, e.Target, left-1)
+			f, at, err := t.follow(e, left-1)
 			if err != nil {
-				return followed{}, err
+				return to, at, err
 			}
-			at.path, at.missing = f.path, f.missing
-			if at.links += f.links; at.links > maxFollow {
-				return followed{}, errLoop
+			to.path, to.missing = f.path, f.missing
+			if to.links += f.links; to.links > maxFollow {
+				return to, from, errLoop
 			}
 		default:
-			at.path = next
+			to.path = next
 		}
 	}
-	if t.done == nil {
-		t.done = make(map[string]followed)
-	}
-	t.done[from] = at
-	return at, nil
+	t.done[from] = to
+	return to, nil, nil
 }

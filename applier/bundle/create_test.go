@@ -3,16 +3,20 @@ package bundle
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"aead.dev/minisign"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
@@ -80,12 +84,24 @@ func TestCreateRefuses(t *testing.T) {
 	xattr := func(attr, value string) func(t *testing.T, dir string) {
 		return in("bin/app", func(n string) error { return unix.Setxattr(n, attr, []byte(value), 0) })
 	}
+	text := func(content string) func(t *testing.T, dir string) {
+		return in("deep/notes.txt", func(n string) error {
+			return errors.Join(os.Mkdir(filepath.Dir(n), 0o755), os.WriteFile(n, []byte(content), 0o644))
+		})
+	}
+	key := func(file string) func(t *testing.T, dir string) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text(string(content))
+	}
 	for _, row := range []struct {
 		name string
 		do   func(t *testing.T, dir string)
 		want string
 	}{
-		{"a FIFO", in("x", func(n string) error { return syscall.Mkfifo(n, 0o644) }), `"x": it is a FIFO`},
+		{"a FIFO", in("x", func(n string) error { return syscall.Mkfifo(n, 0o644) }), "sockets, FIFOs and devices: 1\n  x"},
 		{"a socket", in("x", func(n string) error {
 			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: n})
 			if err != nil {
@@ -93,16 +109,28 @@ func TestCreateRefuses(t *testing.T) {
 			}
 			l.SetUnlinkOnClose(false)
 			return l.Close()
-		}), `"x": it is a socket`},
-		{"a device", in("x", func(n string) error { return syscall.Mknod(n, syscall.S_IFCHR|0o644, 1<<8|3) }), `"x": it is a device`},
-		{"setuid", mode("bin/app", 0o4755), `"bin/app": it has mode urwxr-xr-x`},
-		{"setgid", mode("bin/app", 0o2755), `"bin/app": it has mode grwxr-xr-x`},
-		{"sticky", mode("bin", 0o1777), `"bin": it has mode dtrwxrwxrwx`},
-		{"a file that its owner cannot read", mode("bin/app", 0o044), `entry "bin/app": mode 0044: its owner could not read it`},
-		{"a capability", xattr("security.capability", "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), `"bin/app": it has security.capability`},
-		{"an ACL", xattr("system.posix_acl_access", "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x01\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"), `"bin/app": it has system.posix_acl_access`},
-		{"case twins", write("BIN"), `"BIN" and "bin" differ only in case`},
-		{"a backslash", write(`a\b`), "holds a backslash"},
+		}), "sockets, FIFOs and devices: 1\n  x"},
+		{"a device", in("x", func(n string) error { return syscall.Mknod(n, syscall.S_IFCHR|0o644, 1<<8|3) }), "sockets, FIFOs and devices: 1\n  x"},
+		{"setuid", mode("bin/app", 0o4755), "bundles do not hold: 1\n  bin/app (4755)"},
+		{"setgid", mode("bin/app", 0o2755), "bundles do not hold: 1\n  bin/app (2755)"},
+		{"sticky", mode("bin", 0o1777), "bundles do not hold: 1\n  bin (1777)"},
+		{"a file that its owner cannot read", mode("bin/app", 0o044), "could not read the entry: 1\n  bin/app (0044)"},
+		{"a capability", xattr("security.capability", "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), "bin/app (security.capability)"},
+		{"an ACL", xattr("system.posix_acl_access", "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x01\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"), "bin/app (system.posix_acl_access)"},
+		{"a file that everybody can write", mode("bin/app", 0o666), "everybody can write: 1\n  bin/app (0666)"},
+		{"a directory that everybody can write", mode("bin", 0o777), "everybody can write: 1\n  bin (0777)"},
+		{"a directory that its owner cannot list", mode("bin", 0o355), "could not read the entry: 1\n  bin (0355)"},
+		{"a private key of minisign", key("testdata/test.key"), "private keys: 1\n  deep/notes.txt"},
+		{"one that is encrypted", text(encryptedKey(t)), "private keys: 1\n  deep/notes.txt"},
+		{"a private key of OpenSSL, after its certificate", text(pemOf("CERTIFICATE") + pemOf("EC PRIVATE KEY")), "private keys: 1\n  deep/notes.txt"},
+		{"a private key of OpenSSH", text(pemOf("OPENSSH PRIVATE KEY")), "private keys: 1\n  deep/notes.txt"},
+		{"21 FIFOs", func(t *testing.T, dir string) {
+			for i := range maxShown + 1 {
+				if err := syscall.Mkfifo(fmt.Sprintf("%s/%d", dir, i), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, "  8\n  and 1 more\n  hint: leave them out"},
 		{"a newline", write("a\nb"), "holds a control character"},
 		{"a name that is not UTF-8", write("a\xff"), "is not UTF-8"},
 		{"a tree that was unpacked", func(t *testing.T, dir string) {
@@ -110,9 +138,11 @@ func TestCreateRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "manifest's own directory"},
-		{"an absolute link", link("/etc/passwd"), `link "l": target "/etc/passwd" is absolute`},
-		{"a link out", link("../x"), `link "l" -> "../x" leaves the tree`},
+		{"an absolute link", link("/etc/passwd"), "l -> /etc/passwd is absolute"},
+		{"a link out", link("../x"), "l -> ../x leaves the tree"},
 		{"a link to itself", link("l"), "is a loop"},
+		{"a link with a newline", link("a\nb"), "holds a control character"},
+		{"a pattern that is none", in(".otaignore", func(n string) error { return os.WriteFile(n, []byte("*.o\n[\n"), 0o644) }), `.otaignore: "[" is no pattern`},
 		{"nothing", func(t *testing.T, dir string) {
 			if err := os.RemoveAll(dir + "/bin"); err != nil {
 				t.Fatal(err)
@@ -132,15 +162,165 @@ func TestCreateRefuses(t *testing.T) {
 			row.do(t, dir)
 			outDir := t.TempDir()
 			out := filepath.Join(outDir, "x.ota")
-			_, err := Create(t.Context(), out, contents(dir))
-			if err == nil || !strings.Contains(err.Error(), row.want) {
-				t.Fatalf("Create: %v, want %q in it", err, row.want)
+			var said []string
+			c := contents(dir)
+			c.Say = func(line string) { said = append(said, line) }
+			_, err := Create(t.Context(), out, c)
+			if err == nil || !strings.Contains(strings.Join(append(said, err.Error()), "\n"), row.want) {
+				t.Fatalf("Create: %q, %v, want %q in it", said, err, row.want)
 			}
 			if bootcheck.Exit(err) != bootcheck.ExitRefused {
 				t.Errorf("Create: exit %d, want %d", bootcheck.Exit(err), bootcheck.ExitRefused)
 			}
 			if left, _ := os.ReadDir(outDir); len(left) > 0 {
 				t.Errorf("Create left %v", left)
+			}
+		})
+	}
+}
+
+func pemOf(kind string) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("a key, as it were")}))
+}
+
+func encryptedKey(t *testing.T) string {
+	text, err := minisign.EncryptKey("password", testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// What the flags of create allow, and what is no more than said.
+func TestCreateAllows(t *testing.T) {
+	dir := treeOf(t, map[string]string{
+		"bin/app": "x", "bin/App": "twin", "e\u0301": "", "\u00e9": "", `mnt-my\x2ddata.mount`: "", "release.pub": "", "not.key": "-----BEGIN PRIVATE KEY-----",
+		"key.pem": pemOf("PRIVATE KEY"), "open": "", "set": "", "mine": "", "role": "", ".git/config": "", "build/out.o": "", "src/build/x": "", "src/a.o": "",
+		".otaignore": "# a comment\n\n/build/\n*.o\npipe\n",
+	})
+	do := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	pub, err := testKey.Public().(minisign.PublicKey).MarshalText()
+	do(err)
+	do(os.WriteFile(dir+"/release.pub", pub, 0o644))
+	do(syscall.Chmod(dir+"/open", 0o666))
+	do(syscall.Chmod(dir+"/set", 0o4755))
+	do(syscall.Chmod(dir+"/mine", 0o600))
+	do(os.Symlink("/usr/bin/python3", dir+"/bin/python3"))
+	do(os.Symlink("python3", dir+"/bin/python"))
+	do(os.Symlink("../../shared/", dir+"/shared"))
+	do(os.Symlink("shared/x", dir+"/through"))
+	do(os.Link(dir+"/bin/app", dir+"/bin/same"))
+	do(syscall.Mkfifo(dir+"/pipe", 0o644))
+	do(os.WriteFile(dir+"/sparse", nil, 0o644))
+	do(os.Truncate(dir+"/sparse", 8<<20))
+	want := []string{
+		"warning: setuid, setgid, sticky, capabilities or ACLs are lost: 1", "  set (4755)",
+		"warning: hard links are packed as copies: 1", "  bin/same is bin/app (1 byte",
+		"warning: sparse files are packed whole: 1", "  sparse (8.4 MB, 0 bytes on disk)",
+		"warning: a repository or its secrets are packed: 1", "  .git",
+	}
+	if os.Geteuid() == 0 {
+		do(os.Chown(dir+"/mine", 1234, 1234))
+		want = append(want, "warning: owners are lost: root alone could use these on the device: 1", "  mine (0600 of 1234:1234)")
+	}
+	if unix.Setxattr(dir+"/role", "user.role", []byte("x"), 0) == nil {
+		want = append(want, "  role (user.role)")
+	}
+	var said []string
+	c := contents(dir)
+	c.Say = func(line string) { said = append(said, line) }
+	c.Exclude = []string{"src"}
+	c.Allow = []string{"*.pem", "open", "/set", "set"}
+	c.AllowLink = []string{"/usr/bin/python3*", "../../*/", "shared/*"}
+	out := mustCreate(t, c)
+	text := strings.Join(said, "\n")
+	for _, line := range want {
+		if !strings.Contains(text, line) {
+			t.Errorf("Create does not say %q but\n%s", line, text)
+		}
+	}
+	if strings.Contains(text, "refused") {
+		t.Errorf("Create says %s", text)
+	}
+	got, m := unpack(t, out)
+	var external []string
+	for _, e := range m.Entries {
+		if strings.Contains(e.Path, "build") || strings.Contains(e.Path, "src") || e.Path == ".otaignore" || e.Path == "pipe" {
+			t.Errorf("%s was packed", e.Path)
+		}
+		if e.External {
+			external = append(external, e.Path)
+		}
+	}
+	if got := strings.Join(external, " "); got != "bin/python3 shared through" {
+		t.Errorf("external are %s", got)
+	}
+	for link, want := range map[string]string{"bin/python3": "/usr/bin/python3", "bin/python": "python3", "shared": "../../shared/"} {
+		if target, err := os.Readlink(filepath.Join(got, link)); target != want {
+			t.Errorf("%s leads to %q, %v, want %q", link, target, err, want)
+		}
+	}
+	if info, err := os.Stat(got + "/set"); err != nil || info.Mode() != 0o755 {
+		t.Errorf("set: %v, %v", info, err)
+	}
+	if info, err := os.Stat(got + "/bin/App"); err != nil || info.Size() != 4 {
+		t.Errorf("bin/App: %v, %v", info, err)
+	}
+}
+
+// All that is wrong is said at once, and an output that is there is a part of it.
+func TestCreateRefusesAllAtOnce(t *testing.T) {
+	dir := treeOf(t, map[string]string{"bin/app": "x", "k.pem": pemOf("PRIVATE KEY")})
+	out := filepath.Join(t.TempDir(), "x.ota")
+	if err := errors.Join(os.WriteFile(out, nil, 0o644), syscall.Chmod(dir+"/bin/app", 0o4777), os.Symlink("/x", dir+"/l"), syscall.Mkfifo(dir+"/p", 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	c := contents(dir)
+	c.Say = func(line string) { said = append(said, line) }
+	_, err := Create(t.Context(), out, c)
+	if bootcheck.Exit(err) != bootcheck.ExitRefused || !strings.Contains(fmt.Sprint(err), "6 problems") {
+		t.Errorf("Create: %v", err)
+	}
+	for _, line := range []string{"  bin/app (4777)", "  l -> /x is absolute", "  p", "  k.pem", "  " + out} {
+		if !slices.Contains(said, line) {
+			t.Errorf("Create does not say %q but\n%s", line, strings.Join(said, "\n"))
+		}
+	}
+}
+
+// A store that folds case: its other names of a file are hard links here.
+func TestStoreThatFoldsCase(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		other string
+		want  string
+	}{
+		{"case twins", "bin/APP", `"bin/APP" and "bin/app" are one name`},
+		{"none", "", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dir := treeOf(t, map[string]string{"bin/x": "", ".ota/x": ""})
+			if err := os.Link(dir+"/.ota/x", dir+"/.OTA"); err != nil {
+				t.Fatal(err)
+			}
+			if row.other != "" {
+				if err := errors.Join(os.WriteFile(dir+"/"+row.other, nil, 0o644), os.Link(dir+"/"+row.other, dir+"/bin/app")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := &bootcheck.Manifest{Entries: []bootcheck.Entry{{Path: "bin", Type: bootcheck.TypeDir}, {Path: "bin/link", Type: bootcheck.TypeLink}, {Path: "bin/app", Type: bootcheck.TypeFile}}}
+			err := checkNames(openRoot(t, dir), m)
+			if row.want == "" && err != nil || row.want != "" && (bootcheck.Exit(err) != bootcheck.ExitRefused || !strings.Contains(err.Error(), row.want)) {
+				t.Errorf("checkNames: %v, want %q", err, row.want)
+			}
+			if _, err := os.Lstat(dir + "/bin/link"); err == nil {
+				t.Error("it leaves bin/link")
 			}
 		})
 	}
@@ -170,6 +350,7 @@ func TestCreateReplacesAsAWhole(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	c := contents(src)
+	c.Overwrite = true
 	c.Progress = func(int64, int64) { cancel() }
 	if _, err := Create(ctx, out, c); !errors.Is(err, context.Canceled) {
 		t.Errorf("Create: %v, want %v", err, context.Canceled)
@@ -224,8 +405,8 @@ func TestCreateFileChanges(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := treeOf(t, map[string]string{"a": "content"})
-			m := &bootcheck.Manifest{}
-			if err := scan(t.Context(), src, m); err != nil {
+			m, c := &bootcheck.Manifest{}, contents(src)
+			if _, err := scan(t.Context(), &c, m); err != nil {
 				t.Fatal(err)
 			}
 			if err := change(src + "/a"); err != nil {

@@ -97,6 +97,9 @@
 // name "././@PaxHeader", mode 0644, whose content is the records "path" and
 // "linkpath", in this order, only those needed, each "LENGTH KEY=VALUE\n".
 //
+// A symbolic link whose entry says "external" may be absolute or leave the tree; a
+// reader makes it, and never follows it.
+//
 // There are no scripts in a bundle, no owners, times, extended attributes, hard
 // links or devices, and no setuid. On the device a file belongs to the user that
 // installs it (root), and its time is that of the installation, or of an earlier one

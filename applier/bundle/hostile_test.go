@@ -113,8 +113,14 @@ func entry(path string, typ bootcheck.EntryType, target string) bootcheck.Entry 
 	return e
 }
 
-func file(path string) bootcheck.Entry         { return entry(path, bootcheck.TypeFile, "") }
-func dir(path string) bootcheck.Entry          { return entry(path, bootcheck.TypeDir, "") }
+func file(path string) bootcheck.Entry { return entry(path, bootcheck.TypeFile, "") }
+func dir(path string) bootcheck.Entry  { return entry(path, bootcheck.TypeDir, "") }
+func external(path, target string) bootcheck.Entry {
+	e := link(path, target)
+	e.External = true
+	return e
+}
+
 func link(path, target string) bootcheck.Entry { return entry(path, bootcheck.TypeLink, target) }
 
 func TestHostile(t *testing.T) {
@@ -275,18 +281,19 @@ func TestHostile(t *testing.T) {
 		{name: "an absolute path", change: with(file("/tmp/victim")), code: no, want: "is absolute"},
 		{name: "an empty path", change: with(file("")), code: no, want: "empty path"},
 		{name: "a path with NUL", change: with(file("a\x00b")), code: no, want: "holds NUL"},
-		{name: "a path with a backslash", change: with(file(`..\victim`)), code: no, want: "holds a backslash"},
 		{name: "a path of 4 KiB", change: with(file(strings.Repeat("a", 4096))), code: no, want: "longer than"},
 		{name: "a path that is not UTF-8", change: text(`bin/app`, "bin/\xff\xfe"), code: no, want: "it is not UTF-8"},
 		{name: "a path twice", change: with(file("bin/app")), code: no, want: "listed twice"},
 		{name: "a file, then a directory of that name", change: with(dir("bin/app")), code: no, want: "listed twice"},
-		{name: "case twins", change: with(file("bin/APP")), code: no, want: "differ only in case"},
 		{name: "a file through a link", change: with(link("l", "."), file("l/x")), code: no, want: "which is a link"},
 		{name: "a file through a link out", change: with(link("l", ".."), file("l/victim")), code: no, want: "which is a link"},
 		{name: "a link out", change: with(link("l", "../../victim")), code: no, want: "leaves the tree"},
 		{name: "an absolute link", change: with(link("l", "/etc/passwd")), code: no, want: "is absolute"},
 		{name: "a link out through another", change: with(link("bin/d", "."), link("m", "bin/d/../..")), code: no, want: "leaves the tree"},
 		{name: "a link with a slash at its end", change: with(link("l", "bin/")), code: no, want: "ends in a slash"},
+		{name: "a file through an external link", change: with(external("l", ".."), file("l/victim")), code: no, want: "which is a link"},
+		{name: "a link through an external one", change: with(external("l", ".."), link("m", "l/victim")), code: no, want: "goes through the external link"},
+		{name: "an external file", change: manifest(func(m *bootcheck.Manifest) { m.Entries[1].External = true }), code: no, want: "a file is not external"},
 		{name: "links in a loop", change: with(link("l", "m"), link("m", "l")), code: no, want: "loop"},
 		{name: "a manifest inside", change: with(file(".ota/manifest.json")), code: no, want: "manifest's own directory"},
 		{name: "a missing parent", change: with(file("no/x")), code: no, want: "not listed before it"},

@@ -1,7 +1,6 @@
 package bundle
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,11 +8,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -21,10 +18,6 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 )
-
-func splitNUL(b []byte) iter.Seq[string] {
-	return strings.SplitSeq(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
-}
 
 // packed is a frame on its way from the reader of the files, through a
 // compressor, to the writer of the payload.

@@ -4,122 +4,276 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
-// scan lists everything below dir in m's Entries, directories before what is in
+// ignoreFile, at the top of a tree, names what is not packed, as Contents.Exclude does:
+// a pattern a line. It is not packed itself.
+const ignoreFile = ".otaignore"
+
+// A scanner lists a tree in m, and notes what is wrong with it.
+type scanner struct {
+	c      *Contents
+	root   string
+	ignore []string
+	m      *bootcheck.Manifest
+	found  findings
+	inodes map[[2]uint64]string // files with several names: the first, by device and inode
+}
+
+// scan lists everything below c.Dir in m's Entries, directories before what is in
 // them and names in byte order, without the hashes of the files.
-func scan(ctx context.Context, dir string, m *bootcheck.Manifest) error {
-	st, err := os.Stat(dir)
+func scan(ctx context.Context, c *Contents, m *bootcheck.Manifest) (findings, error) {
+	st, err := os.Stat(c.Dir)
 	if err != nil {
-		return fmt.Errorf("cannot pack the tree: %w", err)
+		return nil, fmt.Errorf("cannot pack the tree: %w", err)
 	}
 	if !st.IsDir() {
-		return refused("cannot pack %s: it is not a directory", dir)
+		return nil, refused("cannot pack %s: it is not a directory", c.Dir)
 	}
+	s := &scanner{c: c, m: m, found: make(findings), inodes: make(map[[2]uint64]string)}
 	// WalkDir does not follow its root if that is a link.
-	root, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return fmt.Errorf("cannot pack the tree: %w", err)
+	if s.root, err = filepath.EvalSymlinks(c.Dir); err == nil {
+		s.ignore, err = readIgnore(filepath.Join(s.root, ignoreFile))
 	}
-	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+	if err != nil {
+		return nil, fmt.Errorf("cannot pack the tree: %w", err)
+	}
+	s.ignore = append(s.ignore, c.Exclude...)
+	err = filepath.WalkDir(s.root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("cannot pack the tree: %w", err)
 		}
-		if err := ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil || name == s.root {
 			return err
 		}
-		if name == root {
-			return nil
+		return s.entry(name, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.found, m.CheckLinks(func(e *bootcheck.Entry, why error) error {
+		e.External = true
+		if !match(c.AllowLink, e.Target) {
+			s.found.add(badLink, fmt.Sprintf("%s -> %s %v", e.Path, e.Target, why))
 		}
-		rel, err := filepath.Rel(root, name)
-		if err != nil {
-			return err
-		}
-		if err := bootcheck.CheckPath(rel); err != nil {
-			return refused("cannot pack the tree: %w", err)
-		}
-		if len(m.Entries) == bootcheck.MaxEntries {
-			return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
-		}
-		e, err := entryOf(name, rel, d)
-		if err != nil {
-			return err
-		}
-		m.Entries = append(m.Entries, e)
-		m.Size += e.Size
 		return nil
 	})
 }
 
-func entryOf(name, rel string, d fs.DirEntry) (bootcheck.Entry, error) {
-	e := bootcheck.Entry{Path: rel}
-	st, err := d.Info()
-	if err != nil {
-		return e, fmt.Errorf("cannot pack the tree: %w", err)
+// readIgnore reads an ignoreFile, which need not be there.
+func readIgnore(name string) ([]string, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	switch st.Mode().Type() {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxKey))
+	if err != nil {
+		return nil, err
+	}
+	patterns := []string{"/" + ignoreFile}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		if err := CheckPattern(line); err != nil {
+			return nil, refused("%s: %w", ignoreFile, err)
+		}
+		patterns = append(patterns, line)
+	}
+	return patterns, nil
+}
+
+// CheckPattern says what is wrong with a pattern of Contents.
+func CheckPattern(pattern string) error {
+	if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+		return fmt.Errorf("%q is no pattern of path.Match: *, ?, [a-z], and \\ before one of these", pattern)
+	}
+	return nil
+}
+
+// match reports whether one of patterns, of path.Match, is name; one without a slash, is
+// the last component of name.
+func match(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		is := name
+		if !strings.Contains(p, "/") {
+			is = path.Base(name)
+		}
+		ok, _ := path.Match(p, is)
+		return ok
+	})
+}
+
+// ignored reports whether rel is not packed. A slash at the beginning or the end of a
+// pattern is as in a .gitignore: from the top, and a directory.
+func (s *scanner) ignored(rel string, dir bool) bool {
+	return slices.ContainsFunc(s.ignore, func(p string) bool {
+		short, slash := strings.CutSuffix(p, "/")
+		if top, ok := strings.CutPrefix(short, "/"); ok {
+			good, _ := path.Match(top, rel)
+			return good && (dir || !slash)
+		}
+		return match([]string{short}, rel) && (dir || !slash)
+	})
+}
+
+// entry adds the entry that is at name to the manifest, or says why not.
+func (s *scanner) entry(name string, d fs.DirEntry) error {
+	rel, err := filepath.Rel(s.root, name)
+	if err != nil {
+		return err
+	}
+	if s.ignored(rel, d.IsDir()) {
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	}
+	info, err := d.Info()
+	if err != nil {
+		return fmt.Errorf("cannot pack the tree: %w", err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	e := bootcheck.Entry{Path: rel}
+	err = bootcheck.CheckPath(rel)
+	switch info.Mode().Type() {
 	case 0:
-		e.Type, e.Size = bootcheck.TypeFile, st.Size()
+		e.Type, e.Size = bootcheck.TypeFile, info.Size()
 	case fs.ModeDir:
 		e.Type = bootcheck.TypeDir
 	case fs.ModeSymlink:
 		e.Type = bootcheck.TypeLink
-		if e.Target, err = os.Readlink(name); err != nil {
-			return e, fmt.Errorf("cannot pack the tree: %w", err)
+		target, readErr := os.Readlink(name)
+		if readErr != nil {
+			return fmt.Errorf("cannot pack the tree: %w", readErr)
 		}
-		if err := bootcheck.CheckTarget(e.Target); err != nil {
-			return e, refused("cannot pack link %q: %w", rel, err)
+		if e.Target = target; err == nil {
+			if err = bootcheck.CheckTarget(target); err != nil {
+				err = fmt.Errorf("link %q: %w", rel, err)
+			}
 		}
-		return e, nil
 	default:
-		return e, refused("cannot pack %q: it is a %s, and bundles hold only files, directories and symbolic links", rel, typeName(st.Mode()))
+		s.found.add(notPacked, bootcheck.OneLine(rel))
+		return nil
 	}
-	if special := st.Mode() & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 {
-		return e, refused("cannot pack %q: it has mode %v, and bundles hold no setuid, setgid or sticky", rel, st.Mode())
-	}
-	e.Mode = bootcheck.Mode(st.Mode().Perm())
-	return e, checkXattrs(name, rel)
-}
-
-func typeName(m fs.FileMode) string {
-	switch {
-	case m&fs.ModeNamedPipe != 0:
-		return "FIFO"
-	case m&fs.ModeSocket != 0:
-		return "socket"
-	case m&fs.ModeDevice != 0:
-		return "device"
-	}
-	return "special file"
-}
-
-// lostXattrs change who may do what, and a bundle cannot hold them.
-var lostXattrs = []string{"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
-
-func checkXattrs(name, rel string) error {
-	size, err := unix.Llistxattr(name, nil)
-	if err != nil || size == 0 {
-		if err != nil && !errors.Is(err, unix.ENOTSUP) {
-			return fmt.Errorf("cannot pack %q: cannot list its attributes: %w", rel, err)
+	if err != nil {
+		s.found.add(badName, err.Error())
+		if d.IsDir() {
+			return fs.SkipDir
 		}
 		return nil
 	}
-	buf := make([]byte, size)
-	if size, err = unix.Llistxattr(name, buf); err != nil {
-		return fmt.Errorf("cannot pack %q: cannot list its attributes: %w", rel, err)
+	if len(s.m.Entries) == bootcheck.MaxEntries {
+		return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
 	}
-	for attr := range splitNUL(buf[:size]) {
-		if slices.Contains(lostXattrs, attr) {
-			return refused("cannot pack %q: it has %s, which bundles do not hold", rel, attr)
+	if e.Type != bootcheck.TypeLink {
+		e.Mode = bootcheck.Mode(info.Mode().Perm())
+		if err := s.look(name, &e, st); err != nil {
+			return fmt.Errorf("cannot pack %q: %w", rel, err)
 		}
 	}
+	if name := path.Base(rel); name == ".git" || name == ".env" {
+		s.found.add(private, rel)
+	}
+	s.m.Entries = append(s.m.Entries, e)
+	s.m.Size += e.Size
 	return nil
+}
+
+// look notes what is wrong with the file or directory e, at name.
+func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) error {
+	mode, allowed := fmt.Sprintf("%s (%04o)", e.Path, st.Mode&0o7777), match(s.c.Allow, e.Path)
+	// refuse notes what is packed only where it is allowed; then it loses something, or not.
+	refuse := func(k *kind, entry string, loses bool) {
+		switch {
+		case !allowed:
+			s.found.add(k, entry)
+		case loses:
+			s.found.add(lost, entry)
+		}
+	}
+	if st.Mode&0o7000 != 0 {
+		refuse(special, mode, true)
+	}
+	if st.Mode&0o002 != 0 {
+		refuse(writable, mode, false)
+	}
+	user, group, other := st.Mode>>6&5, st.Mode>>3&5, st.Mode&5
+	readable := user&4 != 0 && (e.Type == bootcheck.TypeFile || user == 5)
+	if !readable {
+		s.found.add(unreadable, mode)
+	} else if st.Uid != 0 && user&^other != 0 || st.Gid != 0 && group&^other != 0 {
+		s.found.add(owners, fmt.Sprintf("%s (%04o of %d:%d)", e.Path, st.Mode&0o7777, st.Uid, st.Gid))
+	}
+	names, err := xattrs(name)
+	if err != nil {
+		return fmt.Errorf("cannot list its attributes: %w", err)
+	}
+	for _, attr := range names {
+		entry := fmt.Sprintf("%s (%s)", e.Path, bootcheck.OneLine(attr))
+		switch attr {
+		case "security.capability", "system.posix_acl_access", "system.posix_acl_default":
+			refuse(capability, entry, true)
+		default:
+			s.found.add(attributes, entry)
+		}
+	}
+	if e.Type != bootcheck.TypeFile {
+		return nil
+	}
+	if onDisk := st.Blocks * 512; onDisk+1<<20 < e.Size {
+		s.found.add(sparse, fmt.Sprintf("%s (%s, %s on disk)", e.Path, cli.Size(e.Size), cli.Size(onDisk)))
+	}
+	inode := [2]uint64{st.Dev, st.Ino}
+	if first := s.inodes[inode]; first != "" {
+		s.found.add(copies, fmt.Sprintf("%s is %s (%s more)", e.Path, first, cli.Size(e.Size)))
+	} else if st.Nlink > 1 {
+		s.inodes[inode] = e.Path
+	}
+	if e.Size > maxKey || allowed || !readable {
+		return nil
+	}
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxKey))
+	if err == nil && isPrivateKey(data) {
+		s.found.add(privateKey, e.Path)
+	}
+	return err
+}
+
+// xattrs are the names of the extended attributes of the file name.
+func xattrs(name string) ([]string, error) {
+	size, err := unix.Llistxattr(name, nil)
+	if err != nil || size == 0 {
+		if errors.Is(err, unix.ENOTSUP) {
+			err = nil
+		}
+		return nil, err
+	}
+	buf := make([]byte, size)
+	if size, err = unix.Llistxattr(name, buf); err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(buf[:size]), "\x00"), "\x00"), nil
 }

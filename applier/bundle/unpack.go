@@ -10,6 +10,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -344,31 +345,88 @@ func makeDirs(root *os.Root, h *Head, m *bootcheck.Manifest) error {
 	for i := range m.Entries {
 		if e := &m.Entries[i]; e.Type == bootcheck.TypeDir {
 			if err := root.Mkdir(e.Path, 0o700); err != nil {
-				return err
+				return twin(root, e.Path, err)
 			}
 		}
 	}
+	return checkNames(root, m)
+}
+
+// checkNames sees whether the names of m are as many on this disk: before a byte of the
+// payload is fetched. A disk that knows .ota by another name folds case, in its own way:
+// there, all are tried. root has the directories of m.
+func checkNames(root *os.Root, m *bootcheck.Manifest) error {
+	if _, err := root.Lstat(strings.ToUpper(bootcheck.ManifestDir)); err != nil {
+		return nil
+	}
+	var made []string
+	defer func() {
+		for _, name := range made {
+			_ = root.Remove(name) // else it cannot be unpacked, and that says why
+		}
+	}()
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		if e.Type == bootcheck.TypeDir {
+			continue
+		}
+		f, err := create(root, e.Path)
+		if err != nil {
+			return twin(root, e.Path, err)
+		}
+		f.Close()
+		made = append(made, e.Path)
+	}
 	return nil
+}
+
+// twin is err, of name that could not be made, or says that the disk takes it for another
+// name.
+func twin(root *os.Root, name string, err error) error {
+	dir, openErr := root.Open(path.Dir(name))
+	if !errors.Is(err, fs.ErrExist) || openErr != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	list, _ := dir.ReadDir(-1)
+	is, _ := root.Lstat(name)
+	for _, d := range list {
+		other := path.Join(path.Dir(name), d.Name())
+		if info, _ := d.Info(); other != name && os.SameFile(info, is) {
+			return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "%q and %q are one name on the file system of the store, which folds case", other, name).
+				WithAdvice("rename one of them in the bundle, or put `root` of the configuration on a file system that tells them apart")
+		}
+	}
+	return err
 }
 
 // finish makes the links, sees where each leads on this disk, and gives the
 // directories their modes, the deepest first.
 func finish(root *os.Root, m *bootcheck.Manifest) error {
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == bootcheck.TypeLink {
-			if err := root.Symlink(e.Target, e.Path); err != nil {
-				return fmt.Errorf("cannot unpack: %w", err)
+	links := func(external bool) error {
+		for i := range m.Entries {
+			if e := &m.Entries[i]; e.Type == bootcheck.TypeLink && e.External == external {
+				if err := root.Symlink(e.Target, e.Path); err != nil {
+					return fmt.Errorf("cannot unpack: %w", err)
+				}
 			}
 		}
+		return nil
+	}
+	if err := links(false); err != nil {
+		return err
 	}
 	// ParseManifest has resolved the links on paper. This is the same by the
-	// kernel, in case the two do not agree.
+	// kernel, in case the two do not agree, before there is a link that leads out.
 	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == bootcheck.TypeLink {
+		if e := &m.Entries[i]; e.Type == bootcheck.TypeLink && !e.External {
 			if _, err := root.Stat(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return damaged(bootcheck.CodeInvalidManifest, "link %q -> %q refused: %w", e.Path, e.Target, err)
 			}
 		}
+	}
+	if err := links(true); err != nil {
+		return err
 	}
 	for i := len(m.Entries) - 1; i >= 0; i-- {
 		if e := &m.Entries[i]; e.Type == bootcheck.TypeDir {

@@ -31,7 +31,16 @@ type Contents struct {
 	Key      minisign.PrivateKey
 	Revoke   []string // IDs of keys that devices shall not believe any more; never that of Key
 	// Level 0 is zstd.SpeedBestCompression: made once, fetched often.
-	Level zstd.EncoderLevel
+	Level     zstd.EncoderLevel
+	Overwrite bool // out may be there already
+	// Patterns of path.Match, each for whole paths from the tree's root, or, without a
+	// slash, for the last component. See kinds.
+	Exclude   []string // not packed, with all that is below; as ignoreFile
+	Allow     []string // packed although it is a private key, everybody can write to it, or it loses modes, capabilities or ACLs
+	AllowLink []string // targets of links that may be External
+	// Say is told each line about what a tree loses, or why it is not packed. nil: nobody
+	// wants to know.
+	Say func(line string)
 	// Progress is told how many bytes of file content are packed, of how many.
 	Progress func(doneBytes, total int64)
 }
@@ -40,41 +49,13 @@ type Contents struct {
 // the same bytes, whatever the machine, the time and the owners of the files:
 // those are not packed. Hard links become files of their own.
 //
-// It refuses what a device would refuse (see bootcheck.ParseManifest) and what
-// would be lost: sockets, devices, FIFOs, setuid, setgid, sticky, file
-// capabilities, ACLs. The result is read back and checked, every file of it,
-// before it gets its name: out is replaced as a whole or not touched. Errors of
-// the tree are *bootcheck.Error with ExitRefused.
+// It refuses what Draft refuses. The result is read back and checked, every file of it,
+// before it gets its name: out is replaced as a whole or not touched.
 func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, error) {
-	m := &bootcheck.Manifest{
-		Format:   bootcheck.ManifestFormat,
-		Models:   c.Models,
-		Version:  c.Version,
-		Release:  c.Release,
-		Services: c.Services,
-	}
-	if len(c.Revoke) > 0 {
-		m.RevokedKeys = slices.Sorted(slices.Values(c.Revoke))
-	}
-	if id := trust.KeyID(c.Key.ID()); slices.Contains(m.RevokedKeys, id) {
-		return nil, refused("cannot revoke key %s with a bundle that it signs", id).
-			WithAdvice("sign it with the key that devices shall go on to believe")
-	}
-	if c.NotAfter != nil {
-		t := c.NotAfter.UTC().Truncate(time.Second)
-		m.NotAfter = &t
-	}
-	if err := outside(c.Dir, out); err != nil {
+	m, err := Draft(ctx, out, c)
+	if err != nil {
 		return nil, err
 	}
-	if err := scan(ctx, c.Dir, m); err != nil {
-		return nil, err
-	}
-	// Refuse what can be refused before the long work.
-	if err := refuseEarly(m); err != nil {
-		return nil, err
-	}
-
 	// The manifest comes before the payload in the file, but is known after it.
 	// Nameless from the start: nothing is left behind, however this ends.
 	payload, err := os.CreateTemp(filepath.Dir(out), ".ota-bundle-payload-*")
@@ -101,6 +82,47 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 		return nil, err
 	}
 	return m, nil
+}
+
+// Draft is the manifest of the bundle that Create would make at out, without hashes
+// and frames. It refuses what a device would refuse (see bootcheck.ParseManifest) and what
+// nobody means to publish, and tells c.Say all of that, and what the tree loses. Nothing is
+// written. out may be empty. Errors of the tree are *bootcheck.Error with ExitRefused.
+func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, error) {
+	m := &bootcheck.Manifest{
+		Format:   bootcheck.ManifestFormat,
+		Models:   c.Models,
+		Version:  c.Version,
+		Release:  c.Release,
+		Services: c.Services,
+	}
+	if len(c.Revoke) > 0 {
+		m.RevokedKeys = slices.Sorted(slices.Values(c.Revoke))
+	}
+	if id := trust.KeyID(c.Key.ID()); slices.Contains(m.RevokedKeys, id) {
+		return nil, refused("cannot revoke key %s with a bundle that it signs", id).
+			WithAdvice("sign it with the key that devices shall go on to believe")
+	}
+	if c.NotAfter != nil {
+		t := c.NotAfter.UTC().Truncate(time.Second)
+		m.NotAfter = &t
+	}
+	if out != "" {
+		if err := outside(c.Dir, out); err != nil {
+			return nil, err
+		}
+	}
+	found, err := scan(ctx, &c, m)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(out); err == nil && !c.Overwrite {
+		found.add(exists, out)
+	}
+	if err := found.tell(c.Dir, c.Say); err != nil {
+		return nil, err
+	}
+	return m, refuseEarly(m)
 }
 
 // outside refuses a bundle inside the tree that goes into it.

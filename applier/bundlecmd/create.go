@@ -1,10 +1,14 @@
 package bundlecmd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,14 +25,15 @@ func (c *command) create(ctx context.Context, args []string) error {
 		models, services, revoke   list
 		contents                   bundle.Contents
 		out, keyFile, passwordFile string
-		notAfter, level            string
+		notAfter, level, release   string
+		check                      bool
 		flags                      = cli.Flags("ota-bundle create")
 		usagef                     = func(format string, args ...any) error { return cli.Usagef(flags.Name(), format, args...) }
 	)
 	flags.StringVar(&contents.Dir, "dir", "", "")
 	flags.StringVar(&contents.Version, "version", "", "")
 	flags.Var(&models, "model", "")
-	flags.Int64Var(&contents.Release, "release", 0, "")
+	flags.StringVar(&release, "release", "auto", "")
 	flags.StringVar(&notAfter, "not-after", "", "")
 	flags.Var(&services, "service", "")
 	flags.Var(&revoke, "revoke", "")
@@ -36,6 +41,12 @@ func (c *command) create(ctx context.Context, args []string) error {
 	flags.StringVar(&passwordFile, "password-file", "", "")
 	flags.StringVar(&level, "level", "best", "")
 	flags.StringVar(&out, "o", "", "")
+	flags.BoolVar(&contents.Overwrite, "overwrite", false, "")
+	flags.BoolVar(&check, "check", false, "")
+	patterns := map[string]*[]string{"allow": &contents.Allow, "allow-link": &contents.AllowLink, "exclude": &contents.Exclude}
+	for name, p := range patterns {
+		flags.Var((*list)(p), name, "")
+	}
 	if _, err := cli.Parse(flags, args, 0, 0); err != nil {
 		return err
 	}
@@ -45,10 +56,10 @@ func (c *command) create(ctx context.Context, args []string) error {
 		ok   bool
 	}{
 		{"--dir", contents.Dir != ""},
-		{"--version", contents.Version != ""},
-		{"--model", len(models) > 0},
-		{"--key", keyFile != ""},
-		{"-o", out != ""},
+		{"--version", check || contents.Version != ""},
+		{"--model", check || len(models) > 0},
+		{"--key", check || keyFile != ""},
+		{"-o", check || out != ""},
 	} {
 		if !f.ok {
 			missing = append(missing, f.name)
@@ -56,6 +67,16 @@ func (c *command) create(ctx context.Context, args []string) error {
 	}
 	if len(missing) > 0 {
 		return usagef("create needs %s", strings.Join(missing, ", "))
+	}
+	if check { // what it does not need to know
+		contents.Version, models = cmp.Or(contents.Version, "0"), append(models, "x")[:max(1, len(models))]
+	}
+	for name, p := range patterns {
+		for _, pattern := range *p {
+			if err := bundle.CheckPattern(pattern); err != nil {
+				return usagef("--%s %v", name, err)
+			}
+		}
 	}
 	if !bootcheck.ValidVersion(contents.Version) {
 		return usagef("--version %.80q is not a letter or digit and then at most 63 letters, digits, or any of ._+-", contents.Version)
@@ -65,8 +86,10 @@ func (c *command) create(ctx context.Context, args []string) error {
 			return usagef("--model: %v", err)
 		}
 	}
-	if contents.Release < 0 {
-		return usagef("--release %d is negative", contents.Release)
+	if n, err := strconv.ParseInt(release, 10, 64); err == nil && n >= 0 {
+		contents.Release = n
+	} else if release != "auto" {
+		return usagef("--release %q is neither a number, 0 or more, nor auto", release)
 	}
 	for _, s := range services {
 		// As systemctl does: a name without a type is a service.
@@ -101,6 +124,23 @@ func (c *command) create(ctx context.Context, args []string) error {
 	contents.Level = l
 	contents.Models = models
 	contents.Progress = c.progress("packing")
+	contents.Say = c.say
+	if v, ok := strings.CutPrefix(contents.Version, "v"); ok {
+		c.say(fmt.Sprintf("warning: version %s begins with v: devices keep it in v%s; usual is %s", contents.Version, contents.Version, v))
+	}
+	if contents.NotAfter != nil && contents.NotAfter.Before(time.Now()) {
+		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", notAfter))
+	}
+	if check {
+		m, err := bundle.Draft(ctx, out, contents)
+		if err == nil {
+			fmt.Fprintf(c.stdout, "%s can be packed: %s\n", contents.Dir, contentText(m))
+		}
+		return err
+	}
+	if release == "auto" {
+		contents.Release = c.nextRelease(out)
+	}
 
 	key, err := c.signingKey(ctx, keyFile, passwordFile)
 	if err != nil {
@@ -111,6 +151,9 @@ func (c *command) create(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if release == "auto" {
+		c.say(fmt.Sprintf("release %d: one more than the highest beside %s", contents.Release, out))
+	}
 	st, err := os.Stat(out)
 	if err != nil {
 		return err
@@ -118,6 +161,34 @@ func (c *command) create(ctx context.Context, args []string) error {
 	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
 		out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
 	return nil
+}
+
+// say writes a line to stderr.
+func (c *command) say(line string) { fmt.Fprintln(c.stderr, line) }
+
+// nextRelease is one more than the highest release of the bundles beside out. One that
+// cannot be read is none.
+func (c *command) nextRelease(out string) int64 {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1)) // open lowers it: to pack takes more
+	names, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(out)), "*.ota"))
+	highest := int64(0)
+	for _, name := range names {
+		if filepath.Base(name) == filepath.Base(out) {
+			continue // which this one replaces
+		}
+		f, h, err := open(name)
+		if err != nil {
+			c.say(fmt.Sprintf("warning: %s is not counted: %v", name, err))
+			continue
+		}
+		f.Close()
+		if m, err := h.Parse(); err != nil {
+			c.say(fmt.Sprintf("warning: %s is not counted: %v", name, err))
+		} else {
+			highest = max(highest, m.Release)
+		}
+	}
+	return highest + 1
 }
 
 // keyID is the ID that s is, or that of the public key in the file s.

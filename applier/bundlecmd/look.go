@@ -35,6 +35,12 @@ type inspection struct {
 	Dirs       int        `json:"dirs"`
 	Links      int        `json:"links"`
 	Frames     int        `json:"frames"`
+	External   []external `json:"external"` // links that are absolute or leave the tree
+}
+
+type external struct {
+	Path   string `json:"path"`
+	Target string `json:"target"`
 }
 
 func (c *command) inspect(args []string) error {
@@ -59,6 +65,12 @@ func (c *command) inspect(args []string) error {
 		Size: m.Size, BundleSize: h.Size(m), Frames: len(m.Frames),
 	}
 	i.Files, i.Dirs, i.Links = count(m)
+	i.External = []external{}
+	for _, e := range m.Entries {
+		if e.External {
+			i.External = append(i.External, external{e.Path, e.Target})
+		}
+	}
 	if *asJSON {
 		for _, list := range []*[]string{&i.Services, &i.Revoked} {
 			if *list == nil {
@@ -98,6 +110,9 @@ digest     %s
 signature  %s
 `, i.Version, i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
 		cli.Size(i.Size), cli.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), i.Digest, signed)
+	for _, e := range i.External {
+		fmt.Fprintf(c.stdout, "external   %s -> %s\n", e.Path, e.Target)
+	}
 	return nil
 }
 

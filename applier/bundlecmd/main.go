@@ -25,9 +25,19 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
                   asks for a password on a terminal, elsewhere the key is not encrypted
                   --force           replace keys that exist
   ota-bundle create --dir DIR --version V --model M --key NAME.key -o FILE.ota [flags]
-                  pack DIR and sign it; the same DIR, flags and key give the same bytes
+                  pack DIR and sign it; the same DIR, flags and key give the same bytes. All that is wrong with
+                  DIR is told in one run, and the bundle is not made (exit code 4)
                   --model M         the device it is for; again for each further one
-                  --release N       counts up with each release: devices refuse a lower one
+                  --release N       counts up with each release: devices refuse a lower one; 0 is not counted
+                                    (default auto: one more than the highest of the bundles beside FILE.ota)
+                  --exclude GLOB    leave out what has that path below DIR, or, without a slash, that name;
+                                    again for each further one. The file .otaignore in DIR has one a line
+                  --allow GLOB      pack a private key, what everybody can write, or, without these, what has
+                                    setuid, setgid, sticky, capabilities or ACLs; again for each further one
+                  --allow-link GLOB pack links with that target although they are absolute or leave DIR: the
+                                    device must have it; again for each further one
+                  --check           only tell what is wrong with DIR; needs no other flag
+                  --overwrite       replace FILE.ota
                   --not-after DATE  devices refuse it later: 2027-12-31 (to the end of that day, UTC)
                                     or 2027-12-31T12:00:00Z
                   --service U       a systemd service that starts from it; again for each further one

@@ -266,6 +266,29 @@ func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.
 		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "the next signed version replaces it; for factory: /usr/lib/ota/create_factory_version.sh")
 	default:
 		d.ok(name, ref.Version)
+		d.lookAtExternal(name, ref)
+	}
+}
+
+// lookAtExternal shows which links of ref lead out of it. Whether something is there is
+// not asked: nothing follows them but the services.
+func (d *doctor) lookAtExternal(name string, ref *bootcheck.Ref) {
+	_, m, err := bootcheck.ReadManifest(d.store.VersionDir(ref.Version))
+	if err != nil {
+		return
+	}
+	var links []string
+	for _, e := range m.Entries {
+		if e.External {
+			links = append(links, e.Path+" -> "+e.Target)
+		}
+	}
+	if n := len(links); n > 0 {
+		more := ""
+		if n > 20 {
+			links, more = links[:20], fmt.Sprintf(" and %d more", n-20)
+		}
+		d.ok(name+", external links", strings.Join(links, ", ")+more)
 	}
 }
 
@@ -361,13 +384,15 @@ func (d *doctor) lookAtLinks() {
 	}
 }
 
-// dangling reports whether the version that runs lacks name; not before one runs.
+// dangling reports whether the version that runs lacks name; not before one runs, nor
+// where a link leads out of it.
 func (d *doctor) dangling(name string) bool {
-	current := filepath.Join(d.cfg.Root, "current")
-	if _, err := os.Stat(current); err != nil {
+	current, err := os.OpenRoot(filepath.Join(d.cfg.Root, "current"))
+	if err != nil {
 		return false
 	}
-	_, err := os.Stat(filepath.Join(current, name))
+	defer current.Close()
+	_, err = current.Stat(name)
 	return errors.Is(err, fs.ErrNotExist)
 }
 

@@ -78,17 +78,17 @@ func newImage(t *testing.T) *image {
 }
 
 // version makes a snapshot.
-func (m *image) version(name string) *bootcheck.Ref {
+func (m *image) version(name string, more ...bootcheck.Entry) *bootcheck.Ref {
 	dir := "opt/tope/versions/v" + name + "/"
 	m.program(dir + "bin/device-api")
 	data, err := os.ReadFile(filepath.Join(m.dir, dir, "bin/device-api"))
 	m.must(err)
 	sum := sha256.Sum256(data)
 	raw, err := json.Marshal(bootcheck.Manifest{Format: bootcheck.ManifestFormat, Models: []string{"x1"}, Version: name, Size: int64(len(data)),
-		Entries: []bootcheck.Entry{
+		Entries: append([]bootcheck.Entry{
 			{Path: "bin", Type: bootcheck.TypeDir, Mode: 0o755},
 			{Path: "bin/device-api", Type: bootcheck.TypeFile, Mode: 0o755, Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:])},
-		}})
+		}, more...)})
 	m.must(err)
 	m.write(dir+bootcheck.ManifestPath, string(raw))
 	return &bootcheck.Ref{Version: name, Digest: bootcheck.Digest(raw)}
@@ -345,5 +345,27 @@ func TestChangesNothing(t *testing.T) {
 		if _, err := os.Lstat(m.path(store + name)); err == nil {
 			t.Errorf("%s was made", name)
 		}
+	}
+}
+
+// Links that lead out of a version are shown, and not followed.
+func TestExternalLinks(t *testing.T) {
+	m := newImage(t)
+	ref := m.version("1.2.0", bootcheck.Entry{Path: "bin/python3", Type: bootcheck.TypeLink, External: true, Target: "/usr/bin/python3"},
+		bootcheck.Entry{Path: "data", Type: bootcheck.TypeLink, External: true, Target: "../../nowhere"})
+	m.link(store+"v1.2.0/bin/python3", "/usr/bin/python3")
+	m.link(store+"v1.2.0/data", "../../nowhere")
+	m.link("usr/local/bin/tool", "/opt/tope/versions/current/data/tool")
+	s, err := bootcheck.Open(m.path(store))
+	m.must(err)
+	m.must(s.Commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: ref, Confirmed: []bootcheck.Ref{*ref}}))
+	m.args.JSON = false
+	var out bytes.Buffer
+	_ = Diagnose(t.Context(), &out, m.args)
+	if want := "bin/python3 -> /usr/bin/python3, data -> ../../nowhere"; !strings.Contains(out.String(), want) {
+		t.Errorf("not there: %q\n%s", want, &out)
+	}
+	if strings.Contains(out.String(), "has no data/tool") {
+		t.Errorf("a link was followed:\n%s", &out)
 	}
 }

@@ -12,7 +12,7 @@
 //	                            (/dev/full), stuck, stuck-nonblocking (a full pipe that nobody reads)
 //	bound CODE PROGRAM ARGS...  run a program that modes bind, also where the test is root's, and
 //	                            that must end with CODE
-//	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create
+//	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create; a release is not counted without --release
 //	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
 //	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
 //	                            $WORK/corrupt, one byte near the end of what it serves is wrong
@@ -159,7 +159,7 @@ func bundle(ts *testscript.TestScript, neg bool, args []string) {
 	_ = os.Remove(filepath.Join(tree, "app"))
 	ts.Check(os.Symlink("bin/app", filepath.Join(tree, "app")))
 	ts.Check(ts.Exec("ota-bundle", append([]string{"create", "--dir", tree, "--version", version, "--model", "x1", "--key", key,
-		"-o", ts.MkAbs(version + ".ota")}, args[1:]...)...))
+		"--release", "0", "--overwrite", "-o", ts.MkAbs(version + ".ota")}, args[1:]...)...))
 }
 
 // link: see the package.

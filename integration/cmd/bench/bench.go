@@ -115,7 +115,7 @@ func (b *bench) ota(program string, args ...string) error {
 func (b *bench) bundle(tree, version string) ([]byte, error) {
 	name := b.path(version + ".ota")
 	defer os.Remove(name)
-	err := b.ota("ota-bundle", "create", "--dir", tree, "--version", version, "--model", "x1", "--key", b.path("release.key"), "-o", name)
+	err := b.ota("ota-bundle", "create", "--dir", tree, "--version", version, "--model", "x1", "--release", "0", "--key", b.path("release.key"), "-o", name)
 	if err != nil {
 		return nil, err
 	}
