@@ -10,6 +10,12 @@ import (
 	"time"
 )
 
+// The agent's file server: bundle x.ota of BundleDir is BundleAt + "/x.ota".
+const (
+	BundleDir = "/data/bundles"
+	BundleAt  = "http://127.0.0.1:8000"
+)
+
 // Bundles serves the files of dir over HTTP as a good mirror does: with ranges,
 // a length and a strong ETag, so that a download can be resumed. A request for
 // /x.ota?rate=100000 is answered at that many bytes a second, to have time for

@@ -1,154 +1,192 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
 )
 
 // guest is one session on the guest's side.
 type guest struct {
-	out     *lineWriter
 	session string
 	bootID  string
+	cancels sync.Map // of the requests under way, by their IDs
 
-	mu      sync.Mutex
-	cancels map[uint64]context.CancelFunc // of the requests under way
-	uploads map[uint64]*upload            // of the files that are being written
-
-	tasks sync.WaitGroup
+	mu   sync.Mutex // of the writes to conn
+	conn io.Writer
 }
 
 // Serve carries out the host's requests from conn until it ends or ctx does,
 // and returns why. Programs that still run by then are killed. It closes conn.
 func Serve(ctx context.Context, conn io.ReadWriteCloser, bootID string) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-
-	g := &guest{
-		out:     &lineWriter{w: conn},
-		session: randomName(),
-		bootID:  bootID,
-		cancels: map[uint64]context.CancelFunc{},
-		uploads: map[uint64]*upload{},
-	}
-	// The empty line ends whatever half line the boot before left in the stream.
-	if err := g.out.writeRaw([]byte("\n")); err != nil {
-		return err
-	}
-	if err := g.hello(""); err != nil {
-		return err
-	}
-	err := readLines(conn, func(r request) { g.handle(ctx, r) })
-	conn.Close()
+	g := &guest{session: rand.Text(), bootID: bootID, conn: conn}
+	g.say(reply{})
+	var tasks sync.WaitGroup
+	err := readLines(conn, func(r request) {
+		switch {
+		case r.Op == "ping":
+			g.say(reply{ID: r.ID})
+		case r.To != g.session:
+			// Meant for the boot or the agent before: whoever sent it must learn that
+			// they are gone.
+			g.say(reply{})
+		case r.Op == "cancel":
+			if cancel, ok := g.cancels.Load(r.ID); ok {
+				cancel.(context.CancelFunc)()
+			}
+		default:
+			ctx, cancel := context.WithCancel(ctx)
+			g.cancels.Store(r.ID, cancel)
+			tasks.Go(func() {
+				answer := carryOut(ctx, r)
+				answer.ID = r.ID
+				g.cancels.Delete(r.ID)
+				cancel()
+				g.say(answer)
+			})
+		}
+	})
 	cancel()
-	g.tasks.Wait()
-	for _, u := range g.uploads {
-		u.abort()
-	}
+	tasks.Wait()
 	return err
 }
 
-func (g *guest) hello(nonce string) error {
-	return g.out.write(reply{Hello: &hello{Session: g.session, BootID: g.bootID, Nonce: nonce}})
+// say writes a line. That the stream broke is noticed by the reader.
+func (g *guest) say(r reply) {
+	r.Session, r.BootID = g.session, g.bootID
+	line, err := encode(r)
+	if err != nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conn.Write(line)
 }
 
-// handle starts a request. Only the pieces of a file are dealt with before it
-// returns, because they must stay in order.
-func (g *guest) handle(ctx context.Context, r request) {
-	if r.Op == "ping" {
-		g.hello(r.Nonce)
-		return
-	}
-	if r.To != g.session {
-		// Meant for the boot before, or for the agent before: whoever sent it must
-		// learn that they are gone.
-		g.hello("")
-		return
-	}
+func carryOut(ctx context.Context, r request) (answer reply) {
+	var err error
 	switch r.Op {
 	case "exec":
-		g.start(ctx, r.ID, func(ctx context.Context) done { return g.exec(ctx, r) })
+		answer, err = run(ctx, r.Argv)
 	case "read":
-		g.start(ctx, r.ID, func(ctx context.Context) done { return doneOf(g.readFile(ctx, r)) })
+		answer.Out, err = os.ReadFile(r.Path)
 	case "write":
-		g.write(ctx, r)
-	case "cancel":
-		g.cancel(r.ID)
+		err = writeFile(r.Path, fs.FileMode(r.Mode).Perm(), r.Data)
 	default:
-		g.finish(r.ID, done{Error: "the agent does not know the operation " + r.Op})
+		err = fmt.Errorf("the agent does not know the operation %s", r.Op)
 	}
-}
-
-// start runs f in the background as the request id and replies with its end.
-func (g *guest) start(ctx context.Context, id uint64, f func(context.Context) done) {
-	ctx, cancel := context.WithCancel(ctx)
-	g.mu.Lock()
-	g.cancels[id] = cancel
-	g.mu.Unlock()
-	g.tasks.Go(func() {
-		d := f(ctx)
-		g.mu.Lock()
-		delete(g.cancels, id)
-		g.mu.Unlock()
-		cancel()
-		g.finish(id, d)
-	})
-}
-
-// finish replies with the end of a request. A stream that broke is noticed by
-// the reader, so its error is not needed here.
-func (g *guest) finish(id uint64, d done) {
-	g.out.write(reply{Session: g.session, ID: id, Done: &d})
-}
-
-func (g *guest) cancel(id uint64) {
-	g.mu.Lock()
-	cancel, u := g.cancels[id], g.uploads[id]
-	delete(g.uploads, id)
-	g.mu.Unlock()
-	if cancel != nil {
-		cancel()
-	}
-	if u != nil {
-		u.abort()
-	}
-}
-
-func doneOf(err error) done {
-	if err == nil {
-		return done{}
-	}
-	d := done{Error: err.Error()}
-	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		d.Errno = int(errno)
-	}
-	return d
-}
-
-// pieces is an io.Writer that sends what is written to it as replies.
-type pieces struct {
-	g  *guest
-	id uint64
-	to func(*reply, []byte)
-}
-
-func (p pieces) Write(b []byte) (int, error) {
-	for n := 0; n < len(b); {
-		end := min(n+pieceSize, len(b))
-		r := reply{Session: p.g.session, ID: p.id}
-		p.to(&r, b[n:end])
-		if err := p.g.out.write(r); err != nil {
-			return n, err
+	if err != nil {
+		answer.Error = err.Error()
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
+			answer.Errno = int(errno)
 		}
-		n = end
 	}
-	return len(b), nil
+	return answer
 }
 
-func toOut(r *reply, b []byte) { r.Out = b }
-func toErr(r *reply, b []byte) { r.Err = b }
+// A program of a test starts with this and nothing else: what the agent itself
+// got from systemd (NOTIFY_SOCKET, INVOCATION_ID) would make it believe that it
+// is the agent's service.
+var cleanEnv = []string{
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	"HOME=/root",
+	"LANG=C.UTF-8",
+}
+
+// outputDelay is how long the output of a program that ended is still waited
+// for when something it left behind holds the pipe open. On a loaded machine what
+// it wrote itself may take a second: then half a second lost it.
+const outputDelay = 5 * time.Second
+
+// run runs a program. Cancelled, it kills the program and everything in its process
+// group.
+func run(ctx context.Context, argv []string) (reply, error) {
+	if len(argv) == 0 {
+		return reply{}, errors.New("no program was named")
+	}
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = cleanEnv
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = outputDelay
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return reply{}, err
+	}
+	// However Run ended, the program has, and nobody waits for one that ctx killed.
+	code := cmd.ProcessState.ExitCode()
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
+		code = 128 + int(ws.Signal())
+	}
+	return reply{Out: out.Bytes(), Err: errOut.Bytes(), Code: code}, nil
+}
+
+// writeFile puts a file in its place. When it returns nil, its content, its mode
+// and its name are on the disk.
+func writeFile(path string, mode fs.FileMode, data []byte) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("cannot write %q: the path is not absolute", path)
+	}
+	dir := filepath.Dir(path)
+	if err := makeDirs(dir); err != nil {
+		return err
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// makeDirs makes dir and what is missing above it, each durable by the fsync of
+// the folder that got the new name.
+func makeDirs(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDirs(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil // a file of that name is found out by who makes something in it
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

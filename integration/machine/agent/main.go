@@ -2,64 +2,93 @@ package agent
 
 import (
 	"context"
-	"flag"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// bundlesAddr is what BundleAt names.
-var bundlesAddr = strings.TrimPrefix(BundleAt, "http://")
+const (
+	// PortName is the virtio-serial port that belongs to the agent:
+	// -device virtserialport,chardev=…,name=ota.agent
+	PortName = "ota.agent"
+
+	// SocketPath is where a container puts the socket that its host listens on.
+	SocketPath = "/ota-test-agent/socket"
+)
 
 // Main is the guest's program. It returns the exit code when the channel to the
 // host breaks; systemd then starts it again.
-func Main(ctx context.Context, args []string, stderr io.Writer) int {
-	fs := flag.NewFlagSet("ota-test-agent", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	socket := fs.String("socket", os.Getenv("OTA_AGENT_SOCKET"),
-		"unix socket of the host; empty: "+SocketPath+" if it is there, else the virtio-serial port "+PortName)
-	bundles := fs.String("bundles", BundleDir, "folder served at "+BundleAt+"; empty: none")
-	if err := fs.Parse(args); err != nil {
-		return 2
-	}
-	fail := func(err error) int {
-		fmt.Fprintln(stderr, "ota-test-agent:", err)
-		return 1
-	}
+func Main(ctx context.Context, stderr io.Writer) int {
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return fail(err)
+	if err == nil {
+		go serveBundles(ctx)
+		var conn io.ReadWriteCloser
+		// Drivers are still being loaded when the agent starts.
+		if conn, err = again(ctx, dial); err == nil {
+			err = Serve(ctx, conn, strings.TrimSpace(string(bootID)))
+		}
 	}
-	if *bundles != "" {
-		go func() {
-			if err := serveBundles(ctx, *bundles); err != nil {
-				fmt.Fprintln(stderr, "ota-test-agent: no bundles are served:", err)
-			}
-		}()
-	}
-	conn, err := Dial(ctx, *socket)
-	if err != nil {
-		return fail(err)
-	}
-	return fail(Serve(ctx, conn, strings.TrimSpace(string(bootID))))
+	fmt.Fprintln(stderr, "ota-test-agent:", err)
+	return 1
 }
 
-// serveBundles serves dir until ctx ends. The address is tried for as long: the
-// loopback interface comes up while the machine starts.
-func serveBundles(ctx context.Context, dir string) error {
+// again calls f until it succeeds, or ctx ends.
+func again[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	for {
-		l, err := net.Listen("tcp", bundlesAddr)
-		if err == nil {
-			return http.Serve(l, Bundles(dir))
+		got, err := f()
+		if err == nil || ctx.Err() != nil {
+			return got, err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(50 * time.Millisecond):
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// serveBundles serves BundleDir. The loopback interface comes up while the machine starts.
+func serveBundles(ctx context.Context) {
+	l, err := again(ctx, func() (net.Listener, error) { return net.Listen("tcp", strings.TrimPrefix(BundleAt, "http://")) })
+	if err == nil {
+		http.Serve(l, Bundles(BundleDir))
+	}
+}
+
+// dial opens the guest's end of the channel: the socket at SocketPath, if there is one,
+// else the virtio-serial port PortName. Its node is the one devtmpfs made, as no udev
+// runs to make /dev/virtio-ports/NAME.
+func dial() (io.ReadWriteCloser, error) {
+	if _, err := os.Stat(SocketPath); err == nil {
+		return net.Dial("unix", SocketPath)
+	}
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, name := range names {
+		if b, err := os.ReadFile(name); err != nil || strings.TrimSpace(string(b)) != PortName {
+			continue
 		}
+		// Blocking: without a host a blocking write waits for one, and the poller's
+		// edges are not needed.
+		dev := filepath.Join("/dev", filepath.Base(filepath.Dir(name)))
+		fd, err := syscall.Open(dev, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		return port{os.NewFile(uintptr(fd), dev)}, err
+	}
+	return nil, fmt.Errorf("none of the %d virtio-serial ports is called %q", len(names), PortName)
+}
+
+// port is a virtio-serial port. Nobody at the other end is an end of file to the
+// kernel, and passes: a machine restored from a snapshot gets its host later.
+type port struct{ *os.File }
+
+func (p port) Read(b []byte) (int, error) {
+	for {
+		n, err := p.File.Read(b)
+		if n > 0 || !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -8,6 +8,4 @@ import (
 	"github.com/tope-ota/ota/integration/machine/agent"
 )
 
-func main() {
-	os.Exit(agent.Main(context.Background(), os.Args[1:], os.Stderr))
-}
+func main() { os.Exit(agent.Main(context.Background(), os.Stderr)) }
