@@ -14,6 +14,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var (
@@ -46,38 +47,29 @@ func TestMain(m *testing.M) {
 // theWorld is made once for the tests here.
 func theWorld(t *testing.T) *flows.World {
 	t.Helper()
+	defer try.Fatal(t)
 	if world.World != nil {
 		return world.World
 	}
 	machine.Require(t, "supervisor", crashpoint.Missing())
-	dir, err := os.MkdirTemp("", "ota-world-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := try.Get(os.MkdirTemp("", "ota-world-"))
 	world.dir = dir
-	if world.World, err = flows.NewWorld(context.Background(), dir); err != nil {
-		t.Fatal(err)
-	}
+	world.World = try.Get(flows.NewWorld(context.Background(), dir))
 	return world.World
 }
 
 // newLab prepares flows, in memory: what is tested here is no disk.
 func newLab(t *testing.T, all []*flows.Flow) *Lab {
 	t.Helper()
+	defer try.Fatal(t)
 	machine.Require(t, "supervisor", crashpoint.Missing())
-	dir, err := os.MkdirTemp("/dev/shm", "ota-crash-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-crash-"))
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	w, err := flows.NewWorld(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := try.Get(flows.NewWorld(t.Context(), dir))
 	t.Cleanup(w.Close)
 	l := NewLab(w, dir)
 	if nightly {

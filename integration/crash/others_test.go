@@ -10,6 +10,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // An install that finds its version confirmed says success of a switch that another
@@ -112,12 +113,10 @@ func TestAdoptionThatIsToldIsDurable(t *testing.T) {
 
 // The guardian tells device-api of a rollback that another run of it made.
 func TestRollbackThatIsToldIsDurable(t *testing.T) {
+	defer try.Fatal(t)
 	w := theWorld(t)
 	f := flows.Find("fallback-health")
-	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := try.Get(w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), ""))
 	switched := false
 	_, r, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
 		if c.Name == "rename" && c.To.Path == filepath.Join(s.Root, ".active") {
@@ -128,9 +127,7 @@ func TestRollbackThatIsToldIsDurable(t *testing.T) {
 	if err != nil || !r.Killed {
 		t.Fatalf("confirm was not killed where it should be (%v)", err)
 	}
-	if err := s.Cure(); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(s.Cure())
 	var fsyncs, atReport atomic.Int32
 	atReport.Store(-1)
 	s.OnReport(func(stage string) {

@@ -18,18 +18,14 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // build makes the package of this machine's architecture in a folder of its own.
 func build(version string, environment ...string) (deb string, err error) {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp(scratch, "deb-")
-	if err != nil {
-		return "", err
-	}
+	defer try.End(&err)
+	repo := try.Get(debian.RepoDir())
+	dir := try.Get(os.MkdirTemp(scratch, "deb-"))
 	cmd := exec.Command("scripts/deb.sh", "amd64")
 	cmd.Dir = repo
 	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000", "TZ=UTC")
@@ -38,9 +34,7 @@ func build(version string, environment ...string) (deb string, err error) {
 		return "", fmt.Errorf("scripts/deb.sh: %w\n%s", err, out)
 	}
 	deb = filepath.Join(dir, "ota_"+version+"_amd64.deb")
-	if _, err := os.Stat(deb); err != nil {
-		return "", err
-	}
+	try.Get(os.Stat(deb))
 	return deb, os.RemoveAll(dir + "/bin")
 }
 
@@ -75,17 +69,12 @@ func get(t *testing.T, deb func() (string, error)) string {
 // TestReproducible: another folder, another time zone, another umask, and the
 // same bytes.
 func TestReproducible(t *testing.T) {
+	defer try.Fatal(t)
 	first := get(t, older)
-	again, err := build("1.0.0", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8")
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := try.Get(build("1.0.0", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8"))
 	var sums [2][sha256.Size]byte
 	for i, file := range []string{first, again} {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := try.Get(os.ReadFile(file))
 		sums[i] = sha256.Sum256(data)
 	}
 	if sums[0] != sums[1] {
@@ -97,6 +86,7 @@ func TestReproducible(t *testing.T) {
 // TestContents: the package holds exactly what install.sh installs, and the
 // control files what dpkg must know.
 func TestContents(t *testing.T) {
+	defer try.Fatal(t)
 	deb := get(t, older)
 	field := func(name string) string {
 		out, err := exec.Command("dpkg-deb", "--field", deb, name).Output()
@@ -125,28 +115,21 @@ func TestContents(t *testing.T) {
 	}
 
 	// What install.sh puts in place, with what the package adds and moves.
-	repo, err := debian.RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	repo := try.Get(debian.RepoDir())
 	root, bin := t.TempDir(), t.TempDir()
 	for _, dir := range []string{"amd64", "man", "completions"} {
-		if err := os.Mkdir(filepath.Join(bin, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.Mkdir(filepath.Join(bin, dir), 0o755))
 	}
 	for _, name := range []string{"amd64/ota-apply", "amd64/ota-guardian", "amd64/ota-bundle", "completions/ota-apply", "completions/ota-guardian", "completions/ota-bundle",
 		"man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7", "man/ota-guardian.8"} {
-		if err := os.WriteFile(filepath.Join(bin, name), nil, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.WriteFile(filepath.Join(bin, name), nil, 0o755))
 	}
 	install := exec.Command(filepath.Join(repo, "scripts/install.sh"), "--destdir", root, "--bin", bin+"/amd64", "--no-enable")
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("install.sh: %v\n%s", err, out)
 	}
 	want := map[string]bool{"usr/share/doc/ota/copyright": true, "usr/share/doc/ota/changelog.gz": true, "usr/share/lintian/overrides/ota": true}
-	err = filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
+	try.Check(filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -159,10 +142,7 @@ func TestContents(t *testing.T) {
 		}
 		want[name] = true
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	got := members(t, deb, "--fsys-tarfile")
 	for name, m := range got {
 		switch {
@@ -250,10 +230,8 @@ type member struct {
 
 func members(t *testing.T, deb, part string) map[string]member {
 	t.Helper()
-	out, err := exec.Command("dpkg-deb", part, deb).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	out := try.Get(exec.Command("dpkg-deb", part, deb).Output())
 	all := map[string]member{}
 	for r := tar.NewReader(bytes.NewReader(out)); ; {
 		h, err := r.Next()
@@ -263,10 +241,7 @@ func members(t *testing.T, deb, part string) map[string]member {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := try.Get(io.ReadAll(r))
 		all[filepath.Clean(h.Name)] = member{
 			data: string(data), owner: fmt.Sprintf("%s:%s %d:%d", h.Uname, h.Gname, h.Uid, h.Gid),
 			mode: h.Mode & 0o7777, time: h.ModTime.Unix(), dir: h.Typeflag == tar.TypeDir,

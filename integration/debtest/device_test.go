@@ -19,6 +19,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // taker is a Debian that takes packages.
@@ -112,19 +113,12 @@ const enabled = "ota-guardian.service ota-confirm.service ota-factory.service ot
 
 // begin brings the packages to the device and the older one onto it.
 func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.Limits) *story {
-	d, err := machine.NewDevice(ctx, m, limits)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	d := try.Get(machine.NewDevice(ctx, m, limits))
 	s := &story{d, t, ctx}
 	for name, deb := range map[string]func() (string, error){"/data/older.deb": older, "/data/newer.deb": newer} {
-		data, err := os.ReadFile(get(t, deb))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := m.WriteFile(ctx, name, 0o644, data); err != nil {
-			t.Fatal(err)
-		}
+		data := try.Get(os.ReadFile(get(t, deb)))
+		try.Check(m.WriteFile(ctx, name, 0o644, data))
 	}
 	s.step("the package is installed on a device that runs", func(t *testing.T) {
 		config := s.must("cat /etc/ota/ota.toml")
@@ -218,12 +212,9 @@ func upgrade(s *story, during func(*story)) {
 		}
 	})
 	s.step("the new package comes to the verdict", func(t *testing.T) {
-		if err := s.Configure(s.ctx, s.Limits.Stable, s.Limits.Deadline); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Reboot(s.ctx); err != nil {
-			t.Fatal(err)
-		}
+		defer try.Fatal(t)
+		try.Check(s.Configure(s.ctx, s.Limits.Stable, s.Limits.Deadline))
+		try.Check(s.Reboot(s.ctx))
 		s.reach(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 	})
 }
@@ -262,23 +253,20 @@ func inContainer(t *testing.T, suite debian.Suite) {
 	upgrade(s, isNotRemoved)
 
 	s.step("removed: the application goes on", func(t *testing.T) {
+		defer try.Fatal(t)
 		s.must("dpkg --remove ota")
 		s.says("dpkg-query -W -f '${db:Status-Status}' ota", "config-files")
 		s.says("ls -d /usr/bin/ota-* /usr/lib/systemd/system/ota-* 2>/dev/null", "")
 		s.says("find /etc/systemd/system \\( -lname '*ota-*' -o -name 'ota-*' \\) ! -name 'ota-test-*' ! -name 'ota-.service.d'", "")
 		s.must("test -s /etc/ota/ota.toml && test -s /etc/ota/keys/test.pub && test -d /opt/tope/versions/v1.1.0")
 		for range 2 {
-			if err := machine.Poll(ctx, "device-api", func(ctx context.Context) (bool, error) {
+			try.Check(machine.Poll(ctx, "device-api", func(ctx context.Context) (bool, error) {
 				v, err := s.Running(ctx)
 				return v == "1.1.0", err
-			}); err != nil {
-				t.Fatal(err)
-			}
+			}))
 			// Something that requires ota-confirm would keep every boot from being complete.
 			s.must("systemctl start boot-complete.target")
-			if err := s.Reboot(ctx); err != nil {
-				t.Fatal(err)
-			}
+			try.Check(s.Reboot(ctx))
 		}
 	})
 	s.step("installed again: everything is as it was", func(t *testing.T) {
@@ -290,18 +278,13 @@ func inContainer(t *testing.T, suite debian.Suite) {
 		s.reach(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 	})
 	s.step("purged: the versions stay", func(t *testing.T) {
-		tree, err := s.Tree(ctx, "1.1.0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		defer try.Fatal(t)
+		tree := try.Get(s.Tree(ctx, "1.1.0"))
 		s.must("dpkg --purge ota")
 		s.says("ls -A /etc/ota", "")
 		s.says("dpkg-query -W -f '${db:Status-Status}' ota 2>/dev/null", "")
 		s.says("find / -xdev \\( -name '*ota-guardian*' -o -name 'ota.toml*' -o -name '50-ota*' \\) ! -path '/data/*' ! -path '/proc/*'", "")
-		after, err := s.Tree(ctx, "1.1.0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		after := try.Get(s.Tree(ctx, "1.1.0"))
 		if tree != after {
 			t.Error("the versions are not what they were")
 		}
@@ -334,11 +317,9 @@ func TestImageBuild(t *testing.T) {
 }
 
 func imageBuild(t *testing.T, suite debian.Suite) {
+	defer try.Fatal(t)
 	ctx := machine.Context(t)
-	from, err := taker(suite).Root(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	from := try.Get(taker(suite).Root(ctx))
 	root := filepath.Join(t.TempDir(), "root")
 	run := func(name string, args ...string) string {
 		t.Helper()
@@ -359,9 +340,7 @@ func imageBuild(t *testing.T, suite debian.Suite) {
 		{"with systemctl", "/usr/bin/deb-systemd-helper"},
 	} {
 		if row.strip != "" {
-			if err := os.Remove(root + row.strip); err != nil {
-				t.Fatal(err)
-			}
+			try.Check(os.Remove(root + row.strip))
 		}
 		run("dpkg", "--root="+root, "-i", get(t, older))
 		for _, link := range []string{"multi-user.target.wants/ota-guardian.service", "multi-user.target.wants/ota-confirm.service", "boot-complete.target.requires/ota-confirm.service",

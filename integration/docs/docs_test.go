@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"github.com/tope-ota/ota/integration/tier"
 	"maps"
 	"os"
 	"os/exec"
@@ -14,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
@@ -97,14 +99,10 @@ func deploymentInVM(t *testing.T) {
 
 func runs(t *testing.T, d *document, bin string, m machine.Machine) {
 	t.Helper()
+	defer try.Fatal(t)
 	ctx := machine.Context(t)
-	work, err := newWorkstation(ctx, t.TempDir(), bin, m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := prepare(ctx, m, work, d.machine); err != nil {
-		t.Fatal(err)
-	}
+	work := try.Get(newWorkstation(ctx, t.TempDir(), bin, m))
+	try.Check(prepare(ctx, m, work, d.machine))
 	r := &runner{work: work, device: deviceShell{m}, match: matcher{is: map[string]string{}}, update: *update, logf: t.Logf}
 	for _, b := range d.blocks {
 		if b.notes.notRun != "" {
@@ -136,14 +134,9 @@ func documents(t *testing.T) []string {
 
 func read(t *testing.T, file string) *document {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := parse(filepath.Base(file), string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	text := try.Get(os.ReadFile(file))
+	d := try.Get(parse(filepath.Base(file), string(text)))
 	return d
 }
 
@@ -179,11 +172,9 @@ func overlay(t *testing.T, d *document) debian.Overlay {
 
 // TestLinks finds every file that a document links to.
 func TestLinks(t *testing.T) {
+	defer try.Fatal(t)
 	for _, file := range documents(t) {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := try.Get(os.ReadFile(file))
 		for _, l := range links(string(text)) {
 			to, anchor, _ := strings.Cut(l, "#")
 			target := file
@@ -197,10 +188,7 @@ func TestLinks(t *testing.T) {
 			if anchor == "" || !strings.HasSuffix(target, ".md") {
 				continue
 			}
-			other, err := os.ReadFile(target)
-			if err != nil {
-				t.Fatal(err)
-			}
+			other := try.Get(os.ReadFile(target))
 			if !slices.Contains(anchors(string(other)), anchor) {
 				t.Errorf("%s: link to %q: there is no such heading", filepath.Base(file), l)
 			}

@@ -15,16 +15,15 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // goldenDump is the golden bundle byte by byte. It shares no code with the package
 // that reads bundles: whatever a line says was looked up in the file by its own
 // means, and what does not hold fails the test.
 func goldenDump(t *testing.T) string {
-	file, err := os.ReadFile(filepath.Join(root(t), "applier/bundle/testdata/golden-v1.ota"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	file := try.Get(os.ReadFile(filepath.Join(root(t), "applier/bundle/testdata/golden-v1.ota")))
 	d := &dump{t: t}
 	le := binary.LittleEndian
 	d.b.WriteString("```text\n")
@@ -65,9 +64,7 @@ func goldenDump(t *testing.T) string {
 	if len(rest) != 0 {
 		t.Fatalf("%d bytes follow the head's two members", len(rest))
 	}
-	if err := json.Unmarshal(raw, &manifest); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(json.Unmarshal(raw, &manifest))
 	at := payload
 	for i, f := range manifest.Frames {
 		if payload+f.Offset != at {

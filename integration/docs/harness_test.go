@@ -3,6 +3,8 @@ package docs
 import (
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMatch(t *testing.T) {
@@ -36,20 +38,15 @@ func TestMatch(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
+	defer try.Fatal(t)
 	const text = "<!-- machine: bare -->\n# A heading\n\n" +
 		"<!-- file: x.toml -->\n```toml\nkeep = 1\n```\n" +
 		"```console\n$ one \\\n>   two\nout\n# cat >f <<EOF\n$ no command\nEOF\n# three\n```\n"
-	d, err := parse("x.md", text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(parse("x.md", text))
 	if d.machine != "bare" || len(d.blocks) != 2 || d.blocks[0].notes.file != "x.toml" || d.blocks[0].text() != "keep = 1\n" {
 		t.Errorf("parse = %+v", d)
 	}
-	steps, err := d.blocks[1].steps()
-	if err != nil {
-		t.Fatal(err)
-	}
+	steps := try.Get(d.blocks[1].steps())
 	var got []string
 	for _, s := range steps {
 		got = append(got, strings.Join(append([]string{s.command}, s.output...), "|"))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // variant is a reader's device: it takes packages, and has a python3 and a curl.
@@ -34,19 +35,11 @@ exec /usr/lib/systemd/systemd.real "$@"
 `
 
 // bare is a machine that a reader could have: all of it can be written.
-func bare(ctx context.Context) (debian.Overlay, error) {
-	root, err := variant.Root(ctx)
-	if err != nil {
-		return nil, err
-	}
-	systemd, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/systemd"))
-	if err != nil {
-		return nil, err
-	}
-	status, err := os.ReadFile(filepath.Join(root, "var/lib/dpkg/status"))
-	if err != nil {
-		return nil, err
-	}
+func bare(ctx context.Context) (_ debian.Overlay, err error) {
+	defer try.End(&err)
+	root := try.Get(variant.Root(ctx))
+	systemd := try.Get(os.ReadFile(filepath.Join(root, "usr/lib/systemd/systemd")))
+	status := try.Get(os.ReadFile(filepath.Join(root, "var/lib/dpkg/status")))
 	return debian.Overlay{
 		"/usr/lib/dpkg-status":          {Data: status},
 		"/usr/lib/systemd/systemd.real": {Mode: 0o755, Data: systemd},
@@ -68,14 +61,10 @@ deadline = "15s"
 
 // prepare makes of m what the document's machine has to be. The application, the
 // smallest device-api (testdata/tree), waits in tree/ on the workstation.
-func prepare(ctx context.Context, m machine.Machine, w *workstation, kind string) error {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return err
-	}
-	if err := os.CopyFS(filepath.Join(w.home, "tree"), os.DirFS(filepath.Join(repo, "integration/docs/testdata/tree"))); err != nil {
-		return err
-	}
+func prepare(ctx context.Context, m machine.Machine, w *workstation, kind string) (err error) {
+	defer try.End(&err)
+	repo := try.Get(debian.RepoDir())
+	try.Check(os.CopyFS(filepath.Join(w.home, "tree"), os.DirFS(filepath.Join(repo, "integration/docs/testdata/tree"))))
 	if kind != "device" {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/guardian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestPictures compares the generated parts of the documents with what the code
@@ -33,11 +34,9 @@ func TestPictures(t *testing.T) {
 		{"docs/BUNDLE.md", "hexdump", goldenDump},
 	} {
 		t.Run(p.name, func(t *testing.T) {
+			defer try.Fatal(t)
 			file := filepath.Join(root(t), p.file)
-			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			data := try.Get(os.ReadFile(file))
 			begin, end := "<!-- generated: "+p.name+" -->\n", "<!-- end -->\n"
 			before, rest, ok := strings.Cut(string(data), begin)
 			old, after, ok2 := strings.Cut(rest, end)
@@ -48,9 +47,7 @@ func TestPictures(t *testing.T) {
 			switch {
 			case old == now:
 			case *update:
-				if err := os.WriteFile(file, []byte(before+begin+now+end+after), 0o644); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.WriteFile(file, []byte(before+begin+now+end+after), 0o644))
 			default:
 				t.Errorf("%s: %s is not what the code says now: go test ./integration/docs -run TestPictures -update\ngot\n%swant\n%s", p.file, p.name, old, now)
 			}
@@ -190,26 +187,20 @@ func shorter(why []string) []string {
 
 // store draws the links of a store that Commit made.
 func store(t *testing.T) string {
+	defer try.Fatal(t)
 	dir := filepath.Join(t.TempDir(), "versions")
-	s, err := bootcheck.Create(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := try.Get(bootcheck.Create(dir))
 	ref := func(version string) *bootcheck.Ref {
 		return &bootcheck.Ref{Version: version, Digest: "sha256:" + version}
 	}
 	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
-		if err := os.Mkdir(s.VersionDir(version), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.Mkdir(s.VersionDir(version), 0o755))
 	}
 	for _, r := range []*bootcheck.Record{
 		{Phase: bootcheck.PhaseConfirmed, Current: ref("1.1.0"), Factory: ref("1.0.0")},
 		{Phase: bootcheck.PhaseTrial, Current: ref("1.2.0"), Previous: ref("1.1.0"), Factory: ref("1.0.0"), Trial: &bootcheck.Trial{}},
 	} {
-		if err := s.Commit(r); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(s.Commit(r))
 	}
 	ids := map[string]string{}
 	id := func(rel string) string {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
@@ -28,6 +29,7 @@ func TestRecipes(t *testing.T) {
 	}
 	verify := func(t *testing.T, dest string) {
 		t.Helper()
+		defer try.Fatal(t)
 		for _, name := range []string{"usr/bin/ota-guardian", "usr/lib/systemd/system/device-api.service.d/50-ota.conf", "etc/ota/ota.toml"} {
 			if _, err := os.Stat(filepath.Join(dest, name)); err != nil {
 				t.Error(err)
@@ -37,36 +39,24 @@ func TestRecipes(t *testing.T) {
 			t.Errorf("the image has a store, which belongs on the disk for data: %s", left)
 		}
 		// It verifies all units of the folder; the application's is the image's own.
-		unit, err := os.ReadFile(filepath.Join(repo, "units/device-api.service.example"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		unit := try.Get(os.ReadFile(filepath.Join(repo, "units/device-api.service.example")))
+		try.Check(os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644))
 		run(t, "scripts/verify_units.sh", dest)
 	}
 
 	t.Run("bitbake", func(t *testing.T) {
+		defer try.Fatal(t)
 		// The variables of bitbake that the shell functions use.
 		values := map[string]string{
 			"D": t.TempDir(), "S": t.TempDir(), "B": t.TempDir(), "UNPACKDIR": t.TempDir(),
 			"GO_IMPORT": "github.com/tope-ota/ota", "GO_BUILD_BINDIR": "bin/linux_arm64", "prefix": "/usr", "sysconfdir": "/etc",
 		}
 		source := filepath.Join(values["S"], "src", values["GO_IMPORT"])
-		if err := os.MkdirAll(filepath.Dir(source), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(repo, source); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.CopyFS(filepath.Join(values["B"], values["GO_BUILD_BINDIR"]), os.DirFS(bin)); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.MkdirAll(filepath.Dir(source), 0o755))
+		try.Check(os.Symlink(repo, source))
+		try.Check(os.CopyFS(filepath.Join(values["B"], values["GO_BUILD_BINDIR"]), os.DirFS(bin)))
 		for _, name := range []string{"ota.toml", "release.pub", "safe.pub"} {
-			if err := os.WriteFile(filepath.Join(values["UNPACKDIR"], name), nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			try.Check(os.WriteFile(filepath.Join(values["UNPACKDIR"], name), nil, 0o644))
 		}
 		d := read(t, filepath.Join(repo, "docs/yocto.md"))
 		functions := 0
@@ -84,9 +74,7 @@ func TestRecipes(t *testing.T) {
 					t.Fatalf("%s: %s is no variable that this test knows", b, left)
 				}
 				file := filepath.Join(t.TempDir(), "do_install.sh")
-				if err := os.WriteFile(file, []byte(script), 0o755); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.WriteFile(file, []byte(script), 0o755))
 				run(t, "shellcheck", file)
 				run(t, "sh", file)
 			}
@@ -103,6 +91,7 @@ func TestRecipes(t *testing.T) {
 	})
 
 	t.Run("buildroot", func(t *testing.T) {
+		defer try.Fatal(t)
 		d := read(t, filepath.Join(repo, "docs/buildroot.md"))
 		var recipe string
 		for _, b := range d.blocks {
@@ -112,22 +101,16 @@ func TestRecipes(t *testing.T) {
 		}
 		build, target := t.TempDir(), t.TempDir()
 		for _, dir := range []string{"scripts", "units"} {
-			if err := os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))); err != nil {
-				t.Fatal(err)
-			}
+			try.Check(os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))))
 		}
-		if err := os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)))
 		// What pkg-golang.mk makes of the variables, as far as it is needed here.
 		text := "SHELL = /bin/bash\ngithub = https://github.com/$(1)/$(2)/archive/$(3)\n" +
 			"golang-package = golang := seen\n" + recipe +
 			build + "/install:\n\t$(if $(golang),,$(error golang-package was not used))$(OTA_INSTALL_INIT_SYSTEMD)\n"
 		text = strings.Replace(text, build+"/install:", ".PHONY: "+build+"/install\n"+build+"/install:", 1)
 		file := filepath.Join(build, "stub.mk")
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.WriteFile(file, []byte(text), 0o644))
 		out := run(t, "make", "-f", file, "TARGET_DIR="+target, "--warn-undefined-variables", build+"/install")
 		if strings.Contains(out, "undefined variable") {
 			t.Errorf("make says\n%s", out)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // limit is for one command, ten times what the slowest of them takes here.
@@ -31,22 +32,17 @@ type runner struct {
 }
 
 // run does with a block what its kind asks for.
-func (r *runner) run(ctx context.Context, b *block) error {
+func (r *runner) run(ctx context.Context, b *block) (err error) {
+	defer try.End(&err)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if b.notes.file != "" {
 		name := filepath.Join(r.work.home, b.notes.file)
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(name, []byte(b.text()), 0o644); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Dir(name), 0o755))
+		try.Check(os.WriteFile(name, []byte(b.text()), 0o644))
 	}
 	if b.notes.device != "" {
-		if err := r.device.WriteFile(ctx, b.notes.device, 0o644, []byte(b.text())); err != nil {
-			return err
-		}
+		try.Check(r.device.WriteFile(ctx, b.notes.device, 0o644, []byte(b.text())))
 	}
 	switch b.kind {
 	case "console":
@@ -62,15 +58,10 @@ func (r *runner) run(ctx context.Context, b *block) error {
 		}
 		return err
 	case "toml":
-		dir, err := os.MkdirTemp("", "ota-docs-")
-		if err != nil {
-			return err
-		}
+		dir := try.Get(os.MkdirTemp("", "ota-docs-"))
 		defer os.RemoveAll(dir)
 		name := filepath.Join(dir, "ota.toml")
-		if err := os.WriteFile(name, []byte(b.text()), 0o644); err != nil {
-			return err
-		}
+		try.Check(os.WriteFile(name, []byte(b.text()), 0o644))
 		_, err = config.Load(name)
 		return err
 	case "json":

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A shell runs the commands of one of the two machines, one after the other: the
@@ -52,21 +53,15 @@ while [ $# -gt 1 ]; do
 done
 `
 
-func newWorkstation(ctx context.Context, dir, bin string, m machine.Machine) (*workstation, error) {
+func newWorkstation(ctx context.Context, dir, bin string, m machine.Machine) (_ *workstation, err error) {
+	defer try.End(&err)
 	w := &workstation{home: filepath.Join(dir, "home"), outbox: filepath.Join(dir, "outbox"), target: m}
 	shims := filepath.Join(dir, "shims")
 	for _, d := range []string{w.home, w.outbox, shims} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
+		try.Check(os.MkdirAll(d, 0o755))
 	}
-	if err := os.WriteFile(filepath.Join(shims, "scp"), []byte(scp), 0o755); err != nil {
-		return nil, err
-	}
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return nil, err
-	}
+	try.Check(os.WriteFile(filepath.Join(shims, "scp"), []byte(scp), 0o755))
+	repo := try.Get(debian.RepoDir())
 	w.env = append(os.Environ(),
 		"HOME="+w.home, "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TZ=UTC",
 		"PATH="+shims+":"+bin+":"+os.Getenv("PATH"),
@@ -108,16 +103,11 @@ func (w *workstation) run(ctx context.Context, command string) (string, int, err
 }
 
 // deliver carries over what scp was given.
-func (w *workstation) deliver(ctx context.Context) error {
-	slots, err := filepath.Glob(w.outbox + "/*.to")
-	if err != nil {
-		return err
-	}
+func (w *workstation) deliver(ctx context.Context) (err error) {
+	defer try.End(&err)
+	slots := try.Get(filepath.Glob(w.outbox + "/*.to"))
 	for _, slot := range slots {
-		to, err := os.ReadFile(slot)
-		if err != nil {
-			return err
-		}
+		to := try.Get(os.ReadFile(slot))
 		host, target, _ := strings.Cut(string(to), ":")
 		host = host[strings.LastIndex(host, "@")+1:]
 		switch {
@@ -134,12 +124,8 @@ func (w *workstation) deliver(ctx context.Context) error {
 		if err := w.carry(ctx, dir, target); err != nil {
 			return fmt.Errorf("scp to %s: %w", to, err)
 		}
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-		if err := os.Remove(slot); err != nil {
-			return err
-		}
+		try.Check(os.RemoveAll(dir))
+		try.Check(os.Remove(slot))
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A version on trial has filled the disk and takes whatever becomes free. It is left
@@ -56,27 +57,19 @@ func TestFullDisk(t *testing.T) {
 			{"boots that may still be confirmed", false, boots(2), []int{0, 7}, stays},
 		} {
 			t.Run(disk.name+"/"+way.name, func(t *testing.T) {
+				defer try.Fatal(t)
 				dir := mountOf(t, disk.mib, disk.mkfs...)
-				site, err := w.Build(t.Context(), begun, filepath.Join(t.TempDir(), "site"), filepath.Join(dir, "versions"))
-				if err != nil {
-					t.Fatal(err)
-				}
+				site := try.Get(w.Build(t.Context(), begun, filepath.Join(t.TempDir(), "site"), filepath.Join(dir, "versions")))
 				if way.sick {
-					if err := os.WriteFile(filepath.Join(site.Dir, "sick"), nil, 0o644); err != nil {
-						t.Fatal(err)
-					}
+					try.Check(os.WriteFile(filepath.Join(site.Dir, "sick"), nil, 0o644))
 				}
 				stop := fill(t, dir, disk.files)
 				var last *invariants.Said
 				for _, call := range way.calls {
 					if call[0] == "boot" {
-						if err := site.Reboot(); err != nil {
-							t.Fatal(err)
-						}
+						try.Check(site.Reboot())
 					}
-					if last, err = site.Run(t.Context(), append([]string{"ota-guardian"}, call...)); err != nil {
-						t.Fatal(err)
-					}
+					last = try.Get(site.Run(t.Context(), append([]string{"ota-guardian"}, call...)))
 				}
 				found := invariants.Look(site.Root)
 				if !slices.Contains(way.exits, last.Exit) || found.State != way.want || len(found.Problems) > 0 {
@@ -108,14 +101,10 @@ func boots(n int) (calls [][]string) {
 // stop, which gives all of it back.
 func fill(t *testing.T, dir string, files bool) (stop func()) {
 	t.Helper()
+	defer try.Fatal(t)
 	at := filepath.Join(dir, "log")
-	if err := os.Mkdir(at, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(at, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.Mkdir(at, 0o755))
+	log := try.Get(os.Create(filepath.Join(at, "log")))
 	n := 0
 	// until the disk says that it is full, or ctx ends: a btrfs that is nearly full takes
 	// byte after byte, each slowly.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // reserve is what an install leaves free, in bytes; a test allows for metadata.
@@ -26,21 +28,18 @@ type device struct {
 
 func newDevice(t *testing.T, disk string) *device {
 	t.Helper()
+	defer try.Fatal(t)
 	d := &device{t: t, bin: t.TempDir(), dir: t.TempDir(), store: filepath.Join(disk, "versions")}
 	build := exec.Command("go", "build", "-o", d.bin+"/", "../../applier/cmd/ota-apply", "../../applier/cmd/ota-bundle", "../../guardian/cmd/ota-guardian")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	for _, dir := range []string{d.dir + "/keys", d.dir + "/run", d.dir + "/spool", d.store} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.MkdirAll(dir, 0o755))
 	}
 	config := fmt.Sprintf("root = %q\nrun = %q\nspool = %q\nkeys = %q\nmodel = \"x1\"\nservices = []\nreserve = \"4MiB\"\nreport.url = \"\"\n"+
 		"[trial]\nstable = \"50ms\"\ndeadline = \"5s\"\n[[check]]\nname = \"fine\"\nscript = \"/bin/true\"\n", d.store, d.dir+"/run", d.dir+"/spool", d.dir+"/keys")
-	if err := os.WriteFile(d.dir+"/ota.toml", []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.WriteFile(d.dir+"/ota.toml", []byte(config), 0o644))
 	d.must("ota-bundle", "keygen", "--no-password", d.dir+"/k")
 	d.must("cp", d.dir+"/k.pub", d.dir+"/keys/")
 	return d
@@ -121,17 +120,13 @@ func TestRoom(t *testing.T) {
 		},
 		"btrfs, clones": func(t *testing.T) string { return mountOf(t, 256, "mkfs.btrfs", "-m", "single") },
 		"an overlay": func(t *testing.T) string {
+			defer try.Fatal(t)
 			dir := mountOf(t, 100, "mkfs.ext4", "-m", "0")
 			low, merged := t.TempDir(), t.TempDir()
 			for _, sub := range []string{"/up", "/work"} {
-				if err := os.Mkdir(dir+sub, 0o755); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.Mkdir(dir+sub, 0o755))
 			}
-			err := syscall.Mount("overlay", merged, "overlay", 0, "lowerdir="+low+",upperdir="+dir+"/up,workdir="+dir+"/work")
-			if err != nil {
-				t.Fatal(err)
-			}
+			try.Check(syscall.Mount("overlay", merged, "overlay", 0, "lowerdir="+low+",upperdir="+dir+"/up,workdir="+dir+"/work"))
 			t.Cleanup(func() { _ = syscall.Unmount(merged, 0) })
 			return merged
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Device is a machine with the product on it.
@@ -49,15 +50,12 @@ deadline = "%dms"
 
 // NewDevice writes the configuration and the keys of a device to m, and makes the
 // empty store.
-func NewDevice(ctx context.Context, m Machine, limits Limits) (*Device, error) {
+func NewDevice(ctx context.Context, m Machine, limits Limits) (_ *Device, err error) {
+	defer try.End(&err)
 	d := &Device{Machine: m, Limits: limits}
-	if err := d.Configure(ctx, limits.Stable, limits.Deadline); err != nil {
-		return nil, err
-	}
-	if err := m.WriteFile(ctx, Etc+"/keys/test.pub", 0o644, testPub); err != nil {
-		return nil, err
-	}
-	_, err := d.Must(ctx, "mkdir", "-p", Store, deviceapi.State, Bundles)
+	try.Check(d.Configure(ctx, limits.Stable, limits.Deadline))
+	try.Check(m.WriteFile(ctx, Etc+"/keys/test.pub", 0o644, testPub))
+	_, err = d.Must(ctx, "mkdir", "-p", Store, deviceapi.State, Bundles)
 	return d, err
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 const dashboardFile = "../../docs/dashboard.json"
@@ -20,14 +21,9 @@ const dashboardFile = "../../docs/dashboard.json"
 // The schema has what Grafana needs of a file that is imported, and no more types of
 // panels, units and calculations than those whose queries are tested below.
 func TestDashboardSchema(t *testing.T) {
-	schema, err := jsonschema.NewCompiler().Compile("testdata/dashboard.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(dashboardFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	schema := try.Get(jsonschema.NewCompiler().Compile("testdata/dashboard.schema.json"))
+	text := try.Get(os.ReadFile(dashboardFile))
 	// Each edit makes a dashboard that Grafana shows wrong or not at all.
 	for _, tt := range []struct{ name, old, new string }{
 		{"as it is", "", ""},
@@ -42,10 +38,7 @@ func TestDashboardSchema(t *testing.T) {
 		if tt.old != "" && edited == string(text) {
 			t.Errorf("%s: %s is not in the dashboard", tt.name, tt.old)
 		}
-		value, err := jsonschema.UnmarshalJSON(strings.NewReader(edited))
-		if err != nil {
-			t.Fatal(err)
-		}
+		value := try.Get(jsonschema.UnmarshalJSON(strings.NewReader(edited)))
 		if err := schema.Validate(value); (err == nil) != (tt.old == "") {
 			t.Errorf("%s: %v", tt.name, err)
 		}
@@ -71,19 +64,12 @@ var variable = regexp.MustCompile(`\$\{?[A-Za-z_]+`)
 // promtool answers what the dashboard asks, over a day of the devices of dashboard.yml, and
 // each panel tells what happened.
 func TestDashboard(t *testing.T) {
+	defer try.Fatal(t)
 	machine.Require(t, "promtool", debian.Missing())
-	text, err := os.ReadFile(dashboardFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := try.Get(os.ReadFile(dashboardFile))
 	var d struct{ Panels []panel }
-	if err := json.Unmarshal(text, &d); err != nil {
-		t.Fatal(err)
-	}
-	tests, err := os.ReadFile("testdata/dashboard.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(json.Unmarshal(text, &d))
+	tests := try.Get(os.ReadFile("testdata/dashboard.yml"))
 	for _, p := range d.Panels {
 		for _, target := range p.Targets {
 			expr := variables.Replace(target.Expr)
@@ -100,18 +86,13 @@ func TestDashboard(t *testing.T) {
 				if !ok {
 					t.Errorf("nobody knows what the panel %q shows", name)
 				}
-				row, err := json.Marshal(map[string]any{"expr": expr, "eval_time": "24h", "exp_samples": samples(want)})
-				if err != nil {
-					t.Fatal(err)
-				}
+				row := try.Get(json.Marshal(map[string]any{"expr": expr, "eval_time": "24h", "exp_samples": samples(want)}))
 				tests = fmt.Appendf(tests, "      - %s\n", row) // JSON is YAML
 			}
 		}
 	}
 	file := filepath.Join(t.TempDir(), "dashboard.yml")
-	if err := os.WriteFile(file, tests, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.WriteFile(file, tests, 0o644))
 	if out, err := promtool(t, machine.Context(t), "test", "rules", file); err != nil {
 		t.Errorf("the panels do not show what happened: %v\n%s", err, out)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // What docs/METRICS.md recommends: the file is in memory, and the collector's folder
@@ -41,37 +42,24 @@ User=nobody
 // that reads what they write: through an install, a trial, its confirmation, a
 // reboot, a rollback.
 func TestNodeExporter(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireContainer(t)
 	ctx, cancel := context.WithTimeout(machine.Context(t), 10*time.Minute)
 	defer cancel()
-	tools, err := debian.Tools(ctx, exporter)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.ReadFile(filepath.Join(tools, "usr/bin", exporter))
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay, err := machine.DeviceOverlay(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := try.Get(debian.Tools(ctx, exporter))
+	program := try.Get(os.ReadFile(filepath.Join(tools, "usr/bin", exporter)))
+	overlay := try.Get(machine.DeviceOverlay(ctx))
 	overlay["/usr/bin/"+exporter] = debian.File{Data: program, Mode: 0o755}
 	overlay["/etc/systemd/system/exporter.service"] = debian.Unit(exporterUnit)
 	overlay.Enable("exporter.service", "multi-user.target")
 	overlay[collected+"/ota.prom"] = debian.File{Link: "/run/ota/ota.prom"}
 	c := machine.StartContainer(t, container.Options{Overlay: overlay})
-	d, err := machine.NewDevice(ctx, c, machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
 	s := &scraper{t: t, ctx: ctx, d: d}
 	s.configure(d.Limits.Deadline)
 
 	// The first version: on trial, confirmed, made the factory version.
-	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	s.must("ota-guardian", "factory", "verify")
 	s.want("a new device",
 		row{1, "ota_version_info", `role="current" version="1.0.0"`},
@@ -113,12 +101,8 @@ func TestNodeExporter(t *testing.T) {
 
 	// It fails: a rollback.
 	s.must("ota-guardian", "rollback")
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	try.Check(<-done)
 	s.until("a version that a person left",
 		row{1, "ota_rollbacks_total", `cause="operator" level="previous"`},
 		row{1, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
@@ -138,17 +122,13 @@ func TestNodeExporter(t *testing.T) {
 		row{2, "ota_blocked_versions", ``},
 		row{2, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
 	)
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 
 	// A reboot empties /run, and nothing that was counted is lost. The store is not
 	// written.
 	generation := s.must("readlink", machine.Store+"/.active")
 	store := s.must("find", machine.Store, "-printf", `%p %T@ %C@\n`)
-	if err := d.Reboot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Reboot(ctx))
 	s.until("after a reboot",
 		row{1, "ota_last_boot", `class="unknown"`},
 		row{1, "ota_factory_verified", ``}, // ota-factory.service

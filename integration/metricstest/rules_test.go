@@ -12,6 +12,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 const alertsFile = "../../docs/alerts.yml"
@@ -28,6 +29,7 @@ func promtool(t *testing.T, ctx context.Context, args ...string) (string, error)
 }
 
 func TestAlerts(t *testing.T) {
+	defer try.Fatal(t)
 	machine.Require(t, "promtool", debian.Missing())
 	ctx := machine.Context(t)
 	if out, err := promtool(t, ctx, "check", "rules", alertsFile); err != nil {
@@ -42,16 +44,10 @@ func TestAlerts(t *testing.T) {
 		if out, err := promtool(t, ctx, "test", "rules", name); err != nil {
 			t.Errorf("promtool test rules %s: %v\n%s", name, err, out)
 		}
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := try.Get(os.ReadFile(name))
 		all.Write(text)
 	}
-	rules, err := os.ReadFile(alertsFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	rules := try.Get(os.ReadFile(alertsFile))
 	blocks := strings.Split(string(rules), "- alert: ")[1:]
 	for _, block := range blocks {
 		name, _, _ := strings.Cut(block, "\n")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Apart shows that who judges a version has no network and cannot start what
@@ -15,12 +16,11 @@ import (
 // neither the versions nor the system. It says how exposed systemd finds the
 // second one. That one is killed in the middle: nothing is judged for it.
 func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) {
-	if err := start(ctx, d, v11); err != nil {
-		return "", err
-	}
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	const said = "/run/check-said"
 	// It is good if it reaches device-api.
-	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/required/looks", 0o755, []byte(`#!/bin/bash
+	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/required/looks", 0o755, []byte(`#!/bin/bash
 {
 	touch `+machine.Store+`/written && echo "wrote the versions"
 	touch /usr/written && echo "wrote the system"
@@ -32,17 +32,10 @@ func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) 
 } >`+said+`.new 2>/dev/null
 mv `+said+`.new `+said+`
 exec 3<>/dev/tcp/127.0.0.1/9080
-`)); err != nil {
-		return "", err
-	}
+`)))
 	// Long enough to look at both while they are there.
-	if err := d.Configure(ctx, 5*d.Limits.Stable, d.Limits.Deadline); err != nil {
-		return "", err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return "", err
-	}
+	try.Check(d.Configure(ctx, 5*d.Limits.Stable, d.Limits.Deadline))
+	url := try.Get(d.Offer(ctx, v12))
 	ended := make(chan error, 1)
 	go func() {
 		r, err := d.Exec(ctx, "ota-apply", "install", url)
@@ -51,24 +44,17 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		}
 		ended <- err
 	}()
-	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
-		return "", err
-	}
+	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
 	// The baseline ran it too, in the unit of the install.
-	looked, err := d.Must(ctx, "bash", "-c", `
+	looked := try.Get(d.Must(ctx, "bash", "-c", `
 		until grep -q ota-health.service `+said+` 2>/dev/null; do sleep 0.05; done
 		cat `+said+`
 		echo "host $(readlink /proc/1/ns/net)"
 		judge=$(systemctl show -P MainPID ota-confirm.service)
 		echo "judge $(readlink /proc/$judge/ns/net) $(grep ^CapBnd /proc/$judge/status)"
 		systemd-analyze security --no-pager ota-health.service | tail -n 1
-		systemctl kill --signal=KILL ota-health.service`)
-	if err != nil {
-		return "", err
-	}
-	if err := <-ended; err != nil {
-		return "", err
-	}
+		systemctl kill --signal=KILL ota-health.service`))
+	try.Check(<-ended)
 	net := func(who string) string {
 		if m := regexp.MustCompile(`(?m)^` + who + ` (net:\[\d+\])`).FindStringSubmatch(looked); m != nil {
 			return m[1]
@@ -89,14 +75,9 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 			return "", fmt.Errorf("not %q in\n%s", want, looked)
 		}
 	}
-	if err := waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`); err != nil {
-		return "", err
-	}
+	try.Check(waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`))
 	// Nothing of it is left.
-	r, err := d.Exec(ctx, "systemctl", "show", "-P", "LoadState", "ota-health.service")
-	if err != nil {
-		return "", err
-	}
+	r := try.Get(d.Exec(ctx, "systemctl", "show", "-P", "LoadState", "ota-health.service"))
 	if strings.TrimSpace(r.Stdout) != "not-found" {
 		return "", fmt.Errorf("ota-health.service is still there: %s", r)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Bad is a way in which a version can be bad without taking the kernel with it.
@@ -92,15 +93,10 @@ var AllBad = []Bad{
 
 // withoutLibrary makes the program one that is linked with a library that is not
 // there: true(1) of the machine, which names the C library otherwise than it is.
-func withoutLibrary(dir string) error {
-	root, err := debian.Root(context.Background())
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(filepath.Join(root, "usr/bin/true"))
-	if err != nil {
-		return err
-	}
+func withoutLibrary(dir string) (err error) {
+	defer try.End(&err)
+	root := try.Get(debian.Root(context.Background()))
+	data := try.Get(os.ReadFile(filepath.Join(root, "usr/bin/true")))
 	was, is := []byte("\x00libc.so.6\x00"), []byte("\x00gone.so.6\x00")
 	if bytes.Count(data, was) != 1 {
 		return errors.New("true(1) does not name the C library once")
@@ -111,24 +107,14 @@ func withoutLibrary(dir string) error {
 // EatsMemory installs a version that eats all the memory that its unit may have,
 // for which a real kernel is needed: it is killed for that, again and again, and
 // taken back. The device runs 1.0.0, its factory version.
-func EatsMemory(ctx context.Context, d *machine.Device) error {
-	if err := d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "systemctl", "daemon-reload"); err != nil {
-		return err
-	}
+func EatsMemory(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")))
+	try.Get(d.Must(ctx, "systemctl", "daemon-reload"))
 	eats := machine.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
-	if err := installs(ctx, d, eats, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, eats, bootcheck.ExitRolledBack))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	s := try.Get(d.Status(ctx))
 	l := s.LastRollback
 	if l == nil || l.From != "1.1.0" || !slices.Contains(either, l.Cause) || !isBlocked(s, "1.1.0") {
 		return fmt.Errorf("the rollback recorded is %+v, want one from 1.1.0, which is blocked", l)
@@ -155,18 +141,11 @@ func foreign(name string) error {
 // device, on which Start has been: it runs 1.1.0 or, after a fall back to factory,
 // 1.0.0. Nobody helps it. It says what was blamed.
 func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string, err error) {
+	defer try.End(&err)
 	stable := max(b.Stable, d.Limits.Stable)
-	if err := d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)); err != nil {
-		return "", err
-	}
-	before, err := d.Status(ctx)
-	if err != nil {
-		return "", err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return "", err
-	}
+	try.Check(d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)))
+	before := try.Get(d.Status(ctx))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	want := machine.Want{Current: before.Current, Previous: before.Previous, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	bad := machine.Version{Name: fmt.Sprintf("2.0.%d", n), Release: int64(10 + n), Behave: b.Behave, Script: b.Script, Spoil: b.Spoil}
 	if b.PreviousToo {
@@ -174,9 +153,7 @@ func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed str
 		if slices.Equal(b.Causes, unhealthy) {
 			previous = previousExits
 		}
-		if err := worsen(ctx, d, bad, previous); err != nil {
-			return "", err
-		}
+		try.Check(worsen(ctx, d, bad, previous))
 		want = machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
 			want.Previous = "1.1.0" // it proved itself, and nobody says anything against it
@@ -184,13 +161,8 @@ func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed str
 	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err
 	}
-	if err := d.Reach(ctx, want); err != nil {
-		return "", err
-	}
-	now, err := d.Status(ctx)
-	if err != nil {
-		return "", err
-	}
+	try.Check(d.Reach(ctx, want))
+	now := try.Get(d.Status(ctx))
 	l := now.LastRollback
 	if !b.PreviousToo {
 		if l == nil || l.From != bad.Name || l.To != before.Current || !slices.Contains(b.Causes, l.Cause) || l.Check == "" {
@@ -219,36 +191,23 @@ var (
 
 // worsen lets previous run, installs bad over it and lets previous turn bad while
 // bad is current.
-func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Version) error {
-	if _, err := d.Must(ctx, "rm", "-f", sick); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Version) (err error) {
+	defer try.End(&err)
+	try.Get(d.Must(ctx, "rm", "-f", sick))
+	s := try.Get(d.Status(ctx))
 	if s.Current != previous.Name {
 		// It may have been left here before.
-		if err := installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"); err != nil {
-			return err
-		}
+		try.Check(installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
 	}
-	url, err := d.Offer(ctx, bad)
-	if err != nil {
-		return err
-	}
+	url := try.Get(d.Offer(ctx, bad))
 	ended := make(chan error, 1)
 	go func() {
 		_, err := d.Exec(ctx, "ota-apply", "install", url)
 		ended <- err
 	}()
-	if err := waitFor(ctx, d, bad.Name+" to be current", func(s *bootcheck.Status) bool {
+	try.Check(waitFor(ctx, d, bad.Name+" to be current", func(s *bootcheck.Status) bool {
 		return s.Current == bad.Name || s.LastRollback != nil && s.LastRollback.From == bad.Name
-	}); err != nil {
-		return err
-	}
-	if err := d.WriteFile(ctx, sick, 0o644, nil); err != nil {
-		return err
-	}
+	}))
+	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
 	return <-ended
 }

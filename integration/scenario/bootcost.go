@@ -12,6 +12,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Files that say how the next boots of a machine with CostOverlay run
@@ -64,13 +65,10 @@ func confirmed(ctx context.Context, d *machine.Device) error {
 // writes nothing to the disk of the store: no byte by the guardian, no sector of
 // the disk while it runs. A boot that has something to mend does write, by the
 // same account.
-func WritesNothing(ctx context.Context, d *machine.Device) error {
-	if err := confirmed(ctx, d); err != nil {
-		return err
-	}
-	if err := d.WriteFile(ctx, costIO, 0o644, nil); err != nil {
-		return err
-	}
+func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(confirmed(ctx, d))
+	try.Check(d.WriteFile(ctx, costIO, 0o644, nil))
 	for _, row := range []struct {
 		name   string
 		next   func(context.Context) error
@@ -85,27 +83,17 @@ func WritesNothing(ctx context.Context, d *machine.Device) error {
 			return d.Reboot(ctx)
 		}, true},
 	} {
-		if err := row.next(ctx); err != nil {
-			return err
-		}
-		if err := waitRunning(ctx, d, "1.0.0"); err != nil {
-			return err
-		}
-		out, err := d.Must(ctx, "sh", "-c", `cat /run/cost-before /run/cost-after &&
-			journalctl --sync && journalctl -b -o cat --no-pager -u ota-guardian.service | grep '^write_bytes: '`)
-		if err != nil {
-			return err
-		}
+		try.Check(row.next(ctx))
+		try.Check(waitRunning(ctx, d, "1.0.0"))
+		out := try.Get(d.Must(ctx, "sh", "-c", `cat /run/cost-before /run/cost-after &&
+			journalctl --sync && journalctl -b -o cat --no-pager -u ota-guardian.service | grep '^write_bytes: '`))
 		// Sectors written are the seventh field, Documentation/block/stat.rst.
 		f := strings.Fields(out)
 		if len(f) < 4 || f[len(f)-2] != "write_bytes:" || len(f)%2 != 0 {
 			return fmt.Errorf("the account of the boot is %q", out)
 		}
 		half := (len(f) - 2) / 2
-		sectors, err := difference(f[half+6], f[6])
-		if err != nil {
-			return err
-		}
+		sectors := try.Get(difference(f[half+6], f[6]))
 		bytes := f[len(f)-1]
 		if wrote := bytes != "0" && sectors > 0; wrote != row.writes || !row.writes && (bytes != "0" || sectors != 0) {
 			return fmt.Errorf("after %s: the guardian wrote %s bytes and the disk %d sectors, want some: %v", row.name, bytes, sectors, row.writes)
@@ -134,28 +122,18 @@ type Cost struct {
 // time with /bin/true in the place of `ota-guardian boot`, and returns what both
 // kinds of boots took. each is called after each boot.
 func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool, c Cost)) (guardian, stub []Cost, err error) {
-	if err := confirmed(ctx, d); err != nil {
-		return nil, nil, err
-	}
+	defer try.End(&err)
+	try.Check(confirmed(ctx, d))
 	for i := range 2 * n {
 		stubbed := i%2 == 1
 		toggle := []string{"rm", "-f", costStub}
 		if stubbed {
 			toggle = []string{"touch", costStub}
 		}
-		if _, err := d.Must(ctx, toggle...); err != nil {
-			return nil, nil, err
-		}
-		if err := d.Reboot(ctx); err != nil {
-			return nil, nil, err
-		}
-		if err := waitRunning(ctx, d, "1.0.0"); err != nil {
-			return nil, nil, err
-		}
-		c, err := costOf(ctx, d, stubbed)
-		if err != nil {
-			return nil, nil, err
-		}
+		try.Get(d.Must(ctx, toggle...))
+		try.Check(d.Reboot(ctx))
+		try.Check(waitRunning(ctx, d, "1.0.0"))
+		c := try.Get(costOf(ctx, d, stubbed))
 		if each != nil {
 			each(stubbed, c)
 		}

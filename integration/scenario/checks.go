@@ -8,62 +8,40 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Excused shows which scripts of a device condemn a version: not one that is only
 // wanted, and not one that failed already under the version before; one that
 // fails since the switch does, and is what is blamed.
-func Excused(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func Excused(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	const asked = "/run/asked"
 	fails := "#!/bin/sh\necho \"$0 $OTA_VERSION\" >>" + asked + "\necho 'the camera is not there'\nexit 1\n"
 	for _, name := range []string{"wanted/camera", "required/lamp"} {
-		if err := d.WriteFile(ctx, machine.Etc+"/checks.d/"+name, 0o755, []byte(fails)); err != nil {
-			return err
-		}
+		try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/"+name, 0o755, []byte(fails)))
 	}
-	if err := installs(ctx, d, v12, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, v12, bootcheck.ExitDone))
 	confirmed := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	if err := d.Reach(ctx, confirmed); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, confirmed))
+	s := try.Get(d.Status(ctx))
 	if s.LastRollback != nil || len(s.Blocked) > 0 {
 		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
 	}
-	ran, err := d.ReadFile(ctx, asked)
-	if err != nil {
-		return err
-	}
+	ran := try.Get(d.ReadFile(ctx, asked))
 	for _, name := range []string{"wanted/camera", "required/lamp"} {
 		if want := machine.Etc + "/checks.d/" + name + " 1.2.0\n"; !strings.Contains(string(ran), want) {
 			return fmt.Errorf("the scripts that ran are\n%swant %q among them", ran, want)
 		}
 	}
 
-	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/required/door", 0o755,
-		[]byte("#!/bin/sh\n[ \"$OTA_VERSION\" = 1.2.0 ] || { echo 'the door is open'; exit 1; }\n")); err != nil {
-		return err
-	}
-	if err := installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, confirmed); err != nil {
-		return err
-	}
-	if err := blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "door"}); err != nil {
-		return err
-	}
-	if s, err = d.Status(ctx); err != nil {
-		return err
-	}
+	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/required/door", 0o755,
+		[]byte("#!/bin/sh\n[ \"$OTA_VERSION\" = 1.2.0 ] || { echo 'the door is open'; exit 1; }\n")))
+	try.Check(installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack))
+	try.Check(d.Reach(ctx, confirmed))
+	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "door"}))
+	s = try.Get(d.Status(ctx))
 	if !strings.Contains(s.LastRollback.Output, "the door is open") {
 		return fmt.Errorf("the evidence is %q, want what the script printed", s.LastRollback.Output)
 	}
@@ -73,43 +51,22 @@ func Excused(ctx context.Context, d *machine.Device) error {
 // FillsTheDisk lets a bad version write until the disk of the store is full to
 // its last byte, and stay so: the device leaves it all the same, and can be
 // updated again when there is room. The store is on a small disk of its own.
-func FillsTheDisk(ctx context.Context, d *machine.Device) error {
+func FillsTheDisk(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
 	const disk = "/opt/tope"
-	if _, err := d.Must(ctx, "bash", "-e", "-c", `mount -t tmpfs -o size=128m,mode=755 tmpfs `+disk+`; mkdir `+machine.Store); err != nil {
-		return err
-	}
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
+	try.Get(d.Must(ctx, "bash", "-e", "-c", `mount -t tmpfs -o size=128m,mode=755 tmpfs `+disk+`; mkdir `+machine.Store))
+	try.Check(start(ctx, d, v11))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	fills := machine.Version{Name: "1.2.0", Release: 3, Script: "#!/bin/bash\ncat /dev/zero >>" + disk + "/full\nexit 1\n"}
-	if err := installs(ctx, d, fills, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return err
-	}
-	if err := blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"}); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, fills, bootcheck.ExitRolledBack))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"}))
+	s := try.Get(d.Status(ctx))
 	if !slices.ContainsFunc(s.LastRollback.Journal, func(line string) bool { return strings.Contains(line, "No space left on device") }) {
 		return fmt.Errorf("the journal in the evidence does not say that the disk was full: %q", s.LastRollback.Journal)
 	}
-	if err := factoryIs(ctx, d, factory); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "rm", disk+"/full"); err != nil {
-		return err
-	}
-	if err := installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(factoryIs(ctx, d, factory))
+	try.Get(d.Must(ctx, "rm", disk+"/full"))
+	try.Check(installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone))
 	return d.Reach(ctx, machine.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }

@@ -7,55 +7,41 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // DiskOfTheStore lets the disk of the store be read-only, and full, when the
 // guardian has to decide. It works on a copy of the device's store on a small
 // disk of its own.
-func DiskOfTheStore(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return err
-	}
+func DiskOfTheStore(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	url := try.Get(d.Offer(ctx, v12))
 	// On trial, with two of three hard ends counted. Installed as without systemd,
 	// so that none of the device's services is restarted for it.
-	if _, err := d.Must(ctx, "bash", "-e", "-c", `
+	try.Get(d.Must(ctx, "bash", "-e", "-c", `
 		mkdir -p /run/small
 		mount -t tmpfs -o size=64m tmpfs /run/small
 		cp -a `+machine.Store+` /run/small/versions
 		cd /run/small
 		unshare -m bash -e -c 'mount -t tmpfs tmpfs /run/systemd; ota-apply install --root versions "$0"' "$0"
 		ota-guardian boot --root versions --boot-id one --last-boot hard
-		ota-guardian boot --root versions --boot-id two --last-boot hard`, url); err != nil {
-		return err
-	}
+		ota-guardian boot --root versions --boot-id two --last-boot hard`, url))
 
 	// Read-only: nothing can be counted, and nothing is made worse.
-	r, err := d.Exec(ctx, "bash", "-c", `cd /run/small && mount -o remount,ro /run/small && ota-guardian boot --root versions --boot-id three --last-boot hard; code=$?
-		mount -o remount,rw /run/small; exit $code`)
-	if err != nil {
-		return err
-	}
+	r := try.Get(d.Exec(ctx, "bash", "-c", `cd /run/small && mount -o remount,ro /run/small && ota-guardian boot --root versions --boot-id three --last-boot hard; code=$?
+		mount -o remount,rw /run/small; exit $code`))
 	if r.Code != int(bootcheck.ExitFailed) || !strings.Contains(r.Stderr, "read-only file system") || !strings.Contains(r.Stderr, "the boot goes on") {
 		return fmt.Errorf("boot on a read-only disk: %s; want exit %d and the reason", r, bootcheck.ExitFailed)
 	}
-	if err := smallRuns(ctx, d, "1.2.0"); err != nil {
-		return err
-	}
+	try.Check(smallRuns(ctx, d, "1.2.0"))
 
 	// Full to the last byte, by somebody else, and by what an install left: the
 	// bad version is left all the same.
-	if _, err := d.Must(ctx, "bash", "-c", `cd /run/small
+	try.Get(d.Must(ctx, "bash", "-c", `cd /run/small
 		mkdir -p versions/.staging/v9 && head -c 200000 /dev/zero >versions/.staging/v9/half
-		cat /dev/zero >/run/small/full; [ "$(stat -f -c %a /run/small)" = 0 ]`); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "bash", "-c", `cd /run/small && ota-guardian boot --root versions --boot-id four --last-boot hard`); err != nil {
-		return err
-	}
+		cat /dev/zero >/run/small/full; [ "$(stat -f -c %a /run/small)" = 0 ]`))
+	try.Get(d.Must(ctx, "bash", "-c", `cd /run/small && ota-guardian boot --root versions --boot-id four --last-boot hard`))
 	return smallRuns(ctx, d, "1.1.0")
 }
 

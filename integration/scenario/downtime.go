@@ -9,6 +9,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // asker asks device-api each 10 ms, until the file is gone, and prints when it was
@@ -27,23 +28,16 @@ done`
 // Downtime updates a device n times, and restarts its service n times, while a
 // client asks it. For each it says the longest time without an answer.
 func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts []time.Duration, err error) {
-	if err := start(ctx, d, v11); err != nil {
-		return nil, nil, err
-	}
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	for i := range n {
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
-		gap, err := longestSilence(ctx, d, func() error { return installs(ctx, d, v, bootcheck.ExitDone) })
-		if err != nil {
-			return nil, nil, err
-		}
+		gap := try.Get(longestSilence(ctx, d, func() error { return installs(ctx, d, v, bootcheck.ExitDone) }))
 		updates = append(updates, gap)
-		gap, err = longestSilence(ctx, d, func() error {
+		gap = try.Get(longestSilence(ctx, d, func() error {
 			_, err := d.Must(ctx, "systemctl", "restart", "device-api.service")
 			return err
-		})
-		if err != nil {
-			return nil, nil, err
-		}
+		}))
 		restarts = append(restarts, gap)
 	}
 	return updates, restarts, nil

@@ -6,41 +6,27 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Freezes lets PID 1 stop answering while a bad version is on trial: nothing can
 // be restarted any more, so the device has to reset itself to come back to the
 // version before. freeze stops PID 1 until the next boot.
-func Freezes(ctx context.Context, d *machine.Device, freeze func() error) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	boot, err := d.BootID(ctx)
-	if err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12Fails)
-	if err != nil {
-		return err
-	}
+func Freezes(ctx context.Context, d *machine.Device, freeze func() error) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	boot := try.Get(d.BootID(ctx))
+	url := try.Get(d.Offer(ctx, v12Fails))
 	install, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
-	if err := waitFor(ctx, d, "1.2.0 to be watched", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
-		return err
-	}
+	try.Check(waitFor(ctx, d, "1.2.0 to be watched", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
 	// It is watched when ota-confirm has seen what is bad about it.
-	if _, err := d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers: .*500'; do sleep 0.1; done`); err != nil {
-		return err
-	}
-	if err := freeze(); err != nil {
-		return err
-	}
+	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers: .*500'; do sleep 0.1; done`))
+	try.Check(freeze())
 	if err := d.WaitReboot(ctx, boot); err != nil {
 		return fmt.Errorf("PID 1 was stopped, and the device did not reset itself: %w", err)
 	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: "device-api answers"})
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestSystemdThatDoesNotAnswer(t *testing.T) {
@@ -15,15 +16,11 @@ func TestSystemdThatDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		defer try.Fatal(t)
 		t.Parallel()
 		c := machine.StartContainer(t, options(o, s))
 		ctx := machine.Context(t)
-		d, err := machine.NewDevice(ctx, c, machine.Quick)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := scenario.Freezes(ctx, d, c.Freeze); err != nil {
-			t.Fatal(err)
-		}
+		d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
+		try.Check(scenario.Freezes(ctx, d, c.Freeze))
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // guardianAt is where GuardianOverlay puts the program, on the disk that a test
@@ -33,13 +34,10 @@ func GuardianOverlay(o debian.Overlay) (program []byte, err error) {
 // hangs: the boot goes on, and what runs is what the links say. Then it is there
 // again, and finds nothing to complain about. The machine has GuardianOverlay,
 // which returned program.
-func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) error {
-	if err := d.WriteFile(ctx, guardianAt, 0o755, program); err != nil {
-		return err
-	}
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (err error) {
+	defer try.End(&err)
+	try.Check(d.WriteFile(ctx, guardianAt, 0o755, program))
+	try.Check(start(ctx, d, v11))
 	foreign := append([]byte(nil), program...)
 	foreign[18], foreign[19] = 183, 0 // e_machine, elf(5): EM_AARCH64
 	for _, row := range []struct {
@@ -76,19 +74,10 @@ func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) err
 			return fmt.Errorf("a guardian that %s: %w", row.name, err)
 		}
 	}
-	if err := d.WriteFile(ctx, guardianAt, 0o755, program); err != nil {
-		return err
-	}
-	if err := d.PowerCut(ctx); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+	try.Check(d.WriteFile(ctx, guardianAt, 0o755, program))
+	try.Check(d.PowerCut(ctx))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	s := try.Get(d.Status(ctx))
 	if s.LastRollback != nil || len(s.Blocked) > 0 {
 		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
 	}
@@ -106,53 +95,32 @@ ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || systemctl start --
 // RecoversAtEachFailure lets ota-recover.service be started at each failure of a
 // service: a version that dies twice and is well then is confirmed; one that dies
 // for good is left once, and once only. The machine has RecoverOverlay.
-func RecoversAtEachFailure(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	twice := wrapped("1.2.0", 3, `echo >>/run/deaths; [ "$(wc -l </run/deaths)" -gt 2 ] || exit 1`)
-	if err := installs(ctx, d, twice, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, twice, bootcheck.ExitDone))
 	well := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
-	if err := d.Reach(ctx, well); err != nil {
-		return err
-	}
-	if err := waitShell(ctx, d, "ota-recover.service to have seen a death that was not the last",
-		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'is not failed for good'`); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, well))
+	try.Check(waitShell(ctx, d, "ota-recover.service to have seen a death that was not the last",
+		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'is not failed for good'`))
 
 	bad := v12Exits
 	bad.Name, bad.Release = "1.3.0", 4
-	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
 	well.Told = "ROLLED_BACK_TO_PREVIOUS"
-	if err := d.Reach(ctx, well); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, well))
 	generations := func() (string, error) { return d.Must(ctx, "ota-guardian", "history", "--json") }
-	before, err := generations()
-	if err != nil {
-		return err
-	}
+	before := try.Get(generations())
 	if n := strings.Count(before, `"phase": "fallback"`); n != 1 {
 		return fmt.Errorf("%d generations fell back, want 1:\n%s", n, before)
 	}
 	// By hand, on a device that is well: nothing.
 	for range 3 {
-		if _, err := d.Must(ctx, "systemctl", "start", "ota-recover.service"); err != nil {
-			return err
-		}
+		try.Get(d.Must(ctx, "systemctl", "start", "ota-recover.service"))
 	}
-	if _, err := d.Must(ctx, "ota-guardian", "recover", "device-api.service"); err != nil {
-		return err
-	}
-	after, err := generations()
-	if err != nil {
-		return err
-	}
+	try.Get(d.Must(ctx, "ota-guardian", "recover", "device-api.service"))
+	after := try.Get(generations())
 	if after != before {
 		return fmt.Errorf("recovering what is well changed the history from\n%s\nto\n%s", before, after)
 	}
@@ -162,35 +130,23 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) error {
 // NothingInstalled boots a new device: as long as there is no version, its service
 // is not started, does not fail, and is restarted by nobody. The first install
 // starts it, and each boot from then on.
-func NothingInstalled(ctx context.Context, d *machine.Device) error {
+func NothingInstalled(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
 	for range 2 {
-		if err := waitShell(ctx, d, "the end of the boot", "systemctl is-active multi-user.target"); err != nil {
-			return err
-		}
+		try.Check(waitShell(ctx, d, "the end of the boot", "systemctl is-active multi-user.target"))
 		// A restart is a second away.
-		state, err := d.Must(ctx, "sh", "-c", "sleep 3; for p in ActiveState NRestarts ConditionResult; do systemctl show -P $p device-api.service; done")
-		if err != nil {
-			return err
-		}
+		state := try.Get(d.Must(ctx, "sh", "-c", "sleep 3; for p in ActiveState NRestarts ConditionResult; do systemctl show -P $p device-api.service; done"))
 		if got := strings.Join(strings.Fields(state), " "); got != "inactive 0 no" {
 			return fmt.Errorf("device-api.service without a version: %q, want it inactive, never restarted, its condition not met", got)
 		}
 		if _, err := d.Must(ctx, "sh", "-c", `! journalctl -b -q --no-pager -u ota-recover.service | grep .`); err != nil {
 			return fmt.Errorf("ota-recover.service ran without a version: %w", err)
 		}
-		if err := d.Reboot(ctx); err != nil {
-			return err
-		}
+		try.Check(d.Reboot(ctx))
 	}
 	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	if err := d.Factory(ctx, v10); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, want); err != nil {
-		return err
-	}
-	if err := d.Reboot(ctx); err != nil {
-		return err
-	}
+	try.Check(d.Factory(ctx, v10))
+	try.Check(d.Reach(ctx, want))
+	try.Check(d.Reboot(ctx))
 	return d.Reach(ctx, want)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestWithoutGuardian(t *testing.T) {
@@ -34,13 +35,9 @@ func TestWithoutNetwork(t *testing.T) {
 // withOverlay runs one scenario on a device that is a container, with more in it.
 func withOverlay(t *testing.T, more func(debian.Overlay) error, run func(context.Context, *machine.Device) error) {
 	t.Helper()
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	o := try.Get(overlay())
 	o = maps.Clone(o)
-	if err := more(o); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(more(o))
 	inOverlay(t, o, func(_ *testing.T, ctx context.Context, d *machine.Device, _ debian.Suite) error { return run(ctx, d) })
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // wrapped makes a version whose program is started by a shell script, which may
@@ -36,20 +37,12 @@ var (
 // the device to come back to 1.1.0 by itself when budget, of the class that is
 // named so in the configuration, is used up. evidence is in what the record says
 // about it.
-func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	if err := bootLoop(ctx, d, bad, class); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	try.Check(bootLoop(ctx, d, bad, class))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
+	s := try.Get(d.Status(ctx))
 	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) || len(l.BootIDs) < 3 {
 		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)
 	}
@@ -57,39 +50,25 @@ func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class st
 }
 
 // BootsToFactory is Boots with a previous version that is no better.
-func BootsToFactory(ctx context.Context, d *machine.Device, class string) error {
+func BootsToFactory(ctx context.Context, d *machine.Device, class string) (err error) {
+	defer try.End(&err)
 	panics := "[ ! -e " + sick + " ] || echo c >/proc/sysrq-trigger"
-	if err := start(ctx, d, wrapped("1.1.0", 2, panics)); err != nil {
-		return err
-	}
+	try.Check(start(ctx, d, wrapped("1.1.0", 2, panics)))
 	// From now on both do: 1.2.0 as soon as it starts.
 	bad := wrapped("1.2.0", 3, "touch "+sick+"; sync "+sick+"; echo c >/proc/sysrq-trigger")
-	if err := bootLoop(ctx, d, bad, class); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
-		return err
-	}
+	try.Check(bootLoop(ctx, d, bad, class))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
 }
 
 // bootLoop installs bad, with a budget of three for class and all the time that
 // the health checks may want. It returns when the first boot has ended.
-func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) error {
-	if err := d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\n`+class+` = 3/`, machine.Etc+"/ota.toml"); err != nil {
-		return err
-	}
-	boot, err := d.BootID(ctx)
-	if err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, bad)
-	if err != nil {
-		return err
-	}
+func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) (err error) {
+	defer try.End(&err)
+	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait))
+	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\n`+class+` = 3/`, machine.Etc+"/ota.toml"))
+	boot := try.Get(d.BootID(ctx))
+	url := try.Get(d.Offer(ctx, bad))
 	install, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
@@ -98,10 +77,9 @@ func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class
 
 // WithoutClock lets the clock jump by decades while a good version is installed,
 // and a bad one: nothing is decided otherwise because of it.
-func WithoutClock(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	jumps := func(v machine.Version, code bootcheck.ExitCode) error {
 		stop := make(chan struct{})
 		ended := make(chan error, 1)
@@ -127,17 +105,11 @@ func WithoutClock(ctx context.Context, d *machine.Device) error {
 		}
 		return err
 	}
-	if err := jumps(v12, bootcheck.ExitDone); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return err
-	}
+	try.Check(jumps(v12, bootcheck.ExitDone))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	bad := v12Exits
 	bad.Name, bad.Release = "1.3.0", 4
-	if err := jumps(bad, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
+	try.Check(jumps(bad, bootcheck.ExitRolledBack))
 	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }
 

@@ -2,10 +2,11 @@ package scenario_test
 
 import (
 	"context"
-	"github.com/tope-ota/ota/integration/tier"
 	"maps"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/tier"
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"

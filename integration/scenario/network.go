@@ -8,6 +8,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // uplink is where a server is while uplinkService runs; otherwise there is no way to it.
@@ -33,30 +34,18 @@ func UplinkOverlay(ctx context.Context, o debian.Overlay) error {
 // bad from then on, in this boot and the next, and nothing is rolled back. A bad
 // version is left without a network as it is with one. The machine has
 // UplinkOverlay.
-func WithoutNetwork(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	host, port, _ := strings.Cut(uplink, ":")
-	if err := d.WriteFile(ctx, machine.Etc+"/checks.d/wanted/server", 0o755,
-		[]byte("#!/bin/bash\nexec 3<>/dev/tcp/"+host+"/"+port+"\n")); err != nil {
-		return err
-	}
+	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/wanted/server", 0o755,
+		[]byte("#!/bin/bash\nexec 3<>/dev/tcp/"+host+"/"+port+"\n")))
 	const server = `ota-guardian check | grep -E '^server +wanted +%s'`
-	if _, err := d.Must(ctx, "systemctl", "start", uplinkService); err != nil {
-		return err
-	}
-	if err := waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")); err != nil {
-		return err
-	}
+	try.Get(d.Must(ctx, "systemctl", "start", uplinkService))
+	try.Check(waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")))
 	// Long enough to look at the server with and without it.
-	if err := d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline); err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return err
-	}
+	try.Check(d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline))
+	url := try.Get(d.Offer(ctx, v12))
 	ended := make(chan error, 1)
 	go func() {
 		r, err := d.Exec(ctx, "ota-apply", "install", url)
@@ -66,42 +55,23 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) error {
 		ended <- err
 	}()
 	// It is watched, and the server was good.
-	if err := waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "systemctl", "stop", uplinkService); err != nil {
-		return err
-	}
-	if err := <-ended; err != nil {
-		return err
-	}
+	try.Check(waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`))
+	try.Get(d.Must(ctx, "systemctl", "stop", uplinkService))
+	try.Check(<-ended)
 	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
-	if err := d.Reach(ctx, good); err != nil {
-		return err
-	}
-	if err := waitShell(ctx, d, "the server to be out of reach", fmt.Sprintf(server, "BAD")); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, good))
+	try.Check(waitShell(ctx, d, "the server to be out of reach", fmt.Sprintf(server, "BAD")))
 
 	// The whole life of a version without it, with a power cut in the trial.
 	v13 := machine.Version{Name: "1.3.0", Release: 4}
-	if err := cutAfterSwitch(ctx, d, v13); err != nil {
-		return err
-	}
-	now, err := oneOf(ctx, d, "1.2.0", "1.3.0")
-	if err != nil {
-		return err
-	}
+	try.Check(cutAfterSwitch(ctx, d, v13))
+	now := try.Get(oneOf(ctx, d, "1.2.0", "1.3.0"))
 	bad := v12Fails
 	bad.Name, bad.Release = "1.4.0", 5
-	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
-	if err := waitFor(ctx, d, now+" to be confirmed again", func(s *bootcheck.Status) bool {
+	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
+	try.Check(waitFor(ctx, d, now+" to be confirmed again", func(s *bootcheck.Status) bool {
 		return s.Current == now && s.Phase == bootcheck.PhaseConfirmed
-	}); err != nil {
-		return err
-	}
+	}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.4.0", To: now, Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "device-api answers"})
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Scenario is one story. Run begins with a device on which nothing is installed, or
@@ -59,19 +60,14 @@ const sick = "/data/sick"
 func Start(ctx context.Context, d *machine.Device) error { return start(ctx, d, v11) }
 
 // start brings the device to 1.0.0 as factory and v as the version that runs.
-func start(ctx context.Context, d *machine.Device, v machine.Version) error {
+func start(ctx context.Context, d *machine.Device, v machine.Version) (err error) {
+	defer try.End(&err)
 	if d.Runs != "" {
 		return startedBefore(ctx, d, v)
 	}
-	if err := d.Factory(ctx, v10); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}); err != nil {
-		return err
-	}
-	if err := installs(ctx, d, v, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(d.Factory(ctx, v10))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
+	try.Check(installs(ctx, d, v, bootcheck.ExitDone))
 	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
@@ -95,31 +91,16 @@ func installs(ctx context.Context, d *machine.Device, v machine.Version, code bo
 	return nil
 }
 
-func good(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
-	if err := d.Reboot(ctx); err != nil {
-		return err
-	}
+func good(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
+	try.Check(d.Reboot(ctx))
 	want := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	if err := d.Reach(ctx, want); err != nil {
-		return err
-	}
-	if err := d.PowerCut(ctx); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, want); err != nil {
-		return err
-	}
-	reports, err := d.Reports(ctx)
-	if err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, want))
+	try.Check(d.PowerCut(ctx))
+	try.Check(d.Reach(ctx, want))
+	reports := try.Get(d.Reports(ctx))
 	// Everything of it was told, in order.
 	stages := []string{"downloading", "verifying", "toInstall", "installing", "rebooting", "success"}
 	for _, r := range reports {
@@ -136,45 +117,24 @@ func good(ctx context.Context, d *machine.Device) error {
 
 // takenBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
 // same boot, with cause and check as its reason.
-func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
-	boot, err := d.BootID(ctx)
-	if err != nil {
-		return err
-	}
-	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
+func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
+	boot := try.Get(d.BootID(ctx))
+	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
 	back := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
-	if err := d.Reach(ctx, back); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, back))
 	if now, err := d.BootID(ctx); err != nil || now != boot {
 		return fmt.Errorf("the boot is %s (%v), want %s: it rebooted", now, err, boot)
 	}
-	if err := blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}); err != nil {
-		return err
-	}
+	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}))
 
 	// What just failed is not installed again, unless somebody insists.
-	if err := installs(ctx, d, bad, bootcheck.ExitRefused); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, back); err != nil {
-		return err
-	}
-	if err := installs(ctx, d, bad, bootcheck.ExitRolledBack, "--force"); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, back); err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, bad, bootcheck.ExitRefused))
+	try.Check(d.Reach(ctx, back))
+	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack, "--force"))
+	try.Check(d.Reach(ctx, back))
 	return factoryIs(ctx, d, factory)
 }
 
@@ -186,52 +146,32 @@ func answers500(ctx context.Context, d *machine.Device) error {
 	return takenBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
 }
 
-func powerCuts(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func powerCuts(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	// 1.2.0 is never well, and no boot is long enough for a verdict.
-	if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-		return err
-	}
+	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 	// Three power cuts are enough to show it: a device allows six.
-	if _, err := d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
-		return err
-	}
-	if err := cutAfterSwitch(ctx, d, v12Fails); err != nil {
-		return err
-	}
+	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
+	try.Check(cutAfterSwitch(ctx, d, v12Fails))
 	for boot := 1; boot <= 2; boot++ {
 		// Whether the switch was durable when the power went is not promised:
 		// nobody had been told that it was made. What runs must be whole.
-		status, err := d.Status(ctx)
-		if err != nil {
-			return err
-		}
+		status := try.Get(d.Status(ctx))
 		if status.Current == "1.1.0" {
-			if err := cutAfterSwitch(ctx, d, v12Fails); err != nil {
-				return err
-			}
+			try.Check(cutAfterSwitch(ctx, d, v12Fails))
 			boot--
 			continue
 		}
-		if err := waitFor(ctx, d, fmt.Sprintf("boot %d to be counted", boot), func(s *bootcheck.Status) bool {
+		try.Check(waitFor(ctx, d, fmt.Sprintf("boot %d to be counted", boot), func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Attempts() == boot
-		}); err != nil {
-			return err
-		}
-		if err := d.PowerCut(ctx); err != nil {
-			return err
-		}
+		}))
+		try.Check(d.PowerCut(ctx))
 	}
-	if err := waitFor(ctx, d, "the third boot to run previous", func(s *bootcheck.Status) bool {
+	try.Check(waitFor(ctx, d, "the third boot to run previous", func(s *bootcheck.Status) bool {
 		return s.Current == "1.1.0"
-	}); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
+	}))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3})
 }
 
@@ -279,18 +219,11 @@ func waitFor(ctx context.Context, d *machine.Device, what string, yes func(*boot
 	})
 }
 
-func bothBad(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12Exits)
-	if err != nil {
-		return err
-	}
+func bothBad(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
+	url := try.Get(d.Offer(ctx, v12Exits))
 	type end struct {
 		machine.Result
 		err error
@@ -302,12 +235,8 @@ func bothBad(ctx context.Context, d *machine.Device) error {
 	}()
 	// 1.1.0 turns bad when it is not looked at any more: its health before the
 	// switch excuses nothing.
-	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
-		return err
-	}
-	if err := d.WriteFile(ctx, sick, 0o644, nil); err != nil {
-		return err
-	}
+	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
+	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
 	e := <-ended
 	if e.err != nil {
 		return e.err
@@ -316,41 +245,26 @@ func bothBad(ctx context.Context, d *machine.Device) error {
 		return fmt.Errorf("ota-apply install 1.2.0: %s; want exit %d", e.Result, bootcheck.ExitRolledBack)
 	}
 	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
-	if err := d.Reach(ctx, want); err != nil {
-		return err
-	}
-	if err := blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"}); err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, want))
+	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"}))
 	// And there it stays.
-	if err := d.PowerCut(ctx); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, want); err != nil {
-		return err
-	}
+	try.Check(d.PowerCut(ctx))
+	try.Check(d.Reach(ctx, want))
 	return factoryIs(ctx, d, factory)
 }
 
-func callerDies(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return err
-	}
+func callerDies(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	url := try.Get(d.Offer(ctx, v12))
 	// A child of device-api, as far as systemd can see: it is killed with it.
-	r, err := d.Exec(ctx, "bash", "-c", `
+	r := try.Get(d.Exec(ctx, "bash", "-c", `
 		group=$(systemctl show -P ControlGroup device-api.service)
 		for root in /sys/fs/cgroup /sys/fs/cgroup/unified; do
 			if [ -e "$root$group/cgroup.procs" ]; then echo $$ >"$root$group/cgroup.procs"; moved=1; fi
 		done
 		[ -n "$moved" ] || exit 99
-		exec ota-apply install "$0"`, url)
-	if err != nil {
-		return err
-	}
+		exec ota-apply install "$0"`, url))
 	if r.Code == 99 {
 		return fmt.Errorf("cannot enter device-api's control group: %s", r)
 	}
@@ -363,28 +277,19 @@ func callerDies(ctx context.Context, d *machine.Device) error {
 // cutsAnywhere takes the power at random moments of installs of good versions.
 // Whatever the moment, the device runs the old version or the new one, whole,
 // and the next install succeeds.
-func cutsAnywhere(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	factory, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
+func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	began := time.Now()
-	if err := installs(ctx, d, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(installs(ctx, d, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
 	took := time.Since(began)
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.2.0"
 	for round := range 4 {
 		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
-		url, err := d.Offer(ctx, v)
-		if err != nil {
-			return err
-		}
+		url := try.Get(d.Offer(ctx, v))
 		moment := time.Duration(random.Int64N(int64(took)))
 		install, cancel := context.WithCancel(ctx)
 		go d.Exec(install, "ota-apply", "install", url) // ends with the power
@@ -413,17 +318,14 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) error {
 
 // oneOf waits until one of the versions is confirmed and answers, and verifies
 // every byte of it.
-func oneOf(ctx context.Context, d *machine.Device, versions ...string) (string, error) {
+func oneOf(ctx context.Context, d *machine.Device, versions ...string) (_ string, err error) {
+	defer try.End(&err)
 	var current string
-	if err := waitFor(ctx, d, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
+	try.Check(waitFor(ctx, d, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
 		current = s.Current
 		return s.Phase == bootcheck.PhaseConfirmed && slices.Contains(versions, current) && s.LastRollback == nil
-	}); err != nil {
-		return "", err
-	}
-	if _, err := d.Must(ctx, "ota-apply", "verify", "current"); err != nil {
-		return "", err
-	}
+	}))
+	try.Get(d.Must(ctx, "ota-apply", "verify", "current"))
 	return current, waitRunning(ctx, d, current)
 }
 
@@ -436,19 +338,12 @@ func waitRunning(ctx context.Context, d *machine.Device, version string) error {
 	})
 }
 
-func operator(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	if err := installs(ctx, d, v12, bootcheck.ExitDone); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "ota-guardian", "rollback"); err != nil {
-		return err
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
+func operator(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	try.Check(installs(ctx, d, v12, bootcheck.ExitDone))
+	try.Get(d.Must(ctx, "ota-guardian", "rollback"))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // overlay is the device, built once.
@@ -129,16 +130,12 @@ func save(o vm.Options, dir string) error {
 func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*machine.Device, error)) {
 	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
+			defer try.Fatal(t)
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.
 			t.Parallel()
 			began := time.Now()
-			d, err := start(t, ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Run(ctx, d); err != nil {
-				t.Fatal(err)
-			}
+			d := try.Get(start(t, ctx))
+			try.Check(s.Run(ctx, d))
 			t.Logf("%s: %s", d.Name(), time.Since(began).Round(100*time.Millisecond))
 		})
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // marker is a secret in an address and in that of a proxy.
@@ -44,21 +45,12 @@ rm /run/seen /run/said
 // secretAddress installs from an address that holds a secret: no other user of the
 // device sees it, on a command line, in a property of a unit, in the journal or in a
 // file.
-func secretAddress(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return err
-	}
-	if err := d.WriteFile(ctx, "/run/address", 0o600, []byte(url+"?sig="+marker+"\n")); err != nil {
-		return err
-	}
-	r, err := d.Exec(ctx, "bash", "-c", fmt.Sprintf(watchFor, machine.Store))
-	if err != nil {
-		return err
-	}
+func secretAddress(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	url := try.Get(d.Offer(ctx, v12))
+	try.Check(d.WriteFile(ctx, "/run/address", 0o600, []byte(url+"?sig="+marker+"\n")))
+	r := try.Get(d.Exec(ctx, "bash", "-c", fmt.Sprintf(watchFor, machine.Store)))
 	if r.Code != 0 {
 		return fmt.Errorf("an install from an address with a secret: %s", r)
 	}

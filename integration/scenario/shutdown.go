@@ -8,6 +8,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // ReadOnlyOverlay makes a device on which a shutdown, before ota-guardian.service
@@ -34,24 +35,16 @@ ExecStop=/bin/sh -c '! touch /tmp/t && touch /data/t-read-only'
 // shutdown while a version is on trial: the boot after it knows that the end was an
 // orderly one. So it does after a soft stop of the guardian in a running system,
 // which is none. The machine has ReadOnlyOverlay.
-func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
+func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	// 1.2.0 is on trial for as long as this takes.
-	if err := d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait); err != nil {
-		return err
-	}
-	url, err := d.Offer(ctx, v12)
-	if err != nil {
-		return err
-	}
+	try.Check(d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait))
+	url := try.Get(d.Offer(ctx, v12))
 	install, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
-	if err := waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }); err != nil {
-		return err
-	}
+	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
 	counted := func(what string, want bootcheck.Trial) error {
 		return waitFor(ctx, d, what, func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Clean == want.Clean && s.Trial.Unclean == want.Unclean && s.Trial.Hard == want.Hard
@@ -59,35 +52,20 @@ func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) error {
 	}
 	for n := 1; n <= 2; n++ {
 		// Once it runs: the boot before may not have come to it yet.
-		if _, err := d.Must(ctx, "systemctl", "start", "t-read-only.service"); err != nil {
-			return err
-		}
-		if err := d.Reboot(ctx); err != nil {
-			return err
-		}
-		if err := counted(fmt.Sprintf("orderly reboot %d to be counted as one", n), bootcheck.Trial{Clean: n}); err != nil {
-			return err
-		}
+		try.Get(d.Must(ctx, "systemctl", "start", "t-read-only.service"))
+		try.Check(d.Reboot(ctx))
+		try.Check(counted(fmt.Sprintf("orderly reboot %d to be counted as one", n), bootcheck.Trial{Clean: n}))
 		if _, err := d.Must(ctx, "rm", "/data/t-read-only"); err != nil {
 			return fmt.Errorf("the shutdown was an ordinary one: %w", err)
 		}
 	}
 	// A systemd before 248 does not tell a unit's stop from its restart: there, nobody
 	// restarts it before the power is cut.
-	is, err := d.Must(ctx, "systemctl", "show", "--property", "Version", "--value")
-	if err != nil {
-		return err
-	}
+	is := try.Get(d.Must(ctx, "systemctl", "show", "--property", "Version", "--value"))
 	if !strings.HasPrefix(strings.TrimSpace(is), "247") {
-		if _, err := d.Must(ctx, "systemctl", "restart", "ota-guardian.service"); err != nil {
-			return err
-		}
-		if err := counted("nothing to be counted for a restart of the unit", bootcheck.Trial{Clean: 2}); err != nil {
-			return err
-		}
+		try.Get(d.Must(ctx, "systemctl", "restart", "ota-guardian.service"))
+		try.Check(counted("nothing to be counted for a restart of the unit", bootcheck.Trial{Clean: 2}))
 	}
-	if err := d.PowerCut(ctx); err != nil {
-		return err
-	}
+	try.Check(d.PowerCut(ctx))
 	return counted("the power cut to be counted as one", bootcheck.Trial{Clean: 2, Unclean: 1})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // SoftRebootOverlay gives the device the mounts of a fstab. What was mounted before systemd
@@ -26,46 +27,24 @@ func SoftRebootOverlay(o debian.Overlay) {
 // SoftReboots installs a version that starts everything but the kernel anew, again and
 // again: the run folder and the boot ID stay, and each counts as an orderly reboot all
 // the same, until the device comes back to 1.1.0.
-func SoftReboots(ctx context.Context, d *machine.Device) error {
-	if err := start(ctx, d, v11); err != nil {
-		return err
-	}
-	if err := d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
-		return err
-	}
-	boot, err := d.BootID(ctx)
-	if err != nil {
-		return err
-	}
+func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait))
+	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nclean = 3/`, machine.Etc+"/ota.toml"))
+	boot := try.Get(d.BootID(ctx))
 	bad := wrapped("1.2.0", 3, "(sleep 1.5; systemctl soft-reboot) &")
-	url, err := d.Offer(ctx, bad)
-	if err != nil {
-		return err
-	}
+	url := try.Get(d.Offer(ctx, bad))
 	install, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
-	if err := d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
-	after, err := d.BootID(ctx)
-	if err != nil {
-		return err
-	}
-	count, err := d.Must(ctx, "systemctl", "show", "-P", "SoftRebootsCount")
-	if err != nil {
-		return err
-	}
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
+	after := try.Get(d.BootID(ctx))
+	count := try.Get(d.Must(ctx, "systemctl", "show", "-P", "SoftRebootsCount"))
 	if after != boot || strings.TrimSpace(count) != "3" {
 		return fmt.Errorf("the boot ID was %s and is %s, systemd counts %q soft reboots, want one ID and 3", boot, after, count)
 	}
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+	s := try.Get(d.Status(ctx))
 	const evidence = "boots that ended clean: 3 of 3"
 	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) {
 		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)

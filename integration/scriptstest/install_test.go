@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestInstall runs scripts/install.sh on a folder of its own.
@@ -17,7 +18,8 @@ func TestInstall(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/install",
 		RequireExplicitExec: true,
-		Setup: func(env *testscript.Env) error {
+		Setup: func(env *testscript.Env) (err error) {
+			defer try.End(&err)
 			env.Setenv("SCRIPTS", filepath.Join(repo, "scripts"))
 			// Programs and pages that only stand for those of the product: what
 			// is tested is where they go.
@@ -27,12 +29,8 @@ func TestInstall(t *testing.T) {
 				"man/ota-guardian.8", "man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7",
 			} {
 				file := filepath.Join(env.WorkDir, name)
-				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-					return err
-				}
-				if err := os.WriteFile(file, []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
-					return err
-				}
+				try.Check(os.MkdirAll(filepath.Dir(file), 0o755))
+				try.Check(os.WriteFile(file, []byte("#!/bin/sh\necho "+name+"\n"), 0o755))
 			}
 			return nil
 		},

@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
@@ -28,16 +29,11 @@ const scripts = "/usr/lib/ota/"
 
 func start(t *testing.T) (context.Context, *machine.Device) {
 	t.Helper()
+	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(overlay())
 	ctx := machine.Context(t)
-	d, err := machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick))
 	return ctx, d
 }
 
@@ -57,24 +53,15 @@ func must(ctx context.Context, t *testing.T, m machine.Machine, code int, line s
 // TestAdopt brings a device of another updater over while its service runs: that is
 // not disturbed, a bad version goes back to what was adopted, and a good one stays.
 func TestAdopt(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, d := start(t)
-	program, err := debian.Program(ctx, deviceapi.Package)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := try.Get(debian.Program(ctx, deviceapi.Package))
 	for _, version := range []string{"0.9.0", "1.0.0"} {
 		dir := t.TempDir()
-		if err := deviceapi.Tree(dir, version, deviceapi.Options{Binary: program}); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(deviceapi.Tree(dir, version, deviceapi.Options{Binary: program}))
 		for _, name := range []string{"bin/device-api", "etc/device-api.json"} {
-			data, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := d.WriteFile(ctx, machine.Store+"/v"+version+"/"+name, 0o755, data); err != nil {
-				t.Fatal(err)
-			}
+			data := try.Get(os.ReadFile(filepath.Join(dir, name)))
+			try.Check(d.WriteFile(ctx, machine.Store+"/v"+version+"/"+name, 0o755, data))
 		}
 	}
 	must(ctx, t, d, 0, `cd `+machine.Store+` && ln -s v1.0.0 current && ln -s v0.9.0 previous && ln -s v0.9.0 factory && sync
@@ -104,9 +91,7 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	reach(adopted)
-	if err := d.Reboot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Reboot(ctx))
 	reach(adopted)
 	must(ctx, t, d, 0, "/opt/tope/bin/device-api --help >/dev/null 2>&1 || test $? -ne 127")
 
@@ -175,16 +160,11 @@ func failing(all []finding) []string {
 // TestVerifySetup breaks a device that runs, finds that, does what the cure says, and
 // finds nothing any more.
 func TestVerifySetup(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, d := start(t)
-	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Reboot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
+	try.Check(d.Reboot(ctx))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	// A container has no watchdog, and the kernel and the disk of its host.
 	host := []string{"watchdog", "kernel.panic", "file system", "free space", "inodes"}
 	sound := findings(ctx, t, d)
@@ -244,16 +224,11 @@ func TestVerifySetup(t *testing.T) {
 // TestWatchdog looks at a real watchdog: the one that PID 1 holds, with the time-out
 // that it really has, and one that cannot do what systemd is asked for.
 func TestWatchdog(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireVM(t, debian.AMD64)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(overlay())
 	ctx := machine.Context(t)
-	d, err := machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), machine.Slow)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), machine.Slow))
 	f := find(t, findings(ctx, t, d), "watchdog")
 	if f.State != "ok" || !strings.Contains(f.Found, "30 s, held by PID 1 (asked: 30s)") {
 		t.Errorf("a watchdog that is armed: %+v", f)

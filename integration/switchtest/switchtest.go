@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Figure is how long one thing took.
@@ -64,17 +65,12 @@ func newScratch(dir string) (*scratch, error) {
 }
 
 func (s *scratch) fill() (err error) {
-	if s.store, err = bootcheck.Create(filepath.Join(s.dir, "versions")); err != nil {
-		return err
-	}
+	defer try.End(&err)
+	s.store = try.Get(bootcheck.Create(filepath.Join(s.dir, "versions")))
 	for _, v := range versions {
-		if err := os.Mkdir(s.store.VersionDir(v), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.Mkdir(s.store.VersionDir(v), 0o755))
 		for _, name := range []string{"first", "second"} {
-			if err := os.WriteFile(filepath.Join(s.store.VersionDir(v), name), []byte(v), 0o644); err != nil {
-				return err
-			}
+			try.Check(os.WriteFile(filepath.Join(s.store.VersionDir(v), name), []byte(v), 0o644))
 		}
 	}
 	s.record = &bootcheck.Record{Phase: bootcheck.PhaseConfirmed,
@@ -90,16 +86,11 @@ func (s *scratch) commit() error {
 
 // Measure takes the time of the switch and of the durable commit on the disk of
 // dir, each beside the bare system call that it cannot do without, in turns.
-func Measure(ctx context.Context, dir string, rounds int) ([]Figure, error) {
-	s, err := newScratch(dir)
-	if err != nil {
-		return nil, err
-	}
+func Measure(ctx context.Context, dir string, rounds int) (_ []Figure, err error) {
+	defer try.End(&err)
+	s := try.Get(newScratch(dir))
 	defer os.RemoveAll(s.dir)
-	file, err := os.Create(filepath.Join(s.dir, "file"))
-	if err != nil {
-		return nil, err
-	}
+	file := try.Get(os.Create(filepath.Join(s.dir, "file")))
 	defer file.Close()
 	link := filepath.Join(s.dir, "link")
 	steps := []struct {
@@ -119,9 +110,7 @@ func Measure(ctx context.Context, dir string, rounds int) ([]Figure, error) {
 	took := make([][]time.Duration, len(steps))
 	for range rounds {
 		for i, step := range steps {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
+			try.Check(ctx.Err())
 			began := time.Now()
 			if err := step.run(); err != nil {
 				return nil, fmt.Errorf("%s: %w", step.name, err)

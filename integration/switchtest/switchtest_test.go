@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMeasure(t *testing.T) {
@@ -72,17 +74,13 @@ func TestWatcherFinds(t *testing.T) {
 		}, "not whole"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s, err := newScratch(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			defer try.Fatal(t)
+			s := try.Get(newScratch(t.TempDir()))
 			w := watcher{dir: s.store.Dir(), versions: map[string]bool{}}
 			if w.look(); w.wrong != 0 {
 				t.Fatalf("before: %v", w.examples)
 			}
-			if err := row.harm(s); err != nil {
-				t.Fatal(err)
-			}
+			try.Check(row.harm(s))
 			w.look()
 			if w.wrong != 1 || !strings.Contains(w.examples[0], row.want) {
 				t.Errorf("found %d wrong, %q, want %q", w.wrong, w.examples, row.want)

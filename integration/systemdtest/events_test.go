@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // MESSAGE_IDs of the guardian, as programs in the field look for them.
@@ -28,19 +29,14 @@ const (
 // that a program finds, a text for a person, and what the unit said last. All of
 // it is written and read in the sandboxes of the units as they are installed.
 func TestEvents(t *testing.T) {
+	defer try.Fatal(t)
 	if os.Getenv(guestMark) != "" {
 		t.Skip("this is the guest")
 	}
 	machine.RequireContainer(t)
-	overlay, err := machine.DeviceOverlay(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	overlay := try.Get(machine.DeviceOverlay(t.Context()))
 	const catalog = "/usr/lib/systemd/catalog/ota.catalog"
-	text, err := os.ReadFile("../../units/ota.catalog")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := try.Get(os.ReadFile("../../units/ota.catalog"))
 	overlay[catalog] = debian.File{Data: text}
 	// A device that keeps its journal, on a disk that is there when the guardian starts.
 	overlay["/etc/systemd/journald.conf.d/95-kept.conf"] = debian.Unit("[Journal]\nStorage=persistent\n")
@@ -91,9 +87,8 @@ func events(t *testing.T, o container.Options, catalog string) {
 	})
 
 	t.Run("a health check that fails", func(t *testing.T) {
-		if err := d.Configure(ctx, d.Limits.Stable, 4*time.Second); err != nil {
-			t.Fatal(err)
-		}
+		defer try.Fatal(t)
+		try.Check(d.Configure(ctx, d.Limits.Stable, 4*time.Second))
 		bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 			t.Fatalf("install: %v, %s", err, r)
@@ -107,9 +102,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 			}
 		}
 		remembers(t, ctx, d, "device-api 1.2.0 answers on 127.0.0.1:9080")
-		if err := d.Reach(ctx, back); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.Reach(ctx, back))
 	})
 
 	t.Run("a boot without a verdict", func(t *testing.T) {
@@ -160,23 +153,16 @@ func events(t *testing.T, o container.Options, catalog string) {
 	})
 
 	t.Run("the catalog", func(t *testing.T) {
-		if _, err := d.Must(ctx, "journalctl", "--update-catalog"); err != nil {
-			t.Fatal(err)
-		}
+		defer try.Fatal(t)
+		try.Get(d.Must(ctx, "journalctl", "--update-catalog"))
 		// Without an ID it lists all of them, those of systemd too.
-		list, err := d.Must(ctx, "journalctl", "--list-catalog")
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := try.Get(d.Must(ctx, "journalctl", "--list-catalog"))
 		for line := range strings.Lines(catalog) {
 			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") {
 				t.Errorf("systemd does not list %s:\n%s", id, list)
 			}
 		}
-		out, err := d.Must(ctx, "journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack)
-		if err != nil {
-			t.Fatal(err)
-		}
+		out := try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack))
 		for _, want := range []string{
 			"Subject: Version 1.1.0 was left, the device runs 1.0.0",
 			"failed (health device-api answers)",
@@ -186,9 +172,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 				t.Errorf("no %q in\n%s", want, out)
 			}
 		}
-		if out, err = d.Must(ctx, "journalctl", "-x", "--no-pager"); err != nil {
-			t.Fatal(err)
-		}
+		out = try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager"))
 		if i := strings.Index(out, "@OTA_"); i >= 0 {
 			t.Errorf("a text names a field that its entry does not have:\n%s", out[max(0, i-500):min(len(out), i+100)])
 		}
@@ -222,33 +206,26 @@ ExecStart=journalctl --flush
 // confirms lets ota-confirm judge, or not.
 func confirms(t *testing.T, ctx context.Context, d *machine.Device, judges bool) {
 	t.Helper()
+	defer try.Fatal(t)
 	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
 	// Not stopped and started: the start of device-api pulls it in, and a start that is
 	// queued cancels a stop.
 	commands := [][]string{{"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "restart", "ota-confirm.service"}}
 	if !judges {
-		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")))
 		commands = [][]string{{"systemctl", "daemon-reload"}}
 	}
 	for _, argv := range commands {
-		if _, err := d.Must(ctx, argv...); err != nil {
-			t.Fatal(err)
-		}
+		try.Get(d.Must(ctx, argv...))
 	}
 }
 
 // entries are what journalctl finds, the oldest first.
 func entries(t *testing.T, ctx context.Context, d *machine.Device, match ...string) []map[string]any {
 	t.Helper()
-	if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
-		t.Fatal(err)
-	}
-	out, err := d.Must(ctx, append([]string{"journalctl", "--output=json", "--no-pager", "--all"}, match...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	try.Get(d.Must(ctx, "journalctl", "--sync"))
+	out := try.Get(d.Must(ctx, append([]string{"journalctl", "--output=json", "--no-pager", "--all"}, match...)...))
 	var all []map[string]any
 	for line := range strings.Lines(out) {
 		var e map[string]any

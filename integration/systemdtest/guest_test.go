@@ -21,6 +21,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // guest connects to systemd; it skips the test unless this is the guest.
@@ -63,6 +64,7 @@ func eventually(t *testing.T, c *systemd.Conn, name, what string, ok func(system
 }
 
 func TestGuestUnit(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	if !systemd.Running() {
 		t.Error("Running() = false")
@@ -80,12 +82,8 @@ func TestGuestUnit(t *testing.T) {
 		t.Error("a name that is none: no error")
 	}
 
-	if err := os.Symlink("/dev/null", "/run/systemd/system/t-masked.service"); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.DaemonReload(ctx); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.Symlink("/dev/null", "/run/systemd/system/t-masked.service"))
+	try.Check(c.DaemonReload(ctx))
 	if u := state(t, c, "t-masked.service"); u.Load != "masked" {
 		t.Errorf("a masked unit: %+v", u)
 	}
@@ -95,11 +93,10 @@ func TestGuestUnit(t *testing.T) {
 }
 
 func TestGuestStartRestartStop(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-good.service"
-	if err := c.Start(ctx, name); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Start(ctx, name))
 	first := state(t, c, name)
 	if first.Active != "active" || first.Sub != "running" || first.Result != "success" || len(first.InvocationID) != 32 || first.Job != 0 {
 		t.Errorf("after Start: %+v", first)
@@ -116,30 +113,22 @@ func TestGuestStartRestartStop(t *testing.T) {
 		t.Errorf("Start of a unit that runs: %v; it must be left alone", err)
 	}
 
-	if err := c.Restart(ctx, name); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Restart(ctx, name))
 	second := state(t, c, name)
 	if second.InvocationID == first.InvocationID || second.MainPID == first.MainPID || second.ActiveEnter <= first.ActiveEnter || second.NRestarts != 0 {
 		t.Errorf("after Restart: %+v, before %+v", second, first)
 	}
-	if err := c.RestartNoWait(ctx, name); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.RestartNoWait(ctx, name))
 	eventually(t, c, name, "another run", func(u systemd.Unit) bool { return u.Active == "active" && u.InvocationID != second.InvocationID })
 
-	if err := c.Stop(ctx, name); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Stop(ctx, name))
 	if u := state(t, c, name); u.Active != "inactive" || u.MainPID != 0 {
 		t.Errorf("after Stop: %+v", u)
 	}
 	if err := c.Stop(ctx, name); err != nil {
 		t.Errorf("Stop of a unit that does not run: %v", err)
 	}
-	if err := c.StartNoWait(ctx, name); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.StartNoWait(ctx, name))
 	eventually(t, c, name, "active", systemd.Unit.Up)
 	if err := c.Stop(ctx, name); err != nil {
 		t.Error(err)
@@ -265,29 +254,21 @@ func TestGuestReexec(t *testing.T) {
 }
 
 func TestGuestTransientOutput(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-output.service"
 	outR, outW, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	errFile, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	errFile := try.Get(os.Create(filepath.Join(t.TempDir(), "stderr")))
 	argv := []string{"/bin/sh", "-c", `printf '<%s>' "$@" "$FOO" "$BAR" $0; grep ^0:: /proc/self/cgroup; echo problem >&2; readlink /proc/self/fd/0 >&2`,
 		"zero", "a b", "$FOO ${FOO} $$", "%n %% %i", `\x41 "q" 'q'`, "", "https://h/x?a=$1&b=2;c"}
-	err = c.RunTransient(ctx, name, argv, systemd.Transient{Description: "A test of 100 % output", Env: []string{"FOO=f o$o", "BAR=%n"}, Stdout: outW, Stderr: errFile})
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.RunTransient(ctx, name, argv, systemd.Transient{Description: "A test of 100 % output", Env: []string{"FOO=f o$o", "BAR=%n"}, Stdout: outW, Stderr: errFile}))
 	// Ours are closed: what we read comes from the unit, and ends with it.
 	outW.Close()
 	outR.SetReadDeadline(time.Now().Add(30 * time.Second))
-	got, err := io.ReadAll(outR)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := try.Get(io.ReadAll(outR))
 	want := `<a b><$FOO ${FOO} $$><%n %% %i><\x41 "q" 'q'><><https://h/x?a=$1&b=2;c><f o$o><%n><zero>`
 	if first, rest, _ := strings.Cut(string(got), "0::"); first != want || strings.TrimSpace(rest) != "/system.slice/"+name {
 		t.Errorf("output\n%s\nwant\n%s0::/system.slice/%s", got, want, name)
@@ -370,14 +351,13 @@ func TestGuestWaitUnitCodes(t *testing.T) {
 }
 
 func TestGuestTransientNameInUse(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-name.service"
 	run := func(script string) error {
 		return c.RunTransient(ctx, name, []string{"/bin/sh", "-c", script}, systemd.Transient{})
 	}
-	if err := run("sleep 1000"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(run("sleep 1000"))
 	pid := eventually(t, c, name, "running", func(u systemd.Unit) bool { return u.MainPID != 0 }).MainPID
 	if err := run("exit 5"); !errors.Is(err, systemd.ErrExists) {
 		t.Errorf("while one runs: %v, want %v", err, systemd.ErrExists)
@@ -386,10 +366,7 @@ func TestGuestTransientNameInUse(t *testing.T) {
 		t.Errorf("the one that runs was disturbed: %+v", u)
 	}
 	// Another process can wait, and learns that it was stopped from outside.
-	other, err := systemd.Dial(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := try.Get(systemd.Dial(ctx))
 	defer other.Close()
 	stopped := make(chan error, 1)
 	go func() { stopped <- c.Stop(ctx, name) }()
@@ -399,23 +376,16 @@ func TestGuestTransientNameInUse(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
-	third, err := systemd.Dial(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	third := try.Get(systemd.Dial(ctx))
 	defer third.Close()
 	if code, err := third.WaitUnit(ctx, name); !errors.Is(err, systemd.ErrGone) {
 		t.Errorf("who has not seen the unit: %d, %v, want %v", code, err, systemd.ErrGone)
 	}
 	// Stopped before it was executed: that is no good end. The unit that it is
 	// ordered after never becomes active.
-	if err := c.StartNoWait(ctx, "t-silent.service"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.StartNoWait(ctx, "t-silent.service"))
 	after := []systemd.Property{{Name: "After", Value: []string{"t-silent.service"}}}
-	if err := c.RunTransient(ctx, name, []string{"/bin/true"}, systemd.Transient{Properties: after}); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.RunTransient(ctx, name, []string{"/bin/true"}, systemd.Transient{Properties: after}))
 	if err := c.Stop(ctx, name); err != nil {
 		t.Error(err)
 	}
@@ -434,9 +404,7 @@ func TestGuestTransientNameInUse(t *testing.T) {
 		}
 		eventually(t, c, name, "the end of "+left, func(u systemd.Unit) bool { return u.Active == "failed" })
 	}
-	if err := run("exit 6"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(run("exit 6"))
 	if code, err := c.WaitUnit(ctx, name); code != 6 || err != nil {
 		t.Errorf("WaitUnit = %d, %v, want 6", code, err)
 	}
@@ -532,6 +500,7 @@ func defaults(stable time.Duration, service string) *config.Config {
 }
 
 func TestGuestHealth(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const deadline = 3 * time.Second
 	watch := func(unit string, stable, deadline time.Duration) (health.Verdict, time.Duration) {
@@ -544,22 +513,16 @@ func TestGuestHealth(t *testing.T) {
 		}
 		return v, time.Since(start)
 	}
-	if err := c.Start(ctx, "t-good.service"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Start(ctx, "t-good.service"))
 	if v, took := watch("t-good.service", 2*time.Second, deadline); !v.Good || took < 2*time.Second {
 		t.Errorf("a good unit: %+v after %s", v, took)
 	}
-	if err := c.Stop(ctx, "t-good.service"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Stop(ctx, "t-good.service"))
 	if v, took := watch("t-good.service", time.Second, deadline); v.Good || took < deadline || v.Failing.Why != "t-good.service is inactive (dead)" {
 		t.Errorf("a unit that was stopped: %+v after %s", v, took)
 	}
 
-	if err := c.Start(ctx, "t-flaps.service"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Start(ctx, "t-flaps.service"))
 	eventually(t, c, "t-flaps.service", "restarted", func(u systemd.Unit) bool { return u.NRestarts > 0 })
 	up := 0
 	for range 50 {
@@ -576,9 +539,7 @@ func TestGuestHealth(t *testing.T) {
 	}
 
 	// The test's own context ends long before this deadline.
-	if err := c.StartNoWait(ctx, "t-limit.service"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.StartNoWait(ctx, "t-limit.service"))
 	if v, _ := watch("t-limit.service", time.Minute, time.Hour); v.Good || !v.Failing.Final ||
 		!strings.Contains(v.Failing.Why, "failed (failed)") || v.Failing.Check != "t-limit runs" {
 		t.Errorf("a unit that hits its start limit: %+v, want an end without the deadline", v)

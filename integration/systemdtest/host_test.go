@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // guestBinary is where the test binary is in the guest; guestMark is in its
@@ -46,15 +47,13 @@ func TestInContainer(t *testing.T) {
 
 // inGuest runs the tests of the guest in one machine.
 func inGuest(t *testing.T, ctx context.Context, o container.Options) {
+	defer try.Fatal(t)
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	m := machine.StartContainer(t, o)
 
 	// One report for each test of the guest.
-	r, err := m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m")
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := try.Get(m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m"))
 	seen := 0
 	for name, log := range reports(r.Stdout) {
 		seen++
@@ -72,10 +71,7 @@ func inGuest(t *testing.T, ctx context.Context, o container.Options) {
 	}
 
 	// Last: a clean reboot asked for over the private socket.
-	before, err := m.BootID(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := try.Get(m.BootID(ctx))
 	// The agent may be stopped before it can say how this ended.
 	m.Exec(ctx, "/usr/bin/env", guestMark+"=reboot", guestBinary, "-test.run", "^TestReboot$")
 	if err := m.WaitReboot(ctx, before); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // screen asks as a screen does, until there is a file /data/stop, and prints for
@@ -48,12 +49,10 @@ func TestProgress(t *testing.T) {
 }
 
 func progress(t *testing.T, o container.Options) {
+	defer try.Fatal(t)
 	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
 	defer cancel()
-	d, err := machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick))
 	s := &served{t, ctx, d}
 
 	t.Run("the first request starts it", func(t *testing.T) {
@@ -144,15 +143,11 @@ func progress(t *testing.T, o container.Options) {
 	})
 
 	t.Run("an install that is killed in its unit", func(t *testing.T) {
+		defer try.Fatal(t)
 		s := &served{t, ctx, d}
 		// It waits for a verdict that never comes.
-		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-			t.Fatal(err)
-		}
-		url, err := d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
+		url := try.Get(d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
 		result := make(chan machine.Result, 1)
 		go func() {
 			r, err := d.Exec(ctx, "ota-apply", "install", "--json", url)
@@ -172,9 +167,7 @@ func progress(t *testing.T, o container.Options) {
 		if got := s.now(); got.Stage != "failed" || !strings.Contains(got.Error, "was killed") {
 			t.Errorf("a screen is answered %+v", got)
 		}
-		if _, err := d.Must(ctx, "ota-guardian", "rollback"); err != nil {
-			t.Fatal(err)
-		}
+		try.Get(d.Must(ctx, "ota-guardian", "rollback"))
 	})
 
 	t.Run("it ends and starts again", func(t *testing.T) {
@@ -226,14 +219,10 @@ func progress(t *testing.T, o container.Options) {
 		}
 	})
 
-	if err := d.PowerCut(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := machine.Poll(ctx, "the socket", func(context.Context) (bool, error) {
+	try.Check(d.PowerCut(ctx))
+	try.Check(machine.Poll(ctx, "the socket", func(context.Context) (bool, error) {
 		return s.show("ota-progress.socket", "ActiveState") == "active", nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
 		t.Errorf("after a power cut a screen is answered %+v, want idle", got)
 	}

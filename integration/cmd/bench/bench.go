@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 type bench struct {
@@ -31,7 +32,8 @@ type bench struct {
 	server *http.Server
 }
 
-func newBench(ctx context.Context, dir string, runs int) (*bench, error) {
+func newBench(ctx context.Context, dir string, runs int) (_ *bench, err error) {
+	defer try.End(&err)
 	for _, tool := range []string{"curl", "zstd", "tar", "sync"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is missing: apt-get install curl zstd tar coreutils", tool)
@@ -40,10 +42,7 @@ func newBench(ctx context.Context, dir string, runs int) (*bench, error) {
 	if err := dropCaches(); err != nil {
 		return nil, fmt.Errorf("cannot drop the caches, run it as root: %w", err)
 	}
-	work, err := os.MkdirTemp(dir, "ota-bench-")
-	if err != nil {
-		return nil, err
-	}
+	work := try.Get(os.MkdirTemp(dir, "ota-bench-"))
 	b := &bench{dir: work, runs: runs}
 	for _, program := range []string{"ota-apply", "ota-bundle"} {
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.path(program), "./applier/cmd/"+program)
@@ -60,13 +59,8 @@ func newBench(ctx context.Context, dir string, runs int) (*bench, error) {
 		return nil, errors.Join(err, os.RemoveAll(work))
 	}
 	config := fmt.Sprintf("keys = %q\nrun = %q\nreserve = 0\nservices = []\n[report]\nurl = \"\"\n", b.path("release.pub"), b.run)
-	if err := os.WriteFile(b.path("ota.toml"), []byte(config), 0o644); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
+	try.Check(os.WriteFile(b.path("ota.toml"), []byte(config), 0o644))
+	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
 	b.addr = l.Addr().String()
 	b.server = &http.Server{Handler: http.HandlerFunc(b.serve)}
 	go b.server.Serve(l)
@@ -213,17 +207,13 @@ const (
 )
 
 // rows measures several things in turn, so that all of them meet the same noise.
-func (b *bench) rows(ctx context.Context, measures ...func() (result, error)) ([]result, error) {
+func (b *bench) rows(ctx context.Context, measures ...func() (result, error)) (_ []result, err error) {
+	defer try.End(&err)
 	all := make([][]result, len(measures))
 	for range b.runs {
 		for i, measure := range measures {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			r, err := measure()
-			if err != nil {
-				return nil, err
-			}
+			try.Check(ctx.Err())
+			r := try.Get(measure())
 			all[i] = append(all[i], r)
 		}
 	}
@@ -251,24 +241,16 @@ func table(title string, names []string, results []result) {
 }
 
 // installs compares full installs of a tree.
-func (b *bench) installs(ctx context.Context, name string, s shape) error {
-	_, err := b.makeTree(name, s)
-	if err != nil {
-		return err
-	}
-	data, err := b.bundle(b.path(name), "1.0.0")
-	if err != nil {
-		return err
-	}
+func (b *bench) installs(ctx context.Context, name string, s shape) (err error) {
+	defer try.End(&err)
+	try.Get(b.makeTree(name, s))
+	data := try.Get(b.bundle(b.path(name), "1.0.0"))
 	b.served.Store(&data)
-	results, err := b.rows(ctx,
+	results := try.Get(b.rows(ctx,
 		func() (result, error) { return b.pipe(plainPipe) },
 		func() (result, error) { return b.pipe(hashPipe) },
 		func() (result, error) { return b.install("") },
-	)
-	if err != nil {
-		return err
-	}
+	))
 	title := fmt.Sprintf("Full install, %d files, %.0f MB, bundle of %.1f MB, medians of %d", s.files, float64(s.bytes)/1e6, float64(len(data))/1e6, b.runs)
 	table(title, []string{"`curl \\| zstd -d \\| tar x && sync`, verifies nothing", "the same with `tee >(sha256sum)`", "`ota-apply install`"}, results)
 	return nil
@@ -286,22 +268,12 @@ func (b *bench) makeTree(name string, s shape) (string, error) {
 }
 
 // updates compares an update in which 5 % of the files changed with a full install.
-func (b *bench) updates(ctx context.Context, name string, s shape) error {
-	tree, err := b.makeTree(name, s)
-	if err != nil {
-		return err
-	}
-	old, err := b.bundle(tree, "1.0.0")
-	if err != nil {
-		return err
-	}
-	if err := change(tree); err != nil {
-		return err
-	}
-	data, err := b.bundle(tree, "1.1.0")
-	if err != nil {
-		return err
-	}
+func (b *bench) updates(ctx context.Context, name string, s shape) (err error) {
+	defer try.End(&err)
+	tree := try.Get(b.makeTree(name, s))
+	old := try.Get(b.bundle(tree, "1.0.0"))
+	try.Check(change(tree))
+	data := try.Get(b.bundle(tree, "1.1.0"))
 	os.RemoveAll(tree) // it is another one now
 	b.served.Store(&data)
 	var disk uint64
@@ -333,10 +305,7 @@ func (b *bench) updates(ctx context.Context, name string, s shape) error {
 		disk = (both.Bytes - first) * 100 / first
 		return r, err
 	}
-	results, err := b.rows(ctx, func() (result, error) { return b.pipe(plainPipe) }, update)
-	if err != nil {
-		return err
-	}
+	results := try.Get(b.rows(ctx, func() (result, error) { return b.pipe(plainPipe) }, update))
 	title := fmt.Sprintf("Update in which 5 %% of %d files changed (%.0f MB, bundle of %.1f MB), medians of %d; it takes %d %% of a snapshot's disk",
 		s.files, float64(s.bytes)/1e6, float64(len(data))/1e6, b.runs, disk)
 	table(title, []string{"`curl \\| zstd -d \\| tar x && sync`", "`ota-apply install`"}, results)

@@ -10,27 +10,20 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // downtime measures for how long a client that asks device-api each 10 ms gets no
 // answer while it is updated, on a machine with a real systemd.
-func (b *bench) downtime(ctx context.Context) error {
+func (b *bench) downtime(ctx context.Context) (err error) {
+	defer try.End(&err)
 	if missing := container.Missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, " "))
 	}
-	overlay, err := machine.DeviceOverlay(ctx)
-	if err != nil {
-		return err
-	}
-	c, err := container.Start(ctx, container.Options{Overlay: overlay})
-	if err != nil {
-		return err
-	}
+	overlay := try.Get(machine.DeviceOverlay(ctx))
+	c := try.Get(container.Start(ctx, container.Options{Overlay: overlay}))
 	defer c.Stop()
-	d, err := machine.NewDevice(ctx, c, machine.Quick)
-	if err != nil {
-		return err
-	}
+	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
 	updates, restarts, err := scenario.Downtime(ctx, d, b.runs)
 	if err != nil {
 		return err

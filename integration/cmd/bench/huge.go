@@ -14,27 +14,22 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // huge measures the memory of an install of a bundle of 4 GiB: content that does
 // not shrink. It needs 13 GB of disk.
-func (b *bench) huge(ctx context.Context) error {
+func (b *bench) huge(ctx context.Context) (err error) {
+	defer try.End(&err)
 	const files, size = 1024, 4 << 20
 	tree := b.path("huge")
 	random := rand.NewChaCha8([32]byte{5})
 	for i := range files {
 		name := filepath.Join(tree, fmt.Sprintf("d%02d/file-%04d", i%32, i))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		f, err := os.Create(name)
-		if err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Dir(name), 0o755))
+		f := try.Get(os.Create(name))
 		_, err = io.CopyN(f, random, size)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
+		try.Check(errors.Join(err, f.Close()))
 	}
 	var key minisign.PrivateKey
 	text, err := os.ReadFile(b.path("release.key"))
@@ -54,16 +49,10 @@ func (b *bench) huge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(name)
-	if err != nil {
-		return err
-	}
+	info := try.Get(os.Stat(name))
 	b.file.Store(&name)
 	defer b.file.Store(nil)
-	r, err := b.install("")
-	if err != nil {
-		return err
-	}
+	r := try.Get(b.install(""))
 	fmt.Printf("\nA bundle of %.2f GiB, %d files: peak memory %.1f MiB, %.0f s\n", float64(info.Size())/(1<<30), files, float64(r.rss)/(1<<20), r.took.Seconds())
 	return nil
 }

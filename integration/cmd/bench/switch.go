@@ -6,19 +6,15 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/switchtest"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // switches measures the switch and the durable commit.
-func (b *bench) switches(ctx context.Context) error {
+func (b *bench) switches(ctx context.Context) (err error) {
+	defer try.End(&err)
 	const rounds = 300
-	dir, err := b.fresh()
-	if err != nil {
-		return err
-	}
-	figures, err := switchtest.Measure(ctx, dir, rounds)
-	if err != nil {
-		return err
-	}
+	dir := try.Get(b.fresh())
+	figures := try.Get(switchtest.Measure(ctx, dir, rounds))
 	fmt.Printf("\nSwitch and commit, %d times each, in turns\n\n| | median | p99 |\n|---|---|---|\n", rounds)
 	for _, f := range figures {
 		fmt.Printf("| %s | %.3f ms | %.3f ms |\n", f.Name, ms(f.Median), ms(f.P99))

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A shape is a tree to measure with.
@@ -32,23 +34,18 @@ type material struct {
 	f     *os.File
 }
 
-func newMaterial() (*material, error) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return nil, err
-	}
+func newMaterial() (_ *material, err error) {
+	defer try.End(&err)
+	out := try.Get(exec.Command("go", "env", "GOROOT").Output())
 	m := &material{}
 	root := strings.TrimSpace(string(out))
 	for _, dir := range []string{"bin", "pkg/tool", "src"} {
-		err := filepath.WalkDir(filepath.Join(root, dir), func(name string, d fs.DirEntry, err error) error {
+		try.Check(filepath.WalkDir(filepath.Join(root, dir), func(name string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				m.names = append(m.names, name)
 			}
 			return err
-		})
-		if err != nil {
-			return nil, err
-		}
+		}))
 	}
 	if len(m.names) == 0 {
 		return nil, fmt.Errorf("no files in %s", root)
@@ -82,7 +79,8 @@ func (m *material) Read(p []byte) (int, error) {
 
 // make writes a tree of the shape to dir. Few files are large and many small, as
 // in a tree of programs.
-func (s shape) make(dir string, m *material) error {
+func (s shape) make(dir string, m *material) (err error) {
+	defer try.End(&err)
 	r := rand.New(rand.NewPCG(3, 4))
 	weights := make([]float64, s.files)
 	var sum float64
@@ -92,17 +90,10 @@ func (s shape) make(dir string, m *material) error {
 	}
 	for i, w := range weights {
 		name := filepath.Join(dir, fmt.Sprintf("d%02d/e%d/file-%04d", i%40, i%7, i))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		f, err := os.Create(name)
-		if err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Dir(name), 0o755))
+		f := try.Get(os.Create(name))
 		_, err = io.CopyN(f, m, max(1, int64(w/sum*float64(s.bytes))))
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
+		try.Check(errors.Join(err, f.Close()))
 	}
 	return nil
 }

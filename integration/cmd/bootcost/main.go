@@ -23,6 +23,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -37,7 +38,8 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, kind string, boots int) error {
+func run(ctx context.Context, kind string, boots int) (err error) {
+	defer try.End(&err)
 	missing := vm.Missing
 	if kind == "container" {
 		missing = container.Missing
@@ -45,35 +47,23 @@ func run(ctx context.Context, kind string, boots int) error {
 	if missing := missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, " "))
 	}
-	overlay, err := machine.DeviceOverlay(ctx)
-	if err != nil {
-		return err
-	}
+	overlay := try.Get(machine.DeviceOverlay(ctx))
 	scenario.CostOverlay(overlay)
 	var m machine.Machine
 	var limits machine.Limits
 	switch kind {
 	case "vm":
-		v, err := vm.Start(ctx, vm.Options{Overlay: overlay})
-		if err != nil {
-			return err
-		}
+		v := try.Get(vm.Start(ctx, vm.Options{Overlay: overlay}))
 		defer v.Stop()
 		m, limits = v, machine.Slow
 	case "container":
-		c, err := container.Start(ctx, container.Options{Overlay: overlay})
-		if err != nil {
-			return err
-		}
+		c := try.Get(container.Start(ctx, container.Options{Overlay: overlay}))
 		defer c.Stop()
 		m, limits = c, machine.Quick
 	default:
 		return fmt.Errorf("%q is not one of vm, container", kind)
 	}
-	d, err := machine.NewDevice(ctx, m, limits)
-	if err != nil {
-		return err
-	}
+	d := try.Get(machine.NewDevice(ctx, m, limits))
 	guardian, stub, err := scenario.BootCost(ctx, d, boots, func(stub bool, c scenario.Cost) {
 		program := "ota-guardian boot"
 		if stub {

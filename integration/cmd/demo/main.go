@@ -18,6 +18,7 @@ import (
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -113,7 +114,8 @@ func (s *story) show(r machine.Result, argv ...string) {
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context) (err error) {
+	defer try.End(&err)
 	if missing := vm.Missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: apt-get install %s", strings.Join(missing, " "))
 	}
@@ -122,20 +124,12 @@ func run(ctx context.Context) error {
 	fmt.Println("One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
 	s.tell("building the programs and a Debian 12 machine (the first time: about a minute)")
 	s.waitsFor("Debian's packages are fetched and unpacked, the programs are compiled")
-	overlay, err := machine.DeviceOverlay(ctx)
-	if err != nil {
-		return err
-	}
+	overlay := try.Get(machine.DeviceOverlay(ctx))
 	s.tell("the machine starts")
 	s.waitsFor("the machine boots; its processor is emulated")
-	m, err := vm.Start(ctx, vm.Options{Overlay: overlay})
-	if err != nil {
-		return err
-	}
+	m := try.Get(vm.Start(ctx, vm.Options{Overlay: overlay}))
 	defer m.Stop()
-	if s.d, err = machine.NewDevice(ctx, m, machine.Slow); err != nil {
-		return err
-	}
+	s.d = try.Get(machine.NewDevice(ctx, m, machine.Slow))
 	s.tell("the device runs; no version is installed yet")
 	for _, chapter := range []func(context.Context) error{s.goodUpdate, s.badUpdate, s.powerCuts, s.bothBad} {
 		if err := chapter(ctx); err != nil {
@@ -159,109 +153,73 @@ Next:  docs/DEPLOYMENT.md   puts this on a device of yours, command by command
 	return nil
 }
 
-func (s *story) goodUpdate(ctx context.Context) error {
+func (s *story) goodUpdate(ctx context.Context) (err error) {
+	defer try.End(&err)
 	s.chapter("A good update")
-	if err := s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone))
 	if r, err := s.sh(ctx, "ota-guardian", "factory", "create"); err != nil || r.Code != 0 {
 		return fmt.Errorf("ota-guardian factory create: %s, %w", r, err)
 	}
 	s.tell("1.0.0 proved itself, and is the factory version (read-only) from now on")
-	if err := s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone); err != nil {
-		return err
-	}
+	try.Check(s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone))
 	s.waitsFor("the machine reboots")
-	if err := s.d.Reboot(ctx); err != nil {
-		return err
-	}
+	try.Check(s.d.Reboot(ctx))
 	return s.reach(ctx, "after a reboot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }
 
 const sick = "/data/sick"
 
-func (s *story) badUpdate(ctx context.Context) error {
+func (s *story) badUpdate(ctx context.Context) (err error) {
+	defer try.End(&err)
 	s.chapter("A bad update: 1.2.0 exits at start")
 	bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
-	if err := s.install(ctx, bad, bootcheck.ExitRolledBack); err != nil {
-		return err
-	}
-	if err := s.reach(ctx, "in the same boot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}); err != nil {
-		return err
-	}
+	try.Check(s.install(ctx, bad, bootcheck.ExitRolledBack))
+	try.Check(s.reach(ctx, "in the same boot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	s.tell("device-api was told: ROLLED_BACK_TO_PREVIOUS")
 	return s.install(ctx, bad, bootcheck.ExitRefused)
 }
 
-func (s *story) powerCuts(ctx context.Context) error {
+func (s *story) powerCuts(ctx context.Context) (err error) {
+	defer try.End(&err)
 	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before there is a verdict")
-	if err := s.d.Configure(ctx, s.d.Limits.Stable, time.Hour); err != nil {
-		return err
-	}
+	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour))
 	// A device allows six.
 	s.tell("a device falls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
-	if _, err := s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"); err != nil {
-		return err
-	}
-	url, err := s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}})
-	if err != nil {
-		return err
-	}
+	try.Get(s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
+	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
 	go s.d.Exec(ctx, "ota-apply", "install", url) // dies with the power
-	if err := s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" }); err != nil {
-		return err
-	}
+	try.Check(s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" }))
 	s.tell("1.3.0 is current, on trial: the power is cut")
 	for boot := 1; boot <= 2; boot++ {
 		s.waitsFor("the machine boots after the power cut")
-		if err := s.d.PowerCut(ctx); err != nil {
-			return err
-		}
-		if err := s.wait(ctx, "the boot to be counted", func(st *bootcheck.Status) bool { return st.Trial.Attempts() == boot }); err != nil {
-			return err
-		}
+		try.Check(s.d.PowerCut(ctx))
+		try.Check(s.wait(ctx, "the boot to be counted", func(st *bootcheck.Status) bool { return st.Trial.Attempts() == boot }))
 		s.tell("boot %d: counted before it starts 1.3.0; no verdict: the power is cut", boot)
 	}
-	if err := s.d.PowerCut(ctx); err != nil {
-		return err
-	}
-	if err := s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return err
-	}
+	try.Check(s.d.PowerCut(ctx))
+	try.Check(s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	_, err = s.sh(ctx, "ota-guardian", "status")
 	return err
 }
 
-func (s *story) bothBad(ctx context.Context) error {
+func (s *story) bothBad(ctx context.Context) (err error) {
+	defer try.End(&err)
 	s.chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
 	const deadline = 20 * time.Second // 6 to 7 times what a good version takes to be confirmed here
 	s.tell("a device gives a version 10 minutes to be healthy; this one is set to %v (deadline), as you wait", deadline)
-	if err := s.d.Configure(ctx, s.d.Limits.Stable, deadline); err != nil {
-		return err
-	}
-	url, err := s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
-	if err != nil {
-		return err
-	}
+	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, deadline))
+	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}}))
 	ended := make(chan error, 1)
 	go func() {
 		_, err := s.d.Exec(ctx, "ota-apply", "install", url)
 		ended <- err
 	}()
-	if err := s.wait(ctx, "1.4.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.4.0" }); err != nil {
-		return err
-	}
+	try.Check(s.wait(ctx, "1.4.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.4.0" }))
 	s.tell("1.4.0 is current, on trial")
-	if err := s.d.WriteFile(ctx, sick, 0o644, nil); err != nil {
-		return err
-	}
-	if err := s.wait(ctx, "1.1.0 to run again", func(st *bootcheck.Status) bool { return st.Current == "1.1.0" }); err != nil {
-		return err
-	}
+	try.Check(s.d.WriteFile(ctx, sick, 0o644, nil))
+	try.Check(s.wait(ctx, "1.1.0 to run again", func(st *bootcheck.Status) bool { return st.Current == "1.1.0" }))
 	s.tell("1.4.0 crash-looped: back to 1.1.0, which is on trial itself")
-	if err := s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}); err != nil {
-		return err
-	}
+	try.Check(s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}))
 	s.tell("device-api was told: ROLLED_BACK_TO_FACTORY")
 	if r, err := s.sh(ctx, "ota-guardian", "factory", "verify"); err != nil || r.Code != 0 {
 		return fmt.Errorf("ota-guardian factory verify: %s, %w", r, err)
@@ -270,15 +228,10 @@ func (s *story) bothBad(ctx context.Context) error {
 }
 
 // install installs v, which must end with code.
-func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) error {
-	url, err := s.d.Offer(ctx, v)
-	if err != nil {
-		return err
-	}
-	r, err := s.sh(ctx, "ota-apply", "install", url)
-	if err != nil {
-		return err
-	}
+func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) (err error) {
+	defer try.End(&err)
+	url := try.Get(s.d.Offer(ctx, v))
+	r := try.Get(s.sh(ctx, "ota-apply", "install", url))
 	if r.Code != int(code) {
 		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -49,55 +50,34 @@ This device runs 1.0.0, its factory version. At %[1]s wait
   power-cut and reboot do what they say; exit ends it, and nothing of it is left.
 `
 
-func run(ctx context.Context, in io.Reader, out io.Writer) error {
+func run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
+	defer try.End(&err)
 	if missing := container.Missing(); len(missing) > 0 {
 		return fmt.Errorf("missing: %s", strings.Join(missing, "; "))
 	}
 	fmt.Fprintln(out, "a device with Debian 12 is made, and the package is built (the first time: a minute or two)")
-	pkg, err := build(ctx)
-	if err != nil {
-		return err
-	}
+	pkg := try.Get(build(ctx))
 	overlay := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
 	overlay.Enable("device-api.service", "multi-user.target")
-	m, err := container.Start(ctx, container.Options{Overlay: overlay, Variant: debian.Variant{Dpkg: true}, Writable: true})
-	if err != nil {
-		return err
-	}
+	m := try.Get(container.Start(ctx, container.Options{Overlay: overlay, Variant: debian.Variant{Dpkg: true}, Writable: true}))
 	defer m.Stop()
-	d, err := machine.NewDevice(ctx, m, machine.Quick)
-	if err != nil {
-		return err
-	}
+	d := try.Get(machine.NewDevice(ctx, m, machine.Quick))
 	fmt.Fprintln(out, "the package is installed, then the first version")
-	if err := m.WriteFile(ctx, "/data/ota.deb", 0o644, pkg); err != nil {
-		return err
-	}
-	if _, err := d.Must(ctx, "dpkg", "-i", "/data/ota.deb"); err != nil {
-		return err
-	}
-	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
-		return err
-	}
+	try.Check(m.WriteFile(ctx, "/data/ota.deb", 0o644, pkg))
+	try.Get(d.Must(ctx, "dpkg", "-i", "/data/ota.deb"))
+	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	for _, v := range versions {
-		if _, err := d.Offer(ctx, v); err != nil {
-			return err
-		}
+		try.Get(d.Offer(ctx, v))
 	}
 	fmt.Fprintf(out, hint, machine.BundleAt)
 	return prompt(ctx, d, in, out)
 }
 
 // build is the Debian package of this machine's processor.
-func build(ctx context.Context) ([]byte, error) {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "ota-shell-")
-	if err != nil {
-		return nil, err
-	}
+func build(ctx context.Context) (_ []byte, err error) {
+	defer try.End(&err)
+	repo := try.Get(debian.RepoDir())
+	dir := try.Get(os.MkdirTemp("", "ota-shell-"))
 	defer os.RemoveAll(dir)
 	cmd := exec.CommandContext(ctx, "scripts/deb.sh", "amd64")
 	cmd.Dir = repo

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // atOnce is how many parts run at a time: most of them wait for timers and for machines
@@ -50,7 +52,8 @@ func run(ctx context.Context, args []string) error {
 	return errors.New("usage: tests check|deep|nightly, or tests counts FILE")
 }
 
-func runTier(ctx context.Context, name string) error {
+func runTier(ctx context.Context, name string) (err error) {
+	defer try.End(&err)
 	began := time.Now()
 	parts := tiers[name]
 	sums := make([]*sum, len(parts))
@@ -77,12 +80,8 @@ func runTier(ctx context.Context, name string) error {
 
 	text := table(name, sums, time.Since(began))
 	fmt.Printf("\n%s", text)
-	if err := os.MkdirAll(results, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(results, name+".md"), []byte(text), 0o644); err != nil {
-		return err
-	}
+	try.Check(os.MkdirAll(results, 0o755))
+	try.Check(os.WriteFile(filepath.Join(results, name+".md"), []byte(text), 0o644))
 	for _, s := range sums {
 		if s.failed > 0 || s.err != nil {
 			return errors.New("there are failures: see above")

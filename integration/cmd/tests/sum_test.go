@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // what go test -json writes of a package with a test that fails, one that passes, one
@@ -71,24 +72,17 @@ func TestSum(t *testing.T) {
 }
 
 func TestCounts(t *testing.T) {
+	defer try.Fatal(t)
 	t.Chdir(t.TempDir())
-	if err := os.WriteFile("doc.md", []byte("head\n<!-- counts: make counts -->\nold\n<!-- end of counts -->\ntail\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.WriteFile("doc.md", []byte("head\n<!-- counts: make counts -->\nold\n<!-- end of counts -->\ntail\n"), 0o644))
 	if err := counts("doc.md"); err == nil {
 		t.Error("no error where no tier was run")
 	}
-	if err := os.MkdirAll(results, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.MkdirAll(results, 0o755))
 	for _, tier := range []string{"check", "deep"} {
-		if err := os.WriteFile(results+"/"+tier+".md", []byte("of "+tier+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.WriteFile(results+"/"+tier+".md", []byte("of "+tier+"\n"), 0o644))
 	}
-	if err := counts("doc.md"); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(counts("doc.md"))
 	got, _ := os.ReadFile("doc.md")
 	if want := "head\n<!-- counts: make counts -->\nof deep\n<!-- end of counts -->\ntail\n"; string(got) != want {
 		t.Errorf("the document is %q, want %q", got, want)
@@ -126,4 +120,4 @@ func TestTiersNamePackagesOfNightly(t *testing.T) {
 }
 
 // withoutTests are folders that have none, or whose tests `make test` runs.
-var withoutTests = map[string]bool{"cmdtest": true, "deviceapi": true, "tier": true}
+var withoutTests = map[string]bool{"cmdtest": true, "deviceapi": true, "tier": true, "try": true}

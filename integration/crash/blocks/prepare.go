@@ -10,28 +10,19 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Prepare makes a file system of size bytes, mounts it at dir, calls run and unmounts
 // it: what the disk then holds is durable.
-func Prepare(ctx context.Context, fs string, size int64, dir string, run func() error) (*Image, error) {
-	mkfs, err := debian.LookTool("mkfs." + fs)
-	if err != nil {
-		return nil, err
-	}
-	temp, err := os.MkdirTemp("", "ota-blocks-")
-	if err != nil {
-		return nil, err
-	}
+func Prepare(ctx context.Context, fs string, size int64, dir string, run func() error) (_ *Image, err error) {
+	defer try.End(&err)
+	mkfs := try.Get(debian.LookTool("mkfs." + fs))
+	temp := try.Get(os.MkdirTemp("", "ota-blocks-"))
 	defer os.RemoveAll(temp)
-	f, err := os.Create(filepath.Join(temp, "disk"))
-	if err != nil {
-		return nil, err
-	}
+	f := try.Get(os.Create(filepath.Join(temp, "disk")))
 	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		return nil, err
-	}
+	try.Check(f.Truncate(size))
 	args := []string{"-q"}
 	if fs == "ext4" {
 		// Or the kernel goes on with it, at times of its own, while something is recorded.
@@ -40,11 +31,7 @@ func Prepare(ctx context.Context, fs string, size int64, dir string, run func() 
 	if out, err := exec.CommandContext(ctx, mkfs, append(args, f.Name())...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mkfs.%s: %w: %s", fs, err, strings.TrimSpace(string(out)))
 	}
-	if err := mount(f, size, fs, dir); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(run(), unmount(dir)); err != nil {
-		return nil, err
-	}
+	try.Check(mount(f, size, fs, dir))
+	try.Check(errors.Join(run(), unmount(dir)))
 	return LoadImage(f, size)
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // tail is what the disk has behind the file system: a mark is a write to it.
@@ -44,14 +45,10 @@ func (r *Recording) Mark(text string) int {
 // was written meanwhile. mark makes a note in the log: whatever was completed before
 // it returns comes before the note.
 func Record(ctx context.Context, fs string, base *Image, dir string, run func(mark func(text string) error) error) (_ *Recording, err error) {
-	d, err := serve(ctx, base)
-	if err != nil {
-		return nil, err
-	}
+	defer try.End(&err)
+	d := try.Get(serve(ctx, base))
 	defer d.stop()
-	if err := mount(d.export, base.Size(), fs, dir); err != nil {
-		return nil, err
-	}
+	try.Check(mount(d.export, base.Size(), fs, dir))
 	err = run(func(text string) error {
 		// Linux writes through to the one that serves the file: when this returns,
 		// the write is in the log.
@@ -60,13 +57,8 @@ func Record(ctx context.Context, fs string, base *Image, dir string, run func(ma
 		_, err := d.export.WriteAt(sector, base.Size())
 		return err
 	})
-	if err := errors.Join(err, unmount(dir)); err != nil {
-		return nil, err
-	}
-	entries, err := d.log()
-	if err != nil {
-		return nil, err
-	}
+	try.Check(errors.Join(err, unmount(dir)))
+	entries := try.Get(d.log())
 	for i, e := range entries {
 		if e.Offset >= base.Size() && e.Data != nil {
 			text, ok := bytes.CutPrefix(bytes.TrimRight(e.Data, "\x00"), []byte(markPrefix))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // saved is a Run in a file: no flow writes the same twice, and a state that must not
@@ -46,11 +47,9 @@ func (r *Run) Save(dir string) (name string, err error) {
 
 // LoadRun reads what Save wrote. dir is made, as by RecordFlow; the world is another
 // one than the flow ran in, so its keys are.
-func LoadRun(w *flows.World, name, dir string) (*Run, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
+func LoadRun(w *flows.World, name, dir string) (_ *Run, err error) {
+	defer try.End(&err)
+	f := try.Get(os.Open(name))
 	defer f.Close()
 	var s saved
 	z, err := gzip.NewReader(f)
@@ -67,15 +66,9 @@ func LoadRun(w *flows.World, name, dir string) (*Run, error) {
 	if r.Flow == nil {
 		return nil, fmt.Errorf("the recording %s is of the flow %q, which there is no more", name, s.Flow)
 	}
-	if err := os.MkdirAll(r.Mount, 0o755); err != nil {
-		return nil, err
-	}
-	if r.Site, err = w.NewSite(filepath.Join(dir, "site"), filepath.Join(r.Mount, "versions")); err != nil {
-		return nil, err
-	}
-	if r.Base, err = NewImage(s.Size); err != nil {
-		return nil, err
-	}
+	try.Check(os.MkdirAll(r.Mount, 0o755))
+	r.Site = try.Get(w.NewSite(filepath.Join(dir, "site"), filepath.Join(r.Mount, "versions")))
+	r.Base = try.Get(NewImage(s.Size))
 	for _, run := range s.Runs {
 		r.Base.Write(run.Offset, run.Data)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Every flow, with nothing that interrupts it: what the others are compared with.
@@ -21,15 +22,10 @@ func TestFlows(t *testing.T) {
 			continue
 		}
 		t.Run(f.Name, func(t *testing.T) {
-			site, err := w.Build(t.Context(), f, filepath.Join(dir, "sites", f.Name), "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			defer try.Fatal(t)
+			site := try.Get(w.Build(t.Context(), f, filepath.Join(dir, "sites", f.Name), ""))
 			defer site.Remove()
-			kept, err := f.KeptOf(site)
-			if err != nil {
-				t.Fatal(err)
-			}
+			kept := try.Get(f.KeptOf(site))
 			// Nothing was said, nothing was done.
 			c := &flows.Case{Flow: f, Site: site, Kept: kept}
 			found, problems := c.Judge()
@@ -39,9 +35,7 @@ func TestFlows(t *testing.T) {
 			for _, p := range problems {
 				t.Errorf("prepared: %v", p)
 			}
-			if c.Said, err = site.Run(t.Context(), f.Args(site)); err != nil {
-				t.Fatal(err)
-			}
+			c.Said = try.Get(site.Run(t.Context(), f.Args(site)))
 			if c.Said.Exit != f.Exit {
 				t.Errorf("exit %d, want %d: %s%s", c.Said.Exit, f.Exit, c.Said.Stdout, c.Said.Stderr)
 			}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // fullDisk are the flows in which a version on trial has filled the disk, and takes
@@ -86,15 +87,11 @@ func needsRoom(c *crashpoint.Call) bool {
 
 // fill takes all room of the file system that the store of s has for itself, until the
 // site is cured.
-func (s *Site) fill() error {
+func (s *Site) fill() (err error) {
+	defer try.End(&err)
 	s.filled = filepath.Join(filepath.Dir(s.Root), "full")
-	if err := os.Mkdir(s.filled, 0o755); err != nil {
-		return err
-	}
-	f, err := os.Create(filepath.Join(s.filled, "log"))
-	if err != nil {
-		return err
-	}
+	try.Check(os.Mkdir(s.filled, 0o755))
+	f := try.Get(os.Create(filepath.Join(s.filled, "log")))
 	defer f.Close()
 	end := int64(0)
 	for size := int64(64 << 20); size >= 512; size /= 2 {
@@ -119,10 +116,7 @@ func (s *Site) fill() error {
 			return err
 		}
 	}
-	d, err := os.Open(s.filled)
-	if err != nil {
-		return err
-	}
+	d := try.Get(os.Open(s.filled))
 	defer d.Close()
 	if err := unix.Syncfs(int(d.Fd())); err != nil && err != unix.ENOSPC {
 		return err

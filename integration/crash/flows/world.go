@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A World is what all flows take from: programs, keys, bundles and a server. It is
@@ -33,41 +34,29 @@ type World struct {
 
 // NewWorld makes a world in dir, which must exist. flags are further ones of `go
 // build`, as -overlay=FILE for a mutant. The caller closes it.
-func NewWorld(ctx context.Context, dir string, flags ...string) (*World, error) {
+func NewWorld(ctx context.Context, dir string, flags ...string) (_ *World, err error) {
+	defer try.End(&err)
 	w := &World{
 		Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Bool), mu: new(sync.Mutex),
 		reports: make(map[string][]string), hears: make(map[string]func(string)),
 	}
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return nil, err
-	}
-	if err := w.build(ctx, repo, []string{"ota-guardian", "ota-apply", "ota-bundle"}, flags); err != nil {
-		return nil, err
-	}
-	if err := w.makeBundles(ctx); err != nil {
-		return nil, err
-	}
+	repo := try.Get(debian.RepoDir())
+	try.Check(w.build(ctx, repo, []string{"ota-guardian", "ota-apply", "ota-bundle"}, flags))
+	try.Check(w.makeBundles(ctx))
 	w.server = httptest.NewServer(http.HandlerFunc(w.serve))
 	return w, nil
 }
 
 // Rebuild is w, with the one program built anew into dir, with flags of `go build`.
-func (w *World) Rebuild(ctx context.Context, program, dir string, flags ...string) (*World, error) {
+func (w *World) Rebuild(ctx context.Context, program, dir string, flags ...string) (_ *World, err error) {
+	defer try.End(&err)
 	r := *w
 	r.bin = filepath.Join(dir, "bin")
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return nil, err
-	}
-	if err := r.build(ctx, repo, []string{program}, flags); err != nil {
-		return nil, err
-	}
+	repo := try.Get(debian.RepoDir())
+	try.Check(r.build(ctx, repo, []string{program}, flags))
 	for _, other := range []string{"ota-guardian", "ota-apply", "ota-bundle"} {
 		if other != program {
-			if err := os.Symlink(w.Program(other), r.Program(other)); err != nil {
-				return nil, err
-			}
+			try.Check(os.Symlink(w.Program(other), r.Program(other)))
 		}
 	}
 	return &r, nil
@@ -108,7 +97,8 @@ const Next = "9.0.0"
 // other content.
 var versions = []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "other/1.1.0", Next}
 
-func (w *World) makeBundles(ctx context.Context) error {
+func (w *World) makeBundles(ctx context.Context) (err error) {
+	defer try.End(&err)
 	run := func(args ...string) error {
 		out, err := exec.CommandContext(ctx, w.Program("ota-bundle"), args...).CombinedOutput()
 		if err != nil {
@@ -117,17 +107,12 @@ func (w *World) makeBundles(ctx context.Context) error {
 		return nil
 	}
 	keys := filepath.Join(w.Dir, "keys")
-	err := errors.Join(os.MkdirAll(keys, 0o755), os.MkdirAll(filepath.Join(w.Dir, "bundles", "other"), 0o755),
+	try.Check(errors.Join(os.MkdirAll(keys, 0o755), os.MkdirAll(filepath.Join(w.Dir, "bundles", "other"), 0o755),
 		run("keygen", "--no-password", filepath.Join(w.Dir, "k")), run("keygen", "--no-password", filepath.Join(w.Dir, "old")),
-		os.Rename(filepath.Join(w.Dir, "k.pub"), filepath.Join(keys, "k.pub")))
-	if err != nil {
-		return err
-	}
+		os.Rename(filepath.Join(w.Dir, "k.pub"), filepath.Join(keys, "k.pub"))))
 	for i, version := range versions {
 		tree := filepath.Join(w.Dir, "tree")
-		if err := errors.Join(os.RemoveAll(tree), plant(tree, version)); err != nil {
-			return err
-		}
+		try.Check(errors.Join(os.RemoveAll(tree), plant(tree, version)))
 		args := []string{"create", "--dir", tree, "--version", filepath.Base(version), "--model", "x1",
 			"--key", filepath.Join(w.Dir, "k.key"), "--release", fmt.Sprint(i + 1), "-o", w.bundle(version)}
 		if version == "other/1.1.0" {
@@ -136,9 +121,7 @@ func (w *World) makeBundles(ctx context.Context) error {
 		if version == "1.5.0" {
 			args = append(args, "--revoke", filepath.Join(w.Dir, "old.pub"))
 		}
-		if err := run(args...); err != nil {
-			return err
-		}
+		try.Check(run(args...))
 	}
 	return os.RemoveAll(filepath.Join(w.Dir, "tree"))
 }

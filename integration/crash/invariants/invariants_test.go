@@ -13,20 +13,16 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A store in which something is wrong is never taken for a whole one.
 func TestLookFinds(t *testing.T) {
+	defer try.Fatal(t)
 	dir := t.TempDir()
-	w, err := flows.NewWorld(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := try.Get(flows.NewWorld(t.Context(), dir))
 	defer w.Close()
-	good, err := w.Build(t.Context(), flows.Find("install-update"), filepath.Join(dir, "good"), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := try.Get(w.Build(t.Context(), flows.Find("install-update"), filepath.Join(dir, "good"), ""))
 	if found := invariants.Look(good.Root); len(found.Problems) > 0 || found.State.Current != "1.1.0" {
 		t.Fatalf("a good store: %v, %v", found.State, found.Problems)
 	}
@@ -81,13 +77,9 @@ func TestLookFinds(t *testing.T) {
 		{"a file that the store does not know", write("v1.1.0.tmp"), "nothing that the store has"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			site, err := good.Clone(filepath.Join(t.TempDir(), "site"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := row.harm(site.Root); err != nil {
-				t.Fatal(err)
-			}
+			defer try.Fatal(t)
+			site := try.Get(good.Clone(filepath.Join(t.TempDir(), "site")))
+			try.Check(row.harm(site.Root))
 			found := invariants.Look(site.Root)
 			if invariants.Verdict(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
 				t.Errorf("%v, want one with %q", found.Problems, row.want)
@@ -177,21 +169,15 @@ func flip(name string) func(string) error {
 
 // edit changes a key of the record.
 func edit(key string, value any) func(string) error {
-	return func(root string) error {
+	return func(root string) (err error) {
+		defer try.End(&err)
 		name := active(root) + "/record.json"
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
+		data := try.Get(os.ReadFile(name))
 		record := make(map[string]any)
-		if err := json.Unmarshal(data, &record); err != nil {
-			return err
-		}
+		try.Check(json.Unmarshal(data, &record))
 		record[strings.ToLower(key)] = value
 		delete(record, "seal")
-		if data, err = json.MarshalIndent(record, "", "  "); err != nil {
-			return err
-		}
+		data = try.Get(json.MarshalIndent(record, "", "  "))
 		return writeRecord(active(root), strings.TrimSuffix(string(data), "\n}"))
 	}
 }
@@ -222,20 +208,16 @@ func plain(t *testing.T) (root string) {
 // half is plain in the midst of an adoption: the switch is made, and one of the links.
 func half(t *testing.T) (root string) {
 	t.Helper()
+	defer try.Fatal(t)
 	root = plain(t)
 	dir := root + "/.generations/1"
-	err := errors.Join(os.MkdirAll(dir, 0o755), writeRecord(dir, `{"schema":1,"generation":1,"phase":"confirmed",
-		"current":{"version":"1.1.0","digest":"none"},"previous":{"version":"1.0.0","digest":"none"},"factory":{"version":"0.9.0","digest":"none"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(errors.Join(os.MkdirAll(dir, 0o755), writeRecord(dir, `{"schema":1,"generation":1,"phase":"confirmed",
+		"current":{"version":"1.1.0","digest":"none"},"previous":{"version":"1.0.0","digest":"none"},"factory":{"version":"0.9.0","digest":"none"}`)))
 	link(t, dir+"/current", "../../v1.1.0")
 	link(t, dir+"/previous", "../../v1.0.0")
 	link(t, dir+"/factory", "../../v0.9.0")
 	link(t, root+"/.active", ".generations/1")
-	if err := relink("current", ".active/current")(root); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(relink("current", ".active/current")(root))
 	return root
 }
 
@@ -350,16 +332,12 @@ func TestAdoptionIsJudged(t *testing.T) {
 		{"something beside the store", plain, write("../versions.new"), nil, "outside the store"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			defer try.Fatal(t)
 			root := row.of(t)
 			site := &flows.Site{Dir: filepath.Dir(root), Root: root}
 			f := flows.Find("adopt")
-			kept, err := f.KeptOf(site)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := row.harm(root); err != nil {
-				t.Fatal(err)
-			}
+			kept := try.Get(f.KeptOf(site))
+			try.Check(row.harm(root))
 			_, found := (&flows.Case{Flow: f, Site: site, Said: row.said, Kept: kept}).Judge()
 			if got := problems(found); (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
 				t.Errorf("got %q, want %q", got, row.want)

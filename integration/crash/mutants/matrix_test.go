@@ -17,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/mutants"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMain(m *testing.M) {
@@ -31,20 +32,15 @@ func TestMain(m *testing.M) {
 // Each mutant is shown to each engine alone: which one sees it, and which engine is the
 // only one that sees some. MUTANT chooses by name, MATRIX names a file for the table.
 func TestMatrix(t *testing.T) {
+	defer try.Fatal(t)
 	if !tier.Nightly && os.Getenv("MUTANT") == "" {
 		t.Skip("it takes an hour: OTA_TESTS=nightly, or MUTANT=a regular expression")
 	}
 	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
 	ctx := machine.Context(t)
-	dir, err := os.MkdirTemp("/dev/shm", "ota-matrix-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-matrix-"))
 	defer os.RemoveAll(dir)
-	w, err := flows.NewWorld(ctx, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := try.Get(flows.NewWorld(ctx, dir))
 	defer w.Close()
 	b := mutants.NewBench(w)
 	b.Syncs = true
@@ -104,20 +100,13 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-func row(t *testing.T, b *mutants.Bench, m *mutants.Mutant, dir string) (map[mutants.Engine]string, error) {
+func row(t *testing.T, b *mutants.Bench, m *mutants.Mutant, dir string) (_ map[mutants.Engine]string, err error) {
+	defer try.End(&err)
 	ctx := machine.Context(t)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
-	}
+	try.Check(os.Mkdir(dir, 0o755))
 	defer os.RemoveAll(dir)
-	overlay, err := m.Overlay(repo(t), dir)
-	if err != nil {
-		return nil, err
-	}
-	trial, err := b.Try(ctx, flows.Find(m.Flow()), overlay, dir)
-	if err != nil {
-		return nil, err
-	}
+	overlay := try.Get(m.Overlay(repo(t), dir))
+	trial := try.Get(b.Try(ctx, flows.Find(m.Flow()), overlay, dir))
 	seen := make(map[mutants.Engine]string)
 	for _, e := range mutants.Engines {
 		if seen[e], err = trial.Find(ctx, e); err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Mutant is an edit of the programs, and who has to see it.
@@ -31,14 +32,12 @@ type Edit struct{ File, Old, New string }
 // Overlay makes in dir what `go build -overlay` needs for m, from the sources in repo.
 // It is an error if one of the edits does not fit any more.
 func (m *Mutant) Overlay(repo, dir string) (name string, err error) {
+	defer try.End(&err)
 	texts := make(map[string]string)
 	for _, e := range m.Edits {
 		text, known := texts[e.File]
 		if !known {
-			data, err := os.ReadFile(filepath.Join(repo, e.File))
-			if err != nil {
-				return "", err
-			}
+			data := try.Get(os.ReadFile(filepath.Join(repo, e.File)))
 			text = string(data)
 		}
 		if n := strings.Count(text, e.Old); n != 1 {
@@ -49,15 +48,10 @@ func (m *Mutant) Overlay(repo, dir string) (name string, err error) {
 	replace := make(map[string]string)
 	for file, text := range texts {
 		name := filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
-			return "", err
-		}
+		try.Check(os.WriteFile(name, []byte(text), 0o644))
 		replace[filepath.Join(repo, file)] = name
 	}
-	data, err := json.Marshal(map[string]any{"Replace": replace})
-	if err != nil {
-		return "", err
-	}
+	data := try.Get(json.Marshal(map[string]any{"Replace": replace}))
 	name = filepath.Join(dir, "overlay.json")
 	return name, os.WriteFile(name, data, 0o644)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Every mutant still is one: its edits fit.
@@ -41,30 +42,22 @@ func repo(t *testing.T) string {
 // Each mutant is seen. MUTANT chooses by name, a regular expression; MUTANTS names a
 // file for the table.
 func TestMutants(t *testing.T) {
+	defer try.Fatal(t)
 	if tier.Check && os.Getenv("MUTANT") == "" {
 		t.Skip("a check only looks whether they fit")
 	}
 	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
 	repo := repo(t)
-	dir, err := os.MkdirTemp("/dev/shm", "ota-mutants-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-mutants-"))
 	defer os.RemoveAll(dir)
-	w, err := flows.NewWorld(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := try.Get(flows.NewWorld(t.Context(), dir))
 	defer w.Close()
 	b := mutants.NewBench(w)
 	if tier.Nightly {
 		b.Filesystems = len(blocks.Filesystems)
 	}
 	b.Syncs = true
-	chosen, err := regexp.Compile(os.Getenv("MUTANT"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	chosen := try.Get(regexp.Compile(os.Getenv("MUTANT")))
 	// The programs as they are are seen by nobody, or a mutant would be seen for nothing.
 	controls := make(map[mutants.Catcher]bool)
 	control := func(t *testing.T, by mutants.Catcher) {
@@ -73,17 +66,12 @@ func TestMutants(t *testing.T) {
 		}
 		controls[by] = true
 		t.Run("none, "+by.Name(), func(t *testing.T) {
+			defer try.Fatal(t)
 			t.Parallel()
-			own, err := os.MkdirTemp(dir, "none-")
-			if err != nil {
-				t.Fatal(err)
-			}
+			own := try.Get(os.MkdirTemp(dir, "none-"))
 			defer os.RemoveAll(own)
 			none := mutants.Mutant{Name: "none"}
-			overlay, err := none.Overlay(repo, own)
-			if err != nil {
-				t.Fatal(err)
-			}
+			overlay := try.Get(none.Overlay(repo, own))
 			if found, err := by.Catch(t.Context(), b, repo, overlay, own); err != nil || found != "" {
 				t.Errorf("%s of the programs as they are: %q, %v", by.Name(), found, err)
 			}
@@ -102,16 +90,12 @@ func TestMutants(t *testing.T) {
 			made++
 			control(t, m.By)
 			t.Run(m.Name, func(t *testing.T) {
+				defer try.Fatal(t)
 				t.Parallel()
 				own := filepath.Join(dir, fmt.Sprintf("mutant-%d", i))
-				if err := os.Mkdir(own, 0o755); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.Mkdir(own, 0o755))
 				defer os.RemoveAll(own)
-				overlay, err := m.Overlay(repo, own)
-				if err != nil {
-					t.Fatal(err)
-				}
+				overlay := try.Get(m.Overlay(repo, own))
 				found, err := m.By.Catch(t.Context(), b, repo, overlay, own)
 				if err != nil {
 					t.Fatalf("%s: %v", m.By.Name(), err)

@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/weak"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var (
@@ -72,17 +73,13 @@ func TestMain(m *testing.M) {
 // theWorld is made once for all tests.
 func theWorld(t *testing.T) *flows.World {
 	t.Helper()
+	defer try.Fatal(t)
 	world.Lock()
 	defer world.Unlock()
 	if world.World == nil {
 		machine.Require(t, "supervisor", crashpoint.Missing())
-		dir, err := weak.Scratch()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if world.World, err = flows.NewWorld(t.Context(), dir); err != nil {
-			t.Fatal(err)
-		}
+		dir := try.Get(weak.Scratch())
+		world.World = try.Get(flows.NewWorld(t.Context(), dir))
 		world.dir, world.logs = dir, make(map[string]*weak.Recording)
 	}
 	return world.World
@@ -150,17 +147,12 @@ func TestWeakAfterErrors(t *testing.T) {
 	t.Run("all", func(t *testing.T) {
 		for _, f := range chosen(t) {
 			t.Run(f.Name, func(t *testing.T) {
+				defer try.Fatal(t)
 				t.Parallel()
 				w := theWorld(t)
-				dir, err := os.MkdirTemp(world.dir, "errors-")
-				if err != nil {
-					t.Fatal(err)
-				}
+				dir := try.Get(os.MkdirTemp(world.dir, "errors-"))
 				defer os.RemoveAll(dir)
-				prepared, err := w.Build(t.Context(), f, filepath.Join(dir, "prepared"), "")
-				if err != nil {
-					t.Fatal(err)
-				}
+				prepared := try.Get(w.Build(t.Context(), f, filepath.Join(dir, "prepared"), ""))
 				defer prepared.Remove()
 				whole := recorded(t, f)
 				rnd := rand.New(rand.NewPCG(seed, uint64(len(f.Name))))
@@ -189,32 +181,21 @@ func TestWeakAfterErrors(t *testing.T) {
 
 // failing lets the sync at a point of whole fail, and judges what power cuts leave then.
 func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point int, seed uint64) {
+	defer try.Fatal(t)
 	// Not on a disk that gives the number of a file to another one.
-	dir, err := os.MkdirTemp(filepath.Dir(prepared.Dir), "failing-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := try.Get(os.MkdirTemp(filepath.Dir(prepared.Dir), "failing-"))
 	defer os.RemoveAll(dir)
-	site, err := prepared.Clone(filepath.Join(dir, "site"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	site := try.Get(prepared.Clone(filepath.Join(dir, "site")))
 	defer site.Remove()
 	same := whole.Same(point)
-	r, err := weak.RecordAt(t.Context(), site, whole.Flow, func(c *crashpoint.Call) (v crashpoint.Verdict) {
+	r := try.Get(weak.RecordAt(t.Context(), site, whole.Flow, func(c *crashpoint.Call) (v crashpoint.Verdict) {
 		if same(c) {
 			v.Errno = unix.EIO
 		}
 		return v
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	judgeLog(t, r)
-	_, err = r.Weak(t.Context(), theWorld(t), weak.Options{Most: tier.Of(10, 20, 60), Seed: seed, Enough: 1}, func(line string) { t.Error(line) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Get(r.Weak(t.Context(), theWorld(t), weak.Options{Most: tier.Of(10, 20, 60), Seed: seed, Enough: 1}, func(line string) { t.Error(line) }))
 	if t.Failed() {
 		t.Errorf("once more: OTA_SEED=%d go test ./integration/crash/weak -run TestWeakAfterErrors -v -crash.flow %s -crash.point %d", seed, whole.Flow.Name, point)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // general are the parts of paths that are another in each run or version.
@@ -225,23 +226,15 @@ func twice(tree *Node, rel string, site *flows.Site) []invariants.Problem {
 }
 
 // aftermath boots a device with tree, and updates it; what goes wrong, if anything does.
-func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, dir string) (string, error) {
-	if err := tree.Write(dir); err != nil {
-		return "", err
-	}
-	rel, err := filepath.Rel(r.Dir, r.Root)
-	if err != nil {
-		return "", err
-	}
+func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, dir string) (_ string, err error) {
+	defer try.End(&err)
+	try.Check(tree.Write(dir))
+	rel := try.Get(filepath.Rel(r.Dir, r.Root))
 	s := &flows.Site{World: w, Dir: dir, Root: filepath.Join(dir, rel), Keep: "2", Reserve: "0"}
 	defer s.Remove()
-	if err := s.Configure(); err != nil {
-		return "", err
-	}
+	try.Check(s.Configure())
 	c := flows.Case{Flow: r.Flow, Site: s}
-	if c.Kept, err = r.Flow.KeptOf(s); err != nil {
-		return "", err
-	}
+	c.Kept = try.Get(r.Flow.KeptOf(s))
 	problems, err := c.Aftermath(ctx, true)
 	if len(problems) > 0 {
 		return fmt.Sprint(problems), err

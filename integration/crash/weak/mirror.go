@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Mirror shows one tree after the other at one place of a real disk, for those who
@@ -37,22 +39,19 @@ func (m *Mirror) Show(n *Node) error {
 	return err
 }
 
-func (m *Mirror) show(name string, is, want *Node) error {
+func (m *Mirror) show(name string, is, want *Node) (err error) {
+	defer try.End(&err)
 	switch {
 	case is != nil && (is == want || is.Sum() == want.Sum()):
 		return nil
 	case is != nil && is.Mode.IsDir() && want.Mode.IsDir():
 		for sub := range is.Names {
 			if want.Names[sub] == nil {
-				if err := os.RemoveAll(filepath.Join(name, sub)); err != nil {
-					return err
-				}
+				try.Check(os.RemoveAll(filepath.Join(name, sub)))
 			}
 		}
 	case is != nil:
-		if err := os.RemoveAll(name); err != nil {
-			return err
-		}
+		try.Check(os.RemoveAll(name))
 		is = nil
 	}
 	switch want.Mode.Type() {
@@ -61,16 +60,12 @@ func (m *Mirror) show(name string, is, want *Node) error {
 	case fs.ModeDir:
 		names := map[string]*Node(nil)
 		if is == nil {
-			if err := os.Mkdir(name, 0o700); err != nil {
-				return err
-			}
+			try.Check(os.Mkdir(name, 0o700))
 		} else {
 			names = is.Names
 		}
 		for sub, n := range want.Names {
-			if err := m.show(filepath.Join(name, sub), names[sub], n); err != nil {
-				return err
-			}
+			try.Check(m.show(filepath.Join(name, sub), names[sub], n))
 		}
 		return os.Chmod(name, want.Mode.Perm())
 	case 0:
@@ -79,9 +74,7 @@ func (m *Mirror) show(name string, is, want *Node) error {
 		if err := os.Link(kept, name); err == nil {
 			return nil
 		}
-		if err := want.write(kept, map[*Node]string{}); err != nil {
-			return err
-		}
+		try.Check(want.write(kept, map[*Node]string{}))
 		return os.Link(kept, name)
 	}
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)

@@ -14,6 +14,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func testContext(t *testing.T) context.Context {
@@ -138,6 +139,7 @@ WantedBy=sysinit.target
 
 // Whatever ends a boot, /data survives it and nothing else does.
 func TestWhatSurvives(t *testing.T) {
+	defer try.Fatal(t)
 	c := machine.StartContainer(t, container.Options{})
 	ctx := testContext(t)
 	seen := map[string]bool{bootID(t, c): true}
@@ -148,19 +150,16 @@ func TestWhatSurvives(t *testing.T) {
 		{"Reboot", c.Reboot},
 		{"PowerCut", c.PowerCut},
 		{"PowerCut again", c.PowerCut},
-		{"PowerOff and PowerOn", func(ctx context.Context) error {
-			if err := c.PowerOff(); err != nil {
-				return err
-			}
+		{"PowerOff and PowerOn", func(ctx context.Context) (err error) {
+			defer try.End(&err)
+			try.Check(c.PowerOff())
 			if err := c.PowerOff(); err == nil {
 				t.Error("a machine without power could be switched off")
 			}
 			if err := c.PowerCut(ctx); err == nil {
 				t.Error("a machine without power could lose it")
 			}
-			if err := c.PowerOn(ctx); err != nil {
-				return err
-			}
+			try.Check(c.PowerOn(ctx))
 			if err := c.PowerOn(ctx); err == nil {
 				t.Error("a machine with power could be switched on")
 			}
@@ -189,15 +188,9 @@ func TestWhatSurvives(t *testing.T) {
 		}},
 	} {
 		data := []byte("written before " + end.name)
-		if err := c.WriteFile(ctx, "/data/deep/file", 0o640, data); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.WriteFile(ctx, "/opt/tope/file", 0o640, data); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.WriteFile(ctx, "/var/lib/forgotten", 0o640, data); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(c.WriteFile(ctx, "/data/deep/file", 0o640, data))
+		try.Check(c.WriteFile(ctx, "/opt/tope/file", 0o640, data))
+		try.Check(c.WriteFile(ctx, "/var/lib/forgotten", 0o640, data))
 		start := time.Now()
 		if err := end.do(ctx); err != nil {
 			t.Fatalf("%s: %v", end.name, err)
@@ -221,6 +214,7 @@ func TestWhatSurvives(t *testing.T) {
 
 // A clean reboot stops services; a power cut does not.
 func TestServicesAndTheEnd(t *testing.T) {
+	defer try.Fatal(t)
 	o := debian.Overlay{
 		"/etc/systemd/system/witness.service": debian.Unit(`[Unit]
 RequiresMountsFor=/data
@@ -236,13 +230,9 @@ WantedBy=multi-user.target
 	c := machine.StartContainer(t, container.Options{Overlay: o})
 	ctx := testContext(t)
 	sh(t, c, "systemctl is-system-running --wait")
-	if err := c.Reboot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Reboot(ctx))
 	sh(t, c, "systemctl is-system-running --wait")
-	if err := c.PowerCut(ctx); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.PowerCut(ctx))
 	sh(t, c, "systemctl is-system-running --wait")
 	if got := sh(t, c, "cat /data/witness"); got != "start\nstop\nstart\nstart" {
 		t.Errorf("the service saw %q, want start, stop, start, start", got)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // child makes this test binary the program that is killed: it starts a machine,
@@ -150,20 +151,13 @@ func TestContainerDiesWithItsProcess(t *testing.T) {
 
 func startChild(t *testing.T) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	self := try.Get(os.Executable())
 	cmd := exec.CommandContext(machine.Context(t), self)
 	cmd.Env = append(os.Environ(), child+"=1")
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	out := try.Get(cmd.StdoutPipe())
+	try.Check(cmd.Start())
 	t.Cleanup(func() { kill(cmd) })
 	return cmd, bufio.NewScanner(out)
 }

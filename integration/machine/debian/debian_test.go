@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // require ends a test that needs packages of the host, or the network once.
@@ -44,11 +46,9 @@ func eachKind(t *testing.T, test func(*testing.T, Suite, Arch)) {
 }
 
 func testRoot(t *testing.T, s Suite, a Arch) {
+	defer try.Fatal(t)
 	v := Variant{Suite: s, Arch: a}
-	root, err := v.Root(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := try.Get(v.Root(t.Context()))
 	again, err := v.Root(t.Context())
 	if err != nil || again != root {
 		t.Errorf("a second Root = %q, %v; want %q from the cache", again, err, root)
@@ -66,10 +66,7 @@ func testRoot(t *testing.T, s Suite, a Arch) {
 	if got, err := os.Readlink(filepath.Join(root, "etc/systemd/system/getty.target")); got != "/dev/null" {
 		t.Errorf("getty.target is not masked: %q, %v", got, err)
 	}
-	f, err := elf.Open(filepath.Join(root, "usr/lib/systemd/systemd"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := try.Get(elf.Open(filepath.Join(root, "usr/lib/systemd/systemd")))
 	defer f.Close()
 	if f.Machine != a.Facts().ELF {
 		t.Errorf("systemd is for %v, want %v", f.Machine, a.Facts().ELF)

@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // childDir makes this test binary the program that is killed: it starts a machine
@@ -53,24 +54,17 @@ func running(t *testing.T, path string) []string {
 // A test binary that is killed, or that the deadline of `go test` ends, runs no
 // clean-up at all.
 func TestQEMUDiesWithItsProcess(t *testing.T) {
+	defer try.Fatal(t)
 	t.Parallel()
 	machine.RequireVM(t, debian.AMD64)
 	ctx := machine.Context(t)
 	dir := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := try.Get(os.Executable())
 	child := exec.CommandContext(ctx, self)
 	child.Env = append(os.Environ(), childDir+"="+dir)
 	child.Stderr = os.Stderr
-	out, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
+	out := try.Get(child.StdoutPipe())
+	try.Check(child.Start())
 	said, _ := bufio.NewReader(out).ReadString('\n')
 	alive := running(t, dir)
 	child.Process.Kill()
@@ -80,7 +74,7 @@ func TestQEMUDiesWithItsProcess(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // the kernel needs milliseconds
 	defer cancel()
-	err = machine.Poll(ctx, "QEMU to end with its process", func(context.Context) (bool, error) {
+	err := machine.Poll(ctx, "QEMU to end with its process", func(context.Context) (bool, error) {
 		return len(running(t, dir)) == 0, nil
 	})
 	if err != nil {

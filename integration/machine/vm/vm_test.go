@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // timed logs how long a step took: the limits of the waits are 5 to 10 times that.
@@ -228,17 +229,13 @@ func TestMachineThatSwitchesItselfOff(t *testing.T) {
 }
 
 func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
+	defer try.Fatal(t)
 	t.Parallel()
 	machine.RequireVM(t, debian.AMD64)
 	dir := t.TempDir()
 	// A data disk that was never formatted.
-	f, err := os.Create(dir + "/data.img")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Truncate(64<<20), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	f := try.Get(os.Create(dir + "/data.img"))
+	try.Check(errors.Join(f.Truncate(64<<20), f.Close()))
 	start := time.Now()
 	m, err := vm.Start(machine.Context(t), vm.Options{Cold: true, Dir: dir})
 	if err == nil {
@@ -252,21 +249,16 @@ func TestInitramfsThatFailsSwitchesOff(t *testing.T) {
 }
 
 func TestContextStopsTheMachine(t *testing.T) {
+	defer try.Fatal(t)
 	t.Parallel()
 	machine.RequireVM(t, debian.AMD64)
 	ctx, cancel := context.WithCancel(t.Context())
-	m, err := vm.Start(ctx, vm.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := try.Get(vm.Start(ctx, vm.Options{}))
 	defer m.Stop()
 	cancel()
-	err = machine.Poll(t.Context(), "QEMU to end", func(context.Context) (bool, error) {
+	try.Check(machine.Poll(t.Context(), "QEMU to end", func(context.Context) (bool, error) {
 		return strings.Contains(m.Log(), "QEMU has ended"), nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	if _, err := m.BootID(t.Context()); err == nil {
 		t.Error("the machine answers after its context has ended")
 	}
