@@ -179,7 +179,7 @@ func (a *applier) guardianFirst(ctx context.Context, o installOptions) {
 	}
 	defer conn.Close()
 	for _, name := range a.cfg.Services {
-		service, err := conn.Definition(ctx, name)
+		service, err := conn.Unit(ctx, name)
 		if err == nil && slices.Contains(service.Wants, bootcheck.GuardianUnit) {
 			if err := conn.Start(ctx, bootcheck.GuardianUnit); err != nil {
 				a.logf("the guardian does not start: %v", err)

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tope-ota/ota/applier/doctor"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -43,6 +44,9 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply serve-progress [--idle TIME]
                                for ota-progress.socket: answer GET /api/v1.0/progress with the
                                state of the install; end after TIME (30s) without a connection
+  ota-apply doctor [--json] [--sysroot DIR]
+                               is the device set up right? What is not, and the cure; nothing is changed.
+                               Exit code 1: something fails
   ota-apply --version          the version of this program
 
 Flags of install:
@@ -55,6 +59,9 @@ Flags of install:
   --allow-downgrade   although its release is older than one that was confirmed here
   --limit-rate RATE   download at most RATE bytes a second, as 500k or 2M; 0: as fast as it goes
   --json              tell a program: one JSON object a line on stdout, and nothing else there
+
+Flags of doctor:
+  --sysroot DIR       the image of a device, below DIR, instead of this device
 
 With --json, install and activate print at each change of stage and every 5 %
   {"event":"progress","stage":"downloading","progress":40,"message":"…"}
@@ -82,6 +89,7 @@ type command struct {
 	arg          string // of the commands that take one
 	urlFile      string // install reads its arg from there; empty: it does not
 	config, root string
+	sysroot      string // of doctor
 	json, dryRun bool
 	install      installOptions
 
@@ -159,6 +167,9 @@ func parse(args []string) (*command, error) {
 		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
 		fs.BoolVar(&c.install.force, "force", false, "")
 		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
+	case "doctor":
+		fs.StringVar(&c.sysroot, "sysroot", "", "")
+		fallthrough
 	case "status", "list":
 		arguments = 0
 		fs.BoolVar(&c.json, "json", false, "")
@@ -212,6 +223,9 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 		a.events = newEvents(stdout.W)
 		a.out = &a.events.text
 		defer func() { a.events.result(a.version, err) }()
+	}
+	if c.name == "doctor" { // a configuration that is wrong is a finding
+		return doctor.Diagnose(ctx, a.out, doctor.Options{Config: c.config, Root: c.root, Sysroot: c.sysroot, JSON: c.json})
 	}
 	cfg, err := config.Find(c.config)
 	if c.name == "serve-progress" {

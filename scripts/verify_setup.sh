@@ -40,7 +40,7 @@ done
 shift
 
 # The rest is judged by a program. That it runs at all, only a shell can say.
-for p in ota-guardian ota-apply ota-bundle; do
+for p in ota-guardian ota-apply; do
     code=0
     "${programs:+$programs/}$p" help >/dev/null 2>&1 || code=$?
     case $code in
@@ -57,4 +57,4 @@ for p in ota-guardian ota-apply ota-bundle; do
     fi
     exit 1
 done
-exec "${programs:+$programs/}ota-bundle" doctor "$@"
+exec "${programs:+$programs/}ota-apply" doctor "$@"

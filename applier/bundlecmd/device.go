@@ -3,8 +3,8 @@ package bundlecmd
 import (
 	"context"
 
+	"github.com/tope-ota/ota/applier/doctor"
 	"github.com/tope-ota/ota/bootcheck/cli"
-	"github.com/tope-ota/ota/bootcheck/doctor"
 )
 
 func (c *command) doctor(ctx context.Context, args []string) error {

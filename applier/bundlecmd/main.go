@@ -55,7 +55,7 @@ const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
                   print a JSON object that lists the bundles in DIR, for a web server that has them:
                   file, version, release, models, size, sha256; checks neither signatures nor content
 
-On a device, or for an image of one; the script verify_setup.sh calls it:
+For the image of a device, as ota-apply doctor on a device:
   ota-bundle doctor [--json] [--config F] [--root DIR] [--sysroot DIR]
                   is it set up right? What is not, and the cure; nothing is changed. Exit code 1: something fails
                   --sysroot DIR     the image of a device, below DIR, instead of this device

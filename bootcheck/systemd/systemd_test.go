@@ -132,7 +132,7 @@ func TestUnitOf(t *testing.T) {
 	}
 	// Nothing, or of another type, is zero and never a panic.
 	odd := unitOf(map[string]any{"LoadState": 3, "NRestarts": "x", "Job": []any{"x"}, "InvocationID": nil})
-	if odd != (Unit{}) {
+	if !reflect.DeepEqual(odd, Unit{}) {
 		t.Errorf("odd properties: %+v", odd)
 	}
 }

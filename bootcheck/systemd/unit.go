@@ -20,6 +20,7 @@ type Unit struct {
 	Active string // "active", "reloading", "inactive", "failed", "activating", "deactivating"
 	Sub    string // finer, by type of unit: "running", "exited", "auto-restart", "dead" …
 	Job    uint32 // the job that waits or runs for the unit; 0: none
+	Wants  []string
 
 	// When it last became active, in CLOCK_MONOTONIC; 0: never since it was
 	// loaded. A reload does not change it, a restart does.
@@ -75,6 +76,7 @@ func unitOf(props map[string]any) Unit {
 		Load:           get[string](props, "LoadState"),
 		Active:         get[string](props, "ActiveState"),
 		Sub:            get[string](props, "SubState"),
+		Wants:          get[[]string](props, "Wants"),
 		Result:         get[string](props, "Result"),
 		NRestarts:      get[uint32](props, "NRestarts"),
 		MainPID:        get[uint32](props, "MainPID"),

@@ -10,14 +10,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 	"github.com/tope-ota/ota/bootcheck/config"
-	"github.com/tope-ota/ota/bootcheck/systemd"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
@@ -25,82 +27,105 @@ import (
 const (
 	stateOK   = "ok"
 	stateWarn = "warn" // it works, and less well than it could
-	stateFail = "fail" // an update, a fall back or the device will fail because of it
+	stateFail = "fail" // an update, a rollback or the device will fail because of it
 )
 
-// finding is one line of what the doctor found.
 type finding struct {
 	Check string `json:"check"`
 	State string `json:"state"`
-	Found string `json:"found"`          // what is so
+	Found string `json:"found"`
 	Cure  string `json:"cure,omitempty"` // what to do; empty: nothing is wrong
 }
 
-// doctor looks at how a device is set up and changes nothing.
 type doctor struct {
-	out   io.Writer
 	cfg   *config.Config
 	store *bootcheck.Store // nil: there is none
 	// sysroot is in front of every path of the system: an image that does not run.
 	// Empty: this device.
 	sysroot  string
-	systemd  units
+	ask      func(ctx context.Context, program string, args ...string) (string, error)
 	findings []finding
-}
-
-// units is whom to ask about units: systemd, or the files of an image.
-type units interface {
-	Definition(ctx context.Context, name string) (systemd.Definition, error)
-	RuntimeWatchdog(ctx context.Context) (time.Duration, error)
 }
 
 // Options say what is looked at, and how it is said.
 type Options struct {
 	Config  string // the configuration; empty: as for the programs of the device
 	Root    string // the store; empty: as the configuration says
-	Sysroot string // an image of a device, below a folder; empty: this device
+	Sysroot string // an image of a device, below a directory; empty: this device
 	JSON    bool
 }
 
 // Diagnose prints to out what it finds. The error says how much of it is wrong.
 func Diagnose(ctx context.Context, out io.Writer, o Options) error {
-	d, cfgErr, err := open(out, o)
+	return diagnose(ctx, out, o, ask)
+}
+
+func diagnose(ctx context.Context, out io.Writer, o Options, ask func(context.Context, string, ...string) (string, error)) error {
+	d := &doctor{ask: ask}
+	cfgErr, err := d.open(o)
 	if err != nil {
 		return err
 	}
-	if conn, err := d.connect(ctx); err != nil {
-		d.fail("systemd", err.Error(), "look at `systemctl status`; a PID 1 that does not answer needs a reboot")
-	} else if conn != nil {
-		defer conn.Close()
-	}
 	d.lookAtConfig(cfgErr)
+	d.lookAtReport(ctx)
 	d.lookAtStore(ctx)
 	d.lookAtKeys()
-	d.lookAtDisk()
+	d.lookAtDisk(ctx)
 	d.lookAtPrograms()
 	d.lookAtLinks()
-	if d.systemd != nil {
-		d.lookAtUnits(ctx)
-		d.lookAtServices(ctx)
-	}
-	d.lookAtKernel(ctx)
+	d.lookAtSystemd(ctx)
+	d.lookAtKernel()
 	d.lookAtClock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return d.report(o.JSON)
+	return d.report(out, o.JSON)
 }
+
+// open reads the configuration. cfgErr is what is wrong with it.
+func (d *doctor) open(o Options) (cfgErr, err error) {
+	if o.Sysroot == "" {
+		d.cfg, cfgErr = config.Find(o.Config)
+	} else {
+		abs, err := filepath.Abs(o.Sysroot)
+		if err == nil {
+			d.sysroot, err = filepath.EvalSymlinks(abs)
+		}
+		if err != nil {
+			return nil, bootcheck.Errorf(bootcheck.ExitUsage, "", "cannot look at the image: %w", err)
+		}
+		d.sysroot = strings.TrimSuffix(d.sysroot, "/")
+		d.cfg, cfgErr = config.Load(cmp.Or(o.Config, d.path(config.DefaultPath)))
+		if o.Config == "" && errors.Is(cfgErr, fs.ErrNotExist) {
+			cfgErr = nil
+		}
+		// The paths in it are those of the image.
+		for i, name := range d.cfg.Keys {
+			d.cfg.Keys[i] = d.path(name)
+		}
+		if err := d.cfg.SetRoot(d.path(d.cfg.Root)); err != nil {
+			return nil, err
+		}
+	}
+	if o.Root != "" {
+		err = d.cfg.SetRoot(o.Root)
+	}
+	return cfgErr, err
+}
+
+func (d *doctor) ok(check, found string) { d.add(stateOK, check, found, "") }
+
+func (d *doctor) warn(check, found, cure string) { d.add(stateWarn, check, found, cure) }
+
+func (d *doctor) fail(check, found, cure string) { d.add(stateFail, check, found, cure) }
 
 func (d *doctor) add(state, check, found, cure string) {
 	d.findings = append(d.findings, finding{bootcheck.OneLine(check), state, bootcheck.OneLine(found), bootcheck.OneLine(cure)})
 }
-func (d *doctor) ok(check, found string)         { d.add(stateOK, check, found, "") }
-func (d *doctor) warn(check, found, cure string) { d.add(stateWarn, check, found, cure) }
-func (d *doctor) fail(check, found, cure string) { d.add(stateFail, check, found, cure) }
 
 // path is where the system's file name is to be looked at.
 func (d *doctor) path(name string) string {
-	if d.sysroot == "" || name == d.sysroot || strings.HasPrefix(name, d.sysroot+"/") {
+	if name == d.sysroot || strings.HasPrefix(name, d.sysroot+"/") {
 		return name
 	}
 	return filepath.Join(d.sysroot, name)
@@ -108,37 +133,31 @@ func (d *doctor) path(name string) string {
 
 // value is a file of one line; empty: it is not there, or says nothing.
 func (d *doctor) value(name string) string {
-	data, err := os.ReadFile(d.path(name))
-	if err != nil {
-		return ""
-	}
+	data, _ := os.ReadFile(d.path(name))
 	return strings.TrimSpace(string(data))
 }
 
-func (d *doctor) report(asJSON bool) error {
-	count := map[string]int{}
+func (d *doctor) report(out io.Writer, asJSON bool) error {
+	count, width := map[string]int{}, 0
 	for _, f := range d.findings {
 		count[f.State]++
+		width = max(width, len(f.Check))
 	}
 	if asJSON {
-		e := json.NewEncoder(d.out)
+		e := json.NewEncoder(out)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
 		if err := e.Encode(map[string]any{stateOK: count[stateOK], stateWarn: count[stateWarn], stateFail: count[stateFail], "findings": d.findings}); err != nil {
 			return err
 		}
 	} else {
-		width := 0
 		for _, f := range d.findings {
-			width = max(width, len(f.Check))
-		}
-		for _, f := range d.findings {
-			fmt.Fprintf(d.out, "%-4s  %-*s  %s\n", f.State, width, f.Check, f.Found)
+			fmt.Fprintf(out, "%-4s  %-*s  %s\n", f.State, width, f.Check, f.Found)
 			if f.Cure != "" {
-				fmt.Fprintf(d.out, "      %-*s  -> %s\n", width, "", f.Cure)
+				fmt.Fprintf(out, "      %-*s  -> %s\n", width, "", f.Cure)
 			}
 		}
-		fmt.Fprintf(d.out, "%d ok, %d warn, %d fail\n", count[stateOK], count[stateWarn], count[stateFail])
+		fmt.Fprintf(out, "%d ok, %d warn, %d fail\n", count[stateOK], count[stateWarn], count[stateFail])
 	}
 	if n := count[stateFail]; n > 0 {
 		return fmt.Errorf("%d of %d checks of the set-up fail", n, len(d.findings))
@@ -150,13 +169,11 @@ func (d *doctor) report(asJSON bool) error {
 func (d *doctor) lookAtConfig(cfgErr error) {
 	const check = "configuration"
 	name := d.cfg.Path
-	_, err := os.Lstat(name)
-	switch {
-	case cfgErr != nil:
+	if _, err := os.Lstat(name); cfgErr != nil {
 		d.fail(check, cfgErr.Error(), cmp.Or(bootcheck.Advice(cfgErr), "correct it")+": ota-apply refuses to work with it, and ota-guardian uses defaults for what is wrong")
-	case err != nil:
+	} else if err != nil {
 		d.warn(check, name+" is not there: everything has its default", "scripts/install.sh writes one to start from")
-	default:
+	} else {
 		d.ok(check, name+"; only root can change it")
 	}
 	if d.cfg.Model == "" {
@@ -181,16 +198,35 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 	} else {
 		d.ok("health checks", fmt.Sprintf("%d required, and that each of %d services runs; `ota-guardian check` runs them", required, len(d.cfg.Services)))
 	}
-	d.lookAtReport()
+}
+
+// lookAtReport sees whether device-api can hear how an install progresses.
+func (d *doctor) lookAtReport(ctx context.Context) {
+	const check = "report"
+	if d.cfg.Report.URL == "" {
+		d.ok(check, "no reports are sent, as the configuration says")
+		return
+	}
+	u, err := url.Parse(d.cfg.Report.URL)
+	if err != nil || d.sysroot != "" {
+		return // what is wrong with it, the configuration's error says
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")))
+	if err != nil {
+		d.warn(check, "nothing listens at "+d.cfg.Report.URL, "start the service that is to hear the reports, or correct [report] url")
+		return
+	}
+	conn.Close()
+	d.ok(check, "a service listens at "+d.cfg.Report.URL)
 }
 
 // checkOwner fails unless only root (or the user of this program) can change names.
 func (d *doctor) checkOwner(check string, names ...string) {
 	good := true
 	for _, name := range names {
-		err := bootcheck.CheckOwner(name)
-		if cure := bootcheck.Advice(err); bootcheck.Exit(err) == bootcheck.ExitRefused {
-			d.fail(check, err.Error(), cure)
+		if err := bootcheck.CheckOwner(name); bootcheck.Exit(err) == bootcheck.ExitRefused {
+			d.fail(check, err.Error(), bootcheck.Advice(err))
 			good = false
 		}
 	}
@@ -209,25 +245,24 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 	}
 	d.store = store
 	d.checkOwner("store", root)
-	if store.Foreign() {
+	foreign := store.Foreign()
+	if foreign {
 		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: /usr/lib/ota/setup_symlinks.sh (ota-guardian adopt)")
 	}
 	active, err := store.Active()
 	switch {
 	case errors.Is(err, bootcheck.ErrEmpty):
-		if !store.Foreign() {
+		if !foreign {
 			d.warn("record", "no version is installed", "install one: ota-apply install URL")
 		}
 		return
 	case err != nil:
 		d.fail("record", err.Error(), "the next boot goes on with the newest version that is whole; install a version to have a record again")
 		return
-	case active.Damage != "":
-		if !store.Foreign() {
-			d.fail("record", active.Damage, "nothing is lost: `ota-guardian adopt` or the next boot mends it")
-		}
-	default:
+	case active.Damage == "":
 		d.ok("record", fmt.Sprintf("generation %d, the links say the same", active.Record.Generation))
+	case !foreign:
+		d.fail("record", active.Damage, "nothing is lost: `ota-guardian adopt` or the next boot mends it")
 	}
 	r := active.Record
 	switch {
@@ -292,21 +327,18 @@ func (d *doctor) lookAtExternal(name string, ref *bootcheck.Ref) {
 	}
 }
 
-// lookAtKeys sees whether a bundle can be believed, and whom.
+// lookAtKeys sees which keys are trusted, and that none of them is secret.
 func (d *doctor) lookAtKeys() {
 	var paths []string
 	for _, p := range d.cfg.Keys {
 		p = d.path(p)
 		paths = append(paths, p)
-		entries, _ := os.ReadDir(p) // of a file, none
-		for _, e := range entries {
-			if name := filepath.Join(p, e.Name()); strings.HasSuffix(name, ".key") {
-				d.fail("secret key", name+" is on the device: who reads it signs bundles for all of them", "delete it here, make another key and revoke this one: docs/SECURITY.md")
-			}
+		secret, _ := filepath.Glob(filepath.Join(p, "*.key"))
+		for _, name := range secret {
+			d.fail("secret key", name+" is on the device: who reads it signs bundles for all of them", "delete it here, make another key and revoke this one: docs/SECURITY.md")
 		}
 	}
-	keys := trust.Load(paths)
-	where := strings.Join(d.cfg.Keys, ", ")
+	keys, where := trust.Load(paths), strings.Join(d.cfg.Keys, ", ")
 	for _, err := range keys.Skipped {
 		d.fail("keys", err.Error(), cmp.Or(bootcheck.Advice(err), "replace it by the public key (NAME.pub) that ota-bundle keygen wrote"))
 	}
@@ -319,72 +351,53 @@ func (d *doctor) lookAtKeys() {
 
 // lookAtPrograms sees whether the programs are where no bundle and no user can change them.
 func (d *doctor) lookAtPrograms() {
-	const check = "programs"
-	var dirs []string
-	if d.sysroot != "" {
-		dirs = []string{d.path("/usr/bin"), d.path("/usr/local/bin")}
-	} else if self, err := os.Executable(); err == nil {
+	const check, cure = "programs", "scripts/install.sh puts it there"
+	dirs := []string{d.path("/usr/bin"), d.path("/usr/local/bin")}
+	if self, err := os.Executable(); d.sysroot == "" && err == nil {
 		dirs = []string{filepath.Dir(self)}
 	}
 	for _, dir := range dirs {
 		guardian, apply := filepath.Join(dir, "ota-guardian"), filepath.Join(dir, "ota-apply")
-		if _, err := os.Stat(guardian); err != nil {
+		real, err := filepath.EvalSymlinks(guardian)
+		if err != nil {
 			continue
 		}
-		real, err := filepath.EvalSymlinks(guardian)
-		root, rootErr := filepath.EvalSymlinks(d.cfg.Root)
+		root, _ := filepath.EvalSymlinks(d.cfg.Root) // empty: there is no store
+		info, err := os.Stat(apply)
 		switch {
-		case err == nil && rootErr == nil && strings.HasPrefix(real, root+"/"):
+		case root != "" && strings.HasPrefix(real, root+"/"):
 			d.fail(check, real+" is in the version store: an update could replace it", "install it outside: scripts/install.sh")
+		case err != nil || info.Mode()&0o111 == 0:
+			d.fail(check, apply+" is not there: nothing can be installed", cure)
 		default:
-			if info, err := os.Stat(apply); err != nil || info.Mode()&0o111 == 0 {
-				d.fail(check, apply+" is not there: nothing can be installed", "scripts/install.sh puts it there")
-				return
-			}
 			d.checkOwner(check, dir, guardian, apply)
 		}
 		return
 	}
-	d.fail(check, "ota-guardian is in none of "+strings.Join(dirs, ", "), "scripts/install.sh puts it there")
+	d.fail(check, "ota-guardian is in none of "+strings.Join(dirs, ", "), cure)
 }
 
-// linkDirs are where other programs find what a version brings.
-var linkDirs = []string{"/usr/local/bin", "/opt/tope/services"}
-
-// lookAtLinks sees whether the links into the store go through current.
-func (d *doctor) lookAtLinks() {
-	root := strings.TrimPrefix(d.cfg.Root, d.sysroot)
-	good := 0
-	for _, dir := range linkDirs {
-		entries, _ := os.ReadDir(d.path(dir)) // there need be none
-		for _, e := range entries {
-			name := filepath.Join(dir, e.Name())
-			target, err := os.Readlink(d.path(name))
-			if err != nil {
-				continue
-			}
-			if !filepath.IsAbs(target) {
-				target = filepath.Join(dir, target)
-			}
-			rest, inside := strings.CutPrefix(filepath.Clean(target), root+"/")
-			first, below, _ := strings.Cut(rest, "/")
-			switch {
-			case !inside:
-			case first != "current":
-				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it anew through current: /usr/lib/ota/setup_symlinks.sh")
-			case d.dangling(below):
-				d.warn("link "+name, "the version that runs has no "+below, "remove the link, or bring the file in the next version")
-			default:
-				good++
-			}
-		}
-	}
-	if good > 0 {
-		d.ok("links to current", fmt.Sprintf("%d in %s", good, strings.Join(linkDirs, ", ")))
-	}
+// inStore resolves name, one link, into the store: below is the path in "current" or
+// in whatever else stands first. Not inside: name leads elsewhere, to target.
+func (d *doctor) inStore(name string) (first, below string, inside bool) {
+	rest, inside := strings.CutPrefix(name, strings.TrimPrefix(d.cfg.Root, d.sysroot)+"/")
+	first, below, _ = strings.Cut(rest, "/")
+	return first, below, inside
 }
 
-// dangling reports whether the version that runs lacks name; not before one runs, nor
+// readlink is where the link name leads, absolute; empty: it is none.
+func (d *doctor) readlink(name string) string {
+	target, err := os.Readlink(d.path(name))
+	if err != nil {
+		return ""
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(filepath.Dir(name), target)
+	}
+	return filepath.Clean(target)
+}
+
+// dangling reports whether the current version lacks name; not before there is one, nor
 // where a link leads out of it.
 func (d *doctor) dangling(name string) bool {
 	current, err := os.OpenRoot(filepath.Join(d.cfg.Root, "current"))
@@ -396,56 +409,40 @@ func (d *doctor) dangling(name string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// open reads the configuration. cfgErr is what is wrong with it.
-func open(out io.Writer, o Options) (d *doctor, cfgErr, err error) {
-	d = &doctor{out: out}
-	if o.Sysroot == "" {
-		d.cfg, cfgErr = config.Find(o.Config)
-	} else {
-		abs, err := filepath.Abs(o.Sysroot)
-		if err == nil {
-			d.sysroot, err = filepath.EvalSymlinks(abs)
-		}
-		if err != nil {
-			return nil, nil, bootcheck.Errorf(bootcheck.ExitUsage, "", "cannot look at the image: %w", err)
-		}
-		if d.sysroot == "/" {
-			d.sysroot = ""
-		}
-		d.cfg, cfgErr = config.Load(cmp.Or(o.Config, d.path(config.DefaultPath)))
-		if o.Config == "" && errors.Is(cfgErr, fs.ErrNotExist) {
-			cfgErr = nil
-		}
-		// The paths in it are those of the image.
-		for i, name := range d.cfg.Keys {
-			d.cfg.Keys[i] = d.path(name)
-		}
-		if err := d.cfg.SetRoot(d.path(d.cfg.Root)); err != nil {
-			return nil, nil, err
+// lookAtLinks sees whether the links into the store go through current.
+func (d *doctor) lookAtLinks() {
+	dirs := []string{"/usr/local/bin", "/opt/tope/services"} // where other programs find what a version brings
+	good := 0
+	for _, dir := range dirs {
+		entries, _ := os.ReadDir(d.path(dir)) // there need be none
+		for _, e := range entries {
+			name := filepath.Join(dir, e.Name())
+			target := d.readlink(name)
+			switch first, below, inside := d.inStore(target); {
+			case !inside:
+			case first != "current":
+				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it anew through current: /usr/lib/ota/setup_symlinks.sh")
+			case d.dangling(below):
+				d.warn("link "+name, "the version that runs has no "+below, "remove the link, or bring the file in the next version")
+			default:
+				good++
+			}
 		}
 	}
-	if o.Root != "" {
-		err = d.cfg.SetRoot(o.Root)
+	if good > 0 {
+		d.ok("links to current", fmt.Sprintf("%d in %s", good, strings.Join(dirs, ", ")))
 	}
-	return d, cfgErr, err
 }
 
-// connect finds whom to ask about units. conn is to be closed; nil: there is none.
-func (d *doctor) connect(ctx context.Context) (conn *systemd.Conn, err error) {
-	switch {
-	case d.sysroot != "":
-		d.systemd = unitFiles(d.sysroot)
-	case !systemd.Running():
-		d.warn("systemd", "no systemd runs here: units and watchdog are not looked at", "run this on the device, or name an image of one with --sysroot")
-	default:
-		ctx, cancel := context.WithTimeout(ctx, dialLimit)
-		defer cancel()
-		if conn, err = systemd.Dial(ctx); err == nil {
-			d.systemd = conn
-		}
+// lookAtClock sees whether the clock can be right. No decision of the guardian
+// uses it; certificates and bundles that expire are judged by it.
+func (d *doctor) lookAtClock() {
+	now, newest := time.Now(), calendar.Open(d.cfg.Spool, func() time.Time { return time.Time{} }).Today()
+	const day = time.DateOnly
+	if now.Before(newest.Add(-time.Hour)) {
+		d.warn("clock", fmt.Sprintf("it shows %s, and that is over: %s was", now.UTC().Format(day), newest.UTC().Format(day)),
+			"let a time server or a clock with a battery set it: timedatectl; until then a server's certificate may seem not to be valid yet")
+		return
 	}
-	return conn, err
+	d.ok("clock", now.UTC().Format(day))
 }
-
-// dialLimit bounds the wait for a PID 1 that accepts and says nothing.
-const dialLimit = 30 * time.Second

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,12 +22,9 @@ type image struct {
 	t    *testing.T
 	dir  string
 	args Options
-}
 
-const mounts = `21 1 8:1 / / rw,relatime - ext4 /dev/root rw
-22 21 8:2 / /opt/tope rw,noatime - ext4 /dev/mmcblk0p3 rw,data=ordered
-23 21 0:20 / /tmp rw,nosuid - tmpfs tmpfs rw
-`
+	mount string // what findmnt says of the store
+}
 
 func newImage(t *testing.T) *image {
 	m := &image{t: t, dir: t.TempDir()}
@@ -57,7 +55,8 @@ func newImage(t *testing.T) *image {
 	text, err := pub.MarshalText()
 	m.must(err)
 	m.write("etc/ota/keys/release.pub", string(text))
-	m.write("proc/self/mountinfo", mounts)
+	m.write("proc/self/mountinfo", "a kernel runs here\n")
+	m.mount = "ext4 /opt/tope rw,noatime,data=ordered"
 	m.write("proc/sys/kernel/panic", "10\n")
 	m.write("proc/sys/kernel/panic_on_oops", "1\n")
 	m.write("sys/module/pstore/parameters/backend", "ramoops\n")
@@ -134,11 +133,19 @@ func (m *image) edit(name, old, new string) {
 	m.write(name, strings.ReplaceAll(string(data), old, new))
 }
 
+// ask is the system's own systemctl, and a disk for the store.
+func (m *image) ask(ctx context.Context, program string, args ...string) (string, error) {
+	if program == "findmnt" {
+		return m.mount, nil
+	}
+	return ask(ctx, program, args...)
+}
+
 // findings is what the doctor says of it that is not ok.
 func (m *image) findings() (bad []finding, code bootcheck.ExitCode) {
 	m.t.Helper()
 	var out bytes.Buffer
-	err := Diagnose(m.t.Context(), &out, m.args)
+	err := diagnose(m.t.Context(), &out, m.args, m.ask)
 	var said struct {
 		OK, Warn, Fail int
 		Findings       []finding
@@ -256,13 +263,13 @@ func TestBroken(t *testing.T) {
 		{"a service without a unit", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nservices = [\"printer.service\"]\n") }, "service printer.service", stateFail, "not-found", "correct services"},
 		{"a link to one version", func(m *image) { m.link("usr/local/bin/tool", "../../../opt/tope/versions/v1.0.0/bin/device-api") }, "link /usr/local/bin/tool", stateFail, "which no update changes", "setup_symlinks.sh"},
 		{"a link to what no version has", func(m *image) { m.link("opt/tope/services/web", "/opt/tope/versions/current/services/web") }, "link /opt/tope/services/web", stateWarn, "has no services/web", "remove the link"},
-		{"a store in memory", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "tmpfs tmpfs") }, "file system", stateFail, "lost at every reboot", "ext4"},
-		{"a store on a memory card's file system", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "vfat /dev/mmcblk0p3") }, "file system", stateFail, "holds no links", "ext4"},
-		{"a store on another machine", func(m *image) { m.edit("proc/self/mountinfo", "ext4 /dev/mmcblk0p3", "nfs4 server:/x") }, "file system", stateFail, "another machine", "ext4"},
-		{"a store that is read-only", func(m *image) { m.edit("proc/self/mountinfo", "rw,noatime", "ro,noatime") }, "mount option ro", stateFail, "nothing can be installed", "/etc/fstab"},
-		{"a store from which nothing starts", func(m *image) { m.edit("proc/self/mountinfo", "rw,noatime", "rw,noexec") }, "mount option noexec", stateFail, "no service can start", "/etc/fstab"},
-		{"a disk without barriers", func(m *image) { m.edit("proc/self/mountinfo", "rw,data=ordered", "rw,nobarrier") }, "mount option nobarrier", stateFail, "power cut", "/etc/fstab"},
-		{"a journal that does not order data", func(m *image) { m.edit("proc/self/mountinfo", "data=ordered", "data=writeback") }, "mount option data=writeback", stateWarn, "power cut", "data=ordered"},
+		{"a store in memory", func(m *image) { m.mount = "tmpfs /opt/tope rw" }, "file system", stateFail, "lost at every reboot", "ext4"},
+		{"a store on a memory card's file system", func(m *image) { m.mount = "vfat /opt/tope rw" }, "file system", stateFail, "holds no links", "ext4"},
+		{"a store on another machine", func(m *image) { m.mount = "nfs4 /opt/tope rw" }, "file system", stateFail, "another machine", "ext4"},
+		{"a store that is read-only", func(m *image) { m.mount = "ext4 /opt/tope ro,noatime" }, "mount option ro", stateFail, "nothing can be installed", "/etc/fstab"},
+		{"a store from which nothing starts", func(m *image) { m.mount = "ext4 /opt/tope rw,noexec" }, "mount option noexec", stateFail, "no service can start", "/etc/fstab"},
+		{"a disk without barriers", func(m *image) { m.mount = "ext4 /opt/tope rw,nobarrier" }, "mount option nobarrier", stateFail, "power cut", "/etc/fstab"},
+		{"a journal that does not order data", func(m *image) { m.mount = "ext4 /opt/tope rw,data=writeback" }, "mount option data=writeback", stateWarn, "power cut", "data=ordered"},
 		{"a store in /run", func(m *image) {
 			m.must(os.MkdirAll(m.path("run"), 0o755))
 			m.must(os.Rename(m.path("opt/tope/versions"), m.path("run/versions")))
@@ -284,6 +291,7 @@ func TestBroken(t *testing.T) {
 		{"a panic that nothing keeps", func(m *image) { m.write("sys/module/pstore/parameters/backend", "(null)\n") }, "pstore", stateWarn, "counts as a power cut", "ramoops"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			m := newImage(t)
 			row.harm(m)
 			bad, code := m.findings()
@@ -322,7 +330,7 @@ func TestText(t *testing.T) {
 	m.write("proc/sys/kernel/panic", "0\n")
 	m.write("sys/class/watchdog/watchdog0/identity", "evil\x1b[2J\n")
 	var out bytes.Buffer
-	err := Diagnose(t.Context(), &out, m.args)
+	err := diagnose(t.Context(), &out, m.args, m.ask)
 	if err == nil || !strings.Contains(err.Error(), "1 of ") {
 		t.Errorf("error %v", err)
 	}
