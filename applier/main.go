@@ -94,7 +94,7 @@ type command struct {
 	install      installOptions
 
 	idle      time.Duration // of serve-progress
-	limitRate *config.Rate  // nil: what the configuration says
+	limitRate *config.Size  // nil: what the configuration says
 }
 
 // Main runs the command line args (without the program's name) and returns the

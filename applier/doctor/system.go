@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -197,7 +198,7 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 // unit is the state of a unit, as systemctl shows it.
 func (d *doctor) unit(ctx context.Context, name string) map[string]string {
 	if d.sysroot == "" {
-		out, err := d.ask(ctx, "systemctl", "show", "-p", "LoadState,UnitFileState,NeedDaemonReload,ActiveState,Result", "--", name)
+		out, err := d.ask(ctx, "systemctl", "show", "-p", "LoadState,UnitFileState,NeedDaemonReload,ActiveState,Result,After,Before,OnFailure", "--", name)
 		if err != nil {
 			return map[string]string{"LoadState": err.Error()}
 		}
@@ -256,7 +257,8 @@ func timeSpan(s string) time.Duration {
 // is handed to it when it crashes again and again.
 func (d *doctor) lookAtService(ctx context.Context, name string) {
 	check := "service " + name
-	if u := d.unit(ctx, name); u["LoadState"] != "loaded" {
+	u := d.unit(ctx, name)
+	if u["LoadState"] != "loaded" {
 		d.fail(check, "systemd cannot load it: "+u["LoadState"], "make its unit (units/device-api.service.example), or correct services in "+d.cfg.Path)
 		return
 	}
@@ -269,6 +271,7 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 		return
 	}
 	s, good := settings(text), true
+	maps.Copy(s, u) // where systemd runs it knows the order that other units ask for, too
 	need := func(ok bool, found, cure string) {
 		if !ok {
 			good = false

@@ -78,7 +78,7 @@ type Config struct {
 	Proxy string
 
 	CA               []string      // PEM files with the authorities that a server's certificate must come from, these and no other; default none: those of the system
-	LimitRate        Rate          // of a download; default 0, as fast as it goes
+	LimitRate        Size          // of a download; default 0, as fast as it goes
 	DownloadDeadline time.Duration // for one download with all its tries; default 24h, 600 MB at 7 kB/s
 
 	Report Report
@@ -112,10 +112,9 @@ type Report struct {
 	URL string // on the loopback interface; "" in the file: no reports; default http://127.0.0.1:9080/api/v1.0/ota/report
 }
 
-// Trial is how a new version proves itself.
+// Trial says how many boots without a verdict a version on trial survives, by how the
+// boot before them ended, and what a good verdict takes.
 type Trial struct {
-	// How many boots without a verdict a version on trial survives, by how the
-	// boot before them ended.
 	Hard    int // watchdog reset, panic, crash loop; default 3
 	Unclean int // power cut; default 6, users switch printers off
 	Clean   int // reboot or shutdown; default 10
@@ -168,19 +167,12 @@ func Default(path string) *Config {
 			Deadline: 10 * time.Minute,
 			Stable:   time.Minute,
 		},
-		Checks:    defaultChecks(),
+		Checks: []Check{{
+			Name: "device-api answers", HTTP: "http://127.0.0.1:9080/health", Required: true, Timeout: defaultTimeout,
+		}},
 		ChecksDir: filepath.Join(dir, "checks.d"),
 		Path:      path,
 	}
-}
-
-func defaultChecks() []Check {
-	return []Check{{
-		Name:     "device-api answers",
-		HTTP:     "http://127.0.0.1:9080/health",
-		Required: true,
-		Timeout:  defaultTimeout,
-	}}
 }
 
 // defaultTimeout is how long one run of a check may take.

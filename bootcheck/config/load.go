@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -44,17 +45,15 @@ func Find(named string) (*Config, error) {
 // not there, cannot be read, is not TOML, or that others than root can change
 // (bootcheck.CheckOwner) leaves the defaults.
 //
-// The error says everything that was wrong, in one line. errors.Is finds
-// fs.ErrNotExist when there is no file. errors.As finds UnknownKeys when keys
-// are in the file that mean nothing, and BadValue for the first value that is
-// wrong.
+// The error says everything that was wrong, in one line; it is fs.ErrNotExist when
+// there is no file.
 func Load(path string) (*Config, error) {
 	var text string
-	err := bootcheck.Retry(func() (err error) {
+	var err error
+	if err = bootcheck.Retry(func() error {
 		text, err = read(path)
 		return err
-	})
-	if err != nil {
+	}); err != nil {
 		return Default(path), fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	return parse(path, text)
@@ -71,7 +70,12 @@ func parse(path, text string) (*Config, error) {
 		return c, fmt.Errorf("cannot read the configuration %q: %w", c.Path, syntax(err))
 	}
 	l := &loader{md: md}
-	l.table(nil, doc, c.settings(l))
+	known := c.settings()
+	known["check"] = l.checks(&c.Checks)
+	l.table("", doc, known)
+	if !c.spoolSet {
+		c.Spool = filepath.Join(c.Root, ".spool")
+	}
 	if !md.IsDefined("trial", "stable") {
 		c.Trial.Stable = min(c.Trial.Stable, c.Trial.Deadline)
 	}
@@ -80,13 +84,13 @@ func parse(path, text string) (*Config, error) {
 		d := Default(path).Trial
 		c.Trial.Stable, c.Trial.Deadline = d.Stable, d.Deadline
 	}
-	if len(l.unknown) > 0 {
-		l.errs = append(l.errs, UnknownKeys(l.unknown))
+	for _, key := range l.unknown {
+		l.wrong = append(l.wrong, fmt.Sprintf("unknown key %q", key))
 	}
-	if len(l.errs) > 0 {
-		return c, &Error{Path: c.Path, Errs: l.errs}
+	if len(l.wrong) > 0 {
+		err = fmt.Errorf("configuration %q: %s", c.Path, strings.Join(l.wrong, "; "))
 	}
-	return c, nil
+	return c, err
 }
 
 // overfull reports whether text would take the parser more memory or time than a boot
@@ -144,95 +148,103 @@ func syntax(err error) error {
 	return err
 }
 
-// Error is all that is wrong with a file that could be read.
-type Error struct {
-	Path string
-	Errs []error // each a BadValue or UnknownKeys; at least one
-}
-
-func (e *Error) Error() string {
-	var parts []string
-	for _, err := range e.Errs {
-		parts = append(parts, err.Error())
-	}
-	return fmt.Sprintf("configuration %q: %s", e.Path, strings.Join(parts, "; "))
-}
-
-func (e *Error) Unwrap() []error { return e.Errs }
-
-// BadValue is a value that is not used.
-type BadValue struct {
-	Key  string // "trial.hard", "check 2"
-	Line int    // 0: not known
-	Why  string // "must be at least 1, got 0"
-}
-
-func (b BadValue) Error() string {
-	if b.Line > 0 {
-		return fmt.Sprintf("line %d: %s: %s", b.Line, b.Key, b.Why)
-	}
-	return fmt.Sprintf("%s: %s", b.Key, b.Why)
-}
-
-// UnknownKeys are keys that mean nothing: a typing error, or a file for a newer
-// version of the program.
-type UnknownKeys []string
-
-func (u UnknownKeys) Error() string {
-	var quoted []string
-	for _, k := range u {
-		quoted = append(quoted, fmt.Sprintf("%q", k))
-	}
-	if len(quoted) == 1 {
-		return "unknown key " + quoted[0]
-	}
-	return "unknown keys " + strings.Join(quoted, ", ")
-}
-
-// A setting takes the value of one key. It changes the Config only when it
-// returns nil.
-type setting func(value any) error
-
-// UnmarshalTOML makes a setting something that the toml package decodes into:
-// it then adds the line to the error.
-func (s setting) UnmarshalTOML(value any) error { return s(value) }
-
-// A table maps the name of a key to a setting or to another table.
-type table map[string]any
-
+// loader goes through one file.
 type loader struct {
 	md      toml.MetaData
-	errs    []error
-	unknown []string
+	wrong   []string // "line 2: trial.hard: must be at least 1, got 0"
+	unknown []string // keys that mean nothing: a typing error, or for a newer version of the program
 }
 
 func (l *loader) bad(key string, line int, why string) {
-	l.errs = append(l.errs, BadValue{Key: key, Line: line, Why: why})
+	text := key + ": " + why
+	if line > 0 {
+		text = fmt.Sprintf("line %d: %s", line, text)
+	}
+	l.wrong = append(l.wrong, text)
 }
 
-// table takes every key of a TOML table, in the order of their names, so that
-// the same file gives the same error.
-func (l *loader) table(at toml.Key, values map[string]toml.Primitive, known table) {
+// table takes every key of a TOML table whose name and point is prefix, in the order
+// of their names, so that the same file gives the same error.
+func (l *loader) table(prefix string, values map[string]toml.Primitive, known map[string]setting) {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		key := append(slices.Clone(at), name)
-		switch k := known[name].(type) {
-		case table:
+		key := prefix + name
+		set := known[key]
+		isTable := prefix == "" && slices.ContainsFunc(slices.Collect(maps.Keys(known)), func(k string) bool { return strings.HasPrefix(k, name+".") })
+		switch {
+		case isTable:
 			var sub map[string]toml.Primitive
 			// For what is no table, toml leaves sub alone and says nothing.
 			if err := l.md.PrimitiveDecode(values[name], &sub); err != nil || sub == nil {
-				l.bad(key.String(), 0, fmt.Sprintf("must be a table, [%s]", key))
+				l.bad(key, 0, fmt.Sprintf("must be a table, [%s]", key))
 				continue
 			}
-			l.table(key, sub, k)
-		case setting:
-			err := l.md.PrimitiveDecode(values[name], k)
-			if pe, ok := errors.AsType[toml.ParseError](err); ok {
-				l.bad(key.String(), pe.Position.Line, pe.Message)
-			} else if err != nil {
-				l.bad(key.String(), 0, err.Error())
-			}
+			l.table(key+".", sub, known)
+		case set == nil:
+			l.unknown = append(l.unknown, key)
 		default:
-			l.unknown = append(l.unknown, key.String())
+			err := l.md.PrimitiveDecode(values[name], set)
+			if pe, ok := errors.AsType[toml.ParseError](err); ok {
+				l.bad(key, pe.Position.Line, pe.Message)
+			} else if err != nil {
+				l.bad(key, 0, err.Error())
+			}
 		}
 	}
+}
+
+// checks takes the [[check]] tables. One that is wrong is left out and named by
+// its place in the file; the others count. When none is left, the default stays:
+// a typing error must not make every version good.
+func (l *loader) checks(dst *[]Check) setting {
+	return func(v any) error {
+		tables, ok := v.([]map[string]any) // [[check]]
+		if list, isList := v.([]any); isList {
+			for _, e := range list { // check = [{…}]
+				t, isTable := e.(map[string]any)
+				if v = e; !isTable {
+					break
+				}
+				tables, ok = append(tables, t), len(tables)+1 == len(list)
+			}
+		}
+		if !ok {
+			return fmt.Errorf("must be tables, [[check]], got %s", show(v))
+		}
+		var good []Check
+		for i, t := range tables {
+			c, err := l.check(t)
+			if err == nil && slices.ContainsFunc(good, func(o Check) bool { return o.Name == c.Name }) {
+				err = fmt.Errorf("there is another check with the name %q", c.Name)
+			}
+			if err != nil {
+				l.bad(fmt.Sprintf("check %d", i+1), 0, err.Error())
+				continue
+			}
+			good = append(good, c)
+		}
+		if len(good) > 0 {
+			*dst = good
+		}
+		return nil
+	}
+}
+
+func (l *loader) check(t map[string]any) (Check, error) {
+	c := Check{Required: true, Timeout: defaultTimeout}
+	known := c.settings()
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		if set := known[name]; set == nil {
+			l.unknown = append(l.unknown, "check."+name)
+		} else if err := set(t[name]); err != nil {
+			return c, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	kinds := len(slices.DeleteFunc([]string{c.Unit, c.HTTP, c.Script}, func(s string) bool { return s == "" }))
+	switch {
+	case c.Name == "":
+		return c, errors.New("it has no name")
+	case kinds != 1:
+		return c, fmt.Errorf("%q must have exactly one of unit, http and script, got %d", c.Name, kinds)
+	}
+	return c, nil
 }
