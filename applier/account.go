@@ -16,8 +16,6 @@ type account struct {
 	since   time.Time
 	seconds map[string]float64 // by stage
 	stats   fetch.Stats
-	reused  int64
-	damaged int // files that were not reused, as they are damaged
 }
 
 // enter says that the install is in stage from now on.
@@ -40,18 +38,6 @@ func (c *account) fetched(stats fetch.Stats) {
 	c.stats = stats
 }
 
-func (c *account) took(reused int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.reused = reused
-}
-
-func (c *account) found(damaged int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.damaged += damaged
-}
-
 // close is the account of an install of version that ended with err.
 func (c *account) close(version string, err error) metrics.Install {
 	c.enter("")
@@ -62,8 +48,6 @@ func (c *account) close(version string, err error) metrics.Install {
 		Result:     metrics.Success,
 		Ended:      time.Now().Unix(),
 		Downloaded: uint64(c.stats.Fetched),
-		Reused:     uint64(c.reused),
-		Damaged:    uint64(c.damaged),
 		Resumes:    c.stats.Resumes,
 		Seconds:    c.seconds,
 	}

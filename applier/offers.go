@@ -245,11 +245,7 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 			return err
 		}
 	}
-	if err := take(false); err != nil {
-		return err
-	}
-	a.account.took(u.Reused())
-	return nil
+	return take(false)
 }
 
 func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record, noCopy bool, known map[string]bool) error {
@@ -288,7 +284,6 @@ func (a *applier) foundDamage(ref *bootcheck.Ref, record *bootcheck.Record, file
 	}
 	a.logf("warning: %s; not reused", text)
 	a.logf("hint: `ota-guardian verify --repair %s` repairs it from other versions", ref)
-	a.account.found(files)
 	if ref.Same(record.Factory) {
 		if err := bootcheck.FlagFactory(a.cfg.Run, "factory "+text); err != nil {
 			a.logf("cannot tell status about the factory version: %v", err)

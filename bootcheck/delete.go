@@ -182,22 +182,6 @@ func (s *Store) clear(name string) error {
 	return s.trash(name)
 }
 
-// Leftovers counts what in the store was to be deleted, and could not be: what is in
-// .trash, and versions that have lost their manifest.
-func (s *Store) Leftovers() int {
-	entries, _ := os.ReadDir(s.path(trashDir))
-	n := len(entries)
-	names, _ := s.VersionNames()
-	for _, version := range names {
-		dir := s.VersionDir(version)
-		_, err := os.Lstat(filepath.Join(dir, ManifestDir))
-		if _, lost := os.Lstat(filepath.Join(dir, ManifestPath)); err == nil && errors.Is(lost, fs.ErrNotExist) {
-			n++
-		}
-	}
-	return n
-}
-
 // leftOver is one error for all that could not be removed.
 func leftOver(errs []error) error {
 	var first error

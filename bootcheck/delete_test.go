@@ -121,11 +121,8 @@ func TestRemoveLowerLayer(t *testing.T) {
 	if ref, err := s.Ref("2.0"); err == nil {
 		t.Errorf("half a version is taken for %+v", ref)
 	}
-	if n := s.Leftovers(); n != 1 {
-		t.Errorf("Leftovers = %d, want 1", n)
-	}
-	if err := errors.Join(unix.Unmount(s.path("v2.0/data"), 0), s.Remove(nil, "2.0")); err != nil || s.Leftovers() != 0 {
-		t.Errorf("without the mount: %v, %d leftovers", err, s.Leftovers())
+	if err := errors.Join(unix.Unmount(s.path("v2.0/data"), 0), s.Remove(nil, "2.0")); err != nil {
+		t.Errorf("without the mount: %v", err)
 	}
 }
 

@@ -1,12 +1,9 @@
 package metrics
 
 import (
+	"cmp"
 	"encoding/json"
-	"io"
-	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -21,7 +18,6 @@ func (d *Desk) installsFile() string { return filepath.Join(d.store.Dir(), insta
 type installs struct {
 	Results    map[string]uint64 `json:"results"`          // how many ended with each Result
 	Downloaded uint64            `json:"downloaded_bytes"` // by all of them
-	Damaged    uint64            `json:"damaged_files"`    // that all of them found
 	Last       *Install          `json:"last,omitempty"`   // nil: there was none
 }
 
@@ -32,8 +28,6 @@ type Install struct {
 	Exit       bootcheck.ExitCode `json:"exit"`
 	Ended      int64              `json:"ended"`            // Unix time, seconds
 	Downloaded uint64             `json:"downloaded_bytes"` // that arrived, those thrown away included
-	Reused     uint64             `json:"reused_bytes"`     // taken from other versions
-	Damaged    uint64             `json:"damaged_files"`    // of other versions, which were therefore not reused
 	Resumes    int                `json:"resumes"`          // how often the download went on from where it had broken off
 	Seconds    map[string]float64 `json:"seconds"`          // by stage, see stages
 }
@@ -59,42 +53,25 @@ func (d *Desk) Ended(last Install) error {
 	if !d.on() {
 		return d.Publish()
 	}
-	unlock, err := d.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	all := readInstalls(d.installsFile())
-	all.Results[last.Result]++
-	all.Downloaded += last.Downloaded
-	all.Damaged += last.Damaged
-	all.Last = &last
-	data, err := json.Marshal(all)
-	if err == nil {
-		err = bootcheck.ReplaceFile(d.installsFile(), append(data, '\n'), 0o644, true)
-	}
-	if publishErr := d.publish(); err == nil {
-		err = publishErr
-	}
-	return err
+	return d.locked(func() error {
+		all := readInstalls(d.installsFile())
+		all.Results[last.Result]++
+		all.Downloaded += last.Downloaded
+		all.Last = &last
+		data, err := json.Marshal(all)
+		if err == nil {
+			err = bootcheck.ReplaceFile(d.installsFile(), append(data, '\n'), 0o644, true)
+		}
+		return cmp.Or(err, d.publish())
+	})
 }
 
 // readInstalls reads what Ended wrote. What cannot be understood is none: then the
 // counters begin anew, which Prometheus takes for a counter reset.
 func readInstalls(name string) *installs {
-	none := func() *installs { return &installs{Results: make(map[string]uint64)} }
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return none()
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	if err != nil {
-		return none()
-	}
-	all := none()
-	if json.Unmarshal(data, all) != nil || all.Results == nil {
-		return none()
+	all := &installs{}
+	if data, err := bootcheck.ReadRegular(name, 64<<10); err != nil || json.Unmarshal(data, all) != nil || all.Results == nil {
+		return &installs{Results: make(map[string]uint64)}
 	}
 	return all
 }

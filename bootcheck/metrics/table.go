@@ -1,10 +1,6 @@
 package metrics
 
-import (
-	"time"
-
-	"github.com/tope-ota/ota/bootcheck"
-)
+import "github.com/tope-ota/ota/bootcheck"
 
 // A metric is one family of the file.
 type metric struct {
@@ -43,8 +39,6 @@ var table = []metric{
 		}},
 	{"ota_release", gauge, "Release counter of the version that runs; 0 if that was not counted.",
 		one(func(f *facts) float64 { return float64(f.release) })},
-	{"ota_release_floor", gauge, "Highest release counter that was ever confirmed here: bundles below it are refused.",
-		one(func(f *facts) float64 { return float64(f.record.Floor) })},
 	{"ota_phase", gauge, "1 for the phase in which the device is. None is 1 before the first install.",
 		func(f *facts, emit emit) {
 			enum(emit, "phase", string(f.record.Phase), string(bootcheck.PhaseConfirmed), string(bootcheck.PhaseTrial),
@@ -53,23 +47,6 @@ var table = []metric{
 	{"ota_hold", gauge, "1 for the reason why the device is on hold and waits for a person or another version.",
 		func(f *facts, emit emit) {
 			enum(emit, "reason", f.record.HoldReason, bootcheck.HoldExhausted, bootcheck.HoldEnvironment)
-		}},
-	{"ota_trial_boots", gauge, "Boots without a verdict of the version on trial, by how the boot before each ended. 0 when nothing is on trial.",
-		func(f *facts, emit emit) {
-			t := f.record.Trial
-			if t == nil {
-				t = &bootcheck.Trial{}
-			}
-			emit(float64(t.Hard), "class", "hard")
-			emit(float64(t.Unclean), "class", "unclean")
-			emit(float64(t.Clean), "class", "clean")
-		}},
-	{"ota_trial_boots_limit", gauge, "Boots without a verdict at which a version on trial is left, by how the boot before each ended.",
-		func(f *facts, emit emit) {
-			t := f.cfg.Trial
-			emit(float64(t.Hard), "class", "hard")
-			emit(float64(t.Unclean), "class", "unclean")
-			emit(float64(t.Clean), "class", "clean")
 		}},
 	{"ota_hard_boots", gauge, "Boots in a row, up to now, before each of which a confirmed version ended in a watchdog reset or a kernel panic, and none of which was healthy.",
 		one(func(f *facts) float64 { return float64(len(f.record.HardStreak)) })},
@@ -102,26 +79,14 @@ var table = []metric{
 				emit(1, "version", b.Version, "cause", b.Reason)
 			}
 		}},
-	{"ota_blocked_versions", gauge, "How many versions failed here and are not run again unless a person says so.",
-		one(func(f *facts) float64 { return float64(len(f.record.Blocked)) })},
 	{"ota_record_damaged", gauge, "1 if the record of what runs, or a link of the store, was not what it should be, so that the device goes on with an older one.",
 		one(func(f *facts) float64 { return truth(f.damaged) })},
 	{"ota_factory_verified", gauge, "1 if the last check of every byte of the factory version in this boot found it whole, 0 if it is damaged. Not there: not checked yet, or there is no factory version.",
 		func(f *facts, emit emit) {
 			if f.factory != nil {
-				emit(truth(f.factory.whole))
+				emit(truth(*f.factory))
 			}
 		}},
-	{"ota_factory_verified_timestamp_seconds", gauge, "When the last check of the factory version in this boot ended, as Unix time by the device's clock.",
-		func(f *facts, emit emit) {
-			if f.factory != nil {
-				emit(unixTime(f.factory.at))
-			}
-		}},
-	{"ota_retained_versions", gauge, "Versions in the store, whole or not.",
-		one(func(f *facts) float64 { return float64(f.versions) })},
-	{"ota_store_leftovers", gauge, "Versions and parts of versions that were to be deleted and could not be. While an install runs, also what it is about to delete.",
-		one(func(f *facts) float64 { return float64(f.leftovers) })},
 	{"ota_store_free_bytes", gauge, "Room on the disk of the store when this file was written.",
 		one(func(f *facts) float64 { return float64(f.free.Bytes) })},
 	{"ota_store_free_inodes", gauge, "Inodes that were free on the disk of the store when this file was written. Not there: the file system makes them as it needs them.",
@@ -141,8 +106,6 @@ var table = []metric{
 		}},
 	{"ota_downloaded_bytes_total", counter, "Bytes that installs downloaded, also those that were thrown away.",
 		one(func(f *facts) float64 { return float64(f.installs.Downloaded) })},
-	{"ota_damaged_files_total", counter, "Files of versions in the store that installs found damaged when they were to be reused.",
-		one(func(f *facts) float64 { return float64(f.installs.Damaged) })},
 	{"ota_last_install_info", gauge, "The last install or activation that ended: the version (empty: it did not come to know it) and the result. Always 1; not there if there never was one.",
 		last(func(l *Install, emit emit) { emit(1, "version", l.Version, "result", l.Result) })},
 	{"ota_last_install_exit_code", gauge, "Exit code of the last install or activation: 0 done, 3 busy, 4 refused, 5 damaged, 6 download failed, 7 no space, 8 rolled back, 9 on hold, 10 unknown, else failed.",
@@ -155,16 +118,9 @@ var table = []metric{
 				emit(l.Seconds[stage], "stage", stage)
 			}
 		})},
-	{"ota_last_install_downloaded_bytes", gauge, "Bytes that the last install downloaded, also those that were thrown away.",
-		last(func(l *Install, emit emit) { emit(float64(l.Downloaded)) })},
-	{"ota_last_install_reused_bytes", gauge, "Bytes of the version that the last install took from versions that were here.",
-		last(func(l *Install, emit emit) { emit(float64(l.Reused)) })},
 	{"ota_last_install_resumes", gauge, "How often the download of the last install went on from where it had broken off.",
 		last(func(l *Install, emit emit) { emit(float64(l.Resumes)) })},
 }
-
-// BootUnknown is a class of Booted: nobody knows how the boot before ended.
-const BootUnknown = "unknown"
 
 type role struct {
 	name string
@@ -204,5 +160,3 @@ func truth(b bool) float64 {
 	}
 	return 0
 }
-
-func unixTime(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
