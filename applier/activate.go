@@ -221,11 +221,16 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record) map[st
 		}
 		return nil
 	}
-	results, err := a.checkBefore(ctx, record.Current.Version)
+	env, done, err := checkEnv(ctx, record.Current.Version)
+	if err != nil {
+		a.logf("units are not checked before the switch: %v", err)
+	}
+	defer done()
+	results := health.Run(ctx, health.All(a.cfg, env))
 	if ctx.Err() != nil {
 		return nil // the caller sees it too; nothing was found out
 	}
-	if err != nil {
+	if err := health.Unanswered(results); err != nil {
 		a.logf("cannot run the checks before the switch, so none will excuse the new version: %v", err)
 		return nil
 	}

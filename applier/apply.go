@@ -13,7 +13,7 @@
 //	stage.go     unpack, publish, make room
 //	limits.go    how long a file may become, how much memory is used, no core dumps
 //	activate.go  the switch, the restart, the verdict
-//	baseline.go  the health checks before the switch
+//	check.go     the health checks, before the switch and for a person
 //	handover.go  running in a systemd unit of its own
 //	sandbox.go   what that may do
 //	progress.go  what a person at a terminal sees of it

@@ -36,6 +36,7 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply list [--json]      the versions in the store
   ota-apply verify VERSION|FILE
                                check every byte of a version or of a bundle
+  ota-apply check [--json]     run the health checks once; nothing is changed
   ota-apply cleanup [--dry-run]
                                remove left-overs and the versions beyond "keep"
   ota-apply unblock VERSION    let a version that failed here be installed again
@@ -47,6 +48,7 @@ const usage = `ota-apply installs a version of the application and makes it run.
   ota-apply doctor [--json] [--sysroot DIR]
                                is the device set up right? What is not, and the cure; nothing is changed.
                                Exit code 1: something fails
+  ota-apply check --request    for ota-health@.service: stdin is a socket, with one request
   ota-apply --version          the version of this program
 
 Flags of install:
@@ -94,6 +96,7 @@ type command struct {
 	install      installOptions
 
 	idle      time.Duration // of serve-progress
+	request   bool          // of check: one, on stdin
 	limitRate *config.Size  // nil: what the configuration says
 }
 
@@ -186,7 +189,10 @@ func parse(args []string) (*command, error) {
 		})
 	case "reset-release":
 		arguments = 0
-	case baselineCommand:
+	case "check":
+		arguments = 0
+		fs.BoolVar(&c.json, "json", false, "")
+		fs.BoolVar(&c.request, "request", false, "")
 	case "verify", "unblock":
 	default:
 		if err := cli.Asked(c.name); err != nil {
@@ -226,6 +232,9 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	}
 	if c.name == "doctor" { // a configuration that is wrong is a finding
 		return doctor.Diagnose(ctx, a.out, doctor.Options{Config: c.config, Root: c.root, Sysroot: c.sysroot, JSON: c.json})
+	}
+	if c.request { // it needs neither the store nor the configuration
+		return serveCheck(ctx)
 	}
 	cfg, err := config.Find(c.config)
 	if c.name == "serve-progress" {
@@ -273,8 +282,8 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	case "reset-release":
 		defer a.publish()
 		return a.resetRelease(ctx)
-	case baselineCommand:
-		return a.printBaseline(ctx, c.arg)
+	case "check":
+		return a.check(ctx, c.json)
 	}
 	return a.status(c.json)
 }

@@ -20,3 +20,11 @@ func Printable(text string) string {
 
 // OneLine is Printable in one line, each run of white space as one space.
 func OneLine(text string) string { return strings.Join(strings.Fields(Printable(text)), " ") }
+
+// Clip shortens text to at most limit bytes, between two characters.
+func Clip(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
+}

@@ -59,7 +59,7 @@ func (b *board) device(keys ...uint64) *guardian {
 	b.must(cfg.SetRoot(b.store.Dir()))
 	cfg.Run, cfg.Model, cfg.Keys, cfg.Services = b.t.TempDir(), "x1", []string{dir}, nil
 	cfg.Trial.Stable, cfg.Trial.Deadline = 50*time.Millisecond, time.Second
-	return &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), out: &b.log, log: &b.log}
+	return &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), out: &b.log, log: &b.log, ask: nobodyListens}
 }
 
 func (b *board) revoke(ids ...uint64) {

@@ -20,7 +20,6 @@ import (
 // It returns nil when the version that it found is confirmed, an error with
 // ExitRolledBack when another one is, with ExitHeld when the device is on hold.
 func (g *guardian) confirm(ctx context.Context) error {
-	defer g.closeProbe()
 	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
 	var back *bootcheck.Record // the last record that fell back in this run
@@ -79,7 +78,7 @@ func (g *guardian) confirm(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-time.After(probePause):
+			case <-time.After(askPause):
 			}
 			continue
 		}
@@ -129,21 +128,24 @@ func (g *guardian) warnOfWatchdog(ctx context.Context) {
 // errMoved says that the record changed while its version was watched.
 var errMoved = fmt.Errorf("another version is current now")
 
+// askPause is what lies between two watches, where checks could not be run.
+const askPause = 2 * time.Second
+
 // watch runs the health checks on the version of record until there is a
 // verdict, or until somebody else switched (errMoved). Checks that could not be run
-// to their end (errProbe) are begun anew, for as long as a trial takes: a device
+// (health.ErrUnanswered) are begun anew, for as long as a trial takes: a device
 // that is out of memory for a moment must not leave a version without a verdict.
 func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
 	for start := time.Now(); ; {
 		verdict, err := g.watchOnce(ctx, record)
-		if !errors.Is(err, errProbe) || time.Since(start) > g.cfg.Trial.Deadline {
+		if !errors.Is(err, health.ErrUnanswered) || time.Since(start) > g.cfg.Trial.Deadline {
 			return verdict, err
 		}
 		g.logf("%v; beginning anew", err)
 		select {
 		case <-ctx.Done():
 			return verdict, ctx.Err()
-		case <-time.After(probePause):
+		case <-time.After(askPause):
 		}
 	}
 }
@@ -165,7 +167,7 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		}
 	}()
 
-	env := health.Env{Version: record.Current.Version}
+	env := health.Env{Version: record.Current.Version, Ask: g.ask}
 	if systemd.Running() {
 		// Without its answers a version that crashes all the time might pass.
 		conn, err := dial(ctx)
@@ -177,20 +179,6 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		}
 		defer conn.Close()
 		env.Units = conn
-		p, err := g.prober(ctx)
-		if err != nil {
-			return health.Verdict{}, err
-		}
-		env.Elsewhere = func(ctx context.Context, o health.Order) (health.Answer, error) {
-			return p.ask(ctx, request{Order: &o})
-		}
-		go func() {
-			select {
-			case <-ctx.Done():
-			case <-p.gone:
-				cancel(fmt.Errorf("%w: %w", errProbe, p.err))
-			}
-		}()
 	}
 	w := health.Watch{
 		Checks:   health.All(g.cfg, env),
@@ -209,10 +197,10 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 	}
 	g.logf("watching %s (%s) for %s within %s", record.Current, record.Phase, w.Stable, w.Deadline)
 	verdict, err := w.Run(ctx)
-	if err != nil {
-		return verdict, context.Cause(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	return verdict, nil
+	return verdict, err
 }
 
 // judge commits what verdict means for the version of record, and restarts the
@@ -370,27 +358,16 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 	if err != nil {
 		return false
 	}
-	if err := g.send(ctx, report{URL: g.cfg.Report.URL, Body: body}); err != nil {
+	answer, err := g.ask(ctx, health.Request{Report: g.cfg.Report.URL, Body: body, Timeout: reportLimit})
+	if err == nil && answer.Error != "" {
+		err = errors.New(answer.Error)
+	}
+	if err != nil {
 		g.logf("cannot tell device-api of the rollback yet: %v", err)
 		return false
 	}
 	return true
 }
 
-// send sends r, through the probe where the network is only there.
-func (g *guardian) send(ctx context.Context, r report) error {
-	if !systemd.Running() {
-		return r.send(ctx)
-	}
-	p, err := g.prober(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*reportLimit) // it starts, maybe
-	defer cancel()
-	answer, err := p.ask(ctx, request{Report: &r})
-	if err == nil && answer.Error != "" {
-		err = errors.New(answer.Error)
-	}
-	return err
-}
+// reportLimit bounds one report, as that of ota-apply: device-api is on this machine.
+const reportLimit = 2 * time.Second

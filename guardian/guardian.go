@@ -23,6 +23,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/journal"
 	"github.com/tope-ota/ota/bootcheck/metrics"
 	"github.com/tope-ota/ota/bootcheck/systemd"
@@ -46,7 +47,7 @@ type guardian struct {
 	out    io.Writer
 	log    io.Writer
 
-	probe *prober // of confirm; nil: not needed yet
+	ask func(context.Context, health.Request) (health.Answer, error) // health.Ask, but in a test
 }
 
 func (g *guardian) logf(format string, args ...any) {

@@ -14,6 +14,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 const usage = `ota-guardian decides which version a device runs, and never leaves it without one.
@@ -22,8 +23,6 @@ Run by systemd:
   ota-guardian boot [--boot-id ID] [--last-boot clean|unclean|hard]
                                       before the services: count this boot, fall back if needed
   ota-guardian confirm                after them: watch their health, then confirm or fall back
-  ota-guardian probe                  for confirm, in ota-health.service: run the checks that need
-                                      the network or a program of others (JSON lines on stdin)
   ota-guardian recover [UNIT]         a service crash-loops (default: $MONITOR_UNIT, then the first of services)
   ota-guardian shutdown               leave the mark of an orderly shutdown
 
@@ -120,7 +119,7 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 	case "verify":
 		fs.BoolVar(&o.repair, "repair", false, "")
 		max = -1
-	case "confirm", "probe", "shutdown", "factory verify", "factory repair":
+	case "confirm", "shutdown", "factory verify", "factory repair":
 	case "factory":
 		return cli.Usagef("ota-guardian", "factory: create, verify or repair is missing")
 	default:
@@ -141,9 +140,6 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 	case "", LastClean, LastUnclean, LastHard:
 	default:
 		return cli.Usagef("ota-guardian", "--last-boot %q is not one of clean, unclean, hard", o.last)
-	}
-	if name == "probe" { // it needs neither the store nor the configuration
-		return probe(ctx, os.Stdin, stdout)
 	}
 	g, err := o.configured(stdout, stderr)
 	if err != nil {
@@ -215,7 +211,7 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 // the guardian: it says so and uses defaults.
 func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
 	cfg, err := config.Find(o.config)
-	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, bootcheck.BootID()), out: stdout, log: stderr}
+	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, bootcheck.BootID()), out: stdout, log: stderr, ask: health.Ask}
 	if err != nil {
 		g.logf("config: %v; using defaults", err)
 	}

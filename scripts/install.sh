@@ -86,10 +86,10 @@ esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
-managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-progress.socket ota-progress.service'
-enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket'
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service'
+enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-health.socket ota-progress.socket'
 # The others do their work at boot; these work from now on.
-started='ota-verify.timer ota-progress.socket'
+started='ota-verify.timer ota-health.socket ota-progress.socket'
 programs='ota-guardian ota-apply ota-bundle'
 pages='ota-guardian.8 ota-apply.1 ota-bundle.1 ota.toml.5 ota.7'
 # What a person or an image build runs on the device: not in the way of the PATH.

@@ -147,8 +147,8 @@ func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 // What scripts/install.sh installs, and what of it has to be enabled.
 var (
 	ourUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-recover.service", "ota-factory.service",
-		"ota-verify.service", "ota-verify.timer", "ota-progress.socket", "ota-progress.service"}
-	enabledUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-factory.service", "ota-verify.timer", "ota-progress.socket"}
+		"ota-verify.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket", "ota-progress.service"}
+	enabledUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-factory.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket"}
 )
 
 // lookAtSystemd sees whether systemd starts what it has to, each service from the store.

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/tope-ota/ota/bootcheck/loopback"
 )
 
 // A setting takes the value of one key. It changes the Config only when it
@@ -251,7 +249,10 @@ func promFile(s string) (string, error) {
 	return absolute(s)
 }
 
-func loopbackURL(s string) (string, error) { return s, loopback.Check(s) }
+func loopbackURL(s string) (string, error) {
+	_, err := Loopback(s)
+	return s, err
+}
 
 // NoProxy is the Proxy that says: through none, whatever the environment says.
 const NoProxy = "none"

@@ -2,10 +2,9 @@
 //
 //	checks.go   THE list of what is checked: add a check there
 //	unit.go     a unit runs
-//	http.go     an address answers
-//	script.go   a program agrees
-//	order.go    the same two, done by another process
+//	ask.go      an address answers, a program agrees: another process does these
 //	watch.go    the trial: good for long enough, soon enough
+//	report.go   all of them once, for a person
 //
 // A check is *required* or *wanted*. A required one can condemn a version: the
 // device goes back to the one before. A wanted one is reported and can never
@@ -16,6 +15,7 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -28,27 +28,42 @@ type Check struct {
 	Required bool          // may condemn a version
 	Timeout  time.Duration // for one run; what takes longer is not good
 	every    time.Duration // least time between two runs of a Watch; 0: as often as it likes
-	grace    time.Duration // for another process that does it to say that its time was up
 	run      func(context.Context) finding
 }
 
 // NewCheck makes a Check of a function: good if it returns nil, which it must do
 // soon after its context ended.
 func NewCheck(name string, required bool, timeout time.Duration, f func(context.Context) error) Check {
-	return Check{Name: name, Required: required, Timeout: timeout, run: func(ctx context.Context) finding {
+	return Check{Name: name, Required: required, Timeout: timeout, run: limited(timeout, func(ctx context.Context) finding {
 		return finding{err: f(ctx)}
-	}}
+	})}
+}
+
+// limited is f with a time limit.
+func limited(limit time.Duration, f func(context.Context) finding) func(context.Context) finding {
+	return func(ctx context.Context) finding {
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		found := f(bounded)
+		if errors.Is(found.err, context.DeadlineExceeded) && ctx.Err() == nil {
+			found.err = fmt.Errorf("no answer within %s", limit)
+		}
+		return found
+	}
 }
 
 // A Result is how one run of a Check ended.
 type Result struct {
 	Check    string
-	Required bool // of the check; false also for a script that must not be run
+	Required bool // of the check; false also if it could not be run
 	OK       bool
 	Final    bool          // not OK, and waiting will not help
 	Why      string        // one line: why it is not OK, or, where that is worth knowing, what was seen
 	Output   string        // when not OK: what an address answered (the first 4 KiB) or a script printed (the last)
 	Took     time.Duration // of this run
+
+	// Unanswered is why no process ran the check, an ErrUnanswered; nil: one did.
+	Unanswered error
 
 	// Up is how long it has been OK by the unit's own record, without a gap even
 	// between two runs; 0: only the runs tell.
@@ -59,7 +74,7 @@ type Result struct {
 type finding struct {
 	err    error
 	note   string // for Why when err is nil
-	output string // at most maxOutput bytes
+	output string // at most MaxOutput bytes
 	final  bool
 	up     time.Duration
 }
@@ -68,16 +83,14 @@ type finding struct {
 // the version.
 var errCannotRun = errors.New("the check cannot be run")
 
-// maxOutput is how much of a check's output is kept, in bytes: the record of a
+// MaxOutput is how much of a check's output is kept, in bytes: the record of a
 // rollback holds it, and that is written to flash.
-const maxOutput = 4 << 10
+const MaxOutput = 4 << 10
 
 // once runs c.
 func (c Check) once(ctx context.Context) Result {
-	bounded, cancel := context.WithTimeout(ctx, c.Timeout+c.grace)
-	defer cancel()
 	start := time.Now()
-	f := c.run(bounded)
+	f := c.run(ctx)
 	r := Result{
 		Check:    c.Name,
 		Required: c.Required,
@@ -90,13 +103,12 @@ func (c Check) once(ctx context.Context) Result {
 		return r
 	}
 	r.Final, r.Output = f.final, bootcheck.Printable(f.output)
-	if errors.Is(f.err, errCannotRun) {
+	if errors.Is(f.err, ErrUnanswered) {
+		r.Required, r.Unanswered = false, f.err
+	} else if errors.Is(f.err, errCannotRun) {
 		r.Required = false
 	}
-	r.Why = oneLine(f.err.Error())
-	if errors.Is(f.err, context.DeadlineExceeded) && ctx.Err() == nil {
-		r.Why = "no answer within " + c.Timeout.String()
-	}
+	r.Why = OneLine(f.err.Error())
 	return r
 }
 
@@ -122,6 +134,16 @@ func Failing(results []Result) (r Result, found bool) {
 		}
 	}
 	return Result{}, false
+}
+
+// Unanswered returns why a check was not run, nil if all were.
+func Unanswered(results []Result) error {
+	for _, r := range results {
+		if r.Unanswered != nil {
+			return r.Unanswered
+		}
+	}
+	return nil
 }
 
 // Baseline is what the record keeps of a Run before a switch: which checks were

@@ -1,12 +1,12 @@
 package health
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,69 +94,6 @@ func TestMonotonicIsTheKernels(t *testing.T) {
 	fmt.Sscan(string(text), &up)
 	if got := monotonic().Seconds(); got <= 0 || got > up+1 {
 		t.Errorf("monotonic() = %.1f s, the kernel has been up for %.1f s", got, up)
-	}
-}
-
-func TestAddress(t *testing.T) {
-	for _, tt := range []struct {
-		name, version string
-		status        int
-		body          string
-		why           string // what it ends with; "" good
-		note          string
-	}{
-		{"no version to compare", "1.2.0", 200, "fine", "", ""},
-		{"an empty answer of 200", "1.2.0", 200, "", "", ""},
-		{"JSON without a version", "1.2.0", 200, `{"status":"ok"}`, "", ""},
-		{"JSON that is no object", "1.2.0", 200, `[1,2]`, "", ""},
-		{"a version that is no string", "1.2.0", 200, `{"version":1}`, "", ""},
-		{"half of JSON", "1.2.0", 200, `{"version":"1.1.0"`, "", ""},
-		{"the version", "1.2.0", 200, `{"version":"1.2.0","x":[]}`, "", "version 1.2.0"},
-		{"the version with a v", "1.2.0", 200, `{"version":"v1.2.0"}`, "", "version v1.2.0"},
-		{"the folder's name is expected", "v1.2.0", 200, `{"version":"1.2.0"}`, "", "version 1.2.0"},
-		{"nothing is expected", "", 200, `{"version":"1.1.0"}`, "", "version 1.1.0"},
-		{"an empty version", "1.2.0", 200, `{"version":""}`, "", ""},
-		{"the old process still answers", "1.2.0", 200, `{"version":"1.1.0"}`, `answers with version "1.1.0", want "1.2.0"`, ""},
-		{"a version with a line break", "1.2.0", 200, `{"version":"1\n2"}`, `answers with version "1\n2", want "1.2.0"`, ""},
-		{"500", "1.2.0", 500, "database is gone", "answers with status 500, want 200", ""},
-		{"204", "1.2.0", 204, "", "answers with status 204, want 200", ""},
-		{"a redirect", "1.2.0", 302, "", "answers with status 302, want 200", ""},
-		{"too much", "1.2.0", 200, strings.Repeat("x", 1<<20), "the body is larger than 64 KiB", ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.WriteHeader(tt.status)
-				io.WriteString(w, tt.body)
-			}))
-			defer srv.Close()
-			c := Check{Name: "answers", Required: true, Timeout: 10 * time.Second, run: address(srv.URL+"/health", tt.version)}
-			r := Run(t.Context(), []Check{c})[0]
-			switch {
-			case r.OK != (tt.why == "") || !strings.HasSuffix(r.Why, tt.why) || tt.why == "" && r.Why != tt.note:
-				t.Errorf("OK %v, %q, want %q", r.OK, r.Why, tt.why+tt.note)
-			case r.OK && r.Output != "":
-				t.Errorf("output %q of a good check", r.Output)
-			case !r.OK && r.Output != tt.body[:min(len(tt.body), 4<<10)]:
-				t.Errorf("output %.40q (%d bytes), want the first 4 KiB of the body", r.Output, len(r.Output))
-			case !r.Required || r.Final || strings.Contains(r.Why, "\n"):
-				t.Errorf("got %+v", r)
-			}
-		})
-	}
-}
-
-func TestAnAddressThatNeverAnswers(t *testing.T) {
-	done := make(chan struct{})
-	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-done }))
-	defer srv.Close()
-	defer close(done)
-	c := Check{Name: "answers", Required: true, Timeout: 50 * time.Millisecond, run: address(srv.URL, "")}
-	if r := Run(t.Context(), []Check{c})[0]; r.OK || r.Why != "no answer within 50ms" {
-		t.Errorf("got %+v", r)
-	}
-	srv.Listener.Close()
-	if r := Run(t.Context(), []Check{c})[0]; r.OK || !strings.HasSuffix(r.Why, "connection refused") {
-		t.Errorf("got %+v", r)
 	}
 }
 
@@ -266,3 +203,79 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// A check that no process ran is neither good nor bad.
+func TestUnanswered(t *testing.T) {
+	gone := fmt.Errorf("%w: it was killed", ErrUnanswered)
+	cfg := config.Default("/nonexistent/ota.toml")
+	cfg.Services, cfg.ChecksDir = nil, t.TempDir()
+	cfg.Checks = []config.Check{{Name: "answers", HTTP: "http://127.0.0.1:1/", Required: true, Timeout: time.Hour}}
+	answers := 0
+	env := Env{Ask: func(context.Context, Request) (Answer, error) {
+		if answers++; answers < 3 {
+			return Answer{}, nil
+		}
+		return Answer{}, gone
+	}}
+	watch := Watch{Checks: All(cfg, env), Stable: time.Hour, Deadline: time.Hour}
+	synctest.Test(t, func(t *testing.T) {
+		if v, err := watch.Run(t.Context()); !errors.Is(err, ErrUnanswered) {
+			t.Errorf("Watch = %+v, %v; want no verdict", v, err)
+		}
+		watch.Baseline = map[string]bool{"answers": false}
+		if v, err := watch.Run(t.Context()); err != nil || !v.Good {
+			t.Errorf("Watch of one that cannot condemn = %+v, %v; want good", v, err)
+		}
+	})
+	results := Run(t.Context(), watch.Checks)
+	if _, bad := Failing(results); bad || results[0].OK || !errors.Is(Unanswered(results), ErrUnanswered) {
+		t.Errorf("Run = %+v, want one that is neither good nor failing", results)
+	}
+	var out strings.Builder
+	if err := Report(t.Context(), &out, cfg, env, false); !errors.Is(err, ErrUnanswered) || !strings.Contains(out.String(), "required  cannot run") {
+		t.Errorf("Report = %v, want that checks were not run:\n%s", err, &out)
+	}
+}
+
+// What is at the other end of the connection, and does not answer, says nothing
+// about a version.
+func TestAskOver(t *testing.T) {
+	for name, row := range map[string]struct {
+		server func(net.Conn)
+		why    string
+	}{
+		"is gone":          {func(c net.Conn) { c.Close() }, ""},
+		"ends when asked":  {func(c net.Conn) { bufio.NewReader(c).ReadBytes('\n'); c.Close() }, "ended without an answer"},
+		"says nonsense":    {func(c net.Conn) { bufio.NewReader(c).ReadBytes('\n'); io.WriteString(c, "no JSON\n") }, "invalid character"},
+		"never ends":       {func(c net.Conn) { bufio.NewReader(c).ReadBytes('\n'); io.Copy(c, endless{}) }, "ended without an answer"},
+		"hangs":            {func(c net.Conn) { io.Copy(io.Discard, c) }, "does not answer"},
+		"does not read it": {func(net.Conn) {}, "does not answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe()
+				go row.server(theirs)
+				defer theirs.Close()
+				a, err := AskOver(t.Context(), ours, Request{Script: "/x", Timeout: time.Minute})
+				if !errors.Is(err, ErrUnanswered) || !strings.Contains(err.Error(), row.why) {
+					t.Errorf("AskOver = %+v, %v; want %v: … %s", a, err, ErrUnanswered, row.why)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		closed := make(chan bool)
+		go func() { io.Copy(io.Discard, theirs); close(closed) }()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := AskOver(ctx, ours, Request{Script: "/x", Timeout: time.Hour}); err != context.DeadlineExceeded {
+			t.Errorf("AskOver = %v, want its context's error", err)
+		}
+		<-closed
+	})
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }

@@ -22,10 +22,8 @@ type Env struct {
 	// units are left out.
 	Units Units
 
-	// Elsewhere has an Order done by a process that may use the network and start
-	// programs, where this one may not. Its error is ctx's: nobody did it, and that
-	// tells nothing about the version. nil: this process may, and does it itself.
-	Elsewhere func(context.Context, Order) (Answer, error)
+	// Ask carries out a Request; nil: the function Ask.
+	Ask func(context.Context, Request) (Answer, error)
 }
 
 // Units tells the state of a unit. *systemd.Conn is one.
@@ -41,18 +39,19 @@ type Units interface {
 // The folders are read when All is called. Call it anew for each judgement.
 func All(cfg *config.Config, env Env) []Check {
 	var checks []Check
+	if env.Ask == nil {
+		env.Ask = Ask
+	}
 
 	// What the configuration names; without a [[check]]: "device-api answers".
 	for _, c := range cfg.Checks {
 		check := Check{Name: c.Name, Required: c.Required, Timeout: c.Timeout}
 		switch {
-		case c.HTTP != "":
-			env.order(&check, Order{HTTP: c.HTTP})
-		case c.Script != "":
-			env.order(&check, Order{Script: c.Script})
-			check.every = scriptEvery
+		case c.HTTP != "" || c.Script != "":
+			check.run = env.asked(Request{HTTP: c.HTTP, Script: c.Script, Timeout: c.Timeout})
+			check.every = askEvery
 		case env.Units != nil:
-			check.run = unit(env.Units, c.Unit, cfg.Trial.Stable)
+			check.run = limited(c.Timeout, unit(env.Units, c.Unit, cfg.Trial.Stable))
 		default:
 			continue
 		}
@@ -66,7 +65,7 @@ func All(cfg *config.Config, env Env) []Check {
 				Name:     UnitCheck(s),
 				Required: true,
 				Timeout:  unitTimeout,
-				run:      unit(env.Units, s, cfg.Trial.Stable),
+				run:      limited(unitTimeout, unit(env.Units, s, cfg.Trial.Stable)),
 			})
 		}
 	}
@@ -85,6 +84,11 @@ func UnitCheck(service string) string { return strings.TrimSuffix(service, ".ser
 // may be busy for seconds when many units start on a slow device.
 const unitTimeout = 10 * time.Second
 
+const (
+	scriptTimeout = 10 * time.Second // for the scripts of checks.d, as for a [[check]]
+	askEvery      = 5 * time.Second  // a new process each second is too much for a small device that is also starting
+)
+
 // scripts are the programs in a folder of checks.d, by name. What editors and
 // package managers leave behind is no check.
 func scripts(dir, kind string, env Env) []Check {
@@ -101,14 +105,13 @@ func scripts(dir, kind string, env Env) []Check {
 		if e.IsDir() || name[0] == '.' || strings.HasSuffix(name, "~") || strings.Contains(name, ".dpkg-") || strings.Contains(name, ".rpm") {
 			continue
 		}
-		check := Check{
-			Name:     oneLine(name),
+		checks = append(checks, Check{
+			Name:     OneLine(name),
 			Required: kind == "required",
 			Timeout:  scriptTimeout,
-			every:    scriptEvery,
-		}
-		env.order(&check, Order{Script: filepath.Join(dir, name)})
-		checks = append(checks, check)
+			every:    askEvery,
+			run:      env.asked(Request{Script: filepath.Join(dir, name), Timeout: scriptTimeout}),
+		})
 	}
 	return checks
 }

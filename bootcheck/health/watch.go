@@ -41,8 +41,9 @@ type Verdict struct {
 }
 
 // Run watches until there is a verdict. It ends early, without waiting for the
-// deadline, when a required check says that waiting will not help. The error is
-// ctx's; then there is no verdict. No check runs any more when it returns.
+// deadline, when a required check says that waiting will not help. No check runs
+// any more when it returns. The error says that there is no verdict: it is that of
+// ctx, or ErrUnanswered of a check that could condemn.
 func (w Watch) Run(ctx context.Context) (Verdict, error) {
 	start := time.Now()
 	running, stop := context.WithCancel(ctx)
@@ -68,6 +69,9 @@ func (w Watch) Run(ctx context.Context) (Verdict, error) {
 		case <-ctx.Done():
 			return Verdict{}, ctx.Err()
 		case r := <-reports:
+			if err := r.result.Unanswered; err != nil && w.condemns(w.Checks[r.check]) {
+				return Verdict{}, err
+			}
 			j.note(r)
 		case <-deadline.C:
 			j.late = true

@@ -224,7 +224,7 @@ func TestWatchPace(t *testing.T) {
 		}
 		checks := []Check{
 			{Name: "unit", Required: true, Timeout: time.Second, run: count(&looks)},
-			{Name: "script", Required: true, Timeout: time.Second, every: scriptEvery, run: count(&runs)},
+			{Name: "script", Required: true, Timeout: time.Second, every: askEvery, run: count(&runs)},
 		}
 		if v, err := (Watch{Checks: checks, Stable: time.Minute, Deadline: time.Hour}).Run(t.Context()); err != nil || !v.Good {
 			t.Fatalf("%+v, %v", v, err)

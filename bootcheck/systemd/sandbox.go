@@ -1,10 +1,6 @@
 package systemd
 
-import (
-	"slices"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Confined are the restrictions that every transient unit of ours has. It sees the
 // system read-only but for write, paths that need not exist, and may not change
@@ -39,19 +35,4 @@ func Confined(write ...string) []Property {
 		// these when it starts.
 		{Name: "SystemCallErrorNumber", Value: int32(unix.EPERM)},
 	}
-}
-
-// CheckSandbox is what health checks are run in, before a switch and after it: one
-// that failed only in one of the two places would condemn a good version, or be
-// excused for ever. It has the network, since a script may ask a server, and what
-// ping needs; it sees all files, since a script may look at one. It cannot change
-// the system nor the versions, nor reset the machine.
-func CheckSandbox() []Property {
-	return slices.Concat(Confined("/run", "/tmp", "/var/tmp"), []Property{
-		{Name: "ProtectHome", Value: "yes"},
-		{Name: "RestrictAddressFamilies", Value: Filter{Allow: true, Items: []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}}},
-		{Name: "CapabilityBoundingSet", Value: uint64(1<<unix.CAP_NET_RAW | 1<<unix.CAP_DAC_READ_SEARCH)},
-		{Name: "SystemCallFilter", Value: Filter{Allow: true, Items: []string{"@system-service"}}},
-		{Name: "SystemCallFilter", Value: Filter{Items: []string{"@privileged"}}},
-	})
 }

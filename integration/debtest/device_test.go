@@ -109,7 +109,7 @@ func (s *story) status() *bootcheck.Status {
 	return status
 }
 
-const enabled = "ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-progress.socket"
+const enabled = "ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-health.socket ota-progress.socket"
 
 // begin brings the packages to the device and the older one onto it.
 func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.Limits) *story {
@@ -344,7 +344,7 @@ func imageBuild(t *testing.T, suite debian.Suite) {
 		}
 		run("dpkg", "--root="+root, "-i", get(t, older))
 		for _, link := range []string{"multi-user.target.wants/ota-guardian.service", "multi-user.target.wants/ota-confirm.service", "boot-complete.target.requires/ota-confirm.service",
-			"sockets.target.wants/ota-progress.socket", "timers.target.wants/ota-verify.timer"} {
+			"sockets.target.wants/ota-progress.socket", "sockets.target.wants/ota-health.socket", "timers.target.wants/ota-verify.timer"} {
 			if _, err := os.Readlink(root + "/etc/systemd/system/" + link); err != nil {
 				t.Errorf("%s: %v", row.what, err)
 			}

@@ -13,14 +13,19 @@ import (
 
 // Apart shows that who judges a version has no network and cannot start what
 // others wrote with its own rights, and that who runs the checks can change
-// neither the versions nor the system. It says how exposed systemd finds the
-// second one. That one is killed in the middle: nothing is judged for it.
+// neither the versions nor the system, before a switch and after it. It says how
+// exposed systemd finds the second one. That one is killed in the middle: nothing is
+// judged for it.
 func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
-	const said = "/run/check-said"
+	const said, slow, waits = "/run/check-said", "/run/check-slow", "/run/check-waits"
 	// It is good if it reaches device-api.
 	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/required/looks", 0o755, []byte(`#!/bin/bash
+if [ -e `+slow+` ]; then
+	touch `+waits+`
+	sleep 1000
+fi
 {
 	touch `+machine.Store+`/written && echo "wrote the versions"
 	touch /usr/written && echo "wrote the system"
@@ -30,7 +35,7 @@ func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) 
 	grep ^0:: /proc/self/cgroup
 	echo "net $(readlink /proc/self/ns/net)"
 } >`+said+`.new 2>/dev/null
-mv `+said+`.new `+said+`
+mv `+said+`.new `+said+`-$OTA_VERSION
 exec 3<>/dev/tcp/127.0.0.1/9080
 `)))
 	// Long enough to look at both while they are there.
@@ -45,15 +50,21 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		ended <- err
 	}()
 	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
-	// The baseline ran it too, in the unit of the install.
 	looked := try.Get(d.Must(ctx, "bash", "-c", `
-		until grep -q ota-health.service `+said+` 2>/dev/null; do sleep 0.05; done
-		cat `+said+`
+		until [ -e `+said+`-1.2.0 ]; do sleep 0.05; done
+		cat `+said+`-1.2.0
+		for f in `+said+`-1.1.0 `+said+`-1.2.0; do
+			grep -q '^0::.*/ota-health@.*\.service$' $f || echo "$f: made in another unit"
+		done
+		[ "$(grep -v ^0:: `+said+`-1.1.0)" = "$(grep -v ^0:: `+said+`-1.2.0)" ] || echo "made a difference"
 		echo "host $(readlink /proc/1/ns/net)"
 		judge=$(systemctl show -P MainPID ota-confirm.service)
 		echo "judge $(readlink /proc/$judge/ns/net) $(grep ^CapBnd /proc/$judge/status)"
-		systemd-analyze security --no-pager ota-health.service | tail -n 1
-		systemctl kill --signal=KILL ota-health.service`))
+		systemd-analyze security --no-pager ota-health@1.service | tail -n 1
+		touch `+slow+`
+		until [ -e `+waits+` ]; do sleep 0.05; done
+		rm `+slow+`
+		systemctl kill --kill-who=main --signal=KILL 'ota-health@*.service'`))
 	try.Check(<-ended)
 	net := func(who string) string {
 		if m := regexp.MustCompile(`(?m)^` + who + ` (net:\[\d+\])`).FindStringSubmatch(looked); m != nil {
@@ -76,11 +87,9 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		}
 	}
 	try.Check(waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`))
-	// Nothing of it is left.
-	r := try.Get(d.Exec(ctx, "systemctl", "show", "-P", "LoadState", "ota-health.service"))
-	if strings.TrimSpace(r.Stdout) != "not-found" {
-		return "", fmt.Errorf("ota-health.service is still there: %s", r)
-	}
+	// Nothing of it is left, neither a unit nor the script.
+	try.Check(waitShell(ctx, d, "no check to be left",
+		`[ -z "$(systemctl list-units --all --plain --no-legend 'ota-health@*.service')" ]`))
 	lines := strings.Split(strings.TrimSpace(looked), "\n")
 	return lines[len(lines)-1], d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }

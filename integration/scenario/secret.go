@@ -22,7 +22,7 @@ look() {
 	for p in /proc/[0-9]*; do
 		tr '\0' ' ' <$p/cmdline 2>/dev/null | sed "s,^,$p: ,"
 	done
-	systemctl show ota-apply.service ota-baseline.service
+	systemctl show ota-apply.service
 	systemctl status --no-pager ota-apply.service
 	find /run/ota %[1]s/.spool
 	cat /run/ota/progress.json %[1]s/.spool/*.json

@@ -1,4 +1,4 @@
-package health
+package check
 
 import (
 	"context"
@@ -13,18 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
-)
-
-const (
-	scriptTimeout = 10 * time.Second // for the scripts of checks.d, as for a [[check]]
-	scriptEvery   = 5 * time.Second  // a new process each second is too much for a small device that is also starting
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 // script is good when the program at path exits 0. It is run without arguments,
 // in "/", with nothing on its standard input and an environment of PATH, LANG and
 // OTA_VERSION, the version that should be running. It and everything it started
-// are killed when it ends and when its time is up; the last 4 KiB of what it
-// printed are kept when it fails.
+// are killed when it ends and when ctx does; the last 4 KiB of what it printed are
+// kept when it fails.
 //
 // The check runs as root, so what others than root could have changed is refused.
 // A program that is refused says nothing about the version, which has no part in
@@ -32,38 +28,31 @@ const (
 // program that may be run and cannot (its interpreter is missing) does count: the
 // interpreter may be the version's. If it was so under the old version, the
 // baseline knows.
-func script(path, version string) func(context.Context) finding {
-	return func(ctx context.Context) finding {
-		if err := mayRun(path); err != nil {
-			return finding{err: fmt.Errorf("%w: %w", errCannotRun, err)}
-		}
-		var out tailBuffer
-		cmd := exec.CommandContext(ctx, path)
-		cmd.Dir = "/"
-		cmd.Env = []string{
-			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-			"LANG=C.UTF-8",
-			"OTA_VERSION=" + version,
-		}
-		cmd.Stdout, cmd.Stderr = &out, &out
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-		// What left the process group may hold the output open.
-		cmd.WaitDelay = time.Second
-		if err := cmd.Start(); err != nil {
-			return finding{err: err}
-		}
-		err := wait(cmd)
-		f := finding{output: out.String()}
-		switch {
-		case cmd.ProcessState.Success(): // whatever became of its output
-		case ctx.Err() != nil:
-			f.err = ctx.Err()
-		default:
-			f.err = fmt.Errorf("%s: %w", filepath.Base(path), err)
-		}
-		return f
+func script(ctx context.Context, path, version string) health.Answer {
+	if err := mayRun(path); err != nil {
+		return health.Answer{Error: err.Error(), CannotRun: true}
 	}
+	var out tailBuffer
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Dir = "/"
+	cmd.Env = []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"LANG=C.UTF-8",
+		"OTA_VERSION=" + version,
+	}
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// What left the process group may hold the output open.
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		return health.Answer{Error: err.Error()}
+	}
+	err := wait(cmd)
+	if cmd.ProcessState.Success() { // whatever became of its output
+		return health.Answer{}
+	}
+	return health.Answer{Error: fmt.Sprintf("%s: %v", filepath.Base(path), err), Output: out.String()}
 }
 
 // wait waits for the program and kills what is left of its process group. It
@@ -98,7 +87,7 @@ func mayRun(path string) error {
 	return bootcheck.CheckOwner(path)
 }
 
-// tailBuffer keeps the last maxOutput bytes that were written to it.
+// tailBuffer keeps the last health.MaxOutput bytes that were written to it.
 type tailBuffer struct {
 	mu sync.Mutex // what escaped the process group may still write when String is called
 	b  []byte
@@ -108,10 +97,10 @@ func (t *tailBuffer) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(p)
-	if n > maxOutput {
-		p = p[n-maxOutput:]
+	if n > health.MaxOutput {
+		p = p[n-health.MaxOutput:]
 	}
-	if over := len(t.b) + len(p) - maxOutput; over > 0 {
+	if over := len(t.b) + len(p) - health.MaxOutput; over > 0 {
 		t.b = t.b[:copy(t.b, t.b[over:])]
 	}
 	t.b = append(t.b, p...)

@@ -1,4 +1,4 @@
-package health
+package check
 
 import (
 	"bytes"
@@ -10,10 +10,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 // program writes a shell script and runs it as a check.
-func program(t *testing.T, timeout time.Duration, mode os.FileMode, text string) Result {
+func program(t *testing.T, timeout time.Duration, mode os.FileMode, text string) health.Result {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "probe")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -22,7 +25,7 @@ func program(t *testing.T, timeout time.Duration, mode os.FileMode, text string)
 	if err := os.Chmod(path, mode); err != nil { // not what the umask leaves
 		t.Fatal(err)
 	}
-	return Run(t.Context(), []Check{{Name: "probe", Required: true, Timeout: timeout, run: script(path, "1.2.0")}})[0]
+	return checked(t, config.Check{Script: path, Timeout: timeout}, "1.2.0")
 }
 
 func TestScript(t *testing.T) {
@@ -58,10 +61,10 @@ func TestScript(t *testing.T) {
 }
 
 func TestScriptsThatMustNotBeRun(t *testing.T) {
-	run := func(path string) Result {
-		return Run(t.Context(), []Check{{Name: "probe", Required: true, Timeout: 10 * time.Second, run: script(path, "")}})[0]
+	run := func(path string) health.Result {
+		return checked(t, config.Check{Script: path, Timeout: 10 * time.Second}, "")
 	}
-	refused := func(name string, r Result, why string) {
+	refused := func(name string, r health.Result, why string) {
 		t.Helper()
 		if r.OK || r.Required || !strings.Contains(r.Why, "the check cannot be run") || !strings.Contains(r.Why, why) {
 			t.Errorf("%s: got %+v, want refused because %q", name, r, why)
@@ -118,8 +121,8 @@ func TestScriptEnvironmentIsClean(t *testing.T) {
 
 func TestScriptOutputIsBounded(t *testing.T) {
 	r := program(t, 30*time.Second, 0o755, "#!/bin/sh\nhead -c 20000000 /dev/zero | tr '\\0' x; echo the end; exit 1\n")
-	if len(r.Output) != maxOutput || !strings.HasSuffix(r.Output, "xxthe end\n") {
-		t.Errorf("%d bytes that end in %q, want the last %d", len(r.Output), r.Output[max(0, len(r.Output)-20):], maxOutput)
+	if len(r.Output) != health.MaxOutput || !strings.HasSuffix(r.Output, "xxthe end\n") {
+		t.Errorf("%d bytes that end in %q, want the last %d", len(r.Output), r.Output[max(0, len(r.Output)-20):], health.MaxOutput)
 	}
 }
 
@@ -193,8 +196,8 @@ func TestTailBuffer(t *testing.T) {
 		if n, err := b.Write(p); n != len(p) || err != nil {
 			t.Fatalf("Write = %d, %v", n, err)
 		}
-		if want := string(all[max(0, len(all)-maxOutput):]); b.String() != want {
-			t.Fatalf("after %d bytes: not the last %d", len(all), maxOutput)
+		if want := string(all[max(0, len(all)-health.MaxOutput):]); b.String() != want {
+			t.Fatalf("after %d bytes: not the last %d", len(all), health.MaxOutput)
 		}
 	}
 }

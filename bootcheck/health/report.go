@@ -1,0 +1,96 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/config"
+)
+
+// Report runs every check once and prints the results, as a table or as one JSON
+// object. The error, with ExitFailed, names the required checks that are bad, or
+// says that checks were not run.
+func Report(ctx context.Context, out io.Writer, cfg *config.Config, env Env, asJSON bool) error {
+	checks := All(cfg, env)
+	results := Run(ctx, checks)
+	var err error
+	if asJSON {
+		err = printJSON(out, env.Version, results)
+	} else {
+		err = printTable(out, env.Version, checks, results)
+	}
+	if err == nil {
+		err = Unanswered(results)
+	}
+	if err != nil {
+		return err
+	}
+	var failing []string
+	for _, r := range results {
+		if r.Required && !r.OK {
+			failing = append(failing, fmt.Sprintf("%s (%s)", r.Check, r.Why))
+		}
+	}
+	if failing != nil {
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s is not well, required checks fail: %s", env.Version, strings.Join(failing, ", "))
+	}
+	return nil
+}
+
+func printJSON(out io.Writer, version string, results []Result) error {
+	type check struct {
+		Check    string `json:"check"`
+		Required bool   `json:"required"` // may condemn a version; false also when it cannot be run
+		OK       bool   `json:"ok"`
+		Why      string `json:"why"`    // why it is not good, or what was seen
+		Output   string `json:"output"` // what it said when it is not good
+		TookMS   int64  `json:"took_ms"`
+	}
+	all := make([]check, 0, len(results))
+	for _, r := range results {
+		all = append(all, check{r.Check, r.Required, r.OK, r.Why, r.Output, r.Took.Milliseconds()})
+	}
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(map[string]any{"version": version, "checks": all})
+}
+
+// printTable prints results, which are of checks. Under a check that is not good
+// stands what it said.
+func printTable(out io.Writer, version string, checks []Check, results []Result) error {
+	width := len("check")
+	for _, r := range results {
+		width = max(width, utf8.RuneCountInString(r.Check))
+	}
+	var b strings.Builder
+	line := func(check, kind, verdict, took, why string) {
+		text := fmt.Sprintf("%-*s  %-8s  %-10s  %9s  %s", width, check, kind, verdict, took, why)
+		b.WriteString(strings.TrimRight(text, " ") + "\n")
+	}
+	fmt.Fprintf(&b, "version %s\n", version)
+	line("check", "kind", "verdict", "took", "why")
+	for i, r := range results {
+		kind, verdict := "wanted", "BAD"
+		if checks[i].Required {
+			kind = "required"
+		}
+		switch {
+		case r.OK:
+			verdict = "good"
+		case r.Unanswered != nil, checks[i].Required && !r.Required:
+			verdict = "cannot run"
+		}
+		line(r.Check, kind, verdict, r.Took.Round(100*time.Microsecond).String(), r.Why)
+		for text := range strings.Lines(r.Output) {
+			b.WriteString("  " + strings.TrimRight(text, "\n") + "\n")
+		}
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
