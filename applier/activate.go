@@ -76,7 +76,7 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 // onHold is what an install of the version that is held ends with.
 func onHold(record *bootcheck.Record) error {
 	return bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "version %s failed and the device is on hold (%s)", record.Current, record.HoldReason).
-		WithAdvice("`ota-guardian status` shows the evidence; install another version, or try this one again with --force")
+		WithAdvice("`ota-guardian why` shows the evidence; install another version, or try this one again with --force")
 }
 
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
@@ -312,7 +312,7 @@ func (a *applier) verdict(ref *bootcheck.Ref) (done bool, err error) {
 		return false, nil
 	case last != nil && last.From == ref.Version && record.BlockedBy(ref) != nil:
 		return true, bootcheck.Errorf(bootcheck.ExitRolledBack, last.Code(), "%s", last.Summary()).
-			WithAdvice("`ota-guardian status` shows the evidence")
+			WithAdvice("`ota-guardian why` shows the evidence")
 	}
 	return true, bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s was replaced by %s before it had a verdict", ref.Version, record.Current)
 }

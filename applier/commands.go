@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
@@ -22,23 +23,22 @@ func (a *applier) status(asJSON bool) error {
 	case asJSON:
 		err = errors.Join(err, a.printJSON(status))
 	default:
-		status.Print(a.out)
+		t := a.cfg.Trial
+		status.Print(a.out, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean}, time.Now())
 	}
 	return err
 }
 
-// list prints the versions of the store, oldest name first.
+// list prints the versions of the store.
 func (a *applier) list(asJSON bool) error {
 	status, err := a.store.Status(a.progressFile())
 	if status == nil {
 		return err
 	}
 	if asJSON {
-		return errors.Join(err, a.printJSON(map[string]any{"versions": status.Versions}))
+		return errors.Join(err, a.printJSON(map[string]any{"schema": 1, "versions": status.Versions}))
 	}
-	for _, v := range status.Versions {
-		fmt.Fprintf(a.out, "%-24s %-10s %10.1f MiB\n", v.Version, v.State, float64(v.Size)/(1<<20))
-	}
+	status.PrintList(a.out, time.Now())
 	return err
 }
 
@@ -91,15 +91,12 @@ func (a *applier) verifyBundle(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	file, err := a.openFile(ctx, name, installOptions{})
+	file, err := openFile(ctx, name, installOptions{}, keys, func(*openBundle) error { return nil })
 	if err != nil {
 		return err
 	}
 	defer file.close()
-	b, err := file.next(keys)
-	if err != nil {
-		return err
-	}
+	b := file.b
 	if err := bundle.Check(ctx, b, b.head, b.manifest, bundle.Options{}); err != nil {
 		return err
 	}

@@ -27,13 +27,13 @@ type Operation struct {
 // Stages of an Operation that this package looks at; package report has them all.
 const (
 	StageIdle    = "idle" // no install runs, and none has ended in this boot
-	stageSuccess = "success"
+	StageSuccess = "success"
 	stageFailed  = "failed"
 )
 
 // Running reports whether op is of an install that has not ended.
 func (op Operation) Running() bool {
-	return op.Stage != StageIdle && op.Stage != stageSuccess && op.Stage != stageFailed
+	return op.Stage != StageIdle && op.Stage != StageSuccess && op.Stage != stageFailed
 }
 
 // maxOperation is what is read of progress.json, in bytes; a Reporter writes 2 KiB at most.

@@ -3,12 +3,12 @@ package bootcheck
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // GuardianUnit is the unit that decides which version a boot runs, before its services
@@ -45,34 +45,45 @@ func FlagFactory(run, text string) error {
 	return ReplaceFile(name, []byte(text+"\n"), 0o644, false)
 }
 
-// Summary is one sentence for a person: what was left, for what, why.
+// Summary is one sentence for people: what the device rolled back, and why.
 func (l *Rollback) Summary() string {
-	why := string(l.Cause)
+	if l.Level == LevelNone {
+		return l.short()
+	}
+	return "rolled back from " + l.short()
+}
+
+// short is Summary as it stands in a table.
+func (l *Rollback) short() string {
+	if l.Level == LevelNone {
+		return fmt.Sprintf("version %s failed and no version is left to roll back to: %s", l.From, l.why())
+	}
+	return fmt.Sprintf("%s to %s (%s): %s", l.From, l.To, l.Level, l.why())
+}
+
+func (l *Rollback) why() string {
 	switch l.Cause {
 	case CauseHealth:
-		why = "its health check failed"
+		return fmt.Sprintf("health check %q failed", l.Check)
 	case CauseCrash:
-		why = "a service crashed again and again"
+		if said, _, _ := strings.Cut(l.Output, ": "); strings.Contains(said, " crashed ") {
+			return said
+		}
+		return fmt.Sprintf("service crash (%s)", l.Check)
 	case CauseBoots:
-		why = fmt.Sprintf("%d boots had no verdict", l.Attempts)
+		return fmt.Sprintf("%d boots ended before it was confirmed", l.Attempts)
 	case CauseHard:
-		why = fmt.Sprintf("%d boots in a row ended in a watchdog reset or a kernel panic", l.Attempts)
+		return fmt.Sprintf("%d boots in a row ended in a watchdog reset or a kernel panic", l.Attempts)
 	case CauseDamaged:
-		why = "it was damaged"
+		return "it is damaged"
 	case CauseRevoked:
-		why = "the key that signed it was revoked"
+		return "its key was revoked"
 	case CauseOperator:
-		why = "a person asked for it"
+		return "operator request"
 	case CauseUnrecorded:
-		why = "the disk was full and had no room for the reason"
+		return "the disk was full; the journal of that boot has the reason"
 	}
-	if l.Check != "" {
-		why += fmt.Sprintf(" (%s)", l.Check)
-	}
-	if l.Level == LevelNone {
-		return fmt.Sprintf("version %s failed and nothing else can run: %s", l.From, why)
-	}
-	return fmt.Sprintf("version %s was left for %s (%s): %s", l.From, l.To, l.Level, why)
+	return string(l.Cause)
 }
 
 // Code is the word that begins the "error" of a report about the rollback.
@@ -88,21 +99,26 @@ func (l *Rollback) Code() string {
 
 // Status is what `status --json` prints, of both programs.
 type Status struct {
-	Phase        Phase           `json:"phase"` // empty: nothing was ever installed
-	Current      string          `json:"current"`
-	Previous     string          `json:"previous"` // empty: none
-	Factory      string          `json:"factory"`  // empty: none
-	Trial        *Trial          `json:"trial"`
-	Blocked      []Blocked       `json:"blocked"`
-	LastRollback *Rollback       `json:"last_rollback"`
-	Operation    Operation       `json:"operation"`
-	Versions     []VersionStatus `json:"versions"`
-	FreeBytes    uint64          `json:"free_bytes"`
-	Next         string          `json:"next,omitempty"`   // what the next boot puts on trial; empty: nothing else
-	ReleaseFloor int64           `json:"release_floor"`    // bundles with a lower release are refused
-	RevokedKeys  []string        `json:"revoked_keys"`     // bundles that these signed are refused
-	Hold         string          `json:"hold,omitempty"`   // why the device is on hold
-	Damage       string          `json:"damage,omitempty"` // what is wrong with the store
+	Schema       int       `json:"schema"` // 1
+	Phase        Phase     `json:"phase"`  // empty: nothing was ever installed
+	Current      string    `json:"current"`
+	Previous     string    `json:"previous"` // empty: none
+	Factory      string    `json:"factory"`  // empty: none
+	Trial        *Trial    `json:"trial"`
+	Blocked      []Blocked `json:"blocked"`
+	LastRollback *Rollback `json:"last_rollback"`
+	// When current became current, and when it was rolled back last; nil: not known, as
+	// the clock was not set or the history does not reach so far.
+	ActivatedAt    *time.Time      `json:"activated_at"`
+	LastRollbackAt *time.Time      `json:"last_rollback_at"`
+	Operation      Operation       `json:"operation"`
+	Versions       []VersionStatus `json:"versions"`
+	FreeBytes      uint64          `json:"free_bytes"`
+	Next           string          `json:"next,omitempty"`   // what the next boot puts on trial; empty: nothing else
+	ReleaseFloor   int64           `json:"release_floor"`    // bundles with a lower release are refused
+	RevokedKeys    []string        `json:"revoked_keys"`     // bundles that these signed are refused
+	Hold           string          `json:"hold,omitempty"`   // why the device is on hold
+	Damage         string          `json:"damage,omitempty"` // what is wrong with the store
 
 	lost bool // the record is, so nothing is known of what it says
 }
@@ -113,8 +129,13 @@ type VersionStatus struct {
 	// State is the first that is true of: current, previous, factory, blocked,
 	// confirmed, damaged (its manifest cannot be used), unknown (the caller may not
 	// read it), staged (never confirmed).
-	State string `json:"state"`
-	Size  int64  `json:"size"` // sum of its files, bytes; 0: not known
+	State  string   `json:"state"`
+	States []string `json:"states"` // all that are true
+	Size   int64    `json:"size"`   // sum of its files, bytes; 0: not known
+	// Of its manifest; nil: that cannot be read.
+	Digest      *string    `json:"digest"`
+	Release     *int64     `json:"release"`
+	InstalledAt *time.Time `json:"installed_at"` // nil: not known
 }
 
 // Status collects what there is to say. progress is where the applier keeps its
@@ -122,7 +143,7 @@ type VersionStatus struct {
 // record that is lost the status comes with an error: it has what is known without.
 // Any other error says why nothing could be read, and comes without a status.
 func (s *Store) Status(progress string) (*Status, error) {
-	status := &Status{Blocked: []Blocked{}, Operation: ReadOperation(progress)}
+	status := &Status{Schema: 1, Blocked: []Blocked{}, Operation: ReadOperation(progress)}
 	record := &Record{}
 	active, err := s.Active()
 	switch {
@@ -158,6 +179,7 @@ func (s *Store) Status(progress string) (*Status, error) {
 	if record.Next != nil {
 		status.Next = record.Next.Version
 	}
+	status.ActivatedAt, status.LastRollbackAt = s.changedAt(record)
 	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
 	if record.Blocked != nil {
 		status.Blocked = record.Blocked
@@ -176,6 +198,43 @@ func (s *Store) Status(progress string) (*Status, error) {
 		err = lost
 	}
 	return status, err
+}
+
+// changedAt is when current of record became current, and when the last rollback was;
+// nil: not known. They are the times of the files, which no decision reads.
+func (s *Store) changedAt(record *Record) (activated, rolledBack *time.Time) {
+	history, _ := s.History()
+	for i, r := range history {
+		at := s.WrittenAt(r)
+		if i > 0 && !r.Current.Same(history[i-1].Current) {
+			activated = at
+		}
+		if l := r.LastRollback; i > 0 && l != nil && (history[i-1].LastRollback == nil || fmt.Sprint(r.Rollbacks) != fmt.Sprint(history[i-1].Rollbacks)) {
+			rolledBack = at
+		}
+		if i == 0 && r.Generation == 1 {
+			activated = at
+		}
+	}
+	return activated, rolledBack
+}
+
+// WrittenAt is when the generation of r was written; nil: the clock was not set then.
+func (s *Store) WrittenAt(r *Record) *time.Time {
+	return writtenAt(filepath.Join(s.generation(r.Generation), recordFile))
+}
+
+// firstYear is before all of this project: a file of an earlier year was written before
+// the clock was set. Not BuildDate: a newer program looks at older files.
+const firstYear = 2026
+
+func writtenAt(name string) *time.Time {
+	info, err := os.Stat(name)
+	if err != nil || info.ModTime().UTC().Year() < firstYear {
+		return nil
+	}
+	at := info.ModTime().UTC().Truncate(time.Second)
+	return &at
 }
 
 // CannotRead is what a command ends with that needs what Active failed to read.
@@ -200,6 +259,8 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 		switch {
 		case err == nil:
 			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
+			v.Digest, v.Release = &snapshot.Ref.Digest, &snapshot.Manifest.Release
+			v.InstalledAt = writtenAt(filepath.Join(snapshot.Dir, ManifestPath))
 		case s.plain(version):
 			ref, err = &Ref{Version: version, Digest: NoManifest}, nil
 		case Inconclusive(err):
@@ -209,85 +270,21 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 		default:
 			v.State = "damaged"
 		}
-		switch {
-		case record.BlockedBy(ref) != nil:
-			v.State = "blocked"
-		case err == nil && record.IsConfirmed(ref):
-			v.State = "confirmed"
-		}
-		for _, l := range slices.Backward(record.Links()) {
-			if l.Ref != nil && l.Ref.Version == version {
-				v.State = l.Name
+		is := func(state string, yes bool) {
+			if yes {
+				v.States = append(v.States, state)
 			}
 		}
+		for _, l := range record.Links() {
+			is(l.Name, l.Ref != nil && l.Ref.Version == version)
+		}
+		is("blocked", record.BlockedBy(ref) != nil)
+		is("confirmed", err == nil && record.IsConfirmed(ref))
+		if v.States == nil || err != nil {
+			v.States = append(v.States, v.State)
+		}
+		v.State = v.States[0]
 		all = append(all, v)
 	}
 	return all, nil
-}
-
-// journalShown is how many lines of a failed unit's journal a person is shown.
-const journalShown = 10
-
-// Print writes the status for a person.
-func (st *Status) Print(w io.Writer) {
-	or := func(s, empty string) string {
-		if s == "" {
-			return empty
-		}
-		return s
-	}
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-10s %s\n", name, fmt.Sprintf(format, args...))
-	}
-	phase := or(string(st.Phase), "nothing installed")
-	if st.lost {
-		phase = "unknown: the record is lost"
-	}
-	if st.Hold != "" {
-		phase += " (" + st.Hold + ")"
-	}
-	line("phase", "%s", phase)
-	line("current", "%s", or(st.Current, "none"))
-	if st.Next != "" {
-		line("next", "%s, from the next boot on", st.Next)
-	}
-	line("previous", "%s", or(st.Previous, "none"))
-	line("factory", "%s", or(st.Factory, "none"))
-	if st.Trial != nil {
-		line("trial", "%d boots without a verdict (%d hard, %d unclean, %d clean)", st.Trial.Attempts(), st.Trial.Hard, st.Trial.Unclean, st.Trial.Clean)
-	}
-	for _, b := range st.Blocked {
-		line("blocked", "%s: %s", b.Version, strings.TrimSuffix(b.Reason+", "+b.Check, ", "))
-	}
-	for _, id := range st.RevokedKeys {
-		line("revoked", "key %s: its bundles are refused", id)
-	}
-	if st.LastRollback != nil {
-		line("rollback", "%s", st.LastRollback.Summary())
-		for _, skipped := range st.LastRollback.Skipped {
-			line("", "  skipped %s: %s", skipped.Version, skipped.Why)
-		}
-		for text := range strings.Lines(st.LastRollback.Output) {
-			line("", "  %s", strings.TrimRight(text, "\n"))
-		}
-		if ids := st.LastRollback.BootIDs; len(ids) > 0 {
-			line("", "  boots %s", strings.Join(ids, " ")) // for journalctl --boot=
-		}
-		// The end of it: `status --json` has all.
-		for _, text := range st.LastRollback.Journal[max(0, len(st.LastRollback.Journal)-journalShown):] {
-			line("", "  %s", text)
-		}
-	}
-	op := st.Operation.Stage
-	switch {
-	case st.Operation.Stage != StageIdle:
-		op += fmt.Sprintf(" %d %% %s", st.Operation.Progress, or(st.Operation.Error, st.Operation.Message))
-	case st.Operation.Message != "":
-		op += " (" + st.Operation.Message + ")"
-	}
-	line("operation", "%s", op)
-	line("free", "%d MiB", st.FreeBytes>>20)
-	if st.Damage != "" {
-		line("damage", "%s", st.Damage)
-	}
 }

@@ -181,7 +181,7 @@ func holdError(r *bootcheck.Record) error {
 		text = "two versions fail the same check, so it is something else"
 	}
 	return bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "on hold with version %s: %s", r.Current, text).
-		WithAdvice("`ota-guardian status` shows the evidence; install a version or use `ota-guardian rollback` to end the hold")
+		WithAdvice("`ota-guardian why` shows the evidence; install a version or use `ota-guardian rollback` to end the hold")
 }
 
 // adopt makes a record for a store that has lost every one, or whose first

@@ -351,7 +351,7 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 		return false
 	}
 	message := l.Summary()
-	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" {
+	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" && !strings.Contains(message, first) {
 		message += ": " + first[:min(len(first), 200)] // a screen shows it
 	}
 	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: message, Error: l.Code() + ": " + l.Summary()})

@@ -3,31 +3,8 @@ package guardian
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/tope-ota/ota/bootcheck"
 )
-
-func TestShown(t *testing.T) {
-	for _, row := range []struct {
-		name string
-		l    *bootcheck.Rollback
-		want []string
-	}{
-		{"no rollback", nil, nil},
-		{"nothing is known", &bootcheck.Rollback{}, nil},
-		{"a check: why it failed, and what it said first",
-			&bootcheck.Rollback{Output: "nozzle: exit status 1\n\nit is \x1b[31mblocked\nand more\n"}, []string{"nozzle: exit status 1", "it is  [31mblocked"}},
-		{"a crash: the last words of the unit, not those of systemd",
-			&bootcheck.Rollback{Journal: []string{"[    1.000000] device-api[7]: panic: no config", "[    1.100000] systemd[1]: x.service: Failed with result 'exit-code'."}},
-			[]string{"[    1.000000] device-api[7]: panic: no config"}},
-		{"a unit that said nothing", &bootcheck.Rollback{Journal: []string{"[    1.100000] systemd[1]: Failed to start x.service."}}, nil},
-	} {
-		if diff := cmp.Diff(row.want, shown(row.l)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", row.name, diff)
-		}
-	}
-}
 
 func TestRollbackBetween(t *testing.T) {
 	record := func(version string, phase bootcheck.Phase, l *bootcheck.Rollback) *bootcheck.Record {
@@ -46,7 +23,7 @@ func TestRollbackBetween(t *testing.T) {
 		{"the oldest that is kept", nil, record("1.0", bootcheck.PhaseFallback, l), false},
 		{"another version runs", record("2.0", bootcheck.PhaseTrial, nil), record("1.0", bootcheck.PhaseFallback, l), true},
 		{"a new version was installed since", record("1.0", bootcheck.PhaseConfirmed, l), record("2.0", bootcheck.PhaseTrial, l), false},
-		{"it proved itself since", record("1.0", bootcheck.PhaseFallback, l), record("1.0", bootcheck.PhaseConfirmed, l), false},
+		{"it was confirmed since", record("1.0", bootcheck.PhaseFallback, l), record("1.0", bootcheck.PhaseConfirmed, l), false},
 		{"nowhere to go", record("1.0", bootcheck.PhaseFactory, nil), exhausted, true},
 		{"nowhere to go, still", exhausted, exhausted, false},
 		{"it is not the version", record("1.0", bootcheck.PhaseFallback, l), environment, false},

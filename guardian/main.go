@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -31,6 +33,8 @@ For a person:
                                       what runs, what is on trial, what is blocked and why;
                                       --os-release: the lines of the file below
   ota-guardian history [--json]       the last 32 changes
+  ota-guardian why [--json] [VERSION]
+                                      the evidence of the last rollback, or of the last one from VERSION
   ota-guardian rollback [previous|factory|VERSION]
                                       run another version now (default: previous), block this one
   ota-guardian factory create [--untried] [VERSION]
@@ -109,6 +113,9 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 		fs.BoolVar(&o.osRelease, "os-release", false, "")
 	case "history", "check":
 		fs.BoolVar(&o.json, "json", false, "")
+	case "why":
+		fs.BoolVar(&o.json, "json", false, "")
+		max = 1
 	case "adopt":
 		fs.BoolVar(&o.dryRun, "dry-run", false, "")
 	case "factory create":
@@ -174,6 +181,8 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 		return g.shutdown(ctx)
 	case "history":
 		return g.history(o.json)
+	case "why":
+		return g.why(strings.TrimPrefix(arg, "v"), o.json)
 	case "rollback":
 		return g.rollback(ctx, cmp.Or(arg, "previous"))
 	case "factory create":
@@ -202,7 +211,8 @@ func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.
 			err = printErr
 		}
 	default:
-		status.Print(stdout)
+		t := g.cfg.Trial
+		status.Print(stdout, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean}, time.Now())
 	}
 	return err
 }

@@ -90,7 +90,7 @@ func failedForGood(ctx context.Context, unit string) (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	return u.Active == "failed" && u.Job == 0, fmt.Sprintf("%s is %s, restarted %d times", unit, u, u.NRestarts), nil
+	return u.Active == "failed" && u.Job == 0, fmt.Sprintf("%s crashed %d times: %s", unit, u.NRestarts, u), nil
 }
 
 // condemnUnit decides, commits and does what the crash loop of unit means. A

@@ -43,7 +43,8 @@ func TestNeverSpliced(t *testing.T) {
 				})
 				opt := quick(spoolDir(t))
 				for range 3 { // a later call goes on with what an earlier one left
-					f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt, file, other)
+					checking(&opt, file, other)
+					f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt)
 					if err != nil {
 						gotten[2].Add(1)
 						continue

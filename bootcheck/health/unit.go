@@ -30,7 +30,7 @@ func unit(units Units, name string, stable time.Duration) func(context.Context) 
 		if !u.Up() {
 			err := fmt.Errorf("%s is %s", name, u)
 			if u.NRestarts > 0 {
-				err = fmt.Errorf("%w, restarted %d times", err, u.NRestarts)
+				err = fmt.Errorf("%s crashed %d times: %s", name, u.NRestarts, u)
 			}
 			return finding{err: err, final: over}
 		}

@@ -1,0 +1,179 @@
+package bootcheck
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// What `status`, `list` and `history` show to people. JSON has the same, exact.
+
+// Size is n bytes as people read them: "21 B", "1.9 KiB", "64 MiB", "70.1 GiB".
+func Size(n int64) string {
+	if n < 1<<10 {
+		return fmt.Sprintf("%d B", n)
+	}
+	units, v := "KMGTPE", float64(n)/(1<<10)
+	for v >= 1023.95 && len(units) > 1 {
+		units, v = units[1:], v/(1<<10)
+	}
+	return fmt.Sprintf("%s %ciB", strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0"), units[0])
+}
+
+// Ago is the time t as people read it at now: "12 s ago", "5 min ago", "2 h ago",
+// "4 d ago", and the date after 30 days or while the clock is not set. "-": t is not
+// known.
+func Ago(t, now time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case t.IsZero():
+		return "-"
+	case d < 0 || d >= 30*24*time.Hour:
+		return t.UTC().Format(time.DateOnly)
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", d/time.Minute)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%d h ago", d/time.Hour)
+	}
+	return fmt.Sprintf("%d d ago", d/(24*time.Hour))
+}
+
+// BootLimits are how many boots of a trial may end in each way, see config.Trial.
+type BootLimits struct{ Hard, Unclean, Clean int }
+
+// Print writes the status on a screen of 80 columns.
+func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("phase", "%s", st.phase())
+	width := max(len(st.Current), len(st.Previous), len(st.Factory), len("none"))
+	version := func(name, version string, activated *time.Time) {
+		var known []string
+		if i := slices.IndexFunc(st.Versions, func(v VersionStatus) bool { return v.Version == version }); i >= 0 && counted(st.Versions[i].Release) {
+			known = append(known, fmt.Sprintf("release %d", *st.Versions[i].Release))
+		}
+		if activated != nil {
+			known = append(known, "activated "+Ago(*activated, now))
+		}
+		if version == "" {
+			version = "none"
+		}
+		line(name, "%s", strings.TrimRight(fmt.Sprintf("%-*s  %s", width, version, strings.Join(known, ", ")), " "))
+	}
+	version("current", st.Current, st.ActivatedAt)
+	if st.Next != "" {
+		line("next", "%s, from the next boot on", st.Next)
+	}
+	version("previous", st.Previous, nil)
+	version("factory", st.Factory, nil)
+	if t := st.Trial; t != nil {
+		line("trial", "boots: %d of %d crashes, %d of %d power cuts, %d of %d reboots", t.Hard, limits.Hard, t.Unclean, limits.Unclean, t.Clean, limits.Clean)
+	}
+	if l := st.LastRollback; l != nil && st.rollbackCounts() {
+		when := ""
+		if st.LastRollbackAt != nil {
+			when = Ago(*st.LastRollbackAt, now) + ", "
+		}
+		line("rollback", "%s%s", when, l.short())
+		line("", "hint: `ota-guardian why` shows the evidence")
+	}
+	for _, b := range st.Blocked {
+		line("blocked", "%-*s  %s", width, b.Version, b.why())
+	}
+	for _, id := range st.RevokedKeys {
+		line("revoked", "key %s: its bundles are refused", id)
+	}
+	if op := st.Operation; op.Stage != StageIdle && op.Stage != StageSuccess {
+		text := op.Message
+		if op.Error != "" {
+			text = op.Error
+		}
+		line("install", "%s %d %%: %s", op.Stage, op.Progress, text)
+	} else if op.Stage == StageIdle && op.Message != "" {
+		line("install", "%s", op.Message)
+	}
+	line("free", "%s", Size(int64(st.FreeBytes)))
+	if st.Damage != "" {
+		line("damage", "%s", st.Damage)
+	}
+}
+
+// counted reports whether a release is known and counts, see bundle's manifest: 0 does not.
+func counted(release *int64) bool { return release != nil && *release > 0 }
+
+// phase is what stands behind "phase".
+func (st *Status) phase() string {
+	switch {
+	case st.lost:
+		return "unknown: the record is lost"
+	case st.Phase == "":
+		return "nothing installed"
+	case st.Hold == HoldExhausted:
+		return "hold: no version left to roll back to (" + st.Hold + ")"
+	case st.Hold == HoldEnvironment:
+		return "hold: the same check fails with two versions (" + st.Hold + ")"
+	case st.Hold != "":
+		return "hold (" + st.Hold + ")"
+	}
+	return string(st.Phase)
+}
+
+// rollbackCounts reports whether the last rollback still explains what runs. It does
+// not once another update is confirmed.
+func (st *Status) rollbackCounts() bool {
+	return st.Phase != PhaseConfirmed || st.Current == st.LastRollback.To
+}
+
+// why is the reason that b is blocked.
+func (b *Blocked) why() string {
+	if b.Check == "" {
+		return b.Reason
+	}
+	return fmt.Sprintf("%s, check %q", b.Reason, b.Check)
+}
+
+// PrintList writes the versions, the newest name first.
+func (st *Status) PrintList(w io.Writer, now time.Time) {
+	rows := [][]string{{"VERSION", "RELEASE", "STATE", "SIZE", "INSTALLED"}}
+	for _, v := range slices.Backward(st.Versions) {
+		release, installed := "-", "-"
+		if counted(v.Release) {
+			release = fmt.Sprint(*v.Release)
+		}
+		if v.InstalledAt != nil {
+			installed = Ago(*v.InstalledAt, now)
+		}
+		states := slices.Clone(v.States)
+		if len(states) > 1 { // what a link names was confirmed, or is on trial, as status says
+			states = slices.DeleteFunc(states, func(s string) bool { return s == "confirmed" })
+		}
+		rows = append(rows, []string{v.Version, release, strings.Join(states, ","), Size(v.Size), installed})
+	}
+	Table(w, rows)
+}
+
+// Table writes rows as columns, two spaces apart.
+func Table(w io.Writer, rows [][]string) {
+	var width []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		line := ""
+		for i, cell := range row {
+			line += fmt.Sprintf("%-*s  ", width[i], cell)
+		}
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
+	}
+}
