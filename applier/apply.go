@@ -11,11 +11,10 @@
 //	release.go   the counter that never falls
 //	plan.go      the room that it takes, what is reused, what has to go
 //	stage.go     unpack, publish, make room
-//	limits.go    how long a file may become, how much memory is used, no core dumps
+//	limits.go    how much memory is used
 //	activate.go  the switch, the restart, the verdict
 //	check.go     the health checks, before the switch and for a person
-//	handover.go  running in a systemd unit of its own
-//	sandbox.go   what that may do
+//	unit.go      running in a systemd unit of its own
 //	progress.go  what a person at a terminal sees of it
 //	events.go    what a program that called is told (--json)
 //	account.go   what the fleet's tools are told
@@ -27,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -52,8 +52,9 @@ type applier struct {
 	clock func() time.Time   // nil: the system's
 	// unshared: the disk became full, so nothing is expected to be shared.
 	unshared bool
-	version  string  // of the bundle or the snapshot, when it is known
-	account  account // of the install, for the fleet's figures
+	bundle   *os.File // that is to be installed; nil: it is downloaded, or opened by its path
+	version  string   // of the bundle or the snapshot, when it is known
+	account  account  // of the install, for the fleet's figures
 }
 
 func (a *applier) logf(format string, args ...any) {

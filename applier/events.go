@@ -36,8 +36,8 @@ type events struct {
 	room func(time.Duration) bool // whether w takes a line within this time
 	text bytes.Buffer             // what a person would have been told on stdout
 
-	// The unit that the install was handed to has the same stdout and gives the
-	// result, or gave it.
+	// The unit that the install runs in has the same stdout and gives the result, or
+	// gave it.
 	elsewhere bool
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -98,6 +97,9 @@ type command struct {
 	idle      time.Duration // of serve-progress
 	request   bool          // of check: one, on stdin
 	limitRate *config.Size  // nil: what the configuration says
+
+	args []string // that it was parsed from
+	unit *streams // nil: it does not run in installUnit
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -107,11 +109,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	syscall.Umask(0o022)
 	readAhead()
 	limitMemory()
-	if err := noCores(); err != nil {
-		fmt.Fprintf(cli.Log(stderr), "ota-apply: %v\n", err)
+	c, err := parse(args)
+	if err == nil && c.name == serveInstall {
+		c, stdout, stderr, err = takeRequest(stderr)
 	}
 	out := &cli.Output{W: stdout}
-	c, err := parse(args)
 	cli.Answer(out, "ota-apply", usage, err)
 	if err == nil {
 		err = c.run(ctx, out, stderr)
@@ -128,12 +130,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	return cli.Fail(stderr, "ota-apply", err)
 }
 
-func parse(args []string) (*command, error) {
-	name, args := cli.Command(args, "config", "root")
+func parse(all []string) (*command, error) {
+	name, args := cli.Command(all, "config", "root")
 	if name == "" {
 		return nil, cli.Usagef("ota-apply", "a command is missing")
 	}
-	c := &command{name: name, idle: idleDefault}
+	c := &command{name: name, idle: idleDefault, args: all}
 	fs := cli.Flags("ota-apply " + c.name)
 	fs.StringVar(&c.config, "config", "", "")
 	fs.StringVar(&c.root, "root", "", "")
@@ -187,7 +189,7 @@ func parse(args []string) (*command, error) {
 			}
 			return nil
 		})
-	case "reset-release":
+	case "reset-release", serveInstall:
 		arguments = 0
 	case "check":
 		arguments = 0
@@ -304,44 +306,27 @@ func (c *command) result() bool {
 // change runs the commands that change what runs: in a unit of their own where
 // systemd runs, since they restart the service that called them.
 func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
-	var reads []string
-	if c.name == "install" {
-		path, err := localPath(c.arg)
+	if c.unit == nil {
+		bundle, err := c.prepare(a)
 		if err != nil {
 			return err
 		}
-		if path != "" {
-			// The unit runs in another folder.
-			if c.arg, err = filepath.Abs(path); err != nil {
-				return err
-			}
-			// A path that was misspelled is no deployment that failed: nothing is reported.
-			if _, err := os.Stat(c.arg); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("cannot open the bundle: %w", err)
-			}
-			reads = append(reads, c.arg)
-		}
-		// Without a key nothing can be installed, so nothing is made either.
-		if _, err := a.keys(); err != nil {
-			a.refused(err)
+		a.bundle = bundle
+		conn, err := a.unitFor(ctx)
+		if err != nil {
 			return err
 		}
-	}
-	if out, log, ok := files(stdout, stderr); ok && mustHandOver() {
-		// The sandbox of the unit makes the store writable: it has to be there.
-		if _, err := bootcheck.Create(a.cfg.Root); err != nil {
-			return err
+		if conn != nil {
+			defer conn.Close()
+			return a.follow(ctx, conn, c.asRequest(a.cfg), stdout, stderr)
 		}
-		args, stdin := c.args(a.cfg), (*os.File)(nil)
-		if c.name == "install" {
-			if stdin, err = hand(c.arg); err != nil {
-				return err
-			}
-			defer stdin.Close()
-		}
-		return a.handOver(ctx, args, reads, stdin, out, log)
+		a.show = newProgressBar(stderr)
+	} else {
+		c.announceBegin()
+		defer func() { c.announceEnd(a.version, err) }()
+		a.bundle = c.unit.bundle
+		a.show = newProgressBar(c.unit.terminal)
 	}
-	a.show = newProgressBar(stderr)
 	defer a.show.close()
 	a.out, a.log = a.show.over(a.out), a.show.over(a.log)
 	if a.events != nil {
@@ -353,32 +338,32 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 	return a.install(ctx, c.arg, c.install)
 }
 
-// args is the command line that does the same from another place. An install reads
-// from stdin what it has to install.
-func (c *command) args(cfg *config.Config) []string {
-	args := []string{c.name, "--config", cfg.Path, "--root", cfg.Root}
-	if c.config == "" && os.Getenv("OTA_CONFIG") == "" {
-		args = []string{c.name, "--root", cfg.Root} // the default file need not exist
+// prepare finds out, before an install begins, what nobody has to be told about. It
+// opens a bundle that is a file.
+func (c *command) prepare(a *applier) (bundle *os.File, err error) {
+	if c.name != "install" {
+		return nil, nil
 	}
-	for flag, on := range map[string]bool{
-		"--no-activate": c.install.noActivate, "--at-reboot": c.install.atReboot, "--force": c.install.force, "--allow-downgrade": c.install.allowDowngrade,
-		"--json": c.json,
-	} {
-		if on {
-			args = append(args, flag)
+	path, err := localPath(c.arg)
+	if err != nil {
+		return nil, err
+	}
+	if path != "" {
+		if c.arg, err = filepath.Abs(path); err != nil { // the unit runs in another folder
+			return nil, err
+		}
+		bundle, err = openPath(c.arg)
+		// A path that was misspelled is no deployment that failed: nothing is reported.
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
 	}
-	if c.install.size > 0 {
-		args = append(args, "--size", strconv.FormatInt(c.install.size, 10))
+	// Without a key nothing can be installed, so nothing is made either.
+	if err == nil {
+		_, err = a.keys()
 	}
-	if c.install.sha256 != "" {
-		args = append(args, "--sha256", c.install.sha256)
+	if err != nil {
+		a.refused(err)
 	}
-	if c.limitRate != nil {
-		args = append(args, "--limit-rate", strconv.FormatInt(int64(*c.limitRate), 10))
-	}
-	if c.name == "install" {
-		return append(args, fromStdin)
-	}
-	return append(args, "--", c.arg)
+	return bundle, err
 }

@@ -66,7 +66,16 @@ func (a *applier) open(ctx context.Context, from string, o installOptions, keys 
 	if path == "" {
 		return a.download(ctx, from, o, keys, admit), nil
 	}
-	return openFile(ctx, path, o, keys, admit)
+	if a.bundle == nil {
+		return openFile(ctx, path, o, keys, admit)
+	}
+	fd, err := unix.FcntlInt(a.bundle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	_, _ = f.Seek(0, io.SeekStart) // what cannot is refused for its type
+	return checked(ctx, f, o, keys, admit)
 }
 
 // readHead verifies the head of f and admits its manifest. size is the length
@@ -110,10 +119,23 @@ func (l local) next(context.Context) (*openBundle, error) { return l.b, nil }
 func (l local) close()                                    { l.Close() }
 
 func openFile(ctx context.Context, path string, o installOptions, keys *trust.Keys, admit admitFunc) (*local, error) {
+	f, err := openPath(path)
+	if err != nil {
+		return nil, err
+	}
+	return checked(ctx, f, o, keys, admit)
+}
+
+func openPath(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
 	}
+	return f, nil
+}
+
+// checked is the bundle f, which it closes if it is none.
+func checked(ctx context.Context, f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*local, error) {
 	b, err := checkFile(ctx, f, o, keys, admit)
 	if err != nil {
 		f.Close()

@@ -130,7 +130,6 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		return err
 	}
 	defer root.Close()
-	defer a.guardUnpack(b)()
 	u, err := bundle.Begin(b.head, b.manifest, root)
 	if err != nil {
 		return err

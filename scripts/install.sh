@@ -86,7 +86,7 @@ esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
-managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service'
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service ota-install.service'
 enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-health.socket ota-progress.socket'
 # The others do their work at boot; these work from now on.
 started='ota-verify.timer ota-health.socket ota-progress.socket'

@@ -252,6 +252,11 @@ func TestBroken(t *testing.T) {
 			"unit ota-guardian.service", stateFail, "it is disabled", "systemctl enable ota-guardian.service"},
 		{"a masked unit", func(m *image) { m.link("etc/systemd/system/ota-confirm.service", "/dev/null") }, "unit ota-confirm.service", stateFail, "masked", "systemctl unmask ota-confirm.service"},
 		{"a unit that is not there", func(m *image) { m.remove("usr/lib/systemd/system/ota-recover.service") }, "unit ota-recover.service", stateFail, "not-found", "install.sh"},
+		{"downloads where the sandbox does not let write", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nspool = \"/data/spool\"\n") },
+			"unit ota-install.service", stateFail, "may not write /data/spool", "ReadWritePaths=/data/spool"},
+		{"metrics where the sandbox does not let write", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\n[metrics]\nfile = \"/var/lib/node-exporter/ota.prom\"\n")
+		}, "unit ota-recover.service", stateFail, "may not write /var/lib/node-exporter", "systemctl edit ota-recover.service"},
 		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before the guardian decided", "50-ota.conf"},
 		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "judged before it started", "50-ota.conf"},
 		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nobody is called", "50-ota.conf"},

@@ -147,7 +147,7 @@ func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 // What scripts/install.sh installs, and what of it has to be enabled.
 var (
 	ourUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-recover.service", "ota-factory.service",
-		"ota-verify.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket", "ota-progress.service"}
+		"ota-verify.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket", "ota-progress.service", "ota-install.service"}
 	enabledUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-factory.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket"}
 )
 
@@ -167,6 +167,9 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 			d.fail(check, "systemd cannot load it: "+u["LoadState"], "scripts/install.sh writes it; then systemctl daemon-reload")
 		case slices.Contains(enabledUnits, name) && !strings.HasPrefix(u["UnitFileState"], "enabled"):
 			d.fail(check, "it is "+u["UnitFileState"]+", so nothing starts it", "systemctl enable "+name)
+		case d.outOfReach(name, u) != "":
+			path := d.outOfReach(name, u)
+			d.fail(check, "it may not write "+path, "systemctl edit "+name+", with the lines [Service] and ReadWritePaths="+path)
 		case u["NeedDaemonReload"] == "yes":
 			d.warn(check, "its file changed after systemd read it", "systemctl daemon-reload")
 		default:
@@ -198,7 +201,7 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 // unit is the state of a unit, as systemctl shows it.
 func (d *doctor) unit(ctx context.Context, name string) map[string]string {
 	if d.sysroot == "" {
-		out, err := d.ask(ctx, "systemctl", "show", "-p", "LoadState,UnitFileState,NeedDaemonReload,ActiveState,Result,After,Before,OnFailure", "--", name)
+		out, err := d.ask(ctx, "systemctl", "show", "-p", "LoadState,UnitFileState,NeedDaemonReload,ActiveState,Result,After,Before,OnFailure,ReadWritePaths", "--", name)
 		if err != nil {
 			return map[string]string{"LoadState": err.Error()}
 		}
@@ -213,8 +216,37 @@ func (d *doctor) unit(ctx context.Context, name string) map[string]string {
 		u["LoadState"] = err.Error()
 	case state == "":
 		u["LoadState"] = "not-found"
+	default:
+		text, err := d.ask(ctx, "systemd-analyze", "--no-pager", "--root="+d.sysroot, "cat-config", "systemd/system/"+name)
+		if err != nil {
+			u["LoadState"] = err.Error()
+		}
+		maps.Copy(u, settings(text))
 	}
 	return u
+}
+
+// outOfReach is what of the configuration the unit name, u, has to write and may not:
+// its sandbox is that of the defaults. Empty: nothing.
+func (d *doctor) outOfReach(name string, u map[string]string) string {
+	writes := strings.Fields(u["ReadWritePaths"])
+	if len(writes) == 0 {
+		return ""
+	}
+	paths := []string{d.cfg.Root}
+	if name == "ota-install.service" {
+		paths = append(paths, d.cfg.Spool, d.cfg.Run)
+	}
+	if file := d.cfg.Metrics.File; file != "" && filepath.Dir(file) != d.cfg.Run { // which is RuntimeDirectory=
+		paths = append(paths, filepath.Dir(file))
+	}
+	for _, path := range paths {
+		path = strings.TrimPrefix(path, d.sysroot)
+		if !slices.ContainsFunc(writes, func(dir string) bool { return strings.HasPrefix(path+"/", strings.TrimLeft(dir, "-+")+"/") }) {
+			return path
+		}
+	}
+	return ""
 }
 
 // settings are the lines KEY=VALUE of a file of systemd and its drop-ins. The values of
@@ -262,16 +294,16 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 		d.fail(check, "systemd cannot load it: "+u["LoadState"], "make its unit (units/device-api.service.example), or correct services in "+d.cfg.Path)
 		return
 	}
-	text, err := d.ask(ctx, "systemctl", "--no-pager", "cat", "--", name)
-	if d.sysroot != "" {
-		text, err = d.ask(ctx, "systemd-analyze", "--no-pager", "--root="+d.sysroot, "cat-config", "systemd/system/"+name)
+	s, good := u, true
+	if d.sysroot == "" {
+		text, err := d.ask(ctx, "systemctl", "--no-pager", "cat", "--", name)
+		if err != nil {
+			d.fail(check, err.Error(), "look at `systemctl status`")
+			return
+		}
+		s = settings(text)
+		maps.Copy(s, u) // systemd knows the order that other units ask for, too
 	}
-	if err != nil {
-		d.fail(check, err.Error(), "look at `systemctl status`")
-		return
-	}
-	s, good := settings(text), true
-	maps.Copy(s, u) // where systemd runs it knows the order that other units ask for, too
 	need := func(ok bool, found, cure string) {
 		if !ok {
 			good = false

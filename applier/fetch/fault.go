@@ -83,13 +83,13 @@ func oldTLS(err error) bool {
 // hidden shows err without queries and credentials of addresses in it.
 type hidden struct{ err error }
 
-func (h hidden) Error() string { return redact(h.err.Error()) }
+func (h hidden) Error() string { return Redact(h.err.Error()) }
 func (h hidden) Unwrap() error { return h.err }
 
-// redact replaces the queries and the credentials of all addresses in s:
+// Redact replaces the queries and the credentials of all addresses in s:
 // presigned addresses carry their secret in the query. By hand, since package
 // regexp, which nothing else here needs, is 320 kB of the program.
-func redact(s string) string {
+func Redact(s string) string {
 	const ends = " \t\n\f\r\"'" // what no address holds
 	var b strings.Builder
 	for len(s) > 0 {

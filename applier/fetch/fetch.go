@@ -235,7 +235,7 @@ func (src Source) parse() (*origin, error) {
 		}
 		return nil, usage("cannot download: the address is malformed")
 	}
-	shown := redact(src.URL)
+	shown := Redact(src.URL)
 	u.Scheme = strings.ToLower(u.Scheme)
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return nil, usage("cannot download %q: the address must begin with http:// or https://", shown)

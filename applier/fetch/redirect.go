@@ -34,12 +34,12 @@ func (h *hops) check(req *http.Request, via []*http.Request) error {
 	case len(via) > maxRedirects:
 		return faultf(final, "more than %d redirects", maxRedirects).advising("give the address that the file really has")
 	case to.Scheme != "http" && to.Scheme != "https":
-		return faultf(final, "redirect to %q, which is neither http nor https", redact(to.String()))
+		return faultf(final, "redirect to %q, which is neither http nor https", Redact(to.String()))
 	case from.Scheme == "https" && to.Scheme == "http":
-		return faultf(final, "redirect from https to %q, which anybody on the way can change", redact(to.String())).
+		return faultf(final, "redirect from https to %q, which anybody on the way can change", Redact(to.String())).
 			advising("give the address that begins with https:// and leads to the file, or have the server mended")
 	case to.Hostname() == "":
-		return faultf(final, "redirect to %q, which names no host", redact(to.String()))
+		return faultf(final, "redirect to %q, which names no host", Redact(to.String()))
 	}
 	// net/http keeps an Authorization for subdomains of the first host, and
 	// passes the whole address on as Referer, query included. It does not

@@ -24,8 +24,8 @@ func FuzzRedact(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		want := queries.ReplaceAllString(credentials.ReplaceAllString(s, "//…@"), "?…")
-		if got := redact(s); got != want {
-			t.Errorf("redact(%q) = %q, want %q", s, got, want)
+		if got := Redact(s); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", s, got, want)
 		}
 	})
 }

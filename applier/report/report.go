@@ -51,6 +51,12 @@ const (
 // A State is what a report says. All four keys are always there.
 type State = bootcheck.Operation
 
+// kept is what the state file says.
+type kept struct {
+	State
+	Exit *bootcheck.ExitCode `json:"exit,omitempty"` // of the command, once it has ended
+}
+
 // A Reporter reports one install. Its methods may be called from several goroutines.
 type Reporter struct {
 	url    string // empty: nothing is posted
@@ -60,11 +66,12 @@ type Reporter struct {
 	mu      sync.Mutex
 	watch   func(State)
 	state   State
-	kept    chan struct{} // closed while state is in the file
-	waiting []State       // to be posted, the oldest first, no two neighbours of the same stage
-	idle    chan struct{} // closed while nothing waits or is under way
-	cancel  func()        // ends the post under way
-	slow    bool          // the last report timed out
+	exit    *bootcheck.ExitCode // with the last state
+	kept    chan struct{}       // closed while state is in the file
+	waiting []State             // to be posted, the oldest first, no two neighbours of the same stage
+	idle    chan struct{}       // closed while nothing waits or is under way
+	cancel  func()              // ends the post under way
+	slow    bool                // the last report timed out
 	closed  bool
 	muted   bool
 	err     error
@@ -140,7 +147,8 @@ func (r *Reporter) Mute() {
 func (r *Reporter) Fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := err.Error()
+	text, code := err.Error(), bootcheck.Exit(err)
+	r.exit = &code
 	r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text})
 }
 
@@ -148,6 +156,7 @@ func (r *Reporter) Fail(err error) {
 func (r *Reporter) Success(message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.exit = new(bootcheck.ExitCode)
 	r.set(State{Stage: StageSuccess, Progress: 100, Message: message})
 }
 
@@ -203,9 +212,10 @@ func (r *Reporter) keepNewest(done chan struct{}) {
 			r.mu.Unlock()
 			return
 		}
+		file := kept{s, r.exit}
 		r.mu.Unlock()
 		written = s
-		if err := r.keep(s); err != nil {
+		if err := r.keep(file); err != nil {
 			r.mu.Lock()
 			r.err = cmp.Or(r.err, fmt.Errorf("cannot keep the progress of the install: %w", err))
 			r.mu.Unlock()
@@ -215,7 +225,7 @@ func (r *Reporter) keepNewest(done chan struct{}) {
 
 // keep replaces the state file as a whole. Nothing is synced: the file tells about this
 // boot only, and after a power cut an empty one says as much as none.
-func (r *Reporter) keep(s State) error {
+func (r *Reporter) keep(s kept) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err

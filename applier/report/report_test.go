@@ -484,6 +484,26 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
+// The end in the file carries the exit code of the command; a report does not.
+func TestExitInFile(t *testing.T) {
+	for _, row := range []struct {
+		end  func(*Reporter)
+		want string
+	}{
+		{func(r *Reporter) { r.Success("version 1") }, `"error":"","exit":0}`},
+		{func(r *Reporter) { r.Fail(bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "no server")) }, `"exit":6}`},
+	} {
+		file := filepath.Join(t.TempDir(), "progress.json")
+		r := New("", file)
+		r.Stage(StageDownloading, 0, "")
+		row.end(r)
+		r.Close(t.Context())
+		if b, err := os.ReadFile(file); err != nil || !strings.HasSuffix(string(b), row.want+"\n") {
+			t.Errorf("the file holds %s (%v), want %s at its end", b, err, row.want)
+		}
+	}
+}
+
 func state(stage string, progress int, message, err string) State {
 	return State{Stage: stage, Progress: progress, Message: message, Error: err}
 }

@@ -41,8 +41,6 @@ type Conn struct {
 	live   *bus.Conn
 	cancel context.CancelFunc // ends live
 	closed bool
-
-	started map[string]<-chan string // units of RunTransient; gets the result of the job
 }
 
 // Dial connects to systemd. ctx bounds the connecting only; the connection lasts

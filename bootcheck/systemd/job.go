@@ -2,10 +2,12 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	bus "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
 )
 
 // JobError says that systemd took a job and it did not end well.
@@ -42,6 +44,39 @@ func (c *Conn) Stop(ctx context.Context, name string) error {
 	return c.job(ctx, "stop", name, func(b *bus.Conn, ch chan<- string) (int, error) {
 		return b.StopUnitContext(ctx, name, "replace", ch)
 	})
+}
+
+// Run starts a service of Type=oneshot, waits until it has ended, and returns its
+// exit code; 128+n if signal n ended it. When its program did not run, or somebody
+// stopped it before it ended, the error is a *JobError. A failed unit is reset: how
+// it ended has been read. When ctx ends, the service goes on.
+func (c *Conn) Run(ctx context.Context, name string) (code int, err error) {
+	err = c.Start(ctx, name)
+	if _, ok := errors.AsType[*JobError](err); !ok {
+		return 0, err
+	}
+	for { // a job that was canceled ends before its service does
+		u, unitErr := c.Unit(ctx, name)
+		switch {
+		case unitErr != nil:
+			return 0, unitErr
+		case u.Job != 0 || u.Active == "activating" || u.Active == "deactivating":
+		case u.Active != "failed":
+			return 0, err
+		default:
+			code, ok := u.exitCode()
+			if resetErr := c.ResetFailed(ctx, name); resetErr != nil {
+				return 0, resetErr
+			}
+			if !ok || u.ExecMainCode == cldExited && 200 <= code && code <= 245 {
+				return code, &JobError{"run", name, "systemd could not execute it: " + u.String() + statusName(code)}
+			}
+			return code, nil
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return 0, fmt.Errorf("cannot wait for %q: %w", name, err)
+		}
+	}
 }
 
 // StartNoWait asks for the unit to be started and does not wait for anything. It
@@ -151,4 +186,42 @@ func (c *Conn) settled(ctx context.Context, verb, name string) error {
 			return fmt.Errorf("cannot wait for the %s of %q: %w", verb, name, err)
 		}
 	}
+}
+
+// statusName says what systemd means by the exit codes 200 to 245 that it makes
+// itself between fork and exec, systemd.exec(5); the likely ones.
+func statusName(code int) string {
+	names := map[int]string{
+		200: "its working directory", 203: "no program, or no permission", 208: "standard input", 209: "standard output",
+		217: "no such user", 218: "capabilities", 226: "its namespace", 228: "its filter of system calls", 238: "a folder of its state",
+	}
+	if n, ok := names[code]; ok {
+		return fmt.Sprintf(" (%d: %s)", code, n)
+	}
+	return fmt.Sprintf(" (%d)", code)
+}
+
+// pause waits for d, or for the end of ctx, which it returns.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Names of errors on D-Bus, systemd:src/libsystemd/sd-bus/bus-common-errors.h.
+const (
+	errNoSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+	errIsLeaving  = "org.freedesktop.systemd1.TransactionIsDestructive"
+)
+
+// Leaving reports whether err is that of a job which systemd refuses for one that it has
+// begun and that cannot be taken back: it shuts down, or reboots.
+func Leaving(err error) bool { return isError(err, errIsLeaving) }
+
+func isError(err error, name string) bool {
+	e, ok := errors.AsType[dbus.Error](err)
+	return ok && e.Name == name
 }

@@ -8,10 +8,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -172,66 +170,6 @@ func TestExitCode(t *testing.T) {
 	} {
 		if code, ok := (Unit{ExecMainCode: tt.how, ExecMainStatus: tt.status}).exitCode(); code != tt.code || ok != tt.ok {
 			t.Errorf("code %d, status %d: %d, %v, want %d, %v", tt.how, tt.status, code, ok, tt.code, tt.ok)
-		}
-	}
-}
-
-func TestTransientProperties(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	argv := []string{"/bin/x", "$HOME", "a$$b", "%n", ""}
-	props, done, err := properties(argv, Transient{
-		Description: "d", Env: []string{"A=$B"}, Stdout: w,
-		Properties: []Property{{"SystemCallFilter", Filter{true, []string{"@system-service"}}}, {"MemoryMax", uint64(1 << 20)}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(map[string]dbus.Variant)
-	for _, p := range props {
-		got[p.Name] = p.Value
-	}
-	for name, sig := range map[string]string{
-		"Type": "s", "ExecStart": "a(sasb)", "Description": "s", "Environment": "as",
-		"StandardOutputFileDescriptor": "h", "SystemCallFilter": "(bas)", "MemoryMax": "t",
-	} {
-		if s := got[name].Signature().String(); s != sig {
-			t.Errorf("%s has the type %q, systemd wants %q", name, s, sig)
-		}
-	}
-	if len(got) != 7 {
-		t.Errorf("%d properties: %v", len(got), got)
-	}
-	want := []execCommand{{"/bin/x", []string{"/bin/x", "$$HOME", "a$$$$b", "%n", ""}, false}}
-	if v := got["ExecStart"].Value(); !reflect.DeepEqual(v, want) {
-		t.Errorf("ExecStart %v, want %v", v, want)
-	}
-	if argv[1] != "$HOME" {
-		t.Error("the caller's argv was changed")
-	}
-
-	// The copy is another descriptor of the same pipe, and done closes it: then
-	// the pipe ends with the original.
-	fd := int(got["StandardOutputFileDescriptor"].Value().(dbus.UnixFD))
-	if _, err := syscall.Write(fd, []byte("x")); err != nil {
-		t.Error(err)
-	}
-	w.Close()
-	done()
-	r.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if b, err := io.ReadAll(r); string(b) != "x" || err != nil {
-		t.Errorf("read %q, %v", b, err)
-	}
-
-	if _, _, err := properties(argv, Transient{Stderr: w}); err == nil {
-		t.Error("a closed file was passed on")
-	}
-	for _, argv := range [][]string{nil, {""}, {"x"}, {"./x"}} {
-		if _, _, err := properties(argv, Transient{}); err == nil || !strings.Contains(err.Error(), "absolute") {
-			t.Errorf("argv %q: %v", argv, err)
 		}
 	}
 }

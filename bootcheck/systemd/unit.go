@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,11 +28,12 @@ type Unit struct {
 	ActiveEnter time.Duration
 
 	// Of services only.
-	Result         string // of the last run: "success", "exit-code", "signal", "timeout", "watchdog", "start-limit-hit" …
-	NRestarts      uint32 // restarts that Restart= made since somebody last started it
-	MainPID        uint32 // 0: none
-	ExecMainCode   int32  // how the main process ended: 0 it did not, else CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2)
-	ExecMainStatus int32  // its exit code, or the signal
+	Writes         []string // ReadWritePaths=, without their prefixes
+	Result         string   // of the last run: "success", "exit-code", "signal", "timeout", "watchdog", "start-limit-hit" …
+	NRestarts      uint32   // restarts that Restart= made since somebody last started it
+	MainPID        uint32   // 0: none
+	ExecMainCode   int32    // how the main process ended: 0 it did not, else CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2)
+	ExecMainStatus int32    // its exit code, or the signal
 
 	InvocationID string // 32 hex digits, new at each start; empty: never started
 }
@@ -41,6 +43,14 @@ func (u Unit) Loaded() bool { return u.Load == "loaded" }
 
 // Up reports whether the unit is active; one that reloads is.
 func (u Unit) Up() bool { return u.Active == "active" || u.Active == "reloading" }
+
+// CanWrite reports whether the service may write below the absolute path, as far as
+// ReadWritePaths= says.
+func (u Unit) CanWrite(path string) bool {
+	return slices.ContainsFunc(u.Writes, func(dir string) bool {
+		return strings.HasPrefix(path+"/", strings.TrimSuffix(dir, "/")+"/")
+	})
+}
 
 func (u Unit) String() string {
 	if !u.Loaded() {
@@ -84,6 +94,9 @@ func unitOf(props map[string]any) Unit {
 		ExecMainStatus: get[int32](props, "ExecMainStatus"),
 		InvocationID:   hex.EncodeToString(get[[]byte](props, "InvocationID")),
 		ActiveEnter:    time.Duration(get[uint64](props, "ActiveEnterTimestampMonotonic")) * time.Microsecond,
+	}
+	for _, path := range get[[]string](props, "ReadWritePaths") {
+		u.Writes = append(u.Writes, strings.TrimLeft(path, "+-"))
 	}
 	if job := get[[]any](props, "Job"); len(job) > 0 { // (uo): number, object
 		u.Job, _ = job[0].(uint32)

@@ -226,12 +226,12 @@ func isNotRemoved(s *story) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Code == 0 || !strings.Contains(r.Stderr, "ota: cannot be removed while ota-apply.service installs") {
+		if r.Code == 0 || !strings.Contains(r.Stderr, "ota: cannot be removed while ota-install.service installs") {
 			t.Errorf("dpkg --remove: %s; want a refusal", r)
 		}
 		s.says("dpkg-query -W -f '${db:Status-Status}' ota", "installed")
 		s.says("systemctl is-active ota-progress.socket", "active")
-		s.says("systemctl is-active ota-apply.service", "activating")
+		s.says("systemctl is-active ota-install.service", "activating")
 	})
 }
 

@@ -22,8 +22,8 @@ look() {
 	for p in /proc/[0-9]*; do
 		tr '\0' ' ' <$p/cmdline 2>/dev/null | sed "s,^,$p: ,"
 	done
-	systemctl show ota-apply.service
-	systemctl status --no-pager ota-apply.service
+	systemctl show ota-install.service
+	systemctl status --no-pager ota-install.service
 	find /run/ota %[1]s/.spool
 	cat /run/ota/progress.json %[1]s/.spool/*.json
 }
@@ -32,7 +32,7 @@ install=$!
 units=0
 while kill -0 $install 2>/dev/null; do
 	look >/run/seen 2>/dev/null
-	grep -q 'ExecStart=.*ota-apply install' /run/seen && units=$((units+1))
+	grep -q '^ActiveState=activating' /run/seen && units=$((units+1))
 	grep "$pattern" /run/seen && exit 90
 done
 wait $install || { cat /run/said; exit 91; }

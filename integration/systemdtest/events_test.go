@@ -19,8 +19,10 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// MESSAGE_IDs of the guardian, as programs in the field look for them.
+// MESSAGE_IDs, as programs in the field look for them.
 const (
+	begun      = "b4951af9a7764bff8c185f8e278c407b"
+	ended      = "45f03b600a2e4ddb9f8e6ee001a20b0c"
 	rolledBack = "17c4e61a1034011cc15cd6f48676b485"
 	confirmed  = "bc55efeee72f7af3c1176a67582733cc"
 )
@@ -158,7 +160,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 		// Without an ID it lists all of them, those of systemd too.
 		list := try.Get(d.Must(ctx, "journalctl", "--list-catalog"))
 		for line := range strings.Lines(catalog) {
-			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") {
+			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") && !strings.Contains(list, id+" ota-apply: ") {
 				t.Errorf("systemd does not list %s:\n%s", id, list)
 			}
 		}
@@ -175,6 +177,26 @@ func events(t *testing.T, o container.Options, catalog string) {
 		out = try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager"))
 		if i := strings.Index(out, "@OTA_"); i >= 0 {
 			t.Errorf("a text names a field that its entry does not have:\n%s", out[max(0, i-500):min(len(out), i+100)])
+		}
+	})
+
+	t.Run("installs", func(t *testing.T) {
+		// The last one was cut off by the power.
+		var got []string
+		for _, id := range []string{begun, ended} {
+			for _, e := range entries(t, ctx, d, "MESSAGE_ID="+id, "_SYSTEMD_UNIT=ota-install.service") {
+				address, _ := e["OTA_ADDRESS"].(string)
+				line := address[strings.LastIndex(address, "/")+1:]
+				if id == ended {
+					line = fmt.Sprintf("%s %v %v %v", line, e["OTA_VERSION"], e["OTA_RESULT"], e["OTA_EXIT"])
+				}
+				got = append(got, line)
+			}
+		}
+		want := []string{"1.0.0.ota", "1.1.0.ota", "1.2.0.ota", "1.3.0.ota",
+			"1.0.0.ota 1.0.0 success 0", "1.1.0.ota 1.1.0 ROLLED_BACK_TO_PREVIOUS 8", "1.2.0.ota 1.2.0 ROLLED_BACK_TO_PREVIOUS 8"}
+		if !slices.Equal(got, want) {
+			t.Errorf("the entries are %q, want %q", got, want)
 		}
 	})
 

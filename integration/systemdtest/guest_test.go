@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -221,7 +218,7 @@ func TestGuestLeaving(t *testing.T) {
 func TestGuestReexec(t *testing.T) {
 	ctx, c := guest(t)
 	const name = "t-slow.service"
-	if err := c.RunTransient(ctx, "t-reexec.service", []string{"/bin/sh", "-c", "sleep 3; exit 9"}, systemd.Transient{}); err != nil {
+	if err := os.WriteFile("/run/t-run", []byte("sleep 3; exit 9"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -231,10 +228,11 @@ func TestGuestReexec(t *testing.T) {
 		}
 	})
 	wg.Go(func() {
-		if code, err := c.WaitUnit(ctx, "t-reexec.service"); code != 9 || err != nil {
-			t.Errorf("WaitUnit across a daemon-reexec = %d, %v, want 9", code, err)
+		if code, err := c.Run(ctx, "t-run.service"); code != 9 || err != nil {
+			t.Errorf("Run across a daemon-reexec = %d, %v, want 9", code, err)
 		}
 	})
+	eventually(t, c, "t-run.service", "running", func(u systemd.Unit) bool { return u.MainPID != 0 })
 	eventually(t, c, name, "starting", func(u systemd.Unit) bool { return u.Active == "activating" })
 	if out, err := exec.CommandContext(ctx, "systemctl", "daemon-reexec").CombinedOutput(); err != nil {
 		t.Errorf("daemon-reexec: %v, %s", err, out)
@@ -253,242 +251,69 @@ func TestGuestReexec(t *testing.T) {
 	}
 }
 
-func TestGuestTransientOutput(t *testing.T) {
-	defer try.Fatal(t)
+func TestGuestRun(t *testing.T) {
 	ctx, c := guest(t)
-	const name = "t-output.service"
-	outR, outW, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	errFile := try.Get(os.Create(filepath.Join(t.TempDir(), "stderr")))
-	argv := []string{"/bin/sh", "-c", `printf '<%s>' "$@" "$FOO" "$BAR" $0; grep ^0:: /proc/self/cgroup; echo problem >&2; readlink /proc/self/fd/0 >&2`,
-		"zero", "a b", "$FOO ${FOO} $$", "%n %% %i", `\x41 "q" 'q'`, "", "https://h/x?a=$1&b=2;c"}
-	try.Check(c.RunTransient(ctx, name, argv, systemd.Transient{Description: "A test of 100 % output", Env: []string{"FOO=f o$o", "BAR=%n"}, Stdout: outW, Stderr: errFile}))
-	// Ours are closed: what we read comes from the unit, and ends with it.
-	outW.Close()
-	outR.SetReadDeadline(time.Now().Add(30 * time.Second))
-	got := try.Get(io.ReadAll(outR))
-	want := `<a b><$FOO ${FOO} $$><%n %% %i><\x41 "q" 'q'><><https://h/x?a=$1&b=2;c><f o$o><%n><zero>`
-	if first, rest, _ := strings.Cut(string(got), "0::"); first != want || strings.TrimSpace(rest) != "/system.slice/"+name {
-		t.Errorf("output\n%s\nwant\n%s0::/system.slice/%s", got, want, name)
-	}
-	if code, err := c.WaitUnit(ctx, name); code != 0 || err != nil {
-		t.Errorf("WaitUnit = %d, %v", code, err)
-	}
-	if got, err := os.ReadFile(errFile.Name()); string(got) != "problem\n/dev/null\n" || err != nil {
-		t.Errorf("standard error %q, %v", got, err)
-	}
-	// The original files were not touched by the passing.
-	if flags, err := unix.FcntlInt(outR.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_ACCMODE != unix.O_RDONLY {
-		t.Errorf("flags %#x, %v", flags, err)
-	}
-	if u := state(t, c, name); u.Load != "not-found" {
-		t.Errorf("the unit stays after WaitUnit: %+v", u)
-	}
-}
-
-func TestGuestTransientFilesAreNotLeaked(t *testing.T) {
-	ctx, c := guest(t)
-	count := func() int {
-		runtime.GC() // closes what earlier tests forgot
-		e, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
+	const name = "t-run.service"
+	script := func(text string) {
+		t.Helper()
+		if err := os.WriteFile("/run/t-run", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return len(e)
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	before := count()
-	for i := range 10 {
-		argv := []string{"/bin/true"}
-		if i%2 == 1 {
-			argv = []string{"/proc/none"}
-		}
-		if err := c.RunTransient(ctx, "t-leak.service", argv, systemd.Transient{Stdout: null, Stderr: null}); err != nil {
-			t.Fatalf("%s: %v", argv, err)
-		}
-		if _, err := c.WaitUnit(ctx, "t-leak.service"); (err == nil) != (i%2 == 0) {
-			t.Fatalf("%s: WaitUnit: %v", argv, err)
-		}
-	}
-	if err := c.RunTransient(ctx, "t-leak.service", []string{"relative"}, systemd.Transient{Stdout: null}); err == nil {
-		t.Fatal("a relative path was taken")
-	}
-	if after := count(); after > before {
-		t.Errorf("%d open files, before %d", after, before)
-	}
-}
-
-func TestGuestWaitUnitCodes(t *testing.T) {
-	ctx, c := guest(t)
 	for _, tt := range []struct {
 		script string
 		code   int
 	}{
-		{"exit 0", 0}, {"exit 1", 1}, {"exit 8", 8}, {"exit 255", 255}, {"sleep 0.5; exit 3", 3}, {"sleep 0.5", 0},
+		{"exit 0", 0}, {"exit 1", 1}, {"exit 8", 8}, {"sleep 0.5; exit 3", 3}, {"sleep 0.5", 0},
 		// Of most services these are a good end.
 		{"kill -TERM $$", 143}, {"kill -INT $$", 130}, {"kill -HUP $$", 129},
 		{"kill -KILL $$", 137}, {"kill -SEGV $$", 139},
 	} {
 		t.Run(tt.script, func(t *testing.T) {
-			const name = "t-code.service"
-			if err := c.RunTransient(ctx, name, []string{"/bin/sh", "-c", tt.script}, systemd.Transient{}); err != nil {
-				t.Fatal(err)
+			script(tt.script)
+			if code, err := c.Run(ctx, name); code != tt.code || err != nil {
+				t.Errorf("Run = %d, %v, want %d", code, err, tt.code)
 			}
-			if code, err := c.WaitUnit(ctx, name); code != tt.code || err != nil {
-				t.Errorf("WaitUnit = %d, %v, want %d", code, err, tt.code)
-			}
-			if u := state(t, c, name); u.Load != "not-found" {
+			if u := state(t, c, name); u.Active != "inactive" {
 				t.Errorf("the unit stays: %+v", u)
 			}
 		})
 	}
-}
-
-func TestGuestTransientNameInUse(t *testing.T) {
-	defer try.Fatal(t)
-	ctx, c := guest(t)
-	const name = "t-name.service"
-	run := func(script string) error {
-		return c.RunTransient(ctx, name, []string{"/bin/sh", "-c", script}, systemd.Transient{})
-	}
-	try.Check(run("sleep 1000"))
-	pid := eventually(t, c, name, "running", func(u systemd.Unit) bool { return u.MainPID != 0 }).MainPID
-	if err := run("exit 5"); !errors.Is(err, systemd.ErrExists) {
-		t.Errorf("while one runs: %v, want %v", err, systemd.ErrExists)
-	}
-	if u := state(t, c, name); u.MainPID != pid {
-		t.Errorf("the one that runs was disturbed: %+v", u)
-	}
-	// Another process can wait, and learns that it was stopped from outside.
-	other := try.Get(systemd.Dial(ctx))
-	defer other.Close()
-	stopped := make(chan error, 1)
-	go func() { stopped <- c.Stop(ctx, name) }()
-	if code, err := other.WaitUnit(ctx, name); code != 143 || err != nil {
-		t.Errorf("stopped from outside: %d, %v, want 143", code, err)
-	}
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
-	third := try.Get(systemd.Dial(ctx))
-	defer third.Close()
-	if code, err := third.WaitUnit(ctx, name); !errors.Is(err, systemd.ErrGone) {
-		t.Errorf("who has not seen the unit: %d, %v, want %v", code, err, systemd.ErrGone)
-	}
-	// Stopped before it was executed: that is no good end. The unit that it is
-	// ordered after never becomes active.
-	try.Check(c.StartNoWait(ctx, "t-silent.service"))
-	after := []systemd.Property{{Name: "After", Value: []string{"t-silent.service"}}}
-	try.Check(c.RunTransient(ctx, name, []string{"/bin/true"}, systemd.Transient{Properties: after}))
-	if err := c.Stop(ctx, name); err != nil {
-		t.Error(err)
-	}
-	var je *systemd.JobError
-	if code, err := c.WaitUnit(ctx, name); !errors.As(err, &je) || !strings.Contains(je.Result, "canceled") {
-		t.Errorf("stopped before it ran: %d, %v, want a JobError", code, err)
-	}
-	eventually(t, c, "t-silent.service", "failed", func(u systemd.Unit) bool { return u.Active == "failed" })
-	if err := c.ResetFailed(ctx, "t-silent.service"); err != nil {
-		t.Error(err)
-	}
-	// Failed leftovers that nobody asked for make room.
-	for _, left := range []string{"exit 4", "kill -KILL $$"} {
-		if err := run(left); err != nil {
-			t.Fatalf("%q: %v", left, err)
-		}
-		eventually(t, c, name, "the end of "+left, func(u systemd.Unit) bool { return u.Active == "failed" })
-	}
-	try.Check(run("exit 6"))
-	if code, err := c.WaitUnit(ctx, name); code != 6 || err != nil {
-		t.Errorf("WaitUnit = %d, %v, want 6", code, err)
-	}
-	// A unit with a file of its own is not replaced.
-	if err := c.RunTransient(ctx, "t-good.service", []string{"/bin/true"}, systemd.Transient{}); err == nil {
-		t.Error("a unit that has a file was replaced")
-	}
-}
-
-func TestGuestTransientThatCannotStart(t *testing.T) {
-	ctx, c := guest(t)
-	const name = "t-cannot.service"
+	// One that is stopped says how it ended, if it says anything.
 	for _, tt := range []struct {
-		argv  []string
-		props []systemd.Property
-		want  string
+		script string
+		code   int
+		failed bool
 	}{
-		{[]string{"/proc/none"}, nil, "203: no program"},
-		{[]string{"/etc/passwd"}, nil, "203: no program"},
-		{[]string{"/bin/true"}, []systemd.Property{{Name: "WorkingDirectory", Value: "/proc/none"}}, "200: its working directory"},
-		{[]string{"relative"}, nil, "absolute path"},
-		{nil, nil, "absolute path"},
-		{[]string{"/bin/true"}, []systemd.Property{{Name: "NoSuchProperty", Value: true}}, "NoSuchProperty"},
+		{"trap 'exit 5' TERM; touch /run/t-ready; while :; do sleep 0.1; done", 5, false},
+		{"trap 'exit 0' TERM; touch /run/t-ready; while :; do sleep 0.1; done", 0, true},
 	} {
-		err := c.RunTransient(ctx, name, tt.argv, systemd.Transient{Properties: tt.props})
-		if err == nil {
-			_, err = c.WaitUnit(ctx, name)
+		script(tt.script)
+		os.Remove("/run/t-ready")
+		ended := make(chan error, 1)
+		var code int
+		go func() {
+			var err error
+			code, err = c.Run(ctx, name)
+			ended <- err
+		}()
+		for {
+			if _, err := os.Stat("/run/t-ready"); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
-		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%q, %v: %v, want an error about %q", tt.argv, tt.props, err, tt.want)
+		if err := c.Stop(ctx, name); err != nil {
+			t.Fatal(err)
 		}
-		if u := eventually(t, c, name, "nothing", func(u systemd.Unit) bool { return u.Load == "not-found" }); u.Active != "inactive" {
-			t.Errorf("%q left %+v", tt.argv, u)
-		}
-	}
-}
-
-// TestGuestTransientProperties passes one property of every type that a sandbox needs, and sees
-// that it holds.
-func TestGuestTransientProperties(t *testing.T) {
-	ctx, c := guest(t)
-	const name = "t-sandbox.service"
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	script := `touch /run/t-sandbox /data/t-sandbox; cat /proc/self/oom_score_adj; grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; chroot / true || echo chroot $?; umask`
-	err = c.RunTransient(ctx, name, []string{"/bin/sh", "-c", script + " 2>&1"}, systemd.Transient{
-		Stdout: w, Stderr: w,
-		Properties: []systemd.Property{
-			{Name: "ProtectSystem", Value: "strict"},
-			{Name: "ReadWritePaths", Value: []string{"/data"}},
-			{Name: "NoNewPrivileges", Value: true},
-			{Name: "CapabilityBoundingSet", Value: uint64(1 << 1)}, // CAP_DAC_OVERRIDE
-			{Name: "OOMScoreAdjust", Value: int32(500)},
-			{Name: "SystemCallFilter", Value: systemd.Filter{Allow: false, Items: []string{"chroot"}}},
-			{Name: "SystemCallErrorNumber", Value: int32(syscall.EPERM)},
-			{Name: "RestrictAddressFamilies", Value: systemd.Filter{Allow: true, Items: []string{"AF_UNIX", "AF_INET", "AF_INET6"}}},
-			{Name: "UMask", Value: uint32(0o27)},
-			{Name: "TimeoutStopUSec", Value: uint64(5 * time.Second / time.Microsecond)},
-			{Name: "After", Value: []string{"sysinit.target"}},
-			{Name: "DefaultDependencies", Value: false},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	r.SetReadDeadline(time.Now().Add(30 * time.Second))
-	got, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code, err := c.WaitUnit(ctx, name); code != 0 || err != nil {
-		t.Errorf("WaitUnit = %d, %v", code, err)
-	}
-	for _, want := range []string{"'/run/t-sandbox': Read-only file system", "500\n", "CapBnd:\t0000000000000002\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "chroot 125", "0027\n"} {
-		if !strings.Contains(string(got), want) {
-			t.Errorf("not %q in\n%s", want, got)
+		err := <-ended
+		if _, failed := errors.AsType[*systemd.JobError](err); failed != tt.failed || code != tt.code {
+			t.Errorf("stopped while it runs %q: %d, %v, want %d", tt.script, code, err, tt.code)
 		}
 	}
-	if _, err := os.Stat("/data/t-sandbox"); err != nil {
-		t.Errorf("ReadWritePaths: %v", err)
+	code, err := c.Run(ctx, "t-nothing.service")
+	if _, ok := errors.AsType[*systemd.JobError](err); !ok || !strings.Contains(err.Error(), "no program") {
+		t.Errorf("Run without a program = %d, %v", code, err)
 	}
 }
 

@@ -157,7 +157,7 @@ func progress(t *testing.T, o container.Options) {
 			result <- r
 		}()
 		s.wait("the restart", func(op bootcheck.Operation) bool { return op.Stage == "rebooting" })
-		s.must("systemctl", "kill", "--signal=KILL", "ota-apply.service")
+		s.must("systemctl", "kill", "--signal=KILL", "ota-install.service")
 		r := <-result
 		events := s.events(r.Stdout)
 		last := events[len(events)-1]

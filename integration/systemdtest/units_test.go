@@ -24,6 +24,19 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/true
 `,
+	// Does what a test writes there.
+	"t-run.service": `
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /run/t-run
+`,
+	"t-nothing.service": `
+[Service]
+Type=oneshot
+ExecStart=/no/such/program
+`,
 	"t-exits.service": `
 [Service]
 Type=oneshot
