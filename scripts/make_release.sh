@@ -9,6 +9,8 @@
 #                      (default: one more than the highest in OUT)
 #   --not-after DATE   devices refuse it later: 2027-12-31
 #   --service UNIT     a systemd service that starts from it; may be repeated
+#   --exclude GLOB, --allow GLOB, --allow-link GLOB
+#                      as for ota-bundle create; may be repeated
 #   --password-file F  the first line of F is the key's password
 #   --pub NAME.pub     check the bundle with this key (default: the one beside the secret key, if it is there)
 #   --level L          fastest, default, better or best (default best)
@@ -25,7 +27,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 dir='' version='' key='' out='' release='' password='' pub='' level='' not_after='' programs='' dry=''
-models=() services=()
+models=() more=()
 
 usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 # die CODE ERROR [ADVICE]
@@ -34,7 +36,7 @@ misused() { die 2 "$1" "$0 --help"; }
 
 while [ $# -gt 0 ]; do
     case $1 in
-    --dir | --version | --model | --key | --out | --release | --password-file | --pub | --level | --not-after | --service | --programs)
+    --dir | --version | --model | --key | --out | --release | --password-file | --pub | --level | --not-after | --service | --exclude | --allow | --allow-link | --programs)
         [ $# -ge 2 ] || misused "$1 needs a value"
         ;;
     esac
@@ -49,7 +51,7 @@ while [ $# -gt 0 ]; do
     --pub) pub=$2; shift ;;
     --level) level=$2; shift ;;
     --not-after) not_after=$2; shift ;;
-    --service) services+=(--service "$2"); shift ;;
+    --service | --exclude | --allow | --allow-link) more+=("$1" "$2"); shift ;;
     --programs) programs=$2; shift ;;
     --dry-run) dry=1 ;;
     -h | --help) usage; exit ;;
@@ -102,7 +104,7 @@ fi
 mkdir -p "$out"
 work=$(mktemp -d "$out/.release.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" --key "$key" -o "$work/$version.ota" "${services[@]}")
+args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" --key "$key" -o "$work/$version.ota" "${more[@]}")
 [ -z "$password" ] || args+=(--password-file "$password")
 [ -z "$not_after" ] || args+=(--not-after "$not_after")
 [ -z "$level" ] || args+=(--level "$level")

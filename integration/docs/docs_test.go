@@ -126,9 +126,11 @@ func root(t *testing.T) string {
 func documents(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
-	if err != nil || len(files) == 0 {
+	recipes, _ := filepath.Glob(filepath.Join(root(t), "docs", "recipes", "*.md"))
+	if err != nil || len(files) == 0 || len(recipes) == 0 {
 		t.Fatalf("no documents: %v", err)
 	}
+	files = append(files, recipes...)
 	return append(files, filepath.Join(root(t), "README.md"))
 }
 
@@ -206,7 +208,7 @@ func fromReadme(t *testing.T) error {
 		return err
 	}
 	for _, file := range documents(t) {
-		name := "docs/" + filepath.Base(file)
+		name, _ := filepath.Rel(root(t), file)
 		if filepath.Base(file) != "README.md" && !strings.Contains(string(text), "("+name) {
 			return fmt.Errorf("README.md has no link to %s", name)
 		}
