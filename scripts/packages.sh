@@ -33,6 +33,7 @@ mkfs.btrfs btrfs-progs
 debugfs e2fsprogs
 dpkg-deb dpkg demo
 xz xz-utils demo
+depmod kmod demo
 zstd zstd demo
 curl curl
 tar tar

@@ -1,91 +1,21 @@
 package debian
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 )
 
-// A pkg is one Debian package at one version.
-type pkg struct{ name, version string }
-
-func (p pkg) String() string { return p.name + "=" + p.version }
-
-// file finds the package in dir by the name that apt-get download gives it; empty: it
-// is not there.
-func (p pkg) file(dir string, a Arch) string {
-	for _, of := range []string{a.String(), "all"} {
-		name := p.name + "_" + strings.ReplaceAll(url.PathEscape(p.version), ":", "%3a") + "_" + of + ".deb"
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return filepath.Join(dir, name)
-		}
-	}
-	return ""
-}
-
-// apt runs apt-get with a configuration, lists and (empty) package status of its
+// aptConf is apt's configuration: lists, archives and an (empty) package status of its
 // own, so that neither the host's release nor its packages nor its hooks matter.
-// Of the host's configuration only how to reach the network is taken over.
-type apt struct {
-	arch Arch
-	dir  string // in the cache
-	debs string // downloaded packages
-}
-
-// newApt makes the state folder and fetches the lists. They are always fetched
-// anew: old ones name versions that the mirrors no longer have. The state folder is
-// the caller's until it calls unlock.
-func newApt(ctx context.Context, suite Suite, of Arch) (a *apt, unlock func(), err error) {
-	cache, err := CacheDir()
-	if err != nil {
-		return nil, nil, err
-	}
-	// The lists of one suite and processor do for no other.
-	name := fmt.Sprintf("apt-%s-%s", suite, of)
-	a = &apt{arch: of, dir: filepath.Join(cache, name), debs: filepath.Join(cache, "debs")}
-	release, err := lock(ctx, filepath.Join(cache, ".apt.lock"))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	for _, d := range []string{a.debs, a.dir + "/lists/partial", a.dir + "/cache/archives/partial"} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, nil, err
-		}
-	}
-	left, _ := filepath.Glob(a.debs + "/.new*") // of a killed run
-	for _, dir := range left {
-		os.RemoveAll(dir)
-	}
-	mirror := strings.TrimSuffix(os.Getenv("OTA_DEBIAN_MIRROR"), "/")
-	if mirror == "" {
-		mirror = defaultMirror
-	}
-	var sources strings.Builder
-	for _, s := range []string{"debian %s", "debian %s-updates", "debian-security %s-security"} {
-		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s %s] %s/"+s+" main\n", keyring, of, suites[suite].options, mirror, suite)
-	}
-	// apt-config prints the host's settings in the syntax of apt.conf.
-	network, err := exec.CommandContext(ctx, "apt-config", "dump", "--no-empty",
-		"Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4").Output()
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the host's apt configuration: %w", err)
-	}
-	conf := string(network) + fmt.Sprintf(`
+const aptConf = `
 Dir::State "%[1]s";
-Dir::State::lists "%[1]s/lists";
 Dir::State::status "%[1]s/status";
 Dir::Cache "%[1]s/cache";
 Dir::Etc::sourcelist "%[1]s/sources.list";
@@ -103,101 +33,119 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
-`, a.dir, of)
-	for name, text := range map[string]string{"apt.conf": conf, "sources.list": sources.String(), "status": ""} {
-		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
-			return nil, nil, err
-		}
-	}
-	if _, err := a.run(ctx, a.dir, "update", "-qq"); err != nil {
-		return nil, nil, err
-	}
-	return a, release, nil
-}
+`
 
-// run starts apt-get in dir and returns its stdout. Ten minutes is for a mirror
-// at 200 kB/s, the kernel's 70 MB included.
-func (a *apt) run(ctx context.Context, dir string, args ...string) ([]byte, error) {
+// unpackScript adds the files of packages to the tree $1, without those in the
+// folders $2, and says in the status $3 (empty: nowhere) that they are installed. The
+// tree has a merged /usr, which not all packages know of. apt has checked each package
+// against the signed lists.
+const unpackScript = `umask 022
+root=$1 leftout=$2 status=$3
+shift 3
+for l in bin sbin lib lib64; do mkdir -p "$root/usr/$l"; ln -s "usr/$l" "$root/$l"; done
+for deb; do
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -p -C "$root" --keep-directory-symlink --no-same-owner -X "$leftout"
+	[ -z "$status" ] || { dpkg-deb --field "$deb" | sed 's/^Package: .*/&\nStatus: install ok installed/'; echo; } >>"$status"
+done`
+
+// output is what a program prints; an error says what it complained about. Ten minutes
+// are for a mirror at 200 kB/s, the kernel's 70 MB included.
+func output(ctx context.Context, dir string, env []string, argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "apt-get", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "APT_CONFIG="+a.dir+"/apt.conf", "LC_ALL=C")
+	tool, err := LookTool(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, tool, argv[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+		return nil, fmt.Errorf("%.200s: %w\n%s", strings.Join(argv, " "), err, stderr.String())
 	}
 	return stdout.Bytes(), nil
 }
 
-// closure is names and all that they depend on, by an installation that is only
-// simulated, into a system without any package; sorted by name.
-func (a *apt) closure(ctx context.Context, names ...string) ([]pkg, error) {
-	out, err := a.run(ctx, a.dir, append([]string{"install", "-s", "-qq"}, names...)...)
+// fetch unpacks Debian packages into root: of all that names depend on, those that pick
+// takes, as "libc6=2.36-9". The lists are always fetched anew: old ones name versions
+// that the mirrors no longer have. status: see unpackScript.
+func fetch(ctx context.Context, v Variant, root string, names, leftOut []string, status string, pick func(all []string) []string) ([]string, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(root), "apt-")
 	if err != nil {
 		return nil, err
 	}
-	var all []pkg
-	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
-		// Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) [other packages]
-		f := strings.Fields(s.Text())
-		if len(f) >= 3 && f[0] == "Inst" && strings.HasPrefix(f[2], "(") {
-			all = append(all, pkg{f[1], f[2][1:]})
+	defer os.RemoveAll(dir)
+	mirror := strings.TrimSuffix(os.Getenv("OTA_DEBIAN_MIRROR"), "/")
+	if mirror == "" {
+		mirror = defaultMirror
+	}
+	var sources strings.Builder
+	for _, s := range []string{"debian %s", "debian %s-updates", "debian-security %s-security"} {
+		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s %s] %s/"+s+" main\n", keyring, v.Arch, suites[v.Suite].options, mirror, v.Suite)
+	}
+	// Of the host's configuration how to reach the network is taken over.
+	network, err := output(ctx, "", nil, "apt-config", "dump", "--no-empty",
+		"Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4")
+	if err != nil {
+		return nil, err
+	}
+	for name, text := range map[string]string{
+		"apt.conf": string(network) + fmt.Sprintf(aptConf, dir, v.Arch), "sources.list": sources.String(), "status": "",
+		"lists/partial/.here": "", "cache/archives/partial/.here": "", "debs/.here": "", "left-out": strings.Join(leftOut, "\n") + "\n",
+	} {
+		if err := writeFile(filepath.Join(dir, name), 0o644, []byte(text)); err != nil {
+			return nil, err
 		}
 	}
-	if len(all) == 0 {
+	apt := func(args ...string) ([]byte, error) {
+		return output(ctx, filepath.Join(dir, "debs"), []string{"APT_CONFIG=" + dir + "/apt.conf", "LC_ALL=C"}, append([]string{"apt-get", "-qq"}, args...)...)
+	}
+	if _, err := apt("update"); err != nil {
+		return nil, err
+	}
+	out, err := apt(append([]string{"install", "-s"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for line := range strings.Lines(string(out)) {
+		// Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) [other packages]
+		if f := strings.Fields(line); len(f) >= 3 && f[0] == "Inst" {
+			all = append(all, f[1]+"="+strings.TrimPrefix(f[2], "("))
+		}
+	}
+	slices.Sort(all)
+	if all = pick(all); len(all) == 0 {
 		return nil, fmt.Errorf("apt-get -s install %s named no package; it said:\n%s", strings.Join(names, " "), out)
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].name < all[j].name })
-	return all, nil
+	if _, err := apt(append([]string{"download"}, all...)...); err != nil {
+		return nil, err
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "debs", "*.deb"))
+	if err != nil {
+		return nil, err
+	}
+	_, err = output(ctx, "", nil, append([]string{"bash", "-euo", "pipefail", "-c", unpackScript, "unpack", root, filepath.Join(dir, "left-out"), status}, debs...)...)
+	return all, err
 }
 
-// download gets what is not yet in the cache and returns the files, in the order
-// of pkgs. apt has checked each against the signed lists before it has its name.
-func (a *apt) download(ctx context.Context, pkgs []pkg) ([]string, error) {
-	var want []string
-	for _, p := range pkgs {
-		if p.file(a.debs, a.arch) == "" {
-			want = append(want, p.String())
-		}
-	}
-	if len(want) > 0 {
-		tmp, err := os.MkdirTemp(a.debs, ".new")
-		if err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(tmp)
-		if _, err := a.run(ctx, tmp, append([]string{"download", "-qq"}, want...)...); err != nil {
-			return nil, err
-		}
-		got, err := os.ReadDir(tmp)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range got {
-			if err := os.Rename(filepath.Join(tmp, e.Name()), filepath.Join(a.debs, e.Name())); err != nil {
-				return nil, err
-			}
-		}
-	}
-	files := make([]string, 0, len(pkgs))
-	for _, p := range pkgs {
-		file := p.file(a.debs, a.arch)
-		if file == "" {
-			return nil, fmt.Errorf("apt-get download left no file for %s, %s", p, a.arch)
-		}
-		files = append(files, file)
-	}
-	return files, nil
+// named are those of all whose names are, or are not, some.
+func named(all []string, is bool, some ...string) []string {
+	return slices.DeleteFunc(all, func(p string) bool {
+		name, _, _ := strings.Cut(p, "=")
+		return slices.Contains(some, name) != is
+	})
 }
 
-// list is pkgs as text, one a line: what packages.txt holds and what is hashed.
-func list(pkgs []pkg) string {
-	var b strings.Builder
-	for _, p := range pkgs {
-		fmt.Fprintln(&b, p)
-	}
-	return b.String()
+// Tools returns a folder with the files of Debian packages of Debian 12 for amd64, without those
+// that they depend on: programs for a test to run, on this machine or in a guest.
+// Nothing is installed, so no service is started by it.
+func Tools(ctx context.Context, packages ...string) (dir string, err error) {
+	dir, err = Entry(ctx, "tools-"+Hash(packages...), func(ctx context.Context, dir string) error {
+		_, err := fetch(ctx, Variant{}, filepath.Join(dir, "root"), packages, nil, "", func(all []string) []string { return named(all, true, packages...) })
+		return err
+	})
+	return filepath.Join(dir, "root"), err
 }

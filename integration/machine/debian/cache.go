@@ -2,12 +2,14 @@ package debian
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,10 +34,10 @@ func RepoDir() (string, error) {
 	}
 }
 
-// CacheDir is where built things are kept: $OTA_CACHE, else .cache/integration
+// cacheDir is where built things are kept: $OTA_CACHE, else .cache/integration
 // in the repository. It is made when it does not exist. It may be removed at any
 // time that no test runs.
-func CacheDir() (string, error) {
+func cacheDir() (string, error) {
 	dir := os.Getenv("OTA_CACHE")
 	if dir == "" {
 		repo, err := RepoDir()
@@ -51,69 +53,43 @@ func CacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// Entry returns the folder of the cache whose name is prefix, or begins with
-// prefix and a dash. When there is none, build is called with a new, empty
-// folder; what it returns as suffix (may be empty) is added to the name, and the
-// folder is put in place by one rename. Two processes that want the same entry
-// build it once: the second waits. An entry that was used is marked by its mtime,
-// and the ones of the same kind (what is before the first dash) that nobody used
-// lately are removed when a new one is made.
-func Entry(ctx context.Context, prefix string, build func(ctx context.Context, dir string) (suffix string, err error)) (string, error) {
-	cache, err := CacheDir()
+// Entry returns the folder name of the cache. When there is none, build is called
+// with a new, empty folder, which is put in place by one rename. Two processes that
+// want the same entry build it once: the second waits. An entry that was used is marked
+// by its mtime, and the ones of the same kind (what is before the first dash) that
+// nobody used lately are removed when a new one is made.
+func Entry(ctx context.Context, name string, build func(ctx context.Context, dir string) error) (string, error) {
+	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	if dir := lookEntry(cache, prefix); dir != "" {
-		return dir, nil
-	}
-	kind, _, _ := strings.Cut(prefix, "-")
-	unlock, err := lock(ctx, filepath.Join(cache, "."+kind+".lock"))
+	kind, _, _ := strings.Cut(name, "-")
+	lock, err := os.OpenFile(filepath.Join(cache, "."+kind+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return "", err
 	}
-	defer unlock()
-	if dir := lookEntry(cache, prefix); dir != "" { // built while we waited
-		return dir, nil
-	}
-	tmp := filepath.Join(cache, ".new-"+kind) // the lock makes it ours; a leftover is a killed build
-	if err := removeTree(tmp); err != nil {
-		return "", err
-	}
-	if err := os.Mkdir(tmp, 0o755); err != nil {
-		return "", err
-	}
-	defer removeTree(tmp)
-	suffix, err := build(ctx, tmp)
-	if err != nil {
-		return "", err
-	}
-	name := prefix
-	if suffix != "" {
-		name += "-" + suffix
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", &fs.PathError{Op: "lock", Path: lock.Name(), Err: err}
 	}
 	dir := filepath.Join(cache, name)
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); !errors.Is(err, fs.ErrNotExist) {
+		return dir, err
+	}
+	tmp := filepath.Join(cache, ".new-"+kind) // the lock makes it ours; a leftover is a killed build
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	if err := build(ctx, tmp); err != nil {
+		return "", fmt.Errorf("cannot make %s: %w", name, err)
+	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return "", err
 	}
 	sweep(cache, kind, dir)
 	return dir, nil
-}
-
-func lookEntry(cache, prefix string) string {
-	found, _ := filepath.Glob(filepath.Join(cache, prefix+"-*"))
-	if exact := filepath.Join(cache, prefix); len(found) == 0 {
-		if _, err := os.Stat(exact); err != nil {
-			return ""
-		}
-		found = []string{exact}
-	}
-	sort.Strings(found)
-	dir := found[len(found)-1]
-	now := time.Now()
-	if err := os.Chtimes(dir, now, now); errors.Is(err, fs.ErrNotExist) {
-		return "" // swept between the two calls
-	}
-	return dir
 }
 
 // The eight entries of a kind that were used last are kept, and whatever was used
@@ -131,50 +107,20 @@ func sweep(cache, kind, keep string) {
 			used[dir] = st.ModTime()
 		}
 	}
-	sort.Slice(all, func(i, j int) bool { return used[all[i]].After(used[all[j]]) })
+	slices.SortFunc(all, func(a, b string) int { return used[b].Compare(used[a]) })
 	for i, dir := range all {
 		if i >= sweepKeep && dir != keep && time.Since(used[dir]) > sweepAfter {
-			removeTree(dir) // not worth failing for: the next build tries again
+			os.RemoveAll(dir) // not worth failing for: the next build tries again
 		}
 	}
 }
 
-// lock takes an exclusive lock on the file at path, waiting until ctx ends.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
+// Hash is the start of the SHA-256 of parts, each closed by a zero byte: 64
+// bits are plenty to tell a few dozen cache entries apart.
+func Hash(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(append([]byte(p), 0))
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("cannot lock %q: %v", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("waited for another build that holds %q: %w", path, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// removeTree is os.RemoveAll for a tree that may hold folders without write
-// permission, which a user other than root cannot empty.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if err == nil {
-		return nil
-	}
-	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			os.Chmod(path, 0o755)
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }

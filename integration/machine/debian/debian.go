@@ -4,18 +4,15 @@
 // are chosen by apt in a state folder of its own, fetched by `apt-get download`
 // (which checks Debian's signatures) and unpacked; no maintainer script runs.
 //
-// Everything is cached in CacheDir, because a cold build takes most of a minute:
+// Everything is cached in .cache/integration, because a cold build takes most of a minute:
 //
-//	apt-<suite>-<processor>/  apt's own state: lists, sources
-//	debs/                     the packages as downloaded
-//	root-<recipe>-<content>/  root/ is the tree, packages.txt what it is made of
-//	kernel-<recipe>-<content>/  vmlinux (or Image), modules/, modules.order, packages.txt
-//	tools-<recipe>-<content>/ root/ is what is in packages of tools, see Tools
-//	image-<content>/          root.erofs: the root and an Overlay, read-only
+//	root-<recipe>/    root/ is the tree, packages.txt what it is made of
+//	kernel-<recipe>/  kernel, modules/, modules.order
+//	tools-<recipe>/   root/ is what is in packages of tools, see Tools
+//	image-<recipe>/   root.erofs: the root and an Overlay, read-only
 //
-// <recipe> is the hash of what was asked for (package names, masks, files), and
-// <content> of what came (exact versions). An entry whose recipe matches is used
-// without asking the network, so that a series of test runs tests one and the
+// <recipe> is the hash of what was asked for (package names, masks, files). An entry
+// is used without asking the network, so that a series of test runs tests one and the
 // same Debian; removing the folder gets a newer one. An entry appears whole, by
 // rename, under a lock that test packages running in parallel share.
 //
@@ -30,8 +27,6 @@
 package debian
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"os/exec"
 )
@@ -41,7 +36,7 @@ import (
 const (
 	defaultMirror   = "http://deb.debian.org"
 	keyring         = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	formatOfEntries = "1" // raise when the code that unpacks changes what it makes
+	formatOfEntries = "2" // raise when the code that unpacks changes what it makes
 )
 
 // hostTools are the programs that this package starts, with the Debian and
@@ -49,6 +44,7 @@ const (
 var hostTools = []struct{ tool, pkg string }{
 	{"apt-get", "apt"},
 	{"dpkg-deb", "dpkg"},
+	{"depmod", "kmod"},
 	{"xz", "xz-utils"},
 	{"mkfs.erofs", "erofs-utils"},
 	{"mke2fs", "e2fsprogs"},
@@ -84,15 +80,4 @@ func LookTool(name string) (string, error) {
 		}
 	}
 	return "", err
-}
-
-// Hash is the start of the SHA-256 of parts, each closed by a zero byte: 64
-// bits are plenty to tell a few dozen cache entries apart.
-func Hash(parts ...string) string {
-	h := sha256.New()
-	for _, p := range parts {
-		h.Write([]byte(p))
-		h.Write([]byte{0})
-	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
 }

@@ -1,19 +1,19 @@
 package debian
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 )
 
 // A File is one entry that an Overlay adds to the root.
@@ -63,7 +63,7 @@ func (o Overlay) check() error {
 // Hash names the content: equal overlays have equal hashes.
 func (o Overlay) Hash() string {
 	parts := make([]string, 0, 4*len(o))
-	for _, name := range sortedKeys(o) {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
 		sum := sha256.Sum256(o[name].Data)
 		parts = append(parts, name, o[name].Mode.String(), o[name].Link, hex.EncodeToString(sum[:]))
 	}
@@ -76,7 +76,11 @@ func (o Overlay) Install(dir string) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(o) {
+	return o.install(dir)
+}
+
+func (o Overlay) install(dir string) error {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
 		if err := o[name].install(filepath.Join(dir, merged(name[1:]))); err != nil {
 			return fmt.Errorf("overlay: cannot install %q: %w", name, err)
 		}
@@ -84,30 +88,55 @@ func (o Overlay) Install(dir string) error {
 	return nil
 }
 
-func (f File) install(dst string) error {
-	if err := mkdirAll(filepath.Dir(dst)); err != nil {
-		return err
+// merged is name in a system where /bin, /sbin and /lib* are links into /usr.
+func merged(name string) string {
+	switch first, _, _ := strings.Cut(name, "/"); first {
+	case "bin", "sbin", "lib", "lib64":
+		return "usr/" + name
 	}
-	mode := f.Mode
+	return name
+}
+
+func (f File) install(dst string) error {
 	switch {
 	case f.Link != "":
-		if err := os.Remove(dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)); err != nil {
 			return err
 		}
 		return os.Symlink(f.Link, dst)
-	case mode.IsDir():
+	case f.Mode.IsDir():
 		if err := mkdirAll(dst); err != nil {
 			return err
 		}
-		return os.Chmod(dst, mode)
-	case mode == 0:
-		mode = 0o644
+		return os.Chmod(dst, f.Mode)
 	}
-	return writeFile(dst, mode, bytes.NewReader(f.Data))
+	return writeFile(dst, cmp.Or(f.Mode, 0o644), f.Data)
+}
+
+// writeFile makes a new file at dst, in place of whatever was there, with exactly
+// mode (setuid included), not mode less the umask.
+func writeFile(dst string, mode fs.FileMode, data []byte) error {
+	if err := errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(dst, data, 0o600), os.Chmod(dst, mode))
+}
+
+// mkdirAll makes dir and the folders above it, 0755 whatever the umask is: the
+// guest's services are other users. A link to a folder stands for the folder.
+func mkdirAll(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	if err := mkdirAll(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755))
 }
 
 // Image returns a read-only erofs image of the root with o in it, building it
-// when the cache has none (1 to 2 s). It is shared: never write to it.
+// when the cache has none (1 to 2 s). It is shared: never write to it. It is not
+// compressed: an emulated CPU would pay for it at each read.
 func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) {
 	if err := o.check(); err != nil {
 		return "", err
@@ -116,75 +145,24 @@ func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) 
 	if err != nil {
 		return "", err
 	}
-	// The root's entry is named for its recipe and content.
 	name := "image-" + Hash(formatOfEntries, filepath.Base(filepath.Dir(root)), o.Hash())
-	dir, err := Entry(ctx, name, func(ctx context.Context, dir string) (string, error) {
+	dir, err := Entry(ctx, name, func(ctx context.Context, dir string) error {
+		// Hard links: a file is replaced in the copy, and never edited.
 		tree := filepath.Join(dir, "tree")
-		if err := linkTree(root, tree); err != nil {
-			return "", err
-		}
-		if err := o.Install(tree); err != nil {
-			return "", err
-		}
-		if err := mkErofs(ctx, filepath.Join(dir, "root.erofs"), tree); err != nil {
-			return "", err
-		}
-		return "", removeTree(tree)
-	})
-	if err != nil {
-		return "", fmt.Errorf("cannot make the root image: %w", err)
-	}
-	return filepath.Join(dir, "root.erofs"), nil
-}
-
-// mkErofs makes the same image of the same tree each time: fixed times and UUID.
-// It is not compressed: an emulated CPU would pay for it at each read.
-func mkErofs(ctx context.Context, file, tree string) error {
-	tool, err := LookTool("mkfs.erofs")
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, tool, "--quiet", "-T1700000000", "-x-1", "--all-root",
-		"-U6f746100-0000-4000-8000-000000000001", file, tree)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("mkfs.erofs: %w: %s", err, out)
-	}
-	return nil
-}
-
-// linkTree makes a copy of the tree at from whose regular files are hard links:
-// files that are replaced in the copy (never edited) leave the original alone.
-func linkTree(from, to string) error {
-	return filepath.WalkDir(from, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
+		if _, err := output(ctx, "", nil, "cp", "-al", root, tree); err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(from, name)
-		if err != nil {
+		if err := o.install(tree); err != nil {
 			return err
 		}
-		dst := filepath.Join(to, rel)
-		switch {
-		case d.IsDir():
-			st, err := d.Info()
-			if err != nil {
-				return err
-			}
-			if err := os.Mkdir(dst, 0o755); err != nil {
-				return err
-			}
-			return os.Chmod(dst, st.Mode())
-		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
-			return os.Symlink(target, dst)
+		// The same image of the same tree each time: fixed times and UUID.
+		if _, err := output(ctx, "", nil, "mkfs.erofs", "--quiet", "-T1700000000", "-x-1", "--all-root",
+			"-U6f746100-0000-4000-8000-000000000001", filepath.Join(dir, "root.erofs"), tree); err != nil {
+			return err
 		}
-		return os.Link(name, dst)
+		return os.RemoveAll(tree)
 	})
+	return filepath.Join(dir, "root.erofs"), err
 }
 
 // Program builds the command in the package of this repository ("./guardian/cmd/
@@ -206,15 +184,12 @@ func ProgramFor(ctx context.Context, a Arch, pkg string, ldflags ...string) ([]b
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
 	out := filepath.Join(dir, "program")
 	flags := strings.Join(append([]string{"-s", "-w"}, ldflags...), " ")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg)
-	cmd.Dir = repo
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+a.String())
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("go build %s: %w\n%s", pkg, err, msg)
+	_, err = output(ctx, repo, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a.String()},
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg)
+	if err != nil {
+		return nil, err
 	}
 	return os.ReadFile(out)
 }

@@ -3,11 +3,10 @@ package debian
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -32,11 +31,10 @@ var unwanted = []string{
 // the root is read-only.
 var folders = []string{
 	"data", "opt/tope", "etc/ota", "var/lib/ota", "srv",
-	"dev", "proc", "sys", "run", "tmp", "root", "mnt", "home", "var/tmp", "var/log", "etc/systemd/system",
+	"dev", "proc", "sys", "run", "root", "mnt", "home", "var/log", "etc/systemd/system",
 }
 
-// links make the tree look installed: merged /usr, and what maintainer scripts
-// would have made.
+// links make the tree look installed: what maintainer scripts would have made.
 var links = map[string]string{
 	"etc/mtab":                          "../proc/self/mounts",
 	"var/run":                           "../run",
@@ -45,8 +43,6 @@ var links = map[string]string{
 	"usr/bin/sh":                        "dash",
 	"etc/systemd/system/default.target": "/usr/lib/systemd/system/multi-user.target",
 }
-
-var mergedLinks = []string{"bin", "sbin", "lib", "lib64"}
 
 // files are the tree's own configuration.
 var files = map[string]string{
@@ -125,185 +121,93 @@ func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
+// leftOut are folders that no test reads: without them the image is half as big.
+func leftOut(a Arch) (all []string) {
+	for _, dir := range []string{
+		"share/doc", "share/man", "share/info", "share/locale", "share/i18n", "share/lintian", "share/bug", "share/bash-completion",
+		"share/zsh", "share/menu", "lib/" + a.Facts().Triplet + "/gconv", "lib/udev/hwdb.d",
+		"lib/systemd/catalog", "share/polkit-1", "share/initramfs-tools",
+	} {
+		all = append(all, "./usr/"+dir)
+		if strings.HasPrefix(dir, "lib/") { // in packages that know of no merged /usr
+			all = append(all, "./"+dir)
+		}
+	}
+	return append(all, "./var/lib/dpkg", "./var/cache")
+}
+
 // Root is the function Root for v.
 func (v Variant) Root(ctx context.Context) (dir string, err error) {
-	wanted, unwanted, leftOut := wanted, unwanted, leftOut(v.Arch)
+	wanted, unwanted := slices.Concat(wanted, v.Packages), unwanted
 	if v.Dpkg {
-		wanted = append(slices.Clone(wanted), forDpkg...)
-		unwanted, leftOut = without(unwanted, forDpkg), without(leftOut, []string{perlBase(v.Arch)})
+		wanted, unwanted = append(wanted, forDpkg...), without(unwanted, forDpkg)
 	}
-	wanted = append(slices.Clone(wanted), v.Packages...)
 	if suites[v.Suite].usrIsMerged {
 		wanted = append(wanted, "usr-is-merged")
 	}
-	recipe := []string{formatOfEntries, v.Suite.String(), v.Arch.String(), passwdLines, groupLines, generators}
-	for _, l := range [][]string{wanted, unwanted, folders, mergedLinks, masked, leftOut} {
-		recipe = append(recipe, strings.Join(l, " "))
-	}
-	for _, m := range []map[string]string{links, files} {
-		for _, name := range sortedKeys(m) {
-			recipe = append(recipe, name, m[name])
+	recipe := fmt.Sprint(formatOfEntries, v, wanted, unwanted, folders, links, files, passwdLines, groupLines, masked, leftOut(v.Arch))
+	dir, err = Entry(ctx, "root-"+Hash(recipe), func(ctx context.Context, dir string) error {
+		root, status := filepath.Join(dir, "root"), ""
+		if v.Dpkg {
+			status = filepath.Join(dir, "status")
 		}
-	}
-	dir, err = Entry(ctx, "root-"+Hash(recipe...), func(ctx context.Context, dir string) (string, error) {
-		return buildRoot(ctx, dir, v, wanted, unwanted, leftOut)
+		pkgs, err := fetch(ctx, v, root, wanted, leftOut(v.Arch), status, func(all []string) []string { return named(all, false, unwanted...) })
+		if err != nil {
+			return err
+		}
+		if err := configure(root, status); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, "packages.txt"), []byte(strings.Join(pkgs, "\n")+"\n"), 0o644)
 	})
-	if err != nil {
-		return "", fmt.Errorf("cannot build the root of Debian %s: %w", v.Suite, err)
-	}
-	return filepath.Join(dir, "root"), nil
+	return filepath.Join(dir, "root"), err
 }
 
-func buildRoot(ctx context.Context, dir string, v Variant, wanted, unwanted, leftOut []string) (string, error) {
-	a, unlock, err := newApt(ctx, v.Suite, v.Arch)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	pkgs, err := a.closure(ctx, wanted...)
-	if err != nil {
-		return "", err
-	}
-	pkgs = slices.DeleteFunc(pkgs, func(p pkg) bool { return slices.Contains(unwanted, p.name) })
-	debs, err := a.download(ctx, pkgs)
-	if err != nil {
-		return "", err
-	}
-	root := filepath.Join(dir, "root")
-	for _, l := range mergedLinks {
-		if err := mkdirAll(filepath.Join(root, "usr", l)); err != nil {
-			return "", err
-		}
-		if err := os.Symlink("usr/"+l, filepath.Join(root, l)); err != nil {
-			return "", err
-		}
-	}
-	for _, deb := range debs {
-		if err := unpack(ctx, deb, root, leftOut); err != nil {
-			return "", err
-		}
-	}
-	if v.Dpkg {
-		if err := writeStatus(ctx, debs, root); err != nil {
-			return "", err
-		}
-	}
-	if err := configure(root); err != nil {
-		return "", err
-	}
-	text := list(pkgs)
-	if err := os.WriteFile(filepath.Join(dir, "packages.txt"), []byte(text), 0o644); err != nil {
-		return "", err
-	}
-	return Hash(text), nil
-}
-
-// writeStatus makes dpkg believe that debs are installed.
-func writeStatus(ctx context.Context, debs []string, root string) error {
-	var status strings.Builder
-	for _, deb := range debs {
-		control, err := exec.CommandContext(ctx, "dpkg-deb", "--field", deb).Output()
-		if err != nil {
-			return fmt.Errorf("dpkg-deb --field %s: %w", filepath.Base(deb), err)
-		}
-		for line := range strings.Lines(string(control)) {
-			status.WriteString(line)
-			if strings.HasPrefix(line, "Package: ") {
-				status.WriteString("Status: install ok installed\n")
-			}
-		}
-		status.WriteString("\n")
-	}
-	dir := filepath.Join(root, "var/lib/dpkg")
-	for _, name := range []string{"info", "updates", "triggers", "alternatives", "parts"} {
-		if err := mkdirAll(filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
-	return writeFile(filepath.Join(dir, "status"), 0o644, strings.NewReader(status.String()))
-}
-
-// configure does what maintainer scripts would have done, as far as it matters.
-func configure(root string) error {
-	in := func(name string) string { return filepath.Join(root, name) }
+// configure does what maintainer scripts would have done, as far as it matters. status
+// is what dpkg believes to be installed; empty: there is no dpkg.
+func configure(root, status string) error {
+	all := Overlay{"/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}, "/var/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}}
 	for _, name := range folders {
-		if err := mkdirAll(in(name)); err != nil {
-			return err
-		}
+		all["/"+name] = File{Mode: fs.ModeDir | 0o755}
 	}
-	for _, name := range []string{"tmp", "var/tmp"} {
-		if err := os.Chmod(in(name), 0o777|os.ModeSticky); err != nil {
-			return err
-		}
-	}
-	all := make(map[string]string, len(files)+3)
 	for name, text := range files {
-		all[name] = text
+		all["/"+name] = File{Data: []byte(text)}
 	}
-	for _, f := range []struct{ name, master, more string }{
-		{"etc/passwd", "passwd.master", passwdLines},
-		{"etc/group", "group.master", groupLines},
-	} {
-		base, err := os.ReadFile(in("usr/share/base-passwd/" + f.master))
-		if err != nil {
-			return err
-		}
-		all[f.name] = strings.ReplaceAll(string(base), ":*:", ":x:") + f.more
-	}
-	var shadow strings.Builder
-	for line := range strings.Lines(all["etc/passwd"]) {
-		name, _, _ := strings.Cut(line, ":")
-		fmt.Fprintf(&shadow, "%s:*:19000:0:99999:7:::\n", name) // nobody logs in
-	}
-	all["etc/shadow"] = shadow.String()
-	for name, text := range all {
-		if err := mkdirAll(filepath.Dir(in(name))); err != nil {
-			return err
-		}
-		mode := os.FileMode(0o644)
-		if name == "etc/shadow" {
-			mode = 0o640
-		}
-		if err := writeFile(in(name), mode, strings.NewReader(text)); err != nil {
-			return err
-		}
-	}
-	made := make(map[string]string, len(links)+len(masked))
 	for name, to := range links {
-		made[name] = to
+		all["/"+name] = File{Link: to}
 	}
 	for _, unit := range masked {
-		made["etc/systemd/system/"+unit] = "/dev/null"
+		all["/etc/systemd/system/"+unit] = File{Link: "/dev/null"}
 	}
-	gens, err := os.ReadDir(in(generators))
+	gens, err := os.ReadDir(filepath.Join(root, generators))
 	if err != nil {
-		return err
-	}
-	if err := mkdirAll(in("etc/systemd/system-generators")); err != nil {
 		return err
 	}
 	for _, g := range gens {
-		made["etc/systemd/system-generators/"+g.Name()] = "/dev/null"
+		all["/etc/systemd/system-generators/"+g.Name()] = File{Link: "/dev/null"}
 	}
-	for _, name := range sortedKeys(made) {
-		if err := mkdirAll(filepath.Dir(in(name))); err != nil {
+	for name, more := range map[string]string{"passwd": passwdLines, "group": groupLines} {
+		base, err := os.ReadFile(filepath.Join(root, "usr/share/base-passwd", name+".master"))
+		if err != nil {
 			return err
 		}
-		if err := os.RemoveAll(in(name)); err != nil {
+		all["/etc/"+name] = File{Data: []byte(strings.ReplaceAll(string(base), ":*:", ":x:") + more)}
+	}
+	var shadow strings.Builder
+	for line := range strings.Lines(string(all["/etc/passwd"].Data)) {
+		name, _, _ := strings.Cut(line, ":")
+		fmt.Fprintf(&shadow, "%s:*:19000:0:99999:7:::\n", name) // nobody logs in
+	}
+	all["/etc/shadow"] = File{Mode: 0o640, Data: []byte(shadow.String())}
+	if status != "" {
+		installed, err := os.ReadFile(status)
+		if err != nil {
 			return err
 		}
-		if err := os.Symlink(made[name], in(name)); err != nil {
-			return err
+		all["/var/lib/dpkg/status"] = File{Data: installed}
+		for _, name := range []string{"info", "updates", "triggers", "alternatives", "parts"} {
+			all["/var/lib/dpkg/"+name] = File{Mode: fs.ModeDir | 0o755}
 		}
 	}
-	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
+	return all.install(root)
 }

@@ -60,8 +60,8 @@ func commonOf(ctx context.Context, g guest) (*common, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(archive)
-	dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) (string, error) {
-		return "", os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
+	dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) error {
+		return os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
 	})
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,31 +18,25 @@ import (
 // newDataDisk makes an ext4 disk of size bytes at file: a sparse copy of one that
 // is in the cache.
 func newDataDisk(ctx context.Context, file string, size int64) error {
-	dir, err := debian.Entry(ctx, fmt.Sprintf("disk-2-%d", size), func(ctx context.Context, dir string) (string, error) {
-		return "", makeDataDisk(ctx, dir, size)
+	dir, err := debian.Entry(ctx, fmt.Sprintf("disk-3-%d", size), func(ctx context.Context, dir string) error {
+		tool, err := debian.LookTool("mke2fs")
+		if err != nil {
+			return err
+		}
+		// Nothing lazy: the kernel would go on writing inode tables while a test runs.
+		// root_owner: or the root folder belongs to whoever runs this.
+		out, err := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.DataSerial,
+			"-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+			filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", size>>10)).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("mke2fs: %w: %s", err, out)
+		}
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("cannot make the data disk: %w", err)
-	}
-	return CopySparse(filepath.Join(dir, "disk.img"), file)
-}
-
-func makeDataDisk(ctx context.Context, dir string, size int64) error {
-	tool, err := debian.LookTool("mke2fs")
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	// Nothing lazy: the kernel would go on writing inode tables while a test runs.
-	// root_owner: or the root folder belongs to whoever runs this.
-	cmd := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.DataSerial,
-		"-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
-		filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", size>>10))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("mke2fs: %w: %s", err, out)
-	}
-	return nil
+	return CopySparse(filepath.Join(dir, "disk.img"), file)
 }
 
 // CopySparse copies a file, as a disk, and leaves its holes holes. Where the file system can

@@ -25,8 +25,8 @@ func (v *VM) startWarm(ctx context.Context) error {
 		return fmt.Errorf("%s --version: %w", program, err)
 	}
 	key := append([]string{string(version), v.assets.root, fmt.Sprint(v.opts.DataSize)}, v.opts.args(v.assets)...)
-	dir, err := debian.Entry(ctx, "snapshot-"+debian.Hash(key...), func(ctx context.Context, dir string) (string, error) {
-		return "", v.makeSnapshot(ctx, dir)
+	dir, err := debian.Entry(ctx, "snapshot-"+debian.Hash(key...), func(ctx context.Context, dir string) error {
+		return v.makeSnapshot(ctx, dir)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot make the snapshot for a warm start: %w", err)
