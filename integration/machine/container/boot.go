@@ -32,7 +32,7 @@ func (c *Container) run() {
 				err = errStopped
 			}
 			c.off = err
-			c.console.say("the machine is off: %v", err)
+			c.console.Note("the machine is off: %v", err)
 		}
 		if c.boot != nil {
 			c.boot.init = nil
@@ -63,11 +63,11 @@ func (c *Container) bootOnce(number int) error {
 	defer master.Close()
 	logged := make(chan struct{})
 	go func() {
-		c.console.read(master)
+		c.console.Copy("", master)
 		close(logged)
 	}()
 	defer func() { <-logged }()
-	c.console.say("boot %d, ID %s", number, id)
+	c.console.Note("boot %d, ID %s", number, id)
 
 	// Held open until the end: a terminal that nobody has open for a moment reads
 	// as ended.
@@ -203,7 +203,7 @@ func (c *Container) greet(conn net.Conn) {
 	if c.boot.agent != nil {
 		c.boot.agent.Close()
 	} else {
-		c.console.say("the agent said hello")
+		c.console.Note("the agent said hello")
 	}
 	c.boot.agent = a
 	c.notify()

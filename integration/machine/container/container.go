@@ -51,9 +51,6 @@ type Options struct {
 	// survives boots: a device that takes packages. Its changes are a layer over
 	// the Debian root, which is shared.
 	Writable bool
-
-	// Console, if not nil, gets what Log returns while it is printed.
-	Console io.Writer
 }
 
 // binds are the folders of the data disk that the guest has in other places.
@@ -65,10 +62,11 @@ var binds = []Bind{
 
 // Container is a running machine. It is a machine.Machine.
 type Container struct {
+	agent.Remote
 	dir     *stateDir
 	cgroup  string // folder of the host's cgroup2
 	plan    Plan
-	console console
+	console *agent.Console
 	agents  io.Closer // listens for the agents
 
 	over    chan struct{} // closed when the machine is off for good
@@ -122,8 +120,14 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{dir: dir, over: make(chan struct{}), changed: make(chan struct{})}
-	c.console.start, c.console.sink = time.Now(), o.Console
+	c := &Container{dir: dir, console: agent.NewConsole(), over: make(chan struct{}), changed: make(chan struct{})}
+	c.Remote = func(ctx context.Context, do func(*agent.Client) error) error {
+		b, err := c.await(ctx, "the agent", (*boot).answers)
+		if err != nil {
+			return err
+		}
+		return do(b.agent)
+	}
 	defer func() {
 		if err != nil {
 			c.remove()
@@ -136,7 +140,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	context.AfterFunc(ctx, c.Stop)
 	if err := c.WaitReboot(ctx, ""); err != nil {
 		c.Stop()
-		return nil, fmt.Errorf("%w; its log:\n%s", err, c.console.tail(4<<10))
+		return nil, fmt.Errorf("%w; its log:\n%s", err, c.console.Tail(40))
 	}
 	return c, nil
 }
@@ -207,7 +211,7 @@ func (c *Container) remove() {
 			c.agents.Close()
 		}
 		if err := c.dir.remove(); err != nil {
-			c.console.say("cannot be removed from the host: %v", err)
+			c.console.Note("cannot be removed from the host: %v", err)
 		}
 	})
 }
@@ -247,7 +251,7 @@ func (c *Container) Data() string { return c.plan.Data }
 
 // Log implements machine.Machine: systemd's output and the journal, and behind
 // dashes what the harness did.
-func (c *Container) Log() string { return c.console.text() }
+func (c *Container) Log() string { return c.console.String() }
 
 // WaitLog returns when what Log returns contains text.
 func (c *Container) WaitLog(ctx context.Context, text string) error {
@@ -281,15 +285,9 @@ func (c *Container) await(ctx context.Context, what string, ok func(*boot) bool)
 		case <-changed:
 		case <-ctx.Done():
 			return boot{}, fmt.Errorf("waited %s for %s: %w; the last lines of its log:\n%s",
-				time.Since(start).Round(time.Millisecond), what, ctx.Err(), c.console.tail(2<<10))
+				time.Since(start).Round(time.Millisecond), what, ctx.Err(), c.console.Tail(20))
 		}
 	}
-}
-
-// ready is a boot whose agent answers.
-func (c *Container) ready(ctx context.Context) (*agent.Client, error) {
-	b, err := c.await(ctx, "the agent", func(b *boot) bool { return b.answers() })
-	return b.agent, err
 }
 
 func (b *boot) answers() bool {
@@ -304,55 +302,11 @@ func (b *boot) answers() bool {
 	}
 }
 
-// Exec implements machine.Machine.
-func (c *Container) Exec(ctx context.Context, argv ...string) (agent.Result, error) {
-	a, err := c.ready(ctx)
-	if err != nil {
-		return agent.Result{}, err
-	}
-	return a.Exec(ctx, argv...)
-}
-
-// WriteFile implements machine.Machine.
-func (c *Container) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
-	a, err := c.ready(ctx)
-	if err != nil {
-		return err
-	}
-	return a.WriteFile(ctx, path, mode, data)
-}
-
-// ReadFile implements machine.Machine.
-func (c *Container) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	a, err := c.ready(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return a.ReadFile(ctx, path)
-}
-
-// BootID implements machine.Machine.
-func (c *Container) BootID(ctx context.Context) (string, error) {
-	a, err := c.ready(ctx)
-	if err != nil {
-		return "", err
-	}
-	return a.Hello(ctx)
-}
-
 // Reboot implements machine.Machine.
 func (c *Container) Reboot(ctx context.Context) error {
-	last, err := c.BootID(ctx)
+	last, err := c.AskReboot(ctx)
 	if err != nil {
 		return err
-	}
-	// The agent may be gone before it can say how systemctl ended.
-	r, err := c.Exec(ctx, "systemctl", "reboot")
-	switch {
-	case err != nil && !errors.Is(err, agent.ErrGone):
-		return err
-	case err == nil && r.Code != 0:
-		return fmt.Errorf("systemctl reboot: %v", r)
 	}
 	return c.WaitReboot(ctx, last)
 }

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"fmt"
-	"io"
 	"os/exec"
 	"slices"
 	"strings"
@@ -40,33 +39,14 @@ type Options struct {
 	// must be told to use it: RuntimeWatchdogSec= in a drop-in of the overlay.
 	Watchdog bool
 
-	Memory   int    // MiB; 0 means 512
-	CPUs     int    // 0 means 1: two machines of one CPU do more than one of two
 	DataSize int64  // bytes of the data disk; 0 means 1 GiB (a sparse file)
 	RTC      string // start of the clock, as "2001-02-03T04:05:06" (UTC); empty means now
 
-	Append    string   // added to the kernel's command line; the last word of a kind wins
-	ExtraArgs []string // added to QEMU's
+	Append string // added to the kernel's command line; the last word of a kind wins
 
 	// Dir holds the data disk, data.img. Empty means a new temporary folder that
 	// is removed by Stop. A disk that is already there is used.
 	Dir string
-
-	// Console, if not nil, gets what Log returns while it is printed.
-	Console io.Writer
-}
-
-func (o Options) withDefaults() Options {
-	if o.Memory == 0 {
-		o.Memory = 512
-	}
-	if o.CPUs == 0 {
-		o.CPUs = 1
-	}
-	if o.DataSize == 0 {
-		o.DataSize = 1 << 30
-	}
-	return o
 }
 
 // Missing lists the host's packages that have to be installed for a machine to
@@ -106,7 +86,7 @@ func (o Options) args(a *assets) []string {
 	args = append(args, guest.Machine...)
 	args = append(args,
 		"-accel", "tcg,thread=multi",
-		"-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprintf("%dM", o.Memory),
+		"-smp", "1", "-m", "512M", // two machines of one CPU do more than one of two
 		"-kernel", a.kernel.Image, "-initrd", a.initramfs,
 		"-append", strings.Join(strings.Fields("console="+guest.Console+" "+cmdline+" "+o.rootWord()+" "+o.Append), " "),
 		"-chardev", fmt.Sprintf("socket,id=serial,fd=%d", fdSerial), "-serial", "chardev:serial",
@@ -121,5 +101,5 @@ func (o Options) args(a *assets) []string {
 	if o.RTC != "" {
 		args = append(args, "-rtc", "base="+o.RTC)
 	}
-	return append(args, o.ExtraArgs...)
+	return args
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +29,7 @@ type qemu struct {
 // startQEMU starts program with args and the three connections that they
 // name: file descriptors fdSerial, fdQMP and fdAgent. They are socket pairs, not
 // named sockets, as QEMU would have to make those before anyone can connect.
-func startQEMU(program string, args []string, log *console, onEvent func(string, json.RawMessage)) (*qemu, error) {
+func startQEMU(program string, args []string, log *agent.Console, onEvent func(string, json.RawMessage)) (*qemu, error) {
 	var ours, theirs []*os.File
 	defer func() {
 		for _, f := range append(ours, theirs...) {
@@ -51,13 +52,13 @@ func startQEMU(program string, args []string, log *console, onEvent func(string,
 		}
 		conns[i] = conn
 	}
-	serial, control, agent := conns[0], conns[1], conns[2]
+	serial, control, port := conns[0], conns[1], conns[2]
 
 	program, err := exec.LookPath(program)
 	if err != nil {
 		return nil, err
 	}
-	q := &qemu{agent: agent, cmd: exec.Command(program, args...), ended: make(chan struct{})}
+	q := &qemu{agent: port, cmd: exec.Command(program, args...), ended: make(chan struct{})}
 	q.cmd.ExtraFiles = theirs // 3, 4, 5
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := q.cmd.StderrPipe()
@@ -76,14 +77,14 @@ func startQEMU(program string, args []string, log *console, onEvent func(string,
 			return
 		}
 		var output sync.WaitGroup
-		output.Go(func() { log.copy("", serial) })
-		output.Go(func() { log.copy("qemu", stderr) })
+		output.Go(func() { log.Copy("", serial) })
+		output.Go(func() { log.Copy("[qemu] ", stderr) })
 		output.Wait() // Wait closes the pipe
 		q.err = q.cmd.Wait()
 		for _, c := range conns {
 			c.Close()
 		}
-		log.note("QEMU has ended: %s", q.cmd.ProcessState)
+		log.Note("QEMU has ended: %s", q.cmd.ProcessState)
 		close(q.ended)
 	}()
 	if err := <-started; err != nil {

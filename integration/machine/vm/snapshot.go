@@ -73,7 +73,7 @@ func (v *VM) resume(ctx context.Context) error {
 			return fmt.Errorf("cannot set the clock of the machine: %s", r)
 		}
 	}
-	v.log.note("warm start")
+	v.log.Note("warm start")
 	return nil
 }
 
@@ -82,7 +82,7 @@ func (v *VM) resume(ctx context.Context) error {
 func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 	o := v.opts
 	o.Dir, o.Cold = dir, true
-	m := &VM{opts: o, assets: v.assets, dir: dir, log: v.log}
+	m := newVM(o, v.assets, dir, v.log)
 	defer m.Stop()
 	defer context.AfterFunc(ctx, m.Stop)()
 	if err := m.start(ctx); err != nil {
@@ -94,7 +94,7 @@ func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 	if r, err := m.Exec(ctx, "systemctl", "is-system-running", "--wait"); err != nil {
 		return fmt.Errorf("waited for the end of the boot: %w", err)
 	} else {
-		v.log.note("the boot is over: %s", strings.TrimSpace(r.Stdout))
+		v.log.Note("the boot is over: %s", strings.TrimSpace(r.Stdout))
 	}
 	if r, err := m.Exec(ctx, "sync"); err != nil || r.Code != 0 {
 		return fmt.Errorf("sync in the machine: %v %s", err, r)

@@ -14,6 +14,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,11 +37,12 @@ const bootLimit = 4 * time.Minute
 
 // VM is a virtual machine that was started.
 type VM struct {
+	agent.Remote
 	opts   Options
 	assets *assets
 	dir    string
 	ownDir bool
-	log    *console
+	log    *agent.Console
 
 	mu      sync.Mutex
 	q       *qemu // nil after PowerOff
@@ -55,7 +57,7 @@ type VM struct {
 // start, that is, Options.Cold false: when the whole boot is over). The end of
 // ctx stops the machine, also much later. The caller calls Stop.
 func Start(ctx context.Context, o Options) (*VM, error) {
-	o = o.withDefaults()
+	o.DataSize = cmp.Or(o.DataSize, 1<<30)
 	if missing := MissingFor(o.Variant.Arch); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
@@ -63,7 +65,7 @@ func Start(ctx context.Context, o Options) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &VM{opts: o, assets: a, dir: o.Dir, log: newConsole(o.Console)}
+	v := newVM(o, a, o.Dir, agent.NewConsole())
 	if v.dir == "" {
 		if v.dir, err = os.MkdirTemp("", "ota-vm-"); err != nil {
 			return nil, err
@@ -76,6 +78,18 @@ func Start(ctx context.Context, o Options) (*VM, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+func newVM(o Options, a *assets, dir string, log *agent.Console) *VM {
+	v := &VM{opts: o, assets: a, dir: dir, log: log}
+	v.Remote = func(_ context.Context, do func(*agent.Client) error) error {
+		client, q, err := v.running()
+		if err != nil {
+			return err
+		}
+		return v.explain(q, do(client))
+	}
+	return v
 }
 
 func (v *VM) start(ctx context.Context) error {
@@ -126,7 +140,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 		"-drive", "if=none,id=data,format=raw,discard=unmap,file="+escape(v.Disk()),
 		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
 	)
-	v.log.note("power on")
+	v.log.Note("power on")
 	q, err := startQEMU(v.opts.Variant.Arch.Facts().QEMU, append(args, more...), v.log, v.event)
 	if err != nil {
 		return err
@@ -135,7 +149,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	defer cancel()
 	if err := q.handshake(ctx); err != nil {
 		q.kill()
-		return fmt.Errorf("%w\n%s", err, v.log.tail(10))
+		return fmt.Errorf("%w\n%s", err, v.log.Tail(10))
 	}
 	v.q, v.client = q, agent.NewClient(q.agent)
 	return nil
@@ -145,7 +159,7 @@ func (v *VM) event(name string, data json.RawMessage) {
 	if name == "RTC_CHANGE" {
 		return
 	}
-	v.log.note("%s %s", name, data)
+	v.log.Note("%s %s", name, data)
 	v.eventsMu.Lock()
 	v.events = append(v.events, name)
 	v.eventsMu.Unlock()
@@ -180,7 +194,7 @@ func (v *VM) explain(q *qemu, err error) error {
 	case <-time.After(time.Second): // the connections end a moment before the process
 		return err
 	}
-	return fmt.Errorf("%w\nthe virtual machine has ended; its last lines:\n%s", err, v.log.tail(15))
+	return fmt.Errorf("%w\nthe virtual machine has ended; its last lines:\n%s", err, v.log.Tail(15))
 }
 
 // waitBoot returns when a boot other than last has said hello. It fails at once
@@ -197,68 +211,21 @@ func (v *VM) waitBoot(ctx context.Context, last, what string) error {
 		if errors.Is(err, agent.ErrGone) {
 			return v.explain(q, fmt.Errorf("waited for %s: %w", what, err))
 		}
-		return fmt.Errorf("waited for %s: %w\nthe console's last lines:\n%s", what, err, v.log.tail(15))
+		return fmt.Errorf("waited for %s: %w\nthe console's last lines:\n%s", what, err, v.log.Tail(15))
 	}
-	v.log.note("hello from boot %s", id)
+	v.log.Note("hello from boot %s", id)
 	return nil
 }
 
 // Name is "vm".
 func (v *VM) Name() string { return "vm" }
 
-// Exec implements machine.Machine.
-func (v *VM) Exec(ctx context.Context, argv ...string) (agent.Result, error) {
-	client, q, err := v.running()
-	if err != nil {
-		return agent.Result{}, err
-	}
-	r, err := client.Exec(ctx, argv...)
-	return r, v.explain(q, err)
-}
-
-// WriteFile implements machine.Machine.
-func (v *VM) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
-	client, q, err := v.running()
-	if err != nil {
-		return err
-	}
-	return v.explain(q, client.WriteFile(ctx, path, mode, data))
-}
-
-// ReadFile implements machine.Machine.
-func (v *VM) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	client, q, err := v.running()
-	if err != nil {
-		return nil, err
-	}
-	data, err := client.ReadFile(ctx, path)
-	return data, v.explain(q, err)
-}
-
-// BootID implements machine.Machine.
-func (v *VM) BootID(ctx context.Context) (string, error) {
-	client, q, err := v.running()
-	if err != nil {
-		return "", err
-	}
-	id, err := client.Hello(ctx)
-	return id, v.explain(q, err)
-}
-
 // Reboot implements machine.Machine. QEMU goes on running; the guest resets it.
 func (v *VM) Reboot(ctx context.Context) error {
-	last, err := v.BootID(ctx)
+	v.log.Note("systemctl reboot")
+	last, err := v.AskReboot(ctx)
 	if err != nil {
 		return err
-	}
-	v.log.note("systemctl reboot")
-	r, err := v.Exec(ctx, "systemctl", "reboot")
-	// Its end may be lost together with the agent.
-	if err != nil && !errors.Is(err, agent.ErrGone) {
-		return err
-	}
-	if err == nil && r.Code != 0 {
-		return fmt.Errorf("systemctl reboot: %s", r)
 	}
 	return v.waitBoot(ctx, last, "the next boot after systemctl reboot")
 }
@@ -288,7 +255,7 @@ func (v *VM) PowerOff() error {
 	if q == nil {
 		return errors.New("the virtual machine is already off")
 	}
-	v.log.note("power off")
+	v.log.Note("power off")
 	q.kill()
 	client.Close()
 	return nil
@@ -305,7 +272,7 @@ func (v *VM) Reset(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.log.note("reset button")
+	v.log.Note("reset button")
 	if err := q.qmp.call(ctx, "system_reset", nil, nil); err != nil {
 		return v.explain(q, err)
 	}
@@ -322,7 +289,7 @@ func (v *VM) WaitLog(ctx context.Context, text string) error {
 }
 
 // Log implements machine.Machine: the serial console, and in brackets what the
-// harness did ([vm]) and what QEMU complained about ([qemu]).
+// harness did (--) and what QEMU complained about ([qemu]).
 func (v *VM) Log() string { return v.log.String() }
 
 // Stop ends the machine for good and removes the disk, unless Options.Dir was
