@@ -15,7 +15,6 @@
 //
 //	GET  /health                 200 {"status":"ok","version":"1.2.0"}
 //	POST /api/v1.0/ota/report    204; 400 for what is no JSON object
-//	GET  /api/v1.0/ota/reports   200 [Received, …], the oldest first
 package deviceapi
 
 import (

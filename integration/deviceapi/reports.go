@@ -1,16 +1,13 @@
 package deviceapi
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Received is a report that device-api got.
@@ -28,13 +25,6 @@ type Report struct {
 	Error    string  `json:"error"`
 }
 
-// Report reads the report. What it cannot read is zero.
-func (r Received) Report() Report {
-	var p Report
-	json.Unmarshal(r.Raw, &p)
-	return p
-}
-
 // journal is the file of reports, a line each.
 type journal struct {
 	mu   sync.Mutex
@@ -42,61 +32,19 @@ type journal struct {
 }
 
 // add appends r. When it returns nil the report survives a power cut.
-func (j *journal) add(r Received) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
+func (j *journal) add(r Received) (err error) {
+	defer try.End(&err)
+	line := try.Get(json.Marshal(r))
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := os.MkdirAll(filepath.Dir(j.path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
-	}
+	try.Check(os.MkdirAll(filepath.Dir(j.path), 0o755))
+	f := try.Get(os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644))
 	defer f.Close()
 	// The newline comes first: a line that a power cut left half does not swallow
 	// the one after it.
-	if _, err := f.Write(append([]byte("\n"), line...)); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(j.path))
-	if err != nil {
-		return err
-	}
+	try.Get(f.Write(append([]byte("\n"), line...)))
+	try.Check(f.Sync())
+	d := try.Get(os.Open(filepath.Dir(j.path)))
 	defer d.Close()
 	return d.Sync()
-}
-
-// all is every whole report, the oldest first.
-func (j *journal) all() ([]Received, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	f, err := os.Open(j.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return []Received{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	all := []Received{}
-	for br := bufio.NewReader(f); ; {
-		line, err := br.ReadBytes('\n')
-		var r Received
-		if len(bytes.TrimSpace(line)) > 0 && json.Unmarshal(line, &r) == nil {
-			all = append(all, r)
-		}
-		if err == io.EOF {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 }

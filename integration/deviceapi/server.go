@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // DefaultState is where reports are kept when DEVICE_API_STATE says nothing.
@@ -61,27 +62,22 @@ type server struct {
 
 var errMeant = errors.New("exits because it is meant to")
 
-func (s *server) run(ctx context.Context, addr string) error {
+func (s *server) run(ctx context.Context, addr string) (err error) {
+	defer try.End(&err)
 	if s.config.now() == Exit {
 		return errMeant
 	}
 	if s.config.now() == WrongPort {
 		addr = "127.0.0.1:0"
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
+	l := try.Get(net.Listen("tcp", addr))
 	fmt.Fprintf(s.stderr, "device-api %s answers on %s\n", s.config.Version, l.Addr())
 	web := &http.Server{Handler: s.handler(), BaseContext: func(net.Listener) context.Context { return ctx }}
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(l) }()
 	defer web.Close()
 
-	watchdog, err := daemon.SdWatchdogEnabled(false)
-	if err != nil {
-		return err
-	}
+	watchdog := try.Get(daemon.SdWatchdogEnabled(false))
 	tick := time.NewTicker(beat(watchdog))
 	defer tick.Stop()
 	ready := false
@@ -90,14 +86,10 @@ func (s *server) run(ctx context.Context, addr string) error {
 		case b == Exit, b == ExitAfter && time.Since(start).Seconds() >= s.config.After:
 			return errMeant
 		case !ready && b != NeverReady:
-			if err := notify(daemon.SdNotifyReady + "\nSTATUS=version " + s.config.Version); err != nil {
-				return err
-			}
+			try.Check(notify(daemon.SdNotifyReady + "\nSTATUS=version " + s.config.Version))
 			ready = true
 		case watchdog > 0 && b != Hang:
-			if err := notify(daemon.SdNotifyWatchdog); err != nil {
-				return err
-			}
+			try.Check(notify(daemon.SdNotifyWatchdog))
 		}
 		select {
 		case err := <-served:
@@ -192,14 +184,6 @@ func (s *server) handler() http.Handler {
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("GET /api/v1.0/ota/reports", func(w http.ResponseWriter, r *http.Request) {
-		all, err := s.journal.all()
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		reply(w, http.StatusOK, all)
 	})
 	return mux
 }

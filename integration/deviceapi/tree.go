@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Package is what debian.Program builds to get the binary of a Tree.
@@ -33,7 +35,8 @@ type Options struct {
 // `ota-bundle create --dir`. The same arguments give the same bytes. Files are
 // 0644, the binary and the folders 0755. Of the files in lib/, shared.dat is the
 // same in each version and version.txt is not.
-func Tree(dir, version string, o Options) error {
+func Tree(dir, version string, o Options) (err error) {
+	defer try.End(&err)
 	o.Config.Version = version
 	if err := o.Config.check(); err != nil {
 		return fmt.Errorf("cannot make device-api %s: %w", version, err)
@@ -41,10 +44,7 @@ func Tree(dir, version string, o Options) error {
 	if len(o.Binary) == 0 {
 		return fmt.Errorf("cannot make device-api %s: no binary", version)
 	}
-	config, err := json.MarshalIndent(o.Config, "", "  ")
-	if err != nil {
-		return err
-	}
+	config := try.Get(json.MarshalIndent(o.Config, "", "  "))
 	files := map[string][]byte{
 		"bin/device-api":      o.Binary,
 		"etc/device-api.json": append(config, '\n'),
@@ -61,16 +61,12 @@ func Tree(dir, version string, o Options) error {
 	}
 	for name, data := range files {
 		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Dir(path), 0o755))
 		mode := os.FileMode(0o644)
 		if name == "bin/device-api" {
 			mode = 0o755
 		}
-		if err := os.WriteFile(path, data, mode); err != nil {
-			return err
-		}
+		try.Check(os.WriteFile(path, data, mode))
 		if err := os.Chmod(path, mode); err != nil { // whatever the umask took
 			return err
 		}

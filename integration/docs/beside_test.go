@@ -3,10 +3,11 @@ package docs
 import (
 	"context"
 	"fmt"
-	"github.com/tope-ota/ota/integration/tier"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/tier"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/deviceapi"

@@ -16,7 +16,7 @@
 //	ini       a unit, or a drop-in of one: systemd-analyze verify of the device likes it
 //	bitbake   a recipe; TestRecipes runs its shell functions
 //	make      a recipe of Buildroot; TestRecipes runs it
-//	mermaid   a picture; TestPictures compares it with what the code says
+//	mermaid   a picture; that of the phases is compared with what the code says
 //	text      not for a machine
 //
 // An HTML comment just before a block says more, one thing a line:

@@ -3,8 +3,6 @@ package docs
 import (
 	"strings"
 	"testing"
-
-	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMatch(t *testing.T) {
@@ -34,58 +32,5 @@ func TestMatch(t *testing.T) {
 		if err := m.match(outputLines(tt.want), outputLines(tt.got)); (err == nil) != tt.ok {
 			t.Errorf("%s: match = %v, want ok %t", tt.name, err, tt.ok)
 		}
-	}
-}
-
-func TestParse(t *testing.T) {
-	defer try.Fatal(t)
-	const text = "<!-- machine: bare -->\n# A heading\n\n" +
-		"<!-- file: x.toml -->\n```toml\nkeep = 1\n```\n" +
-		"```console\n$ one \\\n>   two\nout\n# cat >f <<EOF\n$ no command\nEOF\n# three\n```\n"
-	d := try.Get(parse("x.md", text))
-	if d.machine != "bare" || len(d.blocks) != 2 || d.blocks[0].notes.file != "x.toml" || d.blocks[0].text() != "keep = 1\n" {
-		t.Errorf("parse = %+v", d)
-	}
-	steps := try.Get(d.blocks[1].steps())
-	var got []string
-	for _, s := range steps {
-		got = append(got, strings.Join(append([]string{s.command}, s.output...), "|"))
-	}
-	if want := "one \\\n  two|out; cat >f <<EOF\n$ no command\nEOF; three"; strings.Join(got, "; ") != want {
-		t.Errorf("steps are %q, want %q", strings.Join(got, "; "), want)
-	}
-	if steps[0].device || !steps[1].device {
-		t.Errorf("commands are for the wrong machines: %+v", steps)
-	}
-
-	d.replaceOutput(&steps[0], []string{"new", "lines"})
-	if want := strings.Replace(text, "\nout\n", "\nnew\nlines\n", 1); strings.Join(d.lines, "\n") != want {
-		t.Errorf("after an update the document is\n%s\nwant\n%s", strings.Join(d.lines, "\n"), want)
-	}
-	if got := d.blocks[1].text(); !strings.HasSuffix(got, "# three\n") {
-		t.Errorf("after an update the block ends with %q", got)
-	}
-}
-
-func TestParseRefuses(t *testing.T) {
-	for name, text := range map[string]string{
-		"a block of no kind":                    "```\nx\n```\n",
-		"a block of a kind that nobody runs":    "```perl\nx\n```\n",
-		"a block without an end":                "```sh\nx\n",
-		"a fence with more than a kind":         "```sh -e\nx\n```\n",
-		"a comment that is misspelt":            "<!-- notrun: because -->\n```sh\nx\n```\n",
-		"a block that is not run for no reason": "<!-- not run: -->\n```sh\nx\n```\n",
-		"a machine that does not exist":         "<!-- machine: phone -->\n",
-	} {
-		if _, err := parse("x.md", text); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-	}
-	d, err := parse("x.md", "```console\noutput\n```\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.blocks[0].steps(); err == nil {
-		t.Error("a transcript that begins with output: no error")
 	}
 }

@@ -30,8 +30,6 @@ func TestPictures(t *testing.T) {
 		make       func(t *testing.T) string
 	}{
 		{"docs/ROLLBACK.md", "phases", phases},
-		{"docs/SYMLINK_SETUP.md", "store", store},
-		{"docs/BUNDLE.md", "hexdump", goldenDump},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			defer try.Fatal(t)
@@ -183,79 +181,6 @@ func shorter(why []string) []string {
 		all = append(all, strings.Join(rest[left], " or ")+", "+left)
 	}
 	return all
-}
-
-// store draws the links of a store that Commit made.
-func store(t *testing.T) string {
-	defer try.Fatal(t)
-	dir := filepath.Join(t.TempDir(), "versions")
-	s := try.Get(bootcheck.Create(dir))
-	ref := func(version string) *bootcheck.Ref {
-		return &bootcheck.Ref{Version: version, Digest: "sha256:" + version}
-	}
-	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
-		try.Check(os.Mkdir(s.VersionDir(version), 0o755))
-	}
-	for _, r := range []*bootcheck.Record{
-		{Phase: bootcheck.PhaseConfirmed, Current: ref("1.1.0"), Factory: ref("1.0.0")},
-		{Phase: bootcheck.PhaseTrial, Current: ref("1.2.0"), Previous: ref("1.1.0"), Factory: ref("1.0.0"), Trial: &bootcheck.Trial{}},
-	} {
-		try.Check(s.Commit(r))
-	}
-	ids := map[string]string{}
-	id := func(rel string) string {
-		if ids[rel] == "" {
-			ids[rel] = fmt.Sprintf("n%d", len(ids))
-		}
-		return ids[rel]
-	}
-	var nodes, edges strings.Builder
-	seen := map[string]bool{}
-	var follow func(rel string) // a name in the store, and where it leads
-	follow = func(rel string) {
-		if seen[rel] {
-			return
-		}
-		seen[rel] = true
-		full := filepath.Join(dir, rel)
-		info, err := os.Lstat(full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info.Mode()&os.ModeSymlink == 0 {
-			fmt.Fprintf(&nodes, "    %s[(\"%s\")]\n", id(rel), rel)
-			return
-		}
-		target, err := os.Readlink(full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(&nodes, "    %s[\"%s\"]\n", id(rel), rel)
-		to := filepath.Join(filepath.Dir(rel), target)
-		if first, rest, ok := strings.Cut(to, "/"); ok && first == ".active" {
-			// Through the switch: the link, then the folder it names.
-			generation, err := os.Readlink(filepath.Join(dir, first))
-			if err != nil {
-				t.Fatal(err)
-			}
-			fmt.Fprintf(&edges, "    %s --> %s\n", id(rel), id(first))
-			if !seen[first] {
-				seen[first] = true
-				fmt.Fprintf(&nodes, "    %s{{\"%s: the switch\"}}\n", id(first), first)
-				fmt.Fprintf(&edges, "    %s == \"one rename\" ==> %s\n", id(first), id(generation))
-				fmt.Fprintf(&nodes, "    %s[/\"%s: record.json and three links\"/]\n", id(generation), generation)
-			}
-			follow(filepath.Join(generation, rest))
-			fmt.Fprintf(&edges, "    %s --- %s\n", id(generation), id(filepath.Join(generation, rest)))
-			return
-		}
-		fmt.Fprintf(&edges, "    %s --> %s\n", id(rel), id(to))
-		follow(to)
-	}
-	for _, name := range []string{"current", "previous", "factory"} {
-		follow(name)
-	}
-	return "```mermaid\nflowchart LR\n" + nodes.String() + edges.String() + "```\n"
 }
 
 // constants are the string constants of one type, or whose name begins with

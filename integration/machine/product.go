@@ -17,6 +17,7 @@ import (
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // The key that signs the bundles of the tests. It is in the repository so that
@@ -39,15 +40,10 @@ func DeviceOverlay(ctx context.Context) (debian.Overlay, error) {
 
 // DeviceOverlayFor is DeviceOverlay for a device that is not the usual one, with the programs as
 // `make build` makes them for it.
-func DeviceOverlayFor(ctx context.Context, a debian.Arch) (debian.Overlay, error) {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "ota-install-")
-	if err != nil {
-		return nil, err
-	}
+func DeviceOverlayFor(ctx context.Context, a debian.Arch) (_ debian.Overlay, err error) {
+	defer try.End(&err)
+	repo := try.Get(debian.RepoDir())
+	dir := try.Get(os.MkdirTemp("", "ota-install-"))
 	defer os.RemoveAll(dir)
 	bin, dest := filepath.Join(dir, "bin"), filepath.Join(dir, "root")
 	for _, command := range [][]string{
@@ -61,10 +57,7 @@ func DeviceOverlayFor(ctx context.Context, a debian.Arch) (debian.Overlay, error
 			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
 		}
 	}
-	overlay, err := treeOverlay(dest)
-	if err != nil {
-		return nil, err
-	}
+	overlay := try.Get(treeOverlay(dest))
 	overlay["/etc/systemd/system/device-api.service"] = debian.Unit(deviceapi.Unit)
 	overlay.Enable("device-api.service", "multi-user.target")
 	return overlay, nil
@@ -130,32 +123,21 @@ func init() {
 }
 
 // Bundle makes the signed bundle of v for a device with that processor.
-func Bundle(ctx context.Context, a debian.Arch, v Version) ([]byte, error) {
-	program, err := deviceAPI[a]()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "ota-bundle-")
-	if err != nil {
-		return nil, err
-	}
+func Bundle(ctx context.Context, a debian.Arch, v Version) (_ []byte, err error) {
+	defer try.End(&err)
+	program := try.Get(deviceAPI[a]())
+	dir := try.Get(os.MkdirTemp("", "ota-bundle-"))
 	defer os.RemoveAll(dir)
 	tree, out := filepath.Join(dir, "tree"), filepath.Join(dir, "x.ota")
 	if v.Script != "" {
 		program = []byte(v.Script)
 	}
-	if err := deviceapi.Tree(tree, v.Name, deviceapi.Options{Binary: program, Config: v.Behave, Payload: v.Payload}); err != nil {
-		return nil, err
-	}
+	try.Check(deviceapi.Tree(tree, v.Name, deviceapi.Options{Binary: program, Config: v.Behave, Payload: v.Payload}))
 	if v.Spoil != nil {
-		if err := v.Spoil(tree); err != nil {
-			return nil, err
-		}
+		try.Check(v.Spoil(tree))
 	}
 	var key minisign.PrivateKey
-	if err := key.UnmarshalText(testKey); err != nil {
-		return nil, err
-	}
+	try.Check(key.UnmarshalText(testKey))
 	_, err = bundle.Create(ctx, out, bundle.Contents{
 		Dir: tree, Version: v.Name, Models: []string{model}, Release: v.Release, Key: key,
 		Level: zstd.SpeedFastest, // 40 times as fast as what a release gets, 10 % larger

@@ -1,5 +1,5 @@
 // Package try ends a story at its first error, without three lines for each step. It is
-// for tests and their stories alone: a library says what failed.
+// for tests, their stories and their machines: what a product calls says what failed.
 //
 //	func story(ctx context.Context, d *machine.Device) (err error) {
 //		defer try.End(&err)
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"testing"
 )
 
 // failed is what a story ends with.
@@ -55,7 +54,10 @@ func End(err *error) {
 }
 
 // Fatal is End of a test, which fails then.
-func Fatal(t testing.TB) {
+func Fatal(t interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}) {
 	t.Helper()
 	switch f := recover().(type) {
 	case nil:

@@ -36,6 +36,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Options say what a Container is made of.
@@ -146,16 +147,13 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 }
 
 // prepare makes the folders, the cgroup and the socket that all boots share.
-func (c *Container) prepare(root string, p programs, o Options) error {
+func (c *Container) prepare(root string, p programs, o Options) (err error) {
+	defer try.End(&err)
 	in := c.dir.path
 	for _, name := range []string{"lower", "root", "files", "data", "agent", "upper", "work"} {
-		if err := os.Mkdir(filepath.Join(in, name), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.Mkdir(filepath.Join(in, name), 0o755))
 	}
-	if err := os.WriteFile(filepath.Join(in, "init"), p.init, 0o700); err != nil {
-		return err
-	}
+	try.Check(os.WriteFile(filepath.Join(in, "init"), p.init, 0o700))
 	all := debian.Overlay{
 		agent.Path:                     {Mode: 0o755, Data: p.agent},
 		agent.UnitPath:                 debian.Unit(agent.Unit),
@@ -168,16 +166,9 @@ func (c *Container) prepare(root string, p programs, o Options) error {
 		agent.UnitPath + ".d/90-boot-id.conf": {Link: "/dev/null"},
 	}
 	all.Add(o.Overlay)
-	if err := all.Install(filepath.Join(in, "files")); err != nil {
-		return err
-	}
-	var err error
-	if c.cgroup, err = c.dir.makeCgroup(); err != nil {
-		return err
-	}
-	if c.agents, err = c.listen(filepath.Join(in, "agent")); err != nil {
-		return err
-	}
+	try.Check(all.Install(filepath.Join(in, "files")))
+	c.cgroup = try.Get(c.dir.makeCgroup())
+	c.agents = try.Get(c.listen(filepath.Join(in, "agent")))
 	c.plan = Plan{
 		Dir:     in,
 		Root:    root,

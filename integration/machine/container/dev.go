@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,10 +18,9 @@ var devices = []struct {
 	{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
 }
 
-func makeDev(p Plan) error {
-	if err := mount("tmpfs", p.in("/dev"), "tmpfs", unix.MS_NOSUID, "mode=0755"); err != nil {
-		return err
-	}
+func makeDev(p Plan) (err error) {
+	defer try.End(&err)
+	try.Check(mount("tmpfs", p.in("/dev"), "tmpfs", unix.MS_NOSUID, "mode=0755"))
 	for _, d := range devices {
 		path := p.in("/dev/" + d.name)
 		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
@@ -33,25 +33,15 @@ func makeDev(p Plan) error {
 	for name, target := range map[string]string{
 		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
 	} {
-		if err := os.Symlink(target, p.in("/dev/"+name)); err != nil {
-			return err
-		}
+		try.Check(os.Symlink(target, p.in("/dev/"+name)))
 	}
 	for _, dir := range []string{"/dev/pts", "/dev/shm"} {
-		if err := os.Mkdir(p.in(dir), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.Mkdir(p.in(dir), 0o755))
 	}
 	// gid 5 is tty.
-	if err := mount("devpts", p.in("/dev/pts"), "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"); err != nil {
-		return err
-	}
-	if err := mount("tmpfs", p.in("/dev/shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
-		return err
-	}
+	try.Check(mount("devpts", p.in("/dev/pts"), "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"))
+	try.Check(mount("tmpfs", p.in("/dev/shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"))
 	console := p.in("/dev/console")
-	if err := os.WriteFile(console, nil, 0o600); err != nil {
-		return err
-	}
+	try.Check(os.WriteFile(console, nil, 0o600))
 	return bind(p.Console, console)
 }

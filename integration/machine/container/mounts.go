@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,7 +86,8 @@ func mountSys(p Plan) error {
 
 // mountVolatile mounts what is in memory and gone with the boot. /tmp, /run and
 // /var are as in the virtual machine.
-func mountVolatile(p Plan) error {
+func mountVolatile(p Plan) (err error) {
+	defer try.End(&err)
 	for _, m := range []struct {
 		at, options string
 		flags       uintptr
@@ -97,27 +99,17 @@ func mountVolatile(p Plan) error {
 		if m.at == "/var" && p.Writable {
 			continue
 		}
-		if err := mount("tmpfs", p.in(m.at), "tmpfs", m.flags, m.options); err != nil {
-			return err
-		}
+		try.Check(mount("tmpfs", p.in(m.at), "tmpfs", m.flags, m.options))
 	}
 	if p.Writable {
 		return os.Mkdir(p.in("/run/lock"), 0o755)
 	}
 	for _, dir := range []string{"/var/lib", "/var/log", "/var/cache", "/var/spool", "/var/lib/systemd", "/run/lock"} {
-		if err := os.Mkdir(p.in(dir), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.Mkdir(p.in(dir), 0o755))
 	}
-	if err := os.Mkdir(p.in("/var/tmp"), 0o777); err != nil {
-		return err
-	}
-	if err := os.Chmod(p.in("/var/tmp"), 0o777|fs.ModeSticky); err != nil {
-		return err
-	}
-	if err := os.Symlink("../run", p.in("/var/run")); err != nil {
-		return err
-	}
+	try.Check(os.Mkdir(p.in("/var/tmp"), 0o777))
+	try.Check(os.Chmod(p.in("/var/tmp"), 0o777|fs.ModeSticky))
+	try.Check(os.Symlink("../run", p.in("/var/run")))
 	return os.Symlink("../run/lock", p.in("/var/lock"))
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // aptConf is apt's configuration: lists, archives and an (empty) package status of its
@@ -71,11 +73,9 @@ func output(ctx context.Context, dir string, env []string, argv ...string) ([]by
 // fetch unpacks Debian packages into root: of all that names depend on, those that pick
 // takes, as "libc6=2.36-9". The lists are always fetched anew: old ones name versions
 // that the mirrors no longer have. status: see unpackScript.
-func fetch(ctx context.Context, v Variant, root string, names, leftOut []string, status string, pick func(all []string) []string) ([]string, error) {
-	dir, err := os.MkdirTemp(filepath.Dir(root), "apt-")
-	if err != nil {
-		return nil, err
-	}
+func fetch(ctx context.Context, v Variant, root string, names, leftOut []string, status string, pick func(all []string) []string) (_ []string, err error) {
+	defer try.End(&err)
+	dir := try.Get(os.MkdirTemp(filepath.Dir(root), "apt-"))
 	defer os.RemoveAll(dir)
 	mirror := strings.TrimSuffix(os.Getenv("OTA_DEBIAN_MIRROR"), "/")
 	if mirror == "" {
@@ -86,29 +86,19 @@ func fetch(ctx context.Context, v Variant, root string, names, leftOut []string,
 		fmt.Fprintf(&sources, "deb [signed-by=%s arch=%s %s] %s/"+s+" main\n", keyring, v.Arch, suites[v.Suite].options, mirror, v.Suite)
 	}
 	// Of the host's configuration how to reach the network is taken over.
-	network, err := output(ctx, "", nil, "apt-config", "dump", "--no-empty",
-		"Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4")
-	if err != nil {
-		return nil, err
-	}
+	network := try.Get(output(ctx, "", nil, "apt-config", "dump", "--no-empty",
+		"Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::ForceIPv4"))
 	for name, text := range map[string]string{
 		"apt.conf": string(network) + fmt.Sprintf(aptConf, dir, v.Arch), "sources.list": sources.String(), "status": "",
 		"lists/partial/.here": "", "cache/archives/partial/.here": "", "debs/.here": "", "left-out": strings.Join(leftOut, "\n") + "\n",
 	} {
-		if err := writeFile(filepath.Join(dir, name), 0o644, []byte(text)); err != nil {
-			return nil, err
-		}
+		try.Check(writeFile(filepath.Join(dir, name), 0o644, []byte(text)))
 	}
 	apt := func(args ...string) ([]byte, error) {
 		return output(ctx, filepath.Join(dir, "debs"), []string{"APT_CONFIG=" + dir + "/apt.conf", "LC_ALL=C"}, append([]string{"apt-get", "-qq"}, args...)...)
 	}
-	if _, err := apt("update"); err != nil {
-		return nil, err
-	}
-	out, err := apt(append([]string{"install", "-s"}, names...)...)
-	if err != nil {
-		return nil, err
-	}
+	try.Get(apt("update"))
+	out := try.Get(apt(append([]string{"install", "-s"}, names...)...))
 	var all []string
 	for line := range strings.Lines(string(out)) {
 		// Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) [other packages]
@@ -120,13 +110,8 @@ func fetch(ctx context.Context, v Variant, root string, names, leftOut []string,
 	if all = pick(all); len(all) == 0 {
 		return nil, fmt.Errorf("apt-get -s install %s named no package; it said:\n%s", strings.Join(names, " "), out)
 	}
-	if _, err := apt(append([]string{"download"}, all...)...); err != nil {
-		return nil, err
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, "debs", "*.deb"))
-	if err != nil {
-		return nil, err
-	}
+	try.Get(apt(append([]string{"download"}, all...)...))
+	debs := try.Get(filepath.Glob(filepath.Join(dir, "debs", "*.deb")))
 	_, err = output(ctx, "", nil, append([]string{"bash", "-euo", "pipefail", "-c", unpackScript, "unpack", root, filepath.Join(dir, "left-out"), status}, debs...)...)
 	return all, err
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,16 +59,11 @@ func cacheDir() (string, error) {
 // want the same entry build it once: the second waits. An entry that was used is marked
 // by its mtime, and the ones of the same kind (what is before the first dash) that
 // nobody used lately are removed when a new one is made.
-func Entry(ctx context.Context, name string, build func(ctx context.Context, dir string) error) (string, error) {
-	cache, err := cacheDir()
-	if err != nil {
-		return "", err
-	}
+func Entry(ctx context.Context, name string, build func(ctx context.Context, dir string) error) (_ string, err error) {
+	defer try.End(&err)
+	cache := try.Get(cacheDir())
 	kind, _, _ := strings.Cut(name, "-")
-	lock, err := os.OpenFile(filepath.Join(cache, "."+kind+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return "", err
-	}
+	lock := try.Get(os.OpenFile(filepath.Join(cache, "."+kind+".lock"), os.O_RDWR|os.O_CREATE, 0o644))
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", &fs.PathError{Op: "lock", Path: lock.Name(), Err: err}
@@ -78,16 +74,12 @@ func Entry(ctx context.Context, name string, build func(ctx context.Context, dir
 		return dir, err
 	}
 	tmp := filepath.Join(cache, ".new-"+kind) // the lock makes it ours; a leftover is a killed build
-	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
-		return "", err
-	}
+	try.Check(errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)))
 	defer os.RemoveAll(tmp)
 	if err := build(ctx, tmp); err != nil {
 		return "", fmt.Errorf("cannot make %s: %w", name, err)
 	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return "", err
-	}
+	try.Check(os.Rename(tmp, dir))
 	sweep(cache, kind, dir)
 	return dir, nil
 }

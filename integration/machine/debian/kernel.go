@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tope-ota/ota/integration/try"
 	"github.com/u-root/u-root/pkg/boot/bzimage"
 )
 
@@ -61,10 +62,11 @@ var notForMachines = []string{
 	"*/kernel/drivers/iio", "*/kernel/drivers/scsi", "*/kernel/drivers/staging", "./usr/share",
 }
 
-func buildKernel(ctx context.Context, dir string, s Suite, a Arch) error {
+func buildKernel(ctx context.Context, dir string, s Suite, a Arch) (err error) {
+	defer try.End(&err)
 	const image = "linux-image-"
 	meta, release, tree := a.Facts().Kernel, "", filepath.Join(dir, "tree")
-	_, err := fetch(ctx, Variant{Suite: s, Arch: a}, tree, []string{meta}, notForMachines, "", func(all []string) []string {
+	_, err = fetch(ctx, Variant{Suite: s, Arch: a}, tree, []string{meta}, notForMachines, "", func(all []string) []string {
 		// The meta package depends on linux-image-6.1.0-56-amd64 and nothing else of that
 		// form; most of the rest is for making an initramfs. From Debian 14 on that depends
 		// on linux-binary-… and linux-modules-…, and is empty.
@@ -79,10 +81,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	order, err := loadOrder(ctx, tree, release, modulesOf(s))
-	if err != nil {
-		return err
-	}
+	order := try.Get(loadOrder(ctx, tree, release, modulesOf(s)))
 	var names []string
 	for _, file := range order {
 		data, err := os.ReadFile(file)
@@ -97,9 +96,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) error {
 		}
 		names = append(names, moduleName(file))
 	}
-	if err := os.WriteFile(filepath.Join(dir, "modules.order"), []byte(strings.Join(names, "\n")), 0o644); err != nil {
-		return err
-	}
+	try.Check(os.WriteFile(filepath.Join(dir, "modules.order"), []byte(strings.Join(names, "\n")), 0o644))
 	vmlinuz, err := os.ReadFile(filepath.Join(tree, "boot/vmlinuz-"+release))
 	if err != nil { // from Debian 14 on
 		vmlinuz, err = os.ReadFile(filepath.Join(tree, "usr/lib/modules", release, "vmlinuz"))
@@ -109,9 +106,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) error {
 	}
 	if a.Facts().Packed {
 		var packed bzimage.BzImage
-		if err := packed.UnmarshalBinary(vmlinuz); err != nil {
-			return err
-		}
+		try.Check(packed.UnmarshalBinary(vmlinuz))
 		vmlinuz = packed.KernelCode
 	} else if len(vmlinuz) < 64 || string(vmlinuz[56:60]) != "ARM\x64" { // Documentation/arm64/booting.rst of Linux
 		return errors.New("vmlinuz is not an arm64 Image: QEMU would refuse it without a word")
@@ -127,19 +122,12 @@ func moduleName(file string) string {
 
 // loadOrder is the files of names and all modules that they depend on, each after those it
 // depends on, without those that are built in.
-func loadOrder(ctx context.Context, tree, release string, names []string) ([]string, error) {
+func loadOrder(ctx context.Context, tree, release string, names []string) (_ []string, err error) {
+	defer try.End(&err)
 	dir := filepath.Join(tree, "lib/modules", release)
-	if _, err := output(ctx, "", nil, "depmod", "-b", tree, release); err != nil {
-		return nil, err
-	}
-	builtin, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
-	if err != nil {
-		return nil, err
-	}
-	deps, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
-	if err != nil {
-		return nil, err
-	}
+	try.Get(output(ctx, "", nil, "depmod", "-b", tree, release))
+	builtin := try.Get(os.ReadFile(filepath.Join(dir, "modules.builtin")))
+	deps := try.Get(os.ReadFile(filepath.Join(dir, "modules.dep")))
 	needs := make(map[string][]string) // its file, and those it needs, in the opposite order
 	for line := range strings.Lines(string(builtin)) {
 		needs[moduleName(line)] = []string{}

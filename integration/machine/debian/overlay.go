@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A File is one entry that an Overlay adds to the root.
@@ -146,20 +148,15 @@ func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) 
 		return "", err
 	}
 	name := "image-" + Hash(formatOfEntries, filepath.Base(filepath.Dir(root)), o.Hash())
-	dir, err := Entry(ctx, name, func(ctx context.Context, dir string) error {
+	dir, err := Entry(ctx, name, func(ctx context.Context, dir string) (err error) {
+		defer try.End(&err)
 		// Hard links: a file is replaced in the copy, and never edited.
 		tree := filepath.Join(dir, "tree")
-		if _, err := output(ctx, "", nil, "cp", "-al", root, tree); err != nil {
-			return err
-		}
-		if err := o.install(tree); err != nil {
-			return err
-		}
+		try.Get(output(ctx, "", nil, "cp", "-al", root, tree))
+		try.Check(o.install(tree))
 		// The same image of the same tree each time: fixed times and UUID.
-		if _, err := output(ctx, "", nil, "mkfs.erofs", "--quiet", "-T1700000000", "-x-1", "--all-root",
-			"-U6f746100-0000-4000-8000-000000000001", filepath.Join(dir, "root.erofs"), tree); err != nil {
-			return err
-		}
+		try.Get(output(ctx, "", nil, "mkfs.erofs", "--quiet", "-T1700000000", "-x-1", "--all-root",
+			"-U6f746100-0000-4000-8000-000000000001", filepath.Join(dir, "root.erofs"), tree))
 		return os.RemoveAll(tree)
 	})
 	return filepath.Join(dir, "root.erofs"), err
@@ -174,22 +171,14 @@ func Program(ctx context.Context, pkg string, ldflags ...string) ([]byte, error)
 }
 
 // ProgramFor is Program for a guest that is not the usual one.
-func ProgramFor(ctx context.Context, a Arch, pkg string, ldflags ...string) ([]byte, error) {
-	repo, err := RepoDir()
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "ota-build-")
-	if err != nil {
-		return nil, err
-	}
+func ProgramFor(ctx context.Context, a Arch, pkg string, ldflags ...string) (_ []byte, err error) {
+	defer try.End(&err)
+	repo := try.Get(RepoDir())
+	dir := try.Get(os.MkdirTemp("", "ota-build-"))
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "program")
 	flags := strings.Join(append([]string{"-s", "-w"}, ldflags...), " ")
-	_, err = output(ctx, repo, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a.String()},
-		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg)
-	if err != nil {
-		return nil, err
-	}
+	try.Get(output(ctx, repo, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a.String()},
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg))
 	return os.ReadFile(out)
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // wanted is what the root is made of, with all that it depends on: systemd as
@@ -165,7 +167,8 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 
 // configure does what maintainer scripts would have done, as far as it matters. status
 // is what dpkg believes to be installed; empty: there is no dpkg.
-func configure(root, status string) error {
+func configure(root, status string) (err error) {
+	defer try.End(&err)
 	all := Overlay{"/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}, "/var/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}}
 	for _, name := range folders {
 		all["/"+name] = File{Mode: fs.ModeDir | 0o755}
@@ -179,18 +182,12 @@ func configure(root, status string) error {
 	for _, unit := range masked {
 		all["/etc/systemd/system/"+unit] = File{Link: "/dev/null"}
 	}
-	gens, err := os.ReadDir(filepath.Join(root, generators))
-	if err != nil {
-		return err
-	}
+	gens := try.Get(os.ReadDir(filepath.Join(root, generators)))
 	for _, g := range gens {
 		all["/etc/systemd/system-generators/"+g.Name()] = File{Link: "/dev/null"}
 	}
 	for name, more := range map[string]string{"passwd": passwdLines, "group": groupLines} {
-		base, err := os.ReadFile(filepath.Join(root, "usr/share/base-passwd", name+".master"))
-		if err != nil {
-			return err
-		}
+		base := try.Get(os.ReadFile(filepath.Join(root, "usr/share/base-passwd", name+".master")))
 		all["/etc/"+name] = File{Data: []byte(strings.ReplaceAll(string(base), ":*:", ":x:") + more)}
 	}
 	var shadow strings.Builder
@@ -200,10 +197,7 @@ func configure(root, status string) error {
 	}
 	all["/etc/shadow"] = File{Mode: 0o640, Data: []byte(shadow.String())}
 	if status != "" {
-		installed, err := os.ReadFile(status)
-		if err != nil {
-			return err
-		}
+		installed := try.Get(os.ReadFile(status))
 		all["/var/lib/dpkg/status"] = File{Data: installed}
 		for _, name := range []string{"info", "updates", "triggers", "alternatives", "parts"} {
 			all["/var/lib/dpkg/"+name] = File{Mode: fs.ModeDir | 0o755}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 const portName = agent.PortName
@@ -41,31 +42,20 @@ var built struct {
 }
 
 // commonOf builds what is not in the cache.
-func commonOf(ctx context.Context, g guest) (*common, error) {
+func commonOf(ctx context.Context, g guest) (_ *common, err error) {
+	defer try.End(&err)
 	built.Lock()
 	defer built.Unlock()
 	if c := built.of[g]; c != nil {
 		return c, nil
 	}
-	kernel, err := debian.GetKernel(ctx, g.suite, g.arch)
-	if err != nil {
-		return nil, err
-	}
-	archive, err := initramfs(ctx, kernel)
-	if err != nil {
-		return nil, err
-	}
-	program, err := debian.ProgramFor(ctx, g.arch, "./integration/machine/agent/cmd/ota-test-agent")
-	if err != nil {
-		return nil, err
-	}
+	kernel := try.Get(debian.GetKernel(ctx, g.suite, g.arch))
+	archive := try.Get(initramfs(ctx, kernel))
+	program := try.Get(debian.ProgramFor(ctx, g.arch, "./integration/machine/agent/cmd/ota-test-agent"))
 	sum := sha256.Sum256(archive)
-	dir, err := debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) error {
+	dir := try.Get(debian.Entry(ctx, "initramfs-"+hex.EncodeToString(sum[:8]), func(_ context.Context, dir string) error {
 		return os.WriteFile(filepath.Join(dir, "initramfs.cpio"), archive, 0o644)
-	})
-	if err != nil {
-		return nil, err
-	}
+	}))
 	if built.of == nil {
 		built.of = make(map[guest]*common)
 	}

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // limit is for a step that hangs. Quiet, everything here takes 1 s; an emulated
@@ -112,33 +113,21 @@ func disk(serial string) (string, error) {
 	return "", fmt.Errorf("no disk has the serial number %q, only %q", serial, seen)
 }
 
-func mountRoot() error {
-	dev, err := disk(layout.RootSerial)
-	if err != nil {
-		return err
-	}
+func mountRoot() (err error) {
+	defer try.End(&err)
+	dev := try.Get(disk(layout.RootSerial))
 	if !writable() {
 		return mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
 	}
 	for _, dir := range []string{"/lower", "/upper"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	if err := mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""); err != nil {
-		return err
-	}
-	if dev, err = disk(layout.DataSerial); err != nil {
-		return err
-	}
-	if err := mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""); err != nil {
-		return err
-	}
+	try.Check(mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
+	dev = try.Get(disk(layout.DataSerial))
+	try.Check(mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
 	upper, work := "/upper/"+layout.UpperFolder, "/upper/"+layout.WorkFolder
 	for _, dir := range []string{upper, work} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(dir, 0o755))
 	}
 	return mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
 }
@@ -150,48 +139,35 @@ func writable() bool {
 }
 
 // mountMemory gives the read-only root the folders that programs write to.
-func mountMemory() error {
+func mountMemory() (err error) {
+	defer try.End(&err)
 	for _, m := range []struct{ target, mode string }{{"/tmp", "mode=1777"}, {"/var", "mode=755"}, {"/run", "mode=755"}} {
 		if m.target == "/var" && writable() {
 			continue
 		}
-		if err := mount("tmpfs", newRoot+m.target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.mode); err != nil {
-			return err
-		}
+		try.Check(mount("tmpfs", newRoot+m.target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.mode))
 	}
 	for _, dir := range []string{"lib/ota", "lib/systemd", "log", "cache", "spool", "tmp"} {
-		if err := os.MkdirAll(newRoot+"/var/"+dir, 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(newRoot+"/var/"+dir, 0o755))
 	}
-	if err := os.MkdirAll(newRoot+"/run/lock", 0o755); err != nil {
-		return err
-	}
-	if err := os.Chmod(newRoot+"/var/tmp", 0o777|os.ModeSticky); err != nil {
-		return err
-	}
+	try.Check(os.MkdirAll(newRoot+"/run/lock", 0o755))
+	try.Check(os.Chmod(newRoot+"/var/tmp", 0o777|os.ModeSticky))
 	if writable() {
 		return nil // the root has the links
 	}
 	for name, to := range map[string]string{"run": "/run", "lock": "/run/lock"} {
-		if err := os.Symlink(to, newRoot+"/var/"+name); err != nil {
-			return err
-		}
+		try.Check(os.Symlink(to, newRoot+"/var/"+name))
 	}
 	return nil
 }
 
 // mountData mounts the disk that survives. ext4's defaults are what a device
 // has: data=ordered, barriers, commit every 5 s. The journal is replayed here.
-func mountData() error {
-	dev, err := disk(layout.DataSerial)
-	if err != nil {
-		return err
-	}
+func mountData() (err error) {
+	defer try.End(&err)
+	dev := try.Get(disk(layout.DataSerial))
 	data := newRoot + "/data"
-	if err := mount(dev, data, "ext4", unix.MS_NOATIME, ""); err != nil {
-		return err
-	}
+	try.Check(mount(dev, data, "ext4", unix.MS_NOATIME, ""))
 	made := false
 	for _, f := range layout.DataFolders {
 		dir := filepath.Join(data, f.Name)
@@ -201,9 +177,7 @@ func mountData() error {
 		case !errors.Is(err, fs.ErrExist):
 			return err
 		}
-		if err := mount(dir, newRoot+f.Target, "", unix.MS_BIND, ""); err != nil {
-			return err
-		}
+		try.Check(mount(dir, newRoot+f.Target, "", unix.MS_BIND, ""))
 	}
 	if made { // or a power cut could take a folder away, with the synced files in it
 		unix.Sync()
@@ -213,29 +187,20 @@ func mountData() error {
 
 // becomeSystemd moves the root over the initramfs, whose files are removed: they
 // would keep their memory for as long as the machine runs.
-func becomeSystemd() error {
+func becomeSystemd() (err error) {
+	defer try.End(&err)
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		if err := mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
-			return err
-		}
+		try.Check(mount(dir, newRoot+dir, "", unix.MS_MOVE, ""))
 	}
 	for _, name := range []string{"/modules", "/modules.order", "/init"} {
-		if err := os.RemoveAll(name); err != nil {
-			return err
-		}
+		try.Check(os.RemoveAll(name))
 	}
-	if err := os.Chdir(newRoot); err != nil {
-		return err
-	}
-	if err := mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return err
-	}
+	try.Check(os.Chdir(newRoot))
+	try.Check(mount(".", "/", "", unix.MS_MOVE, ""))
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("cannot make %q the root: %w", newRoot, err)
 	}
-	if err := os.Chdir("/"); err != nil {
-		return err
-	}
+	try.Check(os.Chdir("/"))
 	const systemd = "/lib/systemd/systemd"
 	return fmt.Errorf("cannot start %s: %w", systemd, unix.Exec(systemd, []string{systemd}, []string{"TERM=linux"}))
 }
