@@ -44,6 +44,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // config is the configuration that every script starts with.
@@ -92,7 +94,8 @@ func Run(t *testing.T, dir string, more ...map[string]func(ts *testscript.TestSc
 	testscript.Run(t, params)
 }
 
-func setup(env *testscript.Env) error {
+func setup(env *testscript.Env) (err error) {
+	defer try.End(&err)
 	work := env.WorkDir
 	etc, store := filepath.Join(work, "etc"), filepath.Join(work, "versions")
 	script := filepath.Join(work, "check")
@@ -100,13 +103,9 @@ func setup(env *testscript.Env) error {
 	env.Setenv("STORE", store)
 	env.Setenv("TREE", tree())
 	for _, dir := range []string{store, filepath.Join(etc, "keys")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	if err := os.WriteFile(script, fmt.Appendf(nil, check, work), 0o755); err != nil {
-		return err
-	}
+	try.Check(os.WriteFile(script, fmt.Appendf(nil, check, work), 0o755))
 	return os.WriteFile(filepath.Join(etc, "ota.toml"), fmt.Appendf(nil, config, store, filepath.Join(work, "run"), script), 0o644)
 }
 
@@ -207,14 +206,10 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 func state(ts *testscript.TestScript) string {
 	var b strings.Builder
 	store := ts.Getenv("STORE")
-	ts.Check(filepath.WalkDir(store, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
+	ts.Check(filepath.WalkDir(store, func(name string, d fs.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
+		info := try.Get(d.Info())
 		rel, err := filepath.Rel(store, name)
 		if rel == ".spool" {
 			return filepath.SkipDir
@@ -225,16 +220,10 @@ func state(ts *testscript.TestScript) string {
 		fmt.Fprintf(&b, "%s %v", rel, info.Mode())
 		switch {
 		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
+			target := try.Get(os.Readlink(name))
 			fmt.Fprintf(&b, " -> %s", target)
 		case d.Type().IsRegular():
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
+			data := try.Get(os.ReadFile(name))
 			// The inode too: a file that was replaced by its like was written to.
 			fmt.Fprintf(&b, " %x %d", sha256.Sum256(data), info.Sys().(*syscall.Stat_t).Ino)
 		}

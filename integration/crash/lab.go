@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Lab is where points are made: each on a copy of a site that was prepared once.
@@ -94,6 +95,12 @@ var errHangs = errors.New("it does not end")
 
 // run runs a command of a site under plan.
 func run(ctx context.Context, s *flows.Site, args []string, procs int, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run, error) {
+	return runWith(ctx, s, args, procs, func(ctx context.Context, cmd *exec.Cmd) (*crashpoint.Run, error) {
+		return crashpoint.Start(ctx, cmd, plan)
+	})
+}
+
+func runWith(ctx context.Context, s *flows.Site, args []string, procs int, start func(context.Context, *exec.Cmd) (*crashpoint.Run, error)) (*invariants.Said, *crashpoint.Run, error) {
 	argv := s.Command(args)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(s.Env(), fmt.Sprint("GOMAXPROCS=", procs))
@@ -102,7 +109,7 @@ func run(ctx context.Context, s *flows.Site, args []string, procs int, plan cras
 	s.Forget()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errHangs)
 	defer cancel()
-	r, err := crashpoint.Start(ctx, cmd, plan)
+	r, err := start(ctx, cmd)
 	if errors.Is(err, errHangs) {
 		return s.Heard(-1, stdout.String(), stderr.String()), r, errHangs
 	}
@@ -195,11 +202,9 @@ func (l *Lab) try(ctx context.Context, p point) (*outcome, error) {
 // aftermath is c.Aftermath; or what came of the same disk before, if it was the same:
 // a third of all calls, as an fsync, change nothing, and most errors end in the same
 // state. One of those in doubts is made all the same, and must agree; 0: none.
-func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]invariants.Problem, error) {
-	key, err := imprint(c.Site, reboot)
-	if err != nil {
-		return nil, err
-	}
+func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) (_ []invariants.Problem, err error) {
+	defer try.End(&err)
+	key := try.Get(imprint(c.Site, reboot))
 	key += c.Flow.Name
 	l.mu.Lock()
 	before, known := l.seen[key]
@@ -207,10 +212,7 @@ func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]inva
 	if known && (l.doubts == 0 || rand.N(l.doubts) > 0) {
 		return before, nil
 	}
-	problems, err := c.Aftermath(ctx, reboot)
-	if err != nil {
-		return nil, err
-	}
+	problems := try.Get(c.Aftermath(ctx, reboot))
 	if known && invariants.Verdict(before) != invariants.Verdict(problems) {
 		return nil, fmt.Errorf("the same disk came to %v before, and to %v now", before, problems)
 	}
@@ -225,14 +227,10 @@ func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) ([]inva
 func imprint(s *flows.Site, reboot bool) (string, error) {
 	sum := sha256.New()
 	names := make(map[uint64]int)
-	err := filepath.WalkDir(s.Dir, func(name string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(s.Dir, name)
-		if err != nil {
-			return err
-		}
+	err := filepath.WalkDir(s.Dir, func(name string, d os.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
+		rel := try.Get(filepath.Rel(s.Dir, name))
 		if rel == "run" && reboot {
 			return filepath.SkipDir
 		}
@@ -240,9 +238,7 @@ func imprint(s *flows.Site, reboot bool) (string, error) {
 			return nil // they name the site
 		}
 		var st unix.Stat_t
-		if err := unix.Lstat(name, &st); err != nil {
-			return err
-		}
+		try.Check(unix.Lstat(name, &st))
 		if names[st.Ino] == 0 {
 			names[st.Ino] = len(names) + 1
 		}
@@ -276,20 +272,17 @@ func recovery(c *flows.Case, by string) []string {
 
 // second kills the recovery, too.
 func (l *Lab) second(ctx context.Context, c *flows.Case, p point) (problems []invariants.Problem, reached bool, err error) {
+	defer try.End(&err)
 	args := recovery(c, p.by)
 	if args == nil {
 		return nil, false, nil
 	}
 	if p.by == "boot" {
-		if err := c.Site.Reboot(); err != nil {
-			return nil, false, err
-		}
+		try.Check(c.Site.Reboot())
 	}
 	// What was sick is what was left, if it was: a version after it that fails in the
 	// same way is another story, and ends on hold.
-	if err := c.Site.Cure(); err != nil {
-		return nil, false, err
-	}
+	try.Check(c.Site.Cure())
 	_, r, err := run(ctx, c.Site, args, p.procs, crashpoint.Kill(p.second))
 	if err != nil && err != errHangs {
 		return nil, false, err

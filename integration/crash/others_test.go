@@ -10,140 +10,104 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// An install that finds its version confirmed says success of a switch that another
-// process made. Whoever made it was maybe killed, or is just about to make it last:
-// what is said must hold after a power cut all the same.
-func TestSuccessOfAnothersSwitchIsDurable(t *testing.T) {
-	w := theWorld(t)
-	f := flows.Find("confirm")
-	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ofRoot := func(c *crashpoint.Call) bool {
-		return c.Name == "syncfs" || c.Name == "fsync" && c.File.Path == s.Root
-	}
-	// Killed between the rename that confirms and the fsync that makes it last.
-	switched := false
-	_, r, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		if c.Name == "rename" && c.To.Path == filepath.Join(s.Root, ".active") {
-			switched = true
-		}
-		return crashpoint.Verdict{Kill: switched && ofRoot(c)}
-	})
-	if err != nil || !r.Killed {
-		t.Fatalf("confirm was not killed where it should be (%v)", err)
-	}
-	install := flows.Find("install-beside-factory").Args(s)
-	said, r, err := run(t.Context(), s, install, 1, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !said.Success() || said.Exit != 0 {
-		t.Fatalf("install of the version that runs: %+v, want success", said)
-	}
-	if !slices.ContainsFunc(r.Calls, func(c crashpoint.Call) bool { return ofRoot(&c) && c.Errno == 0 }) {
-		t.Errorf("success was said, and nothing has made durable what it is about: a power cut makes it %s again", f.Before)
-	}
+// cut is a site whose flow was killed between the rename of its root that makes last and
+// what makes that durable.
+type cut struct {
+	*flows.Site
+	t *testing.T
+	f *flows.Flow
+}
 
-	// And what cannot be made durable is no success.
-	said, _, err = run(t.Context(), s, install, 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		if ofRoot(c) {
+func cutAfter(t *testing.T, flow, last string) *cut {
+	t.Helper()
+	w := theWorld(t)
+	c := &cut{t: t, f: flows.Find(flow)}
+	c.Site = try.Get(w.Build(t.Context(), c.f, filepath.Join(t.TempDir(), "site"), ""))
+	renamed := false
+	if _, r := c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Verdict {
+		renamed = renamed || call.Name == "rename" && call.To.Path == filepath.Join(c.Root, last)
+		return crashpoint.Verdict{Kill: renamed && c.makesDurable(call)}
+	}); !r.Killed {
+		t.Fatalf("%s was not killed where it should be", flow)
+	}
+	return c
+}
+
+func (c *cut) run(args []string, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run) {
+	c.t.Helper()
+	said, r, err := run(c.t.Context(), c.Site, args, 1, plan)
+	try.Check(err)
+	return said, r
+}
+
+// makesDurable reports whether call does it to the store.
+func (c *cut) makesDurable(call *crashpoint.Call) bool {
+	return call.Name == "syncfs" || call.Name == "fsync" && call.File.Path == c.Root
+}
+
+// again runs a command that finds all of it done: what it says must hold after a power
+// cut all the same. What cannot be made durable is no success.
+func (c *cut) again(args []string) {
+	c.t.Helper()
+	said, _ := c.run(args, func(call *crashpoint.Call) crashpoint.Verdict {
+		if c.makesDurable(call) {
 			return crashpoint.Verdict{Errno: unix.EIO}
 		}
 		return crashpoint.Verdict{}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if said.Success() || said.Exit != 10 {
-		t.Errorf("with a disk that fails: exit %d, stages %v; want 10, unknown", said.Exit, said.Stages)
+		c.t.Errorf("%v with a disk that fails: %+v; want exit 10, unknown", args, said)
+	}
+	said, r := c.run(args, nil)
+	if !said.Success() || said.Exit != 0 {
+		c.t.Fatalf("%v: %+v, want success", args, said)
+	}
+	if !slices.ContainsFunc(r.Calls, func(call crashpoint.Call) bool { return c.makesDurable(&call) && call.Errno == 0 }) {
+		c.t.Errorf("%v says %q, and nothing has made durable what it is about", args, said.Stdout)
 	}
 }
 
-// An adoption that finds all of it done says so of what another one did, which was
-// maybe killed before its links were durable.
+// An install that finds its version confirmed says success of a switch that another
+// process made.
+func TestSuccessOfAnothersSwitchIsDurable(t *testing.T) {
+	defer try.Fatal(t)
+	c := cutAfter(t, "confirm", ".active")
+	c.again(flows.Find("install-beside-factory").Args(c.Site))
+}
+
+// An adoption that finds all of it done says so of what another one did.
 func TestAdoptionThatIsToldIsDurable(t *testing.T) {
-	w := theWorld(t)
-	f := flows.Find("adopt")
-	s, err := w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), "")
-	if err != nil {
-		t.Fatal(err)
+	defer try.Fatal(t)
+	c := cutAfter(t, "adopt", "factory")
+	if found := c.f.Look(c.Site); found.State != c.f.After {
+		t.Fatalf("killed at its end: %v, want %v", found.State, c.f.After)
 	}
-	ofRoot := func(c *crashpoint.Call) bool { return c.Name == "fsync" && c.File.Path == s.Root }
-	// Killed when the last of the links is there, at the fsync that makes them last.
-	linked := false
-	_, r, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		linked = linked || c.Name == "rename" && c.To.Path == filepath.Join(s.Root, "factory")
-		return crashpoint.Verdict{Kill: linked && ofRoot(c)}
-	})
-	if err != nil || !r.Killed {
-		t.Fatalf("the adoption was not killed where it should be (%v)", err)
-	}
-	if found := f.Look(s); found.State != f.After {
-		t.Fatalf("killed at its end: %v, want %v", found.State, f.After)
-	}
-	// What cannot be made durable is no success.
-	said, _, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		if ofRoot(c) {
-			return crashpoint.Verdict{Errno: unix.EIO}
-		}
-		return crashpoint.Verdict{}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if said.Exit != 10 {
-		t.Errorf("another adoption, with a disk that fails: exit %d: %s%s; want 10, unknown", said.Exit, said.Stdout, said.Stderr)
-	}
-	said, r, err = run(t.Context(), s, f.Args(s), 1, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if said.Exit != 0 {
-		t.Fatalf("another adoption: exit %d: %s", said.Exit, said.Stderr)
-	}
-	if !slices.ContainsFunc(r.Calls, func(c crashpoint.Call) bool { return ofRoot(&c) && c.Errno == 0 }) {
-		t.Errorf("another adoption says %q, and nothing has made the links durable", said.Stdout)
-	}
+	c.again(c.f.Args(c.Site))
 }
 
 // The guardian tells device-api of a rollback that another run of it made.
 func TestRollbackThatIsToldIsDurable(t *testing.T) {
 	defer try.Fatal(t)
-	w := theWorld(t)
-	f := flows.Find("fallback-health")
-	s := try.Get(w.Build(t.Context(), f, filepath.Join(t.TempDir(), "site"), ""))
-	switched := false
-	_, r, err := run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		if c.Name == "rename" && c.To.Path == filepath.Join(s.Root, ".active") {
-			switched = true
-		}
-		return crashpoint.Verdict{Kill: switched && c.Name == "fsync" && c.File.Path == s.Root}
-	})
-	if err != nil || !r.Killed {
-		t.Fatalf("confirm was not killed where it should be (%v)", err)
-	}
-	try.Check(s.Cure())
+	c := cutAfter(t, "fallback-health", ".active")
+	try.Check(c.Cure())
 	var fsyncs, atReport atomic.Int32
 	atReport.Store(-1)
-	s.OnReport(func(stage string) {
+	c.OnReport(func(stage string) {
 		if stage == "failed" {
 			atReport.CompareAndSwap(-1, fsyncs.Load())
 		}
 	})
-	defer s.OnReport(nil)
-	if _, _, err = run(t.Context(), s, f.Args(s), 1, func(c *crashpoint.Call) crashpoint.Verdict {
-		if c.Name == "fsync" && c.File.Path == s.Root {
+	defer c.OnReport(nil)
+	c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Verdict {
+		if c.makesDurable(call) {
 			fsyncs.Add(1)
 		}
 		return crashpoint.Verdict{}
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	if n := atReport.Load(); n < 1 {
 		t.Errorf("when the rollback was told, the store had been made durable %d times, want 1 (-1: it was not told)", n)
 	}

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,22 +94,9 @@ type reading struct {
 
 // runReads is run, whose reads below l.dir are the points.
 func (l *Lab) runReads(ctx context.Context, s *flows.Site, args []string, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run, error) {
-	argv := s.Command(args)
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	s.Forget()
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errHangs)
-	defer cancel()
-	r, err := crashpoint.StartReads(ctx, cmd, l.dir, programs, plan)
-	if errors.Is(err, errHangs) {
-		return s.Heard(-1, stdout.String(), stderr.String()), r, errHangs
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return s.Heard(r.State.ExitCode(), stdout.String(), stderr.String()), r, nil
+	return runWith(ctx, s, args, 1, func(ctx context.Context, cmd *exec.Cmd) (*crashpoint.Run, error) {
+		return crashpoint.StartReads(ctx, cmd, l.dir, programs, plan)
+	})
 }
 
 // readingOf runs f and looks at what it reads.

@@ -22,7 +22,7 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 	for i := range r.Calls {
 		call := &r.Calls[i]
 		switch call.Name {
-		case "fsync", "syncfs", "syncrange":
+		case "fsync", "syncfs":
 		default:
 			continue
 		}

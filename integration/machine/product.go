@@ -66,14 +66,10 @@ func DeviceOverlayFor(ctx context.Context, a debian.Arch) (_ debian.Overlay, err
 // treeOverlay is the tree at dir, without what a guest has on its data disk.
 func treeOverlay(dir string) (debian.Overlay, error) {
 	overlay := debian.Overlay{}
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
+		rel := try.Get(filepath.Rel(dir, name))
 		guest := "/" + rel
 		switch {
 		case guest == "/etc/ota" || guest == "/opt":
@@ -87,10 +83,7 @@ func treeOverlay(dir string) (debian.Overlay, error) {
 		case !d.Type().IsRegular():
 			return fmt.Errorf("install.sh made %s, which is neither file nor link", guest)
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
+		info := try.Get(d.Info())
 		data, err := os.ReadFile(name)
 		overlay[guest] = debian.File{Mode: info.Mode().Perm(), Data: data}
 		return err

@@ -20,6 +20,7 @@ import (
 	"github.com/tope-ota/ota/applier/bundlecmd"
 	"github.com/tope-ota/ota/guardian"
 	"github.com/tope-ota/ota/integration/cmdtest"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMain(m *testing.M) {
@@ -77,10 +78,9 @@ func commands(shell []string, path string) map[string]func(ts *testscript.TestSc
 // tree describes everything below dir but for the files that are only locked.
 func tree(ts *testscript.TestScript, dir string) string {
 	var b strings.Builder
-	ts.Check(filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
+	ts.Check(filepath.WalkDir(dir, func(name string, d fs.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
 		info, err := d.Info()
 		if err != nil || strings.HasSuffix(name, "lock") {
 			return err
@@ -89,16 +89,10 @@ func tree(ts *testscript.TestScript, dir string) string {
 		fmt.Fprintf(&b, "%s %v", rel, info.Mode())
 		switch {
 		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
+			target := try.Get(os.Readlink(name))
 			fmt.Fprintf(&b, " -> %s %d", target, info.ModTime().UnixNano())
 		case d.Type().IsRegular():
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
+			data := try.Get(os.ReadFile(name))
 			fmt.Fprintf(&b, " %x %d", sha256.Sum256(data), info.ModTime().UnixNano())
 		}
 		b.WriteByte('\n')

@@ -205,20 +205,15 @@ func (w *watcher) look() {
 
 // lookAtCurrent is what a service that starts does: one resolution of current,
 // then its files.
-func (w *watcher) lookAtCurrent() (string, error) {
+func (w *watcher) lookAtCurrent() (_ string, err error) {
+	defer try.End(&err)
 	fd, err := unix.Open(filepath.Join(w.dir, "current"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("current leads nowhere: %w", err)
 	}
 	defer unix.Close(fd)
-	first, err := readAt(fd, "first")
-	if err != nil {
-		return "", err
-	}
-	second, err := readAt(fd, "second")
-	if err != nil {
-		return "", err
-	}
+	first := try.Get(readAt(fd, "first"))
+	second := try.Get(readAt(fd, "second"))
 	if first != second || !slices.Contains(versions, first) {
 		return "", fmt.Errorf("behind current one file is of version %q and another of %q", first, second)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // The marks of a flow: from where on states count, when it told somebody that it is
@@ -38,22 +39,18 @@ type Run struct {
 // RecordFlow prepares f on a new file system and records it. dir is made, for the
 // site and the mount point. The command of f is one of the programs of tried, a world
 // made of w by Rebuild; or w.
-func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs string, size int64, dir string) (*Run, error) {
+func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs string, size int64, dir string) (_ *Run, err error) {
+	defer try.End(&err)
 	r := &Run{Flow: f, Mount: filepath.Join(dir, "disk")}
-	if err := os.MkdirAll(r.Mount, 0o755); err != nil {
-		return nil, err
-	}
+	try.Check(os.MkdirAll(r.Mount, 0o755))
 	root := filepath.Join(r.Mount, "versions")
-	base, err := Prepare(ctx, fs, size, r.Mount, func() (err error) {
+	base := try.Get(Prepare(ctx, fs, size, r.Mount, func() (err error) {
 		if r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root); err != nil {
 			return err
 		}
 		r.Kept, err = f.KeptOf(r.Site)
 		return err
-	})
-	if err != nil {
-		return nil, err
-	}
+	}))
 	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) error {
 		if err := mark(markBegin); err != nil {
 			return err

@@ -148,16 +148,12 @@ func serve(ctx context.Context, base *Image) (_ *disk, err error) {
 }
 
 // log ends the disk and reads all that was written to it.
-func (d *disk) log() ([]Entry, error) {
+func (d *disk) log() (_ []Entry, err error) {
+	defer try.End(&err)
 	// The number of entries is written with a flush.
-	if err := d.export.Sync(); err != nil {
-		return nil, err
-	}
+	try.Check(d.export.Sync())
 	d.end()
-	f, err := os.Open(filepath.Join(d.dir, "log"))
-	if err != nil {
-		return nil, err
-	}
+	f := try.Get(os.Open(filepath.Join(d.dir, "log")))
 	defer f.Close()
 	return readLog(f)
 }

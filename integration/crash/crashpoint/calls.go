@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // An act is a call that was understood.
@@ -31,15 +33,15 @@ var calls = map[uint32]func(*ask) (*act, error){
 	},
 	unix.SYS_OPENAT2: (*ask).openat2,
 
-	unix.SYS_WRITE:    func(a *ask) (*act, error) { return a.write([]uint64{a.arg[1], a.arg[2]}, false, 0) },
-	unix.SYS_PWRITE64: func(a *ask) (*act, error) { return a.write([]uint64{a.arg[1], a.arg[2]}, true, int64(a.arg[3])) },
-	unix.SYS_WRITEV:   func(a *ask) (*act, error) { return a.writev(false, 0) },
-	unix.SYS_PWRITEV:  func(a *ask) (*act, error) { return a.writev(true, int64(a.arg[3])) },
-	unix.SYS_PWRITEV2: unknown("pwritev2"),
+	unix.SYS_WRITE:    func(a *ask) (*act, error) { return a.write(false) },
+	unix.SYS_PWRITE64: func(a *ask) (*act, error) { return a.write(true) },
+	unix.SYS_WRITEV:   unknownTo("writev", 0),
+	unix.SYS_PWRITEV:  unknownTo("pwritev", 0),
+	unix.SYS_PWRITEV2: unknownTo("pwritev2", 0),
 
 	unix.SYS_COPY_FILE_RANGE: (*ask).copyFileRange,
-	unix.SYS_SENDFILE:        (*ask).sendfile,
-	unix.SYS_SPLICE:          (*ask).splice,
+	unix.SYS_SENDFILE:        unknownTo("sendfile", 0),
+	unix.SYS_SPLICE:          unknownTo("splice", 2),
 	unix.SYS_IOCTL:           (*ask).ioctl,
 	unix.SYS_MMAP:            (*ask).mmap,
 
@@ -76,22 +78,18 @@ var calls = map[uint32]func(*ask) (*act, error){
 	unix.SYS_RENAMEAT2:  func(a *ask) (*act, error) { return a.rename(0, 1, 2, 3, int(uint32(a.arg[4]))) },
 	unix.SYS_FCHMODAT:   func(a *ask) (*act, error) { return a.chmod(0, 1, 2, 0) },
 	unix.SYS_FCHMODAT2:  func(a *ask) (*act, error) { return a.chmod(0, 1, 2, int(uint32(a.arg[3]))) },
-	unix.SYS_FCHOWNAT:   func(a *ask) (*act, error) { return a.chown(0, 1, 2, int(int32(a.arg[4]))) },
-	unix.SYS_UTIMENSAT:  (*ask).utimensat,
-	unix.SYS_SETXATTR:   func(a *ask) (*act, error) { return a.setxattr(true) },
-	unix.SYS_LSETXATTR:  func(a *ask) (*act, error) { return a.setxattr(false) },
-	unix.SYS_FSETXATTR:  (*ask).fsetxattr,
+	unix.SYS_FCHOWNAT:   unknown("fchownat"),
+	unix.SYS_FCHOWN:     unknownTo("fchown", 0),
+	unix.SYS_UTIMENSAT:  unknown("utimensat"),
+	unix.SYS_SETXATTR:   unknown("setxattr"),
+	unix.SYS_LSETXATTR:  unknown("lsetxattr"),
+	unix.SYS_FSETXATTR:  unknownTo("fsetxattr", 0),
 	unix.SYS_SETXATTRAT: unknown("setxattrat"),
 
 	unix.SYS_FCHMOD: func(a *ask) (*act, error) {
 		mode := uint32(a.arg[1])
 		return a.onFile(Call{Name: "chmod", Mode: fileMode(mode &^ unix.S_IFMT)}, func(fd int) error { return unix.Fchmod(fd, mode) })
 	},
-	unix.SYS_FCHOWN: func(a *ask) (*act, error) {
-		c := Call{Name: "chown", Owner: int(int32(a.arg[1])), Group: int(int32(a.arg[2]))}
-		return a.onFile(c, func(fd int) error { return unix.Fchown(fd, c.Owner, c.Group) })
-	},
-
 	unix.SYS_FSYNC: func(a *ask) (*act, error) { return a.onFile(Call{Name: "fsync"}, unix.Fsync) },
 	unix.SYS_FDATASYNC: func(a *ask) (*act, error) {
 		return a.onFile(Call{Name: "fsync"}, unix.Fdatasync)
@@ -100,10 +98,8 @@ var calls = map[uint32]func(*ask) (*act, error){
 	unix.SYS_SYNC: func(*ask) (*act, error) {
 		return &act{Call: Call{Name: "syncfs"}, do: func() (int64, error) { unix.Sync(); return 0, nil }}, nil
 	},
-	unix.SYS_SYNC_FILE_RANGE: func(a *ask) (*act, error) {
-		c := Call{Name: "syncrange", Offset: int64(a.arg[1]), Length: int64(a.arg[2])}
-		return a.onFile(c, func(fd int) error { return unix.SyncFileRange(fd, c.Offset, c.Length, int(int32(a.arg[3]))) })
-	},
+	// It makes nothing last that counts on it.
+	unix.SYS_SYNC_FILE_RANGE: unknownTo("sync_file_range", 0),
 
 	// A socket with a name makes a file.
 	unix.SYS_BIND: func(a *ask) (*act, error) {
@@ -143,6 +139,16 @@ var calls = map[uint32]func(*ask) (*act, error){
 func unknown(name string) func(*ask) (*act, error) {
 	return func(a *ask) (*act, error) {
 		return nil, fmt.Errorf("%s (process %d) calls %s, which this supervisor does not understand: it may have changed a file system unseen", a.program(), a.pid, name)
+	}
+}
+
+// unknownTo is unknown, if the descriptor in argument i is of a file.
+func unknownTo(name string, i int) func(*ask) (*act, error) {
+	return func(a *ask) (*act, error) {
+		if _, _, err := a.file(i); err != nil {
+			return nil, err
+		}
+		return unknown(name)(a)
 	}
 }
 
@@ -188,21 +194,16 @@ func (a *ask) openat2() (*act, error) {
 	})
 }
 
-func (a *ask) openHow(dir, path int, how unix.OpenHow, open func(name, uint32) (int, error)) (*act, error) {
+func (a *ask) openHow(dir, path int, how unix.OpenHow, open func(name, uint32) (int, error)) (_ *act, err error) {
+	defer try.End(&err)
 	flags := int(how.Flags)
 	unnamed := flags&unix.O_TMPFILE == unix.O_TMPFILE
-	n, err := a.name(dir, path, flags&unix.O_NOFOLLOW == 0 && flags&(unix.O_CREAT|unix.O_EXCL) != unix.O_CREAT|unix.O_EXCL)
-	if err != nil {
-		return nil, err
-	}
+	n := try.Get(a.name(dir, path, flags&unix.O_NOFOLLOW == 0 && flags&(unix.O_CREAT|unix.O_EXCL) != unix.O_CREAT|unix.O_EXCL))
 	exists := n.place.ID != ID{} && !unnamed
 	if exists && (n.place.Type != 0 || flags&(unix.O_CREAT|unix.O_EXCL) != unix.O_CREAT|unix.O_EXCL && a.isUnreal(n)) {
 		return nil, errGone // a device, a pipe, /proc: nothing is made and nothing truncated
 	}
-	mask, err := a.umask()
-	if err != nil {
-		return nil, err
-	}
+	mask := try.Get(a.umask())
 	mode := uint32(how.Mode) &^ mask
 	t := &act{Call: Call{Name: "open", File: n.place, Flags: flags}, opens: true, fdFlags: flags & unix.O_CLOEXEC}
 	if flags&unix.O_CREAT != 0 || unnamed {
@@ -211,17 +212,12 @@ func (a *ask) openHow(dir, path int, how unix.OpenHow, open func(name, uint32) (
 	if unnamed {
 		t.File = Place{}
 	}
-	t.do = func() (int64, error) {
-		fd, err := open(n, mode)
-		if err != nil {
-			return 0, err
-		}
+	t.do = func() (_ int64, err error) {
+		defer try.End(&err)
+		fd := try.Get(open(n, mode))
 		a.keep(fd)
 		if !exists {
-			made, err := describe(fd)
-			if err != nil {
-				return 0, err
-			}
+			made := try.Get(describe(fd))
 			t.File.ID, t.File.Type, t.File.Made = made.ID, made.Type, true
 		}
 		return int64(fd), nil

@@ -23,10 +23,10 @@ func init() {
 	calls[unix.SYS_LINK] = func(a *ask) (*act, error) { return a.link(here, 0, here, 1, 0) }
 	calls[unix.SYS_RENAME] = func(a *ask) (*act, error) { return a.rename(here, 0, here, 1, 0) }
 	calls[unix.SYS_CHMOD] = func(a *ask) (*act, error) { return a.chmod(here, 0, 1, 0) }
-	calls[unix.SYS_CHOWN] = func(a *ask) (*act, error) { return a.chown(here, 0, 1, 0) }
-	calls[unix.SYS_LCHOWN] = func(a *ask) (*act, error) { return a.chown(here, 0, 1, unix.AT_SYMLINK_NOFOLLOW) }
-	// Times in microseconds and whole seconds: nobody calls these any more.
-	for nr, name := range map[uint32]string{unix.SYS_UTIME: "utime", unix.SYS_UTIMES: "utimes", unix.SYS_FUTIMESAT: "futimesat", unix.SYS_MKNOD: "mknod"} {
+	for nr, name := range map[uint32]string{
+		unix.SYS_CHOWN: "chown", unix.SYS_LCHOWN: "lchown", unix.SYS_MKNOD: "mknod",
+		unix.SYS_UTIME: "utime", unix.SYS_UTIMES: "utimes", unix.SYS_FUTIMESAT: "futimesat",
+	} {
 		calls[nr] = unknown(name)
 	}
 }

@@ -28,21 +28,16 @@ type Call struct {
 	Mode  fs.FileMode
 	// Offset and Length say which bytes write, copy, clone and fallocate change; of
 	// an appending write or one at the file's position, Offset is where it was. Of
-	// truncate, Offset is the new end and Length 0; of syncrange, Length 0 is all.
+	// truncate, Offset is the new end and Length 0.
 	Offset, Length int64
 	// Data is what write, copy and clone left in these bytes: Length of them, as
 	// many as were asked for if the call failed, and nil if a copy or clone failed.
-	// Of setxattr it is the value.
 	Data []byte
-	// Target is the text of a symlink, and the name of an attribute.
+	// Target is the text of a symlink.
 	Target string
 	// Source is the file that copy, clone and link took from. Of link, File is the
 	// same.
 	Source Place
-	// Owner and Group are those of chown, -1: not changed.
-	Owner, Group int
-	// Times are those of utimes, of access and of change; nil is now.
-	Times []unix.Timespec
 	// Result is what the call returned, a descriptor of open or a number of bytes;
 	// Errno is why it failed, 0 if it did not. Injected: it was never made, and
 	// told to have failed with Errno.
@@ -72,8 +67,8 @@ type ID struct{ Dev, Ino uint64 }
 // Names are the names of calls.
 var Names = []string{
 	"open",      // only if it may make or truncate a file
-	"write",     // also pwrite, writev, pwritev, splice out of a pipe
-	"copy",      // copy_file_range, sendfile
+	"write",     // also pwrite
+	"copy",      // copy_file_range
 	"clone",     // ioctl FICLONE, FICLONERANGE
 	"truncate",  // also ftruncate
 	"fallocate", //
@@ -83,10 +78,6 @@ var Names = []string{
 	"rename",    //
 	"unlink",    // also rmdir: Flags has AT_REMOVEDIR
 	"chmod",     // also fchmod
-	"chown",     //
-	"utimes",    //
-	"setxattr",  //
 	"fsync",     // also fdatasync
 	"syncfs",    // also sync
-	"syncrange", // sync_file_range
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // here is, as an argument's number, AT_FDCWD.
@@ -40,19 +42,13 @@ type name struct {
 
 // name reads the path in argument path, relative to that in argument dir. follow:
 // if it is a link, the call means what that leads to.
-func (a *ask) name(dir, path int, follow bool) (name, error) {
-	if err := a.inOurs(); err != nil {
-		return name{}, err
-	}
-	text, err := a.path(a.arg[path])
-	if err != nil {
-		return name{}, err
-	}
+func (a *ask) name(dir, path int, follow bool) (_ name, err error) {
+	defer try.End(&err)
+	try.Check(a.inOurs())
+	text := try.Get(a.path(a.arg[path]))
 	n := name{path: text}
 	if n.dir = unix.AT_FDCWD; !strings.HasPrefix(text, "/") {
-		if n.dir, err = a.dir(dir); err != nil {
-			return name{}, err
-		}
+		n.dir = try.Get(a.dir(dir))
 	}
 	n.place, err = a.locate(n.dir, text, follow)
 	return n, err
@@ -168,15 +164,10 @@ func unreal(fd int) bool {
 
 // file is a copy of the descriptor in argument i and its place. Of what is not on a
 // file system, the call is none of ours: errGone.
-func (a *ask) file(i int) (int, Place, error) {
-	fd, err := a.fd(int(int32(a.arg[i])))
-	if err != nil {
-		return 0, Place{}, err
-	}
-	p, err := describe(fd)
-	if err != nil {
-		return 0, Place{}, err
-	}
+func (a *ask) file(i int) (_ int, _ Place, err error) {
+	defer try.End(&err)
+	fd := try.Get(a.fd(int(int32(a.arg[i]))))
+	p := try.Get(describe(fd))
 	if !isFile(p) || unreal(fd) {
 		return 0, Place{}, errGone
 	}

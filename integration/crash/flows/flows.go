@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A State is what a store says.
@@ -361,70 +362,46 @@ func (s *Site) half(ctx context.Context, version string) error {
 }
 
 // ruin flips a bit of a file of the store.
-func (s *Site) ruin(name string) error {
+func (s *Site) ruin(name string) (err error) {
+	defer try.End(&err)
 	name = filepath.Join(s.Root, name)
-	info, err := os.Stat(name)
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
+	info := try.Get(os.Stat(name))
+	data := try.Get(os.ReadFile(name))
 	data[0] ^= 1
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
+	f := try.Get(os.OpenFile(name, os.O_WRONLY, 0))
 	defer f.Close()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
+	try.Get(f.Write(data))
 	return os.Chtimes(name, info.ModTime(), info.ModTime())
 }
 
 // litter is what crashes leave: halves that were unpacked or deleted, a temporary
 // link, a generation that was never switched to.
-func (s *Site) litter() error {
+func (s *Site) litter() (err error) {
+	defer try.End(&err)
 	for _, dir := range []string{".staging/v9.0.0/bin", ".trash/v0.9.0-0/bin", ".trash/v0.9.0-0/share", ".active1234", ".generations/99"} {
 		if dir == ".active1234" {
 			dir = "..active1234"
 		}
-		if err := os.MkdirAll(filepath.Join(s.Root, dir), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Join(s.Root, dir), 0o755))
 	}
 	for _, file := range []string{".staging/v9.0.0/bin/app", ".trash/v0.9.0-0/bin/app", ".trash/v0.9.0-0/share/data"} {
-		if err := os.WriteFile(filepath.Join(s.Root, file), []byte("half"), 0o644); err != nil {
-			return err
-		}
+		try.Check(os.WriteFile(filepath.Join(s.Root, file), []byte("half"), 0o644))
 	}
 	return os.Symlink(".generations/98", filepath.Join(s.Root, "..active1234", "tmp"))
 }
 
 // unshare gives every file of the versions an inode of its own.
 func (s *Site) unshare() error {
-	return filepath.WalkDir(s.Root, func(name string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+	return filepath.WalkDir(s.Root, func(name string, d os.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		if failed != nil || !d.Type().IsRegular() {
+			return failed
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(name+".copy", data, 0o644); err != nil {
-			return err
-		}
-		if err := os.Chmod(name+".copy", info.Mode()); err != nil {
-			return err
-		}
-		if err := os.Chtimes(name+".copy", info.ModTime(), info.ModTime()); err != nil {
-			return err
-		}
+		info := try.Get(d.Info())
+		data := try.Get(os.ReadFile(name))
+		try.Check(os.WriteFile(name+".copy", data, 0o644))
+		try.Check(os.Chmod(name+".copy", info.Mode()))
+		try.Check(os.Chtimes(name+".copy", info.ModTime(), info.ModTime()))
 		return os.Rename(name+".copy", name)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Case is a site on which a flow was interrupted, or not.
@@ -105,17 +106,14 @@ func (c *Case) kept(now State, all bool) (problems []invariants.Problem) {
 // just tries again, it comes up with a whole version and confirms it; and then a
 // good version can be installed, and is confirmed. Everything that does not go so
 // is a problem; Stuck, but for what Look finds.
-func (c *Case) Aftermath(ctx context.Context, reboot bool) ([]invariants.Problem, error) {
+func (c *Case) Aftermath(ctx context.Context, reboot bool) (_ []invariants.Problem, err error) {
+	defer try.End(&err)
 	a := &aftermath{Case: c, ctx: ctx}
 	s := c.Site
-	if err := s.Cure(); err != nil {
-		return nil, err
-	}
+	try.Check(s.Cure())
 	empty := c.Flow.Look(s).Generation == 0
 	if reboot {
-		if err := s.Reboot(); err != nil {
-			return nil, err
-		}
+		try.Check(s.Reboot())
 		if !empty || c.Flow.Before.Current != "" {
 			a.run([]int{0}, "ota-guardian", "boot", "--boot-id", "aftermath", "--last-boot", "unclean")
 			a.look("the boot", "")

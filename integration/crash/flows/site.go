@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Site is a device without systemd: a store, its configuration and what was
@@ -43,14 +44,10 @@ func (w *World) NewSite(dir, root string) (*Site, error) {
 }
 
 // Build is a site in dir on which f was prepared, all of it durable.
-func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (*Site, error) {
-	s, err := w.NewSite(dir, root)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(s.Root, 0o755); err != nil {
-		return nil, err
-	}
+func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, err error) {
+	defer try.End(&err)
+	s := try.Get(w.NewSite(dir, root))
+	try.Check(os.MkdirAll(s.Root, 0o755))
 	if f.Prepare != nil {
 		if err := f.Prepare(ctx, s); err != nil {
 			return nil, fmt.Errorf("flow %s: %w", f.Name, err)

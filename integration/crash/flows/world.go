@@ -128,11 +128,10 @@ func (w *World) makeBundles(ctx context.Context) (err error) {
 
 // plant makes the tree of a version: small, with one of everything that a version
 // can hold, and in which some files are those of every version.
-func plant(dir, version string) error {
+func plant(dir, version string) (err error) {
+	defer try.End(&err)
 	for _, d := range []string{"bin", "lib/deep/er", "share", "empty"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	same := make([]byte, 40_000)
 	rand.NewChaCha8([32]byte{1}).Read(same)
@@ -151,9 +150,7 @@ func plant(dir, version string) error {
 		if strings.HasPrefix(name, "bin/") {
 			mode = 0o755
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), content, mode); err != nil {
-			return err
-		}
+		try.Check(os.WriteFile(filepath.Join(dir, name), content, mode))
 	}
 	return errors.Join(os.Symlink("bin/app", filepath.Join(dir, "app")), os.Symlink("../share/same", filepath.Join(dir, "lib", "link")))
 }

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 type manifest struct {
@@ -112,14 +114,10 @@ type file struct {
 // writable.
 func (l *looker) tree(version, dir string, isFactory bool) map[string]file {
 	all := make(map[string]file)
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
+		info := try.Get(d.Info())
 		if isFactory && d.Type() != fs.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
 			l.broken(version, "it is the factory, and %s is %v", name, info.Mode())
 		}
@@ -135,22 +133,13 @@ func (l *looker) tree(version, dir string, isFactory bool) map[string]file {
 		case fs.ModeDir:
 			f = file{kind: "dir", mode: info.Mode().Perm()}
 		case 0:
-			data, err := os.Open(name)
-			if err != nil {
-				return err
-			}
+			data := try.Get(os.Open(name))
 			defer data.Close()
 			h := sha256.New()
-			n, err := io.Copy(h, data)
-			if err != nil {
-				return err
-			}
+			n := try.Get(io.Copy(h, data))
 			f = file{kind: "file", mode: info.Mode().Perm(), size: n, content: hex.EncodeToString(h.Sum(nil))}
 		case fs.ModeSymlink:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
+			target := try.Get(os.Readlink(name))
 			f = file{kind: "link", content: target}
 		}
 		all[rel] = f
@@ -179,32 +168,19 @@ func (l *looker) refs(r *record) {
 // several names may get and lose other ones.
 func Fingerprint(dir string) (string, error) {
 	h := sha256.New()
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
+		info := try.Get(d.Info())
+		rel := try.Get(filepath.Rel(dir, name))
 		st := info.Sys().(*syscall.Stat_t)
 		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
 		switch info.Mode().Type() {
 		case 0:
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
+			data := try.Get(os.ReadFile(name))
 			h.Write(data)
 		case fs.ModeSymlink:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
+			target := try.Get(os.Readlink(name))
 			fmt.Fprintln(h, target)
 		}
 		return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/weak"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // An Engine is one way to interrupt a command, or to look at what it does. Each is
@@ -97,6 +98,7 @@ func (b *Bench) Try(ctx context.Context, f *flows.Flow, overlay, dir string) (*T
 
 // Find is what e finds of the mutant; empty: nothing.
 func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
+	defer try.End(&err)
 	switch e {
 	case Kills:
 		return t.lab.Of(t.bad).Kills(ctx, t.Flow)
@@ -115,10 +117,7 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 		}
 		return found, err
 	}
-	logs, err := t.recordings(ctx)
-	if err != nil {
-		return "", err
-	}
+	logs := try.Get(t.recordings(ctx))
 	for i, r := range logs {
 		most := 60
 		if i > 0 {
@@ -130,10 +129,7 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 				return r.Unlocked[0], nil
 			}
 		case Weak:
-			undone, err := r.Undone()
-			if err != nil {
-				return "", err
-			}
+			undone := try.Get(r.Undone())
 			if len(undone) > 0 {
 				return undone[0], nil
 			}
@@ -145,16 +141,11 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 	return "", nil
 }
 
-func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (*weak.Recording, error) {
-	dir, err := os.MkdirTemp(t.dir, "log-")
-	if err != nil {
-		return nil, err
-	}
+func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (_ *weak.Recording, err error) {
+	defer try.End(&err)
+	dir := try.Get(os.MkdirTemp(t.dir, "log-"))
 	defer os.RemoveAll(dir)
-	clone, err := t.site.Clone(filepath.Join(dir, "site"))
-	if err != nil {
-		return nil, err
-	}
+	clone := try.Get(t.site.Clone(filepath.Join(dir, "site")))
 	defer clone.Remove()
 	return weak.RecordAt(ctx, clone.In(t.bad), t.Flow, plan)
 }
@@ -162,14 +153,12 @@ func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (*weak.Recordi
 // recordings are the logs of a run that nothing interrupts and of those in which the first
 // or the last sync of its kind fails, or a removal and all after it: one that fails once is made again,
 // by another call.
-func (t *Trial) recordings(ctx context.Context) ([]*weak.Recording, error) {
+func (t *Trial) recordings(ctx context.Context) (_ []*weak.Recording, err error) {
+	defer try.End(&err)
 	if t.logs != nil {
 		return t.logs, nil
 	}
-	whole, err := t.record(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
+	whole := try.Get(t.record(ctx, nil))
 	logs := []*weak.Recording{whole}
 	last := make(map[string]int)
 	for i := range whole.Calls {
@@ -184,15 +173,12 @@ func (t *Trial) recordings(ctx context.Context) ([]*weak.Recording, error) {
 		}
 		first[kind] = true
 		same, failing, on := whole.Same(c.Point), false, c.Name == "unlink"
-		r, err := t.record(ctx, func(c *crashpoint.Call) crashpoint.Verdict {
+		r := try.Get(t.record(ctx, func(c *crashpoint.Call) crashpoint.Verdict {
 			if failing = failing && on || same(c); failing {
 				return crashpoint.Verdict{Errno: unix.EIO}
 			}
 			return crashpoint.Verdict{}
-		})
-		if err != nil {
-			return nil, err
-		}
+		}))
 		logs = append(logs, r)
 	}
 	t.logs = logs
@@ -216,15 +202,10 @@ func (t *Trial) blocks(ctx context.Context) (found string, err error) {
 }
 
 func (t *Trial) blocksOn(ctx context.Context, fs blocks.Filesystem) (found string, err error) {
-	dir, err := os.MkdirTemp("", "mutant-")
-	if err != nil {
-		return "", err
-	}
+	defer try.End(&err)
+	dir := try.Get(os.MkdirTemp("", "mutant-"))
 	defer os.RemoveAll(dir)
-	r, err := blocks.RecordFlow(ctx, t.World, t.bad, t.Flow, fs.Name, fs.Size, filepath.Join(dir, "run"))
-	if err != nil {
-		return "", err
-	}
+	r := try.Get(blocks.RecordFlow(ctx, t.World, t.bad, t.Flow, fs.Name, fs.Size, filepath.Join(dir, "run")))
 	defer r.Close()
 	_, err = r.Judge(ctx, r.Plan(states, 1), 20, func(f *blocks.Finding) bool {
 		if f.Err == nil {

@@ -269,7 +269,7 @@ func TestSyncsAreNeeded(t *testing.T) {
 				r.Calls = slices.Clone(r.Calls)
 				for i := range r.Calls {
 					if c := &r.Calls[i]; slices.Contains(p.points, c.Point) {
-						r.Calls[i] = crashpoint.Call{Point: c.Point, Name: "syncrange", File: c.File}
+						r.Calls[i] = crashpoint.Call{Point: c.Point, Name: "open", File: c.File} // and nothing more
 					}
 				}
 				undone, err := r.Undone()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Node is a tree that nobody changes any more: what was found on a disk, or what
@@ -100,7 +101,8 @@ func ReadNode(dir string) (*Node, error) {
 	return read(dir, make(map[crashpoint.ID]*Node))
 }
 
-func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
+func read(name string, seen map[crashpoint.ID]*Node) (_ *Node, err error) {
+	defer try.End(&err)
 	var st unix.Stat_t
 	if err := unix.Lstat(name, &st); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
@@ -114,26 +116,15 @@ func read(name string, seen map[crashpoint.ID]*Node) (*Node, error) {
 	case unix.S_IFDIR:
 		n.Mode |= fs.ModeDir
 		n.Names = make(map[string]*Node)
-		entries, err := os.ReadDir(name)
-		if err != nil {
-			return nil, err
-		}
+		entries := try.Get(os.ReadDir(name))
 		for _, e := range entries {
-			if n.Names[e.Name()], err = read(filepath.Join(name, e.Name()), seen); err != nil {
-				return nil, err
-			}
+			n.Names[e.Name()] = try.Get(read(filepath.Join(name, e.Name()), seen))
 		}
 	case unix.S_IFLNK:
 		n.Mode |= fs.ModeSymlink
-		var err error
-		if n.Target, err = os.Readlink(name); err != nil {
-			return nil, err
-		}
+		n.Target = try.Get(os.Readlink(name))
 	case unix.S_IFREG:
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
+		data := try.Get(os.ReadFile(name))
 		n.Data = NewBlob(data)
 	default:
 		n.Mode |= fs.ModeIrregular // a FIFO or socket: nothing is written to it
@@ -217,16 +208,13 @@ func (i *Inode) Kept() *Blob { return i.kept.data }
 // Write makes the tree n at dir, which must not exist. Files with two names get them.
 func (n *Node) Write(dir string) error { return n.write(dir, make(map[*Node]string)) }
 
-func (n *Node) write(name string, files map[*Node]string) error {
+func (n *Node) write(name string, files map[*Node]string) (err error) {
+	defer try.End(&err)
 	switch n.Mode.Type() {
 	case fs.ModeDir:
-		if err := os.Mkdir(name, 0o700); err != nil {
-			return err
-		}
+		try.Check(os.Mkdir(name, 0o700))
 		for sub, is := range n.Names {
-			if err := is.write(filepath.Join(name, sub), files); err != nil {
-				return err
-			}
+			try.Check(is.write(filepath.Join(name, sub), files))
 		}
 		return os.Chmod(name, n.Mode.Perm())
 	case fs.ModeSymlink:
@@ -236,9 +224,7 @@ func (n *Node) write(name string, files map[*Node]string) error {
 			return os.Link(first, name)
 		}
 		files[n] = name
-		if err := os.WriteFile(name, n.Data.bytes, 0o600); err != nil {
-			return err
-		}
+		try.Check(os.WriteFile(name, n.Data.bytes, 0o600))
 		return os.Chmod(name, n.Mode.Perm())
 	}
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)

@@ -88,8 +88,6 @@ func (d *Disk) play(c *crashpoint.Call) error {
 		case c.Flags&keepSize == 0 && c.Offset+c.Length > i.Data.Len():
 			i.write(c.Point, i.Data.resized(c.Offset+c.Length))
 		}
-	case "utimes":
-		// No program believes a time.
 	case "chmod":
 		i.Mode = c.Mode.Perm()
 		i.Pending = append(i.Pending, &Change{Point: c.Point, Mode: i.Mode, HasMode: true})

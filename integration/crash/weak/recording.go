@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Recording is one run of a flow.
@@ -44,17 +45,12 @@ func Record(ctx context.Context, w *flows.World, f *flows.Flow, dir string, plan
 }
 
 // RecordAt runs f with plan on s, where it was prepared.
-func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint.Plan) (*Recording, error) {
+func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint.Plan) (_ *Recording, err error) {
+	defer try.End(&err)
 	s.Forget()
-	before, err := ReadNode(s.Dir)
-	if err != nil {
-		return nil, err
-	}
+	before := try.Get(ReadNode(s.Dir))
 	r := &Recording{Flow: f, Dir: s.Dir, Root: s.Root, Before: before}
-	kept, err := f.KeptOf(s)
-	if err != nil {
-		return nil, err
-	}
+	kept := try.Get(f.KeptOf(s))
 	argv := s.Command(f.Args(s))
 	cmd := exec.Command(argv[0], argv[1:]...)
 	// With one processor, a run is much like the other: a point is found again.
@@ -90,7 +86,7 @@ func (e *ExitError) Error() string { return e.text }
 // moment nobody moves, so who must have it has it or never took it. Names of the
 // store's folder that are made once for ever need none.
 func (r *Recording) watch(c *crashpoint.Call) {
-	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "syncrange" || c.Name == "open" && !c.File.Made {
+	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "open" && !c.File.Made {
 		return
 	}
 	places := []crashpoint.Place{c.File, c.To}

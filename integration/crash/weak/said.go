@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // What no state of the store shows, as its programs make up for it, and is promised all the
@@ -22,12 +23,11 @@ var passing = regexp.MustCompile(`^\.((install\.)?lock(\.new)?|spool|(\.active|c
 // it is done; what it did outside of its folders; and a download that is begun too early.
 // The error is of a log that is not complete.
 func (r *Recording) Undone() (found []string, err error) {
+	defer try.End(&err)
 	d := NewDisk(map[string]*Node{r.Dir: r.Before})
 	if r.Flow.Name == "install-again" {
 		// Another program made the switch a moment before, and may have been killed.
-		if err := d.Unsettle(filepath.Join(r.Root, ".active")); err != nil {
-			return nil, err
-		}
+		try.Check(d.Unsettle(filepath.Join(r.Root, ".active")))
 	}
 	for i := range r.Calls {
 		c := &r.Calls[i]
@@ -41,9 +41,7 @@ func (r *Recording) Undone() (found []string, err error) {
 				found = append(found, "a download is begun, and the note of another one may come back and speak for it")
 			}
 		}
-		if err := d.Play(c); err != nil {
-			return nil, err
-		}
+		try.Check(d.Play(c))
 	}
 	root := d.Lookup(r.Root)
 	if r.Said.Exit != r.Flow.Exit || root == nil {
@@ -79,7 +77,7 @@ func (r *Recording) Undone() (found []string, err error) {
 // changes reports whether c changes the file that it is given, or its name.
 func changes(c *crashpoint.Call) bool {
 	switch c.Name {
-	case "fsync", "syncfs", "syncrange":
+	case "fsync", "syncfs":
 		return false
 	case "open":
 		return c.File.Made

@@ -14,21 +14,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // relay is a serial port: it outlives the agents that are plugged into it.
 func relay(t *testing.T) (c *Client, far *os.File) {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	fds := try.Get(syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0))
 	near, far := os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "guest")
 	defer near.Close()
-	host, err := net.FileConn(near)
-	if err != nil {
-		t.Fatal(err)
-	}
+	host := try.Get(net.FileConn(near))
 	c = NewClient(host)
 	t.Cleanup(func() { c.Close(); far.Close() })
 	return c, far

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // ErrGone ends a call whose agent went away before it answered: the machine
@@ -213,22 +215,18 @@ func (c *Client) do(ctx context.Context, what string, r request) (*reply, error)
 	return answer, nil
 }
 
-func (c *Client) try(ctx context.Context, r request) (*reply, error) {
+func (c *Client) try(ctx context.Context, r request) (_ *reply, err error) {
+	defer try.End(&err)
 	c.mu.Lock()
 	session := c.session
 	c.mu.Unlock()
 	if session == "" {
-		hello, err := c.ping(ctx)
-		if err != nil {
-			return nil, err
-		}
+		hello := try.Get(c.ping(ctx))
 		session = hello.Session
 	}
 	k := c.begin(session, &r)
 	defer c.forget(r)
-	if err := c.send(ctx, r); err != nil {
-		return nil, err
-	}
+	try.Check(c.send(ctx, r))
 	select {
 	case answer := <-k.answer:
 		if answer == nil {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // guest is one session on the guest's side.
@@ -141,25 +143,17 @@ func run(ctx context.Context, argv []string) (reply, error) {
 
 // writeFile puts a file in its place. When it returns nil, its content, its mode
 // and its name are on the disk.
-func writeFile(path string, mode fs.FileMode, data []byte) error {
+func writeFile(path string, mode fs.FileMode, data []byte) (err error) {
+	defer try.End(&err)
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("cannot write %q: the path is not absolute", path)
 	}
 	dir := filepath.Dir(path)
-	if err := makeDirs(dir); err != nil {
-		return err
-	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
-	if err != nil {
-		return err
-	}
+	try.Check(makeDirs(dir))
+	f := try.Get(renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode)))
 	defer f.Cleanup()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return err
-	}
+	try.Get(f.Write(data))
+	try.Check(f.CloseAtomicallyReplace())
 	return syncDir(dir)
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // run boots the machine each time it asks for it or is switched on, until it is
@@ -100,12 +101,10 @@ func (c *Container) bootOnce(number int) error {
 // spawn starts ota-container-init in namespaces and in the machine's cgroup.
 // From failure comes why it could not go on; nothing if systemd runs.
 func (c *Container) spawn(bootID string, console *os.File) (cmd *exec.Cmd, failure *os.File, err error) {
+	defer try.End(&err)
 	plan := c.plan
 	plan.BootID, plan.Console = bootID, console.Name()
-	text, err := json.Marshal(plan)
-	if err != nil {
-		return nil, nil, err
-	}
+	text := try.Get(json.Marshal(plan))
 	planR, planW, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -113,9 +112,7 @@ func (c *Container) spawn(bootID string, console *os.File) (cmd *exec.Cmd, failu
 	defer planR.Close()
 	defer planW.Close()
 	// Less than a pipe holds, so there is no need for a reader yet.
-	if _, err := planW.Write(text); err != nil {
-		return nil, nil, err
-	}
+	try.Get(planW.Write(text))
 	failR, failW, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -163,18 +160,13 @@ func newBootID() string {
 const helloLimit = 2 * time.Minute
 
 // listen takes the calls of the agents of all boots on a socket in dir.
-func (c *Container) listen(dir string) (io.Closer, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
+func (c *Container) listen(dir string) (_ io.Closer, err error) {
+	defer try.End(&err)
+	d := try.Get(os.Open(dir))
 	defer d.Close()
 	// By the descriptor, because a socket's path has at most 107 bytes.
 	path := fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), filepath.Base(agent.SocketPath))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
+	l := try.Get(net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}))
 	l.SetUnlinkOnClose(false)
 	go func() {
 		for {

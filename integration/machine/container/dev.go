@@ -4,8 +4,9 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // devices are the ones every program expects (numbers: the kernel's

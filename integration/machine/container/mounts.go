@@ -7,8 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func mount(source, target, fstype string, flags uintptr, data string) error {
@@ -35,20 +36,17 @@ func readOnly(target string) error {
 
 // mountRoot puts files over the Debian root. Without an upper layer the overlay
 // is read-only, as the image of the virtual machine is.
-func mountRoot(p Plan) error {
-	if err := os.Chdir(p.Dir); err != nil {
-		return err
-	}
+func mountRoot(p Plan) (err error) {
+	defer try.End(&err)
+	try.Check(os.Chdir(p.Dir))
 	// Bound to a short name first: a colon or a comma in a path of the host's
 	// would end the option.
-	if err := bind(p.Root, "lower"); err != nil {
-		return err
-	}
+	try.Check(bind(p.Root, "lower"))
 	flags, options := uintptr(unix.MS_RDONLY), "lowerdir=files:lower"
 	if p.Writable {
 		flags, options = 0, options+",upperdir=upper,workdir=work"
 	}
-	err := mount("overlay", "root", "overlay", flags, options)
+	err = mount("overlay", "root", "overlay", flags, options)
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w (the kernel has no overlayfs, nor a module of it)", err)
 	}
@@ -59,20 +57,17 @@ const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // mountProc mounts /proc with the parts that are the host's read-only, and the
 // boot ID of this boot.
-func mountProc(p Plan) error {
+func mountProc(p Plan) (err error) {
+	defer try.End(&err)
 	proc := p.in("/proc")
-	if err := mount("proc", proc, "proc", noExec, ""); err != nil {
-		return err
-	}
+	try.Check(mount("proc", proc, "proc", noExec, ""))
 	for _, name := range []string{"sys", "sysrq-trigger", "irq", "bus"} {
 		err := readOnly(filepath.Join(proc, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel may be built without it
 			return err
 		}
 	}
-	if err := os.WriteFile(p.in(BootIDFile), []byte(p.BootID+"\n"), 0o444); err != nil {
-		return err
-	}
+	try.Check(os.WriteFile(p.in(BootIDFile), []byte(p.BootID+"\n"), 0o444))
 	return bind(p.in(BootIDFile), filepath.Join(proc, "sys/kernel/random/boot_id"))
 }
 
@@ -114,10 +109,9 @@ func mountVolatile(p Plan) (err error) {
 }
 
 // mountData mounts what survives a boot, and the agent's channel.
-func mountData(p Plan) error {
-	if err := bind(p.Data, p.in("/data")); err != nil {
-		return err
-	}
+func mountData(p Plan) (err error) {
+	defer try.End(&err)
+	try.Check(bind(p.Data, p.in("/data")))
 	for _, b := range p.Binds {
 		from := filepath.Join(p.in("/data"), b.From)
 		if err := os.Mkdir(from, 0o755); err != nil && !os.IsExist(err) {
@@ -127,9 +121,7 @@ func mountData(p Plan) error {
 		if err := os.Mkdir(to, 0o755); err != nil && !os.IsExist(err) {
 			return err
 		}
-		if err := bind(from, to); err != nil {
-			return err
-		}
+		try.Check(bind(from, to))
 	}
 	return bind(p.Agent, p.in(p.AgentAt))
 }

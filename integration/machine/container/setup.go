@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Plan says what a boot is made of. Paths are the host's.
@@ -89,32 +91,24 @@ func cgroupRoot(Plan) error {
 }
 
 // network brings up the loopback interface, the only one there is.
-func network(Plan) error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
+func network(Plan) (err error) {
+	defer try.End(&err)
+	s := try.Get(unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0))
 	defer unix.Close(s)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
+	ifr := try.Get(unix.NewIfreq("lo"))
 	ifr.SetUint16(unix.IFF_UP)
 	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr)
 }
 
 // enter makes the new root the only one. Both are on the same place for a
 // moment; the old one is then the upper of the two (pivot_root(2), NOTES).
-func enter(p Plan) error {
-	if err := os.Chdir(filepath.Join(p.Dir, "root")); err != nil {
-		return err
-	}
+func enter(p Plan) (err error) {
+	defer try.End(&err)
+	try.Check(os.Chdir(filepath.Join(p.Dir, "root")))
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return err
-	}
+	try.Check(unix.Unmount(".", unix.MNT_DETACH))
 	return os.Chdir("/")
 }
 

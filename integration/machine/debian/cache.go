@@ -13,8 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/integration/try"
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // RepoDir finds the folder of this repository's go.mod, from the working
@@ -38,19 +39,14 @@ func RepoDir() (string, error) {
 // cacheDir is where built things are kept: $OTA_CACHE, else .cache/integration
 // in the repository. It is made when it does not exist. It may be removed at any
 // time that no test runs.
-func cacheDir() (string, error) {
+func cacheDir() (_ string, err error) {
+	defer try.End(&err)
 	dir := os.Getenv("OTA_CACHE")
 	if dir == "" {
-		repo, err := RepoDir()
-		if err != nil {
-			return "", err
-		}
+		repo := try.Get(RepoDir())
 		dir = filepath.Join(repo, ".cache", "integration")
 	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
+	dir = try.Get(filepath.Abs(dir))
 	return dir, os.MkdirAll(dir, 0o755)
 }
 

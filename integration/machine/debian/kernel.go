@@ -10,8 +10,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tope-ota/ota/integration/try"
 	"github.com/u-root/u-root/pkg/boot/bzimage"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Kernel is Debian's full kernel, unpacked for QEMU's direct boot.
@@ -39,16 +40,11 @@ func modulesOf(s Suite) []string {
 
 // GetKernel returns the kernel of s for a, unpacking it when the cache has none (20 to 40 s,
 // and a download of 70 MB).
-func GetKernel(ctx context.Context, s Suite, a Arch) (*Kernel, error) {
+func GetKernel(ctx context.Context, s Suite, a Arch) (_ *Kernel, err error) {
+	defer try.End(&err)
 	recipe := Hash(formatOfEntries, s.String(), a.Facts().Kernel, strings.Join(modulesOf(s), " "))
-	dir, err := Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) error { return buildKernel(ctx, dir, s, a) })
-	if err != nil {
-		return nil, err
-	}
-	order, err := os.ReadFile(filepath.Join(dir, "modules.order"))
-	if err != nil {
-		return nil, err
-	}
+	dir := try.Get(Entry(ctx, "kernel-"+recipe, func(ctx context.Context, dir string) error { return buildKernel(ctx, dir, s, a) }))
+	order := try.Get(os.ReadFile(filepath.Join(dir, "modules.order")))
 	k := &Kernel{Arch: a, Image: filepath.Join(dir, "kernel")}
 	for name := range strings.FieldsSeq(string(order)) {
 		k.Modules = append(k.Modules, filepath.Join(dir, "modules", name+".ko"))

@@ -99,17 +99,14 @@ func merged(name string) string {
 	return name
 }
 
-func (f File) install(dst string) error {
+func (f File) install(dst string) (err error) {
+	defer try.End(&err)
 	switch {
 	case f.Link != "":
-		if err := errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)); err != nil {
-			return err
-		}
+		try.Check(errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)))
 		return os.Symlink(f.Link, dst)
 	case f.Mode.IsDir():
-		if err := mkdirAll(dst); err != nil {
-			return err
-		}
+		try.Check(mkdirAll(dst))
 		return os.Chmod(dst, f.Mode)
 	}
 	return writeFile(dst, cmp.Or(f.Mode, 0o644), f.Data)
@@ -140,13 +137,9 @@ func mkdirAll(dir string) error {
 // when the cache has none (1 to 2 s). It is shared: never write to it. It is not
 // compressed: an emulated CPU would pay for it at each read.
 func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) {
-	if err := o.check(); err != nil {
-		return "", err
-	}
-	root, err := v.Root(ctx)
-	if err != nil {
-		return "", err
-	}
+	defer try.End(&err)
+	try.Check(o.check())
+	root := try.Get(v.Root(ctx))
 	name := "image-" + Hash(formatOfEntries, filepath.Base(filepath.Dir(root)), o.Hash())
 	dir, err := Entry(ctx, name, func(ctx context.Context, dir string) (err error) {
 		defer try.End(&err)

@@ -148,18 +148,14 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 		wanted = append(wanted, "usr-is-merged")
 	}
 	recipe := fmt.Sprint(formatOfEntries, v, wanted, unwanted, folders, links, files, passwdLines, groupLines, masked, leftOut(v.Arch))
-	dir, err = Entry(ctx, "root-"+Hash(recipe), func(ctx context.Context, dir string) error {
+	dir, err = Entry(ctx, "root-"+Hash(recipe), func(ctx context.Context, dir string) (err error) {
+		defer try.End(&err)
 		root, status := filepath.Join(dir, "root"), ""
 		if v.Dpkg {
 			status = filepath.Join(dir, "status")
 		}
-		pkgs, err := fetch(ctx, v, root, wanted, leftOut(v.Arch), status, func(all []string) []string { return named(all, false, unwanted...) })
-		if err != nil {
-			return err
-		}
-		if err := configure(root, status); err != nil {
-			return err
-		}
+		pkgs := try.Get(fetch(ctx, v, root, wanted, leftOut(v.Arch), status, func(all []string) []string { return named(all, false, unwanted...) }))
+		try.Check(configure(root, status))
 		return os.WriteFile(filepath.Join(dir, "packages.txt"), []byte(strings.Join(pkgs, "\n")+"\n"), 0o644)
 	})
 	return filepath.Join(dir, "root"), err

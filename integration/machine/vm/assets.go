@@ -64,20 +64,15 @@ func commonOf(ctx context.Context, g guest) (_ *common, err error) {
 }
 
 // prepare builds what is not in the cache: everything takes about a minute.
-func prepare(ctx context.Context, o Options) (*assets, error) {
-	c, err := commonOf(ctx, guest{o.Variant.Suite, o.Variant.Arch})
-	if err != nil {
-		return nil, err
-	}
+func prepare(ctx context.Context, o Options) (_ *assets, err error) {
+	defer try.End(&err)
+	c := try.Get(commonOf(ctx, guest{o.Variant.Suite, o.Variant.Arch}))
 	all := debian.Overlay{
 		agent.Path:      {Mode: 0o755, Data: c.agent},
 		agent.UnitPath:  debian.Unit(agent.Unit),
 		agent.UnitWants: {Link: agent.UnitPath},
 	}
 	all.Add(o.Overlay)
-	root, err := o.Variant.Image(ctx, all)
-	if err != nil {
-		return nil, err
-	}
+	root := try.Get(o.Variant.Image(ctx, all))
 	return &assets{kernel: c.kernel, initramfs: c.initramfs, root: root}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // initramfs makes the first file system of the virtual test machine: the kernel's
@@ -24,11 +25,9 @@ import (
 //
 // The bytes are the same for the same modules and source. It is not compressed: the
 // emulated CPU would have to undo it.
-func initramfs(ctx context.Context, k *debian.Kernel) ([]byte, error) {
-	init, err := debian.ProgramFor(ctx, k.Arch, "./integration/machine/vm/cmd/init")
-	if err != nil {
-		return nil, err
-	}
+func initramfs(ctx context.Context, k *debian.Kernel) (_ []byte, err error) {
+	defer try.End(&err)
+	init := try.Get(debian.ProgramFor(ctx, k.Arch, "./integration/machine/vm/cmd/init"))
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
@@ -38,10 +37,7 @@ func initramfs(ctx context.Context, k *debian.Kernel) ([]byte, error) {
 	}
 	var order strings.Builder
 	for _, file := range k.Modules {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
+		data := try.Get(os.ReadFile(file))
 		name := path.Base(file)
 		fmt.Fprintln(&order, name)
 		records = append(records, cpio.StaticFile("modules/"+name, string(data), 0o644))

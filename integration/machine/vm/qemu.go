@@ -12,8 +12,9 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/tope-ota/ota/integration/machine/agent"
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/machine/agent"
 )
 
 // qemu is one run of QEMU, from power on to power off.

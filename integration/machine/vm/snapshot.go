@@ -11,6 +11,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A snapshot is a folder of the cache with a machine that has booted: ram, the
@@ -35,13 +36,10 @@ func (v *VM) startWarm(ctx context.Context) error {
 }
 
 // restore continues a machine from the snapshot in dir.
-func (v *VM) restore(ctx context.Context, dir string) error {
-	if err := CopySparse(filepath.Join(dir, "data.img"), v.Disk()); err != nil {
-		return err
-	}
-	if err := v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))); err != nil {
-		return err
-	}
+func (v *VM) restore(ctx context.Context, dir string) (err error) {
+	defer try.End(&err)
+	try.Check(CopySparse(filepath.Join(dir, "data.img"), v.Disk()))
+	try.Check(v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))))
 	return v.resume(ctx)
 }
 
@@ -104,16 +102,13 @@ func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 
 // Save writes the machine as it is to the new folder dir, for Options.From, and
 // switches it off. What the guest has not written to its disk yet is in it too.
-func (v *VM) Save(ctx context.Context, dir string) error {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
+func (v *VM) Save(ctx context.Context, dir string) (err error) {
+	defer try.End(&err)
+	try.Check(os.Mkdir(dir, 0o755))
 	if err := v.pause(ctx, dir); err != nil {
 		return fmt.Errorf("cannot save the virtual machine: %w", err)
 	}
-	if err := v.PowerOff(); err != nil {
-		return err
-	}
+	try.Check(v.PowerOff())
 	return CopySparse(v.Disk(), filepath.Join(dir, "data.img"))
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // bootLimit is how long a boot may take until the agent's hello. 4 to 7 s on a
@@ -56,20 +57,16 @@ type VM struct {
 // Start starts a machine and returns when its agent has said hello (after a warm
 // start, that is, Options.Cold false: when the whole boot is over). The end of
 // ctx stops the machine, also much later. The caller calls Stop.
-func Start(ctx context.Context, o Options) (*VM, error) {
+func Start(ctx context.Context, o Options) (_ *VM, err error) {
+	defer try.End(&err)
 	o.DataSize = cmp.Or(o.DataSize, 1<<30)
 	if missing := MissingFor(o.Variant.Arch); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
-	a, err := prepare(ctx, o)
-	if err != nil {
-		return nil, err
-	}
+	a := try.Get(prepare(ctx, o))
 	v := newVM(o, a, o.Dir, agent.NewConsole())
 	if v.dir == "" {
-		if v.dir, err = os.MkdirTemp("", "ota-vm-"); err != nil {
-			return nil, err
-		}
+		v.dir = try.Get(os.MkdirTemp("", "ota-vm-"))
 		v.ownDir = true
 	}
 	context.AfterFunc(ctx, func() { v.Stop() })

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -47,23 +49,16 @@ func serve(ctx context.Context, address netip.AddrPort) error {
 
 // set adds the address to the loopback interface, as another name of it, or
 // removes it. By ioctl, netdevice(7): the machine has no ip(8).
-func set(address netip.Addr, up bool) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
+func set(address netip.Addr, up bool) (err error) {
+	defer try.End(&err)
+	fd := try.Get(unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0))
 	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo:1")
-	if err != nil {
-		return err
-	}
+	ifr := try.Get(unix.NewIfreq("lo:1"))
 	if !up {
 		ifr.SetUint16(0) // without IFF_UP: such a name is gone then
 		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 	}
 	ip := address.As4()
-	if err := ifr.SetInet4Addr(ip[:]); err != nil {
-		return err
-	}
+	try.Check(ifr.SetInet4Addr(ip[:]))
 	return unix.IoctlIfreq(fd, unix.SIOCSIFADDR, ifr)
 }

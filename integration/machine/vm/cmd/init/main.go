@@ -63,28 +63,20 @@ func mount(source, target, fstype string, flags uintptr, data string) error {
 	return nil
 }
 
-func mountKernel() error {
+func mountKernel() (err error) {
+	defer try.End(&err)
 	for _, m := range []struct{ fstype, target string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
-		if err := os.MkdirAll(m.target, 0o755); err != nil {
-			return err
-		}
-		if err := mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""); err != nil {
-			return err
-		}
+		try.Check(os.MkdirAll(m.target, 0o755))
+		try.Check(mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""))
 	}
 	return nil
 }
 
-func loadModules() error {
-	order, err := os.ReadFile("/modules.order")
-	if err != nil {
-		return err
-	}
+func loadModules() (err error) {
+	defer try.End(&err)
+	order := try.Get(os.ReadFile("/modules.order"))
 	for name := range strings.FieldsSeq(string(order)) {
-		f, err := os.Open("/modules/" + name)
-		if err != nil {
-			return err
-		}
+		f := try.Get(os.Open("/modules/" + name))
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		f.Close()
 		if err != nil && err != unix.EEXIST {
