@@ -40,16 +40,8 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 `)))
 	// Long enough to look at both while they are there.
 	try.Check(d.Configure(ctx, 5*d.Limits.Stable, d.Limits.Deadline))
-	url := try.Get(d.Offer(ctx, v12))
-	ended := make(chan error, 1)
-	go func() {
-		r, err := d.Exec(ctx, "ota-apply", "install", url)
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("ota-apply install 1.2.0: %s", r)
-		}
-		ended <- err
-	}()
-	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
+	install := begin(ctx, d, v12)
+	install.switched(ctx)
 	looked := try.Get(d.Must(ctx, "bash", "-c", `
 		until [ -e `+said+`-1.2.0 ]; do sleep 0.05; done
 		cat `+said+`-1.2.0
@@ -65,7 +57,7 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		until [ -e `+waits+` ]; do sleep 0.05; done
 		rm `+slow+`
 		systemctl kill --kill-who=main --signal=KILL 'ota-health@*.service'`))
-	try.Check(<-ended)
+	install.ends(bootcheck.ExitDone)
 	net := func(who string) string {
 		if m := regexp.MustCompile(`(?m)^` + who + ` (net:\[\d+\])`).FindStringSubmatch(looked); m != nil {
 			return m[1]

@@ -199,15 +199,11 @@ func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Versio
 		// It may have been left here before.
 		try.Check(installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
 	}
-	url := try.Get(d.Offer(ctx, bad))
-	ended := make(chan error, 1)
-	go func() {
-		_, err := d.Exec(ctx, "ota-apply", "install", url)
-		ended <- err
-	}()
+	install := begin(ctx, d, bad)
 	try.Check(waitFor(ctx, d, bad.Name+" to be current", func(s *bootcheck.Status) bool {
 		return s.Current == bad.Name || s.LastRollback != nil && s.LastRollback.From == bad.Name
 	}))
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
-	return <-ended
+	<-install.ended
+	return install.err
 }

@@ -16,11 +16,7 @@ func Freezes(ctx context.Context, d *machine.Device, freeze func() error) (err e
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
 	boot := try.Get(d.BootID(ctx))
-	url := try.Get(d.Offer(ctx, v12Fails))
-	install, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
-	try.Check(waitFor(ctx, d, "1.2.0 to be watched", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
+	begin(ctx, d, v12Fails).switched(ctx)
 	// It is watched when ota-confirm has seen what is bad about it.
 	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers: .*500'; do sleep 0.1; done`))
 	try.Check(freeze())

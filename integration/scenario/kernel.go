@@ -68,10 +68,7 @@ func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class
 	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait))
 	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\n`+class+` = 3/`, machine.Etc+"/ota.toml"))
 	boot := try.Get(d.BootID(ctx))
-	url := try.Get(d.Offer(ctx, bad))
-	install, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+	begin(ctx, d, bad)
 	return d.WaitReboot(ctx, boot)
 }
 
@@ -117,19 +114,14 @@ func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
 // off or reboot it at any moment, up to three times, while it is installed, on
 // trial and after. It is never taken back. It says how often a trial was met.
 func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (trials int, err error) {
-	if err := start(ctx, d, v11); err != nil {
-		return 0, err
-	}
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.1.0"
 	for i := range n {
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
-		url, err := d.Offer(ctx, v)
-		if err != nil {
-			return trials, err
-		}
 		install, cancel := context.WithCancel(ctx)
-		go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+		begin(install, d, v)
 		for range 1 + random.IntN(3) {
 			moment := time.Duration(random.Int64N(int64(2 * d.Limits.Stable)))
 			select {

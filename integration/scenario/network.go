@@ -45,19 +45,11 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")))
 	// Long enough to look at the server with and without it.
 	try.Check(d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline))
-	url := try.Get(d.Offer(ctx, v12))
-	ended := make(chan error, 1)
-	go func() {
-		r, err := d.Exec(ctx, "ota-apply", "install", url)
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("ota-apply install 1.2.0: %s", r)
-		}
-		ended <- err
-	}()
+	install := begin(ctx, d, v12)
 	// It is watched, and the server was good.
 	try.Check(waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`))
 	try.Get(d.Must(ctx, "systemctl", "stop", uplinkService))
-	try.Check(<-ended)
+	install.ends(bootcheck.ExitDone)
 	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, good))
 	try.Check(waitShell(ctx, d, "the server to be out of reach", fmt.Sprintf(server, "BAD")))

@@ -4,7 +4,6 @@ package scenario
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -176,31 +175,53 @@ func powerCuts(ctx context.Context, d *machine.Device) (err error) {
 }
 
 // cutAfterSwitch installs v and takes the power as soon as it is current.
-func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) error {
-	url, err := d.Offer(ctx, v)
-	if err != nil {
-		return err
-	}
-	install, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		r, err := d.Exec(install, "ota-apply", "install", url)
-		if err == nil {
-			err = fmt.Errorf("ota-apply ended before the power did: %s", r)
-		}
-		ended <- err
-	}()
-	switched := waitFor(ctx, d, v.Name+" to be current", func(s *bootcheck.Status) bool { return s.Current == v.Name })
-	if switched != nil {
-		select {
-		case err := <-ended:
-			return errors.Join(switched, err)
-		default:
-			return switched
-		}
-	}
+func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) (err error) {
+	defer try.End(&err)
+	begin(ctx, d, v).switched(ctx)
 	return d.PowerCut(ctx)
+}
+
+// begun is an install that goes on beside the story, up to the end of the boot.
+type begun struct {
+	d       *machine.Device
+	version string
+	ended   chan struct{}
+	result  machine.Result
+	err     error
+}
+
+// begin begins one of v. It ends the story if it cannot, as the methods do.
+func begin(ctx context.Context, d *machine.Device, v machine.Version) *begun {
+	url := try.Get(d.Offer(ctx, v))
+	b := &begun{d: d, version: v.Name, ended: make(chan struct{})}
+	go func() {
+		defer close(b.ended)
+		b.result, b.err = d.Exec(ctx, "ota-apply", "install", url)
+	}()
+	return b
+}
+
+// switched waits until its version is current.
+func (b *begun) switched(ctx context.Context) {
+	err := waitFor(ctx, b.d, b.version+" to be current", func(s *bootcheck.Status) bool { return s.Current == b.version })
+	if err == nil {
+		return
+	}
+	select {
+	case <-b.ended:
+		err = fmt.Errorf("%w\nota-apply ended: %s (%v)", err, b.result, b.err)
+	default:
+	}
+	try.Check(err)
+}
+
+// ends waits for its end, which must be with code.
+func (b *begun) ends(code bootcheck.ExitCode) {
+	<-b.ended
+	try.Check(b.err)
+	if b.result.Code != int(code) {
+		try.Check(fmt.Errorf("ota-apply install %s: %s; want exit %d", b.version, b.result, code))
+	}
 }
 
 // waitFor waits until the device's status is as yes wants it.
@@ -223,27 +244,12 @@ func bothBad(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
-	url := try.Get(d.Offer(ctx, v12Exits))
-	type end struct {
-		machine.Result
-		err error
-	}
-	ended := make(chan end, 1)
-	go func() {
-		r, err := d.Exec(ctx, "ota-apply", "install", url)
-		ended <- end{r, err}
-	}()
+	bad := begin(ctx, d, v12Exits)
 	// 1.1.0 turns bad when it is not looked at any more: its health before the
 	// switch excuses nothing.
-	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
+	bad.switched(ctx)
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
-	e := <-ended
-	if e.err != nil {
-		return e.err
-	}
-	if e.Code != int(bootcheck.ExitRolledBack) {
-		return fmt.Errorf("ota-apply install 1.2.0: %s; want exit %d", e.Result, bootcheck.ExitRolledBack)
-	}
+	bad.ends(bootcheck.ExitRolledBack)
 	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
 	try.Check(d.Reach(ctx, want))
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"}))
@@ -289,10 +295,9 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 	before := "1.2.0"
 	for round := range 4 {
 		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
-		url := try.Get(d.Offer(ctx, v))
 		moment := time.Duration(random.Int64N(int64(took)))
 		install, cancel := context.WithCancel(ctx)
-		go d.Exec(install, "ota-apply", "install", url) // ends with the power
+		begin(install, d, v)
 		select {
 		case <-ctx.Done():
 		case <-time.After(moment):

@@ -40,11 +40,7 @@ func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(start(ctx, d, v11))
 	// 1.2.0 is on trial for as long as this takes.
 	try.Check(d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait))
-	url := try.Get(d.Offer(ctx, v12))
-	install, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
-	try.Check(waitFor(ctx, d, "1.2.0 to be current", func(s *bootcheck.Status) bool { return s.Current == "1.2.0" }))
+	begin(ctx, d, v12).switched(ctx)
 	counted := func(what string, want bootcheck.Trial) error {
 		return waitFor(ctx, d, what, func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Clean == want.Clean && s.Trial.Unclean == want.Unclean && s.Trial.Hard == want.Hard

@@ -34,10 +34,7 @@ func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
 	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nclean = 3/`, machine.Etc+"/ota.toml"))
 	boot := try.Get(d.BootID(ctx))
 	bad := wrapped("1.2.0", 3, "(sleep 1.5; systemctl soft-reboot) &")
-	url := try.Get(d.Offer(ctx, bad))
-	install, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go d.Exec(install, "ota-apply", "install", url) // ends with the boot
+	begin(ctx, d, bad)
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	after := try.Get(d.BootID(ctx))
 	count := try.Get(d.Must(ctx, "systemctl", "show", "-P", "SoftRebootsCount"))

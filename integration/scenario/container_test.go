@@ -1,0 +1,102 @@
+package scenario_test
+
+import (
+	"context"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
+)
+
+func TestExcused(t *testing.T)        { inContainer(t, scenario.Excused) }
+func TestFillsTheDisk(t *testing.T)   { inContainer(t, scenario.FillsTheDisk) }
+func TestBitRot(t *testing.T)         { inContainer(t, scenario.BitRot) }
+func TestDiskOfTheStore(t *testing.T) { inContainer(t, scenario.DiskOfTheStore) }
+
+func TestApart(t *testing.T) {
+	inContainer(t, func(ctx context.Context, d *machine.Device) error {
+		exposure, err := scenario.Apart(ctx, d)
+		t.Log(exposure)
+		return err
+	})
+}
+
+func TestSystemdThatDoesNotAnswer(t *testing.T) {
+	inContainer(t, func(ctx context.Context, d *machine.Device) error {
+		return scenario.Freezes(ctx, d, d.Machine.(interface{ Freeze() error }).Freeze)
+	})
+}
+
+func TestNothingInstalled(t *testing.T) { inContainer(t, scenario.NothingInstalled) }
+
+// Also where ota-recover.service is started at each failure, as all do from systemd 254 on.
+func TestNothingInstalledAndRecover(t *testing.T) {
+	inContainer(t, scenario.NothingInstalled, scenario.RecoverOverlay)
+}
+
+func TestRecoversAtEachFailure(t *testing.T) {
+	inContainer(t, scenario.RecoversAtEachFailure, scenario.RecoverOverlay)
+}
+
+func TestMarksReadOnlyShutdown(t *testing.T) {
+	inContainer(t, scenario.MarksReadOnlyShutdown, scenario.ReadOnlyOverlay)
+}
+
+func TestWithoutGuardian(t *testing.T) {
+	var program []byte
+	inContainer(t,
+		func(ctx context.Context, d *machine.Device) error { return scenario.WithoutGuardian(ctx, d, program) },
+		func(o debian.Overlay) { program = try.Get(scenario.GuardianOverlay(o)) })
+}
+
+func TestWithoutNetwork(t *testing.T) {
+	inContainer(t, scenario.WithoutNetwork, func(o debian.Overlay) { try.Check(scenario.UplinkOverlay(machine.Context(t), o)) })
+}
+
+// Systemd has soft reboots since version 254: before, there is nothing to count.
+func TestSoftReboots(t *testing.T) {
+	inContainer(t, func(ctx context.Context, d *machine.Device) error {
+		r, err := d.Exec(ctx, "systemctl", "--version")
+		if err == nil && strings.Fields(r.Stdout)[1] >= "254" {
+			return scenario.SoftReboots(ctx, d)
+		}
+		if r, err := d.Exec(ctx, "systemctl", "soft-reboot"); err != nil || !strings.Contains(r.Stderr, "soft-reboot") || r.Code != 1 {
+			t.Errorf("systemctl soft-reboot: %v, %s, want that it is unknown", err, r)
+		}
+		return err
+	}, scenario.SoftRebootOverlay)
+}
+
+// inContainer runs one scenario on a device that is a container, with more in it.
+func inContainer(t *testing.T, run func(context.Context, *machine.Device) error, more ...func(debian.Overlay)) {
+	t.Helper()
+	defer try.Fatal(t)
+	machine.RequireContainer(t)
+	t.Parallel()
+	o := maps.Clone(try.Get(overlay()))
+	for _, add := range more {
+		add(o)
+	}
+	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
+		defer try.Fatal(t)
+		t.Parallel()
+		ctx := machine.Context(t)
+		d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, options(o, s)), machine.Quick))
+		try.Check(run(ctx, d))
+	})
+}
+
+func TestMarksReadOnlyShutdownVM(t *testing.T) {
+	defer try.Fatal(t)
+	machine.RequireVM(t, debian.AMD64)
+	o := maps.Clone(try.Get(overlay()))
+	scenario.ReadOnlyOverlay(o)
+	ctx := machine.Context(t)
+	d := try.Get(machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: o}), machine.Slow))
+	try.Check(scenario.MarksReadOnlyShutdown(ctx, d))
+}
