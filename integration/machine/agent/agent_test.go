@@ -175,28 +175,3 @@ func TestNextSession(t *testing.T) {
 		t.Errorf("Exec in the next session = %v, %v", r, err)
 	}
 }
-
-// Nobody reads what is sent, or answers it; then the stream ends.
-func TestSilentMachine(t *testing.T) {
-	c, far := relay(t)
-	calls := map[string]func(context.Context) error{
-		"Hello":     func(ctx context.Context) error { _, err := c.Hello(ctx); return err },
-		"WaitBoot":  func(ctx context.Context) error { _, err := c.WaitBoot(ctx, "x"); return err },
-		"Exec":      func(ctx context.Context) error { _, err := c.Exec(ctx, "true"); return err },
-		"WriteFile": func(ctx context.Context) error { return c.WriteFile(ctx, "/x", 0o600, make([]byte, 16<<20)) },
-	}
-	for what, f := range calls {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		if err := f(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s = %v, want context.DeadlineExceeded", what, err)
-		}
-		cancel()
-	}
-	far.Close()
-	for what, f := range calls {
-		if err := f(t.Context()); !errors.Is(err, ErrGone) {
-			t.Errorf("%s on a stream that ended = %v, want ErrGone", what, err)
-		}
-	}
-	<-c.Closed()
-}

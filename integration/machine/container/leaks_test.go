@@ -1,37 +1,17 @@
 package container_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
-	"github.com/tope-ota/ota/integration/try"
 )
-
-// child makes this test binary the program that is killed: it starts a machine,
-// says where it is, and waits for its end.
-const child = "OTA_CONTAINER_TEST_CHILD"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(child) == "" {
-		os.Exit(m.Run())
-	}
-	c, err := container.Start(context.Background(), container.Options{})
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	fmt.Println(c.Dir())
-	select {}
-}
 
 // onHost is everything that the machine whose folder is dir has on the host:
 // folder, mounts, cgroup and processes.
@@ -120,59 +100,5 @@ func TestNothingIsLeft(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
-	}
-}
-
-// A test binary that is killed, or that the deadline of `go test` ends, runs no
-// clean-up at all. Its machine dies with it, and the next one sweeps.
-func TestContainerDiesWithItsProcess(t *testing.T) {
-	machine.RequireContainer(t)
-	t.Setenv("TMPDIR", t.TempDir()) // for this test's machines alone
-	cmd, said := startChild(t)
-	if !said.Scan() || !filepath.IsAbs(said.Text()) {
-		t.Fatalf("the child said %q", said.Text())
-	}
-	dir := said.Text()
-	if len(processes(t, filepath.Base(dir))) == 0 {
-		t.Fatal("the child has no machine")
-	}
-	// While it lives, another one's sweep leaves it alone.
-	machine.StartContainer(t, container.Options{})
-	if _, err := os.Lstat(dir); err != nil {
-		t.Errorf("a sweep took the folder of a machine that runs: %v", err)
-	}
-	kill(cmd)
-	waitDead(t, dir)
-	machine.StartContainer(t, container.Options{})
-	if got := onHost(t, dir); len(got) > 0 {
-		t.Errorf("the next start did not remove %q", got)
-	}
-}
-
-func startChild(t *testing.T) (*exec.Cmd, *bufio.Scanner) {
-	t.Helper()
-	defer try.Fatal(t)
-	self := try.Get(os.Executable())
-	cmd := exec.CommandContext(machine.Context(t), self)
-	cmd.Env = append(os.Environ(), child+"=1")
-	cmd.Stderr = os.Stderr
-	out := try.Get(cmd.StdoutPipe())
-	try.Check(cmd.Start())
-	t.Cleanup(func() { kill(cmd) })
-	return cmd, bufio.NewScanner(out)
-}
-
-func kill(cmd *exec.Cmd) {
-	cmd.Process.Kill()
-	cmd.Wait()
-}
-
-func waitDead(t *testing.T, dir string) {
-	t.Helper()
-	err := machine.Poll(testContext(t), "the container to end with its process", func(context.Context) (bool, error) {
-		return len(processes(t, filepath.Base(dir))) == 0, nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 }
