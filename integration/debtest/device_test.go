@@ -125,8 +125,8 @@ func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.
 		s.must("dpkg -i /data/older.deb")
 		s.says("dpkg --verify ota", "")
 		s.says("ota-apply --version", "ota-apply 1.0.0")
-		s.says("systemctl is-enabled "+enabled, "enabled\nenabled\nenabled\nenabled\nenabled")
-		s.says("systemctl is-active ota-progress.socket ota-verify.timer", "active\nactive")
+		s.says("systemctl is-enabled "+enabled, "enabled\nenabled\nenabled\nenabled\nenabled\nenabled")
+		s.says("systemctl is-active ota-health.socket ota-progress.socket ota-verify.timer", "active\nactive\nactive")
 		// It decides at the next boot, not in the middle of this one.
 		s.says("systemctl show -P ActiveEnterTimestampMonotonic ota-guardian.service", "0")
 		s.says("cat /etc/ota/ota.toml", config)
@@ -271,7 +271,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 	})
 	s.step("installed again: everything is as it was", func(t *testing.T) {
 		s.must("dpkg -i /data/newer.deb")
-		s.says("systemctl is-enabled "+enabled, "enabled\nenabled\nenabled\nenabled\nenabled")
+		s.says("systemctl is-enabled "+enabled, "enabled\nenabled\nenabled\nenabled\nenabled\nenabled")
 		if err := s.Reboot(ctx); err != nil {
 			t.Fatal(err)
 		}
