@@ -257,6 +257,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 		s.must("dpkg --remove ota")
 		s.says("dpkg-query -W -f '${db:Status-Status}' ota", "config-files")
 		s.says("ls -d /usr/bin/ota-* /usr/lib/systemd/system/ota-* 2>/dev/null", "")
+		s.must("! test -e /run/ota/health.sock")
 		s.says("find /etc/systemd/system \\( -lname '*ota-*' -o -name 'ota-*' \\) ! -name 'ota-test-*' ! -name 'ota-.service.d'", "")
 		s.must("test -s /etc/ota/ota.toml && test -s /etc/ota/keys/test.pub && test -d /opt/tope/versions/v1.1.0")
 		for range 2 {
