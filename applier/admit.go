@@ -1,17 +1,29 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
-// it needs (ExitNoSpace).
-func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions) error {
+// it needs (ExitNoSpace). What the manifest revokes is remembered, also when there is no
+// room: a full disk must not keep a stolen key believed.
+func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions, keys *trust.Keys) error {
+	err := a.judge(ctx, b, o)
+	if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
+		err = cmp.Or(a.remember(ctx, b.manifest, keys), err)
+	}
+	return err
+}
+
+// judge is admit, and remembers nothing.
+func (a *applier) judge(ctx context.Context, b *openBundle, o installOptions) error {
 	a.version = b.manifest.Version
 	record, err := a.record()
 	if err != nil {

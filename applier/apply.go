@@ -4,8 +4,7 @@
 // install, which is the recipe.
 //
 //	apply.go     the recipe
-//	source.go    where a bundle comes from: an address or a file
-//	download.go  a bundle that is unpacked while it arrives
+//	source.go    where a bundle comes from: an address, unpacked while it arrives, or a file
 //	admit.go     everything that a bundle can be refused for before it is unpacked
 //	revoked.go   the keys that are believed no longer
 //	release.go   the counter that never falls
@@ -30,11 +29,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/systemd"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // applier is one run of the program.
@@ -98,68 +99,73 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 		return err
 	}
 
-	a.stage(report.StageDownloading, "downloading the bundle")
-	admit := func(b *openBundle) error {
-		err := a.admit(ctx, b, o)
-		if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
-			// Also when there is no room for it: a full disk must not keep a stolen
-			// key believed.
-			if err := a.remember(ctx, b.manifest, keys); err != nil {
-				return err
-			}
-		}
+	ref, done, err := a.obtain(ctx, from, o, keys)
+	if done || err != nil {
 		return err
-	}
-	bundles, err := a.open(ctx, from, o, keys, admit)
-	if err != nil {
-		return err
-	}
-	defer func() { bundles.close() }()
-	a.guardianFirst(ctx, o)
-	var ref bootcheck.Ref
-	for {
-		b, err := bundles.next(ctx)
-		if err != nil {
-			return err
-		}
-		ref = bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
-		if record := a.current(&ref); record != nil {
-			a.stage(report.StageVerifying, "version "+ref.Version)
-			if done, err := a.resume(ctx, record, o.force); done {
-				if err == nil {
-					b.drop()
-				}
-				return err
-			}
-		}
-		// Unpacked while it is downloaded.
-		if err = a.stageVersion(ctx, b, &ref); err == nil {
-			b.drop()
-			break
-		}
-		if _, full := errors.AsType[*noRoom](err); full && !a.unshared {
-			// Less could be shared than could be seen, or another program writes. What
-			// arrived is kept: all of it is opened anew, as what is removed now has to come
-			// out of the bundle.
-			a.logf("%v; making room, as nothing can be shared", err)
-			a.unshared = true
-			bundles.close()
-			again, err := a.open(ctx, from, o, keys, admit)
-			if err != nil {
-				return err
-			}
-			bundles = again
-			continue
-		}
-		if !errors.Is(err, errStartedOver) {
-			return err
-		}
 	}
 	if o.noActivate {
 		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` runs it\n", ref.Version, ref.Version)
 		return nil
 	}
-	return a.activate(ctx, &ref, o)
+	return a.activate(ctx, ref, o)
+}
+
+// obtain is the first half of the recipe: the bundle's head is fetched and judged, then what
+// no other version has is fetched and unpacked, and published as a version of the store.
+// done: that is current already, and needs no switch.
+func (a *applier) obtain(ctx context.Context, from string, o installOptions, keys *trust.Keys) (ref *bootcheck.Ref, done bool, err error) {
+	a.stage(report.StageDownloading, "downloading the bundle")
+	src, err := a.open(ctx, from, o)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { src.close() }()
+	for {
+		b, err := src.next(keys)
+		if err == nil {
+			if err = a.admit(ctx, b, o, keys); err != nil {
+				err = b.refuse(err)
+			}
+		}
+		if errors.Is(err, fetch.ErrStartedOver) {
+			continue // the server has another bundle now
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		a.guardianFirst(ctx, o)
+		if record := a.current(b.ref()); record != nil {
+			a.stage(report.StageVerifying, "version "+b.manifest.Version)
+			if done, err := a.resume(ctx, record, o.force); done {
+				if err == nil {
+					src.drop()
+				}
+				return nil, true, err
+			}
+		}
+		err = a.stageVersion(ctx, b)
+		_, full := errors.AsType[*noRoom](err)
+		switch {
+		case err == nil:
+			src.drop()
+			return b.ref(), false, nil
+		case errors.Is(err, fetch.ErrStartedOver):
+		case full && !a.unshared:
+			// Less could be shared than could be seen, or another program writes. What
+			// arrived is kept: all of it is opened anew, as what is removed now has to come
+			// out of the bundle.
+			a.logf("%v; making room, as nothing can be shared", err)
+			a.unshared = true
+			src.close()
+			again, err := a.open(ctx, from, o)
+			if err != nil {
+				return nil, false, err
+			}
+			src = again
+		default:
+			return nil, false, err
+		}
+	}
 }
 
 // activateVersion makes a version of the store current, as install does with a

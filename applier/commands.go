@@ -91,12 +91,15 @@ func (a *applier) verifyBundle(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	file, err := openFile(ctx, name, installOptions{}, keys, func(*openBundle) error { return nil })
+	file, err := a.openFile(ctx, name, installOptions{})
 	if err != nil {
 		return err
 	}
 	defer file.close()
-	b := file.b
+	b, err := file.next(keys)
+	if err != nil {
+		return err
+	}
 	if err := bundle.Check(ctx, b, b.head, b.manifest, bundle.Options{}); err != nil {
 		return err
 	}

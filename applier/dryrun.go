@@ -58,23 +58,24 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 		return err
 	}
 	defer os.RemoveAll(a.spool)
-	var f *forecast
-	bundles, err := a.open(ctx, from, o, keys, func(b *openBundle) error {
-		err := a.admit(ctx, b, o)
-		if err == nil {
-			f, err = a.forecast(b, o)
-		}
-		if path, pathErr := localPath(from); err == nil && pathErr == nil && path == "" && !f.Here {
-			f.Download += f.Bundle - b.coming // what was fetched to see the head
-		}
-		return err
-	})
+	bundles, err := a.open(ctx, from, o)
 	if err != nil {
 		return err
 	}
 	defer bundles.close()
-	if _, err := bundles.next(ctx); err != nil {
+	b, err := bundles.next(keys)
+	if err != nil {
 		return err
+	}
+	if err := a.judge(ctx, b, o); err != nil {
+		return err
+	}
+	f, err := a.forecast(b, o)
+	if err != nil {
+		return err
+	}
+	if b.now != nil && !f.Here {
+		f.Download += b.now.Have // what was fetched to see the head
 	}
 	if asJSON {
 		return a.printJSON(f)

@@ -2,6 +2,7 @@ package applier
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,115 +16,79 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
-// openBundle is a bundle whose head is verified and admitted. It is read through
-// one open file from the check of its signature to the last byte unpacked, so
-// nobody can exchange it in between. A download may still go on: then a read waits
-// for it, and a *brokenOff says how it ended if it fails.
+// A source is where a bundle comes from: a download or a file. The bundle is read through
+// one open file from the check of its signature to the last byte unpacked, so nobody can
+// exchange it in between.
+type source struct {
+	a        *applier
+	download *fetch.Download // nil: it is on this machine
+	file     *os.File        // nil: it is downloaded
+	size     int64           // of file
+	head     io.ReaderAt     // what the head of file is read from
+}
+
+// openBundle is a bundle whose head is verified. Where it is still being downloaded, a read
+// waits, and a *fetch.Broken says how the download ended if it fails.
 type openBundle struct {
 	io.ReaderAt
+	*source
 	head     *bundle.Head
 	manifest *bootcheck.Manifest
 	digest   string
-	plan     *plan // nil: to be made
-	coming   int64 // bytes that have still to be downloaded, if all of it is wanted
-
-	want    func([]bundle.Span)           // says what else of it is wanted; called once
-	arrived <-chan struct{}               // closed when that is here, or never will be
-	again   againFunc                     // fetches a part anew; nil: nothing does
-	settle  func() (time.Duration, error) // after the last again: waits for the end of the download; how long it takes to have it again
-	drop    func()                        // ends the download and removes what it left
+	plan     *plan       // nil: to be made
+	coming   int64       // bytes that have still to be downloaded, if all of it is wanted
+	now      *fetch.File // nil: all of it is here
 }
 
 func (b *openBundle) ref() *bootcheck.Ref {
 	return &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
 }
 
-// A source is where the bundle comes from.
-type source interface {
-	// next is the bundle, and after errStartedOver what came in its place.
-	next(ctx context.Context) (*openBundle, error)
-	close()
-}
-
-// An againFunc is for bundle.Options.Again.
-type againFunc = func(ctx context.Context, s bundle.Span, wrong error) error
-
-// admitFunc refuses a bundle by its verified manifest.
-type admitFunc func(b *openBundle) error
-
-// open opens the bundle at from, an http or https address, a file: address or a
-// path. Whoever gets it from next has a bundle that admit let pass: it is refused
-// as soon as its head has arrived.
-func (a *applier) open(ctx context.Context, from string, o installOptions, keys *trust.Keys, admit admitFunc) (source, error) {
+// open begins to read the bundle at from, an http or https address, a file: address or a
+// path.
+func (a *applier) open(ctx context.Context, from string, o installOptions) (*source, error) {
 	path, err := localPath(from)
 	if err != nil {
 		return nil, err
 	}
-	if path == "" {
-		return a.download(ctx, from, o, keys, admit), nil
+	switch {
+	case path != "" && a.bundle == nil:
+		return a.openFile(ctx, path, o)
+	case path != "":
+		fd, err := unix.FcntlInt(a.bundle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("fcntl", err)
+		}
+		f := os.NewFile(uintptr(fd), path)
+		_, _ = f.Seek(0, io.SeekStart) // what cannot is refused for its type
+		return a.checked(ctx, f, o)
 	}
-	if a.bundle == nil {
-		return openFile(ctx, path, o, keys, admit)
-	}
-	fd, err := unix.FcntlInt(a.bundle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	f := os.NewFile(uintptr(fd), path)
-	_, _ = f.Seek(0, io.SeekStart) // what cannot is refused for its type
-	return checked(ctx, f, o, keys, admit)
+	return &source{a: a, download: fetch.Start(ctx, fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}, fetch.Options{
+		Dir:       cmp.Or(a.spool, a.cfg.Spool),
+		Prefix:    bundle.PrefixSize,
+		HeadSize:  bundle.HeadSize,
+		Reserve:   int64(a.cfg.Reserve),
+		Proxy:     a.cfg.Proxy,
+		CA:        a.cfg.CA,
+		LimitRate: int64(a.cfg.LimitRate),
+		Deadline:  a.cfg.DownloadDeadline,
+		Calendar:  a.calendar(),
+		Progress:  a.progress,
+		Log:       func(line string) { a.logf("%s", line) },
+	})}, nil
 }
 
-// readHead verifies the head of f and admits its manifest. size is the length
-// of the whole bundle, -1 while it is not known; have bytes of it are here.
-func readHead(f io.ReaderAt, size, have int64, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
-	head, err := bundle.ReadHead(f, size)
-	if err != nil {
-		return nil, err
-	}
-	m, _, err := head.Verify(keys)
-	if err != nil {
-		return nil, err
-	}
-	b := &openBundle{
-		ReaderAt: f, head: head, manifest: m, digest: bootcheck.Digest(head.RawManifest), coming: head.Size(m) - have,
-		want:    func([]bundle.Span) {},
-		arrived: here,
-		settle:  func() (time.Duration, error) { return 0, nil },
-		drop:    func() {},
-	}
-	if err := admit(b); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
-// here is what is on this machine: it need not be waited for.
-var here = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// A local is a bundle on this machine.
-type local struct {
-	*os.File
-	b *openBundle
-}
-
-func (l local) next(context.Context) (*openBundle, error) { return l.b, nil }
-func (l local) close()                                    { l.Close() }
-
-func openFile(ctx context.Context, path string, o installOptions, keys *trust.Keys, admit admitFunc) (*local, error) {
+func (a *applier) openFile(ctx context.Context, path string, o installOptions) (*source, error) {
 	f, err := openPath(path)
 	if err != nil {
 		return nil, err
 	}
-	return checked(ctx, f, o, keys, admit)
+	return a.checked(ctx, f, o)
 }
 
 func openPath(path string) (*os.File, error) {
@@ -134,45 +99,140 @@ func openPath(path string) (*os.File, error) {
 	return f, nil
 }
 
-// checked is the bundle f, which it closes if it is none.
-func checked(ctx context.Context, f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*local, error) {
-	b, err := checkFile(ctx, f, o, keys, admit)
-	if err != nil {
+// checked is the source f, which it closes if it is not what o says.
+func (a *applier) checked(ctx context.Context, f *os.File, o installOptions) (*source, error) {
+	s := &source{a: a, file: f, head: f}
+	if err := s.check(ctx, o); err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &local{f, b}, nil
+	return s, nil
 }
 
-func checkFile(ctx context.Context, f *os.File, o installOptions, keys *trust.Keys, admit admitFunc) (*openBundle, error) {
-	info, err := f.Stat()
+// check fails if the file is not what o says.
+func (s *source) check(ctx context.Context, o installOptions) error {
+	info, err := s.file.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("cannot open the bundle: %q is not a regular file", f.Name())
+		return fmt.Errorf("cannot open the bundle: %q is not a regular file", s.file.Name())
 	}
-	if o.size > 0 && info.Size() != o.size {
-		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSizeMismatch, "the bundle %q has %d bytes, want %d", f.Name(), info.Size(), o.size)
+	if s.size = info.Size(); o.size > 0 && s.size != o.size {
+		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSizeMismatch, "the bundle %q has %d bytes, want %d", s.file.Name(), s.size, o.size)
 	}
 	if o.sha256 == "" {
-		return readHead(f, info.Size(), info.Size(), keys, admit)
+		return nil
 	}
 	sum := sha256.New()
-	head, err := hashFile(ctx, sum, f)
+	head, err := hashFile(ctx, sum, s.file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if hex.EncodeToString(sum.Sum(nil)) != o.sha256 {
 		// What it is instead is not said: it may be a file that the caller cannot read.
-		return nil, bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the SHA-256 of %q is not %s", f.Name(), o.sha256)
+		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "the SHA-256 of %q is not %s", s.file.Name(), o.sha256)
 	}
-	// Not f: it can be another bundle by now. The head says what the rest must be.
-	b, err := readHead(bytes.NewReader(head), info.Size(), info.Size(), keys, admit)
-	if err == nil {
-		b.ReaderAt = f
+	// Not the file: it can be another bundle by now. The head says what the rest must be.
+	s.head = bytes.NewReader(head)
+	return nil
+}
+
+// next is the bundle, its head verified, and after fetch.ErrStartedOver what came in its
+// place.
+func (s *source) next(keys *trust.Keys) (*openBundle, error) {
+	b := &openBundle{ReaderAt: s.file, source: s}
+	from, size, have := s.head, s.size, s.size
+	if s.download != nil {
+		now, err := s.download.Next()
+		if err != nil {
+			return nil, err
+		}
+		b.ReaderAt, b.now = now, now
+		from, size, have = now, -1, now.Have
 	}
-	return b, err
+	var err error
+	if b.head, err = bundle.ReadHead(from, size); err == nil {
+		b.manifest, _, err = b.head.Verify(keys)
+	}
+	if err != nil {
+		return nil, b.refuse(err)
+	}
+	b.digest, b.coming = bootcheck.Digest(b.head.RawManifest), b.head.Size(b.manifest)-have
+	return b, nil
+}
+
+// refuse ends the download because of err, which it returns; or fetch.ErrStartedOver, if
+// another bundle comes.
+func (b *openBundle) refuse(err error) error {
+	if b.now == nil {
+		return err
+	}
+	return b.now.Refuse(err)
+}
+
+// want says what else of the bundle is wanted. It is called once.
+func (b *openBundle) want(spans []bundle.Span) {
+	if b.now == nil {
+		return
+	}
+	parts := make([]fetch.Part, len(spans))
+	for i, s := range spans {
+		parts[i] = fetch.Part{First: s.First, End: s.End}
+	}
+	b.now.Want(parts)
+}
+
+// again is for bundle.Options.Again; nil: the bundle does not change.
+func (b *openBundle) again() func(ctx context.Context, s bundle.Span, wrong error) error {
+	if b.now == nil {
+		return nil
+	}
+	return func(ctx context.Context, s bundle.Span, wrong error) error {
+		return b.now.Again(ctx, fetch.Part{First: s.First, End: s.End}, wrong)
+	}
+}
+
+// arrived is closed when what is wanted is here, or never will be.
+func (b *openBundle) arrived() <-chan struct{} {
+	if b.now == nil {
+		return here
+	}
+	return b.now.Arrived()
+}
+
+// here is what is on this machine: it need not be waited for.
+var here = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// settle waits for the end of the download, and returns how long it takes to have it again.
+// It is called once, after the last again.
+func (b *openBundle) settle() (time.Duration, error) {
+	if b.now == nil {
+		return 0, nil
+	}
+	return b.now.Settle()
+}
+
+// drop ends the download and removes what it left.
+func (s *source) drop() {
+	if s.download != nil {
+		if err := s.download.Drop(); err != nil {
+			s.a.logf("cannot remove the downloaded bundle: %v", err)
+		}
+	}
+}
+
+// close ends the download, which keeps what a later one can go on from.
+func (s *source) close() {
+	if s.download != nil {
+		s.a.account.fetched(s.download.Close())
+		return
+	}
+	s.file.Close()
 }
 
 // hashFile writes all of f to sum, and returns the prefix and the head of a bundle

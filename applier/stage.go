@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -23,7 +24,8 @@ import (
 // runs, durable, then given its name. One that is there already and whole is
 // success; one of the same name that is not is replaced, or repaired where it is
 // current.
-func (a *applier) stageVersion(ctx context.Context, b *openBundle, ref *bootcheck.Ref) error {
+func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
+	ref := b.ref()
 	snapshot, err := a.store.Snapshot(ref.Version)
 	if bootcheck.Inconclusive(err) {
 		return err // it may be whole, and be what the device falls back to
@@ -146,14 +148,14 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	})
 	progress := func(done, total int64) {
 		select {
-		case <-b.arrived:
+		case <-b.arrived():
 			arrived()
 			a.progress(done, total)
 		default:
 		}
 	}
 	progress(0, b.manifest.Size)
-	opt := bundle.Options{Progress: progress, Again: b.again}
+	opt := bundle.Options{Progress: progress, Again: b.again()}
 	if o.shareable() {
 		u.Start(ctx, b, o.offered, opt)
 	}
@@ -163,7 +165,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	if err := u.Finish(ctx, b, opt); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
-	<-b.arrived
+	<-b.arrived()
 	arrived()
 	a.progress(b.manifest.Size, b.manifest.Size) // also when the last byte came last
 	took, err := b.settle()
@@ -188,8 +190,8 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 // unpackFailed is err, of an unpacking, or that of the download if that failed first, or
 // if ctx has ended both: it says how far that came.
 func unpackFailed(ctx context.Context, b *openBundle, err error) error {
-	if broken, ok := errors.AsType[*brokenOff](err); ok {
-		return broken.err // it says what failed, and is no fault of the bundle
+	if broken, ok := errors.AsType[*fetch.Broken](err); ok {
+		return broken.Err // it says what failed, and is no fault of the bundle
 	}
 	if ctx.Err() != nil {
 		if _, ended := b.settle(); ended != nil {

@@ -15,16 +15,7 @@ func TestBehaviours(t *testing.T) {
 	for _, b := range behaviours() {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
-			b.run(t, file, other, nil)
-		})
-		t.Run(b.name+", head first", func(t *testing.T) {
-			t.Parallel()
-			b := b
-			b.requests = 0
-			if b.maxFetched >= fileSize { // a head that could not be joined is fetched twice
-				b.maxFetched += headFirst
-			}
-			b.run(t, file, other, func(*os.File, int64) (bool, error) { return false, nil })
+			b.run(t, file, other)
 		})
 	}
 }
@@ -40,13 +31,13 @@ func TestCount(t *testing.T) {
 	for _, count := range n {
 		total += count
 	}
-	t.Logf("%d behaviours: %v; the answers are tried with and without looking at the head first", total, n)
+	t.Logf("%d behaviours: %v", total, n)
 	if total < 35 {
 		t.Errorf("%d behaviours, want 35 or more", total)
 	}
 }
 
-func (b behaviour) run(t *testing.T, file, other []byte, inspect func(*os.File, int64) (bool, error)) {
+func (b behaviour) run(t *testing.T, file, other []byte) {
 	s := newServer(t, b.handle(file, other))
 	src := Source{URL: s.URL + "/os/x.ota?secret=1", Size: fileSize}
 	if b.noSize {
@@ -64,15 +55,7 @@ func (b behaviour) run(t *testing.T, file, other []byte, inspect func(*os.File, 
 	if src.Size > 0 {
 		announced = src.Size
 	}
-	if inspect != nil {
-		opt.Inspect = func(f *os.File, have int64) (bool, error) {
-			if fi, err := f.Stat(); err != nil || fi.Size() > announced || fi.Size() < have {
-				t.Errorf("the file has %d bytes (%v), %d were announced, Inspect is promised %d", fi.Size(), err, announced, have)
-			}
-			return inspect(f, have)
-		}
-	}
-	f, st, err := Fetch(t.Context(), src, opt)
+	f, st, err := Fetch(t.Context(), src, opt, file, other)
 	if b.gets == "" {
 		if err != nil {
 			t.Fatalf("Fetch: %v", err)
@@ -87,7 +70,7 @@ func (b behaviour) run(t *testing.T, file, other []byte, inspect func(*os.File, 
 			t.Fatalf("Fetch succeeded, want an error with %q", b.gets)
 		}
 		checkError(t, err, b.gets, b.exit, b.code)
-		if bootcheck.Advice(err) == "" {
+		if b.exit == lost && bootcheck.Advice(err) == "" {
 			t.Errorf("%q says nothing of what to do next", err)
 		}
 		if fi, err := os.Stat(partOf(t, opt.Dir, src.URL)); err == nil && (fi.Size() > announced || fi.Size() == 0) {

@@ -9,7 +9,7 @@ import (
 
 // A body is what grab reads an answer through. grab has written all that a
 // Read gave before it calls Read again, so at the beginning of each Read the
-// file holds everything up to d.have and can be shown to Inspect.
+// file holds everything up to d.have and can be read.
 type body struct {
 	g    *guard
 	rc   io.ReadCloser
@@ -54,19 +54,15 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads from the connection, at most as fast as the limit allows. The time
-// that we let pass is not the server's: pace does not see it.
+// read reads from the connection, at most as fast as the limit allows: what is not read
+// stays with the server.
 func (b *body) read(p []byte) (int, error) {
 	d := b.g.d
-	allowed, err := d.limit.wait(d.tryCtx, len(p))
-	if err != nil {
-		return 0, err
-	}
-	b.g.pace.begin()
-	n, err := b.rc.Read(p[:allowed])
-	b.g.pace.end(n)
-	d.limit.took(n)
+	n, err := b.g.wait(func() (int, error) { return b.rc.Read(p[:min(len(p), d.limit.Burst())]) })
 	d.stats.Fetched += int64(n)
+	if limitErr := d.limit.WaitN(d.tryCtx, n); err == nil {
+		err = limitErr
+	}
 	return n, err
 }
 

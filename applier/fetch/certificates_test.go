@@ -103,13 +103,13 @@ func tlsBehaviours(t *testing.T) []tlsBehaviour {
 	plain := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { t.Error("a request came over plain http") })
 	_, other := certificate(t, "127.0.0.1", now.Add(-time.Hour), now.Add(time.Hour))
 	return []tlsBehaviour{
-		{name: "good, HTTP/1.1", requests: 1},
-		{name: "good, and HTTP/2 if we could", server: tlsServer{http2: true}, requests: 1},
+		{name: "good, HTTP/1.1", requests: 2},
+		{name: "good, and HTTP/2 if we could", server: tlsServer{http2: true}, requests: 2},
 		{name: "dropped each 100 kB", handle: func(file []byte) handler {
 			return func(w http.ResponseWriter, r *http.Request, n int) { serveCut(w, r, file, 100_000) }
 		}, requests: 4},
 		{name: "a stall in the body", stalls: true, handle: halfThenWait, requests: 2},
-		{name: "TLS 1.2", server: tlsServer{most: tls.VersionTLS12}, requests: 1},
+		{name: "TLS 1.2", server: tlsServer{most: tls.VersionTLS12}, requests: 2},
 		{name: "TLS 1.1 only", server: tlsServer{most: tls.VersionTLS11}, gets: "protocol version", advice: "TLS 1.2 or newer"},
 		{name: "TLS 1.0 only", server: tlsServer{most: tls.VersionTLS10}, gets: "protocol version", advice: "TLS 1.2 or newer"},
 		{name: "unknown CA", ca: []string{}, gets: "certificate signed by unknown authority", advice: "name the file with the certificate"},
@@ -124,17 +124,17 @@ func tlsBehaviours(t *testing.T) []tlsBehaviour {
 		{name: "not yet valid", server: tlsServer{from: now.Add(time.Hour), until: now.Add(2 * time.Hour)},
 			gets: "expired or is not yet valid", advice: "clock"},
 		{name: "clock in 1970, certificate older than the program", clock: y1970,
-			server: tlsServer{from: years(-1), until: years(1)}, requests: 1},
+			server: tlsServer{from: years(-1), until: years(1)}, requests: 2},
 		{name: "clock in 1970, certificate expired before the program was written", clock: y1970,
 			server: tlsServer{from: years(-2), until: years(-1)}, gets: "expired or is not yet valid", advice: "the device's clock is not set, it shows 1970-01-01"},
 		{name: "clock in 1970, certificate newer than the program", clock: y1970,
 			server: tlsServer{from: years(1), until: years(3)}, gets: "expired or is not yet valid", advice: "the device's clock is not set, it shows 1970-01-01"},
 		{name: "clock in 1970, a certificate as new was seen before", clock: y1970, seen: years(1),
-			server: tlsServer{from: years(1), until: years(3)}, requests: 1},
+			server: tlsServer{from: years(1), until: years(3)}, requests: 2},
 		{name: "clock in 1970, certificate expired before what was seen", clock: y1970, seen: years(4),
 			server: tlsServer{from: years(1), until: years(3)}, gets: "expired or is not yet valid", advice: "the device's clock is not set, it shows 1970-01-01"},
 		{name: "clock in 1970, what was seen is absurd", clock: y1970, seen: years(500),
-			server: tlsServer{from: years(-1), until: years(1)}, requests: 1},
+			server: tlsServer{from: years(-1), until: years(1)}, requests: 2},
 		{name: "clock years ahead", clock: years(30),
 			server: tlsServer{from: years(-1), until: years(1)}, gets: "expired or is not yet valid", advice: "set the device's clock"},
 	}

@@ -61,25 +61,19 @@ func proxyFunc(named string) (func(*http.Request) (*url.URL, error), error) {
 // newClient makes the HTTP client for one try. Nothing is shared with the try
 // before: a connection that died silently would be used again.
 func (r *route) newClient(h *hops) *http.Client {
-	plain := net.Dialer{
+	dialer := net.Dialer{
 		Timeout:   15 * time.Second, // a host with a dead IPv6 route has 300 ms, then IPv4 is tried beside it
 		KeepAlive: 15 * time.Second,
+		Control:   h.control,
 	}
-	watched := plain
-	watched.Control = h.control
 	return &http.Client{CheckRedirect: h.check, Transport: &http.Transport{ // HTTP/1.1: the program has no other
 		Proxy: func(req *http.Request) (*url.URL, error) {
 			u, err := r.proxy(req)
-			if u != nil {
-				h.through(u)
-			}
+			h.through(u != nil)
 			return u, err
 		},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if h.isProxy(addr) {
-				return plain.DialContext(ctx, network, addr)
-			}
-			conn, err := watched.DialContext(ctx, network, addr)
+			conn, err := dialer.DialContext(ctx, network, addr)
 			if err == nil {
 				h.connected(conn.RemoteAddr())
 			}
@@ -109,22 +103,3 @@ func judgeProxy(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Respo
 }
 
 const proxyAdvice = "check the proxy (`proxy` in the configuration, else http_proxy and https_proxy in the environment), and its user and password"
-
-// through notes that a request goes through the proxy u.
-func (h *hops) through(u *url.URL) {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	if port == "" {
-		port = "1080" // SOCKS
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.proxies = append(h.proxies, net.JoinHostPort(u.Hostname(), port))
-	if !h.redirect && !h.dialled {
-		// Where the proxy finds the server is not known. What a redirect then
-		// makes us dial ourselves must not be what only the device can reach.
-		h.first, h.dialled = zonePublic, true
-	}
-}

@@ -12,12 +12,12 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// A Doubt is a part of the file whose content is wrong: damaged on the way, or from
-// a server that has another file. Fetch fetches it anew, at most maxAgain times.
-type Doubt struct {
+// A doubt is a part of the file whose content is wrong. It is fetched anew, at most
+// maxAgain times.
+type doubt struct {
 	Part
-	Err   error         // what Fetch returns if the content stays wrong
-	Again chan struct{} // Fetch closes it when the part was fetched anew
+	err   error         // what the download ends with if the content stays wrong
+	again chan struct{} // closed when the part was fetched anew
 }
 
 // maxAgain is how often a part is fetched anew: once heals what was damaged on the
@@ -27,31 +27,23 @@ const maxAgain = 2
 // errDoubt ends a try for a part that is fetched anew first.
 var errDoubt = errors.New("a part is in doubt")
 
-// checked reports whether the caller finds every wrong byte: then parts are joined
-// without a validator.
-func (d *download) checked() bool { return d.opt.Doubts != nil }
-
-// unsure reports whether it is not known yet that the server has the file that an
-// earlier call began: the head tells, as it has the hash of all that follows.
-func (d *download) unsure() bool { return d.checked() && d.judged && !d.known }
-
 // doubted takes a doubt, if there is one: then the error is errDoubt. It does not wait.
-func (d *download) doubted() error {
-	if d.doubt != nil || d.unsure() {
+func (d *Download) doubted() error {
+	if d.settled || d.doubt != nil || !d.known {
 		return nil
 	}
 	select {
-	case x, open := <-d.doubts:
+	case x, open := <-d.now.doubts:
 		return d.take(x, open)
-	default: // also of a nil channel
+	default:
 		return nil
 	}
 }
 
 // take takes the doubt x; open: there may be others.
-func (d *download) take(x *Doubt, open bool) error {
+func (d *Download) take(x *doubt, open bool) error {
 	if !open {
-		d.doubts = nil
+		d.settled = true
 		return nil
 	}
 	if d.again == nil {
@@ -61,16 +53,19 @@ func (d *download) take(x *Doubt, open bool) error {
 	if d.again[x.Part]++; d.again[x.Part] > maxAgain {
 		d.known, d.compared = false, 0 // the server may have another file now
 	} else if d.opt.Log != nil {
-		d.opt.Log(fmt.Sprintf("download of %q: %v; fetching bytes %d to %d again", d.from.shown, x.Err, x.First, x.End-1))
+		d.opt.Log(fmt.Sprintf("download of %q: %v; fetching bytes %d to %d again", d.from.shown, x.err, x.First, x.End-1))
 	}
 	return errDoubt
 }
 
 // clear does what comes first: it compares the head with the server's if that is
 // unsure, and fetches the part that is in doubt.
-func (d *download) clear(ctx context.Context) error {
-	if d.unsure() {
-		n, err := d.aside(ctx, Part{d.compared, d.head}, &sameAs{d.spool.file, d.compared})
+func (d *Download) clear(ctx context.Context) error {
+	if d.now == nil {
+		return nil
+	}
+	if !d.known {
+		n, err := d.aside(ctx, Part{d.compared, d.now.head}, &sameAs{d.spool.file, d.compared})
 		d.compared += n
 		if err != nil {
 			return err
@@ -97,22 +92,21 @@ func (d *download) clear(ctx context.Context) error {
 		return err
 	}
 	d.rewritten = true
-	close(d.doubt.Again)
+	close(d.doubt.again)
 	d.doubt = nil
 	return nil
 }
 
 // damaged returns the end of a download whose file is wrong on the server, too.
-func (d *download) damaged() *fault {
-	return &fault{kind: final, drop: true, bare: true, err: d.doubt.Err}
+func (d *Download) damaged() *fault {
+	return &fault{kind: final, drop: true, bare: true, err: d.doubt.err}
 }
 
 // aside fetches p of the file to w, and returns how many bytes of it arrived.
-func (d *download) aside(ctx context.Context, p Part, w io.Writer) (n int64, err error) {
+func (d *Download) aside(ctx context.Context, p Part, w io.Writer) (n int64, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	g := d.begin(ctx, p.End, end)
-	defer g.pace.stop()
+	g := d.guard(ctx, p.End, end)
 	g.offset, g.aside = p.First, true
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.from.url.String(), nil)
 	if err != nil {
@@ -152,13 +146,13 @@ func (s *sameAs) Write(p []byte) (int, error) {
 }
 
 // settle waits until the caller has closed its doubts. errDoubt: it has one.
-func (d *download) settle() error {
-	if d.doubts == nil {
+func (d *Download) settle() error {
+	if d.settled {
 		return nil
 	}
 	d.hangUp()
 	select {
-	case x, open := <-d.doubts:
+	case x, open := <-d.now.doubts:
 		return d.take(x, open)
 	case <-d.caller.Done(): // not the deadline: all has arrived
 		return context.Cause(d.caller)

@@ -5,78 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/tope-ota/ota/bootcheck"
 )
-
-const headSize, frameSize = 5_000, 100_000
-
-var errDamaged = bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "a frame is damaged")
-
-// checking makes opt the options of a caller that knows files by their heads, and
-// what follows by its hashes: files are all that there are.
-func checking(opt *Options, files ...[]byte) {
-	var f *os.File
-	var file []byte
-	var doubts chan *Doubt
-	var started bool
-	over := make(chan struct{}) // the file that was looked at last is not wanted any more
-	opt.Inspect = func(now *os.File, have int64) (bool, error) {
-		head := make([]byte, headSize)
-		if have < headSize {
-			return false, nil
-		}
-		if _, err := now.ReadAt(head, 0); err != nil {
-			return false, err
-		}
-		i := slices.IndexFunc(files, func(b []byte) bool { return bytes.Equal(b[:headSize], head) })
-		if i < 0 {
-			return false, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "the signature is wrong")
-		}
-		close(over)
-		f, file, doubts, started, over = now, files[i], make(chan *Doubt), false, make(chan struct{})
-		return true, nil
-	}
-	opt.Doubts = func() (int64, <-chan *Doubt) { return headSize, doubts }
-	opt.Arrived = func() {
-		if started {
-			return
-		}
-		started = true
-		go check(f, file, doubts, over)
-	}
-}
-
-// check reads the frames of f, which is to be file.
-func check(f *os.File, file []byte, doubts chan *Doubt, over chan struct{}) {
-	for at := headSize; at < len(file); at += frameSize {
-		p := Part{int64(at), int64(min(at+frameSize, len(file)))}
-		for {
-			got := make([]byte, p.End-p.First)
-			if _, err := f.ReadAt(got, p.First); err == nil && bytes.Equal(got, file[p.First:p.End]) {
-				break
-			}
-			d := &Doubt{Part: p, Err: errDamaged, Again: make(chan struct{})}
-			select {
-			case doubts <- d:
-			case <-over:
-				return
-			}
-			select {
-			case <-d.Again:
-			case <-over:
-				return
-			}
-		}
-	}
-	close(doubts)
-}
 
 // twins are two files of one length whose ends are the same.
 func twins(n int) (a, b []byte) {
@@ -148,9 +81,8 @@ func TestUnequalValidators(t *testing.T) {
 						serveAs(how, w, r, n, file, cut)
 					})
 					opt := quick(spoolDir(t))
-					checking(&opt, file)
 					src := Source{URL: s.URL + "/x", SHA256: sha}
-					f, st, err := Fetch(t.Context(), src, opt)
+					f, st, err := Fetch(t.Context(), src, opt, file)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -162,8 +94,7 @@ func TestUnequalValidators(t *testing.T) {
 					// A later call that finds half of it.
 					part := partOf(t, opt.Dir, src.URL)
 					truncate(t, part, 700_000)
-					checking(&opt, file)
-					f, st, err = Fetch(t.Context(), src, opt)
+					f, st, err = Fetch(t.Context(), src, opt, file)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -211,7 +142,7 @@ func TestDoubts(t *testing.T) {
 			name: "one bad frame twice, over a link that breaks",
 			handle: func(w http.ResponseWriter, r *http.Request, n int) {
 				b := file
-				if n < 8 {
+				if n < 5 {
 					b = damaged
 				}
 				serveAs(validators["two strong ETags"], w, r, n, b, 300_000)
@@ -333,8 +264,7 @@ func TestDoubts(t *testing.T) {
 			files := [][]byte{file, other, append(bytes.Clone(other), "more"...)}
 			src := Source{URL: s.URL + "/x"}
 			if row.earlier != nil {
-				checking(&opt, row.earlier)
-				f, _, err := Fetch(t.Context(), src, opt)
+				f, _, err := Fetch(t.Context(), src, opt, row.earlier)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -345,8 +275,7 @@ func TestDoubts(t *testing.T) {
 			if row.name == "the file changed after its head, into a longer one" {
 				files = [][]byte{file, row.gets}
 			}
-			checking(&opt, files...)
-			f, st, err := Fetch(t.Context(), src, opt)
+			f, st, err := Fetch(t.Context(), src, opt, files...)
 			switch {
 			case row.gets == nil && !errors.Is(err, errDamaged):
 				t.Errorf("%v, want %v", err, errDamaged)
@@ -380,8 +309,7 @@ func TestDoubtWithSHA256(t *testing.T) {
 		serveAs(validators["no validator"], w, r, n, b, 0)
 	})
 	opt := quick(spoolDir(t))
-	checking(&opt, file, other)
-	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", SHA256: sum(file)}, opt)
+	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", SHA256: sum(file)}, opt, file, other)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,8 +318,7 @@ func TestDoubtWithSHA256(t *testing.T) {
 		t.Errorf("%+v, want one frame to be fetched anew", st)
 	}
 	opt.Dir = spoolDir(t)
-	checking(&opt, file, other)
-	_, st, err = Fetch(t.Context(), Source{URL: s.URL + "/x", SHA256: sum(other)}, opt)
+	_, st, err = Fetch(t.Context(), Source{URL: s.URL + "/x", SHA256: sum(other)}, opt, file, other)
 	if err == nil {
 		t.Fatal("Fetch succeeded")
 	}

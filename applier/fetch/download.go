@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cavaliergopher/grab/v3"
+	"golang.org/x/time/rate"
+
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -26,65 +28,75 @@ const (
 	bufferSize = 256 << 10
 )
 
-// A download is the state of one Fetch over all its tries.
-type download struct {
+// A Download is the state of one download over all its tries.
+type Download struct {
 	from  *origin
 	opt   Options
 	spool *spool
 	route *route
-	limit *limiter
+	limit *rate.Limiter
 	stats Stats
+	began time.Time
 
-	caller context.Context // of Fetch, without its deadline
+	heads  chan *File
+	ended  chan struct{} // closed at the end; then err is known
+	err    error
+	cancel context.CancelFunc
+	caller context.Context // of Start, without the deadline
 	tryCtx context.Context // of the try that runs
 	client *http.Client    // nil: the next try makes a new one
 
 	size  int64 // of the whole file; -1: unknown
 	have  int64 // bytes in the partial file
 	moved int64 // bytes by which the last try made it longer
-	fresh bool  // all of them arrived in this call, and a validator joins them
+	fresh bool  // all of them arrived in this call, and nothing broke off
 	broke bool  // what is there is of a try that failed, or of an earlier call
 
 	best       int64 // the longest that have ever was, by steps that count as progress
 	failures   int   // tries in a row without progress
 	mismatches int
 	rewinds    int
-	probe      probe
 
-	noHead    bool   // do not ask for parts: the server cannot give any, or it did not help
-	judged    bool   // Inspect is done with this file
-	parts     []Part // that are wanted, once it is judged; nil: all
-	mended    bool   // no hole is where something is wanted
-	inspected int64  // have when it was last called
+	noHead bool   // do not ask for parts: the server cannot give any, or it did not help
+	now    *File  // once its head is there
+	looked int64  // have when its head was looked for last
+	parts  []Part // that are wanted; nil: all
+	mended bool   // no hole is where something is wanted
 
-	whole     bool  // all that is wanted was there
-	head      int64 // bytes that Inspect has judged
-	known     bool  // the server has the file that they belong to
-	compared  int64 // bytes of them that are the server's
-	doubts    <-chan *Doubt
-	doubt     *Doubt       // the part that is fetched anew now
+	whole     bool         // all that is wanted was there
+	known     bool         // the server has the file that the head belongs to
+	compared  int64        // bytes of the head that are the server's
+	settled   bool         // no more doubts come
+	doubt     *doubt       // the part that is fetched anew now
 	doubtAt   int64        // up to where it is
 	again     map[Part]int // how often a part was in doubt
 	rewritten bool         // a part was fetched anew after the SHA-256 was checked
 	reported  time.Time
 }
 
-func newDownload(from *origin, opt Options, s *spool, r *route) *download {
-	d := &download{
-		from: from, opt: opt, spool: s, route: r, limit: newLimiter(opt.LimitRate), size: from.size,
-	}
-	if s.left > 0 {
-		d.have, d.best, d.broke = s.left, s.left, true
-		d.stats.Resumed = s.left
-		d.size = s.mark.Size
+// begin takes what an earlier call left.
+func (d *Download) begin() {
+	d.limit, d.size = newLimiter(d.opt.LimitRate), d.from.size
+	if d.spool.left > 0 {
+		d.have, d.best, d.broke = d.spool.left, d.spool.left, true
+		d.stats.Resumed, d.size = d.spool.left, d.spool.mark.Size
 	}
 	d.fresh = d.have == 0
-	d.known = d.fresh || from.sha256 != nil
-	return d
+	d.known = d.fresh || d.from.sha256 != nil
+}
+
+// newLimiter allows bytes bytes a second, 0 or less: any number, in bursts of an eighth of a
+// second: so short that others on the link do not feel it, so long that a read is worth
+// its cost.
+func newLimiter(bytes int64) *rate.Limiter {
+	if bytes <= 0 {
+		return rate.NewLimiter(rate.Inf, bufferSize)
+	}
+	return rate.NewLimiter(rate.Limit(bytes), int(min(max(bytes/8, 1), bufferSize)))
 }
 
 // run tries until the file is whole or nothing more can be hoped for.
-func (d *download) run(ctx context.Context) error {
+func (d *Download) run(ctx context.Context) error {
 	for {
 		err := d.step(ctx)
 		if err == nil {
@@ -100,7 +112,8 @@ func (d *download) run(ctx context.Context) error {
 		}
 		pause := d.pause(f)
 		d.broke = d.have > 0
-		if f.kind != transient || !d.continuable() {
+		d.fresh = d.fresh && !d.broke
+		if f.kind != transient {
 			if err := d.restart(f.kind); err != nil {
 				return d.giveUp(d.spool.local(d.spool.part, err))
 			}
@@ -118,10 +131,10 @@ func (d *download) run(ctx context.Context) error {
 
 // step is one go at the whole: from looking at what is there, head first, to
 // all that is wanted and beyond doubt.
-func (d *download) step(ctx context.Context) error {
+func (d *Download) step(ctx context.Context) error {
 	defer d.hangUp()
 	for {
-		err := d.fetch(ctx)
+		err := d.missingParts(ctx)
 		if err == nil {
 			err = d.settle()
 		}
@@ -135,8 +148,8 @@ func (d *download) step(ctx context.Context) error {
 	}
 }
 
-// fetch gets all that is wanted and not there. errDoubt: something else comes first.
-func (d *download) fetch(ctx context.Context) error {
+// missingParts gets all that is wanted and not there. errDoubt: something else comes first.
+func (d *Download) missingParts(ctx context.Context) error {
 	for {
 		if err := d.arrived(); err != nil {
 			return err
@@ -152,7 +165,7 @@ func (d *download) fetch(ctx context.Context) error {
 			break
 		}
 		if err := d.try(ctx, limit); err != nil {
-			if limit > 0 && d.moved == 0 && !d.judged {
+			if limit > 0 && d.moved == 0 && d.now == nil {
 				d.noHead = true // perhaps it is such a range that the server cannot bear
 			}
 			return err
@@ -160,9 +173,9 @@ func (d *download) fetch(ctx context.Context) error {
 		if limit == 0 {
 			break
 		}
-		if !d.continuable() {
-			return faultf(rewind, "the server gives nothing that proves that two parts belong together")
-		}
+	}
+	if err := d.offer(true); err != nil {
+		return err
 	}
 	if err := d.arrived(); err != nil {
 		return err
@@ -173,11 +186,10 @@ func (d *download) fetch(ctx context.Context) error {
 	if d.opt.Progress != nil && !d.whole {
 		d.opt.Progress(d.amount())
 	}
-	if d.whole = true; d.opt.Arrived != nil {
-		d.opt.Arrived()
-	}
+	d.whole = true
+	d.now.all(d.stats.Resumed > 0)
 	err := d.checkSum(ctx)
-	if err != nil && d.doubts != nil {
+	if err != nil && !d.settled {
 		// A part that is fetched anew may be what is wrong.
 		d.rewritten = true
 		return nil
@@ -186,7 +198,7 @@ func (d *download) fetch(ctx context.Context) error {
 }
 
 // checkSum compares the whole file with its SHA-256, if that is known.
-func (d *download) checkSum(ctx context.Context) error {
+func (d *Download) checkSum(ctx context.Context) error {
 	d.rewritten = false
 	if d.from.sha256 == nil {
 		return nil
@@ -210,7 +222,7 @@ func (d *download) checkSum(ctx context.Context) error {
 const sumStep = 16 << 20
 
 // hangUp ends the connections of the tries so far.
-func (d *download) hangUp() {
+func (d *Download) hangUp() {
 	if d.client != nil {
 		d.client.CloseIdleConnections()
 		d.client = nil
@@ -219,17 +231,17 @@ func (d *download) hangUp() {
 
 // next says up to where the next try goes, 0 for the end of the file, and whether
 // there is anything more to fetch. It steps over what is not wanted.
-func (d *download) next() (limit int64, more bool, err error) {
+func (d *Download) next() (limit int64, more bool, err error) {
 	if limit := d.headLimit(); limit > 0 {
 		return limit, true, nil
 	}
 	return d.nextPart()
 }
 
-// headLimit is how far the next try goes, so that Inspect can look before
+// headLimit is how far the next try goes, so that the head is judged before
 // more is fetched; 0: to the end.
-func (d *download) headLimit() int64 {
-	if d.opt.Inspect == nil || d.judged || d.noHead {
+func (d *Download) headLimit() int64 {
+	if d.now != nil || d.noHead {
 		return 0
 	}
 	for _, limit := range []int64{headFirst, headMore} {
@@ -240,22 +252,21 @@ func (d *download) headLimit() int64 {
 	return 0
 }
 
-// begin begins a try that asks for what is not there, up to limit if that is not 0.
+// guard begins a try that asks for what is not there, up to limit if that is not 0.
 // end ends it early.
-func (d *download) begin(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
+func (d *Download) guard(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
 	d.tryCtx = ctx
 	if d.client == nil {
 		d.client = d.route.newClient(new(hops))
 	}
-	return newGuard(d, limit, end)
+	return &guard{d: d, offset: d.have, limit: limit, stop: end, left: d.opt.Window}
 }
 
 // try lets grab fetch what is missing, up to limit if that is not 0.
-func (d *download) try(ctx context.Context, limit int64) error {
+func (d *Download) try(ctx context.Context, limit int64) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	g := d.begin(ctx, limit, end)
-	defer g.pace.stop()
+	g := d.guard(ctx, limit, end)
 
 	// A new request each time: grab shares the headers of one.
 	req, err := grab.NewRequest(d.spool.dest(), d.from.url.String())
@@ -301,20 +312,20 @@ func (d *download) try(ctx context.Context, limit int64) error {
 	return nil
 }
 
-// arrived runs whenever the file has grown: it shows it to Inspect, reports
+// arrived runs whenever the file has grown: it offers it when its head is there, reports
 // progress, and has it made durable now and then.
-func (d *download) arrived() error {
-	if err := d.inspect(); err != nil {
+func (d *Download) arrived() error {
+	if err := d.offer(false); err != nil {
 		return err
 	}
-	if err := d.mend(); err != nil {
-		return err
-	}
-	if d.opt.Grown != nil {
-		d.opt.Grown(d.have)
-	}
-	if err := d.doubted(); err != nil {
-		return err
+	if d.now != nil {
+		if err := d.mend(); err != nil {
+			return err
+		}
+		d.now.grow(d.have)
+		if err := d.doubted(); err != nil {
+			return err
+		}
 	}
 	if d.opt.Progress != nil && !d.whole && time.Since(d.reported) >= progressInterval {
 		d.reported = time.Now()
@@ -323,34 +334,9 @@ func (d *download) arrived() error {
 	return d.spool.keep(d.have, d.opt.Reserve)
 }
 
-// inspect shows the file to Inspect, as far as it has no holes, until that is done.
-func (d *download) inspect() error {
-	if d.opt.Inspect == nil || d.judged || d.have <= d.inspected {
-		return nil
-	}
-	d.inspected = d.have
-	whole := d.have
-	if holes := d.spool.holes(); len(holes) > 0 {
-		whole = holes[0].First
-	}
-	done, err := d.opt.Inspect(d.spool.file, whole)
-	if err != nil {
-		return d.refused(err)
-	}
-	if d.judged = done; done {
-		// A head that only became whole with bytes of this call is the server's.
-		d.known = d.known || d.stats.Fetched > 0
-		if d.checked() {
-			d.head, d.doubts = d.opt.Doubts()
-		}
-		d.choose()
-	}
-	return nil
-}
-
-// refused judges an error of Inspect. If what it saw came from an earlier
+// refused judges why the file was refused by its head. If that came from an earlier
 // call, the fault may lie in the partial file: then it is fetched anew, once.
-func (d *download) refused(err error) *fault {
+func (d *Download) refused(err error) *fault {
 	f := &fault{kind: final, drop: bootcheck.Exit(err) != bootcheck.ExitNoSpace, bare: true, err: err}
 	if !d.fresh && looksDamaged(err) {
 		f.kind = mismatch
@@ -369,21 +355,19 @@ func looksDamaged(err error) bool {
 	return false
 }
 
-// continuable reports whether the partial file can be gone on from: it is
-// whole, or something proves that the rest will belong to it.
-func (d *download) continuable() bool {
-	return d.have == 0 || d.have == d.size || d.checked() || d.from.sha256 != nil || d.spool.mark.validator(d.from) != ""
-}
-
 // restart begins at the first byte again, after a fault of kind k.
-func (d *download) restart(k kind) error {
+func (d *Download) restart(k kind) error {
 	if err := d.spool.reset(); err != nil {
 		return err
 	}
 	d.have, d.size, d.fresh, d.known = 0, d.from.size, true, true
-	d.whole, d.head, d.compared, d.doubts, d.doubt, d.again = false, 0, 0, nil, nil, nil
-	d.judged, d.parts, d.inspected, d.mended = false, nil, 0, false
-	d.noHead = !d.checked() || k != mismatch // another file on a server with ranges: its head comes first, too
+	if d.now != nil {
+		d.now.end(ErrStartedOver)
+		d.now.file.Close()
+	}
+	d.now, d.looked, d.parts, d.mended = nil, 0, nil, false
+	d.whole, d.compared, d.settled, d.doubt, d.again = false, 0, false, nil, nil
+	d.noHead = k != mismatch // another file on a server with ranges: its head comes first, too
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++
 	return nil
@@ -391,8 +375,8 @@ func (d *download) restart(k kind) error {
 
 // giveUp ends the download with f. What a later call cannot go on from goes:
 // an empty file, too.
-func (d *download) giveUp(f *fault) error {
-	if f.drop || d.have == 0 || !d.continuable() {
+func (d *Download) giveUp(f *fault) error {
+	if f.drop || d.have == 0 {
 		d.spool.drop()
 	} else {
 		d.spool.save(d.have)

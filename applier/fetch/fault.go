@@ -139,7 +139,7 @@ func (o *origin) failed(f *fault, advice string) error {
 
 // advise says what a person does after f ended the download. Empty, if it was
 // interrupted: who did that knows.
-func (d *download) advise(f *fault) string {
+func (d *Download) advise(f *fault) string {
 	if f.advice != "" {
 		return f.advice
 	}

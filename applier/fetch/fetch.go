@@ -7,35 +7,31 @@
 // ever on a silent server and fills the disk from an endless one. Everything
 // that prevents this sits between grab and the network, in its HTTPClient:
 //
-//	Fetch ── the loop: try, judge the failure, pause, try again      download.go, judge.go
-//	  └ grab ── stat, Range, append, checksum
+//	Download ── the loop: try, judge the failure, pause, try again   download.go, judge.go
+//	  └ grab ── stat, Range, append
 //	      └ guard ── lets only the answer pass that was asked for     guard.go
 //	          ├ body ── never more bytes than announced, never slower
-//	          │         than the minimum nor faster than the limit;
-//	          │         shows the head to Inspect                      body.go, pace.go, limit.go
+//	          │         than the minimum nor faster than the limit     body.go
 //	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
 //	                           certificates, judged without a clock    certificates.go, package calendar
-//	parts ── what of the file is wanted at all, and what once more     parts.go, doubt.go
+//	File ── who reads along: what is wanted, what is in doubt         file.go, parts.go, doubt.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
 // In the spool folder, NAME being a hash of the address without its query:
 //
 //	NAME.part   what has arrived, from the first byte on; holes are what nobody wants
-//	NAME.json   the sidecar: length, validators, holes, how much is surely on the disk
+//	NAME.json   the sidecar: length, holes, how much is surely on the disk
 //	.lock       locked while a download uses the folder
 //	newest-date the newest date that a signature proved, for devices without a clock
 //
 // The name leaves out the query because presigned addresses carry a new
 // signature there each time they are asked for; without that, they could never
-// be resumed. Two files whose addresses differ in nothing but the query share
-// a name, then: the validators tell them apart and the download starts over.
+// be resumed.
 //
-// A partial file is continued only if something proves that the rest belongs
-// to it: the SHA-256 of the whole, a strong ETag, or a Last-Modified that is
-// old enough to be one. Else it is thrown away. Servers behind one address may
-// have other validators for the same file, or none; so where the caller has a hash
-// of every part (Doubts), these decide, and a part that is wrong is fetched anew.
-// That the server still has the file of an earlier call its head says then.
+// Servers behind one address may give other validators for the same file, or none,
+// so none is asked for: the caller has a signature of the head and a hash of every
+// part, and a part that is wrong is fetched anew. Whether the server still has the
+// file of which an earlier call left a part its head says: it is fetched and compared.
 package fetch
 
 import (
@@ -43,7 +39,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -78,43 +73,18 @@ type Options struct {
 	// addresses in it are deleted; names that are not ours are left alone.
 	Dir string
 
+	// The file begins with a head, by which it is judged before the rest is fetched: its
+	// first Prefix bytes say, by HeadSize, how long that is. A server that gives ranges is
+	// asked for the first 256 KiB, then for the first MiB, then for the rest, and sends
+	// nothing that was not asked for. An error of HeadSize says that it is not the file.
+	Prefix   int
+	HeadSize func(prefix []byte) (int64, error)
+
 	// Progress is called at most every 200 ms and once at the end, with the
 	// bytes that are there (resumed ones included) and how many are wanted in all,
 	// -1 while that is unknown. done falls when a download starts over, total when
-	// Parts says that not all is wanted.
+	// not all is wanted.
 	Progress func(done, total int64)
-
-	// Inspect is called as the file grows, with the first have bytes of it in f
-	// (read them by ReadAt), until it returns done, so that the head of a file
-	// can be judged before the rest is fetched: a server that gives ranges is
-	// asked for the first 256 KiB, then for the first MiB, then for the rest,
-	// and sends nothing that was not asked for. Its error ends the download, is
-	// returned as it is, and the partial file is deleted, unless it says that there is
-	// no room (ExitNoSpace): then it is wanted once there is. When the download
-	// starts over, Inspect is asked again, with another f and a smaller have.
-	Inspect func(f *os.File, have int64) (done bool, err error)
-
-	// Parts is asked when Inspect is done with a file, and says what else of it is
-	// wanted, in order; nil: all. What is not becomes a hole of the file: it is
-	// neither fetched nor given room. Where the whole file has to be fetched, as its
-	// SHA-256 is known or the server gives no ranges, it is. nil: all is wanted.
-	Parts func() []Part
-
-	// Doubts is called before Parts. It returns how many bytes of the file Inspect has
-	// judged, and the channel from which doubts about the others come. A caller that
-	// sets it promises to find every wrong byte, by a signature in the head and by
-	// hashes in the rest: Fetch then joins parts of the file without a validator. It
-	// returns when the caller has closed the channel and every doubt is cleared. nil:
-	// only a validator or the SHA-256 joins.
-	Doubts func() (head int64, doubts <-chan *Doubt)
-
-	// Arrived is called when all that is wanted is there, and again after a doubt.
-	// Fetch still checks the SHA-256 and waits for doubts. nil: not called.
-	Arrived func()
-
-	// Grown is told whenever the file that Inspect saw last has grown: its first
-	// have bytes can be read. It must not wait. nil: nobody reads along.
-	Grown func(have int64)
 
 	// Log gets one line for each failure after which the download goes on.
 	// It holds no credentials and no query.
@@ -152,61 +122,56 @@ type Stats struct {
 	Resumes  int   // how often it went on from where it had broken off, in this call or in an earlier one
 }
 
-// Fetch downloads src into opt.Dir and returns the whole file, open for
-// reading at its start; the caller closes it, and calls Remove when it is no
-// longer needed or when its content turns out to be wrong. The length is the
-// announced one and, if src says a SHA-256, the content has it.
+// Start begins to download src into opt.Dir; the caller calls Close or Drop at the end. The
+// caller finds every wrong byte, by a signature in the head and by hashes in the rest, so
+// parts of the file are joined whatever validators the server gives; a part that is wrong
+// is fetched anew (Again). If src says a SHA-256, the whole has that when Settle returns.
 //
-// The file is not durable yet: a power cut loses what arrived in the last 15
-// seconds, and a later call fetches that again. To write a bundle to the flash
-// that is deleted a moment later would be to wear it for nothing.
+// The file is not durable: a power cut loses what arrived in the last 15 seconds, and a
+// later call fetches that again. To write a bundle to the flash that is deleted a moment
+// later would be to wear it for nothing.
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
-// be right, or a proxy or CA that cannot be used, ExitBusy if another Fetch uses the folder, ExitNoSpace, ExitFailed
-// for other trouble with the disk, ExitDownloadFailed for everything else,
-// with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH. A cancelled
-// ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
+// be right, or a proxy or CA that cannot be used, ExitBusy if another download uses the
+// folder, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
+// everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH. A
+// cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
 // partial file is kept if a later call can go on from it.
-func Fetch(ctx context.Context, src Source, opt Options) (*os.File, Stats, error) {
-	from, err := src.parse()
-	if err != nil {
-		return nil, Stats{}, err
-	}
-	opt = opt.withDefaults()
-	// Before the spool is touched: a mistake here must not cost what is there.
-	route, err := newRoute(&opt)
-	if err != nil {
-		return nil, Stats{}, err
-	}
-	caller := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, opt.Deadline,
-		faultf(final, "it is not complete after %v", opt.Deadline))
-	defer cancel()
-	spool, err := openSpool(opt.Dir, from, opt.Doubts != nil)
-	if err != nil {
-		return nil, Stats{}, from.localError(opt.Dir, err)
-	}
-	defer spool.close()
-	if route.dates = opt.Calendar; route.dates == nil {
-		route.dates = calendar.Open(opt.Dir, nil)
-	}
-	defer route.dates.Save()
-	d := newDownload(from, opt, spool, route)
-	d.caller = caller
-	if err := d.run(ctx); err != nil {
-		return nil, d.stats, err
-	}
-	return spool.release(), d.stats, nil
+func Start(ctx context.Context, src Source, opt Options) *Download {
+	d := &Download{opt: opt.withDefaults(), began: time.Now(), heads: make(chan *File), ended: make(chan struct{})}
+	d.caller, d.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(d.ended)
+		d.err = d.fetch(src)
+		if d.now != nil {
+			d.now.end(d.err)
+		}
+	}()
+	return d
 }
 
-// Remove deletes what Fetch keeps of src in dir. That nothing is there is no
-// error.
-func Remove(dir string, src Source) error {
-	from, err := src.parse()
-	if err != nil {
+// fetch is the whole download.
+func (d *Download) fetch(src Source) (err error) {
+	if d.from, err = src.parse(); err != nil {
 		return err
 	}
-	return removeFiles(dir, from.name)
+	// Before the spool is touched: a mistake here must not cost what is there.
+	if d.route, err = newRoute(&d.opt); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(d.caller, d.opt.Deadline,
+		faultf(final, "it is not complete after %v", d.opt.Deadline))
+	defer cancel()
+	if d.spool, err = openSpool(d.opt.Dir, d.from); err != nil {
+		return d.from.localError(d.opt.Dir, err)
+	}
+	defer d.spool.close()
+	if d.route.dates = d.opt.Calendar; d.route.dates == nil {
+		d.route.dates = calendar.Open(d.opt.Dir, nil)
+	}
+	defer d.route.dates.Save()
+	d.begin()
+	return d.run(ctx)
 }
 
 // An origin is a Source that has been checked.
@@ -215,7 +180,6 @@ type origin struct {
 	user   *url.Userinfo // nil: none
 	shown  string        // the address as it may be printed
 	name   string        // of the spool files, without their endings
-	query  string        // hash of the query: the secret itself is never written down
 	size   int64         // -1: unknown
 	sha256 []byte        // nil: unknown
 }
@@ -255,9 +219,6 @@ func (src Source) parse() (*origin, error) {
 	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
 	o.name = digest(u.Scheme + "://" + strings.ToLower(u.Host) + u.EscapedPath())[:nameLen]
-	if u.RawQuery != "" {
-		o.query = digest(u.RawQuery)
-	}
 	return o, nil
 }
 

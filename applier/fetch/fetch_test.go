@@ -114,10 +114,10 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestInspectRefuses holds that a file that is refused by its head is not
+// TestRefused holds that a file that is refused by its head is not
 // fetched any further, that the server has not even sent more, and that
 // nothing of it stays.
-func TestInspectRefuses(t *testing.T) {
+func TestRefused(t *testing.T) {
 	const length = 256 << 20
 	refused := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "not ours")
 	for _, head := range []int64{24, 20_000, headFirst, headFirst + 1, headMore} {
@@ -128,13 +128,7 @@ func TestInspectRefuses(t *testing.T) {
 				http.ServeContent(&counter{w, &sent}, r, "", old, io.NewSectionReader(zeros{}, 0, length))
 			})
 			opt := quick(spoolDir(t))
-			opt.Inspect = func(f *os.File, have int64) (bool, error) {
-				if have < head {
-					return false, nil
-				}
-				return false, refused
-			}
-			_, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: size}, opt)
+			_, st, err := caller{head: head, refuse: func(*File) error { return refused }}.fetch(t.Context(), Source{URL: s.URL + "/x", Size: size}, opt)
 			if !errors.Is(err, refused) || err.Error() != "not ours" {
 				t.Errorf("Fetch = %v, want %v", err, refused)
 			}
@@ -170,9 +164,9 @@ func (zeros) ReadAt(p []byte, _ int64) (int, error) {
 	return len(p), nil
 }
 
-// TestInspectSees holds that Inspect sees the true bytes, until it is done,
-// and that Progress grows to the end.
-func TestInspectSees(t *testing.T) {
+// TestReadsAlong holds that a reader sees the true bytes, that nothing is there before
+// the head is and nothing more is fetched before Want, and that Progress grows to the end.
+func TestReadsAlong(t *testing.T) {
 	file := content(fileSize, 1)
 	for _, size := range []int64{fileSize, 0} {
 		s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
@@ -184,19 +178,6 @@ func TestInspectSees(t *testing.T) {
 			serveCut(w, r, file, 100_000)
 		})
 		opt := quick(spoolDir(t))
-		calls, over := 0, false
-		opt.Inspect = func(f *os.File, have int64) (bool, error) {
-			calls++
-			if over {
-				t.Error("Inspect was asked again after it was done")
-			}
-			got := make([]byte, have)
-			if _, err := f.ReadAt(got, 0); err != nil || sum(got) != sum(file[:have]) {
-				t.Errorf("Inspect sees %d bytes that are not the file's (%v)", have, err)
-			}
-			over = have > fileSize/2
-			return over, nil
-		}
 		var last, total int64
 		ends := 0
 		opt.Progress = func(done, all int64) {
@@ -208,13 +189,28 @@ func TestInspectSees(t *testing.T) {
 			}
 			last, total = done, all
 		}
-		f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: size}, opt)
+		c := caller{files: [][]byte{file}, head: 120_000, refuse: func(f *File) error {
+			got := make([]byte, f.Have)
+			if _, err := f.ReadAt(got, 0); err != nil || f.Have < 120_000 || sum(got) != sum(file[:f.Have]) {
+				t.Errorf("of a head of 120000 bytes %d are there that are not the file's (%v)", f.Have, err)
+			}
+			if _, err := f.ReadAt(got, f.Have+1); err == nil {
+				t.Error("more than Have can be read before Want")
+			}
+			return nil
+		}, reads: func(f *File, _ *Download) {
+			got := make([]byte, fileSize)
+			if _, err := f.ReadAt(got, 0); err != nil || sum(got) != sum(file) {
+				t.Errorf("what is read while it arrives is not the file (%v)", err)
+			}
+		}}
+		f, _, err := c.fetch(t.Context(), Source{URL: s.URL + "/x", Size: size}, opt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		mustHave(t, f, file)
-		if !over || calls == 0 || last != fileSize || total != fileSize || ends == 0 {
-			t.Errorf("Inspect done: %v after %d calls; Progress ended at %d of %d", over, calls, last, total)
+		if last != fileSize || total != fileSize || ends == 0 {
+			t.Errorf("Progress ended at %d of %d", last, total)
 		}
 	}
 }
@@ -224,8 +220,7 @@ func TestOneConnection(t *testing.T) {
 	file := content(2<<20, 1)
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
 	opt := quick(spoolDir(t))
-	opt.Inspect = func(f *os.File, have int64) (bool, error) { return have > headFirst, nil }
-	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt)
+	f, st, err := caller{head: headFirst + 1}.fetch(t.Context(), Source{URL: s.URL + "/x"}, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +252,7 @@ func TestNoRoom(t *testing.T) {
 		if err == nil {
 			t.Fatal("Fetch succeeded")
 		}
-		checkError(t, err, "300007 bytes to come", bootcheck.ExitNoSpace, bootcheck.CodeDiskFull)
+		checkError(t, err, "262144 bytes to come", bootcheck.ExitNoSpace, bootcheck.CodeDiskFull)
 		if st.Fetched != 0 || len(entries(t, opt.Dir)) != 0 {
 			t.Errorf("%d bytes were fetched, %v are left", st.Fetched, entries(t, opt.Dir))
 		}
@@ -267,7 +262,7 @@ func TestNoRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sp, err := openSpool(spoolDir(t), from, false)
+		sp, err := openSpool(spoolDir(t), from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,13 +271,14 @@ func TestNoRoom(t *testing.T) {
 		if sp.file, err = os.Open("/dev/full"); err != nil { // every write to it is ENOSPC
 			t.Fatal(err)
 		}
-		opt := quick("").withDefaults()
-		route, err := newRoute(&opt)
-		if err != nil {
+		d := &Download{from: from, opt: quick("").withDefaults(), spool: sp, caller: t.Context()}
+		d.opt.Prefix = 24
+		if d.route, err = newRoute(&d.opt); err != nil {
 			t.Fatal(err)
 		}
-		route.dates = calendar.Open(sp.dir.Name(), nil)
-		err = newDownload(from, opt, sp, route).run(t.Context())
+		d.route.dates = calendar.Open(sp.dir.Name(), nil)
+		d.begin()
+		err = d.run(t.Context())
 		if err == nil {
 			t.Fatal("the download succeeded")
 		}
@@ -314,16 +310,14 @@ func TestOneAtATime(t *testing.T) {
 	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
 	opt := quick(spoolDir(t))
 	src := Source{URL: s.URL + "/x?secret=1"}
-	inner := opt
-	opt.Inspect = func(*os.File, int64) (bool, error) {
-		_, _, err := Fetch(t.Context(), Source{URL: s.URL + "/y?secret=1"}, inner)
+	f, _, err := caller{refuse: func(*File) error {
+		_, _, err := Fetch(t.Context(), Source{URL: s.URL + "/y?secret=1"}, opt)
 		if err == nil {
 			t.Fatal("two downloads at once")
 		}
 		checkError(t, err, "another download uses", bootcheck.ExitBusy, failed)
-		return true, nil
-	}
-	f, _, err := Fetch(t.Context(), src, opt)
+		return nil
+	}}.fetch(t.Context(), src, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +383,7 @@ func TestRetryAfter(t *testing.T) {
 // TestPause holds that pauses double up to the longest, and that a server may
 // ask for more, but not for more than that.
 func TestPause(t *testing.T) {
-	d := &download{opt: Options{Backoff: time.Second, MaxPause: time.Minute}, size: -1}
+	d := &Download{opt: Options{Backoff: time.Second, MaxPause: time.Minute}, size: -1}
 	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 20: time.Minute} {
 		d.failures = failures
 		got := d.pause(&fault{})

@@ -17,24 +17,35 @@ import (
 // 206 from our offset to the end of the file, or to the limit of this try, or
 // 200 from the first byte.
 type guard struct {
-	d      *download
+	d      *Download
 	offset int64 // length of the partial file when the try began
 	limit  int64 // ask for the bytes before this one only; 0: for all
 	aside  bool  // it is not the end of the file that becomes longer
 	end    int64 // where the answer ends by what it announces; 0: no answer yet, -1: unknown
-	pace   *pace
+
+	stop context.CancelCauseFunc // ends the try
+	left time.Duration           // of this window of waiting for the server
+	got  int64                   // bytes in it
 }
 
-// newGuard makes the guard of a try that end can end.
-func newGuard(d *download, limit int64, end context.CancelCauseFunc) *guard {
-	g := &guard{d: d, offset: d.have, limit: limit}
-	g.pace = newPace(d.opt.MinRate, d.opt.Window, func(got int64) {
-		f := faultf(transient, "the server sent %d bytes in %v, less than %d a second",
-			got, d.opt.Window, d.opt.MinRate)
+// wait waits for the server in f, which returns how many bytes came. Where less than
+// MinRate comes for a whole Window of such waiting, the try ends. The time that the disk
+// takes, or the limit of the rate, does not count.
+func (g *guard) wait(f func() (int, error)) (int, error) {
+	opt := &g.d.opt
+	began := time.Now()
+	timer := time.AfterFunc(g.left, func() {
+		f := faultf(transient, "the server sent less than %d bytes a second for %v", opt.MinRate, opt.Window)
 		f.slow = true
-		end(f)
+		g.stop(f)
 	})
-	return g
+	n, err := f()
+	timer.Stop()
+	g.left -= time.Since(began)
+	if g.got += int64(n); g.got >= max(1, int64(float64(opt.MinRate)*opt.Window.Seconds())) {
+		g.left, g.got = opt.Window, 0
+	}
+	return n, err
 }
 
 // Do implements grab.HTTPClient.
@@ -46,17 +57,16 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 	ask.Header.Del("Range") // grab's own; the offset decides
 	if r := g.askFor(); r != "" {
 		ask.Header.Set("Range", r)
-		if v := g.d.spool.mark.validator(g.d.from); g.offset > 0 && v != "" && !g.d.checked() {
-			ask.Header.Set("If-Range", v)
-		}
 	}
 	ask.Header.Set("User-Agent", "ota-apply")
 	ask.Header.Set("Accept-Encoding", "identity")
 	ask.Header.Set("Cache-Control", "no-transform")
 	g.d.stats.Requests++
-	g.pace.begin()
-	resp, err := send(ask.Context(), g.d.client, ask, g.d.from)
-	g.pace.end(0)
+	var resp *http.Response
+	_, err := g.wait(func() (_ int, err error) {
+		resp, err = send(ask.Context(), g.d.client, ask, g.d.from)
+		return 0, err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +84,6 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 // askFor is the Range of this try; empty: none.
 func (g *guard) askFor() string {
 	switch {
-	case g.d.probe == probing && !g.aside:
-		return ""
 	case g.limit > 0:
 		return fmt.Sprintf("bytes=%d-%d", g.offset, g.limit-1)
 	case g.offset > 0:
@@ -131,14 +139,11 @@ func (g *guard) admit(resp *http.Response) error {
 	if g.end < 0 {
 		g.end = d.size
 	}
-	if g.offset > 0 && !d.spool.mark.proves(resp.Header) {
-		d.fresh = false
-	}
 	if g.aside {
 		return nil
 	}
 	coming := d.missing()
-	if g.limit > 0 && !d.judged {
+	if g.limit > 0 && d.now == nil {
 		coming = g.end - g.offset // of the rest it is not known whether it is wanted
 	}
 	if err := d.spool.room(coming, d.opt.Reserve); err != nil {
@@ -147,12 +152,7 @@ func (g *guard) admit(resp *http.Response) error {
 	if g.offset > 0 && d.spool.mark.Size == d.size {
 		return nil // nothing new
 	}
-	return d.spool.note(func(m *mark) {
-		m.Size = d.size
-		if g.offset == 0 {
-			m.setValidators(resp.Header)
-		}
-	})
+	return d.spool.note(func(m *mark) { m.Size = d.size })
 }
 
 // judgeStatus passes 200 and 206 where they were asked for.
@@ -165,9 +165,6 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 	case code == http.StatusOK && g.offset == 0, code == http.StatusPartialContent && ranged:
 		return nil
 	case code == http.StatusOK:
-		if g.d.spool.mark.differs(resp.Header) && !g.d.checked() {
-			return faultf(mismatch, "the file changed on the server")
-		}
 		return faultf(rewind, "the server sends the whole file instead of the rest")
 	case ranged && code == http.StatusRequestedRangeNotSatisfiable && g.tooShort(resp):
 		_, _, total, _ := contentRange(resp)
@@ -230,8 +227,6 @@ func (g *guard) judgeRange(resp *http.Response) (int64, *fault) {
 	switch {
 	case !ok || first < 0:
 		return 0, faultf(rewind, "the server's Content-Range %.60q is not a part of a file", resp.Header.Get("Content-Range"))
-	case g.d.spool.mark.differs(resp.Header) && !g.d.checked():
-		return 0, faultf(mismatch, "the file changed on the server")
 	case first != g.offset || last < first || last != total-1 && last != g.limit-1:
 		return 0, faultf(rewind, "the server sends bytes %d to %d of %d, want %d to the end", first, last, total, g.offset)
 	case resp.ContentLength >= 0 && resp.ContentLength != last-first+1:

@@ -24,22 +24,9 @@ const (
 	progressBytes = 64 << 10
 )
 
-// A probe finds out, before a download is given up, whether it is ranges that
-// the server cannot bear: it would fail in every later call, too. A partial
-// file is precious, though, so it is sacrificed only if a request without a
-// range is answered well and one with a range fails again after that.
-type probe int
-
-const (
-	notProbed probe = iota
-	probing         // the next try asks without a range, though there is a partial file
-	plainGood       // that was answered with the file
-	probed
-)
-
 // judge finds the fault in err, counts it, and decides what it means after
 // those before.
-func (d *download) judge(ctx context.Context, err error) *fault {
+func (d *Download) judge(ctx context.Context, err error) *fault {
 	var f *fault
 	switch cause := context.Cause(ctx); {
 	case ctx.Err() != nil && errors.As(cause, &f): // the deadline
@@ -58,8 +45,8 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 	} else {
 		d.failures++
 	}
-	kind := d.judgeProbe(f)
-	if kind == rewind && f.kind == rewind && d.checked() && d.have > 0 && d.probe == notProbed && d.rewinds < maxRewinds {
+	kind := f.kind
+	if kind == rewind && d.have > 0 && d.rewinds < maxRewinds {
 		d.rewinds++
 		kind = transient
 	}
@@ -78,31 +65,12 @@ func (d *download) judge(ctx context.Context, err error) *fault {
 // patience is how many tries in a row may fail. Where nothing was ever heard of
 // the server and nothing is here to lose, few are enough: the address is wrong, or
 // the network is down, and who asked is told within seconds and can ask again.
-func (d *download) patience(f *fault) int {
+func (d *Download) patience(f *fault) int {
 	var op *net.OpError
 	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
 		return min(d.opt.Failures, coldFailures)
 	}
 	return d.opt.Failures
-}
-
-// judgeProbe says what kind of fault f is in the light of the probe, and
-// takes the probe on.
-func (d *download) judgeProbe(f *fault) kind {
-	lastTry := f.kind == transient && d.have > 0 && d.moved == 0 && d.failures == d.opt.Failures-1
-	switch {
-	case d.probe == probing && f.kind == rewind:
-		d.probe, d.failures = plainGood, max(0, d.opt.Failures-2)
-		return transient
-	case d.probe == probing:
-		d.probe = probed
-	case d.probe == plainGood && lastTry:
-		d.probe, d.failures = probed, 0
-		return rewind
-	case d.probe == notProbed && lastTry:
-		d.probe = probing
-	}
-	return f.kind
 }
 
 func ofTotal(size int64) string {
@@ -114,8 +82,8 @@ func ofTotal(size int64) string {
 
 // pause is how long to wait after f: doubling, a little random so that a
 // thousand devices do not come back together, and as long as the server asked.
-func (d *download) pause(f *fault) time.Duration {
-	if f.kind == rewind || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && !d.unsure() {
+func (d *Download) pause(f *fault) time.Duration {
+	if f.kind == rewind || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && d.known {
 		return 0 // the server is well: only the request changes, or nothing is left to ask for
 	}
 	p := d.opt.Backoff

@@ -30,13 +30,9 @@ func merge(parts []Part) []Part {
 	return joined
 }
 
-// choose asks which parts are wanted of a file that was judged. A file whose
-// SHA-256 is known has to be fetched whole: nothing else can be compared with it.
-func (d *download) choose() {
-	if d.opt.Parts == nil {
-		return
-	}
-	parts := d.opt.Parts()
+// choose notes which parts are wanted of a file that was judged. A file whose SHA-256 is
+// known has to be fetched whole: nothing else can be compared with it.
+func (d *Download) choose(parts []Part) {
 	if parts == nil || d.noHead || d.size < 0 || d.from.sha256 != nil {
 		return
 	}
@@ -46,8 +42,8 @@ func (d *download) choose() {
 // mend cuts the partial file off, once, at the first hole that an earlier call
 // left where this one wants something. Which that is, is known when it is judged,
 // before anything is fetched: the head has no holes.
-func (d *download) mend() error {
-	if d.mended || d.opt.Inspect != nil && !d.judged {
+func (d *Download) mend() error {
+	if d.mended {
 		return nil
 	}
 	d.mended = true
@@ -71,7 +67,7 @@ func (d *download) mend() error {
 
 // nextPart says up to where the next try goes, 0 for the end of the file, and
 // whether anything is left to fetch. What is not wanted it makes a hole.
-func (d *download) nextPart() (limit int64, more bool, err error) {
+func (d *Download) nextPart() (limit int64, more bool, err error) {
 	if d.parts == nil || d.noHead {
 		return 0, true, nil
 	}
@@ -91,7 +87,7 @@ func (d *download) nextPart() (limit int64, more bool, err error) {
 }
 
 // skip makes a hole of the partial file up to offset.
-func (d *download) skip(offset int64) error {
+func (d *Download) skip(offset int64) error {
 	if offset-d.have < minGap && offset < d.size {
 		return nil // it is fetched together with what follows
 	}
@@ -108,7 +104,7 @@ func (d *download) skip(offset int64) error {
 
 // amount is how much has arrived and how much is wanted in all; -1 while that is
 // not known.
-func (d *download) amount() (done, total int64) {
+func (d *Download) amount() (done, total int64) {
 	done, total = d.have, d.size
 	for _, h := range d.spool.holes() {
 		done -= h.End - h.First
@@ -120,7 +116,7 @@ func (d *download) amount() (done, total int64) {
 }
 
 // missing is how much is still to be fetched, bytes, as far as it is known.
-func (d *download) missing() int64 {
+func (d *Download) missing() int64 {
 	if d.parts == nil || d.noHead {
 		return max(0, d.size-d.have)
 	}

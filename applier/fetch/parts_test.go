@@ -3,13 +3,10 @@ package fetch
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -79,8 +76,6 @@ func TestParts(t *testing.T) {
 			opt := quick(spoolDir(t))
 			var lastDone, lastTotal int64
 			opt.Progress = func(done, total int64) { lastDone, lastTotal = done, total }
-			opt.Inspect = func(f *os.File, have int64) (bool, error) { return have >= 1000, nil }
-			opt.Parts = func() []Part { return row.parts }
 			src := Source{URL: s.URL + "/x.ota", Size: bigSize}
 			if row.noSize {
 				src.Size = 0
@@ -88,7 +83,7 @@ func TestParts(t *testing.T) {
 			if row.sha {
 				src.SHA256 = sum(file)
 			}
-			f, st, err := Fetch(t.Context(), src, opt)
+			f, st, err := caller{head: 1000, parts: row.parts}.fetch(t.Context(), src, opt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,15 +113,13 @@ func TestPartsResume(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		now     []Part // wanted by the second call; nil: all
-		plain   bool   // the second call has neither Inspect nor Parts
 		meddle  func(m map[string]any)
 		fetched int64 // by the second call, at most
 	}{
 		{name: "the same", now: []Part{first, second, third}, fetched: 150_000},
 		{name: "a hole is wanted", now: []Part{first, {1<<20 + 500_000, 1<<20 + 600_000}, second, third}, fetched: 500_000},
-		{name: "all is wanted", fetched: bigSize - headFirst},
-		{name: "all is wanted, by one who does not know of parts", plain: true, fetched: bigSize - headFirst},
-		{name: "less is wanted", now: []Part{first}, fetched: 0},
+		{name: "all is wanted", fetched: bigSize - headFirst + headSize},
+		{name: "less is wanted", now: []Part{first}, fetched: headSize},
 		{name: "the power went", now: []Part{first, second, third}, fetched: bigSize, meddle: func(m map[string]any) {
 			m["boot"], m["synced"] = "another", 1<<20+50_000
 		}},
@@ -146,25 +139,20 @@ func TestPartsResume(t *testing.T) {
 			src := Source{URL: s.URL + "/x.ota", Size: bigSize}
 			ctx, cancel := context.WithCancel(t.Context())
 			opt := quick(dir)
-			opt.Inspect = func(f *os.File, have int64) (bool, error) { return true, nil }
-			opt.Parts = func() []Part { return []Part{first, second, third} }
-			opt.Grown = func(have int64) {
-				if have >= 3<<20+50_000 {
-					cancel()
+			c := caller{parts: []Part{first, second, third}, reads: func(f *File, _ *Download) {
+				if _, err := f.ReadAt(make([]byte, 1), 3<<20+50_000); err != nil {
+					t.Error(err)
 				}
-			}
-			if _, _, err := Fetch(ctx, src, opt); err == nil {
+				cancel()
+			}}
+			if _, _, err := c.fetch(ctx, src, opt); err == nil {
 				t.Fatal("the first call was not interrupted")
 			}
 			if row.meddle != nil {
 				edit(t, noteOf(partOf(t, dir, src.URL)), row.meddle)
 			}
 			opt = quick(dir)
-			if !row.plain {
-				opt.Inspect = func(f *os.File, have int64) (bool, error) { return true, nil }
-				opt.Parts = func() []Part { return row.now }
-			}
-			f, st, err := Fetch(t.Context(), src, opt)
+			f, st, err := caller{parts: row.now}.fetch(t.Context(), src, opt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -206,28 +194,21 @@ func TestPartsAndKills(t *testing.T) {
 		stop := random.Int64N(2 * bigSize)
 		ctx, cancel := context.WithCancel(t.Context())
 		opt := quick(dir)
-		var now *os.File
-		var known int64
-		opt.Inspect = func(f *os.File, have int64) (bool, error) {
-			holds(t, f, file, Part{0, have})
-			now, known = f, have
-			return have >= 1000, nil
-		}
-		opt.Parts = func() []Part { return parts }
-		opt.Grown = func(have int64) {
-			if now != nil && have < known {
-				t.Errorf("%d bytes are there after %d were", have, known)
-			}
+		c := caller{head: 1000, parts: parts, refuse: func(f *File) error {
+			holds(t, f, file, Part{0, f.Have})
+			return nil
+		}, reads: func(f *File, _ *Download) {
 			for _, p := range parts {
-				if now != nil && p.First < have {
-					holds(t, now, file, Part{p.First, min(p.End, have)})
+				for at := p.First; at < p.End; at += 10_000 {
+					if at >= stop {
+						cancel()
+						return
+					}
+					holds(t, f, file, Part{at, min(p.End, at+10_000)})
 				}
 			}
-			if known = have; have >= stop {
-				cancel()
-			}
-		}
-		f, _, err := Fetch(ctx, src, opt)
+		}}
+		f, _, err := c.fetch(ctx, src, opt)
 		cancel()
 		if err != nil {
 			interrupted++
@@ -246,7 +227,7 @@ func TestPartsAndKills(t *testing.T) {
 }
 
 // holds checks that f has the bytes p of file.
-func holds(t *testing.T, f *os.File, file []byte, p Part) {
+func holds(t *testing.T, f io.ReaderAt, file []byte, p Part) {
 	t.Helper()
 	got := make([]byte, p.End-p.First)
 	if n, err := f.ReadAt(got, p.First); n != len(got) || !bytes.Equal(got, file[p.First:p.End]) {
@@ -270,53 +251,3 @@ func (h *hanger) Write(p []byte) (int, error) {
 }
 
 func exists(name string) bool { _, err := os.Stat(name); return err == nil }
-
-// TestGrown holds that what Grown promises can be read, and that it starts over
-// when the download does.
-func TestGrown(t *testing.T) {
-	file, other := content(bigSize, 1), content(bigSize, 2)
-	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
-		if n < 3 {
-			serveCut(w, r, file, 200_000)
-			return
-		}
-		serve(w, r, other)
-	})
-	opt := quick(spoolDir(t))
-	var now *os.File
-	var seen []string
-	opt.Inspect = func(f *os.File, have int64) (bool, error) { now = f; return true, nil }
-	opt.Grown = func(have int64) {
-		if now == nil {
-			return
-		}
-		b := make([]byte, have)
-		if n, err := now.ReadAt(b, 0); err != nil && err != io.EOF || int64(n) != have {
-			t.Errorf("%d bytes were promised, %d can be read: %v", have, n, err)
-		}
-		for name, is := range map[string][]byte{"old": file, "new": other} {
-			if have > 0 && bytes.Equal(b, is[:have]) && !slices.Contains(seen, name) {
-				seen = append(seen, name)
-			}
-		}
-	}
-	f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: bigSize}, opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustHave(t, f, other)
-	if got := fmt.Sprint(seen); got != "[old new]" {
-		t.Errorf("seen: %s, want the old file, then the new one", got)
-	}
-	if strings.Count(got(s), "If-Range") == 0 {
-		t.Error("nothing was resumed")
-	}
-}
-
-func got(s *server) string {
-	var b strings.Builder
-	for _, r := range s.asked() {
-		fmt.Fprintln(&b, r.Header)
-	}
-	return b.String()
-}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 )
@@ -15,13 +14,14 @@ import (
 // presigned addresses behind a CDN need 2.
 const maxRedirects = 5
 
-// A hops watches where the redirects of one try lead.
+// A hops watches where the redirects of one client lead. Its requests are one after the
+// other, but what dials may be left over from the one before.
 type hops struct {
 	mu       sync.Mutex
-	first    zone // of the host that the address names, once it is connected
-	dialled  bool
-	redirect bool     // a redirect was followed: what is dialled now was not named by the caller
-	proxies  []string // host:port of those that requests go through: the device's owner named them
+	first    zone // of the host that the address names, once it is known
+	known    bool
+	redirect bool // a redirect was followed: what is dialled now was not named by the caller
+	proxied  bool // what is dialled now is a proxy, which the device's owner named
 }
 
 // check judges a redirect before it is followed.
@@ -52,16 +52,21 @@ func (h *hops) check(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// isProxy reports whether addr, host:port, is that of a proxy.
-func (h *hops) isProxy(addr string) bool {
+// through notes that the next request goes through a proxy, or does not.
+func (h *hops) through(proxy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Contains(h.proxies, addr)
+	h.proxied = proxy
+	if proxy && !h.redirect && !h.known {
+		// Where the proxy finds the server is not known. What a redirect then makes us
+		// dial ourselves must not be what only the device can reach.
+		h.first, h.known = zonePublic, true
+	}
 }
 
-// control runs for each address that is dialled, after its name was resolved:
-// a redirect must not reach what only the device itself, or its own network,
-// is meant to reach, unless the first host is there, too.
+// control runs for each address that is dialled, after its name was resolved: a redirect
+// must not reach what only the device itself, or its own network, is meant to reach,
+// unless the first host is there, too.
 func (h *hops) control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -69,7 +74,7 @@ func (h *hops) control(_, address string, _ syscall.RawConn) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if z := zoneOf(ap.Addr()); h.redirect && h.dialled && z < h.first {
+	if z := zoneOf(ap.Addr()); h.redirect && h.known && !h.proxied && z < h.first {
 		return faultf(final, "redirect from %v into %v (%v)", h.first, z, ap.Addr())
 	}
 	return nil
@@ -80,8 +85,8 @@ func (h *hops) control(_, address string, _ syscall.RawConn) error {
 func (h *hops) connected(addr net.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a, ok := addr.(*net.TCPAddr); ok && !h.dialled {
-		h.first, h.dialled = zoneOf(a.AddrPort().Addr()), true
+	if a, ok := addr.(*net.TCPAddr); ok && !h.known && !h.proxied {
+		h.first, h.known = zoneOf(a.AddrPort().Addr()), true
 	}
 }
 

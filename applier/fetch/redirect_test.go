@@ -111,16 +111,16 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s was asked for by %q with password %q", r.URL.Path, user, password)
 		}
 	}
-	if n := len(s.asked()); n != 4 {
-		t.Errorf("%d requests, want 4", n)
+	if n := len(s.asked()); n != 8 {
+		t.Errorf("%d requests, want 8", n)
 	}
 	for _, r := range append(other.asked(), s.asked()...) {
 		if v := r.Header.Get("Referer"); v != "" {
 			t.Errorf("Referer %q was sent", v)
 		}
 	}
-	if n := len(other.asked()); n != 1 {
-		t.Errorf("%d requests to the other host, want 1", n)
+	if n := len(other.asked()); n != 2 {
+		t.Errorf("%d requests to the other host, want 2", n)
 	}
 	for _, r := range other.asked() {
 		for _, name := range []string{"Authorization", "Proxy-Authorization", "Cookie", "Www-Authenticate"} {

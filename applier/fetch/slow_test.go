@@ -26,7 +26,7 @@ func slowBehaviours() []slowBehaviour {
 	file := content(fileSize, 1)
 	return []slowBehaviour{
 		{name: "a stall before the headers, always", handle: func(w http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() },
-			text: "the server sent 0 bytes in 100ms"},
+			text: "less than 20480 bytes a second for 100ms"},
 		{name: "a byte now and then", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(file)))
 			for i := range file {
@@ -40,7 +40,7 @@ func slowBehaviours() []slowBehaviour {
 					return
 				}
 			}
-		}, text: "less than 20480 a second"},
+		}, text: "cannot download"},
 		{name: "headers byte by byte", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -53,18 +53,18 @@ func slowBehaviours() []slowBehaviour {
 				}
 				time.Sleep(20 * time.Millisecond) // this is the slowness under test
 			}
-		}, text: "the server sent 0 bytes in 100ms"},
+		}, text: "less than 20480 bytes a second for 100ms"},
 		{name: "a stall after half of the file, always", handle: func(w http.ResponseWriter, r *http.Request, _ int) {
 			serveHanging(w, r, file)
-		}, text: "in 100ms"},
+		}, text: "for 100ms"},
 		{name: "a TLS handshake that is not answered", conn: func(conn net.Conn) { io.Copy(io.Discard, conn) },
-			text: "the server sent 0 bytes in 100ms"},
+			text: "less than 20480 bytes a second for 100ms"},
 		{name: "a TLS handshake byte by byte", conn: func(conn net.Conn) {
 			// The beginning of a record of 16 kB.
 			for _, err := io.WriteString(conn, "\x16\x03\x03\x40\x00\x02"); err == nil; _, err = conn.Write([]byte{0}) {
 				time.Sleep(20 * time.Millisecond) // this is the slowness under test
 			}
-		}, text: "the server sent 0 bytes in 100ms"},
+		}, text: "less than 20480 bytes a second for 100ms"},
 	}
 }
 

@@ -43,8 +43,7 @@ func TestNeverSpliced(t *testing.T) {
 				})
 				opt := quick(spoolDir(t))
 				for range 3 { // a later call goes on with what an earlier one left
-					checking(&opt, file, other)
-					f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt)
+					f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt, file, other)
 					if err != nil {
 						gotten[2].Add(1)
 						continue

@@ -77,8 +77,7 @@ type spool struct {
 
 // openSpool locks dir, deletes what other downloads left there, and opens the
 // partial file of from: what can be trusted of an earlier one, or a new one.
-// checked: the caller finds every wrong byte in it.
-func openSpool(dir string, from *origin, checked bool) (*spool, error) {
+func openSpool(dir string, from *origin) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -107,7 +106,7 @@ func openSpool(dir string, from *origin, checked bool) (*spool, error) {
 		json:   filepath.Join(dir, from.name+noteSuffix),
 	}
 	s.sweep()
-	if !s.adopt(checked) {
+	if !s.adopt() {
 		if err := s.reset(); err != nil {
 			s.close()
 			return nil, err
@@ -130,7 +129,7 @@ func (s *spool) sweep() {
 // adopt opens what an earlier call left, if it can be gone on from. Its length
 // is trusted only in the boot in which it was written; after a power cut the
 // end of a file may be zeros, and only what the sidecar calls synced is sure.
-func (s *spool) adopt(checked bool) bool {
+func (s *spool) adopt() bool {
 	m, err := readMark(s.json)
 	if err != nil {
 		return false
@@ -149,7 +148,7 @@ func (s *spool) adopt(checked bool) bool {
 		length = min(length, m.Synced) // behind that there may be holes that are not noted
 	}
 	total := max(m.Size, s.from.size)
-	known, proven := hex.EncodeToString(s.from.sha256), false
+	known := hex.EncodeToString(s.from.sha256)
 	switch {
 	case s.from.size > 0 && m.Size > 0 && s.from.size != m.Size:
 		return false
@@ -157,15 +156,6 @@ func (s *spool) adopt(checked bool) bool {
 		return false
 	case known != "" && m.SHA256 != "" && known != m.SHA256:
 		return false
-	case known != "" && known == m.SHA256:
-		proven = true
-	case m.validator(s.from) == "" && !checked:
-		return false // nothing could prove that the rest belongs to it
-	}
-	if length == total && !proven && !checked {
-		// Whole, but perhaps no longer what the server has. Asked for the last
-		// byte of it, the server tells.
-		length--
 	}
 	if length <= 0 {
 		return false
@@ -204,7 +194,7 @@ func (s *spool) reset() error {
 	}
 	s.left, s.lastBytes = 0, 0
 	s.mark = mark{
-		URL: s.from.shown, Query: s.from.query, SHA256: hex.EncodeToString(s.from.sha256),
+		URL: s.from.shown, SHA256: hex.EncodeToString(s.from.sha256),
 		Size: s.from.size, Boot: bootID(),
 	}
 	_, err := os.Lstat(s.json)
