@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -15,9 +14,9 @@ import (
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
-// progressBar shows a person one line that is written over:
+// progressBar shows the operator one line that is redrawn:
 //
-//	downloading  43 % [########............]  172.3 of 400.0 MiB   12.3 MiB/s     0:18 left
+//	downloading  43 %, 172.3 MiB of 400.0 MiB, 12.3 MiB/s, 0:18 left
 //
 // Who has news only notes them; a goroutine draws the line, at most ten times a
 // second, and also when nothing comes: then the rate falls. All methods do nothing
@@ -32,8 +31,10 @@ type progressBar struct {
 	message     string
 	begun       time.Time
 	done, total int64
-	speed       speed
-	shown       string // the line on the terminal; empty: none
+	rate        float64   // bytes a second, of the last seconds
+	rated       time.Time // when that was, of
+	ratedAt     int64     // these bytes
+	shown       string    // the line on the terminal; empty: none
 }
 
 const (
@@ -73,7 +74,8 @@ func (p *progressBar) stage(name, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.name, p.message, p.begun = name, message, time.Now()
-	p.done, p.total, p.speed = 0, 0, speed{}
+	p.done, p.total = 0, 0
+	p.startOver(p.begun)
 }
 
 func (p *progressBar) progress(done, total int64) {
@@ -82,11 +84,14 @@ func (p *progressBar) progress(done, total int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if done < p.done || total != p.total {
-		p.speed = speed{} // it started over
+	over := done < p.done || total != p.total
+	if p.done, p.total = min(max(done, 0), total), total; over {
+		p.startOver(time.Now())
 	}
-	p.done, p.total = min(max(done, 0), total), total
 }
+
+// startOver forgets the rate: what was before says nothing any more.
+func (p *progressBar) startOver(now time.Time) { p.rate, p.rated, p.ratedAt = -1, now, p.done }
 
 func (p *progressBar) draw(now time.Time) {
 	width, _, err := term.GetSize(int(p.terminal.Fd()))
@@ -99,11 +104,7 @@ func (p *progressBar) draw(now time.Time) {
 		return
 	}
 	// The last column stays free: some terminals wrap when it is written to.
-	line := p.waiting(now, width-1)
-	if p.total > 0 {
-		p.speed.note(now, p.done)
-		line = p.moving(width - 1)
-	}
+	line := cut(p.line(now), width-1)
 	if line == p.shown {
 		return
 	}
@@ -116,53 +117,34 @@ func (p *progressBar) draw(now time.Time) {
 	}
 }
 
-// waiting is the line of a stage that does not know how far it is.
-func (p *progressBar) waiting(now time.Time, width int) string {
-	line := p.name
-	if p.message != "" {
-		line += ": " + p.message
-	}
-	if took := now.Sub(p.begun); took >= 2*time.Second {
-		line += ", " + clock(took)
-	}
-	return cut(line, width)
-}
-
-// moving is the line of a stage that is at done of total: as much of it as fits,
-// the most useful first, and the bar in what is left.
-func (p *progressBar) moving(width int) string {
-	line := fmt.Sprintf("%s %3d %%", p.name, p.done*100/p.total)
-	rate, left := "", ""
-	if perSecond, ok := p.speed.rate(); ok {
-		rate = fmt.Sprintf("%8s/s", size(int64(perSecond)))
-		switch {
-		case p.done >= p.total:
-		case perSecond < 1:
-			left = "stalled"
-		default:
-			left = clock(time.Duration(float64(p.total-p.done)/perSecond*float64(time.Second))) + " left"
+// line is what is shown at now.
+func (p *progressBar) line(now time.Time) string {
+	if p.total <= 0 { // of a stage that does not know how far it is
+		line := p.name
+		if p.message != "" {
+			line += ": " + p.message
 		}
+		if took := now.Sub(p.begun); took >= 2*time.Second {
+			line += ", " + clock(took)
+		}
+		return line
 	}
-	total := size(p.total)
-	of := fmt.Sprintf("%*s of %s", len(total), size(p.done), total)
-
-	// Each has its width all the time, so that nothing jumps.
-	const rateWidth, leftWidth, smallestBar = 13, 14, 8
-	var parts string
-	if add := fmt.Sprintf("%*s", rateWidth, rate); len(line)+len(add) <= width {
-		parts = add
+	if took := now.Sub(p.rated).Seconds(); took >= 1 {
+		second := float64(p.done-p.ratedAt) / took
+		if p.rate >= 0 && second > 0 {
+			second = p.rate*0.7 + second*0.3
+		}
+		p.rate, p.rated, p.ratedAt = second, now, p.done
 	}
-	if add := fmt.Sprintf("%*s", leftWidth, left); len(line)+len(parts)+len(add) <= width {
-		parts += add
+	line := fmt.Sprintf("%s %3d %%, %s of %s", p.name, p.done*100/p.total, cli.Size(p.done), cli.Size(p.total))
+	switch {
+	case p.rate >= 1 && p.done < p.total:
+		left := time.Duration(float64(p.total-p.done) / p.rate * float64(time.Second))
+		line += fmt.Sprintf(", %s/s, %s left", cli.Size(int64(p.rate)), clock(left))
+	case p.rate >= 0 && p.done < p.total:
+		line += ", stalled"
 	}
-	if add := "  " + of; len(line)+len(parts)+len(add) <= width {
-		parts = add + parts
-	}
-	if cells := min(width-len(line)-len(parts)-len(" []"), 40); cells >= smallestBar {
-		full := int(p.done * int64(cells) / p.total)
-		line += " [" + strings.Repeat("#", full) + strings.Repeat(".", cells-full) + "]"
-	}
-	return cut(strings.TrimRight(line+parts, " "), width)
+	return line
 }
 
 // over is w, whose lines go above the bar. A nil bar changes nothing.
@@ -209,45 +191,6 @@ func (p *progressBar) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-}
-
-// speed is how fast a number grew in the last seconds.
-type speed struct {
-	seen []sample // the oldest first
-}
-
-type sample struct {
-	at   time.Time
-	done int64
-}
-
-const (
-	speedWindow = 5 * time.Second // what is older does not count
-	speedFirst  = time.Second     // before that there is nothing to say
-)
-
-func (s *speed) note(now time.Time, done int64) {
-	s.seen = append(s.seen, sample{now, done})
-	for len(s.seen) > 2 && now.Sub(s.seen[1].at) >= speedWindow {
-		s.seen = s.seen[1:]
-	}
-}
-
-func (s *speed) rate() (perSecond float64, ok bool) {
-	if len(s.seen) < 2 {
-		return 0, false
-	}
-	first, last := s.seen[0], s.seen[len(s.seen)-1]
-	took := last.at.Sub(first.at)
-	return float64(last.done-first.done) / took.Seconds(), took >= speedFirst
-}
-
-// size is a number of bytes for a person.
-func size(n int64) string {
-	if n < 1<<20 {
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
 
 // clock is a duration as 0:07, 12:34 or 1:02:03.
