@@ -17,7 +17,7 @@ import (
 func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions, keys *trust.Keys) error {
 	err := a.judge(ctx, b, o)
 	if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
-		err = cmp.Or(a.remember(ctx, b.manifest, keys), err)
+		err = cmp.Or(a.remember(ctx, b.record, b.manifest, keys), err)
 	}
 	return err
 }
@@ -29,6 +29,7 @@ func (a *applier) judge(ctx context.Context, b *openBundle, o installOptions) er
 	if err != nil {
 		return err
 	}
+	b.record = record
 	if err := a.admission(record, o).Refuse(b.ref(), b.manifest); err != nil {
 		return err
 	}
@@ -37,7 +38,7 @@ func (a *applier) judge(ctx context.Context, b *openBundle, o installOptions) er
 			return err
 		}
 	}
-	b.plan, err = a.plan(b, record)
+	b.plan, err = a.plan(b)
 	return err
 }
 

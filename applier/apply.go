@@ -134,9 +134,12 @@ func (a *applier) obtain(ctx context.Context, from string, o installOptions, key
 			return nil, false, err
 		}
 		a.guardianFirst(ctx, o)
-		if record := a.current(b.ref()); record != nil {
+		if b.record, err = a.record(); err != nil {
+			return nil, false, err
+		}
+		if runs(b.record, b.ref()) {
 			a.stage(report.StageVerifying, "version "+b.manifest.Version)
-			if done, err := a.resume(ctx, record, o.force); done {
+			if done, err := a.resume(ctx, b.record, o.force); done {
 				if err == nil {
 					src.drop()
 				}
@@ -197,7 +200,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 	if err != nil {
 		return err
 	}
-	if record := a.current(&snapshot.Ref); record != nil {
+	if runs(record, &snapshot.Ref) {
 		if err := a.store.CheckRevoked(&snapshot.Ref, record); bootcheck.Exit(err) == bootcheck.ExitRefused {
 			return err
 		}
@@ -252,13 +255,9 @@ func (a *applier) record() (*bootcheck.Record, error) {
 	return active.Record, nil
 }
 
-// current is the record if ref is current, else nil.
-func (a *applier) current(ref *bootcheck.Ref) *bootcheck.Record {
-	record, err := a.record()
-	if err != nil || record == nil || !record.Current.Same(ref) {
-		return nil
-	}
-	return record
+// runs reports whether ref is current in record, which may be nil.
+func runs(record *bootcheck.Record, ref *bootcheck.Ref) bool {
+	return record != nil && record.Current.Same(ref)
 }
 
 // begin takes the lock that one install holds from its first byte to its

@@ -85,15 +85,10 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 }
 
 func (a *applier) forecast(b *openBundle, o installOptions) (*forecast, error) {
-	record, err := a.record()
-	if err != nil {
-		return nil, err
-	}
-	p := b.plan
-	ref := &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
+	p, ref, record := b.plan, b.ref(), b.record
 	f := &forecast{
 		Version: ref.Version, Release: b.manifest.Release, Digest: ref.Digest,
-		Here: p.here, Current: record != nil && record.Current.Same(ref),
+		Here: p.here, Current: runs(record, ref),
 		Bundle: b.head.Size(b.manifest), Download: p.download,
 		Reuse: p.reused, ReuseFiles: p.files, ReuseFrom: append([]string{}, p.from...), Write: p.write,
 		Need: p.need.Bytes, Free: p.free.Bytes, Remove: append([]string{}, p.remove...),

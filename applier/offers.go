@@ -217,17 +217,13 @@ func (s *sharing) can(name string, e *bootcheck.Entry, n int) bool {
 // takeOffers gets from other versions what they have of u, which is to be b: first what
 // takes no room. If that is less than o says, there has to be room for the rest.
 func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBundle, o *offers) error {
-	record, err := a.record()
-	if err != nil {
-		return err
-	}
 	damaged := make(map[string]bool)
 	take := func(noCopy bool) error {
 		for d, donor := range o.donors {
 			if noCopy && !donor.share || !missing(u, o.has, 1<<d) {
 				continue
 			}
-			if err := a.takeFrom(ctx, u, donor, record, noCopy, damaged); err != nil {
+			if err := a.takeFrom(ctx, u, donor, b.record, noCopy, damaged); err != nil {
 				return err
 			}
 		}
@@ -241,6 +237,7 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 		if err := u.Wait(); err != nil {
 			return err
 		}
+		var err error
 		if o, err = a.makeRoom(ctx, b, u); err != nil {
 			return err
 		}

@@ -31,17 +31,18 @@ type plan struct {
 
 // plan says how b comes into the store, or refuses it for want of room
 // (ExitNoSpace). It looks at the disk and changes nothing.
-func (a *applier) plan(b *openBundle, record *bootcheck.Record) (*plan, error) {
+func (a *applier) plan(b *openBundle) (*plan, error) {
 	if snapshot, err := a.store.Snapshot(b.manifest.Version); err == nil && snapshot.Ref.Digest == b.digest {
 		free, err := a.store.Free()
 		return &plan{here: true, free: free}, err
 	}
-	return a.planUnpack(b, record, nil, nil)
+	return a.planUnpack(b, nil, nil)
 }
 
 // planUnpack is plan of a version that has to be unpacked, whatever is there. u has taken from them what can be shared, nil: nothing yet.
 // stays are versions that cannot be removed.
-func (a *applier) planUnpack(b *openBundle, record *bootcheck.Record, u *bundle.Unpacker, stays []string) (*plan, error) {
+func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) (*plan, error) {
+	record := b.record
 	free, err := a.store.Free()
 	if err != nil {
 		return nil, err

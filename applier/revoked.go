@@ -56,11 +56,7 @@ func (a *applier) revokedUnknown(err error) error {
 // on this disk, durably, and for the rest of this run. It is done before the
 // payload is fetched, as a server that holds that back must not keep a stolen key
 // believed; and not earlier, as what was refused has no say.
-func (a *applier) remember(ctx context.Context, m *bootcheck.Manifest, keys *trust.Keys) error {
-	record, err := a.record()
-	if err != nil {
-		return err
-	}
+func (a *applier) remember(ctx context.Context, record *bootcheck.Record, m *bootcheck.Manifest, keys *trust.Keys) error {
 	revoked := keys.Twins(m.RevokedKeys)
 	all, err := a.store.Revoke(record, revoked, keys.IDs())
 	if err != nil {

@@ -40,9 +40,10 @@ type openBundle struct {
 	head     *bundle.Head
 	manifest *bootcheck.Manifest
 	digest   string
-	plan     *plan       // nil: to be made
-	coming   int64       // bytes that have still to be downloaded, if all of it is wanted
-	now      *fetch.File // nil: all of it is here
+	record   *bootcheck.Record // of the device into which it is brought; nil: it is empty
+	plan     *plan             // nil: to be made
+	coming   int64             // bytes that have still to be downloaded, if all of it is wanted
+	now      *fetch.File       // nil: all of it is here
 }
 
 func (b *openBundle) ref() *bootcheck.Ref {

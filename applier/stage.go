@@ -30,7 +30,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 	if bootcheck.Inconclusive(err) {
 		return err // it may be whole, and be what the device falls back to
 	}
-	if err == nil && snapshot.Ref == *ref && !a.signedAgain(snapshot, b) {
+	if err == nil && snapshot.Ref == *ref && !signedAgain(snapshot, b) {
 		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil || bootcheck.Inconclusive(err) {
 			return err
 		} else {
@@ -72,12 +72,8 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 // signedAgain reports whether b has another signature than snapshot, which has the same
 // manifest, was never confirmed, and which no record names: it is unpacked again, as the
 // key that signed it first may not be trusted any more.
-func (a *applier) signedAgain(snapshot *bootcheck.Snapshot, b *openBundle) bool {
-	record, err := a.record()
-	if err != nil {
-		return false
-	}
-	is := &snapshot.Ref
+func signedAgain(snapshot *bootcheck.Snapshot, b *openBundle) bool {
+	is, record := &snapshot.Ref, b.record
 	if record != nil && (is.Same(record.Current) || is.Same(record.Previous) || is.Same(record.Factory) || record.IsConfirmed(is)) {
 		return false
 	}
@@ -209,11 +205,8 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacke
 	for {
 		p := b.plan // of a moment ago
 		if b.plan = nil; p == nil || p.here {
-			record, err := a.record()
-			if err != nil {
-				return nil, err
-			}
-			if p, err = a.planUnpack(b, record, u, stays); err != nil {
+			var err error
+			if p, err = a.planUnpack(b, u, stays); err != nil {
 				return nil, err
 			}
 		}
