@@ -170,6 +170,7 @@ install_all() {
     for p in $programs; do
         as_is "$bin/$p" "$destdir$prefix/bin/$p" 0755
     done
+    as_is "$here/scripts/ota" "$destdir$prefix/bin/ota" 0755
     docs=$(dirname "$bin")
     if [ -n "$dry" ] || [ -e "$docs/man/ota.7" ]; then
         for p in $pages; do
@@ -227,6 +228,7 @@ uninstall_all() {
     done
     run rm -f "$manager" "$panic" "$catalog"
     for p in $programs; do run rm -f "$destdir$prefix/bin/$p" "$completions/$p"; done
+    run rm -f "$destdir$prefix/bin/ota"
     for p in $pages; do run rm -f "$manual/man${p##*.}/$p"; done
     for t in $tools; do run rm -f "$lib/$t"; done
     if [ -d "$lib" ]; then run rmdir --ignore-fail-on-non-empty "$lib"; fi

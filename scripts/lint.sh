@@ -45,6 +45,6 @@ step gofmt formatted
 step layout layout
 step "go vet" go vet ./...
 step staticcheck staticcheck
-step shellcheck shellcheck scripts/*.sh scripts/deb/postinst scripts/deb/prerm scripts/deb/postrm .ci/run
+step shellcheck shellcheck scripts/ota scripts/*.sh scripts/deb/postinst scripts/deb/prerm scripts/deb/postrm .ci/run
 step "systemd-analyze verify" units
 exit $failed
