@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -108,14 +109,16 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 	if err != nil {
 		return err
 	}
-	defer streams.Close()
 	defer started()
+	defer streams.Close()
+	var heard atomic.Bool
 	go func() {
 		c, err := streams.AcceptUnix()
 		if err != nil {
 			return // it ended before
 		}
 		defer c.Close()
+		heard.Store(true)
 		started()
 		var fds []int
 		for _, stream := range []any{stdout, stderr, a.bundle} {
@@ -149,6 +152,12 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 		}
 		err = <-ended // says whether it had made its switch
 	}
+	if !heard.Load() { // systemd could not start it
+		os.Remove(requestFile)
+		if a.events != nil {
+			a.events.elsewhere = false
+		}
+	}
 	_, never := errors.AsType[*systemd.JobError](err)
 	switch {
 	case err == nil && code > int(bootcheck.ExitUnknown), never && !stopped:
@@ -159,6 +168,9 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 	case err != nil:
 		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "cannot follow the install in %s: %w", installUnit, err).
 			WithAdvice("`ota-apply status` shows how it goes on")
+	case code != 0 && !heard.Load():
+		return bootcheck.Errorf(bootcheck.ExitCode(code), "", "the install in %s failed", installUnit).
+			WithAdvice("`journalctl -u %s` says why", installUnit)
 	case code != 0:
 		return exitOf(code)
 	}
@@ -199,15 +211,10 @@ func (a *applier) leaveRequest(ctx context.Context, conn *systemd.Conn, r *reque
 	os.Remove(requestFile)
 	os.Remove(streamsSocket)
 	data, err := json.Marshal(r)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = os.WriteFile(requestFile, data, 0o600)
 	}
-	f, err := os.OpenFile(requestFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, nil, err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, nil, err
 	}
 	// Mode 0755, by the umask: root alone can connect.
@@ -258,21 +265,22 @@ func (c *command) asRequest(cfg *config.Config) *request {
 // takeRequest returns the command that requestFile asks for, and its streams. log is
 // the journal.
 func takeRequest(log io.Writer) (c *command, stdout, stderr io.Writer, err error) {
+	stdout, stderr = io.Discard, log
 	data, err := os.ReadFile(requestFile)
 	if err != nil {
 		err = (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: fmt.Errorf("no install was requested: %w", err)}).
 			WithAdvice("`ota-apply install` requests one, and starts %s", installUnit)
-		return nil, io.Discard, log, err
+		return nil, stdout, stderr, err
 	}
 	os.Remove(requestFile) // nobody else is to read it
 	var r request
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, io.Discard, log, fmt.Errorf("cannot read %s: %w", requestFile, err)
+	if err = json.Unmarshal(data, &r); err == nil {
+		c, err = r.command()
 	}
-	if c, err = r.command(); err != nil {
-		return nil, io.Discard, log, err
+	if err != nil {
+		return nil, stdout, stderr, fmt.Errorf("cannot read %s: %w", requestFile, err)
 	}
-	c.unit, stdout, stderr = &streams{}, io.Discard, log
+	c.unit = &streams{}
 	if files := receiveStreams(); len(files) >= 2 {
 		c.unit.terminal = files[1]
 		stdout, stderr = files[0], io.MultiWriter(cli.Log(log), cli.Log(files[1]))
@@ -316,21 +324,13 @@ func receiveStreams() (files []*os.File) {
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	var rights [256]byte
 	_, n, _, _, err := c.ReadMsgUnix(make([]byte, 1), rights[:])
-	if err != nil {
+	messages, _ := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) == 0 {
 		return nil
 	}
-	messages, err := unix.ParseSocketControlMessage(rights[:n])
-	if err != nil {
-		return nil
-	}
-	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "a stream of the command"))
-		}
+	fds, _ := unix.ParseUnixRights(&messages[0])
+	for _, fd := range fds {
+		files = append(files, os.NewFile(uintptr(fd), "a stream of the command"))
 	}
 	return files
 }
