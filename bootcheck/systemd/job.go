@@ -87,13 +87,6 @@ func (c *Conn) StartNoWait(ctx context.Context, name string) error {
 	})
 }
 
-// RestartNoWait is Restart without the waiting.
-func (c *Conn) RestartNoWait(ctx context.Context, name string) error {
-	return c.enqueue(ctx, "restart", name, func(b *bus.Conn) (int, error) {
-		return b.RestartUnitContext(ctx, name, "replace", nil)
-	})
-}
-
 // Reboot starts a clean reboot and does not wait for it: every service is
 // stopped, ExecStop= of the guardian leaves its mark, file systems are
 // unmounted. Nothing that is queued later can stop it.
@@ -111,16 +104,6 @@ func (c *Conn) ResetFailed(ctx context.Context, name string) error {
 	err := c.call(ctx, func(b *bus.Conn) error { return b.ResetFailedUnitContext(ctx, name) })
 	if err != nil && !isError(err, errNoSuchUnit) {
 		return fmt.Errorf("cannot reset the failure of %q: %w", name, err)
-	}
-	return nil
-}
-
-// DaemonReload makes systemd read its unit files again. It is needed only when
-// they changed.
-func (c *Conn) DaemonReload(ctx context.Context) error {
-	err := c.call(ctx, func(b *bus.Conn) error { return b.ReloadContext(ctx) })
-	if err != nil {
-		return fmt.Errorf("cannot make systemd read its unit files again: %w", err)
 	}
 	return nil
 }

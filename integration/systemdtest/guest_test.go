@@ -80,7 +80,7 @@ func TestGuestUnit(t *testing.T) {
 	}
 
 	try.Check(os.Symlink("/dev/null", "/run/systemd/system/t-masked.service"))
-	try.Check(c.DaemonReload(ctx))
+	try.Check(exec.CommandContext(ctx, "systemctl", "daemon-reload").Run())
 	if u := state(t, c, "t-masked.service"); u.Load != "masked" {
 		t.Errorf("a masked unit: %+v", u)
 	}
@@ -115,9 +115,6 @@ func TestGuestStartRestartStop(t *testing.T) {
 	if second.InvocationID == first.InvocationID || second.MainPID == first.MainPID || second.ActiveEnter <= first.ActiveEnter || second.NRestarts != 0 {
 		t.Errorf("after Restart: %+v, before %+v", second, first)
 	}
-	try.Check(c.RestartNoWait(ctx, name))
-	eventually(t, c, name, "another run", func(u systemd.Unit) bool { return u.Active == "active" && u.InvocationID != second.InvocationID })
-
 	try.Check(c.Stop(ctx, name))
 	if u := state(t, c, name); u.Active != "inactive" || u.MainPID != 0 {
 		t.Errorf("after Stop: %+v", u)
