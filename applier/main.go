@@ -3,15 +3,11 @@ package applier
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,69 +16,6 @@ import (
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
-
-const usage = `ota-apply installs a version of the application and makes it run.
-
-  ota-apply install URL|FILE|- [--size N] [--sha256 HEX] [--no-activate | --at-reboot] [--force] [--allow-downgrade]
-                    [--limit-rate RATE] [--json]
-                               download, check, unpack, switch, restart, wait for the verdict;
-                               -: read the address, one line, from stdin
-  ota-apply install --dry-run [--json] URL|FILE|-
-                               only say what would be downloaded, reused, written, removed, restarted
-  ota-apply activate VERSION [--at-reboot] [--force] [--allow-downgrade] [--json]
-                               switch to a version that is in the store; refuses what install refuses
-  ota-apply status [--json]    what runs, what is on trial, what an install does now
-  ota-apply list [--json]      the versions in the store
-  ota-apply verify VERSION|FILE
-                               check every byte of a version or of a bundle
-  ota-apply check [--json]     run the health checks once; nothing is changed
-  ota-apply cleanup [--dry-run]
-                               remove left-overs and the versions beyond "keep"
-  ota-apply unblock VERSION    let a version that failed here be installed again
-  ota-apply reset-release      take releases from that of the version that runs on, though a higher one
-                               was confirmed here
-  ota-apply serve-progress [--idle TIME]
-                               for ota-progress.socket: answer GET /api/v1.0/progress with the
-                               state of the install; end after TIME (30s) without a connection
-  ota-apply doctor [--json] [--sysroot DIR]
-                               is the device set up right? What is not, and the cure; nothing is changed.
-                               Exit code 1: something fails
-  ota-apply check --request    for ota-health@.service: stdin is a socket, with one request
-  ota-apply --version          the version of this program
-
-Flags of install:
-  --url-file FILE     read the address from FILE, one line: no other user sees it
-  --size N            the bundle has N bytes
-  --sha256 HEX        the bundle has this SHA-256
-  --no-activate       only put the version into the store
-  --at-reboot         run it from the next boot on; until then nothing that runs changes
-  --force             although the version failed on this device
-  --allow-downgrade   although its release is older than one that was confirmed here
-  --limit-rate RATE   download at most RATE bytes a second, as 500k or 2M; 0: as fast as it goes
-  --json              tell a program: one JSON object a line on stdout, and nothing else there
-
-Flags of doctor:
-  --sysroot DIR       the image of a device, below DIR, instead of this device
-
-With --json, install and activate print at each change of stage and every 5 %
-  {"event":"progress","stage":"downloading","progress":40,"message":"…"}
-    stage     downloading, verifying, toInstall, installing or rebooting
-    progress  percent of the stage
-    message   for a person
-and at the end, once
-  {"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"…","error":""}
-    exit      the exit code
-    stage     success (exit 0) or failed
-    version   what was to run; empty if that was not found out
-    message   for a person
-    error     empty, or "CODE: …" as in a report to device-api
-status --json and list --json print one object.
-
-Flags of every command:
-  --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
-  --root DIR      the version store, instead of the configured one
-
-` + cli.ExitCodes
 
 // command is what the command line asks for.
 type command struct {
@@ -109,13 +42,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	syscall.Umask(0o022)
 	readAhead()
 	limitMemory()
-	c, err := parse(args)
+	out := &cli.Output{W: stdout}
+	c, err := parse(args, out, stderr)
 	if err == nil && c.name == serveInstall {
 		c, stdout, stderr, err = takeRequest(stderr)
+		out = &cli.Output{W: stdout}
 	}
-	out := &cli.Output{W: stdout}
-	cli.Answer(out, "ota-apply", usage, err)
-	if err == nil {
+	if err == nil && c.name != "" {
 		err = c.run(ctx, out, stderr)
 	}
 	err = out.Err(err)
@@ -128,98 +61,6 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 		return bootcheck.ExitCode(code) // it has said itself what was wrong
 	}
 	return cli.Fail(stderr, "ota-apply", err)
-}
-
-func parse(all []string) (*command, error) {
-	name, args := cli.Command(all, "config", "root")
-	if name == "" {
-		return nil, cli.Usagef("ota-apply", "a command is missing")
-	}
-	c := &command{name: name, idle: idleDefault, args: all}
-	fs := cli.Flags("ota-apply " + c.name)
-	fs.StringVar(&c.config, "config", "", "")
-	fs.StringVar(&c.root, "root", "", "")
-	arguments := 1
-	switch c.name {
-	case "install":
-		fs.StringVar(&c.urlFile, "url-file", "", "")
-		fs.Func("size", "", func(s string) (err error) {
-			if c.install.size, err = strconv.ParseInt(s, 10, 64); err != nil || c.install.size <= 0 {
-				return errors.New("want a number of bytes above 0")
-			}
-			return nil
-		})
-		fs.Func("sha256", "", func(s string) error {
-			if sum, err := hex.DecodeString(s); err != nil || len(sum) != sha256.Size {
-				return errors.New("want 64 hex digits")
-			}
-			c.install.sha256 = strings.ToLower(s)
-			return nil
-		})
-		fs.Func("limit-rate", "", func(s string) error {
-			r, err := config.ParseRate(s)
-			c.limitRate = &r
-			return err
-		})
-		fs.BoolVar(&c.install.dryRun, "dry-run", false, "")
-		fs.BoolVar(&c.install.noActivate, "no-activate", false, "")
-		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
-		fs.BoolVar(&c.install.force, "force", false, "")
-		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
-		fs.BoolVar(&c.json, "json", false, "")
-	case "activate":
-		fs.BoolVar(&c.json, "json", false, "")
-		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "")
-		fs.BoolVar(&c.install.force, "force", false, "")
-		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "")
-	case "doctor":
-		fs.StringVar(&c.sysroot, "sysroot", "", "")
-		fallthrough
-	case "status", "list":
-		arguments = 0
-		fs.BoolVar(&c.json, "json", false, "")
-	case "cleanup":
-		arguments = 0
-		fs.BoolVar(&c.dryRun, "dry-run", false, "")
-	case "serve-progress":
-		arguments = 0
-		fs.Func("idle", "", func(s string) (err error) {
-			if c.idle, err = time.ParseDuration(s); err != nil || c.idle <= 0 {
-				return errors.New(`want a time above 0 such as "30s"`)
-			}
-			return nil
-		})
-	case "reset-release", serveInstall:
-		arguments = 0
-	case "check":
-		arguments = 0
-		fs.BoolVar(&c.json, "json", false, "")
-		fs.BoolVar(&c.request, "request", false, "")
-	case "verify", "unblock":
-	default:
-		if err := cli.Asked(c.name); err != nil {
-			return nil, err
-		}
-		return nil, cli.Usagef("ota-apply", "unknown command %q", c.name)
-	}
-	least := arguments
-	if c.name == "install" {
-		least = 0
-	}
-	rest, err := cli.Parse(fs, args, least, arguments)
-	if err != nil {
-		return nil, err
-	}
-	if len(rest) == 1 {
-		c.arg = rest[0]
-	}
-	if c.name == "install" && (c.arg == "") == (c.urlFile == "") {
-		return nil, cli.Usagef("ota-apply install", "ota-apply install: it takes an address, a file or -, or --url-file")
-	}
-	if c.install.noActivate && c.install.atReboot {
-		return nil, cli.Usagef("ota-apply install", "--no-activate and --at-reboot exclude each other")
-	}
-	return c, nil
 }
 
 func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer) (err error) {

@@ -293,7 +293,7 @@ func takeRequest(log io.Writer) (c *command, stdout, stderr io.Writer, err error
 
 // command is the command that r asks for, in this process, which gets its environment.
 func (r *request) command() (*command, error) {
-	c, err := parse(r.Args)
+	c, err := parse(r.Args, io.Discard, io.Discard)
 	if err != nil {
 		return nil, err
 	}

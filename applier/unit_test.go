@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"io"
 	"os"
 	"regexp"
 	"slices"
@@ -19,7 +20,7 @@ func TestRequest(t *testing.T) {
 	}
 	t.Setenv("https_proxy", "http://joe:secret@proxy.example:3128")
 	t.Setenv("TOKEN", "x")
-	c, err := parse([]string{"install", "--json", "--url-file", "address", "--limit-rate", "1M"})
+	c, err := parse([]string{"install", "--json", "--url-file", "address", "--limit-rate", "1M"}, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

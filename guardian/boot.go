@@ -81,7 +81,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
 			// It never came to a verdict, so what it said stands in the boots that ended.
 			evidence := d.Next.LastRollback
-			evidence.Journal = g.journalTail(ctx, firstOf(g.cfg.Services), endedBoot(record))
+			evidence.Journal = g.journalTail(ctx, first(g.cfg.Services), endedBoot(record))
 			if text := panicText(maxEvidence - len(evidence.Output) - 64); end.newPanic(record) && text != "" {
 				evidence.Output += "; the kernel said last:\n" + text
 			}

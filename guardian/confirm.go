@@ -299,7 +299,7 @@ func (g *guardian) unitOf(check string) string {
 			return s
 		}
 	}
-	return firstOf(g.cfg.Services)
+	return first(g.cfg.Services)
 }
 
 // evidence is what the record keeps of a failed check.

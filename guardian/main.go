@@ -3,12 +3,11 @@ package guardian
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"flag"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,63 +18,6 @@ import (
 	"github.com/tope-ota/ota/bootcheck/health"
 )
 
-const usage = `ota-guardian decides which version a device runs, and never leaves it without one.
-
-Run by systemd:
-  ota-guardian boot [--boot-id ID] [--last-boot clean|unclean|hard]
-                                      before the services: count this boot, fall back if needed
-  ota-guardian confirm                after them: watch their health, then confirm or fall back
-  ota-guardian recover [UNIT]         a service crash-loops (default: $MONITOR_UNIT, then the first of services)
-  ota-guardian shutdown               leave the mark of an orderly shutdown
-
-For a person:
-  ota-guardian status [--json | --os-release]
-                                      what runs, what is on trial, what is blocked and why;
-                                      --os-release: the lines of the file below
-  ota-guardian history [--json]       the last 32 changes
-  ota-guardian why [--json] [VERSION]
-                                      the evidence of the last rollback, or of the last one from VERSION
-  ota-guardian rollback [previous|factory|VERSION]
-                                      run another version now (default: previous), block this one
-  ota-guardian factory create [--untried] [VERSION]
-                                      make a confirmed version (default: current) the last resort;
-                                      with --untried, one that was not, but that an install would take
-  ota-guardian factory verify         check every byte of it
-  ota-guardian factory repair         check it, and put right what other versions have the files for
-  ota-guardian verify [--repair] [VERSION...]
-                                      check every byte of all versions (or these), and put right
-                                      what other versions have the files for
-  ota-guardian check [--json]         run the health checks once; nothing is changed
-  ota-guardian --version              the version of this program
-
-To set a device up:
-  ota-guardian adopt [--dry-run]      make the version store, or take over the plain links of another
-                                      program (current -> v1.0.0); no version is moved or written to
-  ota-guardian config [KEY]           the configuration as it counts: KEY=VALUE lines, or of KEY the values
-
-Flags of every command:
-  --config FILE   default $OTA_CONFIG, then ` + config.DefaultPath + `
-  --root DIR      the version store, instead of the configured one
-
-For the tools of a fleet, in memory and never older than the last switch or boot:
-  /run/ota/release                    OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
-                                      OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
-  [metrics] file                      figures for Prometheus, where the configuration asks for them
-
-` + cli.ExitCodes
-
-// options are the flags of all commands; each command takes its own of them.
-type options struct {
-	config, root string
-	bootID       string
-	last         string
-	json         bool
-	repair       bool
-	osRelease    bool
-	dryRun       bool
-	untried      bool
-}
-
 // Main runs the command line args (without the program's name) and returns the
 // exit code. Results go to stdout, everything else to stderr.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
@@ -83,159 +25,182 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	syscall.Umask(0o022)
 	debug.SetMemoryLimit(48 << 20) // the largest manifests take less, as long as what is dead is collected
 	out, log := &cli.Output{W: stdout}, cli.Log(stderr)
-	err := dispatch(ctx, args, out, log)
-	cli.Answer(out, "ota-guardian", usage, err)
+	err := Program(out, log).Run(ctx, args, out, log)
 	return cli.Fail(log, "ota-guardian", out.Err(err))
 }
 
-func dispatch(ctx context.Context, args []string, stdout *cli.Output, stderr io.Writer) error {
-	name, rest := cli.Command(args, "config", "root")
-	if name == "" {
-		fmt.Fprint(stderr, usage)
-		return cli.Usagef("ota-guardian", "a command is missing")
-	}
-	var o options
-	if name == "factory" {
-		if i := slices.IndexFunc(rest, func(s string) bool { return s == "create" || s == "verify" || s == "repair" }); i >= 0 {
-			name, rest = "factory "+rest[i], slices.Delete(slices.Clone(rest), i, i+1)
+// Program is the command line.
+func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
+	var (
+		g            = &guardian{out: stdout, log: stderr, ask: health.Ask}
+		file, root   string // --config, --root
+		asJSON, flag bool   // --json; the flag that a command has besides
+		last         string
+	)
+	type run = func(ctx context.Context, args []string) error
+	// configures is for a command that needs no store.
+	configures := func(do run) run {
+		return func(ctx context.Context, args []string) error {
+			if err := g.configure(file, root); err != nil {
+				return err
+			}
+			return do(ctx, args)
 		}
 	}
-	fs := cli.Flags("ota-guardian " + name)
-	fs.StringVar(&o.config, "config", "", "")
-	fs.StringVar(&o.root, "root", "", "")
-	max := 0
-	switch name {
-	case "boot":
-		fs.StringVar(&o.bootID, "boot-id", "", "")
-		fs.StringVar(&o.last, "last-boot", "", "")
-	case "status":
-		fs.BoolVar(&o.json, "json", false, "")
-		fs.BoolVar(&o.osRelease, "os-release", false, "")
-	case "history", "check":
-		fs.BoolVar(&o.json, "json", false, "")
-	case "why":
-		fs.BoolVar(&o.json, "json", false, "")
-		max = 1
-	case "adopt":
-		fs.BoolVar(&o.dryRun, "dry-run", false, "")
-	case "factory create":
-		fs.BoolVar(&o.untried, "untried", false, "")
-		max = 1
-	case "recover", "rollback", "config":
-		max = 1
-	case "verify":
-		fs.BoolVar(&o.repair, "repair", false, "")
-		max = -1
-	case "confirm", "shutdown", "factory verify", "factory repair":
-	case "factory":
-		return cli.Usagef("ota-guardian", "factory: create, verify or repair is missing")
-	default:
-		if err := cli.Asked(name); err != nil {
-			return err
-		}
-		return cli.Usagef("ota-guardian", "unknown command %q", name)
+	// shows is for one whose output is its result.
+	shows := func(do run) run {
+		return configures(func(ctx context.Context, args []string) (err error) {
+			if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
+				return err
+			}
+			g.store.Run = g.cfg.Run
+			return do(ctx, args)
+		})
 	}
-	rest, err := cli.Parse(fs, rest, 0, max)
+	// acts is for one that does something: a reader of its output that hangs must not
+	// keep its lock.
+	acts := func(do run) run {
+		return shows(func(ctx context.Context, args []string) error {
+			defer g.publish()
+			g.out = cli.Log(stdout.W)
+			return do(ctx, args)
+		})
+	}
+	return &cli.Program{
+		Name: "ota-guardian", Summary: "decides which version a device runs, and never leaves it without one",
+		Flags: func(fs *flags) {
+			fs.StringVar(&file, "config", "", "the configuration, a `FILE`; default $OTA_CONFIG, then "+config.DefaultPath)
+			fs.StringVar(&root, "root", "", "the version store, a `DIR`, instead of the configured one")
+		},
+		Verbs: []cli.Verb{
+			{Group: "Run by systemd", Name: "boot", Help: "before the services: count this boot, fall back if needed",
+				Flags: func(fs *flags) {
+					fs.StringVar(&g.bootID, "boot-id", "", "the `ID` of this boot; default: the kernel's")
+					fs.StringVar(&last, "last-boot", "", "how the boot before ended: `clean|unclean|hard`; default: what the device says")
+				},
+				Run: func(ctx context.Context, args []string) error {
+					switch LastBoot(last) {
+					case "", LastClean, LastUnclean, LastHard:
+						return acts(func(ctx context.Context, _ []string) error { return g.boot(ctx, LastBoot(last)) })(ctx, args)
+					}
+					return cli.Usagef("ota-guardian boot", "--last-boot %q is not one of clean, unclean, hard", last)
+				}},
+			{Name: "confirm", Help: "after them: watch their health, then confirm or fall back",
+				Run: acts(func(ctx context.Context, _ []string) error { return g.confirm(ctx) })},
+			{Name: "recover", Args: "[UNIT]", Help: "a service crash-loops (default: $MONITOR_UNIT, then the first of services)",
+				Run: acts(func(ctx context.Context, args []string) error {
+					return g.recover(ctx, cmp.Or(first(args), os.Getenv("MONITOR_UNIT"), first(g.cfg.Services)))
+				})},
+			{Name: "shutdown", Help: "leave the mark of an orderly shutdown",
+				Run: shows(func(ctx context.Context, _ []string) error { return g.shutdown(ctx) })},
+
+			{Group: "For the operator", Name: "status", Help: "what runs, what is on trial, what is blocked and why",
+				Flags: func(fs *flags) {
+					fs.BoolVar(&asJSON, "json", false, "one JSON object")
+					fs.BoolVar(&flag, "os-release", false, "the lines of /run/ota/release")
+				},
+				Run: shows(func(context.Context, []string) error { return g.status(asJSON, flag) })},
+			{Name: "history", Help: "the last 32 changes",
+				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
+				Run:   shows(func(context.Context, []string) error { return g.history(asJSON) })},
+			{Name: "why", Args: "[VERSION]", Help: "the evidence of the last rollback, or of the last one from VERSION",
+				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
+				Run: shows(func(_ context.Context, args []string) error {
+					return g.why(strings.TrimPrefix(first(args), "v"), asJSON)
+				})},
+			{Name: "rollback", Args: "[previous|factory|VERSION]", Help: "run another version now (default: previous), block this one",
+				Example: "ota-guardian rollback 1.1.0",
+				Run: acts(func(ctx context.Context, args []string) error {
+					return g.rollback(ctx, cmp.Or(first(args), bootcheck.LevelPrevious))
+				})},
+			{Name: "factory create", Args: "[VERSION]", Help: "make a confirmed version (default: current) the last resort",
+				Flags: func(fs *flags) {
+					fs.BoolVar(&flag, "untried", false, "also one that was not confirmed, but that an install would take")
+				},
+				Run: acts(func(ctx context.Context, args []string) error {
+					return g.factoryCreate(ctx, cmp.Or(first(args), "current"), flag)
+				})},
+			{Name: "factory verify", Help: "check every byte of it",
+				Run: shows(func(ctx context.Context, _ []string) error {
+					defer g.publish()
+					return g.factoryVerify(ctx)
+				})},
+			{Name: "factory repair", Help: "check it, and repair it from the files of other versions",
+				Run: acts(func(ctx context.Context, _ []string) error { return g.factoryRepair(ctx) })},
+			{Name: "verify", Args: "[VERSION...]", Help: "check every byte of all versions (or these)",
+				Example: "ota-guardian verify --repair current",
+				Flags: func(fs *flags) {
+					fs.BoolVar(&flag, "repair", false, "repair them from the files of other versions")
+				},
+				Run: shows(func(ctx context.Context, args []string) error {
+					defer g.publish()
+					return g.verify(ctx, args, flag)
+				})},
+			{Name: "check", Help: "run the health checks once; nothing is changed",
+				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
+				Run:   shows(func(ctx context.Context, _ []string) error { return g.check(ctx, asJSON) })},
+
+			{Group: "To set a device up", Name: "adopt", Help: "make the version store, or take over the links of another program\n" +
+				"The links are plain ones (current -> v1.0.0); no version is moved or written to.",
+				Flags: func(fs *flags) { fs.BoolVar(&flag, "dry-run", false, "only say what would be done") },
+				Run: configures(func(ctx context.Context, _ []string) error {
+					g.out = cli.Log(stdout.W)
+					return adopt(ctx, g, flag)
+				})},
+			{Name: "config", Args: "[KEY]", Help: "the configuration as it counts: KEY=VALUE lines, or of KEY the values",
+				Run: configures(func(_ context.Context, args []string) error { return printConfig(g, first(args)) })},
+		},
+		Notes: `
+For the tools of a fleet, in memory and never older than the last switch or boot:
+  /run/ota/release     OTA_VERSION="1.2.0", OTA_RELEASE, OTA_DIGEST, OTA_PHASE, OTA_MODEL,
+                       OTA_PREVIOUS, OTA_FACTORY: one a line, as in /etc/os-release
+  [metrics] file       figures for Prometheus, where the configuration asks for them
+`,
+		Exits: cli.ExitCodes,
+	}
+}
+
+type flags = flag.FlagSet
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// configure reads the configuration. One that is damaged or missing never stops
+// the guardian: it says so and uses defaults.
+func (g *guardian) configure(file, root string) error {
+	cfg, err := config.Find(file)
+	g.cfg, g.bootID = cfg, cmp.Or(g.bootID, bootcheck.BootID())
 	if err != nil {
-		return err
+		g.logf("config: %v; using defaults", err)
 	}
-	arg := ""
-	if len(rest) > 0 {
-		arg = rest[0]
+	if root != "" {
+		return cfg.SetRoot(root)
 	}
-	switch LastBoot(o.last) {
-	case "", LastClean, LastUnclean, LastHard:
-	default:
-		return cli.Usagef("ota-guardian", "--last-boot %q is not one of clean, unclean, hard", o.last)
-	}
-	g, err := o.configured(stdout, stderr)
-	if err != nil {
-		return err
-	}
-	switch name {
-	case "boot", "confirm", "recover", "shutdown", "rollback", "factory create", "factory repair", "adopt":
-		g.out = cli.Log(stdout.W) // what they do is the result, and a reader that hangs must not keep the lock
-	}
-	switch name { // these need no store
-	case "adopt":
-		return adopt(ctx, g, o.dryRun)
-	case "config":
-		return printConfig(g, arg)
-	}
-	if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
-		return err
-	}
-	g.store.Run = g.cfg.Run
-	switch name {
-	case "boot", "confirm", "recover", "rollback", "factory create", "factory verify", "factory repair", "verify":
-		defer g.publish()
-	}
-	switch name {
-	case "boot":
-		return g.boot(ctx, LastBoot(o.last))
-	case "confirm":
-		return g.confirm(ctx)
-	case "recover":
-		return g.recover(ctx, cmp.Or(arg, os.Getenv("MONITOR_UNIT"), firstOf(g.cfg.Services)))
-	case "shutdown":
-		return g.shutdown(ctx)
-	case "history":
-		return g.history(o.json)
-	case "why":
-		return g.why(strings.TrimPrefix(arg, "v"), o.json)
-	case "rollback":
-		return g.rollback(ctx, cmp.Or(arg, "previous"))
-	case "factory create":
-		return g.factoryCreate(ctx, cmp.Or(arg, "current"), o.untried)
-	case "factory verify":
-		return g.factoryVerify(ctx)
-	case "factory repair":
-		return g.factoryRepair(ctx)
-	case "verify":
-		return g.verify(ctx, rest, o.repair)
-	case "check":
-		return g.check(ctx, o.json)
-	}
-	if o.osRelease {
+	return nil
+}
+
+func (g *guardian) status(asJSON, osRelease bool) error {
+	if osRelease {
 		text, err := g.desk().Release()
 		if err == nil {
-			_, err = stdout.Write(text)
+			_, err = g.out.Write(text)
 		}
 		return err
 	}
 	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
 	switch {
 	case status == nil:
-	case o.json:
-		if printErr := printJSON(stdout, status); err == nil {
+	case asJSON:
+		if printErr := printJSON(g.out, status); err == nil {
 			err = printErr
 		}
 	default:
 		t := g.cfg.Trial
-		status.Print(stdout, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean}, time.Now())
+		status.Print(g.out, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean}, time.Now())
 	}
 	return err
-}
-
-// configured reads the configuration. One that is damaged or missing never stops
-// the guardian: it says so and uses defaults.
-func (o *options) configured(stdout, stderr io.Writer) (*guardian, error) {
-	cfg, err := config.Find(o.config)
-	g := &guardian{cfg: cfg, bootID: cmp.Or(o.bootID, bootcheck.BootID()), out: stdout, log: stderr, ask: health.Ask}
-	if err != nil {
-		g.logf("config: %v; using defaults", err)
-	}
-	if o.root != "" {
-		if err := cfg.SetRoot(o.root); err != nil {
-			return nil, err
-		}
-	}
-	return g, nil
-}
-
-func firstOf(names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	return names[0]
 }

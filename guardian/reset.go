@@ -64,7 +64,7 @@ func ask(ctx context.Context, unit string) error {
 // it leaves for the next boot to count. It returns when systemd answers, ctx
 // ended, or the machine could not be reset.
 func (g *guardian) resetIfSilent(ctx context.Context, mark, why string) {
-	err := answers(ctx, firstOf(g.cfg.Services))
+	err := answers(ctx, first(g.cfg.Services))
 	if err == nil || ctx.Err() != nil {
 		return
 	}

@@ -3,6 +3,7 @@ package bundlecmd
 import (
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,46 +21,47 @@ import (
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
-func (c *command) create(ctx context.Context, args []string) error {
-	var (
-		models, services, revoke   list
-		contents                   bundle.Contents
-		out, keyFile, passwordFile string
-		notAfter, level, release   string
-		check                      bool
-		flags                      = cli.Flags("ota-bundle create")
-		usagef                     = func(format string, args ...any) error { return cli.Usagef(flags.Name(), format, args...) }
-	)
-	flags.StringVar(&contents.Dir, "dir", "", "")
-	flags.StringVar(&contents.Version, "version", "", "")
-	flags.Var(&models, "model", "")
-	flags.StringVar(&release, "release", "auto", "")
-	flags.StringVar(&notAfter, "not-after", "", "")
-	flags.Var(&services, "service", "")
-	flags.Var(&revoke, "revoke", "")
-	flags.StringVar(&keyFile, "key", "", "")
-	flags.StringVar(&passwordFile, "password-file", "", "")
-	flags.StringVar(&level, "level", "best", "")
-	flags.StringVar(&out, "o", "", "")
-	flags.BoolVar(&contents.Overwrite, "overwrite", false, "")
-	flags.BoolVar(&check, "check", false, "")
-	patterns := map[string]*[]string{"allow": &contents.Allow, "allow-link": &contents.AllowLink, "exclude": &contents.Exclude}
-	for name, p := range patterns {
-		flags.Var((*list)(p), name, "")
-	}
-	if _, err := cli.Parse(flags, args, 0, 0); err != nil {
-		return err
-	}
+// creation is what the flags of create say.
+type creation struct {
+	models, services, revoke   list
+	contents                   bundle.Contents
+	out, keyFile, passwordFile string
+	notAfter, level, release   string
+	check                      bool
+}
+
+func (o *creation) flags(fs *flag.FlagSet) {
+	fs.StringVar(&o.contents.Dir, "dir", "", "the `DIR` to pack")
+	fs.StringVar(&o.contents.Version, "version", "", "the version, `V`")
+	fs.Var(&o.models, "model", "the device it is for, `M`; again for each further one")
+	fs.StringVar(&o.release, "release", "auto", "`N` counts up with each release: devices refuse a lower one; 0 is not counted (default auto: one more than the highest of the bundles beside FILE.ota)")
+	fs.StringVar(&o.notAfter, "not-after", "", "devices refuse it after `DATE`: 2027-12-31 (to the end of that day, UTC) or 2027-12-31T12:00:00Z")
+	fs.Var(&o.services, "service", "a systemd service that starts from it, `U`; again for each further one (default: those of the device's configuration)")
+	fs.Var(&o.revoke, "revoke", "devices stop trusting the key `KEY`: its ID (16 hex digits) or its NAME.pub; again for each further one; never the key that signs")
+	fs.StringVar(&o.keyFile, "key", "", "the private key that signs, `NAME.key`")
+	fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
+	fs.StringVar(&o.level, "level", "best", "`fastest|default|better|best` compression (default best)")
+	fs.StringVar(&o.out, "o", "", "the bundle to make, `FILE.ota`")
+	fs.BoolVar(&o.contents.Overwrite, "overwrite", false, "replace FILE.ota")
+	fs.BoolVar(&o.check, "check", false, "only tell what is wrong with DIR; needs no other flag")
+	fs.Var((*list)(&o.contents.Exclude), "exclude", "leave out what has the path `GLOB` below DIR, or, without a slash, that name; again for each further one. The file .otaignore in DIR has one a line")
+	fs.Var((*list)(&o.contents.Allow), "allow", "pack a private key, what everybody can write, or, without these, what has setuid, setgid, sticky, capabilities or ACLs, at `GLOB`; again for each further one")
+	fs.Var((*list)(&o.contents.AllowLink), "allow-link", "pack links with the target `GLOB` although they are absolute or leave DIR: the device must have it; again for each further one")
+}
+
+func (c *command) create(ctx context.Context, o *creation) error {
+	contents := &o.contents
+	usagef := func(format string, args ...any) error { return cli.Usagef("ota-bundle create", format, args...) }
 	var missing []string
 	for _, f := range []struct {
 		name string
 		ok   bool
 	}{
 		{"--dir", contents.Dir != ""},
-		{"--version", check || contents.Version != ""},
-		{"--model", check || len(models) > 0},
-		{"--key", check || keyFile != ""},
-		{"-o", check || out != ""},
+		{"--version", o.check || contents.Version != ""},
+		{"--model", o.check || len(o.models) > 0},
+		{"--key", o.check || o.keyFile != ""},
+		{"-o", o.check || o.out != ""},
 	} {
 		if !f.ok {
 			missing = append(missing, f.name)
@@ -68,11 +70,11 @@ func (c *command) create(ctx context.Context, args []string) error {
 	if len(missing) > 0 {
 		return usagef("create needs %s", strings.Join(missing, ", "))
 	}
-	if check { // what it does not need to know
-		contents.Version, models = cmp.Or(contents.Version, "0"), append(models, "x")[:max(1, len(models))]
+	if o.check { // what it does not need to know
+		contents.Version, o.models = cmp.Or(contents.Version, "0"), append(o.models, "x")[:max(1, len(o.models))]
 	}
-	for name, p := range patterns {
-		for _, pattern := range *p {
+	for name, patterns := range map[string][]string{"allow": contents.Allow, "allow-link": contents.AllowLink, "exclude": contents.Exclude} {
+		for _, pattern := range patterns {
 			if err := bundle.CheckPattern(pattern); err != nil {
 				return usagef("--%s %v", name, err)
 			}
@@ -81,17 +83,17 @@ func (c *command) create(ctx context.Context, args []string) error {
 	if !bootcheck.ValidVersion(contents.Version) {
 		return usagef("--version %.80q is not a letter or digit and then at most 63 letters, digits, or any of ._+-", contents.Version)
 	}
-	for _, m := range models {
+	for _, m := range o.models {
 		if err := bootcheck.CheckModel(m); err != nil {
 			return usagef("--model: %v", err)
 		}
 	}
-	if n, err := strconv.ParseInt(release, 10, 64); err == nil && n >= 0 {
+	if n, err := strconv.ParseInt(o.release, 10, 64); err == nil && n >= 0 {
 		contents.Release = n
-	} else if release != "auto" {
-		return usagef("--release %q is neither a number, 0 or more, nor auto", release)
+	} else if o.release != "auto" {
+		return usagef("--release %q is neither a number, 0 or more, nor auto", o.release)
 	}
-	for _, s := range services {
+	for _, s := range o.services {
 		// As systemctl does: a name without a type is a service.
 		if !strings.HasSuffix(s, ".service") {
 			s += ".service"
@@ -101,7 +103,7 @@ func (c *command) create(ctx context.Context, args []string) error {
 		}
 		contents.Services = append(contents.Services, s)
 	}
-	for _, r := range revoke {
+	for _, r := range o.revoke {
 		id, err := keyID(r)
 		if err != nil {
 			return usagef("--revoke %v", err)
@@ -110,56 +112,56 @@ func (c *command) create(ctx context.Context, args []string) error {
 			contents.Revoke = append(contents.Revoke, id)
 		}
 	}
-	if notAfter != "" {
-		t, err := parseDate(notAfter)
+	if o.notAfter != "" {
+		t, err := parseDate(o.notAfter)
 		if err != nil {
 			return usagef("--not-after %v", err)
 		}
 		contents.NotAfter = &t
 	}
-	ok, l := zstd.EncoderLevelFromString(level)
+	ok, l := zstd.EncoderLevelFromString(o.level)
 	if !ok {
-		return usagef("--level %q is not fastest, default, better or best", level)
+		return usagef("--level %q is not fastest, default, better or best", o.level)
 	}
 	contents.Level = l
-	contents.Models = models
+	contents.Models = o.models
 	contents.Progress = c.progress("packing")
 	contents.Say = c.say
 	if v, ok := strings.CutPrefix(contents.Version, "v"); ok {
 		c.say(fmt.Sprintf("warning: version %s begins with v: devices keep it in v%s; usual is %s", contents.Version, contents.Version, v))
 	}
 	if contents.NotAfter != nil && contents.NotAfter.Before(time.Now()) {
-		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", notAfter))
+		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", o.notAfter))
 	}
-	if check {
-		m, err := bundle.Draft(ctx, out, contents)
+	if o.check {
+		m, err := bundle.Draft(ctx, o.out, *contents)
 		if err == nil {
 			fmt.Fprintf(c.stdout, "%s can be packed: %s\n", contents.Dir, contentText(m))
 		}
 		return err
 	}
-	if release == "auto" {
-		contents.Release = c.nextRelease(out)
+	if o.release == "auto" {
+		contents.Release = c.nextRelease(o.out)
 	}
 
-	key, err := c.signingKey(ctx, keyFile, passwordFile)
+	key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
 	if err != nil {
 		return err
 	}
 	contents.Key = key
-	m, err := bundle.Create(ctx, out, contents)
+	m, err := bundle.Create(ctx, o.out, *contents)
 	if err != nil {
 		return err
 	}
-	if release == "auto" {
-		c.say(fmt.Sprintf("release %d: one more than the highest beside %s", contents.Release, out))
+	if o.release == "auto" {
+		c.say(fmt.Sprintf("release %d: one more than the highest beside %s", contents.Release, o.out))
 	}
-	st, err := os.Stat(out)
+	st, err := os.Stat(o.out)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
-		out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
+		o.out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
 	return nil
 }
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // published is one bundle of an index.
@@ -33,12 +32,8 @@ type published struct {
 // index lists the bundles of a folder, the lowest release first. The same bundles
 // give the same bytes. What it says is what the bundles say of themselves: a device
 // believes their signatures and nothing else.
-func (c *command) index(ctx context.Context, args []string) error {
-	rest, err := cli.Parse(cli.Flags("ota-bundle index"), args, 1, 1)
-	if err != nil {
-		return err
-	}
-	names, err := filepath.Glob(filepath.Join(escapeGlob(rest[0]), "*.ota"))
+func (c *command) index(ctx context.Context, dir string) error {
+	names, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*.ota"))
 	if err != nil {
 		return err
 	}

@@ -17,36 +17,28 @@ import (
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
-func (c *command) keygen(ctx context.Context, args []string) error {
-	flags := cli.Flags("ota-bundle keygen")
-	noPassword := flags.Bool("no-password", false, "")
-	passwordFile := flags.String("password-file", "", "")
-	force := flags.Bool("force", false, "")
-	rest, err := cli.Parse(flags, args, 1, 1)
-	if err != nil {
-		return err
+func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassword, force bool) (err error) {
+	if noPassword && passwordFile != "" {
+		return cli.Usagef("ota-bundle keygen", "--no-password and --password-file contradict each other")
 	}
-	if *noPassword && *passwordFile != "" {
-		return cli.Usagef(flags.Name(), "--no-password and --password-file contradict each other")
+	if strings.HasSuffix(name, "/") {
+		return cli.Usagef("ota-bundle keygen", "NAME %q is not the beginning of a file name", name)
 	}
-	if strings.HasSuffix(rest[0], "/") {
-		return cli.Usagef(flags.Name(), "NAME %q is not the beginning of a file name", rest[0])
-	}
-	private, public := rest[0]+".key", rest[0]+".pub"
-	if !*force {
+	private, public := name+".key", name+".pub"
+	if !force {
 		// Before the password is asked for. write makes sure.
-		for _, name := range []string{private, public} {
-			if _, err := os.Lstat(name); err == nil {
-				return exists(name)
+		for _, file := range []string{private, public} {
+			if _, err := os.Lstat(file); err == nil {
+				return exists(file)
 			}
 		}
 	}
 
 	password := ""
 	switch {
-	case *passwordFile != "":
-		password, err = readPasswordFile(*passwordFile)
-	case !*noPassword && c.terminal() != nil:
+	case passwordFile != "":
+		password, err = readPasswordFile(passwordFile)
+	case !noPassword && c.terminal() != nil:
 		password, err = c.askNew(ctx)
 	}
 	if err != nil {
@@ -69,7 +61,7 @@ func (c *command) keygen(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make a key: %w", err)
 	}
-	if err := writePair(private, append(keyText, '\n'), public, append(pubText, '\n'), *force); err != nil {
+	if err := writePair(private, append(keyText, '\n'), public, append(pubText, '\n'), force); err != nil {
 		return err
 	}
 	how := "not encrypted: keep it where nobody else reads it"

@@ -43,14 +43,8 @@ type external struct {
 	Target string `json:"target"`
 }
 
-func (c *command) inspect(args []string) error {
-	flags := cli.Flags("ota-bundle inspect")
-	asJSON := flags.Bool("json", false, "")
-	rest, err := cli.Parse(flags, args, 1, 1)
-	if err != nil {
-		return err
-	}
-	f, h, err := open(rest[0])
+func (c *command) inspect(name string, asJSON bool) error {
+	f, h, err := open(name)
 	if err != nil {
 		return err
 	}
@@ -71,7 +65,7 @@ func (c *command) inspect(args []string) error {
 			i.External = append(i.External, external{e.Path, e.Target})
 		}
 	}
-	if *asJSON {
+	if asJSON {
 		for _, list := range []*[]string{&i.Services, &i.Revoked} {
 			if *list == nil {
 				*list = []string{}
@@ -116,16 +110,9 @@ signature  %s
 	return nil
 }
 
-func (c *command) verify(ctx context.Context, args []string) error {
-	flags := cli.Flags("ota-bundle verify")
-	var paths list
-	flags.Var(&paths, "key", "")
-	rest, err := cli.Parse(flags, args, 1, 1)
-	if err != nil {
-		return err
-	}
+func (c *command) verify(ctx context.Context, name string, paths []string) error {
 	if len(paths) == 0 {
-		return cli.Usagef(flags.Name(), "verify needs --key: a public key to believe")
+		return cli.Usagef("ota-bundle verify", "verify needs --key: a public key to believe")
 	}
 	for _, p := range paths {
 		// For a device a missing folder means no keys; here it is a mistake.
@@ -137,7 +124,7 @@ func (c *command) verify(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	f, h, err := open(rest[0])
+	f, h, err := open(name)
 	if err != nil {
 		return err
 	}
@@ -150,7 +137,7 @@ func (c *command) verify(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.stdout, "%s: good: version %s for %s, %s, signed by %s\n",
-		rest[0], m.Version, strings.Join(m.Models, ", "), contentText(m), keyID)
+		name, m.Version, strings.Join(m.Models, ", "), contentText(m), keyID)
 	return nil
 }
 

@@ -5,6 +5,7 @@ package bundlecmd
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -14,60 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/tope-ota/ota/applier/doctor"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
-
-const usage = `ota-bundle makes and checks the bundles that ota-apply installs.
-
-  ota-bundle keygen NAME [--no-password | --password-file F] [--force]
-                  write NAME.key, which signs (keep it secret), and NAME.pub, which devices trust;
-                  asks for a password on a terminal, elsewhere the key is not encrypted
-                  --force           replace keys that exist
-  ota-bundle create --dir DIR --version V --model M --key NAME.key -o FILE.ota [flags]
-                  pack DIR and sign it; the same DIR, flags and key give the same bytes. All that is wrong with
-                  DIR is told in one run, and the bundle is not made (exit code 4)
-                  --model M         the device it is for; again for each further one
-                  --release N       counts up with each release: devices refuse a lower one; 0 is not counted
-                                    (default auto: one more than the highest of the bundles beside FILE.ota)
-                  --exclude GLOB    leave out what has that path below DIR, or, without a slash, that name;
-                                    again for each further one. The file .otaignore in DIR has one a line
-                  --allow GLOB      pack a private key, what everybody can write, or, without these, what has
-                                    setuid, setgid, sticky, capabilities or ACLs; again for each further one
-                  --allow-link GLOB pack links with that target although they are absolute or leave DIR: the
-                                    device must have it; again for each further one
-                  --check           only tell what is wrong with DIR; needs no other flag
-                  --overwrite       replace FILE.ota
-                  --not-after DATE  devices refuse it later: 2027-12-31 (to the end of that day, UTC)
-                                    or 2027-12-31T12:00:00Z
-                  --service U       a systemd service that starts from it; again for each further one
-                                    (default: those of the device's configuration)
-                  --revoke KEY      devices shall not believe this key any more: its ID (16 hex digits) or its
-                                    NAME.pub; again for each further one. Never the key that signs
-                  --password-file F the first line of F is the key's password
-                  --level L         fastest, default, better or best (default best)
-  ota-bundle inspect FILE.ota [--json]
-                  show what a bundle says of itself; checks neither signature nor content
-  ota-bundle verify --key NAME.pub FILE.ota
-                  check the signature, every frame and every file, as a device does; writes nothing
-                  --key PUB         a trusted key, or a folder of them; again for each further one
-  ota-bundle index DIR
-                  print a JSON object that lists the bundles in DIR, for a web server that has them:
-                  file, version, release, models, size, sha256; checks neither signatures nor content
-
-For the image of a device, as ota-apply doctor on a device:
-  ota-bundle doctor [--json] [--config F] [--root DIR] [--sysroot DIR]
-                  is it set up right? What is not, and the cure; nothing is changed. Exit code 1: something fails
-                  --sysroot DIR     the image of a device, below DIR, instead of this device
-  ota-bundle --version
-                  the version of this program
-
-Flags may stand before or after the other arguments.
-
-Exit codes:
-  0 done · 1 failed, nothing changed · 2 usage · 4 refused (signature, key, what cannot be packed)
-  5 damaged or hostile bundle · 7 no space
-`
 
 // Main runs the command line args (without the program's name) and returns the
 // exit code. Results go to stdout, everything else to stderr; stdin is asked for
@@ -82,11 +33,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		c.screen = f
 	}
-	if len(args) > 0 && (args[0] == "keygen" || args[0] == "create") {
-		c.stdout = cli.Log(stdout) // their result is a file
-	}
-	err := c.dispatch(ctx, args)
-	cli.Answer(out, "ota-bundle", usage, err)
+	err := c.program().Run(ctx, args, out, c.stderr)
 	return cli.Fail(c.stderr, "ota-bundle", out.Err(err))
 }
 
@@ -96,29 +43,69 @@ type command struct {
 	screen         *os.File // stderr, if it is a terminal; else nil
 }
 
-func (c *command) dispatch(ctx context.Context, args []string) error {
-	if len(args) == 0 {
-		fmt.Fprint(cli.Log(c.stderr), usage)
-		return cli.Usagef("ota-bundle", "a command is missing")
-	}
-	switch name, rest := args[0], args[1:]; name {
-	case "keygen":
-		return c.keygen(ctx, rest)
-	case "create":
-		return c.create(ctx, rest)
-	case "inspect":
-		return c.inspect(rest)
-	case "verify":
-		return c.verify(ctx, rest)
-	case "index":
-		return c.index(ctx, rest)
-	case "doctor":
-		return c.doctor(ctx, rest)
-	default:
-		if err := cli.Asked(name); err != nil {
-			return err
-		}
-		return cli.Usagef("ota-bundle", "unknown command %q", name)
+// makesFile is for a command whose result is a file: a reader of its output that is
+// gone is no error.
+func (c *command) makesFile() { c.stdout = cli.Log(c.stdout.(*cli.Output).W) }
+
+// Program is the command line, for its help and its manual.
+func Program() *cli.Program { return new(command).program() }
+
+func (c *command) program() *cli.Program {
+	var (
+		noPassword, force, asJSON bool
+		passwordFile              string
+		keys                      list
+		o                         creation
+		d                         doctor.Options
+	)
+	return &cli.Program{
+		Name: "ota-bundle", Summary: "makes and checks the bundles that ota-apply installs",
+		Verbs: []cli.Verb{
+			{Name: "keygen", Args: "NAME", Help: "write NAME.key, which signs, and NAME.pub, which devices trust\n" +
+				"Keep NAME.key secret. Asks for a password on a terminal, elsewhere the key is not encrypted.",
+				Flags: func(fs *flag.FlagSet) {
+					fs.BoolVar(&noPassword, "no-password", false, "do not encrypt the key")
+					fs.StringVar(&passwordFile, "password-file", "", "the first line of `F` is the key's password")
+					fs.BoolVar(&force, "force", false, "replace keys that exist")
+				},
+				Run: func(ctx context.Context, args []string) error {
+					c.makesFile()
+					return c.keygen(ctx, args[0], passwordFile, noPassword, force)
+				}},
+			{Name: "create", Help: "pack a directory and sign it\n" +
+				"The same directory, flags and key give the same bytes. All that is wrong with DIR is told in one run,\nand the bundle is not made (exit code 4).",
+				Example: "ota-bundle create --dir DIR --version V --model M --key NAME.key -o FILE.ota",
+				Flags:   o.flags,
+				Run: func(ctx context.Context, _ []string) error {
+					c.makesFile()
+					return c.create(ctx, &o)
+				}},
+			{Name: "inspect", Args: "FILE.ota", Help: "show what a bundle says of itself; checks neither signature nor content",
+				Flags: func(fs *flag.FlagSet) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
+				Run:   func(_ context.Context, args []string) error { return c.inspect(args[0], asJSON) }},
+			{Name: "verify", Args: "FILE.ota", Help: "check the signature, every frame and every file, as a device does",
+				Example: "ota-bundle verify --key NAME.pub FILE.ota",
+				Flags: func(fs *flag.FlagSet) {
+					fs.Var(&keys, "key", "a trusted key, or a folder of them, `PUB`; again for each further one")
+				},
+				Run: func(ctx context.Context, args []string) error { return c.verify(ctx, args[0], keys) }},
+			{Name: "index", Args: "DIR", Help: "print a JSON object that lists the bundles in DIR, for a web server\n" +
+				"Of each: file, version, release, models, size, sha256. Checks neither signatures nor content.",
+				Run: func(ctx context.Context, args []string) error { return c.index(ctx, args[0]) }},
+			{Name: "doctor", Help: "is the image of a device set up right? As ota-apply doctor on a device",
+				Flags: func(fs *flag.FlagSet) {
+					fs.BoolVar(&d.JSON, "json", false, "one JSON object")
+					fs.StringVar(&d.Config, "config", "", "the configuration, a `FILE`")
+					fs.StringVar(&d.Root, "root", "", "the version store, a `DIR`")
+					fs.StringVar(&d.Sysroot, "sysroot", "", "the image of a device below `DIR`, instead of this device")
+				},
+				Run: func(ctx context.Context, _ []string) error { return doctor.Diagnose(ctx, c.stdout, d) }},
+		},
+		Exits: `Exit codes:
+  0 done                     4 refused (signature, key, what cannot be packed)
+  1 failed, nothing changed  5 damaged or hostile bundle
+  2 usage                    7 no space
+`,
 	}
 }
 

@@ -110,7 +110,7 @@ func (o *Output) Write(p []byte) (int, error) {
 // Err is the error of a command that ended with err: err, or the first of a write if
 // the command did what it was asked for.
 func (o *Output) Err(err error) error {
-	if o.err != nil && (err == nil || errors.Is(err, ErrHelp) || errors.Is(err, ErrVersion)) {
+	if o.err != nil && err == nil {
 		return o.err
 	}
 	return err

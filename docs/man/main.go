@@ -1,33 +1,33 @@
 // Command man makes the manual pages and the completion for bash.
 //
-//	usage text of a program ──┬─> completions/ota-apply …
-//	  (PROGRAM --help)        │
+//	table of commands ────────┬─> completions/ota-apply …
+//	  (cli.Program)           │
 //	prose, NAME.SECTION.md ───┴─> man/ota-apply.1 …
 //
-// Commands, flags and exit codes are in the usage texts and nowhere else; the
-// prose says with <!-- usage: … --> where they go.
+// Commands, flags and exit codes are in the table of each program and nowhere else;
+// the prose says with <!-- commands --> and the like where they go.
 //
 //	usage: go run ./docs/man [-o DIR] [-version V] [-date YYYY-MM-DD]
 package main
 
 import (
-	"bytes"
-	"context"
 	"embed"
 	"flag"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/cpuguy83/go-md2man/v2/md2man"
+
 	"github.com/tope-ota/ota/applier"
 	"github.com/tope-ota/ota/applier/bundlecmd"
-	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/guardian"
 )
 
-//go:embed *.md
+//go:embed *.md completion.bash
 var prose embed.FS
 
 func main() {
@@ -41,22 +41,57 @@ func main() {
 	}
 }
 
+func programs() []*cli.Program {
+	return []*cli.Program{applier.Program(), guardian.Program(&cli.Output{}, nil), bundlecmd.Program()}
+}
+
 // write writes everything into dir.
 func write(dir, version, date string) error {
-	tools, err := readTools()
+	engine, err := fs.ReadFile(prose, "completion.bash")
 	if err != nil {
 		return err
 	}
-	pages, err := makePages(tools, version, date)
+	files, inserts := map[string]string{}, map[string]string{}
+	for _, p := range programs() {
+		// What is inserted into the page of p.
+		for name, text := range sections(p) {
+			inserts[p.Name+" "+name] = text
+		}
+		files["completions/"+p.Name] = strings.NewReplacer("@NAME@", p.Name, "@FN@", strings.ReplaceAll(p.Name, "-", "_"), "@TABLE@\n", p.Table()).Replace(string(engine))
+	}
+	pages, err := fs.Glob(prose, "*.md")
 	if err != nil {
 		return err
 	}
-	files := map[string]string{}
-	for name, text := range pages {
-		files["man/"+name] = text
-	}
-	for name, t := range tools {
-		files["completions/"+name] = completion(t)
+	for _, source := range pages {
+		text, err := fs.ReadFile(prose, source)
+		if err != nil {
+			return err
+		}
+		name := strings.TrimSuffix(source, ".md")
+		dot := strings.LastIndex(name, ".")
+		md := fmt.Sprintf("%% %s %s %q %q %q\n\n", strings.ToUpper(name[:dot]), name[dot+1:], date, strings.TrimSpace("ota "+version), "TOP.E OTA")
+		for line := range strings.Lines(string(text)) {
+			if what, ok := strings.CutPrefix(line, "# "); ok {
+				line = "# NAME\n" + what
+			} else if strings.HasPrefix(line, "## ") {
+				line = strings.ToUpper(line)
+			} else if what, ok := strings.CutPrefix(line, "<!-- "); ok {
+				if line, ok = inserts[name[:dot]+" "+strings.TrimSuffix(what, " -->\n")]; !ok {
+					return fmt.Errorf("%s: nothing can be inserted for %q", source, what)
+				}
+			}
+			md += line
+		}
+		page := ""
+		for _, r := range string(md2man.Render([]byte(md))) {
+			if c := string(r); r > 126 {
+				page += fmt.Sprintf(`\[u%04X]`, r) // all man programs know these names: groff_char(7)
+			} else {
+				page += c
+			}
+		}
+		files["man/"+name] = page
 	}
 	for name, text := range files {
 		file := filepath.Join(dir, name)
@@ -70,28 +105,39 @@ func write(dir, version, date string) error {
 	return nil
 }
 
-// programs are the three command lines, as their main functions call them.
-var programs = map[string]func(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode{
-	"ota-apply":    applier.Main,
-	"ota-guardian": guardian.Main,
-	"ota-bundle": func(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
-		return bundlecmd.Main(ctx, args, strings.NewReader(""), stdout, stderr)
-	},
+// sections is what the table of p says, in Markdown.
+func sections(p *cli.Program) map[string]string {
+	synopsis, commands := "", ""
+	for i := range p.Verbs {
+		v := &p.Verbs[i]
+		if v.Help == "" {
+			continue
+		}
+		line := strings.TrimSpace(p.Name + " " + v.Name + " [flags] " + v.Args)
+		synopsis += "    " + line + "\n"
+		commands += "### " + line + "\n\n" + v.Help + "\n\n" + flags(p, v)
+	}
+	return map[string]string{
+		"name":     "# NAME\n" + p.Name + " - " + p.Summary + "\n",
+		"synopsis": synopsis,
+		"commands": commands,
+		"flags":    flags(p, nil),
+		"notes":    "    " + strings.ReplaceAll(strings.TrimSpace(p.Notes), "\n", "\n    ") + "\n",
+		"exits":    "    " + strings.ReplaceAll(strings.TrimSpace(strings.TrimPrefix(p.Exits, "Exit codes:\n")), "\n", "\n    ") + "\n",
+	}
 }
 
-// readTools asks each program for its usage text.
-func readTools() (map[string]*Tool, error) {
-	tools := map[string]*Tool{}
-	for name, main := range programs {
-		var out bytes.Buffer
-		if code := main(context.Background(), []string{"--help"}, &out, os.Stderr); code != 0 {
-			return nil, fmt.Errorf("%s --help ends with %d", name, code)
-		}
-		t, err := readUsage(name, out.String())
-		if err != nil {
-			return nil, err
-		}
-		tools[name] = t
+// flags are those of v, or of every command if v is nil.
+func flags(p *cli.Program, v *cli.Verb) (text string) {
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	if set := p.Flags; v == nil && set != nil {
+		set(fs)
+	} else if v != nil && v.Flags != nil {
+		v.Flags(fs)
 	}
-	return tools, nil
+	fs.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		text += fmt.Sprintf("**%s** *%s*\n: %s\n\n", "--"[:min(len(f.Name), 2)]+f.Name, value, usage)
+	})
+	return strings.ReplaceAll(text, " **\n", "\n")
 }

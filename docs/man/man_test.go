@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,17 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/tope-ota/ota/applier"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/guardian"
 )
-
-func tools(t *testing.T) map[string]*Tool {
-	t.Helper()
-	all, err := readTools()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
 
 // need ends the test where a program is missing that scripts/packages.sh installs.
 func need(t *testing.T, program string) {
@@ -35,69 +28,6 @@ func need(t *testing.T, program string) {
 			t.Fatalf("%s is missing: run scripts/packages.sh", program)
 		}
 		t.Skipf("SKIPPED, NOT TESTED: %s is missing: run scripts/packages.sh", program)
-	}
-}
-
-// sources are the Go files that define flags of the three programs.
-var sources = []string{"../../guardian/*.go", "../../applier/*.go", "../../applier/bundlecmd/*.go"}
-
-// TestUsageTextsSayWhatTheProgramsTake tries every flag that any program defines
-// on every command, followed by two that do not exist. Which of them the program
-// does not know says whether the usage text is right; nothing is ever run.
-func TestUsageTextsSayWhatTheProgramsTake(t *testing.T) {
-	defined := regexp.MustCompile(`\b(?:fs|flags)\.[A-Z][A-Za-z0-9]+\((?:&[\w.]+, )?"([a-z0-9-]+)"`)
-	flags := map[string]bool{} // whether a command takes it
-	for _, pattern := range sources {
-		files, _ := filepath.Glob(pattern)
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range defined.FindAllSubmatch(text, -1) {
-				flags[string(m[1])] = false
-			}
-		}
-	}
-	if len(flags) < 20 {
-		t.Fatalf("only %d flags are found in the sources: %v", len(flags), flags)
-	}
-	for name, tool := range tools(t) {
-		for _, command := range tool.Commands() {
-			said := tool.Command(command)
-			for flag := range flags {
-				dashes := "--" + flag
-				if len(flag) == 1 {
-					dashes = "-" + flag
-				}
-				var stderr bytes.Buffer
-				args := append(strings.Fields(command), dashes, "--no-such-1", "--no-such-2")
-				code := programs[name](context.Background(), args, &stderr, &stderr)
-				if code != 2 {
-					t.Fatalf("%s %s ends with %d, want 2", name, strings.Join(args, " "), code)
-				}
-				text := stderr.String()
-				// A flag with an argument has taken the next one for it.
-				has := !strings.Contains(text, "not defined: -"+flag+"\n")
-				takes := has && !strings.Contains(text, "not defined: -no-such-1\n")
-				all := append(slices.Clone(said.Flags), tool.Flags...)
-				i := slices.IndexFunc(all, func(f Flag) bool { return f.Name == dashes })
-				switch {
-				case has && i < 0:
-					t.Errorf("%s %s takes %s, and the usage text does not say so", name, command, dashes)
-				case !has && i >= 0:
-					t.Errorf("the usage text of %s has %s %s, which it does not take", name, command, dashes)
-				case has && takes != (all[i].Arg != ""):
-					t.Errorf("%s %s %s: takes an argument: %t, the usage text says %q", name, command, dashes, takes, all[i].Arg)
-				}
-				flags[flag] = flags[flag] || has
-			}
-		}
-	}
-	for flag, used := range flags {
-		if !used {
-			t.Errorf("--%s is in the sources, and no command of the usage texts takes it", flag)
-		}
 	}
 }
 
@@ -142,31 +72,35 @@ func TestPages(t *testing.T) {
 			t.Errorf("%s has only %d bytes", name, len(pages[name]))
 		}
 	}
-	for name, tool := range tools(t) {
-		section := map[bool]string{true: ".8", false: ".1"}[name == "ota-guardian"]
-		page := strings.Join(strings.Fields(pages[name+section]), " ")
-		want := []string{name + " - " + tool.Summary}
-		for _, c := range tool.all() {
-			want = append(want, name+" "+c.Synopsis+" "+c.Text)
-			for _, f := range c.Flags {
-				want = append(want, strings.TrimSpace(strings.TrimSpace(f.Name+" "+f.Arg)+" "+f.Text))
+	for _, p := range programs() {
+		section := map[bool]string{true: ".8", false: ".1"}[p.Name == "ota-guardian"]
+		page := strings.Join(strings.Fields(pages[p.Name+section]), " ")
+		want := []string{p.Name + " - " + p.Summary}
+		for _, text := range []string{p.Notes, p.Exits} {
+			for line := range strings.Lines(text) {
+				want = append(want, strings.Join(strings.Fields(strings.TrimPrefix(line, "Exit codes:")), " "))
 			}
 		}
-		for _, f := range tool.Flags {
-			want = append(want, strings.TrimSpace(f.Name+" "+f.Arg)+" "+f.Text)
+		for _, v := range p.Verbs {
+			// What the program itself says, with the flags that it takes.
+			var help bytes.Buffer
+			if err := p.Run(t.Context(), append(strings.Fields(v.Name), "--help"), &help, &help); err != nil {
+				t.Fatal(err)
+			}
+			if v.Help == "" {
+				continue
+			}
+			want = append(want, v.Name, strings.Join(strings.Fields(v.Help), " "))
+			for _, m := range regexp.MustCompile(`(?m)^  (--?[a-z0-9-]+.*?)(?:  | ?$)`).FindAllStringSubmatch(help.String(), -1) {
+				want = append(want, m[1])
+			}
 		}
-		for _, line := range tool.Notes {
-			want = append(want, strings.Join(strings.Fields(line), " "))
-		}
-		for _, e := range tool.Exits {
-			want = append(want, fmt.Sprintf("%d %s", e.Code, e.Text))
-		}
-		if len(tool.Exits) < 6 || len(want) < 20 {
-			t.Errorf("%s: only %d exit codes and %d things in all are understood", name, len(tool.Exits), len(want))
+		if len(want) < 25 {
+			t.Errorf("%s: only %d things are understood", p.Name, len(want))
 		}
 		for _, w := range want {
 			if !strings.Contains(page, w) {
-				t.Errorf("%s%s lacks %q", name, section, w)
+				t.Errorf("%s%s lacks %q", p.Name, section, w)
 			}
 		}
 	}
@@ -280,13 +214,20 @@ func TestCompletion(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	apply, guardian := tools(t)["ota-apply"], tools(t)["ota-guardian"]
+	commands := func(p *cli.Program) (names []string) {
+		for _, v := range p.Verbs {
+			if name, _, _ := strings.Cut(v.Name, " "); v.Help != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+		return append(names, "--help", "--version")
+	}
 	files := []string{"1.2.0.ota", "a folder", "release.key"}
 	for _, row := range []struct {
 		line string // words; the last is completed
 		want []string
 	}{
-		{"ota-apply ", append(apply.Commands(), "--help", "--version")},
+		{"ota-apply ", commands(applier.Program())},
 		{"ota-apply sta", []string{"status"}},
 		{"ota-apply --v", []string{"--version"}},
 		{"ota-apply fly ", nil},
@@ -309,7 +250,7 @@ func TestCompletion(t *testing.T) {
 		{"ota-apply activate --root = a", []string{"a folder"}},
 		{"ota-apply --config ", files},
 		{bin + "/ota-apply unblock ", []string{"1.0.0", "1.1.0"}},
-		{"ota-guardian ", append(slices.DeleteFunc(guardian.Commands(), func(s string) bool { return strings.HasPrefix(s, "factory ") }), "factory", "--help", "--version")},
+		{"ota-guardian ", commands(guardian.Program(&cli.Output{}, nil))},
 		{"ota-guardian rollback ", []string{"previous", "factory", "1.0.0", "1.1.0"}},
 		{"ota-guardian rollback p", []string{"previous"}},
 		{"ota-guardian factory ", []string{"create", "verify", "repair"}},
@@ -353,21 +294,5 @@ func TestCompletion(t *testing.T) {
 				t.Errorf("bash offers (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// A text that the generator does not understand is an error, not a page without it.
-func TestReadUsageRefuses(t *testing.T) {
-	for _, row := range []struct{ name, text string }{
-		{"another program", "other does things.\n"},
-		{"a command without a word about it", "ota-x does things.\n\n  ota-x fly\n"},
-		{"text that belongs to no command", "ota-x does things.\n\n  fly away\n"},
-		{"flags of no command", "ota-x does things.\n\n  ota-x fly  flies\n\nFlags of swim:\n  --x  y\n"},
-		{"a flag without dashes", "ota-x does things.\n\n  ota-x fly  flies\n\nFlags of fly:\n  x  y\n"},
-		{"an exit code that is none", "ota-x does things.\n\n  ota-x fly  flies\n\nExit codes:\n  done 0\n"},
-	} {
-		if tool, err := readUsage("ota-x", row.text); err == nil {
-			t.Errorf("%s: no error, but %+v", row.name, tool)
-		}
 	}
 }

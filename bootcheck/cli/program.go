@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// A Program is a command line. Its table of commands is what dispatch, the help, the
+// completion of the shell and the test of the manual read.
+type Program struct {
+	Name    string
+	Summary string              // "decides which version a device runs"
+	Flags   func(*flag.FlagSet) // of every command; each takes a value
+	Verbs   []Verb
+	Notes   string // at the end of the help, before the exit codes
+	Exits   string
+}
+
+// A Verb is a command.
+type Verb struct {
+	Group   string // the heading above it in the help; empty: none
+	Name    string // "factory create"
+	Args    string // "URL|FILE", "[VERSION...]": in brackets may be absent, with points may be many
+	Help    string // the first line is for the list of commands; empty: it is not for people
+	Example string
+	Flags   func(*flag.FlagSet) // nil: none of its own; `N` in a usage is the name of the value
+	Run     func(ctx context.Context, args []string) error
+}
+
+// Run runs the command line args. Help and the version go to stdout.
+func (p *Program) Run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	name, rest := p.command(args)
+	switch name {
+	case "":
+		fmt.Fprint(stderr, p.help())
+		return Usagef(p.Name, "a command is missing")
+	case "version", "-version", "--version":
+		_, err := fmt.Fprintf(stdout, "%s %s\n", p.Name, Version)
+		return err
+	case "help", "-h", "-help", "--help":
+		common := p.flagSet(nil) // --root DIR may have stood in front
+		if common.Parse(rest) != nil || common.NArg() == 0 || name != "help" {
+			_, err := io.WriteString(stdout, p.help())
+			return err
+		}
+		name, rest = common.Arg(0), append(common.Args()[1:], "--help")
+	}
+	v, rest, err := p.verb(name, rest)
+	if err != nil {
+		return err
+	}
+	rest, err = parse(p.flagSet(v), rest, v.Args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, err := io.WriteString(stdout, p.helpOf(v))
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return v.Run(ctx, rest)
+}
+
+// flagSet has the flags of every command and those of v. It reports errors to its
+// caller instead of printing them.
+func (p *Program) flagSet(v *Verb) *flag.FlagSet {
+	fs := flag.NewFlagSet(p.Name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	if p.Flags != nil {
+		p.Flags(fs)
+	}
+	if v != nil {
+		if fs.Init(p.Name+" "+v.Name, flag.ContinueOnError); v.Flags != nil {
+			v.Flags(fs)
+		}
+	}
+	return fs
+}
+
+// command is the command that args ask for, and its flags and arguments; name is
+// empty if there is none. The flags of every command may stand before it, too; they
+// are moved behind it.
+func (p *Program) command(args []string) (name string, rest []string) {
+	n, common := 0, p.flagSet(nil)
+	for n < len(args) && strings.HasPrefix(args[n], "-") {
+		flag, _, whole := strings.Cut(strings.TrimPrefix(args[n][1:], "-"), "=")
+		if common.Lookup(flag) == nil {
+			break
+		}
+		if n++; !whole {
+			n++
+		}
+	}
+	if n >= len(args) {
+		return "", nil
+	}
+	return args[n], slices.Concat(args[:n], args[n+1:])
+}
+
+// verb finds the command name; the second word of "factory create" may stand anywhere
+// in rest.
+func (p *Program) verb(name string, rest []string) (*Verb, []string, error) {
+	var all, second []string
+	for i := range p.Verbs {
+		v := &p.Verbs[i]
+		if v.Name == name {
+			return v, rest, nil
+		}
+		if first, word, two := strings.Cut(v.Name, " "); two && first == name {
+			if at := slices.Index(rest, word); at >= 0 {
+				return v, slices.Delete(slices.Clone(rest), at, at+1), nil
+			}
+			second = append(second, word)
+		}
+		if v.Help != "" {
+			all = append(all, v.Name)
+		}
+	}
+	if n := len(second); n > 0 {
+		return nil, nil, Usagef(p.Name, "%s: %s or %s is missing", name, strings.Join(second[:n-1], ", "), second[n-1])
+	}
+	return nil, nil, suggest(Usagef(p.Name, "unknown command %q", name), name, all)
+}
+
+// suggest puts the word of words that is most like the one that was typed into the
+// advice of err.
+func suggest(err error, typed string, words []string) error {
+	best, least := "", 3
+	for _, w := range words {
+		d := distance(typed, w)
+		if len(typed) > 1 && strings.HasPrefix(w, typed) {
+			d = 0
+		}
+		if d < least && d < len(typed) {
+			best, least = w, d
+		}
+	}
+	if best == "" {
+		return err
+	}
+	return bootcheck.Errorf(bootcheck.ExitUsage, "", "%w", err).WithAdvice("did you mean `%s`? %s", best, bootcheck.Advice(err))
+}
+
+// distance is how many letters have to be changed, added or removed (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := min(row[j+1], row[j]) + 1
+			if a[i] == b[j] {
+				d = min(d, diagonal)
+			}
+			diagonal, row[j+1] = row[j+1], min(d, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// parse reads flags wherever they stand and returns the other arguments, as many as
+// want says. After "--" everything is an argument. None may be empty: that is a shell's
+// variable that was never set, and to act as if nothing stood there may switch versions.
+func parse(fs *flag.FlagSet, args []string, want string) (rest []string, err error) {
+	for len(args) > 0 {
+		if err := fs.Parse(args); err != nil {
+			if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
+				var names []string
+				fs.VisitAll(func(f *flag.Flag) { names = append(names, dashes(f.Name)) })
+				return nil, suggest(Usagef(fs.Name(), "%v", err), dashes(strings.TrimPrefix(name, "-")), names)
+			}
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, Usagef(fs.Name(), "%v", err)
+		}
+		left := fs.Args()
+		if len(args) > len(left) && args[len(args)-len(left)-1] == "--" {
+			rest = append(rest, left...)
+			break
+		}
+		args = left
+		if len(args) > 0 {
+			rest, args = append(rest, args[0]), args[1:]
+		}
+	}
+	words := strings.Fields(want)
+	least := len(slices.DeleteFunc(slices.Clone(words), func(s string) bool { return s[0] == '[' }))
+	if len(rest) < least {
+		return nil, Usagef(fs.Name(), "%s: something is missing: it takes %s", fs.Name(), want)
+	}
+	if len(rest) > len(words) && !strings.Contains(want, "...") {
+		return nil, Usagef(fs.Name(), "%s: unexpected argument %q", fs.Name(), rest[len(words)])
+	}
+	if i := slices.Index(rest, ""); i >= 0 {
+		return nil, Usagef(fs.Name(), "%s: argument %d is empty", fs.Name(), i+1)
+	}
+	return rest, nil
+}
+
+func dashes(name string) string { return "--"[:min(len(name), 2)] + name }
+
+// help is the list of commands.
+func (p *Program) help() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s.\n\nUsage: %[1]s COMMAND [flags] [arguments]\n", p.Name, p.Summary)
+	for _, v := range p.Verbs {
+		if v.Group != "" {
+			fmt.Fprintf(&b, "\n%s:\n", v.Group)
+		}
+		if short, _, _ := strings.Cut(v.Help, "\n"); short != "" {
+			b.WriteString(columns(24, strings.TrimSpace(v.Name+" "+v.Args), short))
+		}
+	}
+	fmt.Fprintf(&b, "\n`%s help COMMAND` shows the flags of a command.", p.Name)
+	if p.Flags != nil {
+		b.WriteString(" Every command has\n" + flags(p.flagSet(nil)))
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n" + p.Notes + "\n" + p.Exits
+}
+
+// helpOf is the help of one command.
+func (p *Program) helpOf(v *Verb) string {
+	text := strings.TrimRight(fmt.Sprintf("Usage: %s %s [flags] %s", p.Name, v.Name, v.Args), " ") + "\n" + v.Help + "\n\n" + flags(p.flagSet(v))
+	if v.Example != "" {
+		text += "\nExample: " + v.Example + "\n"
+	}
+	return text + "\n" + p.Exits
+}
+
+func flags(fs *flag.FlagSet) (text string) {
+	fs.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		text += columns(18, dashes(f.Name)+strings.TrimRight(" "+value, " "), usage)
+	})
+	return text
+}
+
+// columns is left and, beside it or below, right in lines of at most 80 characters.
+func columns(width int, left, right string) string {
+	text := fmt.Sprintf("  %-*s ", width, left)
+	indent := strings.Repeat(" ", width+3)
+	if len(left) > width {
+		text += "\n" + indent
+	}
+	column := width + 3
+	for i, word := range strings.Fields(right) {
+		if column += len(word) + 1; column > 81 && i > 0 {
+			text, column = text+"\n"+indent, width+3+len(word)
+		} else if i > 0 {
+			text += " "
+		}
+		text += word
+	}
+	return text + "\n"
+}
+
+// Table is the program for a generator: a line a command, "NAME;ARGS;FLAG=VALUE …".
+func (p *Program) Table() string {
+	var b strings.Builder
+	for i := range p.Verbs {
+		if v := &p.Verbs[i]; v.Help != "" {
+			var all []string
+			p.flagSet(v).VisitAll(func(f *flag.Flag) {
+				name := dashes(f.Name)
+				if value, _ := flag.UnquoteUsage(f); value != "" {
+					name += "=" + value
+				}
+				all = append(all, name)
+			})
+			fmt.Fprintf(&b, "%s;%s;%s\n", v.Name, v.Args, strings.Join(all, " "))
+		}
+	}
+	return b.String()
+}
