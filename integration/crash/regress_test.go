@@ -16,6 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A regress is a line of regress.txt.
@@ -82,21 +83,17 @@ func (r *regress) find(calls []crashpoint.Call, site string) int {
 }
 
 // regress finds the point r in a run, and makes it in another one; nil: it is not there.
-func (l *Lab) regress(ctx context.Context, r *regress) (*outcome, error) {
+func (l *Lab) regress(ctx context.Context, r *regress) (_ *outcome, err error) {
+	defer try.End(&err)
 	if r.read {
-		reading, err := l.readingOf(ctx, r.flow)
-		if err != nil {
-			return nil, err
-		}
+		reading := try.Get(l.readingOf(ctx, r.flow))
 		if r.n = r.find(reading.calls, reading.site); r.n == 0 {
 			return nil, nil
 		}
 		return l.tryRead(ctx, r.point, reading)
 	}
 	calls, site, err := l.measure(ctx, r.flow)
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	if r.n = r.find(calls, site); r.n == 0 {
 		return nil, nil
 	}

@@ -238,9 +238,7 @@ func members(t *testing.T, deb, part string) map[string]member {
 		if errors.Is(err, io.EOF) {
 			return all
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		try.Check(err)
 		data := try.Get(io.ReadAll(r))
 		all[filepath.Clean(h.Name)] = member{
 			data: string(data), owner: fmt.Sprintf("%s:%s %d:%d", h.Uname, h.Gname, h.Uid, h.Gid),

@@ -138,7 +138,6 @@ func (b *block) readNotes() error {
 			b.notes.onDevice = true
 		case value == "":
 			return fmt.Errorf("%s: the comment before it says %q, which means nothing here", b, line)
-		case key == "generated": // see TestPictures
 		case key == "not run":
 			b.notes.notRun = value
 		case key == "file":

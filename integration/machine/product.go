@@ -135,8 +135,6 @@ func Bundle(ctx context.Context, a debian.Arch, v Version) (_ []byte, err error)
 		Dir: tree, Version: v.Name, Models: []string{model}, Release: v.Release, Key: key,
 		Level: zstd.SpeedFastest, // 40 times as fast as what a release gets, 10 % larger
 	})
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	return os.ReadFile(out)
 }

@@ -44,7 +44,8 @@ func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts 
 }
 
 // longestSilence is how long device-api gave no answer at most while do ran.
-func longestSilence(ctx context.Context, d *machine.Device, do func() error) (time.Duration, error) {
+func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ time.Duration, err error) {
+	defer try.End(&err)
 	type answers struct {
 		text string
 		err  error
@@ -54,11 +55,9 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (ti
 		text, err := d.Must(ctx, "bash", "-c", asker)
 		done <- answers{text, err}
 	}()
-	if err := waitForFile(ctx, d, "/run/asking"); err != nil {
-		return 0, err
-	}
+	try.Check(waitForFile(ctx, d, "/run/asking"))
 	time.Sleep(100 * time.Millisecond) // some answers before
-	err := do()
+	err = do()
 	time.Sleep(100 * time.Millisecond) // and after
 	if _, rmErr := d.Must(ctx, "rm", "/run/asking"); err == nil {
 		err = rmErr
@@ -67,9 +66,7 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (ti
 	if err == nil {
 		err = a.err
 	}
-	if err != nil {
-		return 0, err
-	}
+	try.Check(err)
 	var last, longest int64
 	for word := range strings.FieldsSeq(a.text) {
 		at, err := strconv.ParseInt(word, 10, 64)

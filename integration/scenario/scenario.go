@@ -304,9 +304,7 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 		}
 		err = d.PowerCut(ctx)
 		cancel()
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 		if before, err = oneOf(ctx, d, before, v.Name); err != nil {
 			return fmt.Errorf("seed %d, round %d, power cut after %s of %s: %w", seed, round, moment, took, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // How an install runs in ota-install.service, and what the command that follows it
@@ -31,12 +32,10 @@ func TestInstallUnit(t *testing.T) {
 }
 
 func installUnit(t *testing.T, o container.Options) {
+	defer try.Fatal(t)
 	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
 	defer cancel()
-	d, err := machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick))
 	const unit, dropIn = "ota-install.service", "/run/systemd/system/ota-install.service.d/99-test.conf"
 	good := func(t *testing.T, name string, release int64) string {
 		t.Helper()
@@ -88,9 +87,7 @@ func installUnit(t *testing.T, o container.Options) {
 	})
 
 	// It waits for a verdict that never comes.
-	if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 	begin := func(t *testing.T, name string, release int64) (*served, chan machine.Result) {
 		t.Helper()
 		s := &served{t, ctx, d}

@@ -315,14 +315,11 @@ func (b *bench) updates(ctx context.Context, name string, s shape) (err error) {
 // used is what all files below dir take on the disk, whoever shares them, in bytes.
 func used(dir string) (uint64, error) {
 	var sum uint64
-	err := filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
+	err := filepath.WalkDir(dir, func(name string, d os.DirEntry, failed error) (err error) {
+		defer try.End(&err)
+		try.Check(failed)
 		var st syscall.Stat_t
-		if err := syscall.Lstat(name, &st); err != nil {
-			return err
-		}
+		try.Check(syscall.Lstat(name, &st))
 		sum += uint64(st.Blocks) * 512
 		return nil
 	})

@@ -25,9 +25,7 @@ func (b *bench) downtime(ctx context.Context) (err error) {
 	defer c.Stop()
 	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
 	updates, restarts, err := scenario.Downtime(ctx, d, b.runs)
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	median := func(ds []time.Duration) time.Duration {
 		slices.Sort(ds)
 		return ds[len(ds)/2]

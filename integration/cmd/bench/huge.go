@@ -36,9 +36,7 @@ func (b *bench) huge(ctx context.Context) (err error) {
 	if err == nil {
 		err = key.UnmarshalText(text)
 	}
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	name := b.path("huge.ota")
 	_, err = bundle.Create(ctx, name, bundle.Contents{
 		Dir: tree, Version: "4.0.0", Models: []string{"x1"}, Key: key, Level: zstd.SpeedFastest,
@@ -46,9 +44,7 @@ func (b *bench) huge(ctx context.Context) (err error) {
 	if err == nil {
 		err = os.RemoveAll(tree)
 	}
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	info := try.Get(os.Stat(name))
 	b.file.Store(&name)
 	defer b.file.Store(nil)

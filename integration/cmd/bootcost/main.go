@@ -71,9 +71,7 @@ func run(ctx context.Context, kind string, boots int) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "%-17s  unit %s, device-api executed at %s, ready at %s\n", program, ms(c.Unit), ms(c.Execute), ms(c.Ready))
 	})
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	where := "one virtual machine (QEMU, emulated, 1 CPU)"
 	if kind == "container" {
 		where = "one container (real systemd, the host's processor)"

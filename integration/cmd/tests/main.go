@@ -118,12 +118,10 @@ func tests(s *sum) string {
 
 // counts puts the table of the largest tier that was run between the marks of the
 // document name.
-func counts(name string) error {
+func counts(name string) (err error) {
+	defer try.End(&err)
 	const begin, end = "<!-- counts: make counts -->\n", "<!-- end of counts -->\n"
-	document, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
+	document := try.Get(os.ReadFile(name))
 	head, rest, ok := strings.Cut(string(document), begin)
 	_, tail, ended := strings.Cut(rest, end)
 	if !ok || !ended {
@@ -134,9 +132,7 @@ func counts(name string) error {
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 		return os.WriteFile(name, []byte(head+begin+string(text)+end+tail), 0o644)
 	}
 	return fmt.Errorf("nothing in %s: run `make nightly` first", results)

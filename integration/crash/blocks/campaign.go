@@ -51,10 +51,9 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 		r.Kept, err = f.KeptOf(r.Site)
 		return err
 	}))
-	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) error {
-		if err := mark(markBegin); err != nil {
-			return err
-		}
+	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) (err error) {
+		defer try.End(&err)
+		try.Check(mark(markBegin))
 		// A report is noted before it is answered. One that comes when the program has
 		// ended, which does not wait for ever, is not.
 		var mu sync.Mutex
@@ -72,9 +71,7 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 		mu.Lock()
 		defer mu.Unlock()
 		ended = true
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 		if said.Exit != f.Exit {
 			return fmt.Errorf("flow %s: exit %d, want %d: %s%s", f.Name, said.Exit, f.Exit, said.Stdout, said.Stderr)
 		}

@@ -13,9 +13,7 @@ import (
 func (a *ask) write(fixed bool) (_ *act, err error) {
 	defer try.End(&err)
 	fd, place, err := a.file(0)
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	data, offset := make([]byte, a.arg[2]), int64(a.arg[3])
 	try.Check(a.memory(a.arg[1], data))
 	t := &act{Call: Call{Name: "write", File: place, Length: int64(len(data)), Data: data}}
@@ -81,9 +79,7 @@ func written(fd int, at, n int64) ([]byte, error) {
 func (a *ask) copyFileRange() (_ *act, err error) {
 	defer try.End(&err)
 	to, place, err := a.file(2)
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	from := try.Get(a.fd(int(int32(a.arg[0]))))
 	n := int(a.arg[4])
 	t := &act{Call: Call{Name: "copy", File: place, Length: int64(n), Source: try.Get(describe(from))}}
@@ -120,9 +116,7 @@ func (a *ask) ioctl() (_ *act, err error) {
 		return unknown(fmt.Sprintf("ioctl %#x", request))(a)
 	}
 	to, place, err := a.file(0)
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	r := unix.FileCloneRange{Src_fd: int64(int32(a.arg[2]))}
 	if request == unix.FICLONERANGE {
 		try.Check(a.memory(a.arg[2], unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r))))
@@ -148,15 +142,11 @@ func (a *ask) ioctl() (_ *act, err error) {
 
 // mmap is asked for only if it shares a file. Who can write to the file can write
 // through it, unseen.
-func (a *ask) mmap() (*act, error) {
+func (a *ask) mmap() (_ *act, err error) {
+	defer try.End(&err)
 	fd, _, err := a.file(4)
-	if err != nil {
-		return nil, err
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
+	flags := try.Get(unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0))
 	if flags&unix.O_ACCMODE == unix.O_RDWR {
 		return unknown("mmap of a file that it can write to, and shares")(a)
 	}

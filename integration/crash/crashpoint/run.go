@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Run is what was seen of a program.
@@ -274,15 +276,14 @@ var errStopped = errors.New("it was stopped")
 
 // answer makes the call of a question. end: all were killed instead.
 func (s *supervisor) answer(q *question) (end bool, err error) {
+	defer try.End(&err)
 	s.mu.Lock()
 	p, err := s.process(int(q.pid))
 	s.mu.Unlock()
 	if errors.Is(err, errGone) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
+	try.Check(err)
 	a := &ask{process: p, tid: int(q.pid), nr: uint32(q.nr), arg: q.arg}
 	defer a.release()
 	if s.readers != nil {
@@ -298,9 +299,7 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 		s.send(&answer{id: q.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE})
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
+	try.Check(err)
 	c := &t.Call
 	c.Point, c.PID, c.TID, c.Program = len(s.run.Calls)+1, a.pid, a.tid, a.program()
 	verdict := s.plan(c)

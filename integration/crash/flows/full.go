@@ -112,9 +112,7 @@ func (s *Site) fill() (err error) {
 		if errors.Is(err, unix.ENOSPC) {
 			break
 		}
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 	}
 	d := try.Get(os.Open(s.filled))
 	defer d.Close()

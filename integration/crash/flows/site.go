@@ -62,9 +62,7 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, 
 	if errors.Is(err, os.ErrNotExist) {
 		d, err = os.Open(s.Dir) // the flow makes the store itself
 	}
-	if err != nil {
-		return nil, err
-	}
+	try.Check(err)
 	defer d.Close()
 	return s, unix.Syncfs(int(d.Fd()))
 }

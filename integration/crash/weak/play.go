@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Play does what c did. It is an error if c cannot have been called on this disk:
@@ -141,15 +142,12 @@ func (d *Disk) link(c *crashpoint.Call) error {
 	return nil
 }
 
-func (d *Disk) rename(c *crashpoint.Call) error {
+func (d *Disk) rename(c *crashpoint.Call) (err error) {
+	defer try.End(&err)
 	from, old, err := d.parent(c.File.Path)
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	to, name, err := d.parent(c.To.Path)
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	if from == nil && to == nil {
 		return nil
 	}

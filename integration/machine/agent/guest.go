@@ -159,20 +159,17 @@ func writeFile(path string, mode fs.FileMode, data []byte) (err error) {
 
 // makeDirs makes dir and what is missing above it, each durable by the fsync of
 // the folder that got the new name.
-func makeDirs(dir string) error {
-	err := os.Mkdir(dir, 0o755)
+func makeDirs(dir string) (err error) {
+	defer try.End(&err)
+	err = os.Mkdir(dir, 0o755)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeDirs(filepath.Dir(dir)); err != nil {
-			return err
-		}
+		try.Check(makeDirs(filepath.Dir(dir)))
 		err = os.Mkdir(dir, 0o755)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil // a file of that name is found out by who makes something in it
 	}
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	return syncDir(filepath.Dir(dir))
 }
 

@@ -106,17 +106,13 @@ func (c *Container) spawn(bootID string, console *os.File) (cmd *exec.Cmd, failu
 	plan.BootID, plan.Console = bootID, console.Name()
 	text := try.Get(json.Marshal(plan))
 	planR, planW, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
-	}
+	try.Check(err)
 	defer planR.Close()
 	defer planW.Close()
 	// Less than a pipe holds, so there is no need for a reader yet.
 	try.Get(planW.Write(text))
 	failR, failW, err := os.Pipe()
-	if err != nil {
-		return nil, nil, err
-	}
+	try.Check(err)
 	defer failW.Close()
 	cgroup, err := os.Open(c.cgroup)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Missing names what the host lacks to run containers; empty: nothing.
@@ -160,19 +161,16 @@ func (d *stateDir) remove() error {
 
 // removeCgroup removes a cgroup and those in it. A process leaves its cgroup a
 // moment after it is reaped, so a busy one is tried again.
-func removeCgroup(path string) error {
+func removeCgroup(path string) (err error) {
+	defer try.End(&err)
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	for _, e := range entries {
 		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(path, e.Name())); err != nil {
-				return err
-			}
+			try.Check(removeCgroup(filepath.Join(path, e.Name())))
 		}
 	}
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {

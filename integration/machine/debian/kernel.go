@@ -73,9 +73,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) (err error) {
 		}
 		return slices.DeleteFunc(all, func(p string) bool { return release == "" || !strings.Contains(p, "-"+release+"=") })
 	})
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	defer os.RemoveAll(tree)
 	order := try.Get(loadOrder(ctx, tree, release, modulesOf(s)))
 	var names []string
@@ -87,9 +85,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) (err error) {
 		if err == nil {
 			err = writeFile(filepath.Join(dir, "modules", moduleName(file)+".ko"), 0o644, data)
 		}
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 		names = append(names, moduleName(file))
 	}
 	try.Check(os.WriteFile(filepath.Join(dir, "modules.order"), []byte(strings.Join(names, "\n")), 0o644))
@@ -97,9 +93,7 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) (err error) {
 	if err != nil { // from Debian 14 on
 		vmlinuz, err = os.ReadFile(filepath.Join(tree, "usr/lib/modules", release, "vmlinuz"))
 	}
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	if a.Facts().Packed {
 		var packed bzimage.BzImage
 		try.Check(packed.UnmarshalBinary(vmlinuz))

@@ -44,11 +44,10 @@ func (v *VM) restore(ctx context.Context, dir string) (err error) {
 }
 
 // resume waits until QEMU has read the snapshot, and lets the guest go on.
-func (v *VM) resume(ctx context.Context) error {
+func (v *VM) resume(ctx context.Context) (err error) {
+	defer try.End(&err)
 	_, q, err := v.running()
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = agent.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) (bool, error) {
@@ -63,10 +62,7 @@ func (v *VM) resume(ctx context.Context) error {
 		return v.explain(q, err)
 	}
 	if v.opts.RTC == "" { // the guest's clock has stood still since the snapshot
-		r, err := v.Exec(ctx, "date", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000))
-		if err != nil {
-			return err
-		}
+		r := try.Get(v.Exec(ctx, "date", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000)))
 		if r.Code != 0 {
 			return fmt.Errorf("cannot set the clock of the machine: %s", r)
 		}

@@ -260,15 +260,11 @@ func (v *VM) PowerOff() error {
 
 // Reset presses the reset button and returns when the next boot's agent has said
 // hello. Like a power cut, it loses what was not written.
-func (v *VM) Reset(ctx context.Context) error {
-	last, err := v.BootID(ctx)
-	if err != nil {
-		return err
-	}
+func (v *VM) Reset(ctx context.Context) (err error) {
+	defer try.End(&err)
+	last := try.Get(v.BootID(ctx))
 	_, q, err := v.running()
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	v.log.Note("reset button")
 	if err := q.qmp.call(ctx, "system_reset", nil, nil); err != nil {
 		return v.explain(q, err)

@@ -26,23 +26,19 @@ func main() {
 }
 
 // serve gives this machine the address and serves there until ctx ends.
-func serve(ctx context.Context, address netip.AddrPort) error {
+func serve(ctx context.Context, address netip.AddrPort) (err error) {
+	defer try.End(&err)
 	if err := set(address.Addr(), true); err != nil {
 		return fmt.Errorf("cannot bring the network up: %w", err)
 	}
-	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address))
-	if err != nil {
-		return err
-	}
+	l := try.Get(net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address)))
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
 		c, err := l.Accept()
 		if ctx.Err() != nil {
 			return set(address.Addr(), false)
 		}
-		if err != nil {
-			return err
-		}
+		try.Check(err)
 		c.Close()
 	}
 }
