@@ -60,7 +60,7 @@ func addTree(t testing.TB, s *Store, version string, files map[string]string, li
 	}
 	for _, name := range slices.Sorted(maps.Keys(links)) {
 		parents(path.Dir(name))
-		m.Entries = append(m.Entries, Entry{Path: name, Type: TypeLink, Target: links[name]})
+		m.Entries = append(m.Entries, Entry{Path: name, Type: TypeLink, External: path.IsAbs(links[name]), Target: links[name]})
 		if err := root.Symlink(links[name], name); err != nil {
 			t.Fatal(err)
 		}
@@ -143,6 +143,9 @@ func damages() map[string]func(dir string) error {
 	rows["the link is missing"] = instead("lib/core", gone)
 	rows["the link is a folder with files"] = instead("lib/core", full)
 	rows["the link is a file"] = instead("lib/core", write("x"))
+	rows["the external link leads elsewhere"] = instead("lib/host", func(n string) error { return os.Symlink("a", n) })
+	rows["the external link is missing"] = instead("lib/host", gone)
+	rows["the external link is a folder with files"] = instead("lib/host", full)
 	rows["a program may not be executed"] = chmod("bin/app", 0o644)
 	rows["everything is missing"] = func(dir string) error {
 		return errors.Join(os.RemoveAll(filepath.Join(dir, "bin")), os.RemoveAll(filepath.Join(dir, "lib")), os.RemoveAll(filepath.Join(dir, "etc")))
@@ -199,6 +202,16 @@ func lookAt(dir string, m *Manifest) map[string]string {
 // and folder with the mode that it had. What no other version has stays as it
 // is, the rest is repaired all the same.
 func TestRepair(t *testing.T) {
+	host := t.TempDir() // what is not of the version, and a link of it leads to
+	if err := os.WriteFile(host+"/core.so", []byte("of the system"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ofHost := look(host) + look(host+"/core.so")
+	defer func() {
+		if now := look(host) + look(host+"/core.so"); now != ofHost {
+			t.Errorf("what an external link leads to is now %s, was %s", now, ofHost)
+		}
+	}()
 	for name, damage := range damages() {
 		for _, sealed := range []bool{false, true} {
 			for _, donor := range []bool{true, false} {
@@ -207,7 +220,7 @@ func TestRepair(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s, sealed %v, donor %v", name, sealed, donor), func(t *testing.T) {
 					s := newStore(t)
-					ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
+					ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so", "lib/host": host})
 					if donor {
 						addTree(t, s, "2.0", treeOf2, nil)
 					}
@@ -290,7 +303,7 @@ func TestRepairFromStaged(t *testing.T) {
 	for name, damage := range rows {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
-			ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
+			ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so", "lib/host": "/nowhere"})
 			dir := s.VersionDir("1.0")
 			want := look(dir)
 			staged := s.path(stagingDir, dirName("1.0"))
