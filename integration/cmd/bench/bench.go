@@ -26,8 +26,7 @@ type bench struct {
 	run    string // the programs' state
 	runs   int
 	served atomic.Pointer[[]byte]
-	file   atomic.Pointer[string] // served instead; nil: not
-	sent   atomic.Int64           // bytes of bodies
+	sent   atomic.Int64 // bytes of bodies
 	addr   string
 	server *http.Server
 }
@@ -78,9 +77,6 @@ func (b *bench) close() {
 // serve serves the bundle from memory, as a machine elsewhere would: it takes
 // nothing from the disk that is measured.
 func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
-	if b.serveFile(w, r) {
-		return
-	}
 	w.Header().Set("ETag", `"x"`)
 	http.ServeContent(&counter{w, &b.sent}, r, "", time.Unix(1e9, 0), bytes.NewReader(*b.served.Load()))
 }

@@ -6,7 +6,7 @@
 // cold cache until all is durable. It prints a table in Markdown. Run it as root,
 // which may drop caches:
 //
-//	go run ./integration/cmd/bench [-runs 5] [-dir /var/tmp] [-only small,large,update,huge,switch,downtime]
+//	go run ./integration/cmd/bench [-runs 5] [-dir /var/tmp] [-only small,large,update,switch,downtime]
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 	}
 	runs := flag.Int("runs", 5, "how often each is measured; the median counts")
 	dir := flag.String("dir", "/var/tmp", "a folder on the disk that is measured")
-	only := flag.String("only", "small,large,update,switch,downtime", "what is measured; huge, too, if it is named")
+	only := flag.String("only", "small,large,update,switch,downtime", "what is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -50,7 +50,6 @@ func run(ctx context.Context, dir string, runs int, only []string) error {
 		{"small", func(ctx context.Context) error { return b.installs(ctx, "small", small) }},
 		{"large", func(ctx context.Context) error { return b.installs(ctx, "large", large) }},
 		{"update", func(ctx context.Context) error { return b.updates(ctx, "large", large) }},
-		{"huge", b.huge},
 		{"switch", b.switches},
 		{"downtime", b.downtime},
 	} {

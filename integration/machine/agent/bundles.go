@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"strconv"
-	"time"
 )
 
 // The agent's file server: bundle x.ota of BundleDir is BundleAt + "/x.ota".
@@ -17,9 +15,7 @@ const (
 )
 
 // Bundles serves the files of dir over HTTP as a good mirror does: with ranges,
-// a length and a strong ETag, so that a download can be resumed. A request for
-// /x.ota?rate=100000 is answered at that many bytes a second, to have time for
-// what a test does to a download.
+// a length and a strong ETag, so that a download can be resumed.
 func Bundles(dir string) http.Handler {
 	files := os.DirFS(dir)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -36,34 +32,8 @@ func Bundles(dir string) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		if rate, _ := strconv.ParseInt(r.URL.Query().Get("rate"), 10, 64); rate > 0 {
-			w = &slowWriter{ResponseWriter: w, rate: rate}
-		}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.Size(), info.ModTime().UnixNano()))
 		http.ServeContent(w, r, name, info.ModTime(), body)
 	})
-}
-
-// slowWriter lets rate bytes a second through, and in small pieces. It
-// hides ReadFrom on purpose: sendfile knows no rate.
-type slowWriter struct {
-	http.ResponseWriter
-	rate int64
-}
-
-func (s *slowWriter) Write(b []byte) (int, error) {
-	written := 0
-	for len(b) > 0 {
-		n := min(len(b), max(1, int(s.rate/20)))
-		time.Sleep(time.Duration(n) * time.Second / time.Duration(s.rate))
-		m, err := s.ResponseWriter.Write(b[:n])
-		written += m
-		if err != nil {
-			return written, err
-		}
-		http.NewResponseController(s.ResponseWriter).Flush()
-		b = b[n:]
-	}
-	return written, nil
 }
