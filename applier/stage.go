@@ -62,7 +62,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 	}
 	defer unlock()
 	if err := a.store.There(ref.Version); errors.Is(err, fs.ErrNotExist) {
-		return a.store.Publish(ref.Version)
+		return a.store.Publish(ref.Version, false)
 	} else if bootcheck.Inconclusive(err) {
 		return err
 	}
@@ -87,34 +87,25 @@ type noRoom struct{ error }
 
 func (e *noRoom) Unwrap() error { return e.error }
 
-// replace publishes ref in the place of its damaged snapshot. As previous that is no
-// version to fall back to, so the record forgets it first. As current it may be all
-// that runs, however badly: it is repaired in its place.
+// replace publishes ref in the place of its damaged snapshot: beside one that is linked,
+// and the record's next generation leads to it.
 func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
 	record, err := a.record()
 	if err != nil {
 		return err
 	}
-	switch version := ref.Version; {
-	case record == nil:
-	case record.Current.Version == version:
-		repaired, err := a.store.RepairFromStaged(ctx, ref)
-		if n := len(repaired); n > 0 {
-			a.logf("repaired version %s: %s, %d in all", ref, repaired[0], n)
-		}
-		return err
-	case record.Previous != nil && record.Previous.Version == version &&
-		(record.Factory == nil || record.Factory.Version != version):
-		record = record.Clone()
-		record.Previous = nil
-		if err := a.store.Commit(record); err != nil {
+	linked := record != nil && slices.ContainsFunc(record.Links(), func(l bootcheck.Link) bool { return ref.Same(l.Ref) })
+	if !linked {
+		if gone, err := a.removeVersion(record, ref.Version); !gone {
 			return err
 		}
+		return a.store.Publish(ref.Version, false)
 	}
-	if gone, err := a.removeVersion(record, ref.Version); !gone {
+	if err := a.store.Publish(ref.Version, ref.Same(record.Factory)); err != nil {
 		return err
 	}
-	return a.store.Publish(ref.Version)
+	a.logf("repaired version %s", ref)
+	return a.store.Commit(record.Clone())
 }
 
 // quickDownload is a download that is sooner made again than written to the flash.
@@ -304,7 +295,7 @@ func (a *applier) sweep(ctx context.Context) (stays, err error) {
 		return nil, err
 	}
 	defer unlock()
-	if stays = a.store.Sweep(true); stays != nil {
+	if stays = a.store.Sweep(); stays != nil {
 		a.logf("cannot remove all that is left of earlier installs: %v", stays)
 	}
 	return stays, nil

@@ -75,7 +75,7 @@ func (a *Admission) Refuse(ref *Ref, m *Manifest) error {
 // digest, so nobody can have changed it since. Refusals are *Error with ExitRefused;
 // other errors are of what could not be read.
 func (s *Store) Admit(ref *Ref, a *Admission) error {
-	if ref.Plain() {
+	if ref.Digest == NoManifest {
 		return nil // another program installed it, and nothing says what it is
 	}
 	snapshot, err := s.Snapshot(ref.Version)
@@ -96,7 +96,7 @@ func (s *Store) CheckRevoked(ref *Ref, record *Record) error {
 }
 
 func (s *Store) checkSigner(ref *Ref, a *Admission) error {
-	if ref.Plain() || a.Record != nil && (a.Record.IsConfirmed(ref) || ref.Same(a.Record.Factory)) {
+	if ref.Digest == NoManifest || a.Record != nil && (a.Record.IsConfirmed(ref) || ref.Same(a.Record.Factory)) {
 		return nil
 	}
 	refuse := func(format string, args ...any) *Error {

@@ -1,38 +1,29 @@
 package bootcheck
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
-// NoManifest is the Digest of a version that was adopted from another program: a
-// folder without a manifest. Nothing says what should be in it, so it is taken for
-// whole as long as anything is. It is never repaired, and a bundle of the same
-// version is another version.
+// NoManifest is the Digest, in the record of an older program, of a version that it
+// adopted as it was. It is taken for whole as long as anything is in its folder; `adopt`
+// gives it a manifest, see Relist.
 const NoManifest = "none"
 
-// Plain reports whether r is a version without a manifest: see NoManifest.
-func (r *Ref) Plain() bool { return r != nil && r.Digest == NoManifest }
-
-// plain reports whether version is a folder that none of our programs made: what
-// they publish has a folder .ota.
-func (s *Store) plain(version string) bool {
-	_, err := lstat(filepath.Join(s.VersionDir(version), ManifestDir))
-	return errors.Is(err, fs.ErrNotExist) && s.verifyPlain(version) == nil
-}
-
-// verifyPlain is Verify of a version without a manifest.
-func (s *Store) verifyPlain(version string) error {
-	var names []string
-	dir, err := openDirectory(s.VersionDir(version))
-	if err == nil {
-		defer func() { _ = dir.Close() }()
-		names, err = namesIn(dir)
-	}
+// checkUnlisted is Verify of such a version.
+func (s *Store) checkUnlisted(version string) error {
+	names, err := readDir(s.VersionDir(version))
 	if err == nil && len(names) == 0 {
 		err = errors.New("its folder is empty")
 	}
@@ -42,17 +33,192 @@ func (s *Store) verifyPlain(version string) error {
 	return nil
 }
 
-// Ref is version with the content that is on disk: the digest of its manifest, or
-// NoManifest. The error is that of Snapshot.
+// Ref is version with the content that is on disk. The error is that of Snapshot.
 func (s *Store) Ref(version string) (*Ref, error) {
 	snapshot, err := s.Snapshot(version)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot.Ref, nil
+}
+
+// unlisted reports whether version is a folder that has no manifest, or one that an
+// adoption wrote: nobody signed it.
+func (s *Store) unlisted(version string) bool {
+	dir := s.VersionDir(version)
+	if _, err := lstat(filepath.Join(dir, ManifestDir)); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	_, err := s.Snapshot(version)
+	return err == nil && s.Unsigned(version)
+}
+
+// Unsigned reports whether nobody signed version: an adoption wrote its manifest. Its
+// program may write to its own folder, so nothing makes it read-only but `factory create`.
+func (s *Store) Unsigned(version string) bool {
+	_, err := lstat(filepath.Join(s.VersionDir(version), SignaturePath))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// list writes the manifest of version, whose folder another program made: what is in it
+// now is what belongs there. What a manifest cannot list (a socket, a file that is setuid)
+// stays and is not listed, which is no damage; notes
+// say what that is. It is durable when list returns. Nothing else is written.
+func (s *Store) list(ctx context.Context, version, model string) (ref *Ref, notes []string, err error) {
+	dir := s.VersionDir(version)
+	m := &Manifest{Format: ManifestFormat, Models: []string{cmp.Or(model, "any")}, Version: version}
+	skip := func(name string, d fs.DirEntry, why error) error {
+		notes = append(notes, fmt.Sprintf("version %s: %q is not in its manifest: %v", version, name, why))
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	}
+	err = filepath.WalkDir(dir, func(full string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || full == dir {
+			return err
+		}
+		name, _ := filepath.Rel(dir, full)
+		if name == ManifestDir {
+			return fs.SkipDir
+		}
+		if len(m.Entries) == MaxEntries {
+			return Errorf(ExitDamaged, "", "it has more than %d files", MaxEntries)
+		}
+		e := Entry{Path: name}
+		err = cmp.Or(CheckPath(name), e.scan(ctx, full))
+		if err != nil && (ctx.Err() != nil || Inconclusive(err)) {
+			return err
+		}
+		if err != nil {
+			return skip(name, d, err)
+		}
+		m.Entries, m.Size = append(m.Entries, e), m.Size+e.Size
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	err = m.CheckLinks(func(e *Entry, why error) error { // leads out, or in a circle: nobody follows it
+		e.External = true
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := json.Marshal(m)
 	if err == nil {
-		return &snapshot.Ref, nil
+		_, err = ParseManifest(raw)
 	}
-	if ValidVersion(version) && s.plain(version) {
-		return &Ref{Version: version, Digest: NoManifest}, nil
+	if err == nil {
+		err = s.giveManifest(dir, raw)
 	}
-	return nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Ref{Version: version, Digest: Digest(raw)}, notes, nil
+}
+
+// scan fills in e from the file name.
+func (e *Entry) scan(ctx context.Context, name string) error {
+	info, err := os.Lstat(name)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0 {
+		return fmt.Errorf("mode %v", info.Mode())
+	}
+	e.Mode = Mode(info.Mode().Perm())
+	switch info.Mode().Type() {
+	case fs.ModeDir:
+		e.Type = TypeDir
+	case fs.ModeSymlink:
+		e.Type, e.Mode = TypeLink, 0
+		if e.Target, err = os.Readlink(name); err != nil {
+			return err
+		}
+	case 0:
+		e.Type = TypeFile
+		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		sum := sha256.New()
+		for err == nil { // in parts, which ctx can end
+			if err = ctx.Err(); err == nil {
+				var n int64
+				n, err = io.CopyN(sum, f, 8<<20)
+				e.Size += n
+			}
+		}
+		if err != io.EOF {
+			return err
+		}
+		e.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	default:
+		return fmt.Errorf("it is a %v", info.Mode().Type())
+	}
+	return e.check()
+}
+
+// giveManifest puts the manifest raw into dir, in the place of one that nobody signed.
+func (s *Store) giveManifest(dir string, raw []byte) error {
+	staged := s.path(stagingDir, "adopted")
+	if _, err := s.makeFolders(stagingDir); err != nil {
+		return err
+	}
+	to := filepath.Join(dir, ManifestDir)
+	if _, err := os.Lstat(to); err == nil {
+		return ReplaceFile(filepath.Join(dir, ManifestPath), raw, 0o644, true)
+	}
+	err := RemoveAll(staged)
+	if err == nil {
+		err = os.Mkdir(staged, 0o755)
+	}
+	if err == nil {
+		err = writeDurable(filepath.Join(staged, filepath.Base(ManifestPath)), raw)
+	}
+	if err == nil {
+		err = syncDir(staged)
+	}
+	if err == nil {
+		err = os.Rename(staged, to)
+	}
+	if err != nil {
+		_ = RemoveAll(staged)
+		return err
+	}
+	return errors.Join(syncDir(dir), syncDir(s.path(stagingDir)))
+}
+
+// Relist is record with manifests for the versions that an older program adopted as they
+// were; changed: there are some. It is not committed.
+func (s *Store) Relist(ctx context.Context, record *Record, model string) (next *Record, changed bool, err error) {
+	next = record.Clone()
+	refs := []*Ref{next.Current, next.Previous, next.Factory}
+	for i := range next.Confirmed {
+		refs = append(refs, &next.Confirmed[i])
+	}
+	for i := range next.Blocked {
+		refs = append(refs, &next.Blocked[i].Ref)
+	}
+	listed := make(map[string]*Ref)
+	for _, ref := range refs {
+		if ref == nil || ref.Digest != NoManifest || s.There(ref.Version) != nil {
+			continue
+		}
+		if listed[ref.Version] == nil {
+			if listed[ref.Version], _, err = s.list(ctx, ref.Version, model); err != nil {
+				return nil, false, err
+			}
+		}
+		*ref, changed = *listed[ref.Version], true
+	}
+	return next, changed, nil
 }
 
 // Foreign reports whether another program keeps the folder: its link current leads
@@ -80,11 +246,36 @@ func (s *Store) foreign() (target string, foreign bool) {
 // Adoption is the record that Adopt makes of a folder whose links another program
 // kept: current, previous and factory lead to folders v<version> beside them. What
 // they name ran before, so all of it is confirmed. notes say what is not taken
-// over, and why. Nothing is changed.
-func (s *Store) Adoption(ctx context.Context) (r *Record, notes []string, err error) {
+// over, and why. Each version without a manifest gets one, also those that no link names;
+// dryRun: nothing is changed.
+func (s *Store) Adoption(ctx context.Context, model string, dryRun bool) (r *Record, notes []string, err error) {
 	r = &Record{Schema: Schema, Phase: PhaseConfirmed}
+	// First where the links lead: nothing is written before that is known to be right.
 	for _, name := range linkNames {
-		ref, err := s.foreignLink(ctx, name)
+		if _, err := s.foreignLink(name); err != nil && (name == "current" || !errors.Is(err, fs.ErrNotExist)) {
+			return nil, nil, err
+		}
+	}
+	names, err := s.VersionNames()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, version := range names {
+		if dryRun || !s.unlisted(version) {
+			continue
+		}
+		_, said, err := s.list(ctx, version, model)
+		if notes = append(notes, said...); Exit(err) == ExitDamaged {
+			notes = append(notes, fmt.Sprintf("version %s gets no manifest: %v", version, err))
+		} else if err != nil {
+			return nil, nil, fmt.Errorf("cannot write the manifest of version %s: %w", version, err)
+		}
+	}
+	for _, name := range linkNames {
+		ref, err := s.foreignLink(name)
+		if err == nil {
+			ref, err = s.adoptable(ctx, name, ref.Version, dryRun)
+		}
 		switch {
 		case err == nil:
 			r.setLink(name, ref)
@@ -109,7 +300,7 @@ func (s *Store) Adoption(ctx context.Context) (r *Record, notes []string, err er
 }
 
 // foreignLink is the version that a link of another program leads to.
-func (s *Store) foreignLink(ctx context.Context, name string) (*Ref, error) {
+func (s *Store) foreignLink(name string) (*Ref, error) {
 	cannot := func(format string, args ...any) *Error {
 		return Errorf(ExitRefused, "", "cannot adopt %s: %w", s.path(name), fmt.Errorf(format, args...))
 	}
@@ -130,25 +321,33 @@ func (s *Store) foreignLink(ctx context.Context, name string) (*Ref, error) {
 		return nil, err
 	}
 	parent, base := filepath.Split(dir)
-	if version := base[min(1, len(base)):]; filepath.Clean(parent) == root && base == dirName(version) && ValidVersion(version) {
-		ref, err := s.Ref(version)
-		if err == nil {
-			err = s.Verify(ctx, ref, Content)
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err != nil {
-			return nil, cannot("%v", err).
-				WithAdvice("a folder with a %s must be what its manifest says; install that version again, or remove its %[1]s", ManifestDir)
-		}
-		if err := s.CheckRevoked(ref, nil); err != nil {
-			return nil, err
-		}
-		return ref, nil
+	if version, _, ok := parseFolder(base); ok && filepath.Clean(parent) == root && base == s.folder(version) {
+		return &Ref{Version: version}, nil
 	}
 	return nil, cannot("it leads to %s, want a folder v<version> in %s", dir, s.dir).
 		WithAdvice("rename the folder, which moves no data, and make the link anew: ln -sfn v1.0.0 %s", s.path(name))
+}
+
+// adoptable is version, which the link name leads to, with the content that is there.
+func (s *Store) adoptable(ctx context.Context, name, version string, dryRun bool) (*Ref, error) {
+	if dryRun && s.unlisted(version) {
+		return &Ref{Version: version}, nil
+	}
+	ref, err := s.Ref(version)
+	if err == nil {
+		err = s.Verify(ctx, ref, Content)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, Errorf(ExitRefused, "", "cannot adopt %s: %v", s.path(name), err).
+			WithAdvice("a folder with a %s must be what its manifest says; install that version again, or remove its %[1]s", ManifestDir)
+	}
+	if s.unlisted(version) {
+		return ref, nil // nobody signed it
+	}
+	return ref, s.CheckRevoked(ref, nil)
 }
 
 // Adopt makes the store of a folder whose links another program kept: next, which

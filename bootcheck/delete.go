@@ -197,3 +197,12 @@ func leftOver(errs []error) error {
 	}
 	return first
 }
+
+// openDir opens the directory name, which is no link, with Retry.
+func openDir(name string) (f *os.File, err error) {
+	err = Retry(func() (err error) {
+		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		return err
+	})
+	return f, err
+}

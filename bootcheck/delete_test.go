@@ -103,7 +103,7 @@ func TestRemoveLowerLayer(t *testing.T) {
 	if err := s.Remove(nil, "1.0"); err != nil || exists(s.path("v1.0")) {
 		t.Errorf("Remove of a version in the lower layer: %v, it is there: %v", err, exists(s.path("v1.0")))
 	}
-	if err := s.Sweep(true); err != nil || exists(s.path(".trash/old")) || exists(s.path(".staging/v3.0")) {
+	if err := s.Sweep(); err != nil || exists(s.path(".trash/old")) || exists(s.path(".staging/v3.0")) {
 		t.Errorf("Sweep of the lower layer: %v", err)
 	}
 
@@ -184,7 +184,7 @@ func TestSweepStepsOver(t *testing.T) {
 	if err := s.Commit(&Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}); err != nil {
 		t.Errorf("Commit: %v", err)
 	}
-	if err := s.Sweep(true); err == nil {
+	if err := s.Sweep(); err == nil {
 		t.Error("Sweep succeeded")
 	}
 	if exists(s.path(".trash/b")) || exists(s.path(".staging/v4.0")) {

@@ -43,12 +43,22 @@ func (s *Store) activeGeneration() (uint64, error) {
 // this program makes no target that is absolute or climbs elsewhere. The error is
 // that of the read.
 func (s *Store) readLink(n uint64, name string) (*Ref, error) {
-	target, err := readlink(filepath.Join(s.generation(n), name))
-	version, ok := strings.CutPrefix(target, "../../v")
-	if !ok || !ValidVersion(version) {
+	_, version, err := s.linkTarget(n, name)
+	if version == "" {
 		return nil, err
 	}
 	return &Ref{Version: version}, nil
+}
+
+// linkTarget is readLink, and the folder.
+func (s *Store) linkTarget(n uint64, name string) (folder, version string, err error) {
+	target, err := readlink(filepath.Join(s.generation(n), name))
+	folder, ok := strings.CutPrefix(target, "../../")
+	version, _, valid := parseFolder(folder)
+	if !ok || !valid {
+		return "", "", err
+	}
+	return folder, version, nil
 }
 
 // readGeneration reads the record of generation n, from whichever copy is intact.
@@ -178,7 +188,7 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 		if l.Ref == nil {
 			continue
 		}
-		if err := os.Symlink("../../"+dirName(l.Ref.Version), filepath.Join(dir, l.Name)); err != nil {
+		if err := os.Symlink("../../"+s.newest(l.Ref.Version), filepath.Join(dir, l.Name)); err != nil {
 			return err
 		}
 	}

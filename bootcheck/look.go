@@ -81,8 +81,10 @@ func namesIn(d *os.File) (names []string, err error) {
 
 // There sees whether the folder of version is in the store. The error is Inconclusive,
 // or says that it is not.
-func (s *Store) There(version string) error {
-	info, err := lstat(s.VersionDir(version))
+func (s *Store) There(version string) error { return isFolder(s.VersionDir(version)) }
+
+func isFolder(name string) error {
+	info, err := lstat(name)
 	if err == nil && !info.IsDir() {
 		err = errors.New("it is not a folder")
 	}

@@ -55,11 +55,11 @@ const (
 )
 
 // Sweep removes what a crash or a power cut left: unpacked halves, deleted
-// halves, temporary links and marks, generations that were never switched to. Names that
-// are not ours stay. What cannot be removed does not keep the rest: the error is about
-// the first of it. The lock must be held, and no install may be unpacking: only the
-// applier sweeps .staging (staging true).
-func (s *Store) Sweep(staging bool) error {
+// halves, temporary links and marks, generations that were never switched to; and what a
+// repair replaced, of versions that are not current. Names that are not ours stay. What
+// cannot be removed does not keep the rest: the error is about the first of it. The lock
+// must be held, and that of installs: nothing may be unpacking.
+func (s *Store) Sweep() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -72,11 +72,8 @@ func (s *Store) Sweep(staging bool) error {
 			errs = append(errs, RemoveAll(s.path(e.Name())))
 		}
 	}
-	own := []string{trashDir, stagingDir}
-	if !staging {
-		own = own[:1]
-	}
-	for _, name := range own {
+	errs = append(errs, s.dropReplaced())
+	for _, name := range []string{trashDir, stagingDir} {
 		// A file in its place would keep every version from being removed, or unpacked.
 		if info, err := os.Stat(s.path(name)); err != nil || !info.IsDir() {
 			errs = append(errs, RemoveAll(s.path(name)))

@@ -39,7 +39,7 @@ func TestTrialPreparesItsFallBack(t *testing.T) {
 		t.Fatalf("a trial left %v", got)
 	}
 	// It is no part of the history, and no sweep removes it.
-	if err := s.Sweep(true); err != nil {
+	if err := s.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := s.History(); err != nil || len(h) != 2 {
@@ -116,7 +116,7 @@ func TestPreparedByABrokenCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Sweep(false); err != nil {
+	if err := s.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if got := numbers(t, s); !slices.Equal(got, []string{"1", "2", "2.fallback", "4"}) {

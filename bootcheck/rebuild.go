@@ -138,8 +138,5 @@ func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
 			return &known.Confirmed[i]
 		}
 	}
-	if s.plain(ref.Version) {
-		return &Ref{Version: ref.Version, Digest: NoManifest}
-	}
 	return ref
 }

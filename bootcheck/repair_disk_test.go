@@ -2,7 +2,6 @@ package bootcheck
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,16 +89,15 @@ func TestRepairOnAFullDisk(t *testing.T) {
 		f.Close()
 	}
 	fill()
-	got, err := s.Repair(t.Context(), ref)
-	if Exit(err) != ExitNoSpace || got != nil {
-		t.Errorf("Repair = %v, %v; want no space", got, err)
+	if _, _, err := repair(t, s, nil, ref); Exit(err) != ExitNoSpace {
+		t.Errorf("Repair = %v; want no space", err)
 	}
 	if after := look(s.path("v1.0")); after != before {
 		t.Errorf("Repair without space changed:\n%s", cmp.Diff(before, after))
 	}
 	assertEmpty(t, s, stagingDir, trashDir)
 
-	// Room for one, with somebody who takes what is left.
+	// Room for one: what it has is given back.
 	info, err := os.Stat(filler)
 	if err == nil {
 		err = os.Truncate(filler, info.Size()-120<<10)
@@ -107,21 +105,17 @@ func TestRepairOnAFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err = s.Repair(t.Context(), ref)
-	if Exit(err) != ExitNoSpace || !slices.Equal(got, []string{"a"}) {
-		t.Errorf("Repair = %v, %v; want a, and no space for b", got, err)
-	}
-	if text := look(s.path("v1.0", "b", "x")); !strings.Contains(text, "of somebody") {
-		t.Errorf("b/x is %s", text)
+	if _, _, err := repair(t, s, nil, ref); Exit(err) != ExitNoSpace {
+		t.Errorf("Repair = %v; want no space for b", err)
 	}
 	assertEmpty(t, s, stagingDir, trashDir)
-	if err := os.Remove(filler); err != nil {
+	// For both: what is whole takes none.
+	if err := os.Truncate(filler, info.Size()-260<<10); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = s.Repair(t.Context(), ref); err != nil || !slices.Equal(got, []string{"b"}) {
-		t.Errorf("Repair = %v, %v; want b", got, err)
+	if got, extra, err := repair(t, s, nil, ref); err != nil || !slices.Equal(got, []string{"a", "b"}) || !slices.Equal(extra, []string{"b/x"}) {
+		t.Errorf("Repair = %v, %v, %v; want a and b", got, extra, err)
 	}
-	assertEmpty(t, s, stagingDir, trashDir)
 }
 
 func TestRepairOnAReadOnlyDisk(t *testing.T) {
@@ -134,18 +128,16 @@ func TestRepairOnAReadOnlyDisk(t *testing.T) {
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Repair(t.Context(), ref)
-	if !errors.Is(err, unix.EROFS) || got != nil || Exit(err) == ExitDamaged {
-		t.Errorf("Repair = %v, %v; want that it is the disk", got, err)
+	if _, _, err := repair(t, s, nil, ref); !errors.Is(err, unix.EROFS) || Exit(err) == ExitDamaged {
+		t.Errorf("Repair = %v; want that it is the disk", err)
 	}
 	if after := look(s.path("v1.0")); after != before {
 		t.Errorf("Repair changed:\n%s", cmp.Diff(before, after))
 	}
 }
 
-// What cannot be replaced (something is mounted there) does not keep the others
-// from being repaired.
-func TestRepairGoesOn(t *testing.T) {
+// Something that is mounted in the place of a file keeps nothing from being repaired.
+func TestRepairBesideAMount(t *testing.T) {
 	dir, inside := inNamespace(t)
 	if !inside {
 		return
@@ -155,21 +147,10 @@ func TestRepairGoesOn(t *testing.T) {
 		unix.Mount(filepath.Join(dir, "other"), s.path("v1.0", "a"), "", unix.MS_BIND, "")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.RemoveAll(s.path("v1.0", "etc")); err != nil {
-		t.Fatal(err)
+	if got, _, err := repair(t, s, nil, ref); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("Repair = %v, %v; want a and b", got, err)
 	}
-	got, err := s.Repair(t.Context(), ref)
-	want := fmt.Sprintf("1 entries of version 1.0 cannot be replaced (a: %v)", unix.EBUSY)
-	if Exit(err) != ExitDamaged || err.Error() != want {
-		t.Errorf("Repair: %v, want %s", err, want)
-	}
-	if diff := cmp.Diff([]string{"etc", "b", "etc/c"}, got); diff != "" {
-		t.Errorf("repaired (-want +got):\n%s", diff)
-	}
-	if err := unix.Unmount(s.path("v1.0", "a"), 0); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := s.Repair(t.Context(), ref); err != nil || !slices.Equal(got, []string{"a"}) {
-		t.Errorf("Repair = %v, %v; want a", got, err)
+	if err := s.Verify(t.Context(), ref, Full); err != nil {
+		t.Error(err)
 	}
 }

@@ -15,10 +15,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,7 +69,7 @@ func addTree(t testing.TB, s *Store, version string, files map[string]string, li
 	}
 	raw, err := json.Marshal(m)
 	if err == nil {
-		err = errors.Join(root.Mkdir(".ota", 0o755), root.WriteFile(".ota/manifest.json", raw, 0o644), s.Publish(version))
+		err = errors.Join(root.Mkdir(".ota", 0o755), root.WriteFile(".ota/manifest.json", raw, 0o644), s.Publish(version, false))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -255,24 +257,33 @@ func TestRepair(t *testing.T) {
 						}
 						wrong = append(wrong, e.Path)
 					}
-					got, err := s.Repair(t.Context(), ref)
-					slices.Sort(got)
-					slices.Sort(wrong)
-					if diff := cmp.Diff(wrong, got); diff != "" {
-						t.Errorf("repaired (-want +got):\n%s", diff)
+					got, err := s.Wrong(t.Context(), ref)
+					if err != nil {
+						t.Fatal(err)
 					}
-					switch {
-					case len(lost) == 0 && err != nil:
-						t.Fatalf("Repair: %v (repaired %v)", err, got)
-					case len(lost) > 0 && (Exit(err) != ExitDamaged || !strings.Contains(fmt.Sprint(err), fmt.Sprintf("%d files (", len(lost)))):
-						t.Errorf("Repair: %v, want that nobody has %v", err, lost)
+					all := append(slices.Clone(lost), wrong...)
+					slices.Sort(got)
+					slices.Sort(all)
+					if diff := cmp.Diff(all, got, cmpopts.EquateEmpty()); diff != "" {
+						t.Errorf("Wrong (-want +got):\n%s", diff)
+					}
+					_, err = s.Repair(t.Context(), nil, ref, got)
+					if len(lost) > 0 {
+						if Exit(err) != ExitDamaged || !strings.Contains(fmt.Sprint(err), fmt.Sprintf("%d files (", len(lost))) {
+							t.Errorf("Repair: %v, want that nobody has %v", err, lost)
+						}
+						want, dir = before, s.path("v1.0")
+					} else if err != nil {
+						t.Fatalf("Repair: %v", err)
+					} else if dir = s.VersionDir("1.0"); dir != s.path("v1.0~1") {
+						t.Fatalf("after the repair version 1.0 is %s", dir)
 					}
 					if diff := cmp.Diff(want, lookAt(dir, snapshot.Manifest)); diff != "" {
 						t.Errorf("after the repair (-want +got):\n%s", diff)
 					}
-					assertEmpty(t, s, stagingDir, trashDir)
-					if again, _ := s.Repair(t.Context(), ref); again != nil {
-						t.Errorf("Repair again = %v; want nothing to do", again)
+					assertEmpty(t, s, stagingDir)
+					if wrong, err := s.Wrong(t.Context(), ref); err != nil || len(lost) == 0 && wrong != nil {
+						t.Errorf("Wrong again = %v, %v", wrong, err)
 					}
 				})
 			}
@@ -280,84 +291,137 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// What is damaged becomes whole when the same version is staged, also what no other
-// version has, and the manifest.
-func TestRepairFromStaged(t *testing.T) {
-	rows := damages()
-	for what, put := range map[string]func(name string) error{
-		"is missing": func(string) error { return nil },
-		"is a file":  func(name string) error { return os.WriteFile(name, []byte("{}"), 0o644) },
-		"is a folder with files": func(name string) error {
-			return errors.Join(os.Mkdir(name, 0o755), os.WriteFile(name+"/x", nil, 0o644))
-		},
-		"is a link to elsewhere": func(name string) error { return os.Symlink("/etc", name) },
-		"is a FIFO":              func(name string) error { return unix.Mkfifo(name, 0o644) },
-	} {
-		for _, name := range []string{ManifestDir, ManifestPath} {
-			rows[name+" "+what] = func(dir string) error {
-				name := filepath.Join(dir, name)
-				return errors.Join(os.RemoveAll(name), put(name))
-			}
+// repair is what a caller of Repair does.
+func repair(t *testing.T, s *Store, record *Record, ref *Ref) (wrong, extra []string, err error) {
+	if wrong, err = s.Wrong(t.Context(), ref); err == nil {
+		slices.Sort(wrong)
+		extra, err = s.Repair(t.Context(), record, ref, wrong)
+	}
+	return wrong, extra, err
+}
+
+// The links lead to the new folder, by one Commit; the old one stays as long as services
+// may have files of it open, and what was not of the version is told.
+func TestRepairCommits(t *testing.T) {
+	s := newStore(t)
+	one, two := addTree(t, s, "1.0", treeOf1, nil), addTree(t, s, "2.0", treeOf2, nil)
+	if err := s.Commit(&Record{Schema: Schema, Phase: PhaseTrial, Trial: &Trial{}, Current: two, Previous: one}); err != nil {
+		t.Fatal(err)
+	}
+	damage := func(dir, name string) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(s.path(dir, name)), os.MkdirAll(s.path(dir, "cache"), 0o755)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	for name, damage := range rows {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so", "lib/host": "/nowhere"})
-			dir := s.VersionDir("1.0")
-			want := look(dir)
-			staged := s.path(stagingDir, dirName("1.0"))
-			if out, err := exec.Command("cp", "-a", dir, staged).CombinedOutput(); err != nil {
-				t.Fatalf("cp: %v: %s", err, out)
-			}
-			if err := damage(dir); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := s.RepairFromStaged(t.Context(), ref); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Verify(t.Context(), ref, Content); err != nil {
-				t.Error(err)
-			}
-			if diff := cmp.Diff(want, look(dir)); diff != "" {
-				t.Errorf("after the repair (-want +got):\n%s", diff)
-			}
-			assertEmpty(t, s, trashDir)
-		})
+	is := func(link, want string) {
+		t.Helper()
+		if got, err := filepath.EvalSymlinks(s.path(link)); err != nil || got != s.path(want) {
+			t.Errorf("%s leads to %s (%v), want %s", link, got, err, want)
+		}
+	}
+	for n := 1; n <= 2; n++ {
+		damage(folderName("2.0", n-1), "lib/core")
+		active, err := s.Active()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wrong, extra, err := repair(t, s, active.Record, two); err != nil || !slices.Equal(wrong, []string{"lib/core"}) || !slices.Equal(extra, []string{"cache"}) {
+			t.Errorf("Repair = %v, %v, %v", wrong, extra, err)
+		}
+		is("current", folderName("2.0", n))
+		is("previous", "v1.0")
+	}
+	// The trial goes on, and what falls back from it is prepared again, with the new folder.
+	damage("v1.0", "bin/app")
+	active, err := s.Active()
+	if err != nil || active.Damage != "" || active.Record.Phase != PhaseTrial {
+		t.Fatalf("Active = %+v, %v", active, err)
+	}
+	if _, _, err := repair(t, s, active.Record, one); err != nil {
+		t.Fatal(err)
+	}
+	is("previous", "v1.0~1")
+	if n, _ := s.activeGeneration(); s.prepared(n) != 0 {
+		is(filepath.Join(generationsDir, fmt.Sprint(n+ahead), "current"), "v1.0~1")
+	} else {
+		t.Error("nothing is prepared")
+	}
+	if names, err := s.VersionNames(); err != nil || !slices.Equal(names, []string{"1.0", "2.0"}) {
+		t.Errorf("VersionNames = %v, %v", names, err)
+	}
+	if err := s.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"v1.0": false, "v1.0~1": true, "v2.0": true, "v2.0~1": true, "v2.0~2": true} {
+		if exists(s.path(name)) != want {
+			t.Errorf("after a sweep %s is there: %v, want %v", name, !want, want)
+		}
+	}
+	// When something else runs, nothing has them open.
+	next := active.Record.Clone()
+	next.Current, next.Previous, next.Phase, next.Trial = one, two, PhaseConfirmed, nil
+	if err := errors.Join(s.Commit(next), s.Sweep()); err != nil {
+		t.Fatal(err)
+	}
+	is("previous", "v2.0~2")
+	for _, name := range []string{"v2.0", "v2.0~1"} {
+		if exists(s.path(name)) {
+			t.Errorf("after another sweep %s is there", name)
+		}
+	}
+	next = next.Clone()
+	if next.Previous = nil; errors.Join(s.Commit(next), s.Remove(next, "2.0")) != nil || exists(s.path("v2.0~2")) {
+		t.Error("a version that was repaired cannot be removed")
 	}
 }
 
-// Only of what is the same, and is there, is anything taken; else nothing changes.
-func TestRepairFromStagedRefuses(t *testing.T) {
-	for name, stage := range map[string]func(dir, staged string) error{
-		"nothing is staged": func(string, string) error { return nil },
-		"it has another manifest": func(dir, staged string) error {
-			out, err := exec.Command("sh", "-c", `cp -a "$0" "$1" && echo >>"$1/.ota/manifest.json"`, dir, staged).CombinedOutput()
-			return errors.Join(err, fmt.Errorf("%s", out))
-		},
-		"it is no folder": func(dir, staged string) error {
-			out, err := exec.Command("sh", "-c", `cp -a "$0" "$1" && rm -r "$0" && ln -s .staging/v1.0 "$0"`, dir, staged).CombinedOutput()
-			return errors.Join(err, fmt.Errorf("%s", out))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			ref := addTree(t, s, "1.0", treeOf1, nil)
-			dir := s.VersionDir("1.0")
-			if err := os.Truncate(filepath.Join(dir, "bin/app"), 3); err != nil {
-				t.Fatal(err)
-			}
-			if err := stage(dir, s.path(stagingDir, dirName("1.0"))); err != nil && err.Error() != "" {
-				t.Fatal(err)
-			}
-			want := look(dir)
-			if got, err := s.RepairFromStaged(t.Context(), ref); err == nil || len(got) > 0 {
-				t.Errorf("RepairFromStaged = %v, %v; want an error", got, err)
-			}
-			if diff := cmp.Diff(want, look(dir)); diff != "" {
-				t.Errorf("it changed (-want +got):\n%s", diff)
-			}
-		})
+// A repair that was ended between its last two steps: what runs is the damaged folder, and
+// is looked at; any Commit leads to the new one.
+func TestRepairWithoutItsCommit(t *testing.T) {
+	s := newStore(t)
+	one := addTree(t, s, "1.0", treeOf1, nil)
+	addTree(t, s, "2.0", treeOf2, nil)
+	record := &Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}
+	if err := errors.Join(s.Commit(record), os.Truncate(s.path("v1.0", "bin/app"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.makeAnew(t.Context(), one, []string{"bin/app"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), one, Quick); Exit(err) != ExitDamaged {
+		t.Errorf("Verify = %v, want what is wrong with the folder that runs", err)
+	}
+	if err := errors.Join(s.Sweep(), s.Verify(t.Context(), &Ref{Version: "2.0"}, Quick)); err != nil || !exists(s.path("v1.0")) || !exists(s.path("v1.0~1")) {
+		t.Errorf("after a sweep (%v) one of the folders is gone", err)
+	}
+	if err := errors.Join(s.Commit(record.Clone()), s.Verify(t.Context(), one, Content)); err != nil {
+		t.Error(err)
+	}
+	if got := s.VersionDir("1.0"); got != s.path("v1.0~1") {
+		t.Errorf("1.0 is %s", got)
+	}
+}
+
+// What another folder of the version has, its manifest too, is as good as another version.
+func TestRepairFromAnotherFolder(t *testing.T) {
+	s := newStore(t)
+	one := addTree(t, s, "1.0", treeOf1, nil)
+	record := &Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}
+	if err := s.Commit(record); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.makeAnew(t.Context(), one, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.path("v1.0")); err != nil {
+		t.Fatal(err)
+	}
+	if wrong, _, err := repair(t, s, record, one); err != nil {
+		t.Errorf("Repair = %v, %v", wrong, err)
+	}
+	if err := s.Verify(t.Context(), one, Full); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -419,8 +483,8 @@ func retire(t *testing.T, s *Store, version string) {
 	})
 }
 
-// What DamagedFiles found is what RepairFiles reads: nothing else.
-func TestRepairFiles(t *testing.T) {
+// What Wrong found is what Repair reads: nothing else.
+func TestRepairReads(t *testing.T) {
 	s := newStore(t)
 	ref := addTree(t, s, "1.0", treeOf1, nil)
 	addTree(t, s, "2.0", treeOf2, nil)
@@ -431,49 +495,49 @@ func TestRepairFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := look(s.path("v1.0"))
-	damaged, err := s.DamagedFiles(t.Context(), ref)
-	if diff := cmp.Diff([]string{"bin/app", "lib/a/core.so"}, damaged); err != nil || diff != "" {
-		t.Errorf("DamagedFiles: %v (-want +got):\n%s", err, diff)
+	wrong, err := s.Wrong(t.Context(), ref)
+	if diff := cmp.Diff([]string{"bin/app", "etc", "lib/a/core.so"}, slices.Sorted(slices.Values(wrong))); err != nil || diff != "" {
+		t.Errorf("Wrong: %v (-want +got):\n%s", err, diff)
 	}
 	if after := look(s.path("v1.0")); after != before {
-		t.Errorf("DamagedFiles changed:\n%s", cmp.Diff(before, after))
+		t.Errorf("Wrong changed:\n%s", cmp.Diff(before, after))
 	}
 	if err := errors.Join(flip("etc/app.conf"), os.Remove(s.path("v1.0", "lib", "empty"))); err != nil { // meanwhile
 		t.Fatal(err)
 	}
-	got, err := s.RepairFiles(t.Context(), ref, damaged)
-	slices.Sort(got)
-	if diff := cmp.Diff([]string{"bin/app", "etc", "lib/a/core.so", "lib/empty"}, got); err != nil || diff != "" {
-		t.Errorf("RepairFiles: %v, repaired (-want +got):\n%s", err, diff)
+	if _, err := s.Repair(t.Context(), nil, ref, wrong); err != nil {
+		t.Fatal(err)
 	}
-	damaged, err = s.DamagedFiles(t.Context(), ref)
-	if diff := cmp.Diff([]string{"etc/app.conf"}, damaged); err != nil || diff != "" {
-		t.Errorf("DamagedFiles: %v (-want +got):\n%s", err, diff)
-	}
-	if got, err := s.RepairFiles(t.Context(), ref, damaged); err != nil || len(got) != 1 {
-		t.Errorf("RepairFiles = %v, %v", got, err)
+	if wrong, _, err = repair(t, s, nil, ref); err != nil || !slices.Equal(wrong, []string{"etc/app.conf"}) {
+		t.Errorf("another repair: %v, %v; want that of etc/app.conf", wrong, err)
 	}
 	if err := s.Verify(t.Context(), ref, Full); err != nil {
 		t.Error(err)
 	}
 }
 
-// In a version that is read-only, as factory is, a file that somebody may write
-// to is damaged, though its mode is the manifest's.
+// A version that is read-only, as factory is, becomes so again, wherever its files come
+// from; and it has nothing in common with another one that stays.
 func TestRepairSeals(t *testing.T) {
 	s := newStore(t)
 	ref := addTree(t, s, "1.0", treeOf1, nil)
+	addTree(t, s, "2.0", treeOf2, nil)
 	retire(t, s, "1.0")
-	if err := errors.Join(os.Chmod(s.path("v1.0", "etc", "app.conf"), 0o644), os.Chmod(s.path("v1.0", "lib", "a"), 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(s.path("v1.0", "etc", "app.conf"), 0o644), os.Chmod(s.path("v1.0", "lib", "a"), 0o755),
+		os.Link(s.path("v1.0", "bin", "app"), s.path("v2.0", "none2")), os.Remove(s.path("v1.0", "lib", "a", "core.so"))); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Repair(t.Context(), ref)
-	if diff := cmp.Diff([]string{"etc/app.conf", "lib/a"}, got); err != nil || diff != "" {
-		t.Errorf("Repair: %v, repaired (-want +got):\n%s", err, diff)
+	if _, _, err := repair(t, s, nil, ref); err != nil {
+		t.Fatal(err)
 	}
-	for name, want := range map[string]os.FileMode{"etc/app.conf": 0o444, "lib/a": 0o555, "bin/app": 0o555} {
-		if info, err := os.Lstat(s.path("v1.0", name)); err != nil || info.Mode().Perm() != want {
+	if err := s.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{".": 0o555, "etc/app.conf": 0o444, "lib/a": 0o555, "bin/app": 0o555, "lib/a/core.so": 0o444, ".ota/manifest.json": 0o444} {
+		if info, err := os.Lstat(s.path("v1.0~1", name)); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v; want %04o", name, info.Mode(), err, want)
+		} else if st := info.Sys().(*syscall.Stat_t); !info.IsDir() && st.Nlink != 1 {
+			t.Errorf("%s has %d names", name, st.Nlink)
 		}
 	}
 }
@@ -530,7 +594,7 @@ func TestRepairDonors(t *testing.T) {
 		{"what a killed repair left is in the way", map[string]string{"bin/app": "one\n"}, []map[string]string{{"a": "one\n"}},
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", "bin", "app")), os.MkdirAll(s.path("v1.0", "bin", "app", "x"), 0o755),
-					os.WriteFile(s.path(stagingDir, "repair"), []byte("one"), 0o600), os.MkdirAll(s.path(trashDir, "repair-0", "x"), 0o755))
+					os.MkdirAll(s.path(stagingDir, "v1.0~1", "bin"), 0o700), os.MkdirAll(s.path(trashDir, "v1.0-0", "x"), 0o755))
 			}, []string{"bin/app"}},
 		{"no folder .staging and .trash", map[string]string{"bin/app": "one\n"}, []map[string]string{{"a": "one\n"}},
 			func(s *Store) error {
@@ -547,38 +611,22 @@ func TestRepairDonors(t *testing.T) {
 			if err := row.prepare(s); err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Repair(t.Context(), ref)
-			slices.Sort(got)
+			got, _, err := repair(t, s, nil, ref)
 			if diff := cmp.Diff(row.want, got); err != nil || diff != "" {
 				t.Errorf("Repair: %v, repaired (-want +got):\n%s", err, diff)
 			}
+			if err := s.Sweep(); err != nil {
+				t.Fatal(err)
+			}
 			for name, want := range row.tree {
 				var st unix.Stat_t
-				if data, err := os.ReadFile(s.path("v1.0", name)); err != nil || string(data) != want {
+				if data, err := os.ReadFile(s.path("v1.0~1", name)); err != nil || string(data) != want {
 					t.Errorf("%.20s is %q (%v), want %q", name, data, err, want)
-				} else if err := unix.Lstat(s.path("v1.0", name), &st); err != nil || st.Nlink != 1 {
+				} else if err := unix.Lstat(s.path("v1.0~1", name), &st); err != nil || st.Nlink != 1 {
 					t.Errorf("%.20s has %d names (%v): an edit of the one changes the other", name, st.Nlink, err)
 				}
 			}
 		})
-	}
-}
-
-// What an application wrote beside its own files is its own.
-func TestRepairLeavesWhatIsNotListed(t *testing.T) {
-	s := newStore(t)
-	ref := addTree(t, s, "1.0", treeOf1, nil)
-	addTree(t, s, "2.0", treeOf2, nil)
-	if err := errors.Join(os.Mkdir(s.path("v1.0", "lib", "cache"), 0o700), os.WriteFile(s.path("v1.0", "lib", "cache", "x"), []byte("mine"), 0o600),
-		os.Remove(s.path("v1.0", "lib", "a", "core.so"))); err != nil {
-		t.Fatal(err)
-	}
-	before := look(s.path("v1.0", "lib", "cache"))
-	if got, err := s.Repair(t.Context(), ref); err != nil || len(got) != 1 {
-		t.Errorf("Repair = %v, %v", got, err)
-	}
-	if after := look(s.path("v1.0", "lib", "cache")); after != before {
-		t.Errorf("lib/cache is now %s, was %s", after, before)
 	}
 }
 
@@ -612,14 +660,14 @@ func TestRepairNeverFollowsALink(t *testing.T) {
 			time.Sleep(wait)
 			done <- unix.Renameat2(unix.AT_FDCWD, lib, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
 		}()
-		_, _ = s.Repair(t.Context(), ref) // whatever it comes to
+		_, _, _ = repair(t, s, nil, ref) // whatever it comes to
 		if <-done == nil {
 			swapped++
 		}
 		if after := look(outside); after != before {
 			t.Fatalf("seed %d: what is outside of the store is now\n%s\nwas\n%s", seed, after, before)
 		}
-		if err := os.RemoveAll(s.VersionDir("1.0")); err != nil {
+		if err := errors.Join(os.RemoveAll(s.path("v1.0")), os.RemoveAll(s.path("v1.0~1"))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -636,45 +684,63 @@ func TestRepairCanceled(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got, err := s.Repair(ctx, ref); !errors.Is(err, context.Canceled) || got != nil {
-		t.Errorf("Repair = %v, %v; want %v", got, err, context.Canceled)
+	if got, err := s.Wrong(ctx, ref); !errors.Is(err, context.Canceled) || got != nil {
+		t.Errorf("Wrong = %v, %v; want %v", got, err, context.Canceled)
 	}
-	if _, err := s.Repair(t.Context(), ref); err != nil {
+	if _, err := s.Repair(ctx, nil, ref, []string{"bin/app"}); !errors.Is(err, context.Canceled) || exists(s.path("v1.0~1")) {
+		t.Errorf("Repair = %v; want %v", err, context.Canceled)
+	}
+	assertEmpty(t, s, stagingDir)
+	if _, _, err := repair(t, s, nil, ref); err != nil {
 		t.Error(err)
 	}
 }
 
-// Strip leaves nothing but what the manifest lists, and nothing at all changes
-// where the manifest is not the one that is known.
-func TestStrip(t *testing.T) {
-	s := newStore(t)
-	ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
-	write := func(name string) error { return os.WriteFile(s.path("v1.0", name), []byte("x"), 0o644) }
-	whole := look(s.path("v1.0"))
-	if err := errors.Join(os.MkdirAll(s.path("v1.0", "lib", "more", "and", "more"), 0o755), write("lib/more/x"), write("lib/a/x"),
-		write(".ota/x"), os.Mkdir(s.path("v1.0", ".ota", "manifest.json.minisig"), 0o755), write(strings.Repeat("n", MaxName)), unix.Mkfifo(s.path("v1.0", "bin", "fifo"), 0o644), os.Symlink("/etc", s.path("v1.0", "etc", "link"))); err != nil {
-		t.Fatal(err)
+// Seal makes a version read-only in its place, or, if it shares files or has some that it
+// does not list, beside it.
+func TestSeal(t *testing.T) {
+	for name, row := range map[string]struct {
+		prepare func(s *Store) error
+		made    bool
+	}{
+		"a version of its own": {func(*Store) error { return nil }, false},
+		"one that shares a file": {func(s *Store) error {
+			return errors.Join(os.Remove(s.path("v2.0", "etc/app.conf")), os.Link(s.path("v1.0", "etc/app.conf"), s.path("v2.0", "etc/app.conf")))
+		}, true},
+		"one with a file that it does not list": {func(s *Store) error { return os.WriteFile(s.path("v1.0", "lib/x"), nil, 0o666) }, true},
+		"one with a folder in .ota":             {func(s *Store) error { return os.Mkdir(s.path("v1.0", ".ota/x"), 0o755) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
+			addTree(t, s, "2.0", treeOf2, nil)
+			if err := row.prepare(s); err != nil {
+				t.Fatal(err)
+			}
+			other := look(s.path("v2.0"))
+			made, err := s.Seal(t.Context(), ref)
+			if made != row.made || err != nil {
+				t.Fatalf("Seal = %v, %v", made, err)
+			}
+			if after := look(s.path("v2.0")); after != other {
+				t.Errorf("another version changed:\n%s", cmp.Diff(other, after))
+			}
+			if err := s.Verify(t.Context(), ref, Full); err != nil {
+				t.Error(err)
+			}
+			dir := s.VersionDir("1.0")
+			t.Cleanup(func() { unseal(t, dir) })
+			err = filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+				if info, _ := d.Info(); d.Type() != os.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
+					t.Errorf("%s is %v", name, info.Mode())
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	more := look(s.path("v1.0"))
-	if got, err := s.Strip(&Ref{Version: "1.0", Digest: Digest([]byte("another"))}); Exit(err) != ExitDamaged || got != nil {
-		t.Errorf("Strip by another manifest = %v, %v; want it refused", got, err)
-	}
-	if after := look(s.path("v1.0")); after != more {
-		t.Errorf("after a Strip that was refused:\n%s", cmp.Diff(more, after))
-	}
-	if err := s.Verify(t.Context(), ref, Full); err == nil {
-		t.Error("Verify finds nothing")
-	}
-	got, err := s.Strip(ref)
-	slices.Sort(got)
-	want := []string{".ota/manifest.json.minisig", ".ota/x", "bin/fifo", "etc/link", "lib/a/x", "lib/more", strings.Repeat("n", MaxName)}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("Strip: %v, removed (-want +got):\n%s", err, diff)
-	}
-	if after := look(s.path("v1.0")); after != whole {
-		t.Errorf("after Strip:\n%s", cmp.Diff(whole, after))
-	}
-	assertEmpty(t, s, trashDir)
 }
 
 func TestRepairWithoutDonor(t *testing.T) {
@@ -711,17 +777,14 @@ func TestRepairWithoutDonor(t *testing.T) {
 			if err := errors.Join(os.Truncate(s.path("v1.0", "bin", "app"), 3), os.Chmod(s.path("v1.0", "etc"), 0o700)); err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Repair(t.Context(), ref)
-			if Exit(err) != ExitDamaged || !strings.Contains(err.Error(), "bin/app") {
-				t.Errorf("Repair = %v, %v; want that nobody has bin/app", got, err)
+			before := look(s.path("v1.0"))
+			if _, _, err := repair(t, s, nil, ref); Exit(err) != ExitDamaged || !strings.Contains(err.Error(), "bin/app") {
+				t.Errorf("Repair = %v; want that nobody has bin/app", err)
 			}
-			// What can be put right is.
-			if diff := cmp.Diff([]string{"etc"}, got); diff != "" {
-				t.Errorf("repaired (-want +got):\n%s", diff)
+			if after := look(s.path("v1.0")); after != before || exists(s.path("v1.0~1")) {
+				t.Errorf("something changed:\n%s", cmp.Diff(before, after))
 			}
-			if data, _ := os.ReadFile(s.path("v1.0", "bin", "app")); string(data) != "the" {
-				t.Errorf("bin/app is now %q", data)
-			}
+			assertEmpty(t, s, stagingDir)
 		})
 	}
 }
@@ -749,7 +812,7 @@ func TestRepairWithoutManifest(t *testing.T) {
 			if err := errors.Join(os.Remove(s.path("v1.0", "bin", "app")), damage(s.path("v1.0", ".ota", "manifest.json"))); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := s.Repair(t.Context(), ref); Exit(err) != ExitDamaged || got != nil {
+			if got, err := s.Repair(t.Context(), nil, ref, nil); Exit(err) != ExitDamaged || got != nil {
 				t.Errorf("Repair = %v, %v; want it damaged", got, err)
 			} else if !strings.Contains(err.Error(), "version 1.0 cannot be repaired: its manifest") {
 				t.Errorf("Repair: %v, want that it is the manifest", err)
@@ -773,19 +836,19 @@ func assertEmpty(t *testing.T, s *Store, dirs ...string) {
 // repairer is in the environment of the test binary that only repairs.
 const repairer = "OTA_TEST_REPAIR"
 
-// Killed at any moment, a repair leaves every file as it was or right, and the
-// next one goes on.
+// Killed at any moment, a repair leaves the version as it was or whole, and the next one
+// does it.
 func TestRepairKilled(t *testing.T) {
 	if dir := os.Getenv(repairer); dir != "" {
 		s, err := Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		snapshot, err := s.Snapshot("1.0")
-		if err == nil {
-			_, err = s.Repair(t.Context(), &snapshot.Ref)
-		}
+		active, err := s.Active()
 		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := repair(t, s, active.Record, active.Record.Current); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -799,23 +862,25 @@ func TestRepairKilled(t *testing.T) {
 		one[fmt.Sprintf("lib/%d/x", i)] = text
 		two[fmt.Sprintf("y%d", i)] = text
 	}
-	killed, between, left := 0, 0, 0
+	killed, left := 0, 0
 	var took time.Duration // of the first, which is not killed
 	for round := range 20 {
 		s := newStore(t)
 		ref := addTree(t, s, "1.0", one, nil)
 		addTree(t, s, "2.0", two, nil)
-		foldered := map[string]bool{} // a folder is in its place
+		if err := s.Commit(&Record{Schema: Schema, Phase: PhaseConfirmed, Current: ref}); err != nil {
+			t.Fatal(err)
+		}
 		for i, name := range slices.Sorted(maps.Keys(one)) {
 			err := os.Truncate(s.path("v1.0", name), 10)
 			if i%4 == 0 {
-				foldered[name] = true
 				err = errors.Join(os.Remove(s.path("v1.0", name)), os.MkdirAll(s.path("v1.0", name, "of", "somebody"), 0o755))
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
+		before := look(s.path("v1.0"))
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestRepairKilled$")
 		cmd.Env = append(os.Environ(), repairer+"="+s.Dir())
 		began := time.Now()
@@ -832,42 +897,37 @@ func TestRepairKilled(t *testing.T) {
 		if round == 0 {
 			took = time.Since(began)
 		}
-		right := 0
-		for name, want := range one {
-			info, err := os.Lstat(s.path("v1.0", name))
-			switch data, _ := os.ReadFile(s.path("v1.0", name)); {
-			case err == nil && info.Mode() == 0o644 && string(data) == want:
-				right++
-			case err == nil && info.Mode() == 0o644 && string(data) == want[:10], foldered[name] && (err != nil || info.IsDir()):
-			default:
-				t.Fatalf("seed %d: %s is neither as it was nor right: %d bytes (%v)", seed, name, len(data), err)
+		if after := look(s.path("v1.0")); after != before {
+			t.Fatalf("seed %d: the damaged folder changed", seed)
+		}
+		active, err := s.Active()
+		if err != nil || active.Damage != "" {
+			t.Fatalf("seed %d: %v, %v", seed, active, err)
+		}
+		if s.VersionDir("1.0") != s.path("v1.0") {
+			if err := s.Verify(t.Context(), ref, Full); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
 			}
 		}
-		if right > 0 && right < len(one) {
-			between++
-		}
-		staged, _ := os.ReadDir(s.path(stagingDir))
-		trashed, _ := os.ReadDir(s.path(trashDir))
-		if len(staged)+len(trashed) > 0 {
+		if staged, _ := os.ReadDir(s.path(stagingDir)); len(staged) > 0 {
 			left++
 		}
 		if round%2 == 0 { // a repair after a sweep, and one without
-			if err := s.Sweep(true); err != nil {
+			if err := s.Sweep(); err != nil {
 				t.Fatal(err)
 			}
 			assertEmpty(t, s, stagingDir, trashDir)
 		}
-		if _, err := s.Repair(t.Context(), ref); err != nil {
+		if _, _, err := repair(t, s, active.Record, ref); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		assertEmpty(t, s, stagingDir)
-		if err := errors.Join(s.Verify(t.Context(), ref, Full), s.Sweep(true)); err != nil {
+		if err := errors.Join(s.Verify(t.Context(), ref, Full), s.Sweep()); err != nil {
 			t.Fatal(err)
 		}
 		assertEmpty(t, s, stagingDir, trashDir)
 	}
-	t.Logf("killed %d of 19 repairs before their end, %d of them with some files right and some not, %d left something to sweep", killed, between, left)
-	if between == 0 {
+	t.Logf("killed %d of 19 repairs before their end, %d left something to sweep", killed, left)
+	if killed == 0 {
 		t.Error("no repair was interrupted: this shows nothing")
 	}
 }

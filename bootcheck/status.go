@@ -261,8 +261,6 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
 			v.Digest, v.Release = &snapshot.Ref.Digest, &snapshot.Manifest.Release
 			v.InstalledAt = writtenAt(filepath.Join(snapshot.Dir, ManifestPath))
-		case s.plain(version):
-			ref, err = &Ref{Version: version, Digest: NoManifest}, nil
 		case Inconclusive(err):
 			v.State = "unknown"
 		case errors.Is(s.There(version), fs.ErrNotExist):

@@ -6,6 +6,7 @@
 //
 //	/opt/tope/versions/
 //	  v1.0.0/ v1.1.0/ v1.2.0/           snapshots; each holds .ota/manifest.json and its signature
+//	  v1.2.0~1/                         1.2.0, made anew after damage (versions.go)
 //	  current  -> .active/current       fixed links, made once, never touched again
 //	  previous -> .active/previous
 //	  factory  -> .active/factory
@@ -269,7 +270,7 @@ func (s *Store) committable(next *Record) error {
 	}
 	// Only what is to run must be there. A previous or factory that was lost is no
 	// reason to refuse the switch away from a version that fails.
-	if err := s.There(next.Current.Version); Inconclusive(err) {
+	if err := isFolder(s.path(s.newest(next.Current.Version))); Inconclusive(err) {
 		return fmt.Errorf("cannot commit: current: %w", err)
 	} else if err != nil {
 		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)

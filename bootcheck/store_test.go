@@ -53,7 +53,7 @@ func addSnapshot(t *testing.T, s *Store, version string) *Ref {
 		root.Mkdir("bin", 0o755), root.Mkdir(".ota", 0o755),
 		root.WriteFile("bin/app", []byte(content), 0o755),
 		root.WriteFile(".ota/manifest.json", raw, 0o644),
-		s.Publish(version),
+		s.Publish(version, false),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -216,7 +216,7 @@ func TestUnfinishedGenerationNeverWas(t *testing.T) {
 	if err := s.writeGeneration(4, &Record{Schema: 1, Phase: PhaseConfirmed, Current: one}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sweep(true); err != nil {
+	if err := s.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(s.path(".generations", "4")); err == nil {
@@ -392,7 +392,7 @@ func TestLockInTheWay(t *testing.T) {
 						t.Errorf("the folder's file in .trash is %q (%v)", data, err)
 					}
 				}
-				if err := s.Sweep(true); err != nil {
+				if err := s.Sweep(); err != nil {
 					t.Error(err)
 				}
 			})
@@ -445,7 +445,7 @@ func TestFileInPlaceOfAFolder(t *testing.T) {
 	} {
 		for _, name := range []string{trashDir, stagingDir} {
 			s, _, _ := twoVersions(t)
-			if err := errors.Join(os.RemoveAll(s.path(name)), put(s.path(name)), s.Sweep(true)); err != nil {
+			if err := errors.Join(os.RemoveAll(s.path(name)), put(s.path(name)), s.Sweep()); err != nil {
 				t.Errorf("Sweep with %s as %s: %v", what, name, err)
 			}
 			addSnapshot(t, s, "3.0")
@@ -478,7 +478,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Sweep(true); err != nil {
+	if err := s.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range ours {
@@ -534,7 +534,7 @@ func TestSurplus(t *testing.T) {
 	}
 }
 
-func TestRetire(t *testing.T) {
+func TestSealInPlace(t *testing.T) {
 	s, one, _ := twoVersions(t)
 	// Without root nobody could remove the test's folder otherwise.
 	t.Cleanup(func() {
@@ -542,7 +542,7 @@ func TestRetire(t *testing.T) {
 			os.Chmod(filepath.Join(s.VersionDir("1.0"), dir), 0o755)
 		}
 	})
-	if err := s.Retire("1.0"); err != nil {
+	if made, err := s.Seal(t.Context(), one); err != nil || made {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{"": 0o555, "bin": 0o555, "bin/app": 0o555, ".ota": 0o555, ".ota/manifest.json": 0o444} {

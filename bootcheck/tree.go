@@ -54,7 +54,12 @@ const hashBuffer = 256 << 10
 // and is an *Error with ExitDamaged; an error of the disk (EIO) is in it. One that is
 // Inconclusive is no *Error. If ctx ends, its error is returned as it is.
 func CheckTree(ctx context.Context, dir string, m *Manifest, depth Depth) error {
-	c := treeCheck{ctx: ctx, depth: depth, children: make(map[string][]*Entry)}
+	c := treeCheck{ctx: ctx, depth: depth}
+	return c.run(dir, m)
+}
+
+func (c *treeCheck) run(dir string, m *Manifest) error {
+	c.children = make(map[string][]*Entry)
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		parent := path.Dir(e.Path)
@@ -68,8 +73,8 @@ func CheckTree(ctx context.Context, dir string, m *Manifest, depth Depth) error 
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
+	case c.ctx.Err() != nil:
+		return c.ctx.Err()
 	}
 	return damage(CodeHashMismatch, err)
 }
@@ -79,6 +84,7 @@ type treeCheck struct {
 	depth    Depth
 	children map[string][]*Entry // by path of the directory
 	started  int64               // bytes of entry points that were hashed
+	wrong    *[]string           // entries that are damaged, all of them; nil: the first ends it
 	buf      []byte
 	sum      hash.Hash
 }
@@ -108,15 +114,22 @@ func (c *treeCheck) checkDir(d *os.File, dir string) error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.checkEntry(d, e); err != nil {
+		err := c.checkEntry(d, e)
+		if err != nil && c.wrong != nil && !Inconclusive(err) {
+			*c.wrong = append(*c.wrong, e.Path)
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 		if e.Type != TypeDir || len(c.children[e.Path]) == 0 && c.depth < Content {
 			continue
 		}
-		sub, err := openNoFollow(int(d.Fd()), path.Base(e.Path), unix.O_DIRECTORY)
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.Path, err)
+		sub, openErr := openNoFollow(int(d.Fd()), path.Base(e.Path), unix.O_DIRECTORY)
+		if openErr != nil && c.wrong != nil && !Inconclusive(openErr) {
+			*c.wrong = append(*c.wrong, c.below(e.Path)...)
+			continue
+		}
+		if openErr != nil {
+			return fmt.Errorf("%s: %w", e.Path, openErr)
 		}
 		err = c.checkDir(sub, e.Path)
 		_ = sub.Close()
@@ -125,6 +138,14 @@ func (c *treeCheck) checkDir(d *os.File, dir string) error {
 		}
 	}
 	return nil
+}
+
+// below lists the entries below the directory dir.
+func (c *treeCheck) below(dir string) (paths []string) {
+	for _, e := range c.children[dir] {
+		paths = append(append(paths, e.Path), c.below(e.Path)...)
+	}
+	return paths
 }
 
 func (c *treeCheck) checkExtra(d *os.File, dir string) error {

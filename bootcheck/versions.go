@@ -8,19 +8,95 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// dirName is the folder of a version in the store.
-func dirName(version string) string { return "v" + version }
+// A version has the folder v<version>. Repair makes another one beside it, v<version>~1,
+// then ~2: a version's name cannot have that character. The one with the highest number
+// is what the next Commit links; it is whole from the moment when it has that name.
+
+// folderName is the n-th folder of version.
+func folderName(version string, n int) string {
+	if n == 0 {
+		return "v" + version
+	}
+	return fmt.Sprintf("v%s~%d", version, n)
+}
+
+// parseFolder is the opposite of folderName.
+func parseFolder(name string) (version string, n int, ok bool) {
+	version, ok = strings.CutPrefix(name, "v")
+	version, number, _ := strings.Cut(version, "~")
+	n, _ = strconv.Atoi(number)
+	return version, n, ok && ValidVersion(version) && folderName(version, n) == name
+}
+
+// newest is the folder of version that the next Commit links.
+func (s *Store) newest(version string) string {
+	newest := 0
+	entries, _ := readDir(s.dir)
+	for _, e := range entries {
+		if v, n, ok := parseFolder(e.Name()); ok && v == version && e.IsDir() {
+			newest = max(newest, n)
+		}
+	}
+	return folderName(version, newest)
+}
+
+// folder is the folder of version: the one that a link leads to, as that is what runs;
+// else the newest.
+func (s *Store) folder(version string) string {
+	if active, err := s.activeGeneration(); err == nil {
+		for _, name := range linkNames {
+			if folder, v, _ := s.linkTarget(active, name); v == version {
+				return folder
+			}
+		}
+	}
+	return s.newest(version)
+}
+
+// folders are all folders of version that are there: first the one that counts, then the
+// newest.
+func (s *Store) folders(version string) []string {
+	first := s.folder(version)
+	var all []string
+	entries, _ := readDir(s.dir)
+	for _, e := range entries {
+		if v, _, ok := parseFolder(e.Name()); ok && v == version && e.IsDir() {
+			all = append(all, e.Name())
+		}
+	}
+	number := func(name string) int {
+		_, n, _ := parseFolder(name)
+		if name == first {
+			return math.MaxInt
+		}
+		return n
+	}
+	slices.SortFunc(all, func(a, b string) int { return cmp.Compare(number(b), number(a)) })
+	return all
+}
+
+// nextFolder is the folder beside those that version has.
+func nextFolder(version string, folders []string) string {
+	next := 0
+	for _, name := range folders {
+		_, n, _ := parseFolder(name)
+		next = max(next, n+1)
+	}
+	return folderName(version, next)
+}
 
 // VersionDir is the folder in which version is, or would be.
-func (s *Store) VersionDir(version string) string { return s.path(dirName(version)) }
+func (s *Store) VersionDir(version string) string { return s.path(s.folder(version)) }
 
 // VersionNames lists the versions whose folders are in the store, whole or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
@@ -30,7 +106,7 @@ func (s *Store) VersionNames() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if version, ok := strings.CutPrefix(e.Name(), "v"); ok && e.IsDir() && ValidVersion(version) {
+		if version, _, ok := parseFolder(e.Name()); ok && e.IsDir() && !slices.Contains(names, version) {
 			names = append(names, version)
 		}
 	}
@@ -105,8 +181,8 @@ func (s *Store) Release(version string) int64 {
 // is whole. depth says how closely. What it returns nil for may be run. Of a version
 // without a manifest (NoManifest) it only sees that it is there.
 func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
-	if ref.Plain() {
-		return s.verifyPlain(ref.Version)
+	if ref.Digest == NoManifest {
+		return s.checkUnlisted(ref.Version)
 	}
 	snapshot, err := s.Snapshot(ref.Version)
 	if err != nil {
@@ -156,7 +232,7 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 // Stage makes the empty folder .staging/v<version> to unpack into and returns
 // it; whatever was there is gone. The caller closes it.
 func (s *Store) Stage(version string) (*os.Root, error) {
-	name := filepath.Join(stagingDir, dirName(version))
+	name := filepath.Join(stagingDir, folderName(version, 0))
 	if err := s.clear(name); err != nil {
 		return nil, err
 	}
@@ -169,25 +245,39 @@ func (s *Store) Stage(version string) (*os.Root, error) {
 
 // Unstage throws a staged version away.
 func (s *Store) Unstage(version string) error {
-	return RemoveAll(s.path(stagingDir, dirName(version)))
+	return RemoveAll(s.path(stagingDir, folderName(version, 0)))
 }
 
-// Publish makes the staged version a snapshot. Everything in it must be durable
-// already: a snapshot that has its final name is whole, after any power cut.
-// When Publish returns nil its name is durable too. The lock must be held.
-func (s *Store) Publish(version string) error {
-	to := s.VersionDir(version)
-	if _, err := os.Lstat(to); err == nil {
-		return fmt.Errorf("cannot publish version %s: %w", version, &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist})
+// Publish makes the staged version a snapshot, beside a damaged one of the same content,
+// if there is one: then the next Commit links it. sealed: nobody gets the right to write
+// to it. Everything in it must be durable already: a snapshot that has its final name is
+// whole, after any power cut. When Publish returns nil its name is durable too. The lock
+// must be held.
+func (s *Store) Publish(version string, sealed bool) error {
+	staged := filepath.Join(stagingDir, folderName(version, 0))
+	if sealed {
+		if err := sealTree(s.path(staged)); err != nil {
+			return fmt.Errorf("cannot publish version %s: %w", version, err)
+		}
+	}
+	if err := s.publish(staged, nextFolder(version, s.folders(version))); err != nil {
+		return fmt.Errorf("cannot publish version %s: %w", version, err)
+	}
+	return nil
+}
+
+// publish gives what is staged its name as a folder of a version.
+func (s *Store) publish(staged, folder string) error {
+	if _, err := os.Lstat(s.path(folder)); err == nil {
+		return &fs.PathError{Op: "rename", Path: s.path(folder), Err: fs.ErrExist}
 	}
 	// Power cut before this rename: a leftover in .staging. After it: a snapshot
 	// that nothing names, or none.
-	if err := os.Rename(s.path(stagingDir, dirName(version)), to); err != nil {
+	if err := os.Rename(s.path(staged), s.path(folder)); err != nil {
 		if errors.Is(err, unix.EXDEV) {
-			return (&Error{Err: fmt.Errorf("cannot publish version %s: %w", version, err)}).
-				WithAdvice("%s must be on one file system with its folder %s", s.dir, stagingDir)
+			return (&Error{Err: err}).WithAdvice("%s must be on one file system with its folder %s", s.dir, stagingDir)
 		}
-		return fmt.Errorf("cannot publish version %s: %w", version, err)
+		return err
 	}
 	// Both folders changed; and Commit must not name a version whose own name
 	// may be lost.
@@ -207,11 +297,18 @@ func (s *Store) Remove(record *Record, version string) error {
 			}
 		}
 	}
-	to, err := s.moveToTrash(dirName(version))
-	if err != nil || to == "" {
-		return err
+	// The one that counts last: what was replaced must not be taken for the version.
+	var errs []error
+	for _, folder := range slices.Backward(s.folders(version)) {
+		to, err := s.moveToTrash(folder)
+		if err != nil {
+			return err
+		}
+		if to != "" {
+			errs = append(errs, RemoveAll(to))
+		}
 	}
-	return RemoveAll(to)
+	return leftOver(errs)
 }
 
 // Surplus lists the versions that may go when keep snapshots are kept beside
@@ -244,42 +341,6 @@ func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
 	return names[:max(0, len(names)-max(0, keep))], nil
 }
 
-// Retire makes every file and folder of a snapshot read-only (0444, 0555; the
-// bits that let others read or run stay as they were), for factory. It may be
-// interrupted and run again; the modes are durable when it returns.
-func (s *Store) Retire(version string) error {
-	root, err := os.OpenRoot(s.VersionDir(version))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if !d.IsDir() && !d.Type().IsRegular() {
-			return nil
-		}
-		// Through the open file: chmod by name follows links.
-		f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if info.Mode().Perm()&0o222 == 0 {
-			return nil
-		}
-		if err := f.Chmod(info.Mode().Perm() &^ 0o222); err != nil {
-			return err
-		}
-		return f.Sync()
-	})
-}
-
 // Space is what the file system of the store has left for the versions, without what it reserves.
 type Space struct {
 	Bytes  uint64
@@ -308,9 +369,11 @@ func (s *Store) Free() (Space, error) {
 // clone are counted all the same. What cannot be deleted is not counted: what is
 // immutable, and what is mounted there.
 func (s *Store) Occupied(versions ...string) (Space, error) {
-	dirs := make([]string, len(versions))
-	for i, version := range versions {
-		dirs[i] = s.VersionDir(version)
+	var dirs []string
+	for _, version := range versions {
+		for _, folder := range s.folders(version) {
+			dirs = append(dirs, s.path(folder))
+		}
 	}
 	return occupied(dirs)
 }

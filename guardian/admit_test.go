@@ -251,7 +251,8 @@ func TestLostRecordAsks(t *testing.T) {
 				}
 			}
 			if row.sealed != "" {
-				b.must(b.store.Retire(row.sealed))
+				_, err := b.store.Seal(t.Context(), &bootcheck.Ref{Version: row.sealed})
+				b.must(err)
 			}
 			b.revoke(stolen)
 			b.must(os.RemoveAll(b.path(".generations")), os.Remove(b.path(".active")))

@@ -12,7 +12,8 @@ import (
 
 // adopt makes the version store in dir, or makes one of what another program keeps
 // there: folders v<version> and plain links current, previous and factory to them.
-// No version is moved or written to. Where all is done already, nothing is.
+// No version is moved, and nothing but a manifest is written into one that has none.
+// Where all is done already, nothing is.
 func adopt(ctx context.Context, g *guardian, dryRun bool) error {
 	dir := g.cfg.Root
 	if _, err := os.Stat(dir); err == nil {
@@ -66,7 +67,7 @@ func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
 		}
 		defer unlock()
 	}
-	record, notes, err := g.store.Adoption(ctx)
+	record, notes, err := g.store.Adoption(ctx, g.cfg.Model, dryRun)
 	if err != nil {
 		return err
 	}
@@ -80,8 +81,8 @@ func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
 		switch {
 		case l.Ref == nil:
 			what = "none"
-		case l.Ref.Plain():
-			what = "without a manifest: it runs, and cannot be checked"
+		case l.Ref.Digest == "":
+			what = "without a manifest: it gets one, of what is there now"
 		}
 		if l.Ref != nil {
 			what = l.Ref.Version + ", " + what
@@ -102,7 +103,18 @@ func (g *guardian) adoptLinks(ctx context.Context, dryRun bool) error {
 // adoptRest finishes what an adoption or a setup that was ended has left.
 func (g *guardian) adoptRest(ctx context.Context, active *bootcheck.Active, dryRun bool) error {
 	dir := g.store.Dir()
-	if active.Damage == "" {
+	record, relisted := active.Record, false
+	if !dryRun {
+		unlock, err := g.store.Lock(ctx, lockWait)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if record, relisted, err = g.store.Relist(ctx, record, g.cfg.Model); err != nil {
+			return err
+		}
+	}
+	if active.Damage == "" && !relisted {
 		if !dryRun {
 			if _, err := bootcheck.Create(dir); err != nil {
 				return err
@@ -119,15 +131,14 @@ func (g *guardian) adoptRest(ctx context.Context, active *bootcheck.Active, dryR
 		fmt.Fprintf(g.out, "would mend %s (%s); current is %s\n", dir, active.Damage, active.Record.Current)
 		return nil
 	}
-	unlock, err := g.store.Lock(ctx, lockWait)
-	if err != nil {
+	if err := g.store.Adopt(record.Clone()); err != nil {
 		return err
 	}
-	defer unlock()
-	if err := g.store.Adopt(active.Record.Clone()); err != nil {
-		return err
+	if relisted {
+		fmt.Fprintf(g.out, "the versions of %s that were adopted have a manifest now; current is %s\n", dir, record.Current)
+		return nil
 	}
-	fmt.Fprintf(g.out, "%s was mended (%s); current is %s\n", dir, active.Damage, active.Record.Current)
+	fmt.Fprintf(g.out, "%s was mended (%s); current is %s\n", dir, active.Damage, record.Current)
 	return nil
 }
 

@@ -89,7 +89,7 @@ func (b *board) add(version string) *bootcheck.Ref {
 	defer root.Close()
 	b.must(root.Mkdir("bin", 0o755), root.Mkdir(".ota", 0o755),
 		root.WriteFile("bin/app", content, 0o755), root.WriteFile(".ota/manifest.json", raw, 0o644),
-		b.store.Publish(version))
+		b.store.Publish(version, false))
 	return &bootcheck.Ref{Version: version, Digest: bootcheck.Digest(raw)}
 }
 

@@ -248,7 +248,7 @@ func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict 
 		}
 	case verdict.Good:
 		release := int64(0)
-		if !record.Current.Plain() {
+		if record.Current.Digest != bootcheck.NoManifest {
 			snapshot, err := g.store.Snapshot(record.Current.Version)
 			if bootcheck.Inconclusive(err) {
 				return nil, fmt.Errorf("%w: %w", errUnjudged, err)

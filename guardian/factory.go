@@ -39,9 +39,6 @@ func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool)
 	if err != nil {
 		return err
 	}
-	if is.Plain() {
-		return noManifest(version)
-	}
 	ref := *is
 	if !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is not confirmed, so it cannot be the last resort", version).
@@ -53,16 +50,15 @@ func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool)
 		}
 	}
 	// Whole before it becomes read-only, so that nothing damaged is sealed.
-	if err := g.store.Verify(ctx, &ref, bootcheck.Full); err != nil {
+	if err := g.store.Verify(ctx, &ref, bootcheck.Content); err != nil {
 		return err
 	}
-	if err := g.store.Unshare(ctx, version); err != nil {
-		return err
-	}
-	if err := g.store.Retire(version); err != nil {
+	extra := g.store.Extra(version)
+	made, err := g.store.Seal(ctx, &ref)
+	if err != nil {
 		return fmt.Errorf("cannot make version %s read-only: %w", version, err)
 	}
-	if ref.Same(record.Factory) {
+	if ref.Same(record.Factory) && !made {
 		fmt.Fprintf(g.out, "factory is version %s already\n", version)
 		return nil
 	}
@@ -70,6 +66,9 @@ func (g *guardian) factoryCreate(ctx context.Context, name string, untried bool)
 	next.Factory = &ref
 	if err := g.store.Commit(next); err != nil {
 		return err
+	}
+	if len(extra) > 0 {
+		fmt.Fprintf(g.out, "left behind, as its manifest does not list it: %s\n", shortList(extra))
 	}
 	fmt.Fprintf(g.out, "factory is now version %s\n", version)
 	return nil
@@ -90,10 +89,7 @@ func (g *guardian) factoryVerify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if factory.Plain() {
-		return noManifest(factory.Version)
-	}
-	fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
+	fmt.Fprintf(g.out, "factory version %s is %s\n", factory, g.wholeAs(factory))
 	return nil
 }
 
@@ -113,10 +109,12 @@ func (g *guardian) factoryChecked(ctx context.Context, factory *bootcheck.Ref, d
 	}
 }
 
-// noManifest is the error of what cannot be done with an adopted version.
-func noManifest(version string) error {
-	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s was adopted without a manifest, so nothing can be said of its files", version).
-		WithAdvice("/usr/lib/ota/create_factory_version.sh makes a signed version of its content")
+// wholeAs is what a factory version is that is not damaged.
+func (g *guardian) wholeAs(factory *bootcheck.Ref) string {
+	if g.store.Sealed(factory.Version) {
+		return "whole and read-only"
+	}
+	return "whole, as it was adopted; `ota-guardian factory create` makes it read-only"
 }
 
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
@@ -135,9 +133,11 @@ func (g *guardian) factory() (*bootcheck.Ref, error) {
 }
 
 // factoryDamage says what is wrong with factory, every byte and every mode of it.
-// Nothing says what is right of one that has no manifest.
 func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) error {
-	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil || factory.Plain() {
+	if g.store.Unsigned(factory.Version) && !g.store.Sealed(factory.Version) {
+		return g.store.Verify(ctx, factory, bootcheck.Content) // adopted, as it was
+	}
+	if err := g.store.Verify(ctx, factory, bootcheck.Full); err != nil {
 		return err
 	}
 	dir := g.store.VersionDir(factory.Version)
@@ -158,11 +158,9 @@ func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) er
 	})
 }
 
-// factoryRepair checks every byte of factory and puts right what it can: files
-// from other versions, modes, what does not belong there. The lock is held only
-// while files are replaced: to read every byte may take hours at idle priority,
-// and recover must not wait for that. A factory that is whole is only read. What
-// cannot be put right is said in the journal, in `status` and by ExitDamaged.
+// factoryRepair checks every byte of factory and makes it anew if it is damaged, see mend.
+// One that is whole is only read. What cannot be repaired is said in the journal, in
+// `status` and by ExitDamaged.
 func (g *guardian) factoryRepair(ctx context.Context) error {
 	factory, err := g.factory()
 	if err == error(errNothing) {
@@ -180,21 +178,14 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	damage := g.factoryDamage(ctx, factory)
 	// Also if it is damaged: whatever ends this program, the device knows.
 	g.factoryChecked(ctx, factory, damage)
-	if damage == nil && factory.Plain() {
-		fmt.Fprintf(g.out, "factory version %s was adopted without a manifest: it is there, and cannot be checked\n", factory)
-		return nil
-	}
 	if damage == nil {
-		fmt.Fprintf(g.out, "factory version %s is whole and read-only\n", factory)
+		fmt.Fprintf(g.out, "factory version %s is %s\n", factory, g.wholeAs(factory))
 		return nil
 	}
 	if bootcheck.Inconclusive(damage) {
 		return damage
 	}
-	fields := map[string]string{"OTA_VERSION": factory.Version}
-	g.announce(eventDamaged, fields, "factory: %v", damage)
-
-	repaired, err := g.mendFactory(ctx, factory)
+	what, err := g.mend(ctx, factory, damage)
 	if errors.Is(err, errReplaced) {
 		g.flagFactory("") // what was damaged is the last resort no more
 		fmt.Fprintf(g.out, "factory version %s was damaged (%v), and is factory no more\n", factory, damage)
@@ -206,59 +197,20 @@ func (g *guardian) factoryRepair(ctx context.Context) error {
 	switch {
 	case err == nil:
 		g.factoryChecked(ctx, factory, nil)
-		g.announce(eventRepaired, fields, "factory version %s is whole and read-only again, repaired: %s", factory, shortList(repaired))
-		fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, shortList(repaired))
+		fmt.Fprintf(g.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, what)
 		return nil
 	case bootcheck.Exit(err) != bootcheck.ExitDamaged:
 		// Interrupted, busy, no space, a disk that is read-only: another run may do it.
 		return fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
 	}
-	g.announce(eventFactoryLost, fields, "factory cannot be repaired: %v", err)
+	g.announce(eventFactoryLost, map[string]string{"OTA_VERSION": factory.Version}, "factory cannot be repaired: %v", err)
 	g.factoryChecked(ctx, factory, err)
 	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
 		WithAdvice("%s", g.factoryAdvice(factory))
 }
 
-// errReplaced is a factory version that was replaced while it was looked at.
-var errReplaced = errors.New("another version is factory now")
-
-// mendFactory puts right what it can of factory, and says what that was. What has
-// no donor does not keep the rest from being what it must be. It does not see
-// whether every byte is right now.
-func (g *guardian) mendFactory(ctx context.Context, factory *bootcheck.Ref) (repaired []string, err error) {
-	damaged, err := g.store.DamagedFiles(ctx, factory)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := g.store.Lock(ctx, lockPatience)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	now, err := g.factory()
-	if err != nil {
-		return nil, err
-	}
-	if !factory.Same(now) {
-		return nil, errReplaced
-	}
-	repaired, err = g.store.RepairFiles(ctx, factory, damaged)
-	if err != nil && bootcheck.Exit(err) != bootcheck.ExitDamaged {
-		return repaired, err
-	}
-	removed, stripErr := g.store.Strip(factory)
-	if stripErr != nil {
-		stripErr = fmt.Errorf("cannot remove what does not belong there: %w", stripErr)
-	}
-	for _, name := range removed {
-		repaired = append(repaired, fmt.Sprintf("%q (removed)", name))
-	}
-	retireErr := g.store.Retire(factory.Version)
-	if retireErr != nil {
-		retireErr = fmt.Errorf("cannot make it read-only: %w", retireErr)
-	}
-	return repaired, errors.Join(err, stripErr, retireErr)
-}
+// errReplaced is a version that was replaced while it was looked at.
+var errReplaced = errors.New("another version meanwhile")
 
 // factoryAdvice is what a person can do about a factory version that is lost. To
 // install it again does not help as long as it is factory: what is linked is not

@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -119,15 +118,39 @@ func (g *guardian) settle(ctx context.Context, disk Disk, decide func(Disk) Deci
 // heal repairs ref, which is damaged, from what other snapshots have of it, and
 // reports whether it is whole now: every byte of it. The lock must be held.
 func (g *guardian) heal(ctx context.Context, ref *bootcheck.Ref, why string) bool {
-	fields := map[string]string{"OTA_VERSION": ref.Version}
-	g.announce(eventDamaged, fields, "%s", why)
-	repaired, err := g.store.Repair(ctx, ref)
+	wrong, err := g.store.Wrong(ctx, ref)
+	if err == nil {
+		_, err = g.repair(ctx, ref, wrong, why)
+	}
 	if err != nil {
 		g.logf("cannot repair version %s: %v", ref, err)
-		return false
 	}
-	g.announce(eventRepaired, fields, "version %s is whole again, repaired from other versions: %s", ref, strings.Join(repaired, ", "))
-	return true
+	return bootcheck.Switched(err)
+}
+
+// repair makes ref anew and says what was wrong with it, in a few words. An error that is
+// Switched is of a repair that was made. The lock must be held.
+func (g *guardian) repair(ctx context.Context, ref *bootcheck.Ref, wrong []string, why string) (what string, err error) {
+	fields := map[string]string{"OTA_VERSION": ref.Version}
+	record, err := g.recordIfAny()
+	if err != nil {
+		return "", err
+	}
+	prefix := ""
+	if record != nil && ref.Same(record.Factory) {
+		prefix = "factory: "
+	}
+	g.announce(eventDamaged, fields, "%s%s", prefix, why)
+	extra, err := g.store.Repair(ctx, record, ref, wrong)
+	if !bootcheck.Switched(err) {
+		return "", err
+	}
+	for _, name := range extra {
+		wrong = append(wrong, fmt.Sprintf("%q (left behind)", name))
+	}
+	what = shortList(wrong)
+	g.announce(eventRepaired, fields, "%sversion %s is whole again, repaired: %s", prefix, ref, what)
+	return what, err // which says that the power may undo it
 }
 
 // commit makes next what the device runs. On a full disk it gives up what an
@@ -142,7 +165,7 @@ func (g *guardian) commit(ctx context.Context, next *bootcheck.Record) error {
 		return err // an install runs, and ends soon: the disk is full
 	}
 	defer unlock()
-	if sweepErr := g.store.Sweep(true); sweepErr != nil {
+	if sweepErr := g.store.Sweep(); sweepErr != nil {
 		g.logf("%v", sweepErr)
 	}
 	return g.store.Commit(next)

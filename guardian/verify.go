@@ -120,18 +120,19 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		}
 		return "gone, removed meanwhile", nil
 	}
-	if is, err := g.store.Ref(version); err == nil && ref.Digest == "" && is.Plain() {
-		ref = is // nobody of ours made it, and nothing runs it
-	}
 	damage := g.damage(ctx, ref, role)
 	if role == roleFactory && (damage == nil || !repair) {
 		g.factoryChecked(ctx, ref, damage)
 	}
-	if damage == nil && ref.Plain() {
+	if damage == nil && ref.Digest == bootcheck.NoManifest {
 		return strings.TrimSuffix("adopted without a manifest, cannot be checked, "+role, ", "), nil
 	}
 	if damage == nil {
-		return strings.TrimSuffix("whole, "+role, ", "), nil
+		text := strings.TrimSuffix("whole, "+role, ", ")
+		if extra := g.store.Extra(version); len(extra) > 0 {
+			text += ", and not of the version: " + shortList(extra)
+		}
+		return text, nil
 	}
 	if bootcheck.Inconclusive(damage) {
 		return "", damage
@@ -158,15 +159,18 @@ func (g *guardian) verifyVersion(ctx context.Context, version string, repair boo
 		}
 		return "repaired: " + damage.Error(), nil
 	}
-	fields := map[string]string{"OTA_VERSION": version}
-	g.announce(eventDamaged, fields, "%v", damage)
-	repaired, err := g.mend(ctx, ref)
+	what, err := g.mend(ctx, ref, damage)
+	if errors.Is(err, errReplaced) {
+		return "another one meanwhile", nil
+	}
+	if bootcheck.Exit(err) == bootcheck.ExitUnknown {
+		return "", err // it is whole now, and a power cut may undo that
+	}
 	if err != nil {
 		// Also when it was only busy, or the disk is full: it is damaged.
 		return "", bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
 	}
-	g.announce(eventRepaired, fields, "version %s is whole again, repaired from other versions: %s", version, shortList(repaired))
-	return "repaired: " + shortList(repaired), nil
+	return "repaired: " + what, nil
 }
 
 // damage says what is wrong with ref. Of factory every mode counts; in any other
@@ -211,21 +215,26 @@ func knownAs(record *bootcheck.Record, version string) (ref *bootcheck.Ref, role
 	return ref, ""
 }
 
-// mend repairs ref from the other versions, and says what was put right. It is
-// heal without the lock: that is taken only to replace what is damaged.
-func (g *guardian) mend(ctx context.Context, ref *bootcheck.Ref) (repaired []string, err error) {
-	damaged, err := g.store.DamagedFiles(ctx, ref)
+// mend repairs ref, which is damaged, and says what was wrong with it. The lock is held
+// only while the new folder is made: to read every byte may take hours at idle priority,
+// and recover must not wait for that.
+func (g *guardian) mend(ctx context.Context, ref *bootcheck.Ref, damage error) (what string, err error) {
+	wrong, err := g.store.Wrong(ctx, ref)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	unlock, err := g.store.Lock(ctx, lockPatience)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	repaired, err = g.store.RepairFiles(ctx, ref, damaged)
-	unlock()
-	if err != nil {
-		return nil, err
+	defer unlock()
+	if record, err := g.recordIfAny(); err != nil {
+		return "", err
+	} else if known, _ := knownAs(record, ref.Version); !known.Same(ref) {
+		return "", errReplaced
 	}
-	return repaired, g.store.Verify(ctx, ref, bootcheck.Content)
+	if what, err = g.repair(ctx, ref, wrong, damage.Error()); err != nil {
+		return "", err
+	}
+	return what, g.store.Verify(ctx, ref, bootcheck.Content)
 }

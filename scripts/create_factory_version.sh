@@ -7,7 +7,7 @@
 #        create_factory_version.sh --dir DIR --version V --key NAME.key [options]
 #                                                               a folder, packed and signed here
 #   --version V        the version's name. With --current: sign a copy of what runs under this name, for
-#                      one that was adopted from another updater and has no manifest
+#                      one that was adopted from another updater, which nobody signed
 #   --key FILE         the secret key that signs (ota-bundle keygen); the device must trust its NAME.pub
 #   --password-file F  the first line of F is the key's password
 #   --model M          what the version is for (default: model in the configuration)
@@ -97,11 +97,7 @@ if [ "$from" = current ] && [ -z "$key" ]; then
         echo "would make version $current, which runs, the factory version"
         exit
     fi
-    "$guardian" factory create --root "$root" || {
-        code=$?
-        [ -e "$root/v$current/.ota" ] || echo "try: $0 --current --version $current-factory --key NAME.key" >&2
-        exit "$code"
-    }
+    "$guardian" factory create --root "$root" || exit
     exec "$guardian" factory verify --root "$root"
 fi
 
@@ -114,7 +110,7 @@ file=$source
 if [ "$from" != bundle ]; then
     if [ "$from" = current ]; then
         [ -n "$current" ] || die 1 "cannot sign what runs: no version is installed" "$0 --dir DIR"
-        source=$root/v$current
+        source=$(readlink -f "$root/current") # its folder has another name after a repair
         : "${version:=$current-factory}"
     fi
     [ -d "$source" ] || die 1 "cannot pack $source: it is not a folder" "name the folder that a version consists of"
@@ -130,6 +126,7 @@ if [ "$from" != bundle ]; then
         work=$(mktemp -d "$root/.factory-bundle.XXXXXX")
         file=$work/$version.ota
         set -- create --dir "$source" --version "$version" --model "$model" --key "$key" -o "$file"
+        [ "$from" != current ] || set -- "$@" --exclude .ota # the manifest of what runs
         : "${release:=$("$guardian" status --json --root "$root" | sed -n 's/.*"release_floor": *\([0-9]*\).*/\1/p')}"
         [ -z "$release" ] || set -- "$@" --release "$release"
         [ -z "$password" ] || set -- "$@" --password-file "$password"

@@ -289,7 +289,7 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.Ref) {
 	err := d.store.Verify(ctx, ref, bootcheck.Start)
 	cure := "ota-guardian verify --repair " + name
-	if err == nil && name == "factory" && !ref.Plain() {
+	if err == nil && name == "factory" && !d.store.Unsigned(ref.Version) {
 		if info, statErr := os.Stat(d.store.VersionDir(ref.Version)); statErr == nil && info.Mode().Perm()&0o222 != 0 {
 			err, cure = fmt.Errorf("version %s is writable (%04o)", ref, info.Mode().Perm()), "ota-guardian factory repair"
 		}
@@ -297,8 +297,8 @@ func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.
 	switch {
 	case err != nil:
 		d.fail(name, err.Error(), cure)
-	case ref.Plain():
-		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "the next signed version replaces it; for factory: /usr/lib/ota/create_factory_version.sh")
+	case ref.Digest == bootcheck.NoManifest:
+		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "ota-guardian adopt")
 	default:
 		d.ok(name, ref.Version)
 		d.lookAtExternal(name, ref)

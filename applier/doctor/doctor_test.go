@@ -71,7 +71,8 @@ func newImage(t *testing.T) *image {
 	store, err := bootcheck.Create(filepath.Join(m.dir, "opt/tope/versions"))
 	m.must(err)
 	one, two := m.version("1.0.0"), m.version("1.1.0")
-	m.must(store.Retire("1.0.0"))
+	_, err = store.Seal(context.Background(), one)
+	m.must(err)
 	m.must(store.Commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []bootcheck.Ref{*one, *two}}))
 	return m
 }
@@ -90,6 +91,7 @@ func (m *image) version(name string, more ...bootcheck.Entry) *bootcheck.Ref {
 		}, more...)})
 	m.must(err)
 	m.write(dir+bootcheck.ManifestPath, string(raw))
+	m.write(dir+bootcheck.SignaturePath, "signed")
 	return &bootcheck.Ref{Version: name, Digest: bootcheck.Digest(raw)}
 }
 

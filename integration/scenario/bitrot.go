@@ -25,7 +25,7 @@ func BitRot(ctx context.Context, d *machine.Device) (err error) {
 	} {
 		// Of the version's own: the same file may have a name in another one that runs.
 		rot := func(version, program string) string {
-			return fmt.Sprintf("cd %s/v%s; cp -p %[3]s x; mv x %[3]s; printf X | dd of=%[3]s bs=1 seek=1000000 conv=notrunc", machine.Store, version, program)
+			return fmt.Sprintf("cd $(ls -d %s/v%s* | tail -n 1); cp -p %[3]s x; mv x %[3]s; printf X | dd of=%[3]s bs=1 seek=1000000 conv=notrunc", machine.Store, version, program)
 		}
 		try.Get(d.Must(ctx, "bash", "-c", rot(row.version, program)))
 		if r, err := d.Exec(ctx, "ota-guardian", "verify"); err != nil || r.Code != int(bootcheck.ExitDamaged) || !strings.Contains(r.Stdout, row.version+"            damaged: ") {
@@ -41,12 +41,12 @@ func BitRot(ctx context.Context, d *machine.Device) (err error) {
 			`journalctl -o cat --no-pager MESSAGE_ID=8aa00be5ac0e7495d57822a858f03547 OTA_VERSION=`+row.version+` | grep device-api`))
 	}
 	// What nobody has any more is a unit that failed.
-	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/v1.1.0/etc/device-api.json; systemctl restart ota-verify.service"))
+	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/previous/etc/device-api.json; systemctl restart ota-verify.service"))
 	try.Check(waitShell(ctx, d, "ota-verify.service to fail", `[ "$(systemctl show -P Result,ExecMainStatus ota-verify.service | tr '\n' ' ')" = "exit-code 5 " ]`))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(factoryIs(ctx, d, factory))
 	// A last resort that is lost is said by whoever looks at the device.
-	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/v1.0.0/etc/device-api.json; systemctl restart ota-factory.service"))
+	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/factory/etc/device-api.json; systemctl restart ota-factory.service"))
 	return waitFor(ctx, d, "status to say that factory is damaged", func(s *bootcheck.Status) bool {
 		return strings.Contains(s.Damage, "factory version 1.0.0 is damaged")
 	})

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -114,8 +115,8 @@ func look(l *looker) *Found {
 	l.names()
 	l.revoked()
 	record := l.active()
-	for _, version := range slices.Sorted(keys(l.versions())) {
-		l.version(version, record)
+	for _, folder := range slices.Sorted(keys(l.folders())) {
+		l.version(folder, record)
 	}
 	if record != nil {
 		l.refs(record)
@@ -320,7 +321,7 @@ func (l *looker) active() *record {
 		case want == nil && errors.Is(err, fs.ErrNotExist):
 		case want == nil:
 			l.torn("generation %d: %s leads to %q, the record has none (%v)", n, name, got, err)
-		case got != "../../v"+want.Version:
+		case versionOf(strings.TrimPrefix(got, "../../")) != want.Version || !strings.HasPrefix(got, "../../v"):
 			l.torn("generation %d: %s leads to %q, the record says %s (%v)", n, name, got, want.Version, err)
 		}
 		if want == nil {
@@ -332,7 +333,11 @@ func (l *looker) active() *record {
 		}
 		// As a service goes there.
 		through, err1 := os.Stat(filepath.Join(l.root, name))
-		there, err2 := os.Stat(filepath.Join(l.root, "v"+want.Version))
+		folder := path.Base(got)
+		if versionOf(folder) != want.Version {
+			folder = "v" + want.Version
+		}
+		there, err2 := os.Stat(filepath.Join(l.root, folder))
 		if err1 != nil || err2 != nil || !os.SameFile(through, there) {
 			l.torn("%s does not lead to version %s (%v, %v)", name, want.Version, err1, err2)
 		}
@@ -360,11 +365,56 @@ func (l *looker) sealed(n uint64, text []byte) {
 	}
 }
 
-func (l *looker) versions() (names []string) {
+// versionOf is the version whose folder has that name: v1.2.0, or v1.2.0~3 of one that was
+// made anew; empty: it is none.
+func versionOf(folder string) string {
+	version, number, again := strings.Cut(strings.TrimPrefix(folder, "v"), "~")
+	if n, err := strconv.Atoi(number); again && (err != nil || n < 1 || strconv.Itoa(n) != number) {
+		return ""
+	}
+	return version
+}
+
+// Folder is the folder of version: the one that a link leads to, else the newest. What
+// was made anew is complete from the moment when it has its name; the others are what it
+// replaced, and nothing is asked of them.
+func Folder(root, version string) string {
+	target, _ := os.Readlink(filepath.Join(root, ".active"))
+	for _, name := range links {
+		to, _ := os.Readlink(filepath.Join(root, target, name))
+		if folder := path.Base(to); target != "" && to != "" && versionOf(folder) == version {
+			return folder
+		}
+	}
+	return newest(root, version)
+}
+
+func newest(root, version string) string {
+	for n := 9; n > 0; n-- {
+		if folder := fmt.Sprintf("v%s~%d", version, n); isDir(filepath.Join(root, folder)) {
+			return folder
+		}
+	}
+	return "v" + version
+}
+
+func isDir(name string) bool {
+	info, err := os.Lstat(name)
+	return err == nil && info.IsDir()
+}
+
+// folders are those that must be complete.
+func (l *looker) folders() (names []string) {
 	entries, _ := os.ReadDir(l.root)
 	for _, e := range entries {
-		if v, ok := strings.CutPrefix(e.Name(), "v"); ok && e.IsDir() {
-			names = append(names, v)
+		version := versionOf(e.Name())
+		if !strings.HasPrefix(e.Name(), "v") || !e.IsDir() {
+			continue
+		}
+		if version == "" {
+			l.torn("%s cannot be the folder of a version", e.Name())
+		} else if e.Name() == Folder(l.root, version) || e.Name() == newest(l.root, version) {
+			names = append(names, e.Name())
 		}
 	}
 	return names

@@ -30,8 +30,13 @@ type entry struct {
 }
 
 // version looks at one version: whatever has its final name is complete.
-func (l *looker) version(version string, r *record) {
-	dir := filepath.Join(l.root, "v"+version)
+func (l *looker) version(folder string, r *record) {
+	version, dir := versionOf(folder), filepath.Join(l.root, folder)
+	counts := folder == Folder(l.root, version)
+	about := version // in problems
+	if !counts {
+		about = folder // made anew, and no link leads to it yet
+	}
 	if _, err := os.Lstat(filepath.Join(dir, ".ota")); l.adopted && errors.Is(err, fs.ErrNotExist) {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
 			l.broken(version, "it has no manifest, and nothing else (%v)", err)
@@ -42,22 +47,27 @@ func (l *looker) version(version string, r *record) {
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, ".ota/manifest.json"))
 	if err != nil {
-		l.broken(version, "%v", err)
+		l.broken(about, "%v", err)
 		return
 	}
 	sum := sha256.Sum256(raw)
 	digest := "sha256:" + hex.EncodeToString(sum[:])
-	l.digest(version, digest, r)
+	if counts {
+		l.digest(version, digest, r)
+	}
 	var m manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
-		l.broken(version, "manifest: %v", err)
+		l.broken(about, "manifest: %v", err)
 		return
 	}
 	if m.Version != version {
-		l.broken(version, "its manifest is that of %q", m.Version)
+		l.broken(about, "its manifest is that of %q", m.Version)
 	}
-	isFactory := r != nil && r.Factory != nil && r.Factory.Version == version
-	there := l.tree(version, dir, isFactory)
+	isFactory := counts && r != nil && r.Factory != nil && r.Factory.Version == version
+	if _, err := os.Lstat(filepath.Join(dir, ".ota/manifest.json.minisig")); l.adopted && errors.Is(err, fs.ErrNotExist) {
+		isFactory = false // as the other updater left it; its manifest was written here
+	}
+	there := l.tree(about, dir, isFactory)
 	for _, e := range m.Entries {
 		got, ok := there[e.Path]
 		delete(there, e.Path)
@@ -76,13 +86,15 @@ func (l *looker) version(version string, r *record) {
 			got.mode &^= 0o222
 		}
 		if !ok || got != want {
-			l.broken(version, "%q is %v, want %v", e.Path, got, want)
+			l.broken(about, "%q is %v, want %v", e.Path, got, want)
 		}
 	}
 	for name := range there {
-		l.broken(version, "%q is not in its manifest", name)
+		l.broken(about, "%q is not in its manifest", name)
 	}
-	l.found.Versions[version] = digest
+	if counts {
+		l.found.Versions[version] = digest
+	}
 }
 
 // noManifest is what a record says in the place of the digest of a manifest that a
@@ -164,7 +176,7 @@ func (l *looker) refs(r *record) {
 }
 
 // Fingerprint is a text that changes with every byte, name, mode and time of
-// change of what is below dir. It is how "not touched" is told; files that have
+// change of what is below dir, but for the manifest, which an adoption writes. It is how "not touched" is told; files that have
 // several names may get and lose other ones.
 func Fingerprint(dir string) (string, error) {
 	h := sha256.New()
@@ -174,6 +186,13 @@ func Fingerprint(dir string) (string, error) {
 		info := try.Get(d.Info())
 		rel := try.Get(filepath.Rel(dir, name))
 		st := info.Sys().(*syscall.Stat_t)
+		if rel == ".ota" {
+			return fs.SkipDir
+		}
+		if rel == "." {
+			fmt.Fprintf(h, "%v %d:%d\n", info.Mode(), st.Uid, st.Gid)
+			return nil
+		}
 		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
 		switch info.Mode().Type() {
 		case 0:

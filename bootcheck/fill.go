@@ -1,0 +1,321 @@
+package bootcheck
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Fill makes what a manifest lists in an empty directory, in these steps:
+//
+//	NewFill    makes the directories, and .ota
+//	Take       gets the files that another version on this device has
+//	Finish     makes the links, and gives the directories their modes
+//	Sync       makes all of it durable
+//
+// Files that no donor has the caller makes, between NewFill and Finish, and sets Have.
+// What an error leaves behind the caller removes.
+type Fill struct {
+	M      *Manifest
+	Sealed bool   // nobody gets the right to write, as in a factory version
+	Have   []bool // by entry: files that are there
+	Taken  int64  // bytes of content of those that Take took
+	Unread error  // why a donor could not be read, which says nothing about it; nil: all could
+
+	// Resolve is asked where each link leads, when those that stay inside are made. nil:
+	// somebody asked that of the same manifest before.
+	Resolve func(link string) error
+
+	root *os.File // open since before the first write
+}
+
+// NewFill begins in the directory dir, which is empty and the caller's. raw is the text of the manifest
+// m, signature that of its signature; nil: it has none.
+func NewFill(dir string, m *Manifest, raw, signature []byte, sealed bool) (*Fill, error) {
+	root, err := openDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	f := &Fill{M: m, Sealed: sealed, Have: make([]bool, len(m.Entries)), root: root}
+	if err := f.begin(raw, signature); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *Fill) begin(raw, signature []byte) error {
+	if _, err := f.root.ReadDir(1); !errors.Is(err, io.EOF) {
+		return cmp.Or(err, fmt.Errorf("%s is not empty", f.root.Name()))
+	}
+	dirs := f.Dirs()
+	defer dirs.Close()
+	write := func(name string, content []byte, mode Mode) error {
+		file, err := dirs.Create(name)
+		if err != nil {
+			return err
+		}
+		return WriteAndClose(file, content, f.mode(mode))
+	}
+	// Directories get their modes in Finish: until then this program writes to them.
+	if err := dirs.mkdir(ManifestDir); err != nil {
+		return err
+	}
+	if err := write(ManifestPath, raw, 0o644); err != nil {
+		return err
+	}
+	if signature != nil {
+		if err := write(SignaturePath, signature, 0o644); err != nil {
+			return err
+		}
+	}
+	for i := range f.M.Entries {
+		var err error
+		switch e := &f.M.Entries[i]; {
+		case e.Type == TypeDir:
+			err = dirs.mkdir(e.Path)
+		case e.Type == TypeFile && e.Size == 0: // nobody has to have it
+			err = write(e.Path, nil, e.Mode)
+			f.Have[i] = true
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Dirs is for what makes files in the new tree.
+func (f *Fill) Dirs() Dirs { return Dirs{root: f.root} }
+
+// Close lets go of what NewFill opened.
+func (f *Fill) Close() {
+	_ = f.root.Close()
+}
+
+func (f *Fill) mode(m Mode) Mode {
+	if f.Sealed {
+		m &^= 0o222
+	}
+	return m
+}
+
+// Missing are the files that are not there yet.
+func (f *Fill) Missing() (paths []string) {
+	for i := range f.M.Entries {
+		if e := &f.M.Entries[i]; e.Type == TypeFile && !f.Have[i] {
+			paths = append(paths, e.Path)
+		}
+	}
+	return paths
+}
+
+// Finish makes the links, sees where each leads on this disk, and gives the directories
+// their modes, the deepest first.
+func (f *Fill) Finish() error {
+	dirs := f.Dirs()
+	defer dirs.Close()
+	links := func(external bool) error {
+		for i := range f.M.Entries {
+			if e := &f.M.Entries[i]; e.Type == TypeLink && e.External == external {
+				fd, err := dirs.fd(e.Path)
+				if err == nil {
+					err = unix.Symlinkat(e.Target, fd, path.Base(e.Path))
+				}
+				if err != nil {
+					return &fs.PathError{Op: "symlink", Path: e.Path, Err: err}
+				}
+			}
+		}
+		return nil
+	}
+	if err := links(false); err != nil {
+		return err
+	}
+	// ParseManifest has resolved the links on paper. This is the same by the
+	// kernel, in case the two do not agree, before there is a link that leads out.
+	for i := range f.M.Entries {
+		if e := &f.M.Entries[i]; e.Type == TypeLink && !e.External && f.Resolve != nil {
+			if err := f.Resolve(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return Errorf(ExitDamaged, CodeInvalidManifest, "link %q -> %q refused: %w", e.Path, e.Target, err)
+			}
+		}
+	}
+	if err := links(true); err != nil {
+		return err
+	}
+	for i := len(f.M.Entries) - 1; i >= 0; i-- {
+		if e := &f.M.Entries[i]; e.Type == TypeDir {
+			if err := dirs.chmod(e.Path, f.mode(e.Mode)); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(dirs.chmod(ManifestDir, f.mode(0o755)), dirs.chmod(".", f.mode(0o755)))
+}
+
+// Sync makes all of it durable, files and directories, .ota too: by one syncfs, on a
+// descriptor that was opened before the first write, so that no write error of the
+// device can be missed. Where the kernel is older than 5.8, syncfs does not say that the
+// content of a file could not be written: there, each is synced by itself. The name of
+// Root in its parent is the caller's business.
+func (f *Fill) Sync() error {
+	if !syncfsTells() {
+		if err := f.syncEach(); err != nil {
+			return fmt.Errorf("the disk did not take it: %w", err)
+		}
+		return nil
+	}
+	if err := unix.Syncfs(int(f.root.Fd())); err != nil {
+		return fmt.Errorf("the disk did not take it: %w", os.NewSyscallError("syncfs", err))
+	}
+	return nil
+}
+
+// syncfsTells reports whether syncfs returns the write errors of files: since Linux
+// 5.8. syncFile is what is done otherwise. Variables for the tests.
+var (
+	syncfsTells = sync.OnceValue(func() bool {
+		var name unix.Utsname
+		var major, minor int
+		if unix.Uname(&name) == nil {
+			_, _ = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+		}
+		return major > 5 || major == 5 && minor >= 8
+	})
+	syncFile = (*os.File).Sync
+)
+
+// syncEach makes each file and directory durable, the files before the directories
+// that they are in.
+func (f *Fill) syncEach() error {
+	dirs := f.Dirs()
+	defer dirs.Close()
+	names := []string{ManifestDir, SignaturePath, ManifestPath}
+	for i := range f.M.Entries {
+		if e := &f.M.Entries[i]; e.Type != TypeLink {
+			names = append(names, e.Path)
+		}
+	}
+	for _, name := range slices.Backward(names) {
+		file, err := dirs.open(name, 0)
+		if errors.Is(err, fs.ErrNotExist) && name == SignaturePath {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syncFile(file), file.Close()); err != nil {
+			return err // never a second time: all of it is thrown away
+		}
+	}
+	return syncFile(f.root)
+}
+
+// A Dirs opens and makes what is in one tree, by paths of which no component may be a
+// link. It keeps the directory of the last one open for the next one.
+type Dirs struct {
+	root *os.File
+	dir  *os.File // name, below root; nil: none yet
+	name string
+}
+
+// fd returns a descriptor of the directory of p, which stays that of c.
+func (c *Dirs) fd(p string) (int, error) {
+	if name := path.Dir(p); c.dir == nil || c.name != name {
+		c.Close()
+		dir, err := openBeneath(int(c.root.Fd()), name)
+		if err != nil {
+			return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		c.dir, c.name = dir, name
+	}
+	return int(c.dir.Fd()), nil
+}
+
+// open opens p for reading. A FIFO is not waited for, as os.Root would.
+func (c *Dirs) open(p string, flags int) (*os.File, error) {
+	fd, err := c.fd(p)
+	if err != nil {
+		return nil, err
+	}
+	return openNoFollow(fd, path.Base(p), flags)
+}
+
+// Create makes the file p, which must not be there.
+func (c *Dirs) Create(p string) (*os.File, error) {
+	fd, err := c.fd(p)
+	if err == nil {
+		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC // a clone is read, too
+		fd, err = unix.Openat(fd, path.Base(p), flags, 0o600)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	return os.NewFile(uintptr(fd), p), nil
+}
+
+func (c *Dirs) mkdir(p string) error {
+	fd, err := c.fd(p)
+	if err == nil {
+		err = unix.Mkdirat(fd, path.Base(p), 0o700)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mkdir", Path: p, Err: err}
+	}
+	return nil
+}
+
+// Remove removes the file p.
+func (c *Dirs) Remove(p string) error {
+	fd, err := c.fd(p)
+	if err != nil {
+		return err
+	}
+	return unix.Unlinkat(fd, path.Base(p), 0)
+}
+
+// chmod changes the mode of the directory p: by name it would follow links.
+func (c *Dirs) chmod(p string, mode Mode) error {
+	d, err := c.open(p, unix.O_DIRECTORY)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	defer func() { _ = d.Close() }()
+	return setMode(d, mode)
+}
+
+// Close lets go of the directory that is open.
+func (c *Dirs) Close() {
+	if c.dir != nil {
+		_ = c.dir.Close()
+	}
+	c.dir = nil
+}
+
+// WriteAndClose writes the end of f, and gives it its mode.
+func WriteAndClose(f *os.File, content []byte, mode Mode) error {
+	_, err := f.Write(content)
+	if err == nil {
+		err = setMode(f, mode)
+	}
+	// Close reports what a network file system or a quota has kept for it.
+	return errors.Join(err, f.Close())
+}
+
+// setMode gives f, which belongs to this process, its mode.
+func setMode(f *os.File, mode Mode) error {
+	err := f.Chmod(mode.Perm())
+	if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL) {
+		return Unfit(f.Name(), fmt.Sprintf("cannot keep the mode %v", mode)) // vfat
+	}
+	return err
+}

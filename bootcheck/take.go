@@ -1,0 +1,391 @@
+package bootcheck
+
+// How a Fill gets files from the versions that are on the device.
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sharing says how much a new file may have in common with the donor's.
+type Sharing int
+
+const (
+	ShareNothing Sharing = iota // it is copied
+	ShareBlocks                 // a clone, where the file system can: a later change of one is none of the other
+	ShareFile                   // else one file with two names
+)
+
+// A Donor is another version that is on the device, or a damaged copy of the same.
+type Donor struct {
+	Dir      string
+	Manifest *Manifest
+	Share    Sharing
+	// NoCopy leaves what cannot be shared to a later Take: a copy takes room.
+	NoCopy bool
+	// Old: the new tree takes its place. A file that has no other name gets its mode.
+	Old bool
+	// Hashed reports that the content of a file was compared with the manifest a moment
+	// ago. nil: that of none was.
+	Hashed func(*Entry) bool
+	// Damaged is told each file of the donor that is not what its manifest says,
+	// once, and why. Calls do not overlap. nil: nobody wants to know.
+	Damaged func(path string, why error)
+}
+
+const (
+	maxTakers  = 16        // how many files are hashed at once, at most: each needs a buffer
+	takeAtOnce = 128 << 10 // bytes that are read at once, and the size of that buffer
+)
+
+// Take gets from donor what it has of the files that are missing, by their SHA-256.
+// Every byte is hashed, of the very file that is then in the new version, on all cores. A
+// file of the donor that is damaged, or that cannot be read, is not used. The error is
+// ctx's or that of a disk that is full; then some files may have been taken.
+func (f *Fill) Take(ctx context.Context, donor Donor) error {
+	pairs := f.pairs(donor.Manifest)
+	root, err := openDir(donor.Dir)
+	if err != nil {
+		if Inconclusive(err) {
+			f.Unread = err
+		}
+		return nil // nothing to be had here
+	}
+	defer root.Close()
+	var next atomic.Int64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var failed error
+	var noClone, stop atomic.Bool
+	damaged := make(map[string]bool) // files of the donor
+	// More than cores, as each waits for the disk, too; a disk wants to be asked for
+	// several things at once. One that waits keeps its place of GOMAXPROCS until Go sees
+	// that, which takes longer than to read a file: each has a place of its own.
+	cores := runtime.GOMAXPROCS(0)
+	takers := min(8*cores, maxTakers, len(pairs))
+	if cores == runtime.NumCPU() && takers > cores { // else a test wants the same order each time
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(takers))
+	}
+	for range takers {
+		wg.Go(func() {
+			t := taker{Donor: &donor, fill: f, ctx: ctx, noClone: &noClone, from: Dirs{root: root}, to: f.Dirs()}
+			defer t.close()
+			for !stop.Load() {
+				i := int(next.Add(1) - 1)
+				if i >= len(pairs) {
+					return
+				}
+				e := &f.M.Entries[pairs[i].entry]
+				var err error
+				for _, from := range pairs[i].from {
+					if err = t.take(from, e); err == nil {
+						break
+					}
+					if d, ok := errors.AsType[takeDamage](err); ok {
+						mu.Lock()
+						if !damaged[from.Path] && donor.Damaged != nil {
+							donor.Damaged(from.Path, d.error)
+						}
+						damaged[from.Path] = true
+						mu.Unlock()
+					}
+				}
+				err = cmp.Or(ctx.Err(), err)
+				mu.Lock()
+				switch {
+				case err == nil:
+					f.Have[pairs[i].entry] = true
+					f.Taken += e.Size
+				case ctx.Err() != nil || IsNoSpace(err) || errors.Is(err, unix.EROFS):
+					failed = cmp.Or(failed, fmt.Errorf("cannot take %q from another version: %w", e.Path, err))
+					stop.Store(true)
+				case Inconclusive(err):
+					f.Unread = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+// A pair is a missing entry and those of the donor that have its content.
+type pair struct {
+	entry int
+	from  []*Entry
+}
+
+// pairs are the largest files first, as one file keeps one core busy: that must not
+// be the last that is waited for.
+func (f *Fill) pairs(donor *Manifest) []pair {
+	has := make(map[string][]*Entry) // by content
+	for i := range f.M.Entries {
+		if e := &f.M.Entries[i]; e.Type == TypeFile && !f.Have[i] {
+			has[e.SHA256] = nil
+		}
+	}
+	for i := range donor.Entries {
+		e := &donor.Entries[i]
+		if same, wanted := has[e.SHA256]; wanted && e.Type == TypeFile {
+			has[e.SHA256] = append(same, e)
+		}
+	}
+	var pairs []pair
+	for i := range f.M.Entries {
+		if e := &f.M.Entries[i]; e.Type == TypeFile && !f.Have[i] {
+			from := slices.DeleteFunc(slices.Clone(has[e.SHA256]), func(d *Entry) bool { return d.Size != e.Size })
+			// Of a damaged copy of the same, the file in the same place first.
+			slices.SortStableFunc(from, func(a, b *Entry) int {
+				return cmp.Compare(strconv.FormatBool(a.Path != e.Path), strconv.FormatBool(b.Path != e.Path))
+			})
+			if len(from) > 0 {
+				pairs = append(pairs, pair{i, from})
+			}
+		}
+	}
+	const large = 1 << 20 // bytes; smaller ones stay in the order of their folders
+	slices.SortStableFunc(pairs, func(x, y pair) int {
+		a, b := f.M.Entries[x.entry].Size, f.M.Entries[y.entry].Size
+		return cmp.Compare(max(b, large), max(a, large))
+	})
+	return pairs
+}
+
+// A taker is what one goroutine keeps from file to file.
+type taker struct {
+	*Donor
+	fill     *Fill
+	ctx      context.Context
+	noClone  *atomic.Bool // the file system cannot
+	from, to Dirs
+	buf      []byte
+	sum      hash.Hash
+}
+
+// A takeDamage is what is wrong with a file of the donor.
+type takeDamage struct{ error }
+
+func damagef(format string, args ...any) error { return takeDamage{fmt.Errorf(format, args...)} }
+
+// take makes e from the donor's file from.
+func (t *taker) take(from, e *Entry) error {
+	src, err := t.from.open(from.Path, unix.O_DIRECT)
+	if errors.Is(err, unix.EINVAL) { // this file system has no such
+		src, err = t.from.open(from.Path, 0)
+	}
+	if err != nil {
+		if Inconclusive(err) {
+			return err
+		}
+		return takeDamage{err}
+	}
+	defer func() { _ = src.Close() }()
+	info, err := src.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return damagef("it is not a file")
+	case info.Size() != e.Size:
+		return damagef("size %d, want %d", info.Size(), e.Size)
+	}
+	hashed := t.Hashed != nil && t.Hashed(from)
+	if t.Share >= ShareBlocks {
+		if err := t.clone(src, e, hashed); err == nil || !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	if t.Share == ShareFile {
+		if err := t.link(src, info.Sys().(*syscall.Stat_t), from, e, hashed); err == nil || !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	if t.NoCopy {
+		return errors.ErrUnsupported
+	}
+	return t.make(e, func(to *os.File) error { return t.copy(to, src, e) })
+}
+
+// clone makes e of the blocks of src. errors.ErrUnsupported: this file system
+// cannot.
+func (t *taker) clone(src *os.File, e *Entry, hashed bool) error {
+	if t.noClone.Load() {
+		return errors.ErrUnsupported
+	}
+	return t.make(e, func(to *os.File) error {
+		if err := unix.IoctlFileClone(int(to.Fd()), int(src.Fd())); err != nil {
+			if IsNoSpace(err) {
+				return err
+			}
+			t.noClone.Store(true)
+			return errors.ErrUnsupported
+		}
+		if hashed {
+			return nil
+		}
+		// The clone, which nobody else can write to; src may belong to a service.
+		return t.copy(nil, to, e)
+	})
+}
+
+// Linkable reports whether a file with that mode, of stat(2), and that owner can be a
+// file of the mode want, under one more name: it has the mode and the owner that it would
+// have, and nobody but this owner, root, can write to it, before or after it was hashed.
+func Linkable(mode, uid, gid uint32, want Mode) bool {
+	return mode == unix.S_IFREG|uint32(want) && mode&0o022 == 0 && int(uid) == os.Geteuid() && int(gid) == os.Getegid()
+}
+
+// link gives src one more name. errors.ErrUnsupported: it cannot be linked here.
+func (t *taker) link(src *os.File, st *syscall.Stat_t, from, e *Entry, hashed bool) error {
+	want := t.fill.mode(e.Mode)
+	linkable := Linkable(st.Mode, st.Uid, st.Gid, want)
+	if t.Old && st.Nlink == 1 {
+		linkable = Linkable(unix.S_IFREG|uint32(want), st.Uid, st.Gid, want)
+	} else if t.Old && t.fill.Sealed {
+		linkable = false // factory shares nothing with a version that stays
+	}
+	if t.Old && from.Path != e.Path {
+		linkable = false // nor two files of one version
+	}
+	if !linkable {
+		return errors.ErrUnsupported
+	}
+	if !hashed {
+		if err := t.copy(nil, src, e); err != nil {
+			return err
+		}
+	}
+	fd, err := t.to.fd(e.Path)
+	if err != nil {
+		return err
+	}
+	// The very file that was hashed, whatever its name has come to mean.
+	err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(src.Fd())), fd, path.Base(e.Path), unix.AT_SYMLINK_FOLLOW)
+	if err != nil && !IsNoSpace(err) {
+		return errors.ErrUnsupported // another file system, too many links, no /proc: a copy does it
+	}
+	if err == nil && st.Mode != unix.S_IFREG|uint32(want) {
+		err = setMode(src, want)
+	}
+	return err
+}
+
+// make makes the file e with what write writes, and removes it when that fails.
+func (t *taker) make(e *Entry, write func(to *os.File) error) error {
+	to, err := t.to.Create(e.Path)
+	if err != nil {
+		return err
+	}
+	if err = write(to); err == nil {
+		err = setMode(to, t.fill.mode(e.Mode))
+	}
+	err = errors.Join(err, to.Close())
+	if err != nil {
+		_ = t.to.Remove(e.Path) // else it cannot be made in another way, which says so
+	}
+	return err
+}
+
+// copy copies from, which must have the content of e, to to, until ctx ends; nil:
+// it is only hashed.
+func (t *taker) copy(to io.Writer, from *os.File, e *Entry) (err error) {
+	if t.buf == nil {
+		if t.buf, err = Buffer(takeAtOnce); err != nil {
+			return err
+		}
+		t.sum = sha256.New()
+	}
+	t.sum.Reset()
+	for n := int64(0); n < e.Size; {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
+		part := t.buf[:min(int64(len(t.buf)), e.Size-n)]
+		if err := readDirect(from, part, n); err != nil {
+			switch {
+			case err == io.EOF:
+				return damagef("size less than %d", e.Size) // just now
+			case Inconclusive(err):
+				return err
+			}
+			return takeDamage{err}
+		}
+		t.sum.Write(part)
+		if to != nil {
+			if _, err := to.Write(part); err != nil {
+				return err
+			}
+		}
+		n += int64(len(part))
+	}
+	if got := hex.EncodeToString(t.sum.Sum(nil)); got != e.SHA256 {
+		return damagef("sha256 %s, want %s", got, e.SHA256)
+	}
+	return nil
+}
+
+// readDirect fills part, the start of a buffer of takeAtOnce bytes, with what f has at
+// offset at. f was opened with O_DIRECT where its file system can: it is the disk that is
+// compared with the manifest, no copy in memory, and what the device has in its cache
+// stays there. io.EOF: f ends before.
+func readDirect(f *os.File, part []byte, at int64) error {
+	const block = 4096 // bytes; what O_DIRECT reads has to be made of these, nearly everywhere
+	fd := int(f.Fd())
+	for n := 0; n < len(part); {
+		// Up to the end of a block, which is in the buffer, too.
+		k, err := unix.Pread(fd, part[n:(len(part)+block-1)/block*block], at+int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EINVAL:
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			if err != nil || flags&unix.O_DIRECT == 0 {
+				return unix.EINVAL
+			}
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT); err != nil {
+				return err
+			}
+		case err != nil:
+			return &os.PathError{Op: "read", Path: f.Name(), Err: err}
+		case k == 0:
+			return io.EOF
+		default:
+			n += k
+		}
+	}
+	return nil
+}
+
+func (t *taker) close() {
+	t.from.Close()
+	t.to.Close()
+	if t.buf != nil {
+		_ = unix.Munmap(t.buf)
+	}
+}
+
+// Buffer maps n bytes, aligned to pages and outside Go's heap: they are given back at
+// once by Munmap.
+func Buffer(n int64) ([]byte, error) {
+	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return b, nil
+}
