@@ -23,7 +23,7 @@ formatted() {
 layout() {
     local other
     other=$(git ls-files -co --exclude-standard | cut -d/ -f1 | sort -u | grep -v '^\.' |
-        grep -vxE 'guardian|applier|bootcheck|units|scripts|integration|docs|go\.mod|go\.sum|Makefile|README\.md' || true)
+        grep -vxE 'guardian|applier|bootcheck|units|scripts|integration|docs|go\.mod|go\.sum|Makefile|README\.md|LICENSE' || true)
     [ -z "$other" ] || { echo "does not belong at the top:" "$other"; return 1; }
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -372,14 +371,6 @@ func (s *spool) unsynced() *fault { return s.local(s.part, s.syncErr).dropping()
 func (s *spool) drop() {
 	s.syncing.Wait()
 	removeFiles(s.dir.Name(), s.from.name)
-}
-
-// release gives the file away, rewound.
-func (s *spool) release() *os.File {
-	f := s.file
-	s.file = nil
-	f.Seek(0, io.SeekStart) // cannot fail: a regular file, an offset of 0
-	return f
 }
 
 // close unlocks the folder. A sync that still runs notes nothing any more.

@@ -107,7 +107,7 @@ func (r *Recording) watch(c *crashpoint.Call) {
 			continue // a shutdown must not wait for anybody
 		case below == "" && (c.Name == "mkdir" || c.Name == "symlink") && top != ".active":
 			continue
-		case strings.HasPrefix(top, ".staging") && !strings.HasPrefix(below, "repair") || top == ".spool" || strings.HasPrefix(top, ".revoked.json"):
+		case strings.HasPrefix(top, ".staging") && !strings.HasPrefix(below, "repair") || top == ".spool" || strings.Contains(top, ".revoked.json"):
 			locks = append(locks, ".install.lock") // either of them
 		}
 		if slices.ContainsFunc(locks, func(name string) bool { return held(filepath.Join(r.Root, name)) }) {
