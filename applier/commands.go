@@ -52,8 +52,9 @@ func (a *applier) printJSON(v any) error {
 }
 
 // verify checks every byte of a version of the store, or of a bundle: a name
-// with a slash or of a file that exists is a bundle, anything else a version.
-func (a *applier) verify(ctx context.Context, name string) error {
+// with a slash or of a file that exists is a bundle, anything else a version. Files
+// that the manifest does not list are named; only with strict are they an error.
+func (a *applier) verify(ctx context.Context, name string, strict bool) error {
 	record, err := a.record()
 	if err != nil {
 		return err
@@ -79,10 +80,17 @@ func (a *applier) verify(ctx context.Context, name string) error {
 			}
 		}
 	}
-	if err := a.store.Verify(ctx, ref, bootcheck.Full); err != nil {
+	depth := bootcheck.Content // what an application writes beside its code is no damage
+	if strict {
+		depth = bootcheck.Full
+	}
+	if err := a.store.Verify(ctx, ref, depth); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.out, "version %s is whole: %d entries, %d bytes, %s\n", version, len(snapshot.Manifest.Entries), snapshot.Manifest.Size, snapshot.Ref.Digest)
+	for _, name := range a.store.Extra(version) {
+		fmt.Fprintf(a.out, "not of the version: %s\n", bootcheck.OneLine(name))
+	}
 	return nil
 }
 

@@ -25,6 +25,7 @@ type command struct {
 	config, root string
 	sysroot      string // of doctor
 	json, dryRun bool
+	strict       bool // of verify
 	install      installOptions
 
 	idle      time.Duration // of serve-progress
@@ -115,7 +116,7 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	case "list":
 		return a.list(c.json)
 	case "verify":
-		return a.verify(ctx, c.arg)
+		return a.verify(ctx, c.arg, c.strict)
 	case "cleanup":
 		defer a.publish()
 		return a.cleanup(ctx, c.dryRun)

@@ -81,7 +81,10 @@ func (c *command) program() *cli.Program {
 			{Name: "activate", Args: "VERSION", Help: "switch to a version that is in the store; refuses what install refuses", Flags: activation},
 			{Name: "status", Help: "what runs, what is on trial, what an install does now", Flags: asJSON},
 			{Name: "list", Help: "the versions in the store", Flags: asJSON},
-			{Name: "verify", Args: "VERSION|FILE", Help: "check every byte of a version or of a bundle"},
+			{Name: "verify", Args: "VERSION|FILE", Help: "check every byte of a version or of a bundle\nFiles that the version does not list are named; they are no damage.",
+				Flags: func(fs flags) {
+					fs.BoolVar(&c.strict, "strict", false, "fail for files that the version does not list")
+				}},
 			{Name: "cleanup", Help: `remove left-overs and the versions beyond "keep"`,
 				Flags: func(fs flags) { fs.BoolVar(&c.dryRun, "dry-run", false, "only say what would be removed") }},
 			{Name: "unblock", Args: "VERSION", Help: "let a version that failed here be installed again"},
