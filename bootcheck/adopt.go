@@ -88,10 +88,14 @@ func (s *Store) list(ctx context.Context, version, model string) (ref *Ref, note
 		if len(m.Entries) == MaxEntries {
 			return Errorf(ExitDamaged, "", "it has more than %d files", MaxEntries)
 		}
-		e := Entry{Path: name}
-		err = cmp.Or(CheckPath(name), e.scan(ctx, full))
-		if err != nil && (ctx.Err() != nil || Inconclusive(err)) {
-			return err
+		var e Entry
+		err = cmp.Or(CheckPath(name), Retry(func() error {
+			e = Entry{Path: name}
+			return e.scan(ctx, full)
+		}))
+		if _, unread := errors.AsType[unix.Errno](err); unread || ctx.Err() != nil {
+			// Not left out of the list: that would make it a file that is not of the version.
+			return damage(CodeHashMismatch, err)
 		}
 		if err != nil {
 			return skip(name, d, err)
