@@ -204,7 +204,8 @@ func TestDiskFillsUp(t *testing.T) {
 			defer server.Close()
 			d.must("ota-apply", "install", server.URL+"/1.3.0.ota")
 			d.must("ota-apply", "verify", "1.3.0")
-			if most := info.Size() * 5 / 4; sent > most {
+			// What was on its way when the disk was full, up to the buffers of two sockets, is sent anew.
+			if most := info.Size() * 3 / 2; sent > most {
 				t.Errorf("%d bytes were sent of a bundle of %d: it was downloaded twice", sent, info.Size())
 			}
 			if _, err := os.Lstat(d.store + "/v1.0.0"); err == nil {
