@@ -349,8 +349,8 @@ func (s *Site) do(ctx context.Context, st step) error {
 
 // half downloads a half of version, and sees that it is there to go on from.
 func (s *Site) half(ctx context.Context, version string) error {
-	s.World.half.Store(true)
-	defer s.World.half.Store(false)
+	s.World.half.Add(1)
+	defer s.World.half.Add(-1)
 	if err := s.do(ctx, step{"!6", "ota-apply", "install", s.url("half/" + version)}); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ type World struct {
 
 	server  *httptest.Server
 	bin     string
-	half    *atomic.Bool        // see serve
+	half    *atomic.Int32       // how many sites download a half, see serve
 	mu      *sync.Mutex         // of reports
 	reports map[string][]string // of each site: the stages that were reported
 	hears   map[string]func(stage string)
@@ -37,7 +37,7 @@ type World struct {
 func NewWorld(ctx context.Context, dir string, flags ...string) (_ *World, err error) {
 	defer try.End(&err)
 	w := &World{
-		Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Bool), mu: new(sync.Mutex),
+		Dir: dir, bin: filepath.Join(dir, "bin"), half: new(atomic.Int32), mu: new(sync.Mutex),
 		reports: make(map[string][]string), hears: make(map[string]func(string)),
 	}
 	repo := try.Get(debian.RepoDir())
@@ -156,7 +156,7 @@ func plant(dir, version string) (err error) {
 }
 
 // serve serves bundles: /V.ota whole and by ranges, /broken/V.ota only up to its
-// middle, and /half/V.ota so while w.half; /report/SITE takes the reports of a site.
+// middle, and /half/V.ota so while one downloads a half; /report/SITE takes the reports of a site.
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	if site, ok := strings.CutPrefix(r.URL.Path, "/report/"); ok {
 		var report struct{ Stage string }
@@ -175,7 +175,7 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")
 	name, half := strings.CutPrefix(name, "half/")
-	broken = broken || half && w.half.Load()
+	broken = broken || half && w.half.Load() > 0
 	f, err := os.Open(filepath.Join(w.Dir, "bundles", filepath.FromSlash(filepath.Clean("/"+name))))
 	if err != nil {
 		http.NotFound(rw, r)
