@@ -239,8 +239,12 @@ func TestWholeLeftover(t *testing.T) {
 				want = file
 			}
 			mustHave(t, f, want)
-			if n := len(s.asked()) - before; n != row.requests || st.Fetched != row.fetched {
-				t.Errorf("%d requests, %d bytes, want %d, %d", n, st.Fetched, row.requests, row.fetched)
+			least := row.fetched
+			if bytes.Equal(want, other) {
+				least -= headSize // a head that differs is not read to its end, as a rule
+			}
+			if n := len(s.asked()) - before; n != row.requests || st.Fetched < least || st.Fetched > row.fetched {
+				t.Errorf("%d requests, %d bytes, want %d, %d to %d", n, st.Fetched, row.requests, least, row.fetched)
 			}
 		})
 	}
