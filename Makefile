@@ -22,9 +22,8 @@ BUILD := GOEXPERIMENT=$(if $(findstring go1.26,$(shell go env GOVERSION)),nogree
 
 # The guardian is read from flash at every boot, before anything else starts.
 # Without inlining it is 7 % smaller; it spends its time in SHA-256, which is
-# assembly, and in system calls. godbus without TCP leaves out the DNS resolver:
-# systemd is reached over a socket in the file system.
-GUARDIAN_FLAGS := -tags godbus_no_tcp -gcflags=all=-l
+# assembly, and in system calls.
+GUARDIAN_FLAGS := -gcflags=all=-l
 # The same of ota-apply's HTTP, which waits for the network: 42 KB; HTTP/2, which one file
 # from one server gains nothing by, would be 520 KB. What it hashes and unpacks with is as
 # fast as it can be.
@@ -33,7 +32,7 @@ APPLIER_FLAGS := -gcflags=net/http=-l -tags nethttpomithttp2
 # Where the binaries go.
 BIN ?= bin
 
-ARCHES := amd64 arm64 armv7
+PROCESSORS := amd64 arm64 armv7
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -41,13 +40,13 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: $(ARCHES:%=build-%) man ## static binaries for amd64, arm64 and armv7 into bin/, and their manual
+build: $(PROCESSORS:%=build-%) man ## static binaries for amd64, arm64 and armv7 into bin/, and their manual
 
 build-amd64: env := GOARCH=amd64
 build-arm64: env := GOARCH=arm64
 build-armv7: env := GOARCH=arm GOARM=7
-.PHONY: $(ARCHES:%=build-%)
-$(ARCHES:%=build-%): build-%:
+.PHONY: $(PROCESSORS:%=build-%)
+$(PROCESSORS:%=build-%): build-%:
 	@mkdir -p $(BIN)/$*
 	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o $(BIN)/$*/ ./guardian/cmd/ota-guardian
 	GOOS=linux $(env) $(BUILD) $(APPLIER_FLAGS) -o $(BIN)/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
@@ -60,6 +59,19 @@ man: ## the manual pages and the completion for bash, from the usage texts, into
 .PHONY: demo
 demo: packages-demo ## the main job in 3 minutes: a device in a VM updates, and survives bad versions and power cuts
 	@go run ./integration/cmd/demo
+
+.PHONY: screen
+screen: packages ## the pictures of docs/SCREEN.md, of the page for the device's screen in a real browser
+	go test ./integration/screen -count=1 -run TestStates -update
+
+.PHONY: fleet
+fleet: ## the follower and a real gooseBit, from PyPI, another server of the API that the other tests have a server of
+	OTA_GOOSEBIT=$$(scripts/packages.sh fleet) && export OTA_GOOSEBIT && go vet -tags goosebit ./integration/fleet && \
+		go test -tags goosebit ./integration/fleet -count=1 -v -run TestGooseBit
+
+.PHONY: cast
+cast: packages-demo ## the demo once more, recorded as docs/demo.svg
+	@go run ./integration/cmd/demo -cast docs/demo.svg
 
 .PHONY: shell
 shell: packages-demo ## a prompt on a device in a container: the package, a first version, three to install; as root
@@ -76,7 +88,7 @@ deep: packages fuzz ## what check leaves out, 30 minutes: four releases of Debia
 	@go run ./integration/cmd/tests deep
 
 .PHONY: nightly
-nightly: packages ## all of it, nothing sampled, which takes hours; its table is for `make counts`
+nightly: packages fleet ## all of it, nothing sampled, which takes hours; its table is for `make counts`
 	@go run ./integration/cmd/tests nightly
 	scripts/fuzz.sh 10m
 
@@ -132,6 +144,10 @@ bench: packages ## whole installs against curl | zstd | tar, the switch, the dow
 	go run ./integration/cmd/bench
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /integration)
 
+.PHONY: bench-small
+bench-small: packages ## install and update with 64 to 512 MiB, 1 and 4 slow cores, a slow disk, and on armv7; as root
+	@go run ./integration/cmd/benchsmall
+
 .PHONY: bench-boot
 bench-boot: packages ## what the guardian adds to a boot, against /bin/true on the same machine
 	@go run ./integration/cmd/bootcost -machine container
@@ -147,10 +163,18 @@ packages-demo packages-lint: packages-%:
 install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX count)
 	scripts/install.sh --destdir "$(DESTDIR)" --prefix "$(or $(PREFIX),/usr)"
 
-# STORE, SERVICES and MAINTAINER count too: scripts/deb.sh --help.
+# STORE, SERVICES and MAINTAINER count too: scripts/package.sh --help.
 .PHONY: deb
 deb: ## Debian packages for amd64, arm64 and armhf, bin/ota_VERSION_ARCH.deb
-	@BIN=$(BIN) VERSION='$(VERSION)' scripts/deb.sh $(DEB_ARCHES)
+	@BIN=$(BIN) VERSION='$(VERSION)' scripts/package.sh $(DEB_ARCHES)
+
+.PHONY: rpm apk ipk image
+rpm apk ipk image: ## the same as rpm, apk or ipk; image: ota-bundle as a container image
+	@BIN=$(BIN) VERSION='$(VERSION)' scripts/package.sh --format $@ $(DEB_ARCHES)
+
+.PHONY: release
+release: ## everything that is published, built twice and compared, into bin/release; KEY=NAME.key signs it
+	@KEY='$(KEY)' PASSWORD_FILE='$(PASSWORD_FILE)' scripts/release.sh $(BIN)/release
 
 .PHONY: notice
 notice: ## docs/NOTICE: the licences of what is linked into the programs

@@ -35,7 +35,9 @@ func (c *account) enter(stage string) {
 func (c *account) fetched(stats fetch.Stats) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stats = stats
+	c.stats.Fetched += stats.Fetched
+	c.stats.Requests += stats.Requests
+	c.stats.Resumes += stats.Resumes
 }
 
 // close is the account of an install of version that ended with err.
@@ -72,7 +74,7 @@ func (a *applier) publishEnd(err error) {
 	if a.store == nil {
 		return
 	}
-	if err := metrics.New(a.cfg, a.store).Ended(a.account.close(a.version, err)); err != nil {
+	if err := metrics.New(a.cfg, a.store).Ended(a.account.close(a.version.Version, err)); err != nil {
 		a.logf("%v", err)
 	}
 }

@@ -2,12 +2,16 @@ package applier
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -73,4 +77,38 @@ func addressLine(r io.Reader) (string, error) {
 		return "", errors.New("its first line is neither an address nor an absolute path")
 	}
 	return address, nil
+}
+
+// addressFrom returns the address that command, of sh, prints. It runs as the caller's user, never
+// in installUnit, whose sandbox is not for it. Its stderr is ours.
+func addressFrom(ctx context.Context, command string, stderr io.Writer) (string, error) {
+	ctx, stop := context.WithTimeoutCause(ctx, time.Minute, errors.New("it does not end within a minute"))
+	defer stop()
+	var out firstBytes
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, stderr, time.Second
+	if err := cmd.Run(); err != nil {
+		return "", bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeDownloadFailed,
+			"the command of --url-from gives no address: %w", cmp.Or(context.Cause(ctx), err)).
+			WithAdvice("run it by hand, as root, and see what it prints")
+	}
+	address, err := addressLine(&out.Buffer)
+	if err != nil || !isHTTP(address) {
+		return "", bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed,
+			"the first line that the command of --url-from prints does not begin with http:// or https://")
+	}
+	return address, nil
+}
+
+// firstBytes keeps as much of what is written as addressLine looks at.
+type firstBytes struct{ bytes.Buffer }
+
+func (b *firstBytes) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), maxAddress+1-b.Len())])
+	return len(p), nil
+}
+
+func isHTTP(address string) bool {
+	scheme, _, _ := strings.Cut(strings.ToLower(address), "://")
+	return scheme == "http" || scheme == "https"
 }

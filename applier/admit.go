@@ -13,18 +13,22 @@ import (
 // admit refuses a bundle for everything that its signed manifest says, before
 // its payload is fetched. Each refusal has ExitRefused, but for the room that
 // it needs (ExitNoSpace). What the manifest revokes is remembered, also when there is no
-// room: a full disk must not keep a stolen key believed.
+// room: a full disk must not keep a stolen key trusted.
 func (a *applier) admit(ctx context.Context, b *openBundle, o installOptions, keys *trust.Keys) error {
-	err := a.judge(ctx, b, o)
+	err := a.checkAdmission(ctx, b, o)
 	if err == nil || bootcheck.Exit(err) == bootcheck.ExitNoSpace {
 		err = cmp.Or(a.remember(ctx, b.record, b.manifest, keys), err)
 	}
 	return err
 }
 
-// judge is admit, and remembers nothing.
-func (a *applier) judge(ctx context.Context, b *openBundle, o installOptions) error {
-	a.version = b.manifest.Version
+// checkAdmission is admit, and remembers nothing.
+func (a *applier) checkAdmission(ctx context.Context, b *openBundle, o installOptions) error {
+	a.found(b.manifest.Info(b.digest))
+	if o.manifest != "" && b.digest != o.manifest {
+		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeHashMismatch,
+			"version %s is refused: its digest is %s, not %s", b.manifest.Version, b.digest, o.manifest)
+	}
 	record, err := a.record()
 	if err != nil {
 		return err
@@ -58,10 +62,8 @@ func (a *applier) admitName(ctx context.Context, ref *bootcheck.Ref, record *boo
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "version %s is refused: %s", ref, fmt.Sprintf(format, args...)).
 			WithAdvice("give every release a version of its own")
 	}
-	for _, l := range record.Links() {
-		if l.Ref != nil && l.Ref.Version == ref.Version && !l.Ref.Same(ref) {
-			return refuse("%s is a version of this name with other content", l.Name)
-		}
+	if l := record.Linked(ref.Version); l.Ref != nil && !l.Ref.Same(ref) {
+		return refuse("%s is a version of this name with other content", l.Name)
 	}
 	// One that is damaged is no version to go back to, and one that is gone neither.
 	for i := range record.Confirmed {

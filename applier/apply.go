@@ -1,20 +1,23 @@
 // Package applier changes which version a device runs: it downloads a signed
 // bundle, checks it, unpacks it as a new snapshot, makes that current on trial,
-// restarts the services and waits for the guardian's verdict. Start reading at
+// restarts the services and waits for the guardian to decide. Start reading at
 // install, which is the recipe.
 //
 //	apply.go     the recipe
 //	source.go    where a bundle comes from: an address, unpacked while it arrives, or a file
+//	registry.go  where an OCI registry has it
+//	patched.go   what comes by a patch in the place of the bundle
+//	server.go    a server that says what should run: package follow
 //	admit.go     everything that a bundle can be refused for before it is unpacked
-//	revoked.go   the keys that are believed no longer
+//	revoked.go   the keys that are trusted no longer
 //	release.go   the counter that never falls
 //	plan.go      the room that it takes, what is reused, what has to go
 //	stage.go     unpack, publish, make room
 //	limits.go    how much memory is used
-//	activate.go  the switch, the restart, the verdict
-//	check.go     the health checks, before the switch and for a person
+//	activate.go  the switch, the restart, the outcome of the trial
+//	check.go     the health checks, before the switch and for an operator
 //	unit.go      running in a systemd unit of its own
-//	progress.go  what a person at a terminal sees of it
+//	progress.go  what an operator at a terminal sees of it
 //	events.go    what a program that called is told (--json)
 //	account.go   what the fleet's tools are told
 //	serve.go     what a screen that asks is answered
@@ -33,6 +36,7 @@ import (
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 	"github.com/tope-ota/ota/bootcheck/trust"
@@ -43,28 +47,46 @@ type applier struct {
 	cfg    *config.Config
 	store  *bootcheck.Store
 	spool  string           // where downloads wait; empty: where the configuration says
-	report *report.Reporter // nil: nobody is told
+	report *report.Reporter // nil: no reports
 	show   *progressBar     // nil: stderr is not a terminal
 	events *events          // nil: no program is told
 	out    io.Writer
-	log    io.Writer
+	answer *cli.Answer // with --json, of a command that tells what it did; else nil
+	log    io.Writer   // what an operator may want to know
+	lines  io.Writer   // a line a stage; nil: the bar or the events of --json say it, or -q
+	more   bool        // -v: what a.detail says
 
 	dates *calendar.Calendar // see calendar
 	clock func() time.Time   // nil: the system's
 	// unshared: the disk became full, so nothing is expected to be shared.
 	unshared bool
-	bundle   *os.File // that is to be installed; nil: it is downloaded, or opened by its path
-	version  string   // of the bundle or the snapshot, when it is known
-	account  account  // of the install, for the fleet's figures
+	fresh    func(ctx context.Context) (address string, err error) // when that expires; nil: there is no other
+	bundle   *os.File                                              // that is to be installed; nil: it is downloaded, or opened by its path
+	version  bootcheck.VersionInfo                                 // of the bundle or the snapshot; empty: it is not known yet
+	account  account                                               // of the install, for the fleet's figures
 }
 
 func (a *applier) logf(format string, args ...any) {
 	fmt.Fprintf(a.log, "ota-apply: %s\n", bootcheck.OneLine(fmt.Sprintf(format, args...)))
 }
 
+// say writes a line about a stage where no bar shows it.
+func (a *applier) say(format string, args ...any) {
+	if a.lines != nil {
+		fmt.Fprintf(a.lines, "ota-apply: %s\n", bootcheck.OneLine(fmt.Sprintf(format, args...)))
+	}
+}
+
+// detail is a line for -v.
+func (a *applier) detail(format string, args ...any) {
+	if a.more {
+		a.logf(format, args...)
+	}
+}
+
 // Waits for the store's lock. An install that begins does not wait for one that
-// goes on. One that has downloaded for an hour does not give that up to a guardian
-// that just falls back: it holds the lock until the services are restarted.
+// continues. One that has downloaded for an hour does not give that up to a guardian
+// that is rolling back: it holds the lock until the services are restarted.
 const (
 	lockAtStart  = 500 * time.Millisecond
 	lockToCommit = 2 * systemd.RestartLimit
@@ -74,11 +96,15 @@ const (
 type installOptions struct {
 	size           int64  // bytes of the bundle; 0: not known
 	sha256         string // of the bundle, hex; empty: not known
+	patch          string // the address of a patch; empty: that beside the bundle
+	noPatch        bool   // never use one
+	manifest       string // the digest of the version, sha256:HEX; empty: any
 	dryRun         bool   // only say what would be done
 	noActivate     bool   // stop when the version is in the store
 	atReboot       bool   // the next boot runs it, and until then nothing changes
 	force          bool   // although it is blocked
 	allowDowngrade bool   // although it is older than what was confirmed here
+	by             string // who asks, for the record
 }
 
 // install is the recipe. from is an address or a file. When it returns nil, the
@@ -104,13 +130,13 @@ func (a *applier) install(ctx context.Context, from string, o installOptions) (e
 		return err
 	}
 	if o.noActivate {
-		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` runs it\n", ref.Version, ref.Version)
+		fmt.Fprintf(a.out, "version %s is in the store; `ota-apply activate %s` makes it current\n", ref.Version, ref.Version)
 		return nil
 	}
 	return a.activate(ctx, ref, o)
 }
 
-// obtain is the first half of the recipe: the bundle's head is fetched and judged, then what
+// obtain is the first half of the recipe: the bundle's head is fetched and checked, then what
 // no other version has is fetched and unpacked, and published as a version of the store.
 // done: that is current already, and needs no switch.
 func (a *applier) obtain(ctx context.Context, from string, o installOptions, keys *trust.Keys) (ref *bootcheck.Ref, done bool, err error) {
@@ -147,20 +173,25 @@ func (a *applier) obtain(ctx context.Context, from string, o installOptions, key
 			}
 		}
 		err = a.stageVersion(ctx, b)
+		var without *noPatch
 		_, full := errors.AsType[*noRoom](err)
 		switch {
 		case err == nil:
 			src.drop()
 			return b.ref(), false, nil
 		case errors.Is(err, fetch.ErrStartedOver):
+		case errors.As(err, &without):
+			if err := src.withoutPatch(without); err != nil {
+				return nil, false, err
+			}
 		case full && !a.unshared:
 			// Less could be shared than could be seen, or another program writes. What
-			// arrived is kept: all of it is opened anew, as what is removed now has to come
+			// arrived is kept: all of it is opened again, as what is removed now has to come
 			// out of the bundle.
 			a.logf("%v; making room, as nothing can be shared", err)
 			a.unshared = true
 			src.close()
-			again, err := a.open(ctx, from, o)
+			again, err := a.openBundle(ctx, from, o)
 			if err != nil {
 				return nil, false, err
 			}
@@ -195,11 +226,12 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 	if err != nil {
 		return err
 	}
-	a.version = version
+	a.found(bootcheck.VersionInfo{Version: version})
 	snapshot, err := a.store.Snapshot(version)
 	if err != nil {
 		return err
 	}
+	a.version = snapshot.Manifest.Info(snapshot.Ref.Digest)
 	if runs(record, &snapshot.Ref) {
 		if err := a.store.CheckRevoked(&snapshot.Ref, record); bootcheck.Exit(err) == bootcheck.ExitRefused {
 			return err
@@ -255,14 +287,26 @@ func (a *applier) record() (*bootcheck.Record, error) {
 	return active.Record, nil
 }
 
+// lockRecord takes the store's lock, waiting for it at most wait, and reads the record. With
+// an error nothing is locked.
+func (a *applier) lockRecord(ctx context.Context, wait time.Duration) (record *bootcheck.Record, unlock func(), err error) {
+	if unlock, err = a.store.Lock(ctx, wait); err != nil {
+		return nil, nil, err
+	}
+	if record, err = a.record(); err != nil {
+		unlock()
+	}
+	return record, unlock, err
+}
+
 // runs reports whether ref is current in record, which may be nil.
 func runs(record *bootcheck.Record, ref *bootcheck.Ref) bool {
 	return record != nil && record.Current.Same(ref)
 }
 
-// begin takes the lock that one install holds from its first byte to its
-// verdict. Who does not get it says nothing to device-api, which would take it
-// for the end of the install that goes on.
+// begin takes the lock that one install holds from its first byte to the end
+// of its trial. On ErrBusy it says nothing to device-api, which would take it
+// for the end of the install that continues.
 func (a *applier) begin(ctx context.Context) (unlock func(), err error) {
 	if a.store, err = bootcheck.Create(a.cfg.Root); err == nil {
 		a.store.Run = a.cfg.Run
@@ -288,17 +332,25 @@ func (a *applier) stage(stage, message string) {
 	a.show.stage(stage, message)
 }
 
+// found notes which version it is about.
+func (a *applier) found(version bootcheck.VersionInfo) {
+	a.version = version
+	if a.report != nil { // a dry run sends no reports
+		a.report.Version(version.Version)
+	}
+}
+
 func (a *applier) progress(done, total int64) {
 	if total <= 0 {
 		return
 	}
-	if a.report != nil { // nobody is told of a dry run
-		a.report.Progress(int(done * 100 / total))
+	if a.report != nil {
+		a.report.Progress(done, total)
 	}
 	a.show.progress(done, total)
 }
 
-// newReport begins the reports, to whoever is to be told.
+// newReport begins the reports to device-api and to the state file.
 func (a *applier) newReport() *report.Reporter {
 	r := report.New(a.cfg.Report.URL, a.progressFile())
 	if a.events != nil {
@@ -321,12 +373,12 @@ func (a *applier) refused(err error) {
 func (a *applier) finish(err error) {
 	a.show.close()
 	if err := a.report.Err(); err != nil {
-		a.logf("progress is not reported everywhere: %v", err)
+		a.logf("cannot report the progress: %v", err)
 	}
 	if err != nil {
 		a.report.Fail(err)
 	} else {
-		a.report.Success("version " + a.version)
+		a.report.Success("version " + a.version.Version)
 	}
 	a.publishEnd(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -17,13 +17,13 @@ import (
 func serveCheck(ctx context.Context) error {
 	conn, err := net.FileConn(os.Stdin)
 	if err != nil {
-		return cli.Usagef("ota-apply check", "ota-apply check --request: standard input must be a socket: %v", err)
+		return cli.Usagef("ota-apply check", "check --request: standard input must be a socket: %v", err)
 	}
 	defer conn.Close()
 	return check.Serve(ctx, conn)
 }
 
-// check runs the health checks once on the version that runs, prints what they
+// check runs the health checks once on the current version, prints what they
 // say and changes nothing. See health.Report for the error.
 func (a *applier) check(ctx context.Context, asJSON bool) error {
 	record, err := a.record()
@@ -36,30 +36,33 @@ func (a *applier) check(ctx context.Context, asJSON bool) error {
 	if !systemd.Running() {
 		a.logf("no systemd runs here: units are not checked")
 	}
-	env, done, err := checkEnv(ctx, record.Current.Version)
+	env, err := checkEnv(ctx, record.Current.Version)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return health.Report(ctx, a.out, a.cfg, env, asJSON)
+	var version *bootcheck.VersionInfo
+	if asJSON {
+		version = new(a.store.Info(*record.Current))
+	}
+	return health.Report(ctx, a.out, a.cfg, env, version)
 }
 
 // checkEnv is for checks of version. Where systemd runs, ota-health.socket carries
 // them out, as for the guardian; elsewhere this process does. With an error, systemd
-// does not answer, and env has no units. done closes what was opened.
-func checkEnv(ctx context.Context, version string) (env health.Env, done func(), err error) {
-	env, done = health.Env{Version: version}, func() {}
+// does not answer, and env has no units.
+func checkEnv(ctx context.Context, version string) (health.Env, error) {
+	env := health.Env{Version: version}
 	if !systemd.Running() {
 		env.Ask = func(ctx context.Context, r health.Request) (health.Answer, error) { return check.Do(ctx, r), ctx.Err() }
-		return env, done, nil
+		return env, nil
 	}
 	conn, err := systemd.Dial(ctx)
 	if err != nil {
-		return env, done, err
+		return env, err
 	}
 	// After an upgrade of the package it can be there and not started. An error shows
 	// when it is asked.
 	_ = conn.Start(ctx, health.SocketUnit)
 	env.Units = conn
-	return env, conn.Close, nil
+	return env, nil
 }

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"aead.dev/minisign"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
@@ -25,7 +24,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
-// A device is a store, a configuration and two trusted keys in a folder, without
+// A device is a store, a configuration and two trusted keys in a directory, without
 // systemd. Version 1.0.0, release 5, is installed and confirmed on it.
 type device struct {
 	t        *testing.T
@@ -68,7 +67,7 @@ func (d *device) write(name, content string) string {
 	return d.path(name)
 }
 
-// trust makes a key and puts its public half into the device's folder of keys.
+// trust makes a key and puts its public half into the device's directory of keys.
 func (d *device) trust(name string) minisign.PrivateKey {
 	d.t.Helper()
 	pub, key, err := minisign.GenerateKey(nil)
@@ -84,7 +83,7 @@ func (d *device) bundle(version string, change func(c *bundle.Contents)) string 
 	d.t.Helper()
 	tree := "tree-" + version
 	d.write(tree+"/bin/app", "#!/bin/sh\necho "+version+"\n")
-	c := bundle.Contents{Dir: d.path(tree), Version: version, Models: []string{"x1"}, Release: 5, Overwrite: true, Key: d.key, Level: zstd.SpeedFastest}
+	c := bundle.Contents{Dir: d.path(tree), Version: version, Models: []string{"x1"}, Release: 5, Overwrite: true, Key: d.key, Level: bundle.LevelFast}
 	if change != nil {
 		change(&c)
 	}
@@ -200,7 +199,7 @@ func (b *hugeBundle) bake(t *testing.T) (head []byte, digest string) {
 	if b.json != nil {
 		raw = b.json(raw)
 	}
-	sig := bundle.Sign(b.key, raw, b.manifest.Version)
+	sig := bundle.Sign(b.key, raw, bundle.Comment(b.manifest.Version))
 	if b.sign != nil {
 		sig = b.sign(raw, sig)
 	}

@@ -15,7 +15,7 @@ import (
 
 // TestUnequalServers holds that a device gets its bundle over a link that breaks each
 // 700 kB from servers that do not agree on what they have, for hardly more than its
-// bytes, and that a frame that is wrong is fetched anew.
+// bytes, and that a frame that is wrong is fetched again.
 func TestUnequalServers(t *testing.T) {
 	for _, row := range []struct {
 		name   string

@@ -12,17 +12,21 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 // A forecast is what `install --dry-run` prints: with --json, this object.
 type forecast struct {
-	Version  string `json:"version"`
-	Release  int64  `json:"release"`
-	Digest   string `json:"digest"`
-	Here     bool   `json:"here"`    // the very version is in the store already
-	Current  bool   `json:"current"` // and it is what runs
-	Bundle   int64  `json:"bundle_bytes"`
-	Download int64  `json:"download_bytes"`
+	Schema int `json:"schema"`
+	bootcheck.VersionInfo
+	Here     bool  `json:"here"`    // the very version is in the store already
+	Current  bool  `json:"current"` // and it is the current version
+	Bundle   int64 `json:"bundle_bytes"`
+	Download int64 `json:"download_bytes"`
+
+	Patch    int64 `json:"patch_bytes"` // of Download, by a patch from the current version
+	Frames   int64 `json:"frame_bytes"` // of Download, out of the bundle
+	Requests int   `json:"requests"`    // of the download
 
 	Reuse      int64    `json:"reuse_bytes"`
 	ReuseFiles int      `json:"reuse_files"`
@@ -35,10 +39,14 @@ type forecast struct {
 	After  []string `json:"remove_after"` // versions that go when it runs: beyond `keep`
 
 	Restart []string `json:"restart"` // services, in this order
+
+	Checks   []string `json:"checks"`     // required ones, which decide about the version
+	NotSetUp []string `json:"not_set_up"` // those that count only if the version listens at their address
+	unset    []health.Result
 }
 
 // dryRun says what install would do, and changes nothing. Of a download only the
-// head is fetched, to a folder in memory; what an interrupted install has left in
+// head is fetched, to a directory in memory; what an interrupted install has left in
 // the spool stays there, and counts as downloaded still. It refuses what install
 // refuses.
 func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJSON bool) error {
@@ -67,41 +75,57 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 	if err != nil {
 		return err
 	}
-	if err := a.judge(ctx, b, o); err != nil {
+	if err := a.checkAdmission(ctx, b, o); err != nil {
 		return err
 	}
-	f, err := a.forecast(b, o)
+	f, err := a.forecast(ctx, b, o)
 	if err != nil {
 		return err
 	}
 	if b.now != nil && !f.Here {
 		f.Download += b.now.Have // what was fetched to see the head
+		f.Requests += b.now.Requests
+	}
+	if b.patch != nil {
+		f.Patch = f.Download
+	} else {
+		f.Frames = f.Download
 	}
 	if asJSON {
-		return a.printJSON(f)
+		return bootcheck.WriteJSON(a.out, f)
 	}
 	f.print(a.out, a.cfg)
 	return nil
 }
 
-func (a *applier) forecast(b *openBundle, o installOptions) (*forecast, error) {
+func (a *applier) forecast(ctx context.Context, b *openBundle, o installOptions) (*forecast, error) {
 	p, ref, record := b.plan, b.ref(), b.record
 	f := &forecast{
-		Version: ref.Version, Release: b.manifest.Release, Digest: ref.Digest,
+		Schema: bootcheck.OutputSchema, VersionInfo: b.manifest.Info(ref.Digest),
 		Here: p.here, Current: runs(record, ref),
-		Bundle: b.head.Size(b.manifest), Download: p.download,
+		Bundle: b.head.Size(b.manifest), Download: p.download, Requests: p.requests,
 		Reuse: p.reused, ReuseFiles: p.files, ReuseFrom: append([]string{}, p.from...), Write: p.write,
 		Need: p.need.Bytes, Free: p.free.Bytes, Remove: append([]string{}, p.remove...),
-		After: []string{}, Restart: []string{},
+		After: []string{}, Restart: []string{}, Checks: []string{}, NotSetUp: []string{},
 	}
 	if f.Current || o.noActivate {
 		return f, nil
 	}
 	f.Restart = append(f.Restart, a.cfg.Services...)
-	whole := func(*bootcheck.Ref) bool { return true }
-	surplus, err := a.store.Surplus(record.Activate(ref, "", nil, whole), a.cfg.Keep)
+	intact := func(*bootcheck.Ref) bool { return true }
+	surplus, err := a.store.Surplus(record.Activate(ref, "", "", nil, intact), a.cfg.Keep)
 	if err != nil {
 		return nil, err
+	}
+	env, err := checkEnv(ctx, "")
+	if err != nil {
+		a.logf("units are not checked: %v", err)
+	}
+	var names []string
+	names, f.unset = health.Deciding(ctx, health.All(a.cfg, env))
+	f.Checks = append(f.Checks, names...)
+	for _, r := range f.unset {
+		f.NotSetUp = append(f.NotSetUp, r.Check)
 	}
 	for _, v := range surplus {
 		if !slices.Contains(f.Remove, v) {
@@ -116,24 +140,36 @@ func (f *forecast) print(w io.Writer, cfg *config.Config) {
 		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	list := func(names []string) string { return cmp.Or(strings.Join(names, ", "), "none") }
-	line("version", "%s, release %d", f.Version, f.Release)
+	line("version", "%s, release %d", f.Version, *f.Release)
 	switch {
 	case f.Current:
-		line("nothing", "is to be done: it runs already")
+		line("change", "none: it is already current")
 		return
 	case f.Here:
-		line("download", "nothing: it is in the store")
+		line("download", "none: it is in the store")
 	default:
-		line("download", "%s of a bundle of %s", cli.Size(f.Download), cli.Size(f.Bundle))
-		if f.ReuseFiles > 0 {
-			line("reuse", "%s in %s, from %s", cli.Size(f.Reuse), cli.Plural(f.ReuseFiles, "file", "files"), list(f.ReuseFrom))
-		} else {
-			line("reuse", "nothing")
+		requests := ""
+		if f.Requests > 0 {
+			requests = ", " + cli.Plural(f.Requests, "request", "requests")
 		}
-		line("write", "%s", cli.Size(f.Write))
-		line("space", "%s are needed with the reserve of %s, %s are free", cli.Size(int64(f.Need)), cli.Size(int64(cfg.Reserve)), cli.Size(int64(f.Free)))
+		if f.Patch > 0 {
+			line("download", "%s, a patch in the place of a bundle of %s%s", bootcheck.Size(f.Patch), bootcheck.Size(f.Bundle), requests)
+		} else {
+			line("download", "%s of a bundle of %s%s", bootcheck.Size(f.Download), bootcheck.Size(f.Bundle), requests)
+		}
+		if f.ReuseFiles > 0 {
+			line("reuse", "%s in %s, from %s", bootcheck.Size(f.Reuse), cli.Plural(f.ReuseFiles, "file", "files"), list(f.ReuseFrom))
+		} else {
+			line("reuse", "none")
+		}
+		line("write", "%s", bootcheck.Size(f.Write))
+		line("space", "%s are needed with the reserve of %s, %s are free", bootcheck.Size(int64(f.Need)), bootcheck.Size(int64(cfg.Reserve)), bootcheck.Size(int64(f.Free)))
 		line("remove", "%s (disk space)", list(f.Remove))
 	}
 	line("restart", "%s", list(f.Restart))
+	line("checks", "%s", list(f.Checks))
+	for _, r := range f.unset {
+		line("", "%s %s", r.Check, r.Why)
+	}
 	line("then", "remove %s (keep = %d)", list(f.After), cfg.Keep)
 }

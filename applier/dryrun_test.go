@@ -12,7 +12,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// A server that takes its time lets progress be told, and of a dry run nobody is.
+// A server that takes its time lets progress be told, and a dry run tells none.
 func TestDryRunOfSlowServer(t *testing.T) {
 	d := newDevice(t)
 	data, err := os.ReadFile(d.bundle("1.1.0", nil))

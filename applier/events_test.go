@@ -14,6 +14,7 @@ import (
 
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/docs/schema"
 )
 
 // TestEvents holds the lines that a program reads, to the byte.
@@ -23,23 +24,27 @@ func TestEvents(t *testing.T) {
 	r := report.New("", "")
 	r.Watch(e.progress)
 	r.Stage("downloading", 0, "downloading the bundle")
-	r.Progress(4)
-	r.Progress(7)
+	r.Progress(4, 100)
+	r.Progress(7, 100)
 	r.Stage("installing", 0, `a "b" <c>`)
 	r.Success("")
 	e.text.WriteString("version 1.2.0 is current\nand confirmed\n")
-	e.result("1.2.0", nil)
-	e.result("", bootcheck.Errorf(bootcheck.ExitRolledBack, bootcheck.CodeRolledToPrevious, "version 1.3.0 was left:\n\tits check failed"))
-	e.result("", errors.New("x"))
+	digest, n := bootcheck.Digest(nil), int64(7)
+	e.result(bootcheck.VersionInfo{Version: "1.2.0", Digest: &digest, Release: &n, Size: &n}, nil)
+	e.result(bootcheck.VersionInfo{}, bootcheck.Errorf(bootcheck.ExitRolledBack, bootcheck.CodeRolledToPrevious, "version 1.3.0 was left:\n\tits check failed"))
+	e.result(bootcheck.VersionInfo{}, errors.New("x"))
 	e.elsewhere = true
-	e.result("", errors.New("said by the unit"))
-	want := `{"event":"progress","stage":"downloading","progress":0,"message":"downloading the bundle"}
-{"event":"progress","stage":"downloading","progress":7,"message":"downloading the bundle"}
-{"event":"progress","stage":"installing","progress":0,"message":"a \"b\" <c>"}
-{"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"version 1.2.0 is current and confirmed","error":""}
-{"event":"result","exit":8,"stage":"failed","version":"","message":"version 1.3.0 was left: its check failed","error":"ROLLED_BACK_TO_PREVIOUS: version 1.3.0 was left: its check failed"}
-{"event":"result","exit":1,"stage":"failed","version":"","message":"x","error":"DEPLOYMENT_FAILED: x"}
+	e.result(bootcheck.VersionInfo{}, errors.New("said by the unit"))
+	want := `{"event":"progress","stage":"downloading","progress":0,"message":"downloading the bundle","schema":1}
+{"event":"progress","stage":"downloading","progress":7,"message":"downloading the bundle","schema":1}
+{"event":"progress","stage":"installing","progress":0,"message":"a \"b\" <c>","schema":1}
+{"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"version 1.2.0 is current and confirmed","error":"","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","release":7,"size":7,"schema":1}
+{"event":"result","exit":8,"stage":"failed","version":"","message":"version 1.3.0 was left: its check failed","error":"ROLLED_BACK_TO_PREVIOUS: version 1.3.0 was left: its check failed","digest":null,"release":null,"size":null,"schema":1}
+{"event":"result","exit":1,"stage":"failed","version":"","message":"x","error":"DEPLOYMENT_FAILED: x","digest":null,"release":null,"size":null,"schema":1}
 `
+	if err := schema.CheckOutput([]string{"install", "--json"}, out.Bytes()); err != nil {
+		t.Error(err)
+	}
 	if out.String() != want {
 		t.Errorf("printed:\n%s\nwant:\n%s", &out, want)
 	}
@@ -55,9 +60,9 @@ func TestEventsConfig(t *testing.T) {
 	}
 }
 
-// TestEventsNobodyReads holds that a program that does not read its pipe loses
-// events and holds nobody up, and that the result waits for it, but not for ever.
-func TestEventsNobodyReads(t *testing.T) {
+// TestEventsWithoutReader holds that a program that does not read its pipe loses
+// events and delays no install, and that the result waits for it, but not for ever.
+func TestEventsWithoutReader(t *testing.T) {
 	t.Parallel()
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -90,7 +95,7 @@ func TestEventsNobodyReads(t *testing.T) {
 			e.progress(report.State{Stage: "downloading", Progress: p})
 		}
 	})
-	if took := within("the result", func() { e.result("1.0", nil) }); took < resultPatience/2 {
+	if took := within("the result", func() { e.result(bootcheck.VersionInfo{Version: "1.0"}, nil) }); took < resultPatience/2 {
 		t.Errorf("the result was given up after %v, want %v", took, resultPatience)
 	}
 	read := func() string {
@@ -110,7 +115,7 @@ func TestEventsNobodyReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { time.Sleep(50 * time.Millisecond); read() }()
-	within("the result", func() { e.result("1.0", nil) })
+	within("the result", func() { e.result(bootcheck.VersionInfo{Version: "1.0"}, nil) })
 	if got := read(); !strings.HasPrefix(got, `{"event":"result","exit":0,`) {
 		t.Errorf("got %q, want the result", got)
 	}

@@ -22,10 +22,15 @@ type command struct {
 	name         string
 	arg          string // of the commands that take one
 	urlFile      string // install reads its arg from there; empty: it does not
+	urlFrom      string // a command that prints it; empty: none
 	config, root string
 	sysroot      string // of doctor
 	json, dryRun bool
+	quiet, more  bool // -q, -v
 	strict       bool // of verify
+	prune        bool // of verify
+	once         bool // of follow
+	sbom         bool // of list
 	install      installOptions
 
 	idle      time.Duration // of serve-progress
@@ -55,7 +60,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	err = out.Err(err)
 	if errors.Is(err, context.Canceled) && bootcheck.Advice(err) == "" {
 		err = (&bootcheck.Error{Exit: bootcheck.Exit(err), Code: bootcheck.ReportCode(err), Err: err}).
-			WithAdvice("asked again, it goes on where it stopped")
+			WithAdvice("run the same command again to resume")
 	}
 	var code exitOf
 	if errors.As(err, &code) {
@@ -69,10 +74,23 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	if !c.result() {
 		a.out = cli.Log(stdout.W)
 	}
+	if c.quiet {
+		a.out, a.log = io.Discard, io.Discard
+		if c.unit != nil {
+			a.log = c.unit.journal
+		}
+	}
+	a.more = c.more
 	if c.json && !c.install.dryRun && (c.name == "install" || c.name == "activate") {
 		a.events = newEvents(stdout.W)
 		a.out = &a.events.text
 		defer func() { a.events.result(a.version, err) }()
+	}
+	if c.json && c.tells() {
+		to := a.out
+		a.answer = new(cli.Answer)
+		a.out = &a.answer.Text
+		defer func() { err = a.give(to, err) }()
 	}
 	if c.name == "doctor" { // a configuration that is wrong is a finding
 		return doctor.Diagnose(ctx, a.out, doctor.Options{Config: c.config, Root: c.root, Sysroot: c.sysroot, JSON: c.json})
@@ -86,7 +104,7 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	}
 	if err != nil {
 		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
-			WithAdvice("%s", cmp.Or(bootcheck.Advice(err), "correct the configuration, or name another one with --config"))
+			WithAdvice("%s", cmp.Or(bootcheck.Advice(err), "correct the configuration, or choose another one with --config"))
 	}
 	if c.root != "" {
 		if err := cfg.SetRoot(c.root); err != nil {
@@ -98,25 +116,37 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	}
 	a.cfg = cfg
 	if c.name == "install" {
-		if c.arg, err = c.readAddress(ctx); err != nil {
+		if c.urlFrom != "" && c.unit == nil {
+			a.fresh = func(ctx context.Context) (string, error) { return addressFrom(ctx, c.urlFrom, stderr) }
+			c.arg, err = a.fresh(ctx)
+		} else {
+			c.arg, err = c.readAddress(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	switch {
 	case c.install.dryRun:
 		return a.dryRun(ctx, c.arg, c.install, c.json)
+	case c.name == "follow":
+		return a.followServer(ctx, c)
 	case c.name == "install", c.name == "activate":
 		return c.change(ctx, a, stdout.W, stderr)
 	}
 	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
+		if c.name == "verify" && isBundle(c.arg) {
+			a.logf("warning: %v; keys that were revoked there are not known", err)
+			return a.verify(ctx, c.arg, c.strict, c.prune)
+		}
 		return err
 	}
 	a.store.Run = cfg.Run
 	switch c.name {
 	case "list":
-		return a.list(c.json)
+		return a.list(c.json, c.sbom)
 	case "verify":
-		return a.verify(ctx, c.arg, c.strict)
+		return a.verify(ctx, c.arg, c.strict, c.prune)
 	case "cleanup":
 		defer a.publish()
 		return a.cleanup(ctx, c.dryRun)
@@ -139,16 +169,34 @@ func (c *command) result() bool {
 	switch c.name {
 	case "install", "cleanup":
 		return c.dryRun || c.install.dryRun
-	case "activate", "unblock", "reset-release", "serve-progress":
+	case "activate", "unblock", "reset-release", "serve-progress", "follow":
 		return false
 	}
 	return true
 }
 
-// change runs the commands that change what runs: in a unit of their own where
+// tells reports whether c tells in words what it did: with --json that is one object.
+func (c *command) tells() bool {
+	return c.name == "verify" || c.name == "cleanup" || c.name == "unblock" || c.name == "reset-release"
+}
+
+// give gives the answer of a command that ended with err, to w.
+func (a *applier) give(w io.Writer, err error) error {
+	var record *bootcheck.Record
+	if a.store != nil {
+		record, _ = a.record()
+	}
+	for name, info := range a.store.LinkInfo(record) {
+		a.answer.Set(name, info)
+	}
+	return a.answer.Give(w, err)
+}
+
+// change runs the commands that change the current version: in a unit of their own where
 // systemd runs, since they restart the service that called them.
 func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
 	if c.unit == nil {
+		c.install.by = asker(a.cfg)
 		bundle, err := c.prepare(a)
 		if err != nil {
 			return err
@@ -159,15 +207,24 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 			return err
 		}
 		if conn != nil {
-			defer conn.Close()
 			return a.follow(ctx, conn, c.asRequest(a.cfg), stdout, stderr)
 		}
-		a.show = newProgressBar(stderr)
+		if !c.quiet {
+			a.show = newProgressBar(stderr)
+		}
+		if a.show == nil && a.events == nil {
+			a.lines = a.log
+		}
 	} else {
 		c.announceBegin()
-		defer func() { c.announceEnd(a.version, err) }()
-		a.bundle = c.unit.bundle
-		a.show = newProgressBar(c.unit.terminal)
+		defer func() { c.announceEnd(a.version.Version, err) }()
+		a.bundle, a.fresh = c.unit.bundle, c.unit.fresh
+		if !c.quiet {
+			a.show = newProgressBar(c.unit.terminal)
+		}
+		if a.lines = a.log; a.show != nil || a.events != nil {
+			a.lines = c.unit.journal
+		}
 	}
 	defer a.show.close()
 	a.out, a.log = a.show.over(a.out), a.show.over(a.log)
@@ -180,7 +237,7 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 	return a.install(ctx, c.arg, c.install)
 }
 
-// prepare finds out, before an install begins, what nobody has to be told about. It
+// prepare finds out, before an install begins, what device-api is not told of. It
 // opens a bundle that is a file.
 func (c *command) prepare(a *applier) (bundle *os.File, err error) {
 	if c.name != "install" {
@@ -191,7 +248,7 @@ func (c *command) prepare(a *applier) (bundle *os.File, err error) {
 		return nil, err
 	}
 	if path != "" {
-		if c.arg, err = filepath.Abs(path); err != nil { // the unit runs in another folder
+		if c.arg, err = filepath.Abs(path); err != nil { // the unit runs in another directory
 			return nil, err
 		}
 		bundle, err = openPath(c.arg)

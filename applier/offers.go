@@ -36,7 +36,7 @@ type offers struct {
 // the newest versions has is rarely in an older one.
 const maxDonors = 4
 
-// offers asks the versions of the store, the most like m first: what runs, then
+// offers asks the versions of the store, the most like m first: the current version, then
 // the newest. Factory comes last and shares nothing: it must not suffer from what
 // is done to another version. record nil: nothing is installed yet.
 func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record) (*offers, error) {
@@ -160,7 +160,7 @@ func lookAtSharing(store, name string) *sharing {
 	return &sharing{clones: clones(store, name), links: int64(fs.Type) != overlayMagic && sameProject(store, name), dev: dir.Dev}
 }
 
-// clones reports whether a file without a name in the folder store can be a clone of name.
+// clones reports whether a file without a name in the directory store can be a clone of name.
 func clones(store, name string) bool {
 	from, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -209,7 +209,7 @@ func (s *sharing) can(name string, e *bootcheck.Entry, n int) bool {
 	}
 	var x unix.Statx_t
 	return unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &x) == nil &&
-		bundle.Linkable(uint32(x.Mode), x.Uid, x.Gid, e) &&
+		bootcheck.Linkable(uint32(x.Mode), x.Uid, x.Gid, e.Mode) &&
 		unix.Mkdev(x.Dev_major, x.Dev_minor) == s.dev && uint64(x.Nlink)+uint64(n) < maxLinks &&
 		x.Attributes&unix.STATX_ATTR_IMMUTABLE == 0 // what must not be changed gets no more names either
 }
@@ -250,14 +250,13 @@ func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, rec
 	if err != nil {
 		return nil // removed, or damaged meanwhile: it comes out of the bundle
 	}
-	root, err := os.OpenRoot(snapshot.Dir)
-	if err != nil {
-		return nil
+	share := bootcheck.ShareNothing
+	if d.share {
+		share = bootcheck.ShareFile
 	}
-	defer root.Close()
 	var damaged int
 	var first string
-	err = u.Take(ctx, bundle.Donor{Root: root, Manifest: snapshot.Manifest, Share: d.share, NoCopy: noCopy, Damaged: func(path string, why error) {
+	err = u.Take(ctx, bootcheck.Donor{Dir: snapshot.Dir, Manifest: snapshot.Manifest, Share: share, NoCopy: noCopy, Damaged: func(path string, why error) {
 		name := d.version + "/" + path
 		if known[name] {
 			return
@@ -282,8 +281,8 @@ func (a *applier) foundDamage(ref *bootcheck.Ref, record *bootcheck.Record, file
 	a.logf("warning: %s; not reused", text)
 	a.logf("hint: `ota-guardian verify --repair %s` repairs it from other versions", ref)
 	if ref.Same(record.Factory) {
-		if err := bootcheck.FlagFactory(a.cfg.Run, "factory "+text); err != nil {
-			a.logf("cannot tell status about the factory version: %v", err)
+		if err := (bootcheck.FactoryCheck{Version: ref.Version, Damage: "factory " + text}).Keep(a.cfg.Run); err != nil {
+			a.logf("cannot note the damage of the factory version: %v", err)
 		}
 	}
 }

@@ -65,6 +65,10 @@ func newShelf(t *testing.T, name string) *shelf {
 	s := &shelf{}
 	s.put(t, name)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".otp") {
+			http.NotFound(w, r)
+			return
+		}
 		s.mu.Lock()
 		data := s.data
 		s.asked++
@@ -206,8 +210,8 @@ func TestStartsOver(t *testing.T) {
 }
 
 // TestFetchesWhatIsNew holds how much of an update leaves the server when most
-// files are on the device, and that the result is whole; also when the download is
-// interrupted again and again.
+// files are on the device, and that the result is intact; also when the download is
+// interrupted repeatedly.
 func TestFetchesWhatIsNew(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -275,7 +279,7 @@ func TestFetchesWhatIsDamaged(t *testing.T) {
 }
 
 // TestInterruptedInstall holds that an install that is told to end does so soon,
-// leaves the store as it was, and goes on where it stopped when it is asked again.
+// leaves the store as it was, and continues where it stopped when it is asked again.
 func TestInterruptedInstall(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
@@ -383,7 +387,7 @@ func TestManyFailedInstalls(t *testing.T) {
 			return d.install(d.path("2.0.0.ota"), installOptions{})
 		},
 	}
-	for i, fail := range ways { // once, for the folders that are made only then
+	for i, fail := range ways { // once, for the directories that are made only then
 		began := time.Now()
 		err := fail()
 		if err == nil {
@@ -407,7 +411,7 @@ func TestManyFailedInstalls(t *testing.T) {
 	}
 }
 
-// TestResumesWithOtherWishes holds that an install that goes on with a download of
+// TestResumesWithOtherWishes holds that an install that continues with a download of
 // an earlier one also gets what it did not want then: a version that would have
 // given a file has lost it in between.
 func TestResumesWithOtherWishes(t *testing.T) {

@@ -3,11 +3,14 @@ package applier
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
@@ -16,6 +19,7 @@ import (
 type plan struct {
 	here     bool  // the very version is in the store: nothing is to be done
 	download int64 // bytes that have still to be fetched
+	requests int   // that these take
 	reused   int64 // bytes of content that other versions have
 	files    int   // that these are in
 	from     []string
@@ -39,7 +43,7 @@ func (a *applier) plan(b *openBundle) (*plan, error) {
 	return a.planUnpack(b, nil, nil)
 }
 
-// planUnpack is plan of a version that has to be unpacked, whatever is there. u has taken from them what can be shared, nil: nothing yet.
+// planUnpack is plan of a version that has to be unpacked, also if it is there. u has taken from them what can be shared, nil: nothing yet.
 // stays are versions that cannot be removed.
 func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) (*plan, error) {
 	record := b.record
@@ -84,18 +88,37 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 	}
 }
 
+// sayPlan says what an install of b fetches, and what other versions give.
+func (a *applier) sayPlan(b *openBundle) {
+	p, m := b.plan, b.manifest
+	if p == nil || p.here {
+		return
+	}
+	if b.now != nil {
+		a.say("downloading %s: %s, %s reused", m.Version, bootcheck.Size(p.download+b.now.Have), bootcheck.Size(p.reused))
+		spans := b.head.Missing(m, p.offers.offered)
+		a.detail("the bundle has %s in %s; wanted are %s", bootcheck.Size(b.head.Size(m)),
+			cli.Plural(len(m.Frames), "frame", "frames"), cli.Plural(len(spans), "range", "ranges"))
+	} else {
+		a.say("unpacking %s: %s, %s reused", m.Version, bootcheck.Size(p.write), bootcheck.Size(p.reused))
+	}
+	if p.files > 0 {
+		a.detail("reused are %s in %s, from %s", bootcheck.Size(p.reused), cli.Plural(p.files, "file", "files"), strings.Join(p.from, ", "))
+	}
+}
+
 func (p *plan) fits() bool {
 	return p.need.Bytes <= p.free.Bytes+p.freed.Bytes && (p.free.NoInodes || p.need.Inodes <= p.free.Inodes+p.freed.Inodes)
 }
 
 func (p *plan) refusal(b *openBundle, dir string, reserve int64) error {
-	why := fmt.Sprintf("it needs %d MiB with the reserve of %d MiB, %d MiB can be had",
-		p.need.Bytes>>20, reserve>>20, (p.free.Bytes+p.freed.Bytes)>>20)
+	why := fmt.Sprintf("it needs %s with the reserve of %s, %s are available",
+		bootcheck.Size(int64(p.need.Bytes)), bootcheck.Size(reserve), bootcheck.Size(int64(p.free.Bytes+p.freed.Bytes)))
 	if p.need.Bytes <= p.free.Bytes+p.freed.Bytes {
-		why = fmt.Sprintf("it needs %d inodes, %d can be had", p.need.Inodes, p.free.Inodes+p.freed.Inodes)
+		why = fmt.Sprintf("it needs %d inodes, %d are available", p.need.Inodes, p.free.Inodes+p.freed.Inodes)
 	}
-	return bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull, "no room for version %s: %s", b.manifest.Version, why).
-		WithAdvice("free some of the disk of %s, or lower `reserve` in the configuration", dir)
+	return bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull, "not enough space for version %s: %s", b.manifest.Version, why).
+		WithAdvice("free space on the disk of %s, or lower `reserve` in the configuration", dir)
 }
 
 // estimate fills in what b takes when other versions give what they offer. What u has is
@@ -131,10 +154,15 @@ func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
 	}
 	p.write = m.Size - p.reused
 	var wanted int64
+	var parts []fetch.Part
 	for _, s := range b.head.Missing(m, func(i int) bool { return o.has[i] != 0 || u != nil && u.Has(i) }) {
 		wanted += s.End - s.First
+		parts = append(parts, fetch.Part{First: s.First, End: s.End})
 	}
-	p.download = min(b.coming, wanted)
+	p.download, p.requests = min(b.coming, wanted), fetch.Requests(parts)
+	if b.patch != nil { // it comes with what was asked for its head
+		p.download, p.requests = b.coming, 0
+	}
 
 	const manifestLine = 256 // bytes of one entry in the manifest, with a long path
 	p.need.Bytes += uint64(len(m.Entries)+len(m.Frames)) * manifestLine
@@ -144,8 +172,8 @@ func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
 	}
 }
 
-// sameDisk reports whether both folders are on one file system; when nobody
-// knows, they are.
+// sameDisk reports whether both directories are on one file system; when that
+// is not known, they are.
 func sameDisk(a, b string) bool {
 	var x, y unix.Stat_t
 	return unix.Stat(a, &x) != nil || unix.Stat(b, &y) != nil || x.Dev == y.Dev

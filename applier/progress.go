@@ -18,7 +18,7 @@ import (
 //
 //	downloading  43 %, 172.3 MiB of 400.0 MiB, 12.3 MiB/s, 0:18 left
 //
-// Who has news only notes them; a goroutine draws the line, at most ten times a
+// A caller only notes its news; a goroutine draws the line, at most ten times a
 // second, and also when nothing comes: then the rate falls. All methods do nothing
 // on a nil bar.
 type progressBar struct {
@@ -29,6 +29,7 @@ type progressBar struct {
 	mu          sync.Mutex
 	name        string // of the stage; empty: there is nothing to show
 	message     string
+	whole       string // of a trial: the line as it is; empty: it is made of the rest
 	begun       time.Time
 	done, total int64
 	rate        float64   // bytes a second, of the last seconds
@@ -73,9 +74,19 @@ func (p *progressBar) stage(name, message string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.name, p.message, p.begun = name, message, time.Now()
+	p.name, p.message, p.whole, p.begun = name, message, "", time.Now()
 	p.done, p.total = 0, 0
 	p.startOver(p.begun)
+}
+
+// trial shows line until the next stage.
+func (p *progressBar) trial(line string) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.whole = line
 }
 
 func (p *progressBar) progress(done, total int64) {
@@ -119,6 +130,9 @@ func (p *progressBar) draw(now time.Time) {
 
 // line is what is shown at now.
 func (p *progressBar) line(now time.Time) string {
+	if p.whole != "" {
+		return p.whole
+	}
 	if p.total <= 0 { // of a stage that does not know how far it is
 		line := p.name
 		if p.message != "" {
@@ -136,11 +150,11 @@ func (p *progressBar) line(now time.Time) string {
 		}
 		p.rate, p.rated, p.ratedAt = second, now, p.done
 	}
-	line := fmt.Sprintf("%s %3d %%, %s of %s", p.name, p.done*100/p.total, cli.Size(p.done), cli.Size(p.total))
+	line := fmt.Sprintf("%s %3d %%, %s of %s", p.name, p.done*100/p.total, bootcheck.Size(p.done), bootcheck.Size(p.total))
 	switch {
 	case p.rate >= 1 && p.done < p.total:
 		left := time.Duration(float64(p.total-p.done) / p.rate * float64(time.Second))
-		line += fmt.Sprintf(", %s/s, %s left", cli.Size(int64(p.rate)), clock(left))
+		line += fmt.Sprintf(", %s/s, %s left", bootcheck.Size(int64(p.rate)), clock(left))
 	case p.rate >= 0 && p.done < p.total:
 		line += ", stalled"
 	}

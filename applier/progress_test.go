@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A pty is a terminal whose other side the test reads.
@@ -42,7 +42,7 @@ func newPty(t *testing.T, columns uint16) *pty {
 	p.resize(t, columns)
 	t.Cleanup(func() { master.Close(); terminal.Close() })
 	go func() {
-		text, _ := io.ReadAll(master) // ends with EIO when nobody has the terminal open
+		text, _ := io.ReadAll(master) // ends with EIO when the terminal is closed
 		p.out <- string(text)
 	}()
 	return p
@@ -61,7 +61,7 @@ func (p *pty) end() string {
 	return <-p.out
 }
 
-// TestProgressBar holds what a person at a terminal sees of an install: lines that
+// TestProgressBar holds what an operator at a terminal sees of an install: lines that
 // fit, at most ten a second, nothing of them left, and no log line mixed with them.
 func TestProgressBar(t *testing.T) {
 	t.Setenv("TERM", "")
@@ -128,7 +128,7 @@ func progressBarOn(t *testing.T, p *pty, columns uint16) {
 	}
 }
 
-// TestProgressBarNowhere holds that nothing is shown where nobody sees it.
+// TestProgressBarNowhere holds that nothing is shown where there is no terminal.
 func TestProgressBarNowhere(t *testing.T) {
 	file, err := os.Create(t.TempDir() + "/log")
 	if err != nil {
@@ -166,8 +166,8 @@ func TestProgressLine(t *testing.T) {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	all := " of " + cli.Size(400*mib)
-	shows("at once", "downloading  25 %, "+cli.Size(100*mib)+all)
+	all := " of " + bootcheck.Size(400*mib)
+	shows("at once", "downloading  25 %, "+bootcheck.Size(100*mib)+all)
 	for i := range 80 {
 		now = now.Add(redraw)
 		step := int64(12 * mib)
@@ -177,7 +177,7 @@ func TestProgressLine(t *testing.T) {
 		p.progress(p.done+step/10, 400*mib)
 		p.line(now)
 	}
-	shows("after eight seconds", "downloading  45 %, "+cli.Size(184*mib)+all+", "+cli.Size(int64(p.rate))+"/s, 0:19 left")
+	shows("after eight seconds", "downloading  45 %, "+bootcheck.Size(184*mib)+all+", "+bootcheck.Size(int64(p.rate))+"/s, 0:19 left")
 	if p.rate < 10*mib || p.rate > 12*mib {
 		t.Errorf("the rate is %.1f MiB/s, want it near the last seconds' 12", p.rate/mib)
 	}
@@ -185,16 +185,21 @@ func TestProgressLine(t *testing.T) {
 		now = now.Add(redraw)
 		p.line(now)
 	}
-	shows("nothing comes any more", "downloading  45 %, "+cli.Size(184*mib)+all+", stalled")
+	shows("nothing comes any more", "downloading  45 %, "+bootcheck.Size(184*mib)+all+", stalled")
 	p.progress(10*mib, 400*mib)
 	p.startOver(now)
-	shows("it started over", "downloading   2 %, "+cli.Size(10*mib)+all)
+	shows("it started over", "downloading   2 %, "+bootcheck.Size(10*mib)+all)
 	p.progress(500*mib, 400*mib)
-	shows("a server that sends more than it said", "downloading 100 %, "+cli.Size(400*mib)+all)
+	shows("a server that sends more than it said", "downloading 100 %, "+bootcheck.Size(400*mib)+all)
 
 	p = &progressBar{name: "rebooting", message: "restarting the services", begun: now}
 	now = now.Add(65 * time.Second)
 	shows("no one knows how far", "rebooting: restarting the services, 1:05")
+	const trial = `ota-apply: trial of 1.1.0: healthy for 23 of 60 s, "device-api answers" good`
+	p.trial(trial)
+	shows("a trial", trial)
+	p.stage("installing", "x")
+	shows("a trial is over", "installing: x")
 }
 
 func TestClock(t *testing.T) {

@@ -99,10 +99,10 @@ func TestRefusedByItsHead(t *testing.T) {
 					r.Block(bootcheck.Ref{Version: "2.0.0", Digest: digest}, bootcheck.CauseHealth, "device-api answers")
 				})
 			},
-			want: func(d *device) string { return refused(d, "it failed on this device (health: device-api answers)") },
+			want: func(d *device) string { return refused(d, "check \"device-api answers\" failed here") },
 		},
 		{
-			name:    "the name of the version that runs",
+			name:    "the name of the current version",
 			prepare: func(d *device, b *hugeBundle) { b.manifest.Version = "1.0.0" },
 			want:    func(d *device) string { return "current is a version of this name with other content" },
 		},
@@ -168,7 +168,7 @@ func TestRefusedByItsHead(t *testing.T) {
 	}
 }
 
-// A bundle that expires is judged by the latest date that is certain.
+// A bundle that expires is checked by the latest date that is certain.
 func TestExpired(t *testing.T) {
 	program := bootcheck.BuildDate()
 	days := func(n int) time.Time { return program.AddDate(0, 0, n).UTC().Truncate(time.Second) }
@@ -186,7 +186,9 @@ func TestExpired(t *testing.T) {
 		{name: "1970, and it expired before a certificate that was seen", clock: y1970, until: days(1), seen: days(2), refused: true},
 		{name: "1970, and it expires after all that was seen", clock: y1970, until: days(3), seen: days(2)},
 		{name: "a clock behind what was seen", clock: days(1), until: days(2), seen: days(3), refused: true},
-		{name: "2040", clock: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), until: days(11), refused: true},
+		{name: "nine years ahead", clock: days(9 * 365), until: days(11), refused: true},
+		{name: "a clock that is more than ten years ahead says nothing", clock: days(11 * 365), until: days(11)},
+		{name: "nor does it where the bundle expired before the program was made", clock: days(11 * 365), until: days(-1), refused: true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			d := newDevice(t)

@@ -7,19 +7,16 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// resetRelease makes the release of the version that runs the lowest that is
-// taken: a person's way back after a version with a counter that is too high was
+// resetRelease makes the release of the current version the lowest that is
+// taken: an operator's way back after a version with a counter that is too high was
 // confirmed.
 func (a *applier) resetRelease(ctx context.Context) error {
-	unlock, err := a.store.Lock(ctx, lockAtStart)
+	a.answer.Set("release_floor", nil)
+	record, unlock, err := a.lockRecord(ctx, lockAtStart)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	record, err := a.record()
-	if err != nil {
-		return err
-	}
 	if record == nil {
 		return fmt.Errorf("cannot reset the release: %w", bootcheck.ErrEmpty)
 	}
@@ -31,8 +28,9 @@ func (a *applier) resetRelease(ctx context.Context) error {
 		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "cannot reset the release: version %s is not the one that was installed", record.Current)
 	}
 	release := snapshot.Manifest.Release
+	a.answer.Set("release_floor", min(release, record.Floor))
 	if record.Floor <= release {
-		fmt.Fprintf(a.out, "releases from %d on are taken\n", record.Floor)
+		fmt.Fprintf(a.out, "the lowest accepted release is %d\n", record.Floor)
 		return nil
 	}
 	next := record.Clone()
@@ -40,6 +38,6 @@ func (a *applier) resetRelease(ctx context.Context) error {
 	if err := a.store.Commit(next); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "releases from %d on are taken, that of version %s; it was %d\n", release, record.Current, record.Floor)
+	fmt.Fprintf(a.out, "the lowest accepted release is %d, that of version %s; it was %d\n", release, record.Current, record.Floor)
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 // applyRevoked takes what was revoked on this device out of keys.
 func (a *applier) applyRevoked(keys *trust.Keys) error {
 	if a.store == nil {
-		return nil // it is not open yet: who opens it asks again
+		return nil // it is not open yet: the install asks again when it opens it
 	}
 	record, err := a.record()
 	if err != nil {
@@ -46,7 +46,7 @@ func (a *applier) nameTwins(keys *trust.Keys) {
 	}
 }
 
-// revokedUnknown is the end of an install that cannot know whom to believe.
+// revokedUnknown is the end of an install that cannot know whom to trust.
 func (a *applier) revokedUnknown(err error) error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%w: every install is refused", err).
 		WithAdvice(bootcheck.RevokedUnknownAdvice)
@@ -55,7 +55,7 @@ func (a *applier) revokedUnknown(err error) error {
 // remember takes the revocations of m, a manifest that was verified and admitted:
 // on this disk, durably, and for the rest of this run. It is done before the
 // payload is fetched, as a server that holds that back must not keep a stolen key
-// believed; and not earlier, as what was refused has no say.
+// trusted; and not earlier, as what was refused has no say.
 func (a *applier) remember(ctx context.Context, record *bootcheck.Record, m *bootcheck.Manifest, keys *trust.Keys) error {
 	revoked := keys.Twins(m.RevokedKeys)
 	all, err := a.store.Revoke(record, revoked, keys.IDs())
@@ -78,14 +78,13 @@ func (a *applier) remember(ctx context.Context, record *bootcheck.Record, m *boo
 }
 
 func (a *applier) commitRevoked(ctx context.Context, keys []string) error {
-	unlock, err := a.store.Lock(ctx, lockToCommit)
+	record, unlock, err := a.lockRecord(ctx, lockToCommit)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	record, err := a.record()
-	if err != nil || record == nil {
-		return err
+	if record == nil {
+		return nil
 	}
 	next := record.Clone()
 	if !next.AddRevoked(keys) {

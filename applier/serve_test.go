@@ -21,7 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/applier/screen"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/docs/schema"
 )
 
 // asProgram is in the environment of a test binary that is to be ota-apply.
@@ -65,7 +67,7 @@ func listener(t testing.TB, network, address string) (net.Listener, *os.File) {
 func server(t testing.TB) (address string, s *progressServer) {
 	t.Helper()
 	l, _ := listener(t, "tcp", "127.0.0.1:0")
-	s = &progressServer{file: filepath.Join(t.TempDir(), "progress.json"), idle: time.Hour, limit: connLimit, log: t.Output()}
+	s = &progressServer{screen: screen.Device{Root: t.TempDir(), Run: t.TempDir()}, idle: time.Hour, limit: connLimit, log: t.Output()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { s.serve(ctx, []net.Listener{l}); close(ended) }()
@@ -98,7 +100,7 @@ func TestServeAnswers(t *testing.T) {
 	const (
 		own  = "whatever" // net/http's own words
 		ok   = "200 OK"
-		idle = `{"stage":"idle","progress":0,"message":"","error":""}` + "\n"
+		idle = `{"stage":"idle","progress":0,"message":"","error":"","schema":1}` + "\n"
 	)
 	address, _ := server(t)
 	for _, row := range []struct{ name, request, status, body string }{
@@ -114,7 +116,13 @@ func TestServeAnswers(t *testing.T) {
 		{"the head", "HEAD /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", ok, ""},
 		{"what comes after the first request", get + get, ok, idle},
 
-		{"another path", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "404 Not Found", "Not Found\n"},
+		{"another path", "GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n", "404 Not Found", "Not Found\n"},
+		{"a path below the page", "GET // HTTP/1.1\r\nHost: localhost\r\n\r\n", "404 Not Found", "Not Found\n"},
+		{"the page for another host", "GET / HTTP/1.1\r\nHost: evil.example:12315\r\n\r\n", "421 Misdirected Request", "Misdirected Request\n"},
+		{"the state of the page for another host", "GET /api/v1.0/screen HTTP/1.1\r\nHost: evil.example\r\n\r\n", "421 Misdirected Request", "Misdirected Request\n"},
+		{"POST to the page", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", "405 Method Not Allowed", "Method Not Allowed\n"},
+		{"POST to the state of the page", "POST /api/v1.0/screen HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
+		{"the page with a body", "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", "413 Request Entity Too Large", "Request Entity Too Large\n"},
 		{"a path behind it", "GET /api/v1.0/progress/x HTTP/1.1\r\nHost: localhost\r\n\r\n", "404 Not Found", "Not Found\n"},
 		{"a path that leads to it", "GET /api/v1.0/x/../progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "404 Not Found", "Not Found\n"},
 		{"the path of device-api", "POST /api/v1.0/ota/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", "404 Not Found", "Not Found\n"},
@@ -182,13 +190,35 @@ func TestServeAnswers(t *testing.T) {
 	}
 }
 
+// TestServeScreen holds that the page and what it shows are served, with what every answer has.
+func TestServeScreen(t *testing.T) {
+	address, _ := server(t)
+	for _, row := range []struct{ request, kind, body string }{
+		{"GET / HTTP/1.1\r\nHost: localhost\r\nAccept-Language: zh\r\n\r\n", "text/html; charset=utf-8", `<html lang="zh-Hans">`},
+		{"GET /?lang=en HTTP/1.1\r\nHost: [::1]:12315\r\nAccept-Language: zh\r\n\r\n", "text/html; charset=utf-8", `<html lang="en">`},
+		{"GET /api/v1.0/screen HTTP/1.1\r\nHost: localhost\r\n\r\n", "application/json", `"phase":""`},
+		{"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", "text/html; charset=utf-8", ""},
+	} {
+		answer, err := ask(address, row.request)
+		head, body, _ := strings.Cut(answer, "\r\n\r\n")
+		if err != nil || !strings.HasPrefix(head, "HTTP/1.1 200 OK\r\n") || !strings.Contains(body, row.body) || row.body == "" && body != "" {
+			t.Errorf("%q is answered\n%q, %v", row.request, answer, err)
+		}
+		for _, header := range []string{"Content-Type: " + row.kind, "Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Connection: close"} {
+			if !strings.Contains(head+"\r\n", "\r\n"+header+"\r\n") {
+				t.Errorf("%q is answered\n%q, want %q in it", row.request, head, header)
+			}
+		}
+	}
+}
+
 // state is the body of an answer.
 func state(t testing.TB, answer string) bootcheck.Operation {
 	t.Helper()
 	head, body, _ := strings.Cut(answer, "\r\n\r\n")
 	var keys map[string]any
 	var s bootcheck.Operation
-	if !strings.Contains(head, " 200 OK\r\n") || json.Unmarshal([]byte(body), &keys) != nil || len(keys) != 4 || json.Unmarshal([]byte(body), &s) != nil {
+	if !strings.Contains(head, " 200 OK\r\n") || json.Unmarshal([]byte(body), &keys) != nil || schema.Check("progress", []byte(body)) != nil || json.Unmarshal([]byte(body), &s) != nil {
 		t.Fatalf("the answer is %q, want 200 and an object with four keys", answer)
 	}
 	return s
@@ -198,7 +228,7 @@ func state(t testing.TB, answer string) bootcheck.Operation {
 // idle when the install is gone without a word.
 func TestServeState(t *testing.T) {
 	address, s := server(t)
-	file := s.file
+	file := s.progressFile()
 	now := func() bootcheck.Operation {
 		answer, err := ask(address, get)
 		if err != nil {
@@ -222,7 +252,7 @@ func TestServeState(t *testing.T) {
 	for _, stage := range []string{"downloading", "verifying", "toInstall", "installing", "rebooting"} {
 		r.Stage(stage, 0, "doing <"+stage+">")
 		become(bootcheck.Operation{Stage: stage, Message: "doing <" + stage + ">"})
-		r.Progress(55)
+		r.Progress(55, 100)
 		become(bootcheck.Operation{Stage: stage, Progress: 55, Message: "doing <" + stage + ">"})
 	}
 	r.Close(t.Context()) // as a process that is killed
@@ -242,7 +272,7 @@ func TestServeState(t *testing.T) {
 // install changes the state all the time.
 func TestServeSoon(t *testing.T) {
 	address, s := server(t)
-	file := s.file
+	file := s.progressFile()
 	r := report.New("", file)
 	defer r.Close(t.Context())
 	r.Stage("installing", 0, "")
@@ -431,7 +461,7 @@ func TestServeDamagedConfig(t *testing.T) {
 // told to end, and who was not waits for the next run.
 func TestServeStop(t *testing.T) {
 	l, f := listener(t, "tcp", "127.0.0.1:0")
-	s := &progressServer{file: filepath.Join(t.TempDir(), "progress.json"), idle: time.Hour, limit: connLimit, log: t.Output()}
+	s := &progressServer{screen: screen.Device{Root: t.TempDir(), Run: t.TempDir()}, idle: time.Hour, limit: connLimit, log: t.Output()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { s.serve(ctx, []net.Listener{l}); close(ended) }()
@@ -473,7 +503,7 @@ func TestServeStop(t *testing.T) {
 }
 
 // TestServeIdle holds that no connection is lost at the moment at which the program
-// ends because nobody asked: clients come at that very moment, again and again, and
+// ends because no client asked: clients come at that very moment, repeatedly, and
 // the test does what systemd does: it holds the socket, starts the program when a
 // connection waits, and again when it has ended.
 func TestServeIdle(t *testing.T) {
@@ -539,7 +569,7 @@ func TestServeIdle(t *testing.T) {
 
 func BenchmarkServe(b *testing.B) {
 	address, s := server(b)
-	file := s.file
+	file := s.progressFile()
 	r := report.New("", file)
 	defer r.Close(b.Context())
 	r.Stage("installing", 40, "unpacking version 1.2.0")

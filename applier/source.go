@@ -6,8 +6,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"strings"
@@ -17,19 +19,22 @@ import (
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/fetch"
+	"github.com/tope-ota/ota/applier/oci"
+	"github.com/tope-ota/ota/applier/patch"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // A source is where a bundle comes from: a download or a file. The bundle is read through
-// one open file from the check of its signature to the last byte unpacked, so nobody can
-// exchange it in between.
+// one open file from the check of its signature to the last byte unpacked, so it cannot
+// be exchanged in between.
 type source struct {
 	a        *applier
 	download *fetch.Download // nil: it is on this machine
 	file     *os.File        // nil: it is downloaded
 	size     int64           // of file
 	head     io.ReaderAt     // what the head of file is read from
+	patched  *patched        // nil: it is the bundle
 }
 
 // openBundle is a bundle whose head is verified. Where it is still being downloaded, a read
@@ -44,15 +49,24 @@ type openBundle struct {
 	plan     *plan             // nil: to be made
 	coming   int64             // bytes that have still to be downloaded, if all of it is wanted
 	now      *fetch.File       // nil: all of it is here
+	patch    *patch.Patch      // that is read in the place of the bundle; nil: none
 }
 
 func (b *openBundle) ref() *bootcheck.Ref {
 	return &bootcheck.Ref{Version: b.manifest.Version, Digest: b.digest}
 }
 
-// open begins to read the bundle at from, an http or https address, a file: address or a
-// path.
+// open begins to read the patch to the bundle at from, if there may be one, else that: an
+// http, https or oci address, a file: address or a path.
 func (a *applier) open(ctx context.Context, from string, o installOptions) (*source, error) {
+	if s, err := a.openPatch(ctx, from, o); s != nil || err != nil {
+		return s, err
+	}
+	return a.openBundle(ctx, from, o)
+}
+
+// openBundle is open without a patch.
+func (a *applier) openBundle(ctx context.Context, from string, o installOptions) (*source, error) {
 	path, err := localPath(from)
 	if err != nil {
 		return nil, err
@@ -69,19 +83,34 @@ func (a *applier) open(ctx context.Context, from string, o installOptions) (*sou
 		_, _ = f.Seek(0, io.SeekStart) // what cannot is refused for its type
 		return a.checked(ctx, f, o)
 	}
-	return &source{a: a, download: fetch.Start(ctx, fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}, fetch.Options{
+	if o.sha256 != "" {
+		a.logf("all of the bundle is downloaded, as --sha256 is of all its bytes; --manifest pins the version and reuses what is here")
+	}
+	src := fetch.Source{URL: from, Size: o.size, SHA256: o.sha256}
+	opt := a.fetchOptions()
+	opt.Prefix, opt.HeadSize = bundle.PrefixSize, bundle.HeadSize
+	if strings.HasPrefix(from, oci.Scheme) {
+		if err := a.locate(ctx, from, &src, &opt); err != nil {
+			return nil, err
+		}
+	}
+	return &source{a: a, download: fetch.Start(ctx, src, opt)}, nil
+}
+
+func (a *applier) fetchOptions() fetch.Options {
+	return fetch.Options{
 		Dir:       cmp.Or(a.spool, a.cfg.Spool),
-		Prefix:    bundle.PrefixSize,
-		HeadSize:  bundle.HeadSize,
 		Reserve:   int64(a.cfg.Reserve),
 		Proxy:     a.cfg.Proxy,
 		CA:        a.cfg.CA,
 		LimitRate: int64(a.cfg.LimitRate),
 		Deadline:  a.cfg.DownloadDeadline,
 		Calendar:  a.calendar(),
+		Transport: a.serverAuth(),
 		Progress:  a.progress,
+		Fresh:     a.fresh,
 		Log:       func(line string) { a.logf("%s", line) },
-	})}, nil
+	}
 }
 
 func (a *applier) openFile(ctx context.Context, path string, o installOptions) (*source, error) {
@@ -94,6 +123,10 @@ func (a *applier) openFile(ctx context.Context, path string, o installOptions) (
 
 func openPath(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, (&bootcheck.Error{Err: fmt.Errorf("cannot open the bundle: %w", err)}).
+			WithAdvice("check the path; an address begins with http://, https:// or oci://")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
 	}
@@ -142,6 +175,16 @@ func (s *source) check(ctx context.Context, o installOptions) error {
 // next is the bundle, its head verified, and after fetch.ErrStartedOver what came in its
 // place.
 func (s *source) next(keys *trust.Keys) (*openBundle, error) {
+	if s.patched != nil {
+		b, err := s.nextPatched(keys)
+		why, fails := errors.AsType[*noPatch](err)
+		if !fails {
+			return b, err
+		}
+		if err := s.withoutPatch(why); err != nil {
+			return nil, err
+		}
+	}
 	b := &openBundle{ReaderAt: s.file, source: s}
 	from, size, have := s.head, s.size, s.size
 	if s.download != nil {
@@ -215,7 +258,7 @@ func (b *openBundle) settle() (time.Duration, error) {
 	if b.now == nil {
 		return 0, nil
 	}
-	return b.now.Settle()
+	return b.now.Finish()
 }
 
 // drop ends the download and removes what it left.
@@ -227,7 +270,7 @@ func (s *source) drop() {
 	}
 }
 
-// close ends the download, which keeps what a later one can go on from.
+// close ends the download, which keeps what a later one can continue from.
 func (s *source) close() {
 	if s.download != nil {
 		s.a.account.fetched(s.download.Close())
@@ -284,8 +327,13 @@ func localPath(from string) (string, error) {
 	switch scheme = strings.ToLower(scheme); {
 	case scheme == "http" || scheme == "https":
 		return "", nil
+	case scheme == "oci":
+		if _, err := oci.Parse(from); err != nil {
+			return usage("cannot download: %v", err)
+		}
+		return "", nil
 	case !strings.HasPrefix(strings.ToLower(from), "file:"):
-		return usage("cannot download from %q: only http, https and file are known", scheme+"://")
+		return usage("cannot download from %q: only http, https, oci and file are known", scheme+"://")
 	}
 	u, err := url.Parse(from)
 	if err != nil || u.Path == "" || !strings.HasPrefix(u.Path, "/") || u.Host != "" && u.Host != "localhost" {
@@ -295,7 +343,7 @@ func localPath(from string) (string, error) {
 }
 
 // keys are the keys that may sign a bundle. A device that has none refuses every
-// install: without a key there is nothing to believe.
+// install: without a key there is nothing to trust.
 func (a *applier) keys() (*trust.Keys, error) {
 	keys := trust.Load(a.cfg.Keys)
 	for _, err := range keys.Skipped {

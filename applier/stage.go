@@ -15,20 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
-	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
 // stageVersion makes the bundle a snapshot of the store: unpacked beside what
-// runs, durable, then given its name. One that is there already and whole is
+// runs, durable, then given its name. One that is there already and intact is
 // success; one of the same name that is not is replaced, or repaired where it is
 // current.
 func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 	ref := b.ref()
 	snapshot, err := a.store.Snapshot(ref.Version)
 	if bootcheck.Inconclusive(err) {
-		return err // it may be whole, and be what the device falls back to
+		return err // it may be intact, and be what the device rolls back to
 	}
 	if err == nil && snapshot.Ref == *ref && !signedAgain(snapshot, b) {
 		if err := a.store.Verify(ctx, ref, bootcheck.Content); err == nil || bootcheck.Inconclusive(err) {
@@ -37,6 +36,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 			a.logf("%v; unpacking it again", err)
 		}
 	}
+	a.sayPlan(b)
 	offers, err := a.makeRoom(ctx, b, nil)
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 	defer func() {
 		// Nothing is there any more when it was published.
 		if err := a.store.Unstage(ref.Version); err != nil {
-			a.logf("cannot remove what was unpacked, the next install does: %v", err)
+			a.logf("cannot remove the staged files: %v; the next install removes them", err)
 		}
 	}()
 	if err := a.unpack(ctx, b, ref.Version, offers); err != nil {
@@ -94,8 +94,7 @@ func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
 	if err != nil {
 		return err
 	}
-	linked := record != nil && slices.ContainsFunc(record.Links(), func(l bootcheck.Link) bool { return ref.Same(l.Ref) })
-	if !linked {
+	if !ref.Same(record.Linked(ref.Version).Ref) {
 		if gone, err := a.removeVersion(record, ref.Version); !gone {
 			return err
 		}
@@ -111,7 +110,7 @@ func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
 // quickDownload is a download that is sooner made again than written to the flash.
 const quickDownload = 30 * time.Second
 
-// unpack writes the bundle's tree to the staging folder; all of it is durable
+// unpack writes the bundle's tree to the staging directory; all of it is durable
 // when it returns.
 func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *offers) error {
 	root, err := a.store.Stage(version)
@@ -126,7 +125,11 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	defer u.Close()
 	// The rest is fetched while what is reused is hashed. What is damaged of that is a
 	// hole of the bundle then, and fetched when Finish comes to it.
-	b.want(b.head.Missing(b.manifest, o.offered))
+	if b.patch != nil {
+		b.now.Want(nil)
+	} else {
+		b.want(b.head.Missing(b.manifest, o.offered))
+	}
 	// As long as it arrives, that is what is shown: it is the slower of the two.
 	arrived := sync.OnceFunc(func() {
 		a.stage(report.StageVerifying, "version "+version)
@@ -143,13 +146,18 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	}
 	progress(0, b.manifest.Size)
 	opt := bundle.Options{Progress: progress, Again: b.again()}
-	if o.shareable() {
+	if o.shareable() && b.patch == nil {
 		u.Start(ctx, b, o.offered, opt)
 	}
 	if err := a.takeOffers(ctx, u, b, o); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
-	if err := u.Finish(ctx, b, opt); err != nil {
+	if b.patch != nil {
+		err = a.finishPatched(ctx, u, b, progress)
+	} else {
+		err = u.Finish(ctx, b, opt)
+	}
+	if err != nil {
 		return unpackFailed(ctx, b, err)
 	}
 	<-b.arrived()
@@ -157,7 +165,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	a.progress(b.manifest.Size, b.manifest.Size) // also when the last byte came last
 	took, err := b.settle()
 	if err != nil {
-		return err
+		return b.orBundle(ctx, err)
 	}
 	// As the guardian will look at it, in each boot. What is written was compared with
 	// the manifest; what the file system made of it was not.
@@ -172,20 +180,6 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		b.drop()
 	}
 	return u.Sync()
-}
-
-// unpackFailed is err, of an unpacking, or that of the download if that failed first, or
-// if ctx has ended both: it says how far that came.
-func unpackFailed(ctx context.Context, b *openBundle, err error) error {
-	if broken, ok := errors.AsType[*fetch.Broken](err); ok {
-		return broken.Err // it says what failed, and is no fault of the bundle
-	}
-	if ctx.Err() != nil {
-		if _, ended := b.settle(); ended != nil {
-			return ended
-		}
-	}
-	return err
 }
 
 // makeRoom removes the snapshots that b's plan says, the least useful first, until
@@ -204,27 +198,21 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacke
 		if len(p.remove) == 0 {
 			return p.offers, nil
 		}
-		unlock, err := a.store.Lock(ctx, lockToCommit)
+		record, unlock, err := a.lockRecord(ctx, lockToCommit)
 		if err != nil {
 			return nil, err
 		}
-		record, err := a.record()
-		if err == nil {
-			var removed []string
-			removed, err = a.remove(record, p.remove, "disk space")
-			if err != nil && !errors.Is(err, bootcheck.ErrUndurable) {
-				a.logf("%v", err)
-				err = nil
-			}
-			for _, version := range p.remove {
-				if !slices.Contains(removed, version) {
-					stays = append(stays, version)
-				}
-			}
-		}
+		removed, err := a.remove(record, p.remove, "disk space")
 		unlock()
-		if err != nil {
+		if errors.Is(err, bootcheck.ErrUndurable) {
 			return nil, err
+		} else if err != nil {
+			a.logf("%v", err)
+		}
+		for _, version := range p.remove {
+			if !slices.Contains(removed, version) {
+				stays = append(stays, version)
+			}
 		}
 		// btrfs gives back what was deleted with its next transaction.
 		if dir, err := os.Open(a.store.Dir()); err == nil {
@@ -237,14 +225,13 @@ func (a *applier) makeRoom(ctx context.Context, b *openBundle, u *bundle.Unpacke
 // prune removes the surplus snapshots beyond keep, and says which. What cannot be
 // removed is stepped over, and the error is about the first of that.
 func (a *applier) prune(ctx context.Context, keep int) ([]string, error) {
-	unlock, err := a.store.Lock(ctx, lockToCommit)
+	record, unlock, err := a.lockRecord(ctx, lockToCommit)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	record, err := a.record()
-	if err != nil || record == nil {
-		return nil, err
+	if record == nil {
+		return nil, nil
 	}
 	surplus, err := a.store.Surplus(record, keep)
 	if err != nil {

@@ -39,7 +39,7 @@ func TestTUF(t *testing.T) {
 		_, stranger, err := minisign.GenerateKey(nil)
 		d.must(err)
 		d.refused(d.install(d.bundle("2.0.0", func(c *bundle.Contents) { c.Key = stranger }), installOptions{}), refused, "which is not trusted here")
-		// Not even when a person insists, and not by a device that has no keys.
+		// Not even when an operator insists, and not by a device that has no keys.
 		d.refused(d.install(d.path("2.0.0.ota"), installOptions{force: true, allowDowngrade: true}), refused, "which is not trusted here")
 		good := d.bundle("2.0.1", nil)
 		d.must(os.RemoveAll(d.path("etc/keys")))
@@ -49,7 +49,7 @@ func TestTUF(t *testing.T) {
 	t.Run("rollback", func(t *testing.T) {
 		d := newDevice(t)
 		d.refused(d.install(d.bundle("0.9.0", release(4)), installOptions{}), refused, "its release 4 is older than release 5")
-		// Nor when all that the device remembers is destroyed: what runs knows it.
+		// Nor when all that the device remembers is destroyed: the current version knows it.
 		records, err := filepath.Glob(d.path("versions/.generations/*/record*"))
 		d.must(err)
 		for _, name := range records {
@@ -63,7 +63,7 @@ func TestTUF(t *testing.T) {
 		for _, n := range []int64{1<<63 - 1, 1 << 62, 5 + bootcheck.MaxReleaseStep + 1} {
 			d.refused(d.install(d.bundle("9.0.0", release(n)), installOptions{}), refused, fmt.Sprintf("its release %d is ", n))
 		}
-		// What is believed leaves room above it.
+		// What is trusted leaves room above it.
 		d.must(d.install(d.bundle("9.0.1", release(5+bootcheck.MaxReleaseStep)), installOptions{}))
 		d.confirm()
 		d.must(d.install(d.bundle("2.0.0", release(6+bootcheck.MaxReleaseStep)), installOptions{}))
@@ -105,7 +105,7 @@ func TestTUF(t *testing.T) {
 				data = data[:n]
 			}
 			var sent atomic.Int64
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Write(data)
 				zeros := make([]byte, 32<<10)
 				for {
@@ -116,6 +116,12 @@ func TestTUF(t *testing.T) {
 					}
 				}
 			}))
+			// What waits in the kernel of the server is not what the device took.
+			server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+				d.must(c.(*net.TCPConn).SetWriteBuffer(64 << 10))
+				return ctx
+			}
+			server.Start()
 			d.must(d.tolerate(d.install(server.URL+"/x.ota", installOptions{}), damaged, failed))
 			if n := sent.Load(); n > 16<<20 {
 				t.Errorf("%s: the server sent %d MiB, and the device took them", what, n>>20)
@@ -192,7 +198,7 @@ func TestTUF(t *testing.T) {
 			refused, `it is for x2, this device is "x1"`)
 		// Another good bundle than the one that was asked for.
 		d.refused(d.install(d.bundle("2.0.1", nil), installOptions{sha256: strings.Repeat("0", 64)}), damaged, "is not 0000")
-		// The name of what runs, with another content.
+		// The name of the current version, with another content.
 		d.refused(d.install(d.bundle("1.0.0", release(6)), installOptions{}), refused, "is a version of this name with other content")
 	})
 

@@ -33,17 +33,18 @@ import (
 //	writes requestFile (0600)
 //	starts the unit ─────────────────► reads requestFile and removes it
 //	stdout, stderr, bundle ──────────► streamsSocket, SCM_RIGHTS
+//	runs the command of --url-from ◄─► asks for a fresh address, by a socket
 //	waits for the end of the unit      installs; its log goes to stderr and to the journal
 //	ends with its exit code ◄───────── ends
 //
-// Who starts the unit without a streamsSocket gets the same install, which tells
+// A start of the unit without a streamsSocket is the same install, which tells
 // the journal, device-api and progress.json.
 const (
 	installUnit   = "ota-install.service"
 	serveInstall  = "serve-install"
-	requestFolder = "/run/ota" // RuntimeDirectory= of installUnit
-	requestFile   = requestFolder + "/install-request.json"
-	streamsSocket = requestFolder + "/install.sock"
+	requestDir    = "/run/ota" // RuntimeDirectory= of installUnit
+	requestFile   = requestDir + "/install-request.json"
+	streamsSocket = requestDir + "/install.sock"
 )
 
 // A request is a command line for installUnit. It can hold secrets (the password of
@@ -54,6 +55,7 @@ type request struct {
 	Config      string   `json:"config"`      // empty: the default file, which need not exist
 	Root        string   `json:"root"`        // the store
 	Target      string   `json:"target"`      // the address or absolute path of a bundle, or the version
+	AskedBy     string   `json:"asked_by"`    // see asker
 	Environment []string `json:"environment"` // KEY=VALUE: requestVariables that are set
 }
 
@@ -69,7 +71,7 @@ var (
 
 // unitFor connects to systemd if the install has to run in installUnit; nil: it runs
 // in this process.
-func (a *applier) unitFor(ctx context.Context) (*systemd.Conn, error) {
+func (a *applier) unitFor(ctx context.Context) (*systemd.Manager, error) {
 	if os.Geteuid() != 0 || !systemd.Running() {
 		return nil, nil
 	}
@@ -81,7 +83,6 @@ func (a *applier) unitFor(ctx context.Context) (*systemd.Conn, error) {
 	if why == "" && err == nil {
 		return conn, nil
 	}
-	conn.Close()
 	if err == nil {
 		a.logf("%s %s: the install runs in this process, without its sandbox, and ends with its caller", installUnit, why)
 	}
@@ -89,7 +90,7 @@ func (a *applier) unitFor(ctx context.Context) (*systemd.Conn, error) {
 }
 
 // unfit is why installUnit cannot do this install; empty: it can.
-func (a *applier) unfit(ctx context.Context, conn *systemd.Conn) (string, error) {
+func (a *applier) unfit(ctx context.Context, conn *systemd.Manager) (string, error) {
 	unit, err := conn.Unit(ctx, installUnit)
 	if err != nil || !unit.Loaded() {
 		return "is " + unit.Load, err
@@ -104,7 +105,7 @@ func (a *applier) unfit(ctx context.Context, conn *systemd.Conn) (string, error)
 
 // follow lets installUnit do r, and ends as it ends. An interrupt (Ctrl-C) stops the
 // unit; a SIGTERM, as from a device-api that is stopped, ends only the following.
-func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, stdout, stderr io.Writer) error {
+func (a *applier) follow(ctx context.Context, conn *systemd.Manager, r *request, stdout, stderr io.Writer) error {
 	streams, started, err := a.leaveRequest(ctx, conn, r)
 	if err != nil {
 		return err
@@ -112,6 +113,17 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 	defer started()
 	defer streams.Close()
 	var heard atomic.Bool
+	third := a.bundle
+	if a.fresh != nil {
+		answers, asks, err := socketPair()
+		if err != nil {
+			return err
+		}
+		defer answers.Close()
+		defer asks.Close()
+		third = asks
+		go a.giveAddresses(ctx, answers)
+	}
 	go func() {
 		c, err := streams.AcceptUnix()
 		if err != nil {
@@ -121,7 +133,7 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 		heard.Store(true)
 		started()
 		var fds []int
-		for _, stream := range []any{stdout, stderr, a.bundle} {
+		for _, stream := range []any{stdout, stderr, third} {
 			if f, ok := stream.(*os.File); ok && f != nil {
 				fds = append(fds, int(f.Fd()))
 			}
@@ -144,7 +156,7 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 	case <-ctx.Done():
 		if !byInterrupt(ctx) {
 			return bootcheck.Errorf(bootcheck.ExitUnknown, "", "interrupted: the install continues in %s", installUnit).
-				WithAdvice("`ota-apply status` shows how")
+				WithAdvice("`ota-apply status` shows its progress")
 		}
 		stopped = true
 		if err := conn.Stop(context.WithoutCancel(ctx), installUnit); err != nil {
@@ -167,7 +179,7 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 			WithAdvice("`ota-apply status` says what was done; run the same command again to resume")
 	case err != nil:
 		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "cannot follow the install in %s: %w", installUnit, err).
-			WithAdvice("`ota-apply status` shows how it goes on")
+			WithAdvice("`ota-apply status` shows its progress")
 	case code != 0 && !heard.Load():
 		return bootcheck.Errorf(bootcheck.ExitCode(code), "", "the install in %s failed", installUnit).
 			WithAdvice("`journalctl -u %s` says why", installUnit)
@@ -179,13 +191,13 @@ func (a *applier) follow(ctx context.Context, conn *systemd.Conn, r *request, st
 
 // leaveRequest writes r for the unit, which is not running, and listens at
 // streamsSocket. Until started is called no other install can begin.
-func (a *applier) leaveRequest(ctx context.Context, conn *systemd.Conn, r *request) (streams *net.UnixListener, started func(), err error) {
+func (a *applier) leaveRequest(ctx context.Context, conn *systemd.Manager, r *request) (streams *net.UnixListener, started func(), err error) {
 	// The sandbox lets write what is there.
 	store, err := bootcheck.Create(a.cfg.Root)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, dir := range []string{a.cfg.Spool, a.cfg.Run, requestFolder} {
+	for _, dir := range []string{a.cfg.Spool, a.cfg.Run, requestDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, nil, err
 		}
@@ -230,7 +242,7 @@ func (a *applier) endedWithoutAWord(code int, err error) error {
 	}
 	if err == nil {
 		err = bootcheck.Errorf(bootcheck.ExitUnknown, "", "the install in %s was killed (exit code %d)", installUnit, code).
-			WithAdvice("`ota-apply status` says what runs; run the same command again to resume")
+			WithAdvice("`ota-apply status` shows the current version; run the same command again to resume")
 	}
 	a.refused(err)
 	return err
@@ -250,7 +262,7 @@ func byInterrupt(ctx context.Context) bool {
 
 // asRequest is c, which has been checked, for installUnit.
 func (c *command) asRequest(cfg *config.Config) *request {
-	r := &request{Args: c.args, Root: cfg.Root, Target: c.arg}
+	r := &request{Args: c.args, Root: cfg.Root, Target: c.arg, AskedBy: c.install.by}
 	if c.config != "" || os.Getenv("OTA_CONFIG") != "" {
 		r.Config = cfg.Path
 	}
@@ -272,7 +284,7 @@ func takeRequest(log io.Writer) (c *command, stdout, stderr io.Writer, err error
 			WithAdvice("`ota-apply install` requests one, and starts %s", installUnit)
 		return nil, stdout, stderr, err
 	}
-	os.Remove(requestFile) // nobody else is to read it
+	os.Remove(requestFile) // no other program may read it
 	var r request
 	if err = json.Unmarshal(data, &r); err == nil {
 		c, err = r.command()
@@ -280,12 +292,14 @@ func takeRequest(log io.Writer) (c *command, stdout, stderr io.Writer, err error
 	if err != nil {
 		return nil, stdout, stderr, fmt.Errorf("cannot read %s: %w", requestFile, err)
 	}
-	c.unit = &streams{}
+	c.unit = &streams{journal: cli.Log(log)}
 	if files := receiveStreams(); len(files) >= 2 {
 		c.unit.terminal = files[1]
-		stdout, stderr = files[0], io.MultiWriter(cli.Log(log), cli.Log(files[1]))
-		if len(files) > 2 {
+		stdout, stderr = files[0], io.MultiWriter(c.unit.journal, cli.Log(files[1]))
+		if len(files) > 2 && c.urlFrom == "" {
 			c.unit.bundle = files[2]
+		} else if len(files) > 2 {
+			c.unit.fresh = askFor(files[2])
 		}
 	}
 	return c, stdout, stderr, nil
@@ -297,7 +311,7 @@ func (r *request) command() (*command, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.config, c.root, c.arg, c.urlFile = r.Config, r.Root, r.Target, ""
+	c.config, c.root, c.arg, c.urlFile, c.install.by = r.Config, r.Root, r.Target, "", r.AskedBy
 	for _, line := range r.Environment {
 		if name, value, _ := strings.Cut(line, "="); slices.Contains(requestVariables, name) {
 			os.Setenv(name, value)
@@ -307,14 +321,64 @@ func (r *request) command() (*command, error) {
 }
 
 // streams are what an install in installUnit got of the command that follows it; nil
-// where nobody does.
+// if none does.
 type streams struct {
-	terminal *os.File // its stderr
+	journal  io.Writer
+	terminal *os.File // its stderr; nil: no command follows
 	bundle   *os.File // what it opened: it may lie where the sandbox does not see it
+
+	fresh func(ctx context.Context) (address string, err error) // asks it; nil: it has no --url-from
 }
 
-// receiveStreams returns stdout, stderr and perhaps the bundle of the command that
-// follows; none if nobody does.
+// socketPair returns the two ends of a socket.
+func socketPair() (one, other *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "addresses"), os.NewFile(uintptr(fds[1]), "addresses"), nil
+}
+
+// giveAddresses answers each byte from asker with a fresh address, a line: empty if there is none.
+func (a *applier) giveAddresses(ctx context.Context, asker io.ReadWriter) {
+	for question := make([]byte, 1); ; {
+		if _, err := asker.Read(question); err != nil {
+			return // the install has ended
+		}
+		address, err := a.fresh(ctx)
+		if err != nil {
+			a.logf("%v", err)
+		}
+		if _, err := io.WriteString(asker, address+"\n"); err != nil {
+			return
+		}
+	}
+}
+
+// askFor asks the command that follows, behind f, for a fresh address.
+func askFor(f *os.File) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		var address string
+		conn, err := net.FileConn(f)
+		if err == nil {
+			defer conn.Close()
+			defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })()
+			_, err = conn.Write([]byte{0})
+		}
+		if err == nil {
+			address, err = addressLine(conn)
+		}
+		if err != nil {
+			return "", bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeAddressExpired,
+				"the address has expired, and who asked for the install gives no other").
+				WithAdvice("install from a fresh address to resume")
+		}
+		return address, nil
+	}
+}
+
+// receiveStreams returns stdout, stderr and perhaps the bundle, or the socket of --url-from, of
+// the command that follows; none if no command does.
 func receiveStreams() (files []*os.File) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: streamsSocket, Net: "unix"})
 	if err != nil {

@@ -1,6 +1,9 @@
 package applier
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"io"
 	"os"
 	"regexp"
@@ -8,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
@@ -67,5 +71,70 @@ func TestCatalog(t *testing.T) {
 	}
 	if want := []string{eventBegun.ID, eventEnded.ID}; !slices.Equal(ids, want) {
 		t.Errorf("the catalog explains %s, want %s", strings.Join(ids, " "), strings.Join(want, " "))
+	}
+}
+
+// What the install in the unit asks for when its address expires, the command that follows
+// answers, as often as it is asked; when that is gone, or has none, the address has expired.
+func TestFreshAddresses(t *testing.T) {
+	var log bytes.Buffer
+	answers := []string{"https://host.example/x?sig=1", "", "https://host.example/x?sig=2"}
+	a := &applier{log: &log, fresh: func(context.Context) (string, error) {
+		next := answers[0]
+		if answers = answers[1:]; next == "" {
+			return "", errors.New("the command fails")
+		}
+		return next, nil
+	}}
+	follower, asks, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		a.giveAddresses(t.Context(), follower)
+	}()
+	ask := askFor(asks)
+	for _, want := range slices.Clone(answers) {
+		got, err := ask(t.Context())
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("asked for an address, got %q (%v), want %q", got, err, want)
+		}
+		if err != nil && bootcheck.ReportCode(err) != bootcheck.CodeAddressExpired {
+			t.Errorf("%v: code %s", err, bootcheck.ReportCode(err))
+		}
+	}
+	if !strings.Contains(log.String(), "the command fails") {
+		t.Errorf("the log says %q", &log)
+	}
+	follower.Close()
+	<-gone
+	if got, err := ask(t.Context()); err == nil {
+		t.Errorf("got %q from nobody", got)
+	}
+
+	silent, asks, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := askFor(asks)(ctx); err == nil {
+		t.Errorf("got %q though the install was interrupted", got)
+	}
+}
+
+// The command of --url-from is not run in the unit.
+func TestURLFromInTheUnit(t *testing.T) {
+	c, err := parse([]string{"install", "--url-from", "exit 1"}, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.arg = "https://host.example/x?sig=1"
+	again, err := c.asRequest(config.Default(config.DefaultPath)).command()
+	if err != nil || again.arg != c.arg || again.urlFrom == "" {
+		t.Errorf("the command in the unit is %+v, %v", again, err)
 	}
 }

@@ -31,34 +31,53 @@ func (c *command) program() *cli.Program {
 	type flags = *flag.FlagSet
 	asJSON := func(fs flags) { fs.BoolVar(&c.json, "json", false, "one JSON object") }
 	activation := func(fs flags) {
-		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "run it from the next boot on; until then nothing that runs changes")
-		fs.BoolVar(&c.install.force, "force", false, "although the version failed on this device")
-		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "although its release is older than one that was confirmed here")
-		fs.BoolVar(&c.json, "json", false, "tell a program: one JSON object a line on stdout, and nothing else there")
+		fs.BoolVar(&c.quiet, "q", false, "print errors only")
+		fs.BoolVar(&c.more, "v", false, "print also the health checks and what is reused")
+		fs.BoolVar(&c.install.atReboot, "at-reboot", false, "activate it at the next boot; until then nothing changes")
+		fs.BoolVar(&c.install.force, "force", false, "install a version that is blocked here")
+		fs.BoolVar(&c.install.allowDowngrade, "allow-downgrade", false, "accept a release below the lowest accepted one")
+		fs.BoolVar(&c.json, "json", false, "one JSON object a line on stdout, for a program")
 	}
 	install := func(fs flags) {
 		activation(fs)
 		fs.StringVar(&c.urlFile, "url-file", "", "read the address from `FILE`, one line: no other user sees it")
+		fs.StringVar(&c.urlFrom, "url-from", "", "run `CMD` for the address, and again when that expires")
 		fs.Func("size", "the bundle has `N` bytes", func(s string) (err error) {
 			if c.install.size, err = strconv.ParseInt(s, 10, 64); err != nil || c.install.size <= 0 {
 				return errors.New("want a number of bytes above 0")
 			}
 			return nil
 		})
-		fs.Func("sha256", "the bundle has this SHA-256, `HEX`", func(s string) error {
-			if sum, err := hex.DecodeString(s); err != nil || len(sum) != sha256.Size {
-				return errors.New("want 64 hex digits")
+		digest := func(to *string) func(string) error {
+			return func(s string) error {
+				if sum, err := hex.DecodeString(s); err != nil || len(sum) != sha256.Size {
+					return errors.New("want 64 hex digits")
+				}
+				*to = strings.ToLower(s)
+				return nil
 			}
-			c.install.sha256 = strings.ToLower(s)
+		}
+		fs.Func("sha256", "the bundle has this SHA-256, `HEX`; reuses nothing", digest(&c.install.sha256))
+		fs.Func("manifest", "the version has this `DIGEST`, as ota-bundle inspect says", func(s string) error {
+			sum, ok := strings.CutPrefix(s, "sha256:")
+			if err := digest(&c.install.manifest)(sum); !ok || err != nil {
+				return errors.New("want sha256: and 64 hex digits")
+			}
+			c.install.manifest = "sha256:" + c.install.manifest
 			return nil
 		})
-		fs.Func("limit-rate", "download at most `RATE` bytes a second, as 500k or 2M; 0: as fast as it goes", func(s string) error {
+		fs.Func("patch", "download the patch at `URL`, not the one beside the bundle", func(s string) error {
+			c.install.patch = s
+			return checkPatch(s)
+		})
+		fs.BoolVar(&c.install.noPatch, "no-patch", false, "download from the bundle, also where there is a patch")
+		fs.Func("limit-rate", "at most `RATE` bytes a second, as 500k or 2M; 0: no limit", func(s string) error {
 			r, err := config.ParseRate(s)
 			c.limitRate = &r
 			return err
 		})
-		fs.BoolVar(&c.install.dryRun, "dry-run", false, "only say what would be downloaded, reused, written, removed, restarted")
-		fs.BoolVar(&c.install.noActivate, "no-activate", false, "only put the version into the store")
+		fs.BoolVar(&c.install.dryRun, "dry-run", false, "show what is downloaded, written and removed")
+		fs.BoolVar(&c.install.noActivate, "no-activate", false, "only stage the version")
 	}
 	idle := func(fs flags) {
 		fs.Func("idle", "end after `TIME` without a connection (default 30s)", func(s string) (err error) {
@@ -69,28 +88,43 @@ func (c *command) program() *cli.Program {
 		})
 	}
 	p := &cli.Program{
-		Name: "ota-apply", Summary: "installs a version of the application and makes it run",
+		Name: "ota-apply", Summary: "installs and activates versions of the application",
 		Flags: func(fs flags) {
-			fs.StringVar(&c.config, "config", "", "the configuration, a `FILE`; default $OTA_CONFIG, then "+config.DefaultPath)
+			fs.StringVar(&c.config, "config", "", "read `FILE`; default $OTA_CONFIG or "+config.DefaultPath)
 			fs.StringVar(&c.root, "root", "", "the version store, a `DIR`, instead of the configured one")
 		},
 		Verbs: []cli.Verb{
-			{Name: "install", Args: "[URL|FILE|-]", Help: "download, check, unpack, switch, restart, wait for the verdict\n" +
-				"-: read the address, one line, from stdin.",
+			{Name: "install", Args: "[URL|FILE|-]", Help: "download, verify, stage and activate a bundle\nWaits until the version is confirmed or rolled back.\n" +
+				"URL: http, https, oci://HOST/NAME:TAG or file. -: read it, one line, from stdin.",
 				Example: "ota-apply install --dry-run https://updates.example.com/1.2.0.ota", Flags: install},
-			{Name: "activate", Args: "VERSION", Help: "switch to a version that is in the store; refuses what install refuses", Flags: activation},
-			{Name: "status", Help: "what runs, what is on trial, what an install does now", Flags: asJSON},
-			{Name: "list", Help: "the versions in the store", Flags: asJSON},
-			{Name: "verify", Args: "VERSION|FILE", Help: "check every byte of a version or of a bundle\nFiles that the version does not list are named; they are no damage.",
+			{Name: "activate", Args: "VERSION", Help: "make a version of the store current\nIt refuses what install refuses.", Flags: activation},
+			{Name: "status", Help: "the versions, the trial, the progress of an install", Flags: asJSON},
+			{Name: "list", Help: "the versions in the store",
 				Flags: func(fs flags) {
-					fs.BoolVar(&c.strict, "strict", false, "fail for files that the version does not list")
+					asJSON(fs)
+					fs.BoolVar(&c.sbom, "sbom", false, "what each version is made of, as its sbom.json says; with --json the documents themselves")
 				}},
-			{Name: "cleanup", Help: `remove left-overs and the versions beyond "keep"`,
-				Flags: func(fs flags) { fs.BoolVar(&c.dryRun, "dry-run", false, "only say what would be removed") }},
-			{Name: "unblock", Args: "VERSION", Help: "let a version that failed here be installed again"},
-			{Name: "reset-release", Help: "take releases from that of the current version on, though a higher one was confirmed here"},
-			{Name: "serve-progress", Help: "for ota-progress.socket: answer GET /api/v1.0/progress with the state of the install", Flags: idle},
-			{Name: "doctor", Help: "is the device set up right? What is not, and the cure; nothing is changed\nExit code 1: something fails.",
+			{Name: "verify", Args: "VERSION|FILE", Help: "check every byte of a version or of a bundle\nFiles that are not in the release are listed; they are not damage.",
+				Flags: func(fs flags) {
+					asJSON(fs)
+					fs.BoolVar(&c.strict, "strict", false, "fail for files that are not in the release")
+					fs.BoolVar(&c.prune, "prune", false, "remove files that are not in the release")
+				}},
+			{Name: "cleanup", Help: `remove leftovers and the versions beyond "keep"`,
+				Flags: func(fs flags) {
+					asJSON(fs)
+					fs.BoolVar(&c.dryRun, "dry-run", false, "show what would be removed")
+				}},
+			{Name: "unblock", Args: "VERSION", Help: "allow a blocked version again", Flags: asJSON},
+			{Name: "reset-release", Help: "lower the lowest accepted release\nIt becomes that of the current version, although a higher one was confirmed here.", Flags: asJSON},
+			{Name: "serve-progress", Help: "answer screens; ota-progress.socket starts it\nGET / is a page, GET /api/v1.0/progress the state of the install.", Flags: idle},
+			{Name: "follow", Help: "install what the server of [follow] says\nAsks what should run, installs it, reports the outcome. " +
+				"The file inhibit in the run directory holds each version that is not forced, and so does systemd-inhibit.",
+				Example: "ota-apply follow --once",
+				Flags: func(fs flags) {
+					fs.BoolVar(&c.once, "once", false, "ask once, do what can be done now, report, and end")
+				}},
+			{Name: "doctor", Help: "check the set-up of the device, with hints\nNothing is changed. Exit code 1: a check fails.",
 				Flags: func(fs flags) {
 					asJSON(fs)
 					fs.StringVar(&c.sysroot, "sysroot", "", "the image of a device, below `DIR`, instead of this device")
@@ -104,16 +138,17 @@ func (c *command) program() *cli.Program {
 		},
 		Notes: `
 With --json, install and activate print at each change of stage and every 5 %
-  {"event":"progress","stage":"downloading","progress":40,"message":"…"}
+  {"event":"progress","stage":"downloading","progress":40,"message":"…","schema":1}
     stage     downloading, verifying, toInstall, installing or rebooting
     progress  percent of the stage
-    message   for a person
+    message   for people
 and at the end, once
-  {"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"…","error":""}
+  {"event":"result","exit":0,"stage":"success","version":"1.2.0","message":"…","error":"",
+   "digest":"sha256:…","release":7,"size":812,"schema":1}
     exit      the exit code
     stage     success (exit 0) or failed
-    version   what was to run; empty if that was not found out
-    message   for a person
+    version   the version to run; empty if it is not known
+    message   for people
     error     empty, or "CODE: …" as in a report to device-api
 `,
 		Exits: cli.ExitCodes,
@@ -124,8 +159,15 @@ and at the end, once
 			if c.name = name; len(args) > 0 {
 				c.arg = args[0]
 			}
-			if name == "install" && (c.arg == "") == (c.urlFile == "") {
-				return cli.Usagef("ota-apply install", "ota-apply install: it takes an address, a file or -, or --url-file")
+			given := 0
+			for _, from := range []string{c.arg, c.urlFile, c.urlFrom} {
+				given += min(len(from), 1)
+			}
+			if name == "install" && given != 1 {
+				return cli.Usagef("ota-apply install", "install needs one of: an address, a file or -, --url-file, --url-from")
+			}
+			if c.quiet && c.more {
+				return cli.Usagef("ota-apply "+name, "-q and -v exclude each other")
 			}
 			if c.install.noActivate && c.install.atReboot {
 				return cli.Usagef("ota-apply install", "--no-activate and --at-reboot exclude each other")

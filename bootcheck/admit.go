@@ -16,10 +16,10 @@ import (
 // Admission is what a device asks of a version before that runs here for the first
 // time. Every way into it asks the same: an install, an activation, the boot that a
 // version was activated for, a lost record, a factory version that was never confirmed.
-// The guardian falls back to a version that ran here without asking.
+// The guardian rolls back to a version that ran here without asking.
 type Admission struct {
 	Record         *Record   // nil: no version was ever installed
-	Keys           []string  // files and folders of trusted keys, as in the configuration; empty: not asked
+	Keys           []string  // files and directories of trusted keys, as in the configuration; empty: not asked
 	Floor          int64     // the lowest accepted release, see Store.Floor
 	Model          string    // of the device; empty: versions for every model may run
 	Today          time.Time // the latest credible date
@@ -32,7 +32,7 @@ type Admission struct {
 // release a downgrade, for ever. 2^45 is more than any counter that people use
 // (20261126120000, or milliseconds since 1970), so that a device's first version
 // may have any of them, and it leaves room for 262,143 more such steps, each of
-// which must have proved itself here: a vendor can always go above a thief.
+// which must have been confirmed here: a vendor can always go above a thief.
 const MaxReleaseStep = 1 << 45
 
 // Refuse says why ref, whose manifest is m, may not run here; nil: it may. It does not
@@ -43,7 +43,8 @@ func (a *Admission) Refuse(ref *Ref, m *Manifest) error {
 		return Errorf(ExitRefused, CodeInvalidManifest, "version %s is refused: %s", m.Version, fmt.Sprintf(format, args...))
 	}
 	if a.Model != "" && !slices.Contains(m.Models, a.Model) {
-		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.Model)
+		return refuse("it is for %s, this device is %q", strings.Join(m.Models, ", "), a.Model).
+			WithAdvice("install a bundle that was made with --model %s; `ota-guardian config` shows where the model of this device is set", a.Model)
 	}
 	if m.NotAfter != nil && a.Today.After(*m.NotAfter) {
 		return refuse("it expired at %s", m.NotAfter.Format(time.RFC3339)).
@@ -55,14 +56,14 @@ func (a *Admission) Refuse(ref *Ref, m *Manifest) error {
 			return refuse("its release %d is older than release %d, which ran here", m.Release, a.Floor).
 				WithAdvice("--allow-downgrade takes it all the same; `ota-guardian rollback` goes back to a version that is still here")
 		case m.Release-a.Floor > MaxReleaseStep:
-			return refuse("its release %d is %d beyond release %d, which ran here, and at most %d are believed at once", m.Release, m.Release-a.Floor, a.Floor, int64(MaxReleaseStep)).
+			return refuse("its release %d is %d beyond release %d, which ran here, and the limit is %d", m.Release, m.Release-a.Floor, a.Floor, int64(MaxReleaseStep)).
 				WithAdvice("give releases numbers that count up: after this one, every later one would be a downgrade")
 		}
 	}
 	if a.Record != nil && !a.Force {
 		if b := a.Record.BlockedBy(ref); b != nil {
-			err := refuse("it failed on this device (%s)", strings.TrimSuffix(b.Reason+": "+b.Check, ": ")).
-				WithAdvice("`ota-apply unblock %s` or --force tries it again", m.Version)
+			err := refuse("%s", b.Failed()).
+				WithAdvice("`ota-apply unblock %s` or --force allows it again", m.Version)
 			err.Code = CodeDeploymentFailed // nothing is wrong with the manifest
 			return err
 		}
@@ -72,7 +73,7 @@ func (a *Admission) Refuse(ref *Ref, m *Manifest) error {
 
 // Admit says why the version that ref names may not run here; nil: it may. A version
 // that was confirmed here, or is factory, is not asked who signed it: it is bound by its
-// digest, so nobody can have changed it since. Refusals are *Error with ExitRefused;
+// digest, so it cannot have changed since. Refusals are *Error with ExitRefused;
 // other errors are of what could not be read.
 func (s *Store) Admit(ref *Ref, a *Admission) error {
 	if ref.Digest == NoManifest {
@@ -128,7 +129,7 @@ func (s *Store) checkSigner(ref *Ref, a *Admission) error {
 }
 
 // RevokedUnknownAdvice ends what ErrRevokedUnknown makes impossible.
-const RevokedUnknownAdvice = "take the public keys that were revoked out of the folder of keys, then remove the damaged file"
+const RevokedUnknownAdvice = "remove the public keys that were revoked from the directory of keys, then remove the damaged file"
 
 // trustedIDs are the IDs of the public keys in paths; none if a file that may hold another
 // cannot be read: only what is known speaks against a version.

@@ -17,7 +17,7 @@ import (
 )
 
 // NoManifest is the Digest, in the record of an older program, of a version that it
-// adopted as it was. It is taken for whole as long as anything is in its folder; `adopt`
+// adopted as it was. It counts as intact as long as anything is in its directory; `adopt`
 // gives it a manifest, see Relist.
 const NoManifest = "none"
 
@@ -25,10 +25,25 @@ const NoManifest = "none"
 func (s *Store) checkUnlisted(version string) error {
 	names, err := readDir(s.VersionDir(version))
 	if err == nil && len(names) == 0 {
-		err = errors.New("its folder is empty")
+		err = errors.New("its directory is empty")
 	}
 	if err != nil {
 		return damage(CodeHashMismatch, fmt.Errorf("version %s, which has no manifest, is lost: %w", version, err))
+	}
+	return nil
+}
+
+// Unlisted is the reference to version in r if an older program adopted it as it was; nil: it
+// did not.
+func (r *Record) Unlisted(version string) *Ref {
+	refs := []*Ref{r.Current, r.Previous, r.Factory}
+	for i := range r.Confirmed {
+		refs = append(refs, &r.Confirmed[i])
+	}
+	for _, ref := range refs {
+		if ref != nil && ref.Version == version && ref.Digest == NoManifest {
+			return ref
+		}
 	}
 	return nil
 }
@@ -42,8 +57,8 @@ func (s *Store) Ref(version string) (*Ref, error) {
 	return &snapshot.Ref, nil
 }
 
-// unlisted reports whether version is a folder that has no manifest, or one that an
-// adoption wrote: nobody signed it.
+// unlisted reports whether version is a directory that has no manifest, or one that an
+// adoption wrote: it is not signed.
 func (s *Store) unlisted(version string) bool {
 	dir := s.VersionDir(version)
 	if _, err := lstat(filepath.Join(dir, ManifestDir)); errors.Is(err, fs.ErrNotExist) {
@@ -53,14 +68,14 @@ func (s *Store) unlisted(version string) bool {
 	return err == nil && s.Unsigned(version)
 }
 
-// Unsigned reports whether nobody signed version: an adoption wrote its manifest. Its
-// program may write to its own folder, so nothing makes it read-only but `factory create`.
+// Unsigned reports whether version is not signed: an adoption wrote its manifest. Its
+// program may write to its own directory, so nothing makes it read-only but `factory create`.
 func (s *Store) Unsigned(version string) bool {
 	_, err := lstat(filepath.Join(s.VersionDir(version), SignaturePath))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// list writes the manifest of version, whose folder another program made: what is in it
+// list writes the manifest of version, whose directory another program made: what is in it
 // now is what belongs there. What a manifest cannot list (a socket, a file that is setuid)
 // stays and is not listed, which is no damage; notes
 // say what that is. It is durable when list returns. Nothing else is written.
@@ -106,7 +121,7 @@ func (s *Store) list(ctx context.Context, version, model string) (ref *Ref, note
 	if err != nil {
 		return nil, nil, err
 	}
-	err = m.CheckLinks(func(e *Entry, why error) error { // leads out, or in a circle: nobody follows it
+	err = m.CheckLinks(func(e *Entry, why error) error { // leads out, or in a circle: no program follows it
 		e.External = true
 		return nil
 	})
@@ -169,10 +184,10 @@ func (e *Entry) scan(ctx context.Context, name string) error {
 	return e.check()
 }
 
-// giveManifest puts the manifest raw into dir, in the place of one that nobody signed.
+// giveManifest puts the manifest raw into dir, in the place of an unsigned one.
 func (s *Store) giveManifest(dir string, raw []byte) error {
 	staged := s.path(stagingDir, "adopted")
-	if _, err := s.makeFolders(stagingDir); err != nil {
+	if _, err := s.makeDirs(stagingDir); err != nil {
 		return err
 	}
 	to := filepath.Join(dir, ManifestDir)
@@ -225,9 +240,9 @@ func (s *Store) Relist(ctx context.Context, record *Record, model string) (next 
 	return next, changed, nil
 }
 
-// Foreign reports whether another program keeps the folder: its link current leads
-// to a folder, and not by way of the switch. What Active has to say of such a
-// folder is ErrEmpty.
+// Foreign reports whether another program keeps the directory: its link current leads
+// to a directory, and not by way of the switch. What Active has to say of such a
+// directory is ErrEmpty.
 func (s *Store) Foreign() bool {
 	_, foreign := s.foreign()
 	return foreign
@@ -239,16 +254,12 @@ func (s *Store) foreign() (target string, foreign bool) {
 	if err != nil || target == fixedTarget("current") {
 		return "", false
 	}
-	var info fs.FileInfo
-	err = Retry(func() (err error) {
-		info, err = os.Stat(s.path("current"))
-		return err
-	})
+	info, err := stat(s.path("current"))
 	return target, err == nil && info.IsDir()
 }
 
-// Adoption is the record that Adopt makes of a folder whose links another program
-// kept: current, previous and factory lead to folders v<version> beside them. What
+// Adoption is the record that Adopt makes of a directory whose links another program
+// kept: current, previous and factory lead to directories v<version> beside them. What
 // they name ran before, so all of it is confirmed. notes say what is not taken
 // over, and why. Each version without a manifest gets one, also those that no link names;
 // dryRun: nothing is changed.
@@ -293,7 +304,7 @@ func (s *Store) Adoption(ctx context.Context, model string, dryRun bool) (r *Rec
 	}
 	if r.Previous != nil && r.Previous.Version == r.Current.Version {
 		r.Previous = nil
-		notes = append(notes, "the link previous names the version that runs: nothing is behind it")
+		notes = append(notes, "the link previous names the current version: it is no fallback")
 	}
 	for _, ref := range []*Ref{r.Factory, r.Previous, r.Current} {
 		if ref != nil {
@@ -314,7 +325,7 @@ func (s *Store) foreignLink(name string) (*Ref, error) {
 	}
 	if info.Mode().Type() != fs.ModeSymlink {
 		return nil, cannot("it is not a link").
-			WithAdvice("give the folder the name of its version and make the link: mv %[1]s %[2]s && ln -s v1.0.0 %[1]s", s.path(name), s.path("v1.0.0"))
+			WithAdvice("give the directory the name of its version and make the link: mv %[1]s %[2]s && ln -s v1.0.0 %[1]s", s.path(name), s.path("v1.0.0"))
 	}
 	dir, err := filepath.EvalSymlinks(s.path(name))
 	if err != nil {
@@ -325,11 +336,11 @@ func (s *Store) foreignLink(name string) (*Ref, error) {
 		return nil, err
 	}
 	parent, base := filepath.Split(dir)
-	if version, _, ok := parseFolder(base); ok && filepath.Clean(parent) == root && base == s.folder(version) {
+	if version, _, ok := parseDirName(base); ok && filepath.Clean(parent) == root && base == s.dirOf(version) {
 		return &Ref{Version: version}, nil
 	}
-	return nil, cannot("it leads to %s, want a folder v<version> in %s", dir, s.dir).
-		WithAdvice("rename the folder, which moves no data, and make the link anew: ln -sfn v1.0.0 %s", s.path(name))
+	return nil, cannot("it leads to %s, want a directory v<version> in %s", dir, s.dir).
+		WithAdvice("rename the directory, which moves no data, and make the link again: ln -sfn v1.0.0 %s", s.path(name))
 }
 
 // adoptable is version, which the link name leads to, with the content that is there.
@@ -346,15 +357,15 @@ func (s *Store) adoptable(ctx context.Context, name, version string, dryRun bool
 	}
 	if err != nil {
 		return nil, Errorf(ExitRefused, "", "cannot adopt %s: %v", s.path(name), err).
-			WithAdvice("a folder with a %s must be what its manifest says; install that version again, or remove its %[1]s", ManifestDir)
+			WithAdvice("a directory with a %s must be what its manifest says; install that version again, or remove its %[1]s", ManifestDir)
 	}
 	if s.unlisted(version) {
-		return ref, nil // nobody signed it
+		return ref, nil // it is not signed
 	}
 	return ref, s.CheckRevoked(ref, nil)
 }
 
-// Adopt makes the store of a folder whose links another program kept: next, which
+// Adopt makes the store of a directory whose links another program kept: next, which
 // is of Adoption, is what they say. At every moment, and after a power cut at any
 // moment, each link leads to the version that it led to before; running it again
 // finishes what was begun. The errors are those of Commit: one with ExitUnknown says
@@ -364,16 +375,16 @@ func (s *Store) Adopt(next *Record) error {
 		return err
 	}
 	// What can fail for want of room comes before the switch, as far as it can.
-	if _, err := s.makeFolders(stagingDir, trashDir); err != nil {
+	if _, err := s.makeDirs(stagingDir, trashDir); err != nil {
 		return err
 	}
 	// First what the links are going to lead to, then the links.
 	if err := s.commit(next); err != nil {
 		return err
 	}
-	if err := s.Mend(); err != nil {
+	if err := s.RepairLinks(); err != nil {
 		return Errorf(ExitUnknown, "", "generation %d is made, but not all links to it: %w", next.Generation, err).
 			WithAdvice("run `ota-guardian adopt` again; until then each link of %s leads where it did", s.dir)
 	}
-	return s.Settle()
+	return s.SyncSwitch()
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // TestBuildDate holds that the date of the program is that of its sources, and never in
-// the future: everything would be judged too late.
+// the future: everything would be found expired.
 func TestBuildDate(t *testing.T) {
 	defer func() { builtAt = "" }()
 	if now := time.Now(); written.After(now) {

@@ -1,7 +1,7 @@
 package bootcheck
 
-// How things are deleted: as far as they can be, whatever stands in the way of the
-// rest, and in an order in which no half of a version ever looks whole.
+// How things are deleted: as far as they can be, past what stands in the way of the
+// rest, and in an order in which no half of a version ever looks intact.
 
 import (
 	"cmp"
@@ -105,8 +105,8 @@ func syncRemoval(dir string) error {
 	return nil
 }
 
-// trash moves name, below the store's folder, into .trash. When it returns, it is
-// durably out of the folder that it was in. That it is in .trash need not be: whatever
+// trash moves name, below the store's directory, into .trash. When it returns, it is
+// durably out of the directory that it was in. That it is in .trash need not be: what
 // is there waits to be deleted. What cannot be moved is deleted where it is.
 func (s *Store) trash(name string) error {
 	_, err := s.moveToTrash(name)
@@ -115,7 +115,7 @@ func (s *Store) trash(name string) error {
 
 // moveToTrash is trash; to is where it is now, empty if it was deleted.
 func (s *Store) moveToTrash(name string) (to string, err error) {
-	if _, err := s.makeFolders(trashDir); err != nil {
+	if _, err := s.makeDirs(trashDir); err != nil {
 		return "", err
 	}
 	from := s.path(name)
@@ -138,10 +138,10 @@ func (s *Store) moveToTrash(name string) (to string, err error) {
 	}
 }
 
-// removeHere deletes name in its place, as it cannot be moved: a folder of the lower
+// removeHere deletes name in its place, as it cannot be moved: a directory of the lower
 // layer of an overlay, or one that must not be changed itself. Of a version the manifest
-// goes first, durably, and the folder that it was in last: a rest is a damaged version,
-// neither a whole one nor one that never had a manifest. Where that cannot be done,
+// goes first, durably, and the directory that it was in last: a rest is a damaged version,
+// neither an intact one nor one that never had a manifest. Where that cannot be done,
 // nothing is deleted.
 func removeHere(name string) error {
 	parent, err := openDir(filepath.Dir(name))
@@ -157,7 +157,7 @@ func removeHere(name string) error {
 		return err
 	}
 	defer dir.Close()
-	// A version that was adopted has no such folder, and would look like itself, half.
+	// A version that was adopted has no such directory, and would look like itself, half.
 	if err := os.Mkdir(filepath.Join(name, ManifestDir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -173,7 +173,7 @@ func removeHere(name string) error {
 	return removeAt(int(parent.Fd()), name)
 }
 
-// clear makes name, below the store's folder, free. What of it cannot be deleted is moved
+// clear makes name, below the store's directory, free. What of it cannot be deleted is moved
 // into .trash.
 func (s *Store) clear(name string) error {
 	if RemoveAll(s.path(name)) == nil {
@@ -182,8 +182,8 @@ func (s *Store) clear(name string) error {
 	return s.trash(name)
 }
 
-// leftOver is one error for all that could not be removed.
-func leftOver(errs []error) error {
+// notRemoved is one error for all that could not be removed.
+func notRemoved(errs []error) error {
 	var first error
 	n := 0
 	for _, err := range errs {
@@ -199,10 +199,6 @@ func leftOver(errs []error) error {
 }
 
 // openDir opens the directory name, which is no link, with Retry.
-func openDir(name string) (f *os.File, err error) {
-	err = Retry(func() (err error) {
-		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-		return err
-	})
-	return f, err
+func openDir(name string) (*os.File, error) {
+	return retried(func() (*os.File, error) { return os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0) })
 }

@@ -26,8 +26,8 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// TestRemoveAllMounts holds that what is mounted below a folder is not deleted with it:
-// neither another file system, nor a folder of the same one. The rest goes.
+// TestRemoveAllMounts holds that what is mounted below a directory is not deleted with it:
+// neither another file system, nor a directory of the same one. The rest goes.
 func TestRemoveAllMounts(t *testing.T) {
 	dir, inside := inNamespace(t)
 	if !inside {
@@ -60,7 +60,7 @@ func TestRemoveAllMounts(t *testing.T) {
 }
 
 // overlay makes a store whose versions 1.0 and 2.0, the latter without a manifest, are
-// in the lower layer of an overlay: their folders cannot be renamed.
+// in the lower layer of an overlay: their directories cannot be renamed.
 func overlay(t *testing.T, dir string) *Store {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -98,7 +98,7 @@ func TestRemoveLowerLayer(t *testing.T) {
 	}
 	s := overlay(t, dir)
 	if err := os.Rename(s.path("v1.0"), s.path(".trash/v1.0")); !errors.Is(err, unix.EXDEV) {
-		t.Fatalf("a folder of the lower layer can be renamed: %v", err)
+		t.Fatalf("a directory of the lower layer can be renamed: %v", err)
 	}
 	if err := s.Remove(nil, "1.0"); err != nil || exists(s.path("v1.0")) {
 		t.Errorf("Remove of a version in the lower layer: %v, it is there: %v", err, exists(s.path("v1.0")))
@@ -188,7 +188,7 @@ func TestSweepStepsOver(t *testing.T) {
 		t.Error("Sweep succeeded")
 	}
 	if exists(s.path(".trash/b")) || exists(s.path(".staging/v4.0")) {
-		t.Error("Sweep did not go on")
+		t.Error("Sweep did not continue")
 	}
 	if root, err := s.Stage("3.0"); err != nil {
 		t.Errorf("Stage: %v", err)

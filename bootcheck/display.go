@@ -1,6 +1,7 @@
 package bootcheck
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -46,12 +47,30 @@ func Ago(t, now time.Time) string {
 // BootLimits are how many boots of a trial may end in each way, see config.Trial.
 type BootLimits struct{ Hard, Unclean, Clean int }
 
+// ShowStatus writes the Status of s to w, for an operator or as JSON. Where a status comes
+// with an error, it does both.
+func (s *Store) ShowStatus(w io.Writer, progress string, asJSON bool, limits BootLimits) error {
+	status, err := s.Status(progress)
+	switch {
+	case status == nil:
+	case asJSON:
+		err = errors.Join(err, WriteJSON(w, status))
+	default:
+		status.Print(w, limits, time.Now())
+	}
+	return err
+}
+
 // Print writes the status on a screen of 80 columns.
 func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	line("phase", "%s", st.phase())
+	phase := st.phase()
+	word := phase[:len(phase)-len(strings.TrimLeft(phase, "abcdefghijklmnopqrstuvwxyz"))]
+	fmt.Fprintf(w, "%-9s ", "phase")
+	Paint(w, st.colour(), word)
+	fmt.Fprintln(w, phase[len(word):])
 	width := max(len(st.Current), len(st.Previous), len(st.Factory), len("none"))
 	version := func(name, version string, activated *time.Time) {
 		var known []string
@@ -75,7 +94,7 @@ func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 	if t := st.Trial; t != nil {
 		line("trial", "boots: %d of %d crashes, %d of %d power cuts, %d of %d reboots", t.Hard, limits.Hard, t.Unclean, limits.Unclean, t.Clean, limits.Clean)
 	}
-	if l := st.LastRollback; l != nil && st.rollbackCounts() {
+	if l := st.LastRollback; l != nil && !st.outdated {
 		when := ""
 		if st.LastRollbackAt != nil {
 			when = Ago(*st.LastRollbackAt, now) + ", "
@@ -98,6 +117,18 @@ func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 	} else if op.Stage == StageIdle && op.Message != "" {
 		line("install", "%s", op.Message)
 	}
+	if f := st.Follow; f != nil {
+		if f.Version != "" {
+			line("follow", "%s", f.text(now))
+		}
+		if f.Error != "" {
+			line("server", "%s", f.Error)
+		}
+		if n := f.UnchangedDays; n != nil && *n >= 30 {
+			line("channel", "unchanged for %d days of power", *n)
+			line("", "hint: compare its serial with the publisher's: `ota-bundle channel inspect`")
+		}
+	}
 	line("free", "%s", Size(int64(st.FreeBytes)))
 	if st.Damage != "" {
 		line("damage", "%s", st.Damage)
@@ -114,20 +145,68 @@ func (st *Status) phase() string {
 		return "unknown: the record is lost"
 	case st.Phase == "":
 		return "nothing installed"
-	case st.Hold == HoldExhausted:
-		return "hold: no version left to roll back to (" + st.Hold + ")"
-	case st.Hold == HoldEnvironment:
-		return "hold: the same check fails with two versions (" + st.Hold + ")"
 	case st.Hold != "":
-		return "hold (" + st.Hold + ")"
+		return fmt.Sprintf("hold: %s (%s)", HoldText(string(st.Hold)), st.Hold)
+	}
+	if w := st.Watching; w != nil {
+		text := string(st.Phase) + ", " + w.Steady()
+		if !w.OK && w.Check != "" {
+			text += ", " + w.CheckResult()
+		}
+		return text
 	}
 	return string(st.Phase)
 }
 
-// rollbackCounts reports whether the last rollback still explains what runs. It does
-// not once another update is confirmed.
-func (st *Status) rollbackCounts() bool {
-	return st.Phase != PhaseConfirmed || st.Current == st.LastRollback.To
+// colour is that of the phase.
+func (st *Status) colour() Colour {
+	switch st.Phase {
+	case PhaseConfirmed:
+		return Green
+	case PhaseHold:
+		return Red
+	}
+	return Yellow
+}
+
+// A Colour of a terminal, by its number in an escape sequence.
+type Colour int
+
+const (
+	Red    Colour = 31
+	Green  Colour = 32
+	Yellow Colour = 33
+)
+
+// Paint writes text to w, in colour c if w shows colours: see Paint of cli.Output.
+func Paint(w io.Writer, c Colour, text string) {
+	if p, ok := w.(interface{ Paint(Colour, string) }); ok {
+		p.Paint(c, text)
+		return
+	}
+	_, _ = io.WriteString(w, text)
+}
+
+// HoldText is why a device is on hold, of a Record's HoldReason.
+func HoldText(reason string) string {
+	switch reason {
+	case HoldExhausted:
+		return "no version left to roll back to"
+	case HoldEnvironment:
+		return "the same check fails with two versions"
+	}
+	return "the operator must act"
+}
+
+// Failed is how b failed on this device: `check "device-api answers" failed here`.
+func (b *Blocked) Failed() string {
+	switch {
+	case b.Check != "":
+		return fmt.Sprintf("check %q failed here", b.Check)
+	case b.Reason == string(CauseOperator):
+		return "the operator rolled it back"
+	}
+	return fmt.Sprintf("it failed here (%s)", b.Reason)
 }
 
 // why is the reason that b is blocked.
@@ -138,22 +217,29 @@ func (b *Blocked) why() string {
 	return fmt.Sprintf("%s, check %q", b.Reason, b.Check)
 }
 
-// PrintList writes the versions, the newest name first.
+// PrintList writes the versions, the newest name first. OWN is what is freed when the
+// version is removed.
 func (st *Status) PrintList(w io.Writer, now time.Time) {
-	rows := [][]string{{"VERSION", "RELEASE", "STATE", "SIZE", "INSTALLED"}}
+	rows := [][]string{{"VERSION", "RELEASE", "STATE", "SIZE", "OWN", "INSTALLED"}}
 	for _, v := range slices.Backward(st.Versions) {
-		release, installed := "-", "-"
+		release, size, own, installed := "-", "-", "-", "-"
 		if counted(v.Release) {
 			release = fmt.Sprint(*v.Release)
+		}
+		if v.Size != nil {
+			size = Size(*v.Size)
+		}
+		if v.Own != nil {
+			own = Size(int64(*v.Own))
 		}
 		if v.InstalledAt != nil {
 			installed = Ago(*v.InstalledAt, now)
 		}
 		states := slices.Clone(v.States)
 		if len(states) > 1 { // what a link names was confirmed, or is on trial, as status says
-			states = slices.DeleteFunc(states, func(s string) bool { return s == "confirmed" })
+			states = slices.DeleteFunc(states, func(s string) bool { return s == "confirmed" || s == "staged" })
 		}
-		rows = append(rows, []string{v.Version, release, strings.Join(states, ","), Size(v.Size), installed})
+		rows = append(rows, []string{v.Version, release, strings.Join(states, ","), size, own, installed})
 	}
 	Table(w, rows)
 }

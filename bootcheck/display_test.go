@@ -40,11 +40,13 @@ func TestAgo(t *testing.T) {
 func TestScreens(t *testing.T) {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	ago := func(d time.Duration) *time.Time { at := now.Add(-d); return &at }
-	release := func(n int64) *int64 { return &n }
+	version := func(version string, release, size int64) VersionInfo {
+		return VersionInfo{Version: version, Release: &release, Size: &size}
+	}
 	versions := []VersionStatus{
-		{Version: "1.0.0", States: []string{"previous", "factory"}, Release: release(1), Size: 32926000, InstalledAt: ago(4 * 24 * time.Hour)},
-		{Version: "1.1.0", States: []string{"current"}, Release: release(2), Size: 2202010, InstalledAt: ago(40 * time.Second)},
-		{Version: "9", States: []string{"damaged"}},
+		{VersionInfo: version("1.0.0", 1, 32926000), States: []string{"previous", "factory"}, InstalledAt: ago(4 * 24 * time.Hour)},
+		{VersionInfo: version("1.1.0", 2, 2202010), States: []string{"current"}, Own: new(uint64(8192)), InstalledAt: ago(40 * time.Second)},
+		{VersionInfo: VersionInfo{Version: "9"}, States: []string{"damaged"}},
 	}
 	trial := &Status{Phase: PhaseTrial, Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Versions: versions, ActivatedAt: ago(40 * time.Second),
 		Trial: &Trial{Unclean: 1}, Operation: Operation{Stage: "rebooting", Progress: 100, Message: "waiting for version 1.1.0 to be confirmed"}, FreeBytes: 75270000000,
@@ -53,7 +55,7 @@ func TestScreens(t *testing.T) {
 		LastRollbackAt: ago(2 * time.Hour)}
 	hold := &Status{Phase: PhaseHold, Hold: HoldExhausted, Current: "1.0.0", Operation: Operation{Stage: StageIdle}, FreeBytes: 64 << 20,
 		LastRollback: &Rollback{From: "1.0.0", Level: LevelNone, Cause: CauseDamaged}}
-	later := &Status{Phase: PhaseConfirmed, Current: "1.3.0", Operation: Operation{Stage: StageSuccess}, LastRollback: trial.LastRollback}
+	later := &Status{Phase: PhaseConfirmed, Current: "1.3.0", Operation: Operation{Stage: StageSuccess}, LastRollback: trial.LastRollback, outdated: true}
 	for name, row := range map[string]struct {
 		st   *Status
 		want string
@@ -91,11 +93,39 @@ free      0 B
 	}
 	var b bytes.Buffer
 	trial.PrintList(&b, now)
-	if want := `VERSION  RELEASE  STATE             SIZE      INSTALLED
-9        -        damaged           0 B       -
-1.1.0    2        current           2.1 MiB   40 s ago
-1.0.0    1        previous,factory  31.4 MiB  4 d ago
+	if want := `VERSION  RELEASE  STATE             SIZE      OWN    INSTALLED
+9        -        damaged           -         -      -
+1.1.0    2        current           2.1 MiB   8 KiB  40 s ago
+1.0.0    1        previous,factory  31.4 MiB  -      4 d ago
 `; b.String() != want {
 		t.Errorf("list:\n%s\nwant:\n%s", &b, want)
+	}
+}
+
+// TestRollbackDetail holds that a crash is told with what the service wrote last, and not
+// with what systemd wrote about it.
+func TestRollbackDetail(t *testing.T) {
+	l := &Rollback{From: "1.2.0", To: "1.1.0", Level: LevelPrevious, Cause: CauseCrash, Check: "device-api runs",
+		Output: "device-api.service crashed 5 times: failed (failed)",
+		Journal: []string{
+			"[57385.540369] systemd[1]: Started device-api.service.",
+			"[57386.495329] device-api[93]: cannot open [config]: no such file",
+			"[57388.257631] systemd[1]: device-api.service: Failed with result 'exit-code'.",
+		}}
+	const crash = "rolled back from 1.2.0 to 1.1.0 (previous): device-api.service crashed 5 times"
+	want := crash + "; its last line: cannot open [config]: no such file"
+	if got := l.Detail(); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	l.Seconds = 7
+	if got, want := l.Summary(), crash+" in 7 s"; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	l.Seconds = 0
+	for what, journal := range map[string][]string{"only systemd": l.Journal[:1], "none": nil, "odd": {"x", "[1] y", "[2] z: "}} {
+		l.Journal = journal
+		if got := l.Detail(); got != crash {
+			t.Errorf("%s: %q", what, got)
+		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 	ExitDownloadFailed ExitCode = 6  // the download failed; asking again resumes it
 	ExitNoSpace        ExitCode = 7  // no room for it on the device
 	ExitRolledBack     ExitCode = 8  // the new version failed and the device runs another again
-	ExitHeld           ExitCode = 9  // hold: a person is needed
+	ExitHeld           ExitCode = 9  // hold: an operator is needed
 	ExitUnknown        ExitCode = 10 // switched, but not certainly durable
 )
 
@@ -29,6 +29,7 @@ const (
 // API like the exit codes.
 const (
 	CodeDownloadFailed   = "DOWNLOAD_FAILED"
+	CodeAddressExpired   = "ADDRESS_EXPIRED" // of a download that an address of today would continue
 	CodeSizeMismatch     = "SIZE_MISMATCH"
 	CodeHashMismatch     = "HASH_MISMATCH"
 	CodeSignatureInvalid = "SIGNATURE_INVALID"
@@ -45,7 +46,7 @@ const (
 type Error struct {
 	Exit   ExitCode // 0 means not classified, see func Exit
 	Code   string   // one of the Code constants; empty means CodeDeploymentFailed
-	Advice string   // what a person does next, for a line of its own; empty: nothing sensible to say
+	Advice string   // what an operator does next, for a line of its own; empty: nothing sensible to say
 	Err    error    // never nil
 }
 
@@ -57,7 +58,7 @@ func Errorf(exit ExitCode, code, format string, args ...any) *Error {
 	return &Error{Exit: exit, Code: code, Err: fmt.Errorf(format, args...)}
 }
 
-// WithAdvice adds what a person does next and returns e.
+// WithAdvice adds what an operator does next and returns e.
 func (e *Error) WithAdvice(format string, args ...any) *Error {
 	e.Advice = fmt.Sprintf(format, args...)
 	return e
@@ -90,7 +91,7 @@ func ReportCode(err error) string {
 	return CodeDeploymentFailed
 }
 
-// Advice is what a person should do about err; empty if nothing is known.
+// Advice is what an operator should do about err; empty if nothing is known.
 func Advice(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok && e.Advice != "" {
 		return e.Advice

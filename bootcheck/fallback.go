@@ -1,10 +1,10 @@
 package bootcheck
 
-// Fallback is the version to run instead of the current one, and what it counts as:
-// the first that is whole, not blocked and not current itself; nil and LevelNone: there
-// is none. The order is in the table of guardian.Decide. whole says which versions may
+// RollbackTarget is the version to run instead of the current one, and what it counts as:
+// the first that is intact, not blocked and not current itself; nil and LevelNone: there
+// is none. The order is in the table of guardian.Decide. intact says which versions may
 // run as far as is known.
-func (r *Record) Fallback(whole func(*Ref) bool) (target *Ref, level string) {
+func (r *Record) RollbackTarget(intact func(*Ref) bool) (target *Ref, level string) {
 	type candidate struct {
 		ref   *Ref
 		level string
@@ -27,7 +27,7 @@ func (r *Record) Fallback(whole func(*Ref) bool) (target *Ref, level string) {
 		order = append(append([]candidate{previous}, confirmed...), factory)
 	}
 	for _, c := range order {
-		if c.ref != nil && r.usable(c.ref, whole) {
+		if c.ref != nil && r.usable(c.ref, intact) {
 			ref := *c.ref
 			return &ref, c.level
 		}
@@ -38,14 +38,14 @@ func (r *Record) Fallback(whole func(*Ref) bool) (target *Ref, level string) {
 // SwitchTo makes target the current version of r, on trial itself unless it is factory,
 // and finds the version behind it. The boot bootID is not counted against target;
 // baseline is that of the trial that ends, nil: none.
-func (r *Record) SwitchTo(target *Ref, level, bootID string, baseline map[string]bool, whole func(*Ref) bool) {
+func (r *Record) SwitchTo(target *Ref, level, bootID string, baseline map[string]bool, intact func(*Ref) bool) {
 	r.Current, r.Previous = target, nil
 	r.Phase, r.Trial = PhaseFactory, nil
 	if level != LevelFactory {
 		r.Phase, r.Trial = PhaseFallback, &Trial{BootID: bootID, Baseline: baseline}
 	}
 	for i := len(r.Confirmed) - 1; i >= 0; i-- {
-		if c := r.Confirmed[i]; r.usable(&c, whole) {
+		if c := r.Confirmed[i]; r.usable(&c, intact) {
 			r.Previous = &c
 			return
 		}
@@ -53,6 +53,6 @@ func (r *Record) SwitchTo(target *Ref, level, bootID string, baseline map[string
 }
 
 // usable reports whether ref may run instead of the current version.
-func (r *Record) usable(ref *Ref, whole func(*Ref) bool) bool {
-	return ref.Version != r.Current.Version && r.BlockedBy(ref) == nil && whole(ref)
+func (r *Record) usable(ref *Ref, intact func(*Ref) bool) bool {
+	return ref.Version != r.Current.Version && r.BlockedBy(ref) == nil && intact(ref)
 }

@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whatever is in the place of a file, reading it ends, and is no reason for another try.
+// With anything in the place of a file, reading it ends, and is no reason for another try.
 func TestReadRegular(t *testing.T) {
 	dir := t.TempDir()
 	for name, put := range map[string]func(name string) error{
-		"nothing":  func(string) error { return nil },
-		"a folder": func(name string) error { return os.Mkdir(name, 0o755) },
-		"a FIFO":   func(name string) error { return unix.Mkfifo(name, 0o600) },
-		"a link":   func(name string) error { return os.Symlink("/etc/passwd", name) },
-		"too much": func(name string) error { return os.WriteFile(name, make([]byte, 101), 0o600) },
+		"nothing":     func(string) error { return nil },
+		"a directory": func(name string) error { return os.Mkdir(name, 0o755) },
+		"a FIFO":      func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"a link":      func(name string) error { return os.Symlink("/etc/passwd", name) },
+		"too much":    func(name string) error { return os.WriteFile(name, make([]byte, 101), 0o600) },
 	} {
 		at := dir + "/" + name
 		if err := put(at); err != nil {

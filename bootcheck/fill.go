@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -25,13 +26,13 @@ import (
 // What an error leaves behind the caller removes.
 type Fill struct {
 	M      *Manifest
-	Sealed bool   // nobody gets the right to write, as in a factory version
+	Sealed bool   // no user gets the right to write, as in a factory version
 	Have   []bool // by entry: files that are there
 	Taken  int64  // bytes of content of those that Take took
 	Unread error  // why a donor could not be read, which says nothing about it; nil: all could
 
 	// Resolve is asked where each link leads, when those that stay inside are made. nil:
-	// somebody asked that of the same manifest before.
+	// a caller asked that of the same manifest before.
 	Resolve func(link string) error
 
 	root *os.File // open since before the first write
@@ -82,7 +83,7 @@ func (f *Fill) begin(raw, signature []byte) error {
 		switch e := &f.M.Entries[i]; {
 		case e.Type == TypeDir:
 			err = dirs.mkdir(e.Path)
-		case e.Type == TypeFile && e.Size == 0: // nobody has to have it
+		case e.Type == TypeFile && e.Size == 0: // it needs no donor
 			err = write(e.Path, nil, e.Mode)
 			f.Have[i] = true
 		}
@@ -206,7 +207,7 @@ func (f *Fill) syncEach() error {
 		}
 	}
 	for _, name := range slices.Backward(names) {
-		file, err := dirs.open(name, 0)
+		file, err := dirs.openFile(name, 0)
 		if errors.Is(err, fs.ErrNotExist) && name == SignaturePath {
 			continue
 		}
@@ -221,28 +222,54 @@ func (f *Fill) syncEach() error {
 }
 
 // A Dirs opens and makes what is in one tree, by paths of which no component may be a
-// link. It keeps the directory of the last one open for the next one.
+// link. It keeps the directories that lead to the last one open for the next one: in the
+// order of a manifest, each is opened once.
 type Dirs struct {
 	root *os.File
-	dir  *os.File // name, below root; nil: none yet
+	open []openedDir // each in the one before
+}
+
+// An openedDir is a descriptor of a directory, and its name in the one above it.
+type openedDir struct {
 	name string
+	fd   int
 }
 
 // fd returns a descriptor of the directory of p, which stays that of c.
 func (c *Dirs) fd(p string) (int, error) {
-	if name := path.Dir(p); c.dir == nil || c.name != name {
-		c.Close()
-		dir, err := openBeneath(int(c.root.Fd()), name)
-		if err != nil {
-			return -1, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		c.dir, c.name = dir, name
+	if !fs.ValidPath(p) { // ParseManifest refuses such names; this is the second wall
+		return -1, &fs.PathError{Op: "open", Path: p, Err: errors.New("path escapes from the version")}
 	}
-	return int(c.dir.Fd()), nil
+	fd, depth := int(c.root.Fd()), 0
+	dir := path.Dir(p)
+	if dir == "." {
+		return fd, nil
+	}
+	for name := range strings.SplitSeq(dir, "/") {
+		if depth == len(c.open) || c.open[depth].name != name {
+			c.closeBelow(depth)
+			opened, err := openAt(fd, name, unix.O_DIRECTORY)
+			if err != nil {
+				return -1, &fs.PathError{Op: "open", Path: dir, Err: err}
+			}
+			c.open = append(c.open, openedDir{name, opened})
+		}
+		fd = c.open[depth].fd
+		depth++
+	}
+	return fd, nil
 }
 
-// open opens p for reading. A FIFO is not waited for, as os.Root would.
-func (c *Dirs) open(p string, flags int) (*os.File, error) {
+// closeBelow closes all but the first depth directories.
+func (c *Dirs) closeBelow(depth int) {
+	for _, d := range c.open[depth:] {
+		_ = unix.Close(d.fd)
+	}
+	c.open = c.open[:depth]
+}
+
+// openFile opens p for reading. A FIFO is not waited for, as os.Root would.
+func (c *Dirs) openFile(p string, flags int) (*os.File, error) {
 	fd, err := c.fd(p)
 	if err != nil {
 		return nil, err
@@ -285,7 +312,7 @@ func (c *Dirs) Remove(p string) error {
 
 // chmod changes the mode of the directory p: by name it would follow links.
 func (c *Dirs) chmod(p string, mode Mode) error {
-	d, err := c.open(p, unix.O_DIRECTORY)
+	d, err := c.openFile(p, unix.O_DIRECTORY)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: p, Err: err}
 	}
@@ -293,13 +320,8 @@ func (c *Dirs) chmod(p string, mode Mode) error {
 	return setMode(d, mode)
 }
 
-// Close lets go of the directory that is open.
-func (c *Dirs) Close() {
-	if c.dir != nil {
-		_ = c.dir.Close()
-	}
-	c.dir = nil
-}
+// Close lets go of the directories that are open.
+func (c *Dirs) Close() { c.closeBelow(0) }
 
 // WriteAndClose writes the end of f, and gives it its mode.
 func WriteAndClose(f *os.File, content []byte, mode Mode) error {

@@ -50,15 +50,15 @@ func (s *Store) readLink(n uint64, name string) (*Ref, error) {
 	return &Ref{Version: version}, nil
 }
 
-// linkTarget is readLink, and the folder.
-func (s *Store) linkTarget(n uint64, name string) (folder, version string, err error) {
+// linkTarget is readLink, and the directory.
+func (s *Store) linkTarget(n uint64, name string) (directory, version string, err error) {
 	target, err := readlink(filepath.Join(s.generation(n), name))
-	folder, ok := strings.CutPrefix(target, "../../")
-	version, _, valid := parseFolder(folder)
+	directory, ok := strings.CutPrefix(target, "../../")
+	version, _, valid := parseDirName(directory)
 	if !ok || !valid {
 		return "", "", err
 	}
-	return folder, version, nil
+	return directory, version, nil
 }
 
 // readGeneration reads the record of generation n, from whichever copy is intact.
@@ -69,7 +69,7 @@ func (s *Store) readGeneration(n uint64) (r *Record, damage string, err error) {
 	text, err := ReadRegular(name, maxRecord)
 	backup, backupErr := ReadRegular(filepath.Join(s.generation(n), backupFile), maxRecord)
 	switch {
-	case errors.Is(err, fs.ErrPermission): // one who may not read it gets no answer, not even from the backup
+	case errors.Is(err, fs.ErrPermission): // a user who may not read it gets no answer, not even from the backup
 	case intact(text):
 		if !bytes.Equal(text, backup) && !Inconclusive(backupErr) {
 			damage = fmt.Sprintf("generation %d: the backup of the record is damaged", n)
@@ -168,7 +168,7 @@ func (s *Store) History() ([]*Record, error) {
 // writeGeneration writes generation n whole and makes it durable.
 func (s *Store) writeGeneration(n uint64, r *Record) error {
 	dir := s.generation(n)
-	if _, err := s.makeFolders(generationsDir); err != nil {
+	if _, err := s.makeDirs(generationsDir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -17,26 +17,27 @@ import (
 // All locks, in the order in which a program takes them. None is held while one before
 // it is waited for.
 //
-//	.install.lock       store       one install, from its first byte to its verdict
-//	.lock               the spool   one download
-//	.lock               store       what changes the store; seconds
-//	.metrics.lock       run folder  what writes the files for the fleet; taken by anyone, last
-//	progress.json       run folder  on the file itself: its writer lives (operation.go)
+//	.follow.lock   run directory  one follower, as long as it runs; its installs are processes of their own
+//	.install.lock  store          one install, from its first byte to the end of its trial
+//	.lock          the spool      one download
+//	.lock          store          what changes the store; seconds
+//	.metrics.lock  run directory  what writes the files for the fleet; taken last
+//	progress.json  run directory  on the file itself: its writer lives (operation.go)
 //
 // All but the last are LockFile.
 
 // ErrBusy is returned by Lock: another program changes the store. Asking again later is right.
-var ErrBusy = errors.New("another install or the guardian is at work")
+var ErrBusy = errors.New("another install or ota-guardian holds the store")
 
 // Lock takes the store's lock, waiting for it at most wait. The lock dies with
-// its holder, so nobody ever has to clear it by hand. The error is an *Error
+// its holder, so it never has to be cleared by hand. The error is an *Error
 // with ExitBusy that wraps ErrBusy, or ctx's.
 func (s *Store) Lock(ctx context.Context, wait time.Duration) (unlock func(), err error) {
 	return s.lockAt(ctx, lockFile, wait)
 }
 
-// LockInstalls takes the lock that one install holds from its first byte to its
-// verdict. It is not the store's lock: the guardian confirms and falls back
+// LockInstalls takes the lock that one install holds from its first byte to the
+// end of its trial. It is not the store's lock: the guardian confirms and rolls back
 // while an install downloads or waits.
 func (s *Store) LockInstalls(ctx context.Context) (unlock func(), err error) {
 	// A moment of patience: a guardian that sweeps a full disk has it for so long.
@@ -92,11 +93,7 @@ func tryLock(name string) (*os.File, error) {
 	if f == nil {
 		return nil, err
 	}
-	var info fs.FileInfo
-	err = Retry(func() (err error) {
-		info, err = f.Stat()
-		return err
-	})
+	info, err := retried(f.Stat)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -107,7 +104,7 @@ func tryLock(name string) (*os.File, error) {
 			f.Close()
 			return next, err
 		}
-		// On a full disk no other way is left, and a read-only one nobody changes.
+		// On a full disk no other way is left, and a read-only one is not changed.
 		if errors.Is(f.Chmod(0o600), unix.EROFS) {
 			f.Close()
 			return nil, nil
@@ -142,7 +139,7 @@ func openLock(name string) (*os.File, error) {
 			}
 			continue
 		case errors.Is(err, unix.EROFS):
-			// Nobody changes anything on this disk: reading it must not fail for that.
+			// Nothing changes on this disk: reading it must not fail for that.
 			if f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0); errors.Is(err, fs.ErrNotExist) {
 				return nil, nil
 			}
@@ -185,7 +182,7 @@ func ownLock(info fs.FileInfo) bool {
 	return ok && info.Mode().IsRegular() && info.Mode().Perm()&0o077 == 0 && int(st.Uid) == os.Geteuid()
 }
 
-// replaceLock puts a file that nobody else has ever opened, and that is locked, in the
+// replaceLock puts a file that no other program has ever opened, and that is locked, in the
 // place of the lock name, which another user may hold for ever. One process at a
 // time does so, the one that has the lock of the new file; the others try again.
 func replaceLock(name string) (*os.File, error) {

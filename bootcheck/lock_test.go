@@ -13,7 +13,7 @@ import (
 )
 
 // TestLockOfAnother holds that a lock file which others can open, as an older
-// program, a copy or a person may have left it, is no way to stop this one.
+// program, a copy or an operator may have left it, is no way to stop this one.
 func TestLockOfAnother(t *testing.T) {
 	s := newStore(t)
 	for name, lock := range map[string]func() (func(), error){

@@ -54,13 +54,23 @@ func Retry(look func() error) error {
 	}
 }
 
-// lstat is os.Lstat with Retry.
-func lstat(name string) (info fs.FileInfo, err error) {
+// retried is what look finds, with Retry.
+func retried[T any](look func() (T, error)) (found T, err error) {
 	err = Retry(func() (err error) {
-		info, err = os.Lstat(name)
+		found, err = look()
 		return err
 	})
-	return info, err
+	return found, err
+}
+
+// lstat is os.Lstat with Retry.
+func lstat(name string) (fs.FileInfo, error) {
+	return retried(func() (fs.FileInfo, error) { return os.Lstat(name) })
+}
+
+// stat is os.Stat with Retry.
+func stat(name string) (fs.FileInfo, error) {
+	return retried(func() (fs.FileInfo, error) { return os.Stat(name) })
 }
 
 // statAt is fstatat with Retry. It follows no link.
@@ -69,29 +79,28 @@ func statAt(dir *os.File, name string, st *unix.Stat_t) error {
 }
 
 // namesIn lists what is in the directory open as d, with Retry.
-func namesIn(d *os.File) (names []string, err error) {
-	err = Retry(func() (err error) {
-		if _, err = d.Seek(0, io.SeekStart); err == nil {
-			names, err = d.Readdirnames(-1)
+func namesIn(d *os.File) ([]string, error) {
+	return retried(func() ([]string, error) {
+		if _, err := d.Seek(0, io.SeekStart); err != nil {
+			return nil, err
 		}
-		return err
+		return d.Readdirnames(-1)
 	})
-	return names, err
 }
 
-// There sees whether the folder of version is in the store. The error is Inconclusive,
+// There sees whether the directory of version is in the store. The error is Inconclusive,
 // or says that it is not.
-func (s *Store) There(version string) error { return isFolder(s.VersionDir(version)) }
+func (s *Store) There(version string) error { return isDirectory(s.VersionDir(version)) }
 
-func isFolder(name string) error {
+func isDirectory(name string) error {
 	info, err := lstat(name)
 	if err == nil && !info.IsDir() {
-		err = errors.New("it is not a folder")
+		err = errors.New("it is not a directory")
 	}
 	return err
 }
 
-// Sealed reports whether the folder of version is read-only, as that of factory is.
+// Sealed reports whether the directory of version is read-only, as that of factory is.
 func (s *Store) Sealed(version string) bool {
 	info, err := lstat(s.VersionDir(version))
 	return err == nil && info.Mode().Perm()&0o222 == 0

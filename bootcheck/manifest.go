@@ -1,22 +1,19 @@
 package bootcheck
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 	"unicode/utf8"
 )
 
-// ManifestDir is the folder of a snapshot, and of a bundle's head, that holds
+// ManifestDir is the directory of a snapshot, and of a bundle's head, that holds
 // the manifest and its signature. It is not an entry of the manifest and no
 // entry may be in it.
 const ManifestDir = ".ota"
@@ -26,6 +23,13 @@ const (
 	ManifestPath  = ManifestDir + "/manifest.json"
 	SignaturePath = ManifestDir + "/manifest.json.minisig"
 )
+
+// SBOMPath is the file of a version that is its SBOM: what it is made of, CycloneDX or
+// SPDX in JSON. To everything else it is a file as any other.
+const SBOMPath = "sbom.json"
+
+// MaxSBOM bounds it, bytes; a thousand components take about one MiB.
+const MaxSBOM = 4 << 20
 
 // ManifestFormat is the only value of "format" that this program understands.
 const ManifestFormat = 1
@@ -65,7 +69,7 @@ type Manifest struct {
 	NotAfter *time.Time `json:"not_after,omitempty"` // nil: never expires
 	Services []string   `json:"services,omitempty"`  // systemd services that start from it; empty: those of the device's configuration
 	// RevokedKeys are the IDs of keys (see ValidKeyID) whose bundles a device
-	// refuses from now on, also where the public key still lies in its folder. A
+	// refuses from now on, also where the public key still lies in its directory. A
 	// device remembers them for ever once it has admitted the bundle; the key that
 	// signed the bundle cannot be among them.
 	RevokedKeys []string `json:"revoked_keys,omitempty"`
@@ -90,7 +94,7 @@ type Entry struct {
 	Type EntryType `json:"type"`
 	Mode Mode      `json:"mode,omitzero"` // of files and directories; a link has none
 	// External is a link that may be absolute or leave the tree. It is made as it is,
-	// and no program of ours follows it.
+	// and ota-apply and ota-guardian do not follow it.
 	External bool   `json:"external,omitempty"`
 	Size     int64  `json:"size,omitempty"`   // of a file, bytes
 	SHA256   string `json:"sha256,omitempty"` // of a file, 64 lower-case hex digits
@@ -218,6 +222,10 @@ func Digest(rawManifest []byte) string {
 func ReadManifest(dir string) (raw []byte, m *Manifest, err error) {
 	raw, err = ReadSnapshotFile(dir, ManifestPath, MaxManifest)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "cannot read the manifest: %w", err).
+				WithAdvice("if version 0.1 of ota-guardian adopted it: `ota-guardian adopt` makes the manifest")
+		}
 		return nil, nil, damage(CodeInvalidManifest, fmt.Errorf("cannot read the manifest: %w", err))
 	}
 	m, err = ParseManifest(raw)
@@ -229,45 +237,18 @@ func ReadManifest(dir string) (raw []byte, m *Manifest, err error) {
 
 // ReadSnapshotFile reads a small file of the snapshot in dir, at most max bytes.
 // path must be a regular file and no component of it a link.
-func ReadSnapshotFile(dir, path string, max int64) (data []byte, err error) {
+func ReadSnapshotFile(dir, path string, max int64) ([]byte, error) {
 	root, err := openDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = root.Close() }()
-	err = Retry(func() (err error) {
-		data, err = readBeneath(root, path, max)
-		return err
+	name := filepath.Join(dir, path)
+	return retried(func() ([]byte, error) {
+		f, err := openBeneath(int(root.Fd()), path)
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		return readOpened(f, name, max)
 	})
-	return data, err
-}
-
-// readBeneath is one look of ReadSnapshotFile.
-func readBeneath(root *os.File, path string, max int64) ([]byte, error) {
-	dir := root.Name()
-	f, err := openBeneath(int(root.Fd()), path)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, path), Err: err}
-	}
-	defer func() { _ = f.Close() }()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case !st.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a regular file", filepath.Join(dir, path))
-	case st.Size() > max:
-		return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", filepath.Join(dir, path), st.Size(), max)
-	}
-	// The limit again: the file may grow while it is read.
-	raw := bytes.NewBuffer(make([]byte, 0, st.Size()+bytes.MinRead))
-	n, err := raw.ReadFrom(io.LimitReader(f, max+1))
-	if err != nil {
-		return nil, err
-	}
-	if n > max {
-		return nil, fmt.Errorf("%s grew while it was read", filepath.Join(dir, path))
-	}
-	return raw.Bytes(), nil
 }

@@ -17,7 +17,7 @@ func ValidVersion(s string) bool { return len(s) <= maxWord && plainWord(s, "._+
 
 // ValidService reports whether s is the full name of a systemd service,
 // "device-api.service": systemd's unit names (systemd.unit(5)) without the
-// escapes, which nobody writes by hand.
+// escapes, which are not written by hand.
 func ValidService(s string) bool {
 	name, ok := strings.CutSuffix(s, ".service")
 	return ok && len(s) <= MaxName && plainWord(name, ":_.@-")
@@ -345,7 +345,7 @@ func (t *links) follow(from *Entry, left int) (_ followed, at *Entry, _ error) {
 	case strings.Contains(target, "//"):
 		return to, from, errors.New("has an empty component")
 	case p == ".." || strings.HasPrefix(p, "../"):
-		return to, from, errLeaves // as it reads, for whoever looks at it without following links
+		return to, from, errLeaves // as it reads, for programs that do not follow links
 	}
 	for name := range strings.SplitSeq(target, "/") {
 		switch e := t.entries[to.path]; {

@@ -404,7 +404,7 @@ func TestReadManifest(t *testing.T) {
 				return err
 			}
 			return os.Truncate(name, MaxManifest+1)
-		}, "at most 33554432 are allowed", nil},
+		}, "is larger than 32 MiB", nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := t.TempDir()

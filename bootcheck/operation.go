@@ -14,14 +14,22 @@ import (
 // progress.json is replaced as a whole at each change, so a reader sees one state
 // or the next, never half of one. While its writer lives, it holds a write lock
 // (fcntl, of the open file) on the very file that it put there. The lock dies
-// with the process, whatever ends it: a file that says "downloading" and is not
-// locked is of an install that was killed. Only who may write the file can lock
-// it, and nobody needs to lock it to ask.
+// with the process, also if it is killed: a file that says "downloading" and is not
+// locked is of an install that was killed. Only a user who may write the file can
+// lock it, and a reader needs no lock.
 type Operation struct {
-	Stage    string `json:"stage"`    // "idle": nothing is going on
+	Stage    string `json:"stage"`    // "idle": nothing is done
 	Progress int    `json:"progress"` // percent of the stage
 	Message  string `json:"message"`
 	Error    string `json:"error"` // empty, or CODE: text
+}
+
+// An Install is what progress.json says: the Operation, and what a screen shows beside it.
+type Install struct {
+	Operation
+	Version OrNull `json:"version"`     // that is installed; empty: not known yet
+	Done    int64  `json:"bytes_done"`  // of the stage
+	Total   int64  `json:"bytes_total"` // 0: the stage does not count bytes
 }
 
 // Stages of an Operation that this package looks at; package report has them all.
@@ -39,12 +47,15 @@ func (op Operation) Running() bool {
 // maxOperation is what is read of progress.json, in bytes; a Reporter writes 2 KiB at most.
 const maxOperation = 64 << 10
 
-// ReadOperation reads progress.json: what an install does now, or how the last
+// ReadOperation is the Operation of ReadInstall.
+func ReadOperation(name string) Operation { return ReadInstall(name).Operation }
+
+// ReadInstall reads progress.json: what an install does now, or how the last
 // one of this boot ended. It is idle where there is no such file (a reboot empties
 // /run) or none that can be understood: nothing depends on it. It is idle too, and
 // the message says why, when the install was killed before it could say an end.
-func ReadOperation(name string) Operation {
-	var op Operation
+func ReadInstall(name string) Install {
+	var op Install
 	// A file that was replaced while it was read is no longer locked: look again.
 	// One that is replaced all the time has a writer that lives.
 	for range 10 {
@@ -57,9 +68,9 @@ func ReadOperation(name string) Operation {
 }
 
 // readOperation is one look. final is false when the file was exchanged meanwhile.
-func readOperation(name string) (op Operation, final bool) {
-	idle := Operation{Stage: StageIdle}
-	// A FIFO or a link in its place blocks nobody and leads nowhere.
+func readOperation(name string) (op Install, final bool) {
+	idle := Install{Operation: Operation{Stage: StageIdle}}
+	// A FIFO or a link in its place does not block and leads nowhere.
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return idle, true
@@ -83,8 +94,8 @@ func readOperation(name string) (op Operation, final bool) {
 	return idle, true
 }
 
-// writerLives reports whether somebody holds a write lock on f. Where the file
-// system cannot tell, the file is believed.
+// writerLives reports whether a process holds a write lock on f. Where the file
+// system cannot tell, the file is trusted.
 func writerLives(f *os.File) bool {
 	lock := unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart}
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)

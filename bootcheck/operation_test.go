@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReadOperation holds what is believed of progress.json, and that a writer
+// TestReadOperation holds what is trusted of progress.json, and that a writer
 // that is gone is never taken for one that works.
 func TestReadOperation(t *testing.T) {
 	const downloading = `{"stage":"downloading","progress":40,"message":"m","error":""}`
@@ -25,7 +25,7 @@ func TestReadOperation(t *testing.T) {
 	}{
 		{"an install that runs", downloading, unix.F_WRLCK, busy},
 		{"an install that was killed", downloading, unix.F_UNLCK, killed},
-		{"an install that was killed, and somebody who may only read wants to hide it", downloading, unix.F_RDLCK, killed},
+		{"an install that was killed, and a user who may only read wants to hide it", downloading, unix.F_RDLCK, killed},
 		{"an install that ended well", `{"stage":"success","progress":100}`, unix.F_UNLCK, Operation{Stage: "success", Progress: 100}},
 		{"an install that failed", `{"stage":"failed","progress":7,"message":"m","error":"DISK_FULL: m"}`, unix.F_UNLCK,
 			Operation{Stage: "failed", Progress: 7, Message: "m", Error: "DISK_FULL: m"}},
@@ -50,6 +50,15 @@ func TestReadOperation(t *testing.T) {
 			t.Errorf("%s: ReadOperation = %+v, want %+v", row.name, got, row.want)
 		}
 		writer.Close()
+	}
+
+	// What a screen shows beside it.
+	file := filepath.Join(t.TempDir(), "progress.json")
+	if err := os.WriteFile(file, []byte(`{"stage":"failed","progress":7,"version":"1.2.0","bytes_done":3,"bytes_total":40,"exit":6}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ReadInstall(file), (Install{Operation{Stage: "failed", Progress: 7}, "1.2.0", 3, 40}); got != want {
+		t.Errorf("ReadInstall = %+v, want %+v", got, want)
 	}
 
 	dir := t.TempDir()

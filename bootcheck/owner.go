@@ -15,7 +15,7 @@ const maxLinks = 40
 // what name leads to or put something else in its place: name itself, every
 // directory above it and every link on the way. In a sticky directory, such as /tmp,
 // only the owner of an entry can replace it. The error is an *Error with ExitRefused
-// and the cure, or says why a part of name cannot be looked at.
+// and the hint, or says why a part of name cannot be looked at.
 func CheckOwner(name string) error {
 	name, err := filepath.Abs(name)
 	if err != nil {

@@ -34,7 +34,7 @@ func TestCheckOwner(t *testing.T) {
 			}
 			return os.Lchown(dir+"/etc/file", stranger, -1)
 		}, true, "owner 12345"},
-		{"a link through a directory that everybody can write", func(dir string) error {
+		{"a link through a directory that every user can write", func(dir string) error {
 			if err := os.Mkdir(dir+"/open", 0o755); err != nil {
 				return err
 			}
@@ -71,7 +71,7 @@ func TestCheckOwner(t *testing.T) {
 		case row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)):
 			t.Errorf("%s: %v, want an error with %q", row.name, err, row.want)
 		case strings.Contains(row.want, "mode") && (Exit(err) != ExitRefused || !strings.Contains(Advice(err), "chmod")):
-			t.Errorf("%s: exit %d, advice %q, want a refusal with its cure", row.name, Exit(err), Advice(err))
+			t.Errorf("%s: exit %d, advice %q, want a refusal with its hint", row.name, Exit(err), Advice(err))
 		}
 	}
 }

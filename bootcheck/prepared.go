@@ -14,12 +14,12 @@ import (
 )
 
 // A version on trial may fill the disk, and fill it again whenever room is made. So
-// whatever it takes to leave that version is made together with generation n that puts
+// all that it takes to roll back that version is made together with generation n that puts
 // it on trial:
 //
-//	.generations/44/            the generation that falls back from 42, whole
+//	.generations/44/            the generation that rolls 42 back, complete
 //	.generations/42.fallback/   what makes it the active one
-//	  active -> .generations/44   one rename of this link onto .active is the fall-back
+//	  active -> .generations/44   one rename of this link onto .active is the rollback
 //	  boot-1 boot-2               boots that may go uncounted; each is an unlink
 //	  room-1 room-2               btrfs alone: space that the rename may need
 //
@@ -36,7 +36,7 @@ const (
 	ahead = 2
 
 	// SpareBoots is how many boots of a trial may go uncounted, on a disk that is too
-	// full to count them; the next one falls back. With it they are 3, as the smallest
+	// full to count them; the next one rolls back. With it they are 3, as the smallest
 	// limit of counted boots.
 	SpareBoots = 2
 
@@ -55,7 +55,7 @@ func (s *Store) fallback(n uint64, elem ...string) string {
 // switchTarget is what the switch says for generation n.
 func switchTarget(n uint64) string { return generationsDir + "/" + strconv.FormatUint(n, 10) }
 
-// prepared is the generation that falls back from generation n; 0: none.
+// prepared is the generation that rolls back generation n; 0: none.
 func (s *Store) prepared(n uint64) uint64 {
 	target, err := readlink(s.fallback(n, preparedLink))
 	if p := n + ahead; target == switchTarget(p) || Inconclusive(err) {
@@ -64,10 +64,10 @@ func (s *Store) prepared(n uint64) uint64 {
 	return 0
 }
 
-// fallBack is the record of a device that falls back from r, as far as it is known
-// before: not why. nil: r is not on trial, or there is nothing to fall back to.
-func (r *Record) fallBack(whole func(*Ref) bool) *Record {
-	target, level := r.Fallback(whole)
+// rolledBack is the record of a device that rolled back from r, as far as it is known
+// before: not why. nil: r is not on trial, or there is nothing to roll back to.
+func (r *Record) rolledBack(intact func(*Ref) bool) *Record {
+	target, level := r.RollbackTarget(intact)
 	if !r.Phase.Counted() || target == nil {
 		return nil
 	}
@@ -78,15 +78,15 @@ func (r *Record) fallBack(whole func(*Ref) bool) *Record {
 	next.Block(*r.Current, CauseUnrecorded, "")
 	next.SwitchTo(target, level, "", r.Trial.Baseline, func(ref *Ref) bool {
 		// Any other version may be removed before this counts.
-		return (ref.Same(r.Previous) || ref.Same(r.Factory)) && whole(ref)
+		return (ref.Same(r.Previous) || ref.Same(r.Factory)) && intact(ref)
 	})
 	return next
 }
 
-// prepare makes what falls back from generation n, whose record is r, as generation
-// n+ahead. All of it is durable when the folder of the generations is synced.
+// prepare makes what rolls back generation n, whose record is r, as generation
+// n+ahead. All of it is durable when the directory of the generations is synced.
 func (s *Store) prepare(n uint64, r *Record) error {
-	next := r.fallBack(func(ref *Ref) bool {
+	next := r.rolledBack(func(ref *Ref) bool {
 		err := s.There(ref.Version)
 		return err == nil || Inconclusive(err)
 	})
@@ -116,7 +116,7 @@ func (s *Store) prepare(n uint64, r *Record) error {
 // makeRoom keeps space for the rename, where it needs some. As much as there is.
 func (s *Store) makeRoom(dir string) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.BTRFS_SUPER_MAGIC {
+	if err := unix.Statfs(dir, &st); err != nil || uint32(st.Type) != unix.BTRFS_SUPER_MAGIC {
 		return
 	}
 	for i := 1; i <= rooms; i++ {
@@ -132,7 +132,7 @@ func (s *Store) makeRoom(dir string) {
 	}
 }
 
-// unprepare removes all that is prepared but for what falls back from generation
+// unprepare removes all that is prepared but for what rolls back generation
 // active. A generation that was switched to stays.
 func (s *Store) unprepare(active uint64) {
 	entries, _ := readDir(s.path(generationsDir))
@@ -149,12 +149,12 @@ func (s *Store) unprepare(active uint64) {
 	}
 }
 
-// FallBack is Commit of next, which falls back from the current version, on a disk that
+// RollBack is Commit of next, which rolls back the current version, on a disk that
 // has no room for it: what was prepared when the trial began is made the active
-// generation by one rename. It says of the fall-back what was known then, so not why.
+// generation by one rename. It says of the rollback what was known then, so not why.
 // The errors are those of Commit; nothing that runs next.Current in next.Phase was
 // prepared, fs.ErrNotExist. The lock must be held.
-func (s *Store) FallBack(next *Record) error {
+func (s *Store) RollBack(next *Record) error {
 	active, err := s.activeGeneration()
 	if err != nil {
 		return err
@@ -165,12 +165,12 @@ func (s *Store) FallBack(next *Record) error {
 		return err
 	}
 	if !r.Current.Same(next.Current) || r.Phase != next.Phase {
-		return fmt.Errorf("a fall-back to %s (%s) is prepared: %w", r.Current, r.Phase, os.ErrNotExist)
+		return fmt.Errorf("the rollback to %s (%s) is prepared: %w", r.Current, r.Phase, os.ErrNotExist)
 	}
 	next.Generation = p
 	s.keepUnwritten(next)
-	// A power cut before this rename leaves the old state, whole; one after it leaves
-	// the old or the new one, whole.
+	// A power cut before this rename leaves the old state, intact; one after it leaves
+	// the old or the new one, intact.
 	link := s.fallback(active, preparedLink)
 	err = os.Rename(link, s.path(activeLink))
 	for i := 1; i <= rooms && IsNoSpace(err); i++ {
@@ -186,12 +186,9 @@ func (s *Store) FallBack(next *Record) error {
 }
 
 // unwritten is the file of Run with the record that a full disk had no room for: it
-// says why the device fell back, and is lost with the boot unless a later Commit has
+// says why the device rolled back, and is lost with the boot unless a later Commit has
 // room for it.
 const unwritten = "fallback.json"
-
-// uncounted is the file of Run with the ID of the boot that went uncounted.
-const uncounted = "uncounted"
 
 // keepUnwritten writes next to that file, before the switch that makes it count. Without
 // it, or with a half of it, only the cause is lost.
@@ -224,7 +221,7 @@ func (s *Store) withCause(r *Record) *Record {
 
 // SpareBoot lets the boot bootID go uncounted, durably: the disk has no room to count
 // it. false: SpareBoots before it did. The error is fs.ErrNotExist where nothing is
-// prepared to fall back to.
+// prepared to roll back to.
 func (s *Store) SpareBoot(bootID string) (bool, error) {
 	active, err := s.activeGeneration()
 	if err != nil {
@@ -234,11 +231,12 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 		return false, os.ErrNotExist
 	}
 	// No boot twice, as far as Run can tell.
-	note := filepath.Join(s.Run, uncounted)
-	if s.Run != "" && bootID != "" {
-		if said, err := ReadRegular(note, 1<<10); err == nil && string(said) == bootID {
-			return true, nil
-		}
+	boot := ReadBoot(s.Run)
+	if bootID == "" || boot.ID != bootID {
+		boot = Boot{ID: bootID}
+	}
+	if boot.Uncounted {
+		return true, nil
 	}
 	for i := 1; i <= SpareBoots; i++ {
 		err := os.Remove(s.fallback(active, fmt.Sprint("boot-", i)))
@@ -248,8 +246,8 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 		if err == nil {
 			err = syncDir(s.fallback(active))
 		}
-		if s.Run != "" {
-			_ = errors.Join(os.MkdirAll(s.Run, 0o755), os.WriteFile(note, []byte(bootID), 0o644))
+		if boot.Uncounted = true; s.Run != "" {
+			_ = boot.Keep(s.Run)
 		}
 		return err == nil, err
 	}

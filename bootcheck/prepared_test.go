@@ -11,7 +11,7 @@ import (
 func left(s *Store, t *testing.T) *Record {
 	t.Helper()
 	r := mustActive(t, s).Record.Clone()
-	target, level := r.Fallback(func(*Ref) bool { return true })
+	target, level := r.RollbackTarget(func(*Ref) bool { return true })
 	r.Trial = nil
 	r.RolledBack(&Rollback{From: "2.0", To: target.Version, Level: level, Cause: CauseHealth, Check: "answers", Output: "500", BootIDs: []string{}})
 	r.Block(*r.Current, CauseHealth, "answers")
@@ -33,7 +33,7 @@ func numbers(t *testing.T, s *Store) []string {
 	return names
 }
 
-func TestTrialPreparesItsFallBack(t *testing.T) {
+func TestTrialPreparesItsRollback(t *testing.T) {
 	s, one, _ := twoVersions(t)
 	if got := numbers(t, s); !slices.Equal(got, []string{"1", "2", "2.fallback", "4"}) {
 		t.Fatalf("a trial left %v", got)
@@ -51,7 +51,7 @@ func TestTrialPreparesItsFallBack(t *testing.T) {
 
 	s.Run = t.TempDir()
 	next := left(s, t)
-	if err := s.FallBack(next); err != nil {
+	if err := s.RollBack(next); err != nil {
 		t.Fatal(err)
 	}
 	if got := runsNow(t, s); got != "1.0" || next.Generation != 4 {
@@ -85,7 +85,7 @@ func TestTrialPreparesItsFallBack(t *testing.T) {
 	}
 }
 
-func TestPreparedFallBackGoes(t *testing.T) {
+func TestPreparedRollbackGoes(t *testing.T) {
 	for what, next := range map[string]func(*Record){
 		"with the trial":  func(r *Record) { r.Phase, r.Trial = PhaseConfirmed, nil },
 		"for another one": func(r *Record) { r.Trial.Unclean++ },
@@ -122,12 +122,12 @@ func TestPreparedByABrokenCommit(t *testing.T) {
 	if got := numbers(t, s); !slices.Equal(got, []string{"1", "2", "2.fallback", "4"}) {
 		t.Errorf("after the sweep: %v", got)
 	}
-	if err := s.FallBack(left(s, t)); err != nil || runsNow(t, s) != "1.0" {
-		t.Errorf("FallBack: %v, runs %s", err, runsNow(t, s))
+	if err := s.RollBack(left(s, t)); err != nil || runsNow(t, s) != "1.0" {
+		t.Errorf("RollBack: %v, runs %s", err, runsNow(t, s))
 	}
 }
 
-// A switch or a record that is lost is no fall-back.
+// A switch or a record that is lost is no rollback.
 func TestPreparedIsNoBackup(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	if err := os.Remove(s.path(".active")); err != nil {
@@ -138,11 +138,11 @@ func TestPreparedIsNoBackup(t *testing.T) {
 	}
 	mustCommit(t, s, mustActive(t, s).Record.Clone())
 	if got := numbers(t, s); !slices.Equal(got, []string{"1", "2", "3", "3.fallback", "5"}) {
-		t.Errorf("after mending: %v", got)
+		t.Errorf("after repairing: %v", got)
 	}
 
 	// After it happened, it is.
-	if err := s.FallBack(left(s, t)); err != nil {
+	if err := s.RollBack(left(s, t)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(s.path(".active")); err != nil {
@@ -170,7 +170,7 @@ func TestPreparedLeadsToWhatStays(t *testing.T) {
 	next := mustActive(t, s).Record.Clone()
 	next.SwitchTo(two, LevelPrevious, "b", nil, func(*Ref) bool { return true })
 	next.RolledBack(&Rollback{From: "3.0", To: "2.0", Level: LevelPrevious, Cause: CauseHealth})
-	if err := s.FallBack(next); err != nil {
+	if err := s.RollBack(next); err != nil {
 		t.Fatal(err)
 	}
 	if a := mustActive(t, s); a.Damage != "" || !a.Record.Previous.Same(zero) || a.Record.LastRollback.Cause != CauseHealth {
@@ -178,19 +178,19 @@ func TestPreparedLeadsToWhatStays(t *testing.T) {
 	}
 }
 
-func TestFallBackRefuses(t *testing.T) {
+func TestRollBackRefuses(t *testing.T) {
 	s, _, two := twoVersions(t)
 	other := left(s, t)
 	other.Current = two
-	if err := s.FallBack(other); !errors.Is(err, os.ErrNotExist) || runsNow(t, s) != "2.0" {
-		t.Errorf("FallBack to another version than was prepared: %v", err)
+	if err := s.RollBack(other); !errors.Is(err, os.ErrNotExist) || runsNow(t, s) != "2.0" {
+		t.Errorf("RollBack to another version than was prepared: %v", err)
 	}
 	r := mustActive(t, s).Record.Clone()
 	r.Phase, r.Trial = PhaseConfirmed, nil
 	next := left(s, t)
 	mustCommit(t, s, r)
-	if err := s.FallBack(next); !errors.Is(err, os.ErrNotExist) || runsNow(t, s) != "2.0" {
-		t.Errorf("FallBack with nothing prepared: %v", err)
+	if err := s.RollBack(next); !errors.Is(err, os.ErrNotExist) || runsNow(t, s) != "2.0" {
+		t.Errorf("RollBack with nothing prepared: %v", err)
 	}
 }
 
@@ -205,7 +205,7 @@ func TestSpareBoots(t *testing.T) {
 			t.Errorf("SpareBoot(%s) = %v, %v, want %v", row.boot, got, err, row.want)
 		}
 	}
-	// A boot that is counted begins anew.
+	// A boot that is counted begins again.
 	r := mustActive(t, s).Record.Clone()
 	mustCommit(t, s, r)
 	if got, err := s.SpareBoot("b4"); !got || err != nil {

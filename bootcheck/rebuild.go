@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// recoverActive finds the newest whole generation of a store whose switch is lost.
+// recoverActive finds the newest intact generation of a store whose switch is lost.
 func (s *Store) recoverActive(cause error) (*Active, error) {
 	if Inconclusive(cause) {
 		return nil, cause
@@ -25,7 +25,7 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: no generation is whole (%v)", ErrRecord, cause)
+	return nil, fmt.Errorf("%w: no generation is intact (%v)", ErrRecord, cause)
 }
 
 // neverSwitched reports whether nothing was ever made current, where err is why the
@@ -76,9 +76,9 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	}
 	switch {
 	case base == nil && current == nil:
-		return nil, fmt.Errorf("%w: generation %d: %v; no older one is whole", ErrRecord, n, cause)
+		return nil, fmt.Errorf("%w: generation %d: %v; no older one is intact", ErrRecord, n, cause)
 	case base == nil:
-		// Links alone: whatever they name ran before, so it is not blamed.
+		// Links alone: each version that they name ran before, so it is not blamed.
 		none := &Record{}
 		current = s.withDigest(current, none)
 		return &Active{
@@ -100,7 +100,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 		return &Active{Record: base, Damage: damage}, nil
 	}
 	// Generation n switched versions and its record would say why. The links are
-	// what runs, and nothing is rolled back because of a lost record: a version
+	// the current version, and nothing is rolled back because of a lost record: a version
 	// that is known to be good is confirmed, any other is on trial again.
 	if base.IsConfirmed(current) {
 		base.Phase, base.Trial = PhaseConfirmed, nil
@@ -113,7 +113,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	return &Active{Record: base, Damage: damage}, nil
 }
 
-// recount begins the count of a trial anew: a record that was lost may be the one
+// recount begins the count of a trial again: a record that was lost may be the one
 // that confirmed the version, and what was counted before that must not count
 // against it now.
 func (r *Record) recount() {
@@ -123,15 +123,13 @@ func (r *Record) recount() {
 }
 
 // withDigest fills in the digest of a version that was read from a link, from
-// whatever the record knows of it.
+// what the record knows of it.
 func (s *Store) withDigest(ref *Ref, known *Record) *Ref {
 	if ref == nil {
 		return nil
 	}
-	for _, l := range known.Links() {
-		if ref.Same(l.Ref) {
-			return l.Ref
-		}
+	if l := known.Linked(ref.Version); ref.Same(l.Ref) {
+		return l.Ref
 	}
 	for i := range known.Confirmed {
 		if ref.Same(&known.Confirmed[i]) {

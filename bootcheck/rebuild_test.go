@@ -27,7 +27,7 @@ func recordDamages(good []byte) map[string]func(name string) error {
 		"2 objects":     write(append(good[:len(good):len(good)], good...)),
 		"schema 0":      write([]byte(`{"phase":"confirmed","current":{"version":"2.0"}}`)),
 		"huge":          write(make([]byte, 2<<20)),
-		"a folder":      func(name string) error { return os.Mkdir(name, 0o700) },
+		"a directory":   func(name string) error { return os.Mkdir(name, 0o700) },
 		"a FIFO":        func(name string) error { return unix.Mkfifo(name, 0o600) },
 		"a link":        func(name string) error { return os.Symlink("../1/record.json", name) },
 		"2^63 boots":    write(bytes.Replace(good, []byte(`"unclean": 1`), []byte(`"unclean": 9223372036854775807`), 1)),
@@ -44,7 +44,7 @@ func recordDamages(good []byte) map[string]func(name string) error {
 	return all
 }
 
-// One copy of the record, whatever happens to it, is no loss at all.
+// Damage of any kind to one copy of the record is no loss at all.
 func TestOneCopyOfTheRecordIsDamaged(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	before := mustActive(t, s)
@@ -80,14 +80,14 @@ func TestOneCopyOfTheRecordIsDamaged(t *testing.T) {
 	if err := os.Remove(s.path(".generations", "2", backupFile)); err != nil {
 		t.Fatal(err)
 	}
-	// Committing the record makes both copies anew.
+	// Committing the record makes both copies again.
 	mustCommit(t, s, mustActive(t, s).Record.Clone())
 	if active := mustActive(t, s); active.Damage != "" || active.Record.Generation != 3 {
 		t.Errorf("after the commit: generation %d, damage %q", active.Record.Generation, active.Damage)
 	}
 }
 
-// Even if both copies of the active generation are lost, the version that runs goes
+// Even if both copies of the active generation are lost, the current version goes
 // on running, and nothing is rolled back because of it.
 func TestBothCopiesOfTheRecordAreDamaged(t *testing.T) {
 	s, one, two := twoVersions(t)
@@ -107,10 +107,10 @@ func TestBothCopiesOfTheRecordAreDamaged(t *testing.T) {
 			t.Errorf("records %s: current %s, previous %s, %s, damage %q; want 2.0, 1.0, trial and a damage", what, r.Current, r.Previous, r.Phase, active.Damage)
 		}
 	}
-	// Committing what was put together mends the store.
+	// Committing what was put together repairs the store.
 	mustCommit(t, s, mustActive(t, s).Record.Clone())
 	if active := mustActive(t, s); active.Damage != "" || active.Record.Generation != 3 {
-		t.Errorf("after mending: generation %d, damage %q", active.Record.Generation, active.Damage)
+		t.Errorf("after repairing: generation %d, damage %q", active.Record.Generation, active.Damage)
 	}
 }
 
@@ -164,7 +164,7 @@ func TestDamagedRecordOfAVersionThatProvedItself(t *testing.T) {
 	loseRecord(t, s, 4, func(string) error { return nil })
 	r := mustActive(t, s).Record
 	if !r.Current.Same(one) || r.Phase != PhaseConfirmed {
-		t.Errorf("current %s, %s; want 1.0, confirmed: the links run it and it once proved itself", r.Current, r.Phase)
+		t.Errorf("current %s, %s; want 1.0, confirmed: the links lead to it and it was confirmed once", r.Current, r.Phase)
 	}
 }
 
@@ -184,7 +184,7 @@ func TestDamagedLinks(t *testing.T) {
 		want   string // the version; empty: an error
 	}{
 		"the switch is missing": {func(s *Store) error { return os.Remove(s.path(".active")) }, "2.0"},
-		"the switch is a folder": {func(s *Store) error {
+		"the switch is a directory": {func(s *Store) error {
 			return errors.Join(os.Remove(s.path(".active")), os.Mkdir(s.path(".active"), 0o755))
 		}, "2.0"},
 		"the switch is absolute":                {relink(".active", "/etc"), "2.0"},
@@ -197,7 +197,7 @@ func TestDamagedLinks(t *testing.T) {
 		"current of the generation is absolute": {relink(".generations/2/current", "/opt"), "2.0"},
 		"previous is the same as current":       {relink(".generations/2/previous", "../../v2.0"), "2.0"},
 		"the fixed link is gone":                {func(s *Store) error { return os.Remove(s.path("current")) }, "2.0"},
-		"the fixed link is a folder": {func(s *Store) error {
+		"the fixed link is a directory": {func(s *Store) error {
 			return errors.Join(os.Remove(s.path("current")), os.Mkdir(s.path("current"), 0o755))
 		}, "2.0"},
 		"the fixed link is absolute": {relink("previous", "/etc"), "2.0"},
@@ -211,7 +211,7 @@ func TestDamagedLinks(t *testing.T) {
 			active, err := s.Active()
 			if row.want == "" {
 				if err == nil || errors.Is(err, ErrEmpty) {
-					t.Errorf("Active = %v, %v; want an error that says no generation is whole", active, err)
+					t.Errorf("Active = %v, %v; want an error that says no generation is intact", active, err)
 				}
 				return
 			}
@@ -221,15 +221,15 @@ func TestDamagedLinks(t *testing.T) {
 			if active.Damage == "" || active.Record.Current.Version != row.want {
 				t.Errorf("Active = %s, damage %q; want %s and a damage", active.Record.Current, active.Damage, row.want)
 			}
-			if err := s.Mend(); err != nil {
+			if err := s.RepairLinks(); err != nil {
 				t.Fatal(err)
 			}
 			mustCommit(t, s, active.Record.Clone())
 			if active := mustActive(t, s); active.Damage != "" {
-				t.Errorf("after mending there is damage: %s", active.Damage)
+				t.Errorf("after repairing there is damage: %s", active.Damage)
 			}
 			if got := runsNow(t, s); got != row.want {
-				t.Errorf("after mending current runs %s, want %s", got, row.want)
+				t.Errorf("after repairing current runs %s, want %s", got, row.want)
 			}
 		})
 	}

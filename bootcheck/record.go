@@ -17,30 +17,30 @@ const Schema = 1
 type Phase string
 
 const (
-	// PhaseConfirmed: current proved itself. Nothing is counted, nothing is written at a boot.
+	// PhaseConfirmed: current was confirmed. Nothing is counted, nothing is written at a boot.
 	PhaseConfirmed Phase = "confirmed"
-	// PhaseTrial: a new version runs until it has proved itself.
+	// PhaseTrial: a new version runs until it is confirmed.
 	PhaseTrial Phase = "trial"
 	// PhaseFallback: an older version runs again because the newer one failed; it is on trial itself.
 	PhaseFallback Phase = "fallback"
 	// PhaseFactory: factory runs because everything else failed; nothing stands behind it, so it is never counted.
 	PhaseFactory Phase = "factory"
-	// PhaseHold: nothing switches and nothing reboots by itself; a person or a new version ends it.
+	// PhaseHold: nothing switches and nothing reboots by itself; an operator or a new version ends it.
 	PhaseHold Phase = "hold"
 )
 
-// Counted reports whether a boot in this phase counts against the version that runs.
+// Counted reports whether a boot in this phase counts against the current version.
 func (p Phase) Counted() bool { return p == PhaseTrial || p == PhaseFallback }
 
-// Judged reports whether the version that runs still has to prove itself.
-func (p Phase) Judged() bool { return p == PhaseTrial || p == PhaseFallback || p == PhaseFactory }
+// Unconfirmed reports whether the current version still has to be confirmed.
+func (p Phase) Unconfirmed() bool { return p == PhaseTrial || p == PhaseFallback || p == PhaseFactory }
 
-func (p Phase) known() bool { return p.Judged() || p == PhaseConfirmed || p == PhaseHold }
+func (p Phase) known() bool { return p.Unconfirmed() || p == PhaseConfirmed || p == PhaseHold }
 
 // Ref names a version and the content it had when it was installed. Two trees
 // with the same version and different digests are not the same version.
 type Ref struct {
-	Version string `json:"version"` // without a leading path; "1.2.0" lives in the folder v1.2.0
+	Version string `json:"version"` // without a leading path; "1.2.0" lives in the directory v1.2.0
 	Digest  string `json:"digest"`  // "sha256:…" of its manifest; NoManifest: it has none; empty: not known (read from a link)
 }
 
@@ -60,18 +60,18 @@ func (r *Ref) Same(other *Ref) bool {
 	return r.Digest == "" || other.Digest == "" || r.Digest == other.Digest
 }
 
-// Trial is what is counted while a version has to prove itself.
+// Trial is what is counted while a version has to be confirmed.
 type Trial struct {
 	// BootID is the boot that was counted last, or in which the switch was made:
 	// no boot is counted twice, and the boot of the switch is not counted as one that came up.
-	// It is the same boot only if the run folder has its mark, too, see BootSeen.
+	// It is the same boot only if the run directory has its mark, too, see BootSeen.
 	BootID string `json:"boot_id"`
-	// Boots without a verdict, by how the boot before ended.
+	// Boots that ended unconfirmed, by how the boot before ended.
 	Hard    int `json:"hard"`    // watchdog reset, kernel panic, crash loop, missed health deadline
 	Unclean int `json:"unclean"` // the power went
 	Clean   int `json:"clean"`   // an orderly reboot
 	// Baseline is how the required checks stood just before the switch. A check
-	// that is false here failed already and does not condemn the new version.
+	// that is false here failed already and does not roll back the new version.
 	Baseline map[string]bool `json:"baseline,omitempty"`
 	// BootIDs are the boots that were counted, oldest first.
 	BootIDs []string `json:"boot_ids,omitempty"`
@@ -85,37 +85,37 @@ func (t *Trial) Attempts() int {
 	return t.Hard + t.Unclean + t.Clean
 }
 
-// Blocked is a version that failed here and is not run again unless a person says so.
+// Blocked is a version that failed here and is not run again unless an operator says so.
 type Blocked struct {
 	Ref
 	Reason string `json:"reason"` // a Cause
 	Check  string `json:"check"`  // the health check that failed; empty: none did
 }
 
-// Cause is why a version was left.
+// Cause is why a version was rolled back.
 type Cause string
 
 const (
 	CauseHealth   Cause = "health"     // a required check failed until the deadline
 	CauseCrash    Cause = "crash-loop" // a service failed until systemd gave up restarting it
-	CauseBoots    Cause = "boots"      // too many boots without a verdict
+	CauseBoots    Cause = "boots"      // too many boots while unconfirmed
 	CauseHard     Cause = "hard-boots" // a confirmed version, and too many boots in a row ended in a watchdog reset or a kernel panic
 	CauseDamaged  Cause = "damaged"    // files are missing or differ from the manifest
 	CauseRevoked  Cause = "revoked"    // never confirmed, and the key that signed it was revoked
-	CauseOperator Cause = "operator"   // a person asked for it
-	// CauseUnrecorded: the disk had no room for the cause, see FallBack of Store. The
+	CauseOperator Cause = "operator"   // an operator asked for it
+	// CauseUnrecorded: the disk had no room for the cause, see RollBack of Store. The
 	// journal of that boot has it.
 	CauseUnrecorded Cause = "unrecorded"
 )
 
-// Levels of a rollback: what the device fell back to.
+// Levels of a rollback: what the device rolled back to.
 const (
 	LevelPrevious = "previous"
 	LevelFactory  = "factory"
-	LevelNone     = "none" // nothing to fall back to: hold
+	LevelNone     = "none" // nothing to roll back to: hold
 )
 
-// Rollback is the evidence of the last fall back. It is kept until the next one.
+// Rollback is the evidence of the last rollback. It is kept until the next one.
 type Rollback struct {
 	From     string   `json:"from"`
 	To       string   `json:"to"` // empty with LevelNone
@@ -127,14 +127,17 @@ type Rollback struct {
 	BootIDs  []string `json:"boot_ids"` // those boots, oldest first
 	// Journal is what the unit that failed wrote last, oldest line first: at most
 	// 50 lines and 16 KiB. Empty: no unit failed, or nothing keeps a journal.
-	Journal  []string `json:"journal,omitempty"`
-	Reported bool     `json:"reported"` // device-api has been told
-	// Skipped are the versions that came before To in the order of a fall back, and
+	Journal []string `json:"journal,omitempty"`
+	// Seconds is how long the service crashed and was restarted, rounded up. 0: none
+	// crashed, or nothing keeps a journal.
+	Seconds  int  `json:"crash_seconds,omitempty"`
+	Reported bool `json:"reported"` // device-api has been told
+	// Skipped are the versions that came before To in the order of a rollback, and
 	// why they do not run. Empty: none did, or they are blocked.
 	Skipped []Skipped `json:"skipped,omitempty"`
 }
 
-// Skipped is a version that a fall back stepped over.
+// Skipped is a version that a rollback stepped over.
 type Skipped struct {
 	Version string `json:"version"`
 	Why     string `json:"why"` // damage, or why it could not be looked at; at most 300 bytes
@@ -145,6 +148,9 @@ type Skipped struct {
 func (r *Record) RolledBack(l *Rollback) {
 	l.Output = Printable(l.Output)
 	r.LastRollback = l
+	if l.Level != LevelNone {
+		r.AskedBy = ""
+	}
 	if r.Rollbacks == nil {
 		r.Rollbacks = make(map[Cause]map[string]uint64)
 	}
@@ -154,19 +160,20 @@ func (r *Record) RolledBack(l *Rollback) {
 	r.Rollbacks[l.Cause][l.Level]++
 }
 
-// Record is everything the device remembers about its versions: what runs, what
+// Record is everything the device remembers about its versions: the current version, what
 // is on trial, what is blocked and why. A Record is a value to be replaced
-// whole by Commit; nobody edits one on disk.
+// whole by Commit; one on disk is never edited.
 type Record struct {
 	Schema       int       `json:"schema"`
 	Generation   uint64    `json:"generation"` // set by Commit
 	Phase        Phase     `json:"phase"`
 	Current      *Ref      `json:"current"`  // nil only before the first install
-	Previous     *Ref      `json:"previous"` // what a fall back prefers; nil: none
+	Previous     *Ref      `json:"previous"` // what a rollback prefers; nil: none
 	Factory      *Ref      `json:"factory"`  // nil: none made yet
 	Trial        *Trial    `json:"trial"`    // non-nil exactly in the phases trial and fallback
 	HoldReason   string    `json:"hold,omitempty"`
-	Confirmed    []Ref     `json:"confirmed,omitempty"` // versions that proved themselves here, oldest first
+	AskedBy      string    `json:"asked_by,omitempty"`  // who activated Current: AskedByOperator, AskedByFollower or a service; empty: not known, or a rollback
+	Confirmed    []Ref     `json:"confirmed,omitempty"` // versions that were confirmed here, oldest first
 	Floor        int64     `json:"release_floor"`       // highest release counter that ever was confirmed here
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
@@ -206,13 +213,21 @@ type Next struct {
 	Ref
 	// Baseline is how the required checks stood when that was asked for.
 	Baseline map[string]bool `json:"baseline,omitempty"`
+	AskedBy  string          `json:"asked_by,omitempty"` // that of Record, then
 	// AllowDowngrade: its release may be below the lowest that is accepted.
 	AllowDowngrade bool `json:"allow_downgrade,omitempty"`
 }
 
+// Who asks for a version, as AskedBy of a Record says. A service of the configuration
+// has its own name, as "device-api".
+const (
+	AskedByOperator = "operator"
+	AskedByFollower = "follower" // for the server of [follow]
+)
+
 // Why a hold was entered.
 const (
-	HoldExhausted   = "exhausted"   // the version that runs failed and nothing is left to fall back to
+	HoldExhausted   = "exhausted"   // the current version failed and nothing is left to roll back to
 	HoldEnvironment = "environment" // two versions fail the same check: it is not the version
 )
 
@@ -240,7 +255,9 @@ func (r *Record) Clone() *Record {
 	}
 	c.RevokedKeys = slices.Clone(r.RevokedKeys)
 	if r.Next != nil {
-		c.Next = &Next{r.Next.Ref, maps.Clone(r.Next.Baseline), r.Next.AllowDowngrade}
+		next := *r.Next
+		next.Baseline = maps.Clone(next.Baseline)
+		c.Next = &next
 	}
 	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Rollbacks = maps.Clone(r.Rollbacks)
@@ -252,12 +269,12 @@ func (r *Record) Clone() *Record {
 	return &c
 }
 
-// Activate is the record that puts ref on trial, in the boot bootID, which is not
-// counted as one that came up. r is nil on a new device. previous becomes the
-// version that runs only if that proved itself: a trial that follows a trial falls
+// Activate is the record that puts ref on trial, as by asked for, in the boot bootID, which
+// is not counted as one that came up. r is nil on a new device. previous becomes the
+// version that runs only if that was confirmed: a trial that follows a trial rolls
 // back to the same version as the first. When that is ref itself, it becomes the
-// newest other one that proved itself and that whole says may run.
-func (r *Record) Activate(ref *Ref, bootID string, baseline map[string]bool, whole func(*Ref) bool) *Record {
+// newest other one that was confirmed and that intact says may run.
+func (r *Record) Activate(ref *Ref, by, bootID string, baseline map[string]bool, intact func(*Ref) bool) *Record {
 	next := &Record{Schema: Schema}
 	if r != nil {
 		next = r.Clone()
@@ -267,7 +284,7 @@ func (r *Record) Activate(ref *Ref, bootID string, baseline map[string]bool, who
 		if next.Previous.Same(ref) {
 			next.Previous = nil
 			for _, c := range slices.Backward(r.Confirmed) {
-				if !c.Same(ref) && r.BlockedBy(&c) == nil && whole(&c) {
+				if !c.Same(ref) && r.BlockedBy(&c) == nil && intact(&c) {
 					next.Previous = &c
 					break
 				}
@@ -275,7 +292,7 @@ func (r *Record) Activate(ref *Ref, bootID string, baseline map[string]bool, who
 		}
 	}
 	next.Unblock(ref.Version)
-	next.Current, next.Next = ref, nil
+	next.Current, next.Next, next.AskedBy = ref, nil, by
 	next.Phase, next.HoldReason, next.HardStreak = PhaseTrial, "", nil
 	next.Trial = &Trial{BootID: bootID, Baseline: baseline}
 	return next
@@ -311,12 +328,12 @@ func (r *Record) Unblock(version string) bool {
 	return len(r.Blocked) != n
 }
 
-// IsConfirmed reports whether ref proved itself on this device.
+// IsConfirmed reports whether ref was confirmed on this device.
 func (r *Record) IsConfirmed(ref *Ref) bool {
 	return slices.ContainsFunc(r.Confirmed, func(c Ref) bool { return c.Same(ref) })
 }
 
-// Confirm notes that ref proved itself, as the newest of those that did.
+// Confirm notes that ref was confirmed, as the newest of those that did.
 func (r *Record) Confirm(ref Ref) {
 	r.Confirmed = slices.DeleteFunc(slices.Clone(r.Confirmed), func(c Ref) bool { return c.Version == ref.Version })
 	r.Confirmed = append(r.Confirmed, ref)
@@ -390,11 +407,11 @@ func (r *Record) check() error {
 		if !ValidVersion(c.Version) {
 			return fmt.Errorf("confirmed: %q cannot be a version", c.Version)
 		}
-		// It proved itself with one content and says that it runs with another: one
-		// bit of a digest or of a version's name is not what was written. Whoever
-		// believed it would find that version damaged.
+		// It was confirmed with one content and says that it runs with another: one
+		// bit of a digest or of a version's name is not what was written. A reader that
+		// trusted it would find that version damaged.
 		if r.Phase == PhaseConfirmed && c.Version == r.Current.Version && !c.Same(r.Current) {
-			return fmt.Errorf("current is version %s with the digest %.80q, which proved itself with %.80q", c.Version, r.Current.Digest, c.Digest)
+			return fmt.Errorf("current is version %s with the digest %.80q, which was confirmed with %.80q", c.Version, r.Current.Digest, c.Digest)
 		}
 	}
 	if r.Phase.Counted() && r.Trial == nil {
@@ -402,7 +419,7 @@ func (r *Record) check() error {
 	}
 	if t := r.Trial; t != nil {
 		for _, n := range []int{t.Hard, t.Unclean, t.Clean} {
-			if n < 0 || n > maxStrikes {
+			if n < 0 || n > maxBootCount {
 				return fmt.Errorf("trial: %d boots cannot have been counted", n)
 			}
 		}
@@ -410,27 +427,5 @@ func (r *Record) check() error {
 	return nil
 }
 
-// maxStrikes is more boots than any budget allows; a larger counter is damage.
-const maxStrikes = 1 << 20
-
-// A Link is one of the three names that a generation gives to snapshots.
-type Link struct {
-	Name string
-	Ref  *Ref // nil: the link is not there
-}
-
-// Links are current, previous and factory, in this order.
-func (r *Record) Links() []Link {
-	return []Link{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
-}
-
-func (r *Record) setLink(name string, ref *Ref) {
-	switch name {
-	case "current":
-		r.Current = ref
-	case "previous":
-		r.Previous = ref
-	case "factory":
-		r.Factory = ref
-	}
-}
+// maxBootCount is more boots than any limit allows; a larger counter is damage.
+const maxBootCount = 1 << 20

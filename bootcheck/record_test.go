@@ -10,7 +10,7 @@ import (
 
 // Any bytes as a record, from a disk that lies or a program that does not exist
 // yet: no panic, and what is taken can be written, changed and read again, with
-// the keys that nobody here knows.
+// the keys that are unknown here.
 func FuzzRecord(f *testing.F) {
 	r := &Record{
 		Schema: 1, Generation: 42, Phase: PhaseTrial,
@@ -105,7 +105,7 @@ func TestRolledBackCounts(t *testing.T) {
 }
 
 // TestKeysOfTheContract holds the keys that programs of others look for in the
-// record and in `status --json`: they are there, whatever is to be said.
+// record and in `status --json`: they are there in every state.
 func TestKeysOfTheContract(t *testing.T) {
 	r := &Record{Schema: Schema, Phase: PhaseTrial, Current: &Ref{Version: "1.0.0"}, Trial: &Trial{},
 		Blocked: []Blocked{{}}, LastRollback: &Rollback{}}

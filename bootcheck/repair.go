@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Repair makes the damaged version ref anew, as its manifest says, from what this device
-// has, in a folder beside the damaged one: what is whole of that is linked, the rest is
+// Repair rebuilds the damaged version ref, as its manifest says, from what this device
+// has, in a directory beside the damaged one: what is intact of that is linked, the rest is
 // taken from any version that has a file with the same hash. Then it makes record, with
-// the new folder, what the device runs: one Commit. The damaged folder is not changed; it
+// the new directory, what the device runs: one Commit. The damaged directory is not changed; it
 // stays while services may have it open, see Sweep. A factory version is made read-only.
 //
-// wrong is what Wrong found: no other file of the damaged folder is read. record is the
-// one that counts, nil: none can be read. It returns what the damaged folder has that the
+// wrong is what Wrong found: no other file of the damaged directory is read. record is the
+// one that counts, nil: none can be read. It returns what the damaged directory has that the
 // manifest does not list, and that the new one does not have.
 //
 // The error is an *Error with ExitDamaged when something is missing that no version has,
@@ -29,10 +29,10 @@ import (
 // changed then. Other errors say nothing about the version. The lock must be held.
 func (s *Store) Repair(ctx context.Context, record *Record, ref *Ref, wrong []string) (extra []string, err error) {
 	sealed := s.Sealed(ref.Version) || record != nil && ref.Same(record.Factory) && !s.Unsigned(ref.Version)
-	if extra, err = s.makeAnew(ctx, ref, wrong, sealed); err != nil {
+	if extra, err = s.rebuildVersion(ctx, ref, wrong, sealed); err != nil {
 		return nil, err
 	}
-	if record != nil && slices.ContainsFunc(record.Links(), func(l Link) bool { return ref.Same(l.Ref) }) {
+	if ref.Same(record.Linked(ref.Version).Ref) {
 		if err := s.Commit(record.Clone()); err != nil {
 			return extra, err
 		}
@@ -43,38 +43,93 @@ func (s *Store) Repair(ctx context.Context, record *Record, ref *Ref, wrong []st
 	return nil, s.dropReplaced()
 }
 
-// Seal makes the version ref read-only, for factory: its own modes where it has nothing
-// in common with another version and nothing that its manifest does not list; else a
-// folder beside it, see Repair, which the next Commit links. Every byte of it was
-// compared with the manifest before. made: there is such a folder. The lock must be held.
-func (s *Store) Seal(ctx context.Context, ref *Ref) (made bool, err error) {
-	snapshot, err := s.Snapshot(ref.Version)
-	if err != nil {
-		return false, err
+// Seal makes the version ref read-only, for factory, and removes its extra files. Every
+// byte of ref was compared with the manifest before. A file that has another name, in
+// another version, gets a copy of its own.
+//
+// inUse: services run from ref, and may need its extra files. If it has some, Seal leaves
+// it alone and makes a directory beside it, see Repair, which the next Commit links;
+// made reports that. The lock must be held.
+func (s *Store) Seal(ctx context.Context, ref *Ref, inUse bool) (extra []string, made bool, err error) {
+	if inUse && len(s.Extra(ref.Version)) > 0 {
+		extra, err = s.rebuildVersion(ctx, ref, nil, true)
+		return extra, err == nil, err
 	}
-	shares := len(extraIn(snapshot.Dir, snapshot.Manifest)) > 0
-	err = filepath.WalkDir(snapshot.Dir, func(name string, d fs.DirEntry, err error) error {
-		var st unix.Stat_t
-		if err == nil && d.Type().IsRegular() {
-			if err = unix.Lstat(name, &st); err == nil && st.Nlink > 1 {
-				shares = true
+	if extra, err = s.Prune(ref.Version); err != nil {
+		return extra, false, err
+	}
+	snapshot, err := s.Snapshot(ref.Version)
+	if err == nil {
+		err = unshare(ctx, snapshot)
+	}
+	if err == nil {
+		err = sealTree(snapshot.Dir)
+	}
+	return extra, false, err
+}
+
+// unshare replaces each file of snapshot that has another name by a read-only copy, by
+// one rename: a process that has the file open keeps the old one. A power cut leaves each
+// file as it was or replaced, and at most one extra file, in .ota. The names are not
+// durable when it returns.
+func unshare(ctx context.Context, snapshot *Snapshot) error {
+	root, err := openDir(snapshot.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	t := taker{fill: &Fill{Sealed: true}, ctx: ctx, from: Dirs{root: root}, to: Dirs{root: root}}
+	defer t.close()
+	for i := range snapshot.Manifest.Entries {
+		if e := &snapshot.Manifest.Entries[i]; e.Type == TypeFile {
+			if err := t.unshare(e); err != nil {
+				return fmt.Errorf("cannot copy %q: %w", e.Path, err)
 			}
+		}
+	}
+	return nil
+}
+
+func (t *taker) unshare(e *Entry) error {
+	const own = ManifestDir + "/copy" // where no entry can be
+	src, err := t.from.openFile(e.Path, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(src.Fd()), &st); err != nil || st.Nlink < 2 {
+		return err
+	}
+	to := *e
+	to.Path = own
+	err = t.make(&to, func(file *os.File) error {
+		err := t.copy(file, src, e)
+		if err == nil {
+			err = setMode(file, t.fill.mode(e.Mode))
+		}
+		if err == nil {
+			err = file.Sync()
 		}
 		return err
 	})
-	switch {
-	case err != nil:
-		return false, err
-	case shares:
-		_, err := s.makeAnew(ctx, ref, nil, true)
-		return err == nil, err
+	if err != nil {
+		return err
 	}
-	return false, sealTree(snapshot.Dir)
+	from, err := t.to.fd(own)
+	if err != nil {
+		return err
+	}
+	dir, err := t.from.fd(e.Path)
+	if err != nil {
+		return err
+	}
+	return unix.Renameat(from, path.Base(own), dir, path.Base(e.Path))
 }
 
 // sealTree takes the right to write from every file and directory below dir; the bits that let
-// others read or run stay. It may be interrupted and run again; the modes are durable
-// when it returns.
+// others read or run stay. It may be interrupted and run again; the modes, and the names
+// in each directory, are durable when it returns.
 func sealTree(dir string) error {
 	root, err := openDir(dir)
 	if err != nil {
@@ -89,19 +144,20 @@ func sealTree(dir string) error {
 		}
 		// Through the open file: chmod by name follows links.
 		rel, _ := filepath.Rel(dir, name)
-		f, err := dirs.open(rel, 0)
+		f, err := dirs.openFile(rel, 0)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
 		info, err := f.Stat()
-		if err != nil || info.Mode().Perm()&0o222 == 0 {
-			return err
+		writable := err == nil && info.Mode().Perm()&0o222 != 0
+		if writable {
+			err = f.Chmod(info.Mode().Perm() &^ 0o222)
 		}
-		if err := f.Chmod(info.Mode().Perm() &^ 0o222); err != nil {
-			return err
+		if err == nil && (writable || d.IsDir()) {
+			err = f.Sync()
 		}
-		return f.Sync()
+		return err
 	})
 }
 
@@ -113,8 +169,8 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 	if err != nil {
 		return nil, err
 	}
-	if isFolder(s.VersionDir(ref.Version)) != nil {
-		return nil, nil // all of it is, and another folder has the manifest
+	if isDirectory(s.VersionDir(ref.Version)) != nil {
+		return nil, nil // all of it is, and another directory has the manifest
 	}
 	c := treeCheck{ctx: ctx, depth: Content, wrong: &paths}
 	if err := c.run(s.VersionDir(ref.Version), m); err != nil {
@@ -124,11 +180,11 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 }
 
 // manifestOf is the manifest of ref, with its text and its signature, from the first of
-// its folders that has it.
+// its directories that has it.
 func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err error) {
 	first := error(&fs.PathError{Op: "open", Path: s.VersionDir(ref.Version), Err: fs.ErrNotExist})
-	for i, folder := range s.folders(ref.Version) {
-		raw, m, err := ReadManifest(s.path(folder))
+	for i, directory := range s.dirsOf(ref.Version) {
+		raw, m, err := ReadManifest(s.path(directory))
 		if err == nil && m.Version != ref.Version {
 			err = fmt.Errorf("it is that of version %s", m.Version)
 		}
@@ -140,7 +196,7 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 		}
 		if err == nil {
 			// A signature that is lost makes the version no worse.
-			signature, _ = ReadSnapshotFile(s.path(folder), SignaturePath, MaxSignature)
+			signature, _ = ReadSnapshotFile(s.path(directory), SignaturePath, MaxSignature)
 			return raw, signature, m, nil
 		}
 		if i == 0 {
@@ -150,17 +206,17 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 	return nil, nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "version %s cannot be repaired: its manifest is lost: %w", ref.Version, first)
 }
 
-// makeAnew makes ref anew in a folder beside those that it has. When it returns nil, the
-// folder is whole and durable, and nothing leads to it yet: the next Commit does.
-func (s *Store) makeAnew(ctx context.Context, ref *Ref, wrong []string, sealed bool) (extra []string, err error) {
+// rebuildVersion builds ref again in a directory beside those that it has. When it returns nil, the
+// directory is intact and durable, and nothing leads to it yet: the next Commit does.
+func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, sealed bool) (extra []string, err error) {
 	raw, signature, m, err := s.manifestOf(ref)
 	if err != nil {
 		return nil, err
 	}
-	old := s.folders(ref.Version)
-	folder := nextFolder(ref.Version, old)
-	staged := filepath.Join(stagingDir, folder)
-	if _, err := s.makeFolders(stagingDir); err != nil {
+	old := s.dirsOf(ref.Version)
+	directory := nextDirName(ref.Version, old)
+	staged := filepath.Join(stagingDir, directory)
+	if _, err := s.makeDirs(stagingDir); err != nil {
 		return nil, err
 	}
 	if err := s.clear(staged); err != nil {
@@ -181,7 +237,7 @@ func (s *Store) makeAnew(ctx context.Context, ref *Ref, wrong []string, sealed b
 	}
 	for _, name := range old {
 		d := Donor{Dir: s.path(name), Manifest: m, Share: ShareFile, Old: true}
-		if name == s.folder(ref.Version) { // of which wrong tells
+		if name == s.dirOf(ref.Version) { // of which wrong tells
 			d.Hashed = func(e *Entry) bool { return !damaged[e.Path] }
 		}
 		if err := f.Take(ctx, d); err != nil {
@@ -221,46 +277,16 @@ func (s *Store) makeAnew(ctx context.Context, ref *Ref, wrong []string, sealed b
 		err = f.Sync()
 	}
 	if err == nil {
-		err = s.publish(staged, folder)
+		err = s.publish(staged, directory)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
 	}
-	return extraIn(s.path(old[0]), m), nil
+	extra, _ = extraIn(s.path(old[0]), m, false) // what cannot be read is no more than damaged
+	return extra, nil
 }
 
-// Extra lists what the folder of version has that its manifest does not list.
-func (s *Store) Extra(version string) []string {
-	snapshot, err := s.Snapshot(version)
-	if err != nil {
-		return nil
-	}
-	return extraIn(snapshot.Dir, snapshot.Manifest)
-}
-
-// extraIn lists what is below dir and not in m, a directory without what is in it.
-func extraIn(dir string, m *Manifest) (extra []string) {
-	listed := map[string]EntryType{".": TypeDir, ManifestDir: TypeDir, ManifestPath: TypeFile, SignaturePath: TypeFile}
-	for _, e := range m.Entries {
-		listed[e.Path] = e.Type
-	}
-	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // what cannot be read is no more than damaged
-		}
-		rel, err := filepath.Rel(dir, name)
-		if _, known := listed[filepath.ToSlash(rel)]; err == nil && !known {
-			extra = append(extra, path.Clean(rel))
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-		}
-		return nil
-	})
-	return extra
-}
-
-// dropReplaced moves the folders that a repair replaced into .trash. Those of the current
+// dropReplaced moves the directories that a repair replaced into .trash. Those of the current
 // version stay: services may have been started from there, and open more files.
 func (s *Store) dropReplaced() error {
 	entries, err := readDir(s.dir)
@@ -272,24 +298,24 @@ func (s *Store) dropReplaced() error {
 	if active, err := s.activeGeneration(); err == nil {
 		for _, n := range []uint64{active, s.prepared(active)} {
 			for _, name := range linkNames {
-				folder, version, err := s.linkTarget(n, name)
+				directory, version, err := s.linkTarget(n, name)
 				if Inconclusive(err) {
 					return err
 				}
-				if used[folder] = true; name == "current" && n == active {
+				if used[directory] = true; name == "current" && n == active {
 					running = version
 				}
 			}
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil // the switch is lost: nobody knows what runs
+		return nil // the switch is lost: the current version is not known
 	}
 	var errs []error
 	for _, e := range entries {
-		version, _, ok := parseFolder(e.Name())
+		version, _, ok := parseDirName(e.Name())
 		if ok && e.IsDir() && !used[e.Name()] && version != running && s.newest(version) != e.Name() {
 			errs = append(errs, s.trash(e.Name()))
 		}
 	}
-	return leftOver(errs)
+	return notRemoved(errs)
 }

@@ -52,7 +52,7 @@ func inNamespace(t *testing.T) (dir string, inside bool) {
 }
 
 // storeOn makes a store in dir with a version 1.0 of a few files, of which a and b
-// are damaged: b is a folder with a file. 2.0 has both.
+// are damaged: b is a directory with a file. 2.0 has both.
 func storeOn(t *testing.T, dir string) (*Store, *Ref) {
 	t.Helper()
 	s, err := Create(filepath.Join(dir, "versions"))
@@ -63,7 +63,7 @@ func storeOn(t *testing.T, dir string) (*Store, *Ref) {
 	ref := addTree(t, s, "1.0", files, nil)
 	addTree(t, s, "2.0", files, nil)
 	if err := errors.Join(os.Truncate(s.path("v1.0", "a"), 10), os.Remove(s.path("v1.0", "b")), os.Mkdir(s.path("v1.0", "b"), 0o755),
-		os.WriteFile(s.path("v1.0", "b", "x"), []byte("of somebody"), 0o644)); err != nil {
+		os.WriteFile(s.path("v1.0", "b", "x"), []byte("of others"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	return s, ref
@@ -109,7 +109,7 @@ func TestRepairOnAFullDisk(t *testing.T) {
 		t.Errorf("Repair = %v; want no space for b", err)
 	}
 	assertEmpty(t, s, stagingDir, trashDir)
-	// For both: what is whole takes none.
+	// For both: what is intact takes none.
 	if err := os.Truncate(filler, info.Size()-260<<10); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// addTree puts a version with folders, files and a link into the store. files is
+// addTree puts a version with directories, files and a link into the store. files is
 // path to content; what is in bin is 0755.
 func addTree(t testing.TB, s *Store, version string, files map[string]string, links map[string]string) *Ref {
 	t.Helper()
@@ -102,13 +102,13 @@ func damages() map[string]func(dir string) error {
 	fifo := func(name string) error { return unix.Mkfifo(name, 0o755) }
 	passwd := func(name string) error { return os.Symlink("/etc/passwd", name) }
 	full := func(name string) error {
-		return errors.Join(os.MkdirAll(name+"/a/b", 0o755), write("of somebody")(name+"/a/b/c"))
+		return errors.Join(os.MkdirAll(name+"/a/b", 0o755), write("of others")(name+"/a/b/c"))
 	}
 	for file, content := range treeOf1 {
 		rows[file+" is missing"] = instead(file, gone)
 		rows[file+" is longer"] = instead(file, write(content+"x"))
-		rows[file+" is a folder with files"] = instead(file, full)
-		rows[file+" is an empty folder"] = instead(file, func(n string) error { return os.Mkdir(n, 0o755) })
+		rows[file+" is a directory with files"] = instead(file, full)
+		rows[file+" is an empty directory"] = instead(file, func(n string) error { return os.Mkdir(n, 0o755) })
 		rows[file+" is a FIFO"] = instead(file, fifo)
 		rows[file+" is a link to elsewhere"] = instead(file, passwd)
 		rows[file+" is a link to itself"] = instead(file, func(n string) error { return os.Symlink(path.Base(n), n) })
@@ -131,23 +131,23 @@ func damages() map[string]func(dir string) error {
 		rows[fmt.Sprintf("the program is cut to %d bytes", n)] = func(dir string) error { return os.Truncate(filepath.Join(dir, "bin/app"), int64(n)) }
 	}
 	for _, dir := range []string{"bin", "lib", "lib/a", "etc"} {
-		rows["the folder "+dir+" is missing"] = instead(dir, gone)
-		rows["the folder "+dir+" is empty"] = instead(dir, func(n string) error { return os.Mkdir(n, 0o755) })
-		rows["the folder "+dir+" is a file"] = instead(dir, write(""))
-		rows["the folder "+dir+" is a FIFO"] = instead(dir, fifo)
-		rows["the folder "+dir+" is a link to elsewhere"] = instead(dir, func(n string) error { return os.Symlink("/usr/lib", n) })
-		rows["the folder "+dir+" may be read by fewer"] = chmod(dir, 0o750)
-		rows["the folder "+dir+" may be written by all"] = chmod(dir, 0o1777)
-		rows["the folder "+dir+" may be entered by nobody"] = chmod(dir, 0o600)
+		rows["the directory "+dir+" is missing"] = instead(dir, gone)
+		rows["the directory "+dir+" is empty"] = instead(dir, func(n string) error { return os.Mkdir(n, 0o755) })
+		rows["the directory "+dir+" is a file"] = instead(dir, write(""))
+		rows["the directory "+dir+" is a FIFO"] = instead(dir, fifo)
+		rows["the directory "+dir+" is a link to elsewhere"] = instead(dir, func(n string) error { return os.Symlink("/usr/lib", n) })
+		rows["the directory "+dir+" may be read by fewer"] = chmod(dir, 0o750)
+		rows["the directory "+dir+" may be written by all"] = chmod(dir, 0o1777)
+		rows["the directory "+dir+" may be entered by nobody"] = chmod(dir, 0o600)
 	}
 	rows["nothing"] = func(string) error { return nil }
 	rows["the link leads elsewhere"] = instead("lib/core", func(n string) error { return os.Symlink("/etc", n) })
 	rows["the link is missing"] = instead("lib/core", gone)
-	rows["the link is a folder with files"] = instead("lib/core", full)
+	rows["the link is a directory with files"] = instead("lib/core", full)
 	rows["the link is a file"] = instead("lib/core", write("x"))
 	rows["the external link leads elsewhere"] = instead("lib/host", func(n string) error { return os.Symlink("a", n) })
 	rows["the external link is missing"] = instead("lib/host", gone)
-	rows["the external link is a folder with files"] = instead("lib/host", full)
+	rows["the external link is a directory with files"] = instead("lib/host", full)
 	rows["a program may not be executed"] = chmod("bin/app", 0o644)
 	rows["everything is missing"] = func(dir string) error {
 		return errors.Join(os.RemoveAll(filepath.Join(dir, "bin")), os.RemoveAll(filepath.Join(dir, "lib")), os.RemoveAll(filepath.Join(dir, "etc")))
@@ -201,7 +201,7 @@ func lookAt(dir string, m *Manifest) map[string]string {
 }
 
 // Everything that is damaged becomes what it was, and only that: each file, link
-// and folder with the mode that it had. What no other version has stays as it
+// and directory with the mode that it had. What no other version has stays as it
 // is, the rest is repaired all the same.
 func TestRepair(t *testing.T) {
 	host := t.TempDir() // what is not of the version, and a link of it leads to
@@ -217,8 +217,8 @@ func TestRepair(t *testing.T) {
 	for name, damage := range damages() {
 		for _, sealed := range []bool{false, true} {
 			for _, donor := range []bool{true, false} {
-				if sealed && os.Geteuid() != 0 && (strings.Contains(name, "entered by nobody") || strings.Contains(name, "folder with files")) {
-					continue // only root can make what is in such a folder read-only
+				if sealed && os.Geteuid() != 0 && (strings.Contains(name, "entered by nobody") || strings.Contains(name, "directory with files")) {
+					continue // only root can make what is in such a directory read-only
 				}
 				t.Run(fmt.Sprintf("%s, sealed %v, donor %v", name, sealed, donor), func(t *testing.T) {
 					s := newStore(t)
@@ -300,7 +300,7 @@ func repair(t *testing.T, s *Store, record *Record, ref *Ref) (wrong, extra []st
 	return wrong, extra, err
 }
 
-// The links lead to the new folder, by one Commit; the old one stays as long as services
+// The links lead to the new directory, by one Commit; the old one stays as long as services
 // may have files of it open, and what was not of the version is told.
 func TestRepairCommits(t *testing.T) {
 	s := newStore(t)
@@ -321,7 +321,7 @@ func TestRepairCommits(t *testing.T) {
 		}
 	}
 	for n := 1; n <= 2; n++ {
-		damage(folderName("2.0", n-1), "lib/core")
+		damage(dirName("2.0", n-1), "lib/core")
 		active, err := s.Active()
 		if err != nil {
 			t.Fatal(err)
@@ -329,10 +329,10 @@ func TestRepairCommits(t *testing.T) {
 		if wrong, extra, err := repair(t, s, active.Record, two); err != nil || !slices.Equal(wrong, []string{"lib/core"}) || !slices.Equal(extra, []string{"cache"}) {
 			t.Errorf("Repair = %v, %v, %v", wrong, extra, err)
 		}
-		is("current", folderName("2.0", n))
+		is("current", dirName("2.0", n))
 		is("previous", "v1.0")
 	}
-	// The trial goes on, and what falls back from it is prepared again, with the new folder.
+	// The trial continues, and what rolls it back is prepared again, with the new directory.
 	damage("v1.0", "bin/app")
 	active, err := s.Active()
 	if err != nil || active.Damage != "" || active.Record.Phase != PhaseTrial {
@@ -376,7 +376,7 @@ func TestRepairCommits(t *testing.T) {
 	}
 }
 
-// A repair that was ended between its last two steps: what runs is the damaged folder, and
+// A repair that was ended between its last two steps: the current version is the damaged directory, and
 // is looked at; any Commit leads to the new one.
 func TestRepairWithoutItsCommit(t *testing.T) {
 	s := newStore(t)
@@ -386,14 +386,14 @@ func TestRepairWithoutItsCommit(t *testing.T) {
 	if err := errors.Join(s.Commit(record), os.Truncate(s.path("v1.0", "bin/app"), 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.makeAnew(t.Context(), one, []string{"bin/app"}, false); err != nil {
+	if _, err := s.rebuildVersion(t.Context(), one, []string{"bin/app"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Verify(t.Context(), one, Quick); Exit(err) != ExitDamaged {
-		t.Errorf("Verify = %v, want what is wrong with the folder that runs", err)
+		t.Errorf("Verify = %v, want what is wrong with the directory that runs", err)
 	}
 	if err := errors.Join(s.Sweep(), s.Verify(t.Context(), &Ref{Version: "2.0"}, Quick)); err != nil || !exists(s.path("v1.0")) || !exists(s.path("v1.0~1")) {
-		t.Errorf("after a sweep (%v) one of the folders is gone", err)
+		t.Errorf("after a sweep (%v) one of the directories is gone", err)
 	}
 	if err := errors.Join(s.Commit(record.Clone()), s.Verify(t.Context(), one, Content)); err != nil {
 		t.Error(err)
@@ -403,15 +403,15 @@ func TestRepairWithoutItsCommit(t *testing.T) {
 	}
 }
 
-// What another folder of the version has, its manifest too, is as good as another version.
-func TestRepairFromAnotherFolder(t *testing.T) {
+// What another directory of the version has, its manifest too, is as good as another version.
+func TestRepairFromAnotherDirectory(t *testing.T) {
 	s := newStore(t)
 	one := addTree(t, s, "1.0", treeOf1, nil)
 	record := &Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}
 	if err := s.Commit(record); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.makeAnew(t.Context(), one, nil, false); err != nil {
+	if _, err := s.rebuildVersion(t.Context(), one, nil, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(s.path("v1.0")); err != nil {
@@ -466,7 +466,7 @@ func retire(t *testing.T, s *Store, version string) {
 		}
 		info, err := d.Info()
 		if err != nil {
-			return nil // in a folder that is damaged
+			return nil // in a directory that is damaged
 		}
 		return os.Chmod(name, info.Mode()&^0o222)
 	})
@@ -570,7 +570,7 @@ func TestRepairDonors(t *testing.T) {
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", "bin", "app")), os.Remove(s.path("v4.0", "a")), os.WriteFile(s.path("v3.0", "a"), []byte("two\n"), 0o644))
 			}, []string{"bin/app"}},
-		{"a version in which a FIFO and a folder are in the place of others", map[string]string{"bin/app": "one\n"},
+		{"a version in which a FIFO and a directory are in the place of others", map[string]string{"bin/app": "one\n"},
 			[]map[string]string{{"a": "one\n", "b": "one\n", "c": "one\n"}},
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", "bin", "app")), os.Remove(s.path("v2.0", "c")), unix.Mkfifo(s.path("v2.0", "c"), 0o644),
@@ -582,11 +582,11 @@ func TestRepairDonors(t *testing.T) {
 				return errors.Join(os.RemoveAll(s.path("v1.0", "bin")), os.WriteFile(s.path("v1.0", "bin"), nil, 0o644))
 			},
 			[]string{"bin", "bin/app", "bin/b", "bin/c", "bin/d"}},
-		{"the longest name there is, with a folder in its place", map[string]string{long: "one\n"}, []map[string]string{{"a": "one\n"}},
+		{"the longest name there is, with a directory in its place", map[string]string{long: "one\n"}, []map[string]string{{"a": "one\n"}},
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", long)), os.MkdirAll(s.path("v1.0", long, "x"), 0o755))
 			}, []string{long}},
-		{"two folders of one name in the place of files", map[string]string{"a/x": "one\n", "b/x": "two\n"}, []map[string]string{{"1": "one\n", "2": "two\n"}},
+		{"two directories of one name in the place of files", map[string]string{"a/x": "one\n", "b/x": "two\n"}, []map[string]string{{"1": "one\n", "2": "two\n"}},
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", "a", "x")), os.MkdirAll(s.path("v1.0", "a", "x", "y"), 0o755),
 					os.Remove(s.path("v1.0", "b", "x")), os.MkdirAll(s.path("v1.0", "b", "x", "y"), 0o755))
@@ -596,7 +596,7 @@ func TestRepairDonors(t *testing.T) {
 				return errors.Join(os.Remove(s.path("v1.0", "bin", "app")), os.MkdirAll(s.path("v1.0", "bin", "app", "x"), 0o755),
 					os.MkdirAll(s.path(stagingDir, "v1.0~1", "bin"), 0o700), os.MkdirAll(s.path(trashDir, "v1.0-0", "x"), 0o755))
 			}, []string{"bin/app"}},
-		{"no folder .staging and .trash", map[string]string{"bin/app": "one\n"}, []map[string]string{{"a": "one\n"}},
+		{"no directory .staging and .trash", map[string]string{"bin/app": "one\n"}, []map[string]string{{"a": "one\n"}},
 			func(s *Store) error {
 				return errors.Join(os.Remove(s.path("v1.0", "bin", "app")), os.Mkdir(s.path("v1.0", "bin", "app"), 0o755),
 					os.Remove(s.path(stagingDir)), os.Remove(s.path(trashDir)))
@@ -630,7 +630,7 @@ func TestRepairDonors(t *testing.T) {
 	}
 }
 
-// An application that puts a link in the place of its own folder while root
+// An application that puts a link in the place of its own directory while root
 // repairs it must not lead root elsewhere.
 func TestRepairNeverFollowsALink(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -660,7 +660,7 @@ func TestRepairNeverFollowsALink(t *testing.T) {
 			time.Sleep(wait)
 			done <- unix.Renameat2(unix.AT_FDCWD, lib, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
 		}()
-		_, _, _ = repair(t, s, nil, ref) // whatever it comes to
+		_, _, _ = repair(t, s, nil, ref) // with any result
 		if <-done == nil {
 			swapped++
 		}
@@ -696,19 +696,27 @@ func TestRepairCanceled(t *testing.T) {
 	}
 }
 
-// Seal makes a version read-only in its place, or, if it shares files or has some that it
-// does not list, beside it.
+// Seal makes a version read-only in its place, without its extra files and with files of
+// its own; beside it if services may need the extra files.
 func TestSeal(t *testing.T) {
 	for name, row := range map[string]struct {
 		prepare func(s *Store) error
+		inUse   bool
+		extra   []string
 		made    bool
 	}{
-		"a version of its own": {func(*Store) error { return nil }, false},
+		"a version of its own":         {func(*Store) error { return nil }, false, nil, false},
+		"a version of its own, in use": {func(*Store) error { return nil }, true, nil, false},
 		"one that shares a file": {func(s *Store) error {
 			return errors.Join(os.Remove(s.path("v2.0", "etc/app.conf")), os.Link(s.path("v1.0", "etc/app.conf"), s.path("v2.0", "etc/app.conf")))
-		}, true},
-		"one with a file that it does not list": {func(s *Store) error { return os.WriteFile(s.path("v1.0", "lib/x"), nil, 0o666) }, true},
-		"one with a folder in .ota":             {func(s *Store) error { return os.Mkdir(s.path("v1.0", ".ota/x"), 0o755) }, true},
+		}, true, nil, false},
+		"one with a copy that a power cut left": {func(s *Store) error {
+			return errors.Join(os.Remove(s.path("v2.0", "etc/app.conf")), os.Link(s.path("v1.0", "etc/app.conf"), s.path("v2.0", "etc/app.conf")),
+				os.WriteFile(s.path("v1.0", ".ota/copy"), []byte("half"), 0o600))
+		}, false, []string{".ota/copy"}, false},
+		"one with a file that it does not list":         {func(s *Store) error { return os.WriteFile(s.path("v1.0", "lib/x"), nil, 0o666) }, false, []string{"lib/x"}, false},
+		"one with a file that it does not list, in use": {func(s *Store) error { return os.WriteFile(s.path("v1.0", "lib/x"), nil, 0o666) }, true, []string{"lib/x"}, true},
+		"one with a directory in .ota":                  {func(s *Store) error { return os.Mkdir(s.path("v1.0", ".ota/x"), 0o755) }, false, []string{".ota/x"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
@@ -718,21 +726,34 @@ func TestSeal(t *testing.T) {
 				t.Fatal(err)
 			}
 			other := look(s.path("v2.0"))
-			made, err := s.Seal(t.Context(), ref)
-			if made != row.made || err != nil {
-				t.Fatalf("Seal = %v, %v", made, err)
+			extra, made, err := s.Seal(t.Context(), ref, row.inUse)
+			if made != row.made || err != nil || !slices.Equal(extra, row.extra) {
+				t.Fatalf("Seal = %q, %v, %v; want %q, %v", extra, made, err, row.extra, row.made)
 			}
 			if after := look(s.path("v2.0")); after != other {
 				t.Errorf("another version changed:\n%s", cmp.Diff(other, after))
 			}
-			if err := s.Verify(t.Context(), ref, Full); err != nil {
+			dir := s.path("v1.0")
+			if made {
+				if !exists(filepath.Join(dir, "lib/x")) {
+					t.Error("a file that a service may need is gone")
+				}
+				dir = s.path("v1.0~1")
+			}
+			t.Cleanup(func() { unseal(t, dir) })
+			if dir != s.VersionDir("1.0") {
+				t.Errorf("it is in %s, want %s", s.VersionDir("1.0"), dir)
+			}
+			if err := errors.Join(s.Verify(t.Context(), ref, Full), s.Verify(t.Context(), ref, Sealed)); err != nil {
 				t.Error(err)
 			}
-			dir := s.VersionDir("1.0")
-			t.Cleanup(func() { unseal(t, dir) })
 			err = filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
-				if info, _ := d.Info(); d.Type() != os.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
+				info, _ := d.Info()
+				if d.Type() != os.ModeSymlink && info.Mode().Perm()&0o222 != 0 {
 					t.Errorf("%s is %v", name, info.Mode())
+				}
+				if st := info.Sys().(*syscall.Stat_t); !made && d.Type().IsRegular() && st.Nlink != 1 {
+					t.Errorf("%s has %d names", name, st.Nlink)
 				}
 				return err
 			})
@@ -740,6 +761,60 @@ func TestSeal(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What does not belong to a version is deleted; what a link of it leads to, and what is
+// mounted, is not.
+func TestPrune(t *testing.T) {
+	s := newStore(t)
+	ref := addTree(t, s, "1.0", treeOf1, map[string]string{"lib/core": "a/core.so"})
+	elsewhere := t.TempDir()
+	dir := s.path("v1.0")
+	must := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(filepath.Join(elsewhere, "data"), nil, 0o644), os.Symlink(elsewhere, filepath.Join(dir, "data")),
+		os.MkdirAll(filepath.Join(dir, "lib/a/__pycache__/x"), 0o755), os.WriteFile(filepath.Join(dir, "lib/a/__pycache__/x/y"), nil, 0o644),
+		syscall.Mkfifo(filepath.Join(dir, "etc/fifo"), 0o600), os.Symlink("/nowhere", filepath.Join(dir, ".ota/link")))
+	want := []string{".ota/link", "data", "etc/fifo", "lib/a/__pycache__"}
+	if extra := s.Extra("1.0"); !slices.Equal(extra, want) {
+		t.Errorf("Extra = %q, want %q", extra, want)
+	}
+	if removed, err := s.Prune("1.0"); err != nil || !slices.Equal(removed, want) {
+		t.Errorf("Prune = %q, %v; want %q", removed, err, want)
+	}
+	if err := s.Verify(t.Context(), ref, Full); err != nil || len(s.Extra("1.0")) > 0 {
+		t.Errorf("after Prune: %v, %q", err, s.Extra("1.0"))
+	}
+	if !exists(filepath.Join(elsewhere, "data")) {
+		t.Error("a link was followed")
+	}
+
+	// A directory of the manifest was replaced by a link: that is damage, and not entered.
+	must(os.RemoveAll(filepath.Join(dir, "lib")), os.Symlink(elsewhere, filepath.Join(dir, "lib")))
+	if removed, err := s.Prune("1.0"); err != nil || len(removed) > 0 || !exists(filepath.Join(elsewhere, "data")) {
+		t.Errorf("Prune = %q, %v; want nothing", removed, err)
+	}
+
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, at := range []string{"etc", "mounted"} { // of the manifest, and not
+		at := filepath.Join(dir, at)
+		must(os.MkdirAll(at, 0o755), unix.Mount("none", at, "tmpfs", 0, ""), os.WriteFile(filepath.Join(at, "data"), nil, 0o644))
+		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	}
+	must(os.WriteFile(filepath.Join(dir, "z"), nil, 0o644))
+	removed, err := s.Prune("1.0")
+	if err == nil || !strings.Contains(err.Error(), "mounted") || !slices.Equal(removed, []string{"z"}) {
+		t.Errorf("Prune = %q, %v; want that z is removed and the mount is not", removed, err)
+	}
+	if !exists(filepath.Join(dir, "etc/data")) || !exists(filepath.Join(dir, "mounted/data")) {
+		t.Error("a mount was entered")
 	}
 }
 
@@ -794,7 +869,7 @@ func TestRepairWithoutManifest(t *testing.T) {
 	for name, damage := range map[string]func(name string) error{
 		"missing":                       os.Remove,
 		"missing, and all else with it": func(name string) error { return os.RemoveAll(filepath.Dir(filepath.Dir(name))) },
-		"missing, in an empty folder": func(name string) error {
+		"missing, in an empty directory": func(name string) error {
 			dir := filepath.Dir(filepath.Dir(name))
 			return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755))
 		},
@@ -836,7 +911,7 @@ func assertEmpty(t *testing.T, s *Store, dirs ...string) {
 // repairer is in the environment of the test binary that only repairs.
 const repairer = "OTA_TEST_REPAIR"
 
-// Killed at any moment, a repair leaves the version as it was or whole, and the next one
+// Killed at any moment, a repair leaves the version as it was or intact, and the next one
 // does it.
 func TestRepairKilled(t *testing.T) {
 	if dir := os.Getenv(repairer); dir != "" {
@@ -874,7 +949,7 @@ func TestRepairKilled(t *testing.T) {
 		for i, name := range slices.Sorted(maps.Keys(one)) {
 			err := os.Truncate(s.path("v1.0", name), 10)
 			if i%4 == 0 {
-				err = errors.Join(os.Remove(s.path("v1.0", name)), os.MkdirAll(s.path("v1.0", name, "of", "somebody"), 0o755))
+				err = errors.Join(os.Remove(s.path("v1.0", name)), os.MkdirAll(s.path("v1.0", name, "of", "others"), 0o755))
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -898,7 +973,7 @@ func TestRepairKilled(t *testing.T) {
 			took = time.Since(began)
 		}
 		if after := look(s.path("v1.0")); after != before {
-			t.Fatalf("seed %d: the damaged folder changed", seed)
+			t.Fatalf("seed %d: the damaged directory changed", seed)
 		}
 		active, err := s.Active()
 		if err != nil || active.Damage != "" {

@@ -14,8 +14,8 @@ import (
 const MaxRevokedKeys = 1024
 
 // ErrRevokedUnknown is a list of revoked keys that is there and cannot be read,
-// and that no record has either. Whom the device no longer believes is not known:
-// the caller must refuse to believe anybody.
+// and that no record has either. Whom the device no longer trusts is not known:
+// the caller must not trust any key.
 var ErrRevokedUnknown = errors.New("it is not known which keys were revoked")
 
 // The list of revoked keys is kept twice: in a file of its own and in the record.
@@ -33,7 +33,7 @@ var ErrRevokedUnknown = errors.New("it is not known which keys were revoked")
 // dropped ID is of a key that the device does not trust.
 //
 // The seal tells a file with a flipped bit, which would name another key, from
-// one that is whole.
+// one that is intact.
 type revokedList struct {
 	Schema int      `json:"schema"`
 	Keys   []string `json:"keys"`
@@ -93,7 +93,7 @@ func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error)
 		return nil, nil // and so no file
 	}
 	if kept, err := s.readRevoked(); err == nil && len(kept) == len(union(kept, all)) {
-		return kept, nil // in whatever order
+		return kept, nil // in any order
 	}
 	data, err := json.Marshal(revokedList{Schema: Schema, Keys: all, Seal: seal(all)})
 	if err != nil {

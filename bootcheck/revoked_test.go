@@ -26,7 +26,7 @@ func TestRevokedKeys(t *testing.T) {
 		record []string
 		want   []string
 		err    string
-		lost   bool // nothing can be believed
+		lost   bool // nothing can be trusted
 	}{
 		{name: "no key was revoked"},
 		{name: "the file alone: a device without a record, or whose records were lost", file: whole, want: []string{a}},
@@ -61,7 +61,7 @@ func TestRevokedKeys(t *testing.T) {
 			if errors.Is(err, ErrRevokedUnknown) != row.lost {
 				t.Errorf("%v: ErrRevokedUnknown %v, want %v", err, !row.lost, row.lost)
 			}
-			// One key more mends what can be mended, and forgets nothing.
+			// One key more repairs what can be repaired, and forgets nothing.
 			c := "00000000000000CC"
 			_, err = s.Revoke(record, []string{c}, nil)
 			if row.lost {
@@ -143,7 +143,7 @@ func TestRevokeInFullList(t *testing.T) {
 		revoke(trusted, made(i*64, 64)...)
 	}
 	revoke(trusted, stolen)
-	revoke([]string{other}, made(100_000, 64)...) // the revoked keys are taken out of the folder
+	revoke([]string{other}, made(100_000, 64)...) // the revoked keys are taken out of the directory
 	revoke([]string{other}, made(200_000, 2000)...)
 	revoke([]string{other}, other)
 	for name, r := range map[string]*Record{"the file and the record": record, "the file alone": nil} {

@@ -1,6 +1,7 @@
 package bootcheck
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,38 +13,11 @@ import (
 )
 
 // GuardianUnit is the unit that decides which version a boot runs, before its services
-// start; ConfirmUnit judges that version afterwards.
+// start; ConfirmUnit confirms it or rolls it back.
 const (
 	GuardianUnit = "ota-guardian.service"
 	ConfirmUnit  = "ota-confirm.service"
 )
-
-// FactoryDamage is the file of the run folder that holds a line about what is
-// wrong with factory. It is not there while nothing is.
-const FactoryDamage = "factory-damage"
-
-// maxFlag bounds what FlagFactory writes, bytes: a line that a person reads, below
-// the 4 KiB that Status reads. Three paths may be as long.
-const maxFlag = 2 << 10
-
-// FlagFactory makes Status say what is wrong with factory until the next boot;
-// empty: nothing is. run is the run folder of the programs.
-func FlagFactory(run, text string) error {
-	name := filepath.Join(run, FactoryDamage)
-	if text == "" {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	}
-	if err := os.MkdirAll(run, 0o755); err != nil {
-		return err
-	}
-	if text = OneLine(text); len(text) > maxFlag {
-		text = strings.ToValidUTF8(text[:maxFlag], "") + " …"
-	}
-	return ReplaceFile(name, []byte(text+"\n"), 0o644, false)
-}
 
 // Summary is one sentence for people: what the device rolled back, and why.
 func (l *Rollback) Summary() string {
@@ -51,6 +25,23 @@ func (l *Rollback) Summary() string {
 		return l.short()
 	}
 	return "rolled back from " + l.short()
+}
+
+// Brief is Summary for a row of a table: `ota why` has the rest.
+func (l *Rollback) Brief() string {
+	why := map[Cause]string{
+		CauseHealth: "health check failed", CauseCrash: "service crash", CauseBoots: "too many boots", CauseHard: "system crashes",
+		CauseDamaged: "damaged", CauseRevoked: "key revoked", CauseOperator: "operator request", CauseUnrecorded: "disk full",
+	}[l.Cause]
+	return fmt.Sprintf("rolled back from %s: %s", l.From, cmp.Or(why, string(l.Cause)))
+}
+
+// Detail is Summary and, of a service that crashed, the last line that it wrote.
+func (l *Rollback) Detail() string {
+	if line := l.lastLine(); line != "" && l.Cause == CauseCrash {
+		return l.Summary() + "; its last line: " + line
+	}
+	return l.Summary()
 }
 
 // short is Summary as it stands in a table.
@@ -66,11 +57,19 @@ func (l *Rollback) why() string {
 	case CauseHealth:
 		return fmt.Sprintf("health check %q failed", l.Check)
 	case CauseCrash:
-		if said, _, _ := strings.Cut(l.Output, ": "); strings.Contains(said, " crashed ") {
-			return said
+		said, _, _ := strings.Cut(l.Output, ": ")
+		if !strings.Contains(said, " crashed ") {
+			said = fmt.Sprintf("service crash (%s)", l.Check)
 		}
-		return fmt.Sprintf("service crash (%s)", l.Check)
+		if l.Seconds > 0 {
+			said += fmt.Sprintf(" in %d s", l.Seconds)
+		}
+		return said
 	case CauseBoots:
+		if said, ok := strings.CutPrefix(l.Output, "unconfirmed: "); ok { // see Decide
+			said, _, _ = strings.Cut(said, ";")
+			return said + " before it was confirmed"
+		}
 		return fmt.Sprintf("%d boots ended before it was confirmed", l.Attempts)
 	case CauseHard:
 		return fmt.Sprintf("%d boots in a row ended in a watchdog reset or a kernel panic", l.Attempts)
@@ -84,6 +83,20 @@ func (l *Rollback) why() string {
 		return "the disk was full; the journal of that boot has the reason"
 	}
 	return string(l.Cause)
+}
+
+// lastLine is what the service that failed wrote last to the journal, and not systemd about
+// it; empty: nothing is kept.
+func (l *Rollback) lastLine() string {
+	for _, line := range slices.Backward(l.Journal) {
+		// "[    7.540369] device-api[93]: text"
+		_, line, _ = strings.Cut(line, "] ")
+		who, text, _ := strings.Cut(line, "]: ")
+		if name, _, ok := strings.Cut(who, "["); ok && name != "systemd" && text != "" {
+			return Clip(text, 120)
+		}
+	}
+	return ""
 }
 
 // Code is the word that begins the "error" of a report about the rollback.
@@ -105,6 +118,7 @@ type Status struct {
 	Previous     string    `json:"previous"` // empty: none
 	Factory      string    `json:"factory"`  // empty: none
 	Trial        *Trial    `json:"trial"`
+	Watching     *Watching `json:"watching"` // how far the trial has come; nil: it is not watched now
 	Blocked      []Blocked `json:"blocked"`
 	LastRollback *Rollback `json:"last_rollback"`
 	// When current became current, and when it was rolled back last; nil: not known, as
@@ -112,44 +126,52 @@ type Status struct {
 	ActivatedAt    *time.Time      `json:"activated_at"`
 	LastRollbackAt *time.Time      `json:"last_rollback_at"`
 	Operation      Operation       `json:"operation"`
+	Follow         *Following      `json:"follow"` // what a server asks for; nil: no follower runs
 	Versions       []VersionStatus `json:"versions"`
 	FreeBytes      uint64          `json:"free_bytes"`
-	Next           string          `json:"next,omitempty"`   // what the next boot puts on trial; empty: nothing else
-	ReleaseFloor   int64           `json:"release_floor"`    // bundles with a lower release are refused
-	RevokedKeys    []string        `json:"revoked_keys"`     // bundles that these signed are refused
-	Hold           string          `json:"hold,omitempty"`   // why the device is on hold
-	Damage         string          `json:"damage,omitempty"` // what is wrong with the store
+	Next           OrNull          `json:"next"`          // what the next boot puts on trial
+	ReleaseFloor   int64           `json:"release_floor"` // bundles with a lower release are refused
+	RevokedKeys    []string        `json:"revoked_keys"`  // bundles that these signed are refused
+	Hold           OrNull          `json:"hold"`          // why the device is on hold
+	Damage         OrNull          `json:"damage"`        // what is wrong with the store
+	// The same as current, previous, factory and next say by name; nil: none.
+	CurrentVersion  *VersionInfo `json:"current_version"`
+	PreviousVersion *VersionInfo `json:"previous_version"`
+	FactoryVersion  *VersionInfo `json:"factory_version"`
+	NextVersion     *VersionInfo `json:"next_version"`
 
-	lost bool // the record is, so nothing is known of what it says
+	lost     bool // the record is, so nothing is known of what it says
+	outdated bool // another update was confirmed after the last rollback
 }
 
 // VersionStatus is one snapshot of the store.
 type VersionStatus struct {
-	Version string `json:"version"`
+	VersionInfo
 	// State is the first that is true of: current, previous, factory, blocked,
 	// confirmed, damaged (its manifest cannot be used), unknown (the caller may not
-	// read it), staged (never confirmed).
-	State  string   `json:"state"`
-	States []string `json:"states"` // all that are true
-	Size   int64    `json:"size"`   // sum of its files, bytes; 0: not known
-	// Of its manifest; nil: that cannot be read.
-	Digest      *string    `json:"digest"`
-	Release     *int64     `json:"release"`
+	// read it), staged (never confirmed). States has these, and: next (from the next boot
+	// on), revoked (its signature is), retained (confirmed, and none of the first three).
+	State       string     `json:"state"`
+	States      []string   `json:"states"`       // all that are true
 	InstalledAt *time.Time `json:"installed_at"` // nil: not known
+	// What it takes on the disk, bytes: Own is freed when it is removed, Shared are the
+	// files that other versions have, too. nil: it was not measured, see Measure.
+	Own    *uint64 `json:"own_bytes"`
+	Shared *uint64 `json:"shared_bytes"`
 }
 
 // Status collects what there is to say. progress is where the applier keeps its
-// operation, in the run folder of both programs. An empty store has a status. With a
+// operation, in the run directory of both programs. An empty store has a status. With a
 // record that is lost the status comes with an error: it has what is known without.
 // Any other error says why nothing could be read, and comes without a status.
 func (s *Store) Status(progress string) (*Status, error) {
-	status := &Status{Schema: 1, Blocked: []Blocked{}, Operation: ReadOperation(progress)}
+	status := &Status{Schema: OutputSchema, Blocked: []Blocked{}, Operation: ReadOperation(progress), Follow: ReadFollowing(filepath.Dir(progress))}
 	record := &Record{}
 	active, err := s.Active()
 	switch {
 	case err == nil:
 		record = active.Record
-		status.Damage = active.Damage
+		status.Damage = OrNull(active.Damage)
 	case errors.Is(err, ErrEmpty):
 		err = nil
 	default:
@@ -157,12 +179,12 @@ func (s *Store) Status(progress string) (*Status, error) {
 		if !errors.Is(err, ErrRecord) {
 			return nil, err
 		}
-		status.Damage, status.lost = err.Error(), true
+		status.Damage, status.lost = OrNull(err.Error()), true
 	}
 	lost := err
 	// Found by a check of this boot, which cannot write it into the record.
-	if found, err := ReadRegular(filepath.Join(filepath.Dir(progress), FactoryDamage), 4<<10); err == nil {
-		status.Damage = strings.TrimPrefix(status.Damage+"; "+strings.TrimSpace(string(found)), "; ")
+	if c := ReadFactoryCheck(filepath.Dir(progress), record.Factory); c != nil && c.Damage != "" {
+		status.damaged(c.Damage)
 	}
 	keys, err := s.RevokedKeys(record)
 	if status.RevokedKeys = []string{}; len(keys) > 0 {
@@ -173,14 +195,17 @@ func (s *Store) Status(progress string) (*Status, error) {
 	case Inconclusive(err) && len(keys) == 0:
 		return nil, err
 	case err != nil && !Inconclusive(err):
-		status.Damage = strings.TrimPrefix(status.Damage+"; "+err.Error(), "; ")
+		status.damaged(err.Error())
 	}
 	status.ReleaseFloor = record.Floor
 	if record.Next != nil {
-		status.Next = record.Next.Version
+		status.Next = OrNull(record.Next.Version)
 	}
-	status.ActivatedAt, status.LastRollbackAt = s.changedAt(record)
-	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, record.HoldReason
+	if record.Phase.Unconfirmed() {
+		status.Watching = ReadWatching(filepath.Dir(progress), record.Current.Version)
+	}
+	status.ActivatedAt, status.LastRollbackAt, status.outdated = s.ChangedAt()
+	status.Phase, status.Trial, status.LastRollback, status.Hold = record.Phase, record.Trial, record.LastRollback, OrNull(record.HoldReason)
 	if record.Blocked != nil {
 		status.Blocked = record.Blocked
 	}
@@ -189,8 +214,12 @@ func (s *Store) Status(progress string) (*Status, error) {
 			*to = ref.Version
 		}
 	}
-	if status.Versions, err = s.versionStatus(record); err != nil {
+	if status.Versions, err = s.versionStatus(record, len(keys) > 0); err != nil {
 		return nil, err
+	}
+	status.CurrentVersion, status.PreviousVersion, status.FactoryVersion = status.info(record.Current), status.info(record.Previous), status.info(record.Factory)
+	if record.Next != nil {
+		status.NextVersion = status.info(&record.Next.Ref)
 	}
 	free, err := s.Free()
 	status.FreeBytes = free.Bytes
@@ -200,23 +229,60 @@ func (s *Store) Status(progress string) (*Status, error) {
 	return status, err
 }
 
-// changedAt is when current of record became current, and when the last rollback was;
-// nil: not known. They are the times of the files, which no decision reads.
-func (s *Store) changedAt(record *Record) (activated, rolledBack *time.Time) {
+// Measure adds what each version takes on the disk, which needs a look at each file.
+func (st *Status) Measure(s *Store) error {
+	for i := range st.Versions {
+		v := &st.Versions[i]
+		own, shared, err := s.Room(v.Version)
+		if err != nil {
+			return err
+		}
+		v.Own, v.Shared = &own, &shared
+	}
+	return nil
+}
+
+// damaged adds text to what is wrong with the store.
+func (st *Status) damaged(text string) {
+	st.Damage = OrNull(strings.TrimPrefix(string(st.Damage)+"; "+text, "; "))
+}
+
+// info is ref as JSON shows it, from the versions that were looked at; nil: none.
+func (st *Status) info(ref *Ref) *VersionInfo {
+	if ref == nil {
+		return nil
+	}
+	for _, v := range st.Versions {
+		if v.Version == ref.Version && (v.Digest == nil || ref.Same(&Ref{v.Version, *v.Digest})) {
+			return &v.VersionInfo
+		}
+	}
+	info := &VersionInfo{Version: ref.Version}
+	if ref.Digest != "" {
+		info.Digest = &ref.Digest
+	}
+	return info
+}
+
+// ChangedAt is when current became current, when the last rollback was, and whether another
+// update was confirmed since; nil: not known. The times are those of files, which no
+// decision reads.
+func (s *Store) ChangedAt() (activated, rolledBack *time.Time, outdated bool) {
 	history, _ := s.History()
 	for i, r := range history {
 		at := s.WrittenAt(r)
-		if i > 0 && !r.Current.Same(history[i-1].Current) {
+		l := r.LastRollback
+		if i == 0 && r.Generation == 1 || i > 0 && !r.Current.Same(history[i-1].Current) {
 			activated = at
 		}
-		if l := r.LastRollback; i > 0 && l != nil && (history[i-1].LastRollback == nil || fmt.Sprint(r.Rollbacks) != fmt.Sprint(history[i-1].Rollbacks)) {
-			rolledBack = at
+		if i > 0 && l != nil && (history[i-1].LastRollback == nil || fmt.Sprint(r.Rollbacks) != fmt.Sprint(history[i-1].Rollbacks)) {
+			rolledBack, outdated = at, false
 		}
-		if i == 0 && r.Generation == 1 {
-			activated = at
+		if l != nil && r.Phase == PhaseConfirmed && r.Current.Version != l.To {
+			outdated = true
 		}
 	}
-	return activated, rolledBack
+	return activated, rolledBack, outdated
 }
 
 // WrittenAt is when the generation of r was written; nil: the clock was not set then.
@@ -239,27 +305,27 @@ func writtenAt(name string) *time.Time {
 
 // CannotRead is what a command ends with that needs what Active failed to read.
 func CannotRead(err error) error {
-	e := &Error{Err: fmt.Errorf("cannot read what runs: %w", err)}
+	e := &Error{Err: fmt.Errorf("cannot read the record: %w", err)}
 	if !Inconclusive(err) {
-		e.Advice = "`ota-guardian boot` mends the record"
+		e.Advice = "`ota-guardian boot` repairs the record"
 	}
 	return e
 }
 
-func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
+// versionStatus is what is in the store; revoked: some key is.
+func (s *Store) versionStatus(record *Record, revoked bool) ([]VersionStatus, error) {
 	names, err := s.VersionNames()
 	if err != nil {
 		return nil, err
 	}
 	all := make([]VersionStatus, 0, len(names))
 	for _, version := range names {
-		v := VersionStatus{Version: version, State: "staged"}
+		v := VersionStatus{VersionInfo: VersionInfo{Version: version}, State: "staged"}
 		ref := &Ref{Version: version}
 		snapshot, err := s.Snapshot(version)
 		switch {
 		case err == nil:
-			v.Size, ref = snapshot.Manifest.Size, &snapshot.Ref
-			v.Digest, v.Release = &snapshot.Ref.Digest, &snapshot.Manifest.Release
+			ref, v.VersionInfo = &snapshot.Ref, snapshot.Manifest.Info(snapshot.Ref.Digest)
 			v.InstalledAt = writtenAt(filepath.Join(snapshot.Dir, ManifestPath))
 		case Inconclusive(err):
 			v.State = "unknown"
@@ -273,15 +339,22 @@ func (s *Store) versionStatus(record *Record) ([]VersionStatus, error) {
 				v.States = append(v.States, state)
 			}
 		}
+		linked := false
 		for _, l := range record.Links() {
-			is(l.Name, l.Ref != nil && l.Ref.Version == version)
+			here := l.Ref != nil && l.Ref.Version == version
+			linked = linked || here
+			is(l.Name, here)
 		}
+		confirmed := err == nil && record.IsConfirmed(ref)
 		is("blocked", record.BlockedBy(ref) != nil)
-		is("confirmed", err == nil && record.IsConfirmed(ref))
+		is("confirmed", confirmed)
 		if v.States == nil || err != nil {
 			v.States = append(v.States, v.State)
 		}
 		v.State = v.States[0]
+		is("retained", confirmed && !linked)
+		is("next", record.Next != nil && record.Next.Version == version)
+		is("revoked", revoked && err == nil && Exit(s.CheckRevoked(ref, record)) == ExitRefused)
 		all = append(all, v)
 	}
 	return all, nil

@@ -1,26 +1,27 @@
 // Package bootcheck is what the guardian and the applier must agree on: the
-// version store, the record of what runs and why, the manifest that says what a
-// version consists of. It holds the facts; guardian judges, applier changes.
+// version store, the record of which version is current and why, the manifest that says what a
+// version consists of. It holds the facts; guardian decides, applier changes.
 //
-// The store is one folder:
+// The store is one directory:
 //
 //	/opt/tope/versions/
 //	  v1.0.0/ v1.1.0/ v1.2.0/           snapshots; each holds .ota/manifest.json and its signature
-//	  v1.2.0~1/                         1.2.0, made anew after damage (versions.go)
+//	  v1.2.0~1/                         1.2.0, rebuilt after damage (versions.go)
 //	  current  -> .active/current       fixed links, made once, never touched again
 //	  previous -> .active/previous
 //	  factory  -> .active/factory
 //	  .active  -> .generations/42       THE switch: replacing this link changes everything at once
 //	  .generations/41/ 42/              each holds record.json, its backup and the links current, previous, factory -> ../../v1.2.0
-//	  .generations/44/ 42.fallback/     while 42 is a trial: what falls back from it, and its link (prepared.go)
+//	  .generations/44/ 42.fallback/     while 42 is a trial: what rolls it back, and its link (prepared.go)
 //	  .staging/  .trash/                what is being unpacked, what is being deleted
 //	  .revoked.json                     keys whose bundles are refused; not there while no key was revoked
 //	  .clean-shutdown  .hard-reboot     marks that a boot leaves behind: the generation that was active when it ended so
+//	  .follow.json                      what a server asked for, and what it has still to be told (applier/follow); only where one is followed
 //	  .installs.json                    how installs ended, for the fleet; only where [metrics] asks for it
-//	  .lock                             flock of whoever changes the store
-//	  .install.lock                     flock of the one install, from its first byte to its verdict
+//	  .lock                             flock of the program that changes the store
+//	  .install.lock                     flock of the one install, from its first byte to the end of its trial
 //
-// Commit is the only transaction. Whatever it needs is written beside what runs
+// Commit is the only transaction. What it needs is written beside the current version
 // and made durable; then one rename replaces .active. Before the rename nothing
 // changed, after it everything did.
 package bootcheck
@@ -49,30 +50,27 @@ const (
 	backupFile     = "record.backup.json"
 	revokedFile    = ".revoked.json"
 	installsFile   = ".installs.json" // of package metrics
+	followFile     = ".follow.json"   // of applier/follow
 
-	// keepGenerations is how many are kept: they are the history a person
+	// keepGenerations is how many are kept: they are the history an operator
 	// reads and the backup of a damaged record. At 4 KiB blocks a generation
 	// is about 16 KiB, so the history is about 512 KiB.
 	keepGenerations = 32
 )
 
-// A Store is the folder of all versions of one device. Its methods that change
+// A Store is the directory of all versions of one device. Its methods that change
 // something are called with the lock held (see Lock).
 type Store struct {
 	dir string
-	// Run is the folder that a reboot empties. Active looks there for the cause of a
-	// fall-back that the disk had no room for (see FallBack). Empty: nowhere.
+	// Run is the directory that a reboot empties. Active looks there for the cause of a
+	// rollback that the disk had no room for (see RollBack). Empty: nowhere.
 	Run string
 }
 
-// Open returns the store at dir, which must exist; nothing is written. A folder
+// Open returns the store at dir, which must exist; nothing is written. A directory
 // without a record is a store, an empty one.
 func Open(dir string) (*Store, error) {
-	var info fs.FileInfo
-	err := Retry(func() (err error) {
-		info, err = os.Stat(dir)
-		return err
-	})
+	info, err := stat(dir)
 	if err == nil && !info.IsDir() {
 		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
 	}
@@ -83,10 +81,10 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// Create opens the store at dir and makes what is missing of it: the folder
+// Create opens the store at dir and makes what is missing of it: the directory
 // itself if its parent exists (a missing parent is a disk that is not mounted),
-// the folders inside and the three fixed links. When it returns they are
-// durable. Something else in the place of a fixed link is an error, see Mend.
+// the directories inside and the three fixed links. When it returns they are
+// durable. Something else in the place of a fixed link is an error, see RepairLinks.
 func Create(dir string) (*Store, error) {
 	made := false
 	if err := os.Mkdir(dir, 0o755); err == nil {
@@ -106,7 +104,7 @@ func Create(dir string) (*Store, error) {
 		return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %s is a link to %q, want %q", s.path("current"), target, fixedTarget("current"))}).
 			WithAdvice("`ota-guardian adopt` takes over what another program installed here")
 	}
-	changed, err := s.makeFolders(generationsDir, stagingDir, trashDir)
+	changed, err := s.makeDirs(generationsDir, stagingDir, trashDir)
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +120,8 @@ func Create(dir string) (*Store, error) {
 			err = os.Symlink(want, s.path(name))
 			if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) {
 				// Nothing is left of a store that cannot be; what holds something stays.
-				for _, folder := range []string{generationsDir, stagingDir, trashDir} {
-					_ = os.Remove(s.path(folder))
+				for _, directory := range []string{generationsDir, stagingDir, trashDir} {
+					_ = os.Remove(s.path(directory))
 				}
 				if made {
 					_ = os.Remove(dir)
@@ -151,9 +149,9 @@ func Unfit(dir, lacks string) error {
 		WithAdvice("put `root` of the configuration on ext4, btrfs, xfs or f2fs, mounted without options that set modes or owners")
 }
 
-// makeFolders makes those of the folders that are missing; made: there was one. What
-// is in the place of a folder stays.
-func (s *Store) makeFolders(names ...string) (made bool, err error) {
+// makeDirs makes those of the directories that are missing; made: there was one. What
+// is in the place of a directory stays.
+func (s *Store) makeDirs(names ...string) (made bool, err error) {
 	for _, name := range names {
 		err := os.Mkdir(s.path(name), 0o755)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
@@ -169,7 +167,7 @@ var linkNames = []string{"current", "previous", "factory"}
 // fixedTarget is where the link name of the store points, for ever.
 func fixedTarget(name string) string { return activeLink + "/" + name }
 
-// Dir is the folder of the store.
+// Dir is the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
 // Not inlined: it is called in some sixty places, of programs whose size is limited.
@@ -184,19 +182,19 @@ type Active struct {
 	// Record is never nil and never to be changed; Clone it.
 	Record *Record
 	// Damage says what was wrong and how Record was found all the same. Empty:
-	// nothing. Committing Record's clone mends it.
+	// nothing. Committing Record's clone repairs it.
 	Damage string
 }
 
 // ErrEmpty is a store in which no version was ever made current, as far as it
 // remembers: it has neither the switch nor a finished generation. It may hold snapshots,
 // of an install that a power cut ended before its switch, or of a device whose
-// generations somebody deleted.
+// generations an operator deleted.
 var ErrEmpty = errors.New("no version is installed")
 
-// Active reads what runs. One damaged or unreadable copy of the record loses
-// nothing. Even a record that is lost is never a reason to change what runs: it is
-// put together from the newest older generation that is whole and from the links,
+// Active reads the current version. One damaged or unreadable copy of the record loses
+// nothing. Even a record that is lost is never a reason to change the current version: it is
+// put together from the newest older generation that is intact and from the links,
 // which say what this boot starts. The error is ErrEmpty, or one that says why
 // nothing could be read at all.
 func (s *Store) Active() (*Active, error) {
@@ -219,7 +217,7 @@ func (s *Store) Active() (*Active, error) {
 		}
 		says := fmt.Sprintf("generation %d: the link %s says %s, the record %s", n, l.Name, got, l.Ref)
 		if got != nil && s.holds(got) && (l.Ref == nil || !s.holds(l.Ref)) {
-			// The link names something that is there. Of current that is what runs.
+			// The link names something that is there. Of current that is the current version.
 			if l.Name == "current" {
 				return s.rebuild(n, errors.New(says))
 			}
@@ -245,19 +243,19 @@ func (s *Store) holds(ref *Ref) bool {
 	return err == nil && is.Same(ref)
 }
 
-// Commit makes next what the device runs, remembers and falls back to: THE
+// Commit makes next what the device runs, remembers and rolls back to: THE
 // atomic switch. Its number is set in next.Generation.
 //
 // When Commit returns nil, the switch is durable: a power cut after it finds the
 // new state. When it returns an error with ExitUnknown, the switch was made
-// (whoever looks now sees next) but a power cut may undo it: Switched tells. Any
+// (a reader sees next from now on) but a power cut may undo it: Switched tells. Any
 // other error: nothing changed. The lock must be held.
 func (s *Store) Commit(next *Record) error {
 	if err := s.committable(next); err != nil {
 		return err
 	}
-	if err := s.Mend(); err != nil {
-		return fmt.Errorf("cannot mend the links of %s: %w", s.dir, err)
+	if err := s.RepairLinks(); err != nil {
+		return fmt.Errorf("cannot repair the links of %s: %w", s.dir, err)
 	}
 	return s.commit(next)
 }
@@ -270,7 +268,7 @@ func (s *Store) committable(next *Record) error {
 	}
 	// Only what is to run must be there. A previous or factory that was lost is no
 	// reason to refuse the switch away from a version that fails.
-	if err := isFolder(s.path(s.newest(next.Current.Version))); Inconclusive(err) {
+	if err := isDirectory(s.path(s.newest(next.Current.Version))); Inconclusive(err) {
 		return fmt.Errorf("cannot commit: current: %w", err)
 	} else if err != nil {
 		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)
@@ -358,7 +356,7 @@ func (s *Store) commit(next *Record) error {
 		return fmt.Errorf("cannot write generation %d: %w", n, err)
 	}
 	if activeErr != nil {
-		// The folder of the generations may be new, made just now or by somebody who was
+		// The directory of the generations may be new, made just now or by a program that was
 		// killed: without this a power cut could leave a switch that leads to nothing.
 		if err := syncDir(s.dir); err != nil {
 			drop()
@@ -366,8 +364,8 @@ func (s *Store) commit(next *Record) error {
 		}
 	}
 
-	// The switch. A power cut before this rename leaves the old state, whole; one
-	// after it leaves the old or the new one, whole.
+	// The switch. A power cut before this rename leaves the old state, intact; one
+	// after it leaves the old or the new one, intact.
 	target := switchTarget(n)
 	renameErr := renameio.Symlink(target, s.path(activeLink))
 	if renameErr != nil {
@@ -383,7 +381,7 @@ func (s *Store) commit(next *Record) error {
 	if err := s.syncSwitch(n); err != nil {
 		return err
 	}
-	// Old generations go last; whatever remains of them after a power cut goes next time.
+	// Old generations go last; what remains of them after a power cut goes next time.
 	s.unprepare(n)
 	if len(generations) >= keepGenerations {
 		for _, old := range generations[:len(generations)-keepGenerations+1] {
@@ -394,7 +392,7 @@ func (s *Store) commit(next *Record) error {
 }
 
 // syncSwitch makes the switch to generation n durable: a rename alone, of which the
-// folder is not synced, is undone by a power cut after success was said.
+// directory is not synced, is undone by a power cut after success was said.
 func (s *Store) syncSwitch(n uint64) error {
 	if err := syncDir(s.dir); err != nil {
 		return Errorf(ExitUnknown, "", "switched to generation %d, but it may not survive a power cut: %w", n, err).
@@ -412,12 +410,12 @@ func there(name string) bool {
 // Switched reports whether a Commit that returned err made its switch.
 func Switched(err error) bool { return err == nil || Exit(err) == ExitUnknown }
 
-// Settle makes the switch last that Active shows. Whoever made it does that too, but
-// a moment later, and may have been killed before: who tells somebody of a switch
-// that is not its own calls this first. Where nothing is pending it writes nothing.
-func (s *Store) Settle() error {
+// SyncSwitch makes the active switch durable. Call it before reporting another
+// process's switch: that process can die between rename and fsync. It writes nothing where
+// nothing is pending.
+func (s *Store) SyncSwitch() error {
 	if err := syncDir(s.dir); err != nil {
-		return Errorf(ExitUnknown, "", "what runs now may not survive a power cut: %w", err).
+		return Errorf(ExitUnknown, "", "the current version may not survive a power cut: %w", err).
 			WithAdvice("look for errors of the disk in `dmesg`; after the next boot `ota-guardian status` says which version runs")
 	}
 	return nil

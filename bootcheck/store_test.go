@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newStore is an empty store in a folder of its own.
+// newStore is an empty store in a directory of its own.
 func newStore(t *testing.T) *Store {
 	t.Helper()
 	s, err := Create(filepath.Join(t.TempDir(), "versions"))
@@ -119,7 +119,7 @@ func TestCommitSwitchesEverything(t *testing.T) {
 	}
 	for _, file := range []string{recordFile, backupFile} {
 		if info, err := os.Stat(s.path(".generations/2", file)); err != nil || info.Mode().Perm() != 0o644 {
-			t.Errorf("%s: %v %v, want mode 0644: everybody may ask what runs", file, info, err)
+			t.Errorf("%s: %v %v, want mode 0644: every user may read the current version", file, info, err)
 		}
 	}
 }
@@ -160,14 +160,14 @@ func TestCommitWithLostPrevious(t *testing.T) {
 	}
 }
 
-// Whoever may not read the record is told so, and not that it is damaged.
+// A user who may not read the record is told so, and not that it is damaged.
 func TestUnreadableRecord(t *testing.T) {
 	s, _, _ := twoVersions(t)
 	if err := os.Chmod(s.path(".generations", "2", "record.json"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
-		// As nobody, for the file system's checks on this thread.
+		// As uid 65534, for the file system's checks on this thread.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		if _, err := unix.SetfsuidRetUid(65534); err != nil {
@@ -230,21 +230,21 @@ func TestEmptyStore(t *testing.T) {
 	}
 	empty := &Store{dir: t.TempDir()}
 	if _, err := empty.Active(); !errors.Is(err, ErrEmpty) {
-		t.Errorf("Active of an empty folder: %v, want ErrEmpty", err)
+		t.Errorf("Active of an empty directory: %v, want ErrEmpty", err)
 	}
 	if _, err := Open(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Open of a missing folder: %v, want not exist", err)
+		t.Errorf("Open of a missing directory: %v, want not exist", err)
 	}
 	if _, err := Create(filepath.Join(t.TempDir(), "not", "mounted")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Create below a missing folder: %v, want not exist", err)
+		t.Errorf("Create below a missing directory: %v, want not exist", err)
 	}
 }
 
 // A crash while the very first generation was written is no damage: nothing was
-// ever made current, and the next install begins anew, however often that goes so.
+// ever made current, and the next install starts over, however often that goes so.
 func TestFirstCommitUnfinished(t *testing.T) {
 	for name, leave := range map[string]func(dir string) error{
-		"a folder":     func(string) error { return nil },
+		"a directory":  func(string) error { return nil },
 		"an empty one": func(dir string) error { return os.WriteFile(filepath.Join(dir, recordFile), nil, 0o600) },
 		"half a record": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, recordFile), []byte(`{"schema":1,"ph`), 0o600)
@@ -336,16 +336,16 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// Whatever is in the place of a lock, it is no reason to decide nothing for ever. What
-// a folder holds is kept until the next Sweep.
+// Anything in the place of a lock is no reason to decide nothing for ever. What
+// a directory holds is kept until the next Sweep.
 func TestLockInTheWay(t *testing.T) {
 	for what, put := range map[string]func(name string) error{
-		"an empty folder": func(name string) error { return os.Mkdir(name, 0o755) },
-		"a folder": func(name string) error {
+		"an empty directory": func(name string) error { return os.Mkdir(name, 0o755) },
+		"a directory": func(name string) error {
 			return errors.Join(os.MkdirAll(filepath.Join(name, "of", "another"), 0o755), os.WriteFile(filepath.Join(name, "file"), []byte("x"), 0o600))
 		},
 		"a link":                    func(name string) error { return os.Symlink("/etc/passwd", name) },
-		"a link to a folder":        func(name string) error { return os.Symlink("/etc", name) },
+		"a link to a directory":     func(name string) error { return os.Symlink("/etc", name) },
 		"a link that leads nowhere": func(name string) error { return os.Symlink("nowhere", name) },
 		"a FIFO":                    func(name string) error { return unix.Mkfifo(name, 0o600) },
 		"a socket": func(name string) error {
@@ -387,9 +387,9 @@ func TestLockInTheWay(t *testing.T) {
 					t.Errorf("a second Lock: %v, want busy", err)
 				}
 				unlock()
-				if what == "a folder" {
+				if what == "a directory" {
 					if data, err := os.ReadFile(s.path(trashDir, name[1:]+"-0", "file")); string(data) != "x" {
-						t.Errorf("the folder's file in .trash is %q (%v)", data, err)
+						t.Errorf("the directory's file in .trash is %q (%v)", data, err)
 					}
 				}
 				if err := s.Sweep(); err != nil {
@@ -400,7 +400,7 @@ func TestLockInTheWay(t *testing.T) {
 	}
 }
 
-// Two processes that find a folder in the place of the lock have one lock after it.
+// Two processes that find a directory in the place of the lock have one lock after it.
 func TestLockInTheWayOfMany(t *testing.T) {
 	s := newStore(t)
 	for range 50 {
@@ -435,8 +435,8 @@ func TestLockInTheWayOfMany(t *testing.T) {
 	}
 }
 
-// A file in the place of a folder of the store is no reason to install nothing.
-func TestFileInPlaceOfAFolder(t *testing.T) {
+// A file in the place of a directory of the store is no reason to install nothing.
+func TestFileInPlaceOfADirectory(t *testing.T) {
 	for what, put := range map[string]func(name string) error{
 		"a file":                    func(name string) error { return os.WriteFile(name, nil, 0o600) },
 		"a FIFO":                    func(name string) error { return unix.Mkfifo(name, 0o600) },
@@ -536,13 +536,13 @@ func TestSurplus(t *testing.T) {
 
 func TestSealInPlace(t *testing.T) {
 	s, one, _ := twoVersions(t)
-	// Without root nobody could remove the test's folder otherwise.
+	// Without root the test's directory could not be removed otherwise.
 	t.Cleanup(func() {
 		for _, dir := range []string{"", "bin", ".ota"} {
 			os.Chmod(filepath.Join(s.VersionDir("1.0"), dir), 0o755)
 		}
 	})
-	if made, err := s.Seal(t.Context(), one); err != nil || made {
+	if _, made, err := s.Seal(t.Context(), one, false); err != nil || made {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]os.FileMode{"": 0o555, "bin": 0o555, "bin/app": 0o555, ".ota": 0o555, ".ota/manifest.json": 0o444} {

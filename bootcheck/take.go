@@ -45,7 +45,7 @@ type Donor struct {
 	// ago. nil: that of none was.
 	Hashed func(*Entry) bool
 	// Damaged is told each file of the donor that is not what its manifest says,
-	// once, and why. Calls do not overlap. nil: nobody wants to know.
+	// once, and why. Calls do not overlap. nil: not called.
 	Damaged func(path string, why error)
 }
 
@@ -59,7 +59,7 @@ const (
 // file of the donor that is damaged, or that cannot be read, is not used. The error is
 // ctx's or that of a disk that is full; then some files may have been taken.
 func (f *Fill) Take(ctx context.Context, donor Donor) error {
-	pairs := f.pairs(donor.Manifest)
+	batches := f.batches(f.pairs(donor.Manifest))
 	root, err := openDir(donor.Dir)
 	if err != nil {
 		if Inconclusive(err) {
@@ -74,11 +74,41 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 	var failed error
 	var noClone, stop atomic.Bool
 	damaged := make(map[string]bool) // files of the donor
+	one := func(t *taker, p pair) {
+		e := &f.M.Entries[p.entry]
+		var err error
+		for _, from := range p.from {
+			if err = t.take(from, e); err == nil {
+				break
+			}
+			if d, ok := errors.AsType[takeDamage](err); ok {
+				mu.Lock()
+				if !damaged[from.Path] && donor.Damaged != nil {
+					donor.Damaged(from.Path, d.error)
+				}
+				damaged[from.Path] = true
+				mu.Unlock()
+			}
+		}
+		err = cmp.Or(ctx.Err(), err)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err == nil:
+			f.Have[p.entry] = true
+			f.Taken += e.Size
+		case ctx.Err() != nil || IsNoSpace(err) || errors.Is(err, unix.EROFS):
+			failed = cmp.Or(failed, fmt.Errorf("cannot take %q from another version: %w", e.Path, err))
+			stop.Store(true)
+		case Inconclusive(err):
+			f.Unread = err
+		}
+	}
 	// More than cores, as each waits for the disk, too; a disk wants to be asked for
 	// several things at once. One that waits keeps its place of GOMAXPROCS until Go sees
 	// that, which takes longer than to read a file: each has a place of its own.
 	cores := runtime.GOMAXPROCS(0)
-	takers := min(8*cores, maxTakers, len(pairs))
+	takers := min(8*cores, maxTakers, len(batches))
 	if cores == runtime.NumCPU() && takers > cores { // else a test wants the same order each time
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(takers))
 	}
@@ -88,37 +118,15 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 			defer t.close()
 			for !stop.Load() {
 				i := int(next.Add(1) - 1)
-				if i >= len(pairs) {
+				if i >= len(batches) {
 					return
 				}
-				e := &f.M.Entries[pairs[i].entry]
-				var err error
-				for _, from := range pairs[i].from {
-					if err = t.take(from, e); err == nil {
-						break
+				for _, p := range batches[i] {
+					if stop.Load() {
+						return
 					}
-					if d, ok := errors.AsType[takeDamage](err); ok {
-						mu.Lock()
-						if !damaged[from.Path] && donor.Damaged != nil {
-							donor.Damaged(from.Path, d.error)
-						}
-						damaged[from.Path] = true
-						mu.Unlock()
-					}
+					one(&t, p)
 				}
-				err = cmp.Or(ctx.Err(), err)
-				mu.Lock()
-				switch {
-				case err == nil:
-					f.Have[pairs[i].entry] = true
-					f.Taken += e.Size
-				case ctx.Err() != nil || IsNoSpace(err) || errors.Is(err, unix.EROFS):
-					failed = cmp.Or(failed, fmt.Errorf("cannot take %q from another version: %w", e.Path, err))
-					stop.Store(true)
-				case Inconclusive(err):
-					f.Unread = err
-				}
-				mu.Unlock()
 			}
 		})
 	}
@@ -160,12 +168,33 @@ func (f *Fill) pairs(donor *Manifest) []pair {
 			}
 		}
 	}
-	const large = 1 << 20 // bytes; smaller ones stay in the order of their folders
 	slices.SortStableFunc(pairs, func(x, y pair) int {
 		a, b := f.M.Entries[x.entry].Size, f.M.Entries[y.entry].Size
-		return cmp.Compare(max(b, large), max(a, large))
+		return cmp.Compare(max(b, largeFile), max(a, largeFile))
 	})
 	return pairs
+}
+
+// largeFile is from when on, bytes, a file is not left to where its directory comes.
+const largeFile = 1 << 20
+
+// batches cuts pairs to what one taker makes at a time: small files of one directory, which
+// it then opens once. As one batch keeps one core busy, it is no more work than a large file.
+func (f *Fill) batches(pairs []pair) (batches [][]pair) {
+	const most = 32 // files
+	first, size := 0, int64(0)
+	for i, p := range pairs {
+		e := &f.M.Entries[p.entry]
+		if i > first && (size+e.Size > largeFile || i-first == most || path.Dir(e.Path) != path.Dir(f.M.Entries[pairs[first].entry].Path)) {
+			batches = append(batches, pairs[first:i])
+			first, size = i, 0
+		}
+		size += e.Size
+	}
+	if first < len(pairs) {
+		batches = append(batches, pairs[first:])
+	}
+	return batches
 }
 
 // A taker is what one goroutine keeps from file to file.
@@ -186,9 +215,9 @@ func damagef(format string, args ...any) error { return takeDamage{fmt.Errorf(fo
 
 // take makes e from the donor's file from.
 func (t *taker) take(from, e *Entry) error {
-	src, err := t.from.open(from.Path, unix.O_DIRECT)
+	src, err := t.from.openFile(from.Path, unix.O_DIRECT)
 	if errors.Is(err, unix.EINVAL) { // this file system has no such
-		src, err = t.from.open(from.Path, 0)
+		src, err = t.from.openFile(from.Path, 0)
 	}
 	if err != nil {
 		if Inconclusive(err) {
@@ -240,17 +269,20 @@ func (t *taker) clone(src *os.File, e *Entry, hashed bool) error {
 		if hashed {
 			return nil
 		}
-		// The clone, which nobody else can write to; src may belong to a service.
+		// The clone, which no other user can write to; src may belong to a service.
 		return t.copy(nil, to, e)
 	})
 }
 
 // Linkable reports whether a file with that mode, of stat(2), and that owner can be a
 // file of the mode want, under one more name: it has the mode and the owner that it would
-// have, and nobody but this owner, root, can write to it, before or after it was hashed.
+// have, and only this owner, root, can write to it, before or after it was hashed.
 func Linkable(mode, uid, gid uint32, want Mode) bool {
-	return mode == unix.S_IFREG|uint32(want) && mode&0o022 == 0 && int(uid) == os.Geteuid() && int(gid) == os.Getegid()
+	return mode == unix.S_IFREG|uint32(want) && mode&0o022 == 0 && int(uid) == ownUID && int(gid) == ownGID
 }
+
+// Asked once, and not for each file.
+var ownUID, ownGID = os.Geteuid(), os.Getegid()
 
 // link gives src one more name. errors.ErrUnsupported: it cannot be linked here.
 func (t *taker) link(src *os.File, st *syscall.Stat_t, from, e *Entry, hashed bool) error {
@@ -276,7 +308,7 @@ func (t *taker) link(src *os.File, st *syscall.Stat_t, from, e *Entry, hashed bo
 	if err != nil {
 		return err
 	}
-	// The very file that was hashed, whatever its name has come to mean.
+	// The very file that was hashed, also if its name now means another.
 	err = unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(int(src.Fd())), fd, path.Base(e.Path), unix.AT_SYMLINK_FOLLOW)
 	if err != nil && !IsNoSpace(err) {
 		return errors.ErrUnsupported // another file system, too many links, no /proc: a copy does it
@@ -375,17 +407,24 @@ func readDirect(f *os.File, part []byte, at int64) error {
 func (t *taker) close() {
 	t.from.Close()
 	t.to.Close()
-	if t.buf != nil {
-		_ = unix.Munmap(t.buf)
-	}
+	Unmap(t.buf)
 }
 
-// Buffer maps n bytes, aligned to pages and outside Go's heap: they are given back at
-// once by Munmap.
+// Buffer maps n bytes, aligned to pages and outside Go's heap: Unmap gives them back at
+// once.
 func Buffer(n int64) ([]byte, error) {
 	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
 	return b, nil
+}
+
+// Unmap gives back what Buffer made; those that are nil are none.
+func Unmap(buffers ...[]byte) {
+	for _, b := range buffers {
+		if b != nil {
+			_ = unix.Munmap(b)
+		}
+	}
 }

@@ -28,3 +28,40 @@ func Clip(text string, limit int) string {
 	}
 	return strings.ToValidUTF8(text[:limit-len("…")], "") + "…"
 }
+
+// Nearest is the word of words that is most like typed: one that begins with it, or whose
+// part after the last point it is, or one with a letter or two that differ. Empty: none is
+// like it.
+func Nearest(typed string, words []string) string {
+	best, least := "", 3
+	for _, w := range words {
+		d := distance(typed, w)
+		if len(typed) > 1 && (strings.HasPrefix(w, typed) || strings.HasSuffix(w, "."+typed)) {
+			d = 0
+		}
+		if d < least && 2*d <= len(typed) { // "fly" does not mean "why"
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters have to be changed, added or removed (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := min(row[j+1], row[j]) + 1
+			if a[i] == b[j] {
+				d = min(d, diagonal)
+			}
+			diagonal, row[j+1] = row[j+1], min(d, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -30,10 +30,12 @@ const (
 	Start
 	// Content also hashes every file. What the manifest does not list is left
 	// alone: an application that wrote a cache beside its own files must not make
-	// its version useless for falling back to.
+	// its version useless for a rollback.
 	Content
-	// Full also refuses what the manifest does not list, in .ota too: there only the
-	// manifest and its signature may be.
+	// Sealed is Content of a factory version: no user may write to what it has.
+	Sealed
+	// Full is Content, and refuses what the manifest does not list, in .ota too: there
+	// only the manifest and its signature may be.
 	Full
 )
 
@@ -47,7 +49,7 @@ const hashBuffer = 256 << 10
 
 // CheckTree checks the snapshot in dir against its manifest. A mode without its
 // write bits is as good as the one that the manifest says, as a factory version
-// is kept 0555 and 0444. What is in .ota is not read: whoever read m did. No link
+// is kept 0555 and 0444. What is in .ota is not read: the reader of m did that. No link
 // is followed, and a FIFO in the place of a file does not block.
 //
 // The error names the first wrong file, "bin/device-api: size 812, want 800",
@@ -68,7 +70,12 @@ func (c *treeCheck) run(dir string, m *Manifest) error {
 	root, err := openDirectory(dir)
 	if err == nil {
 		defer func() { _ = root.Close() }()
-		err = c.checkDir(root, ".")
+		if c.depth == Sealed {
+			err = checkSealed(root, ".", ManifestDir, ManifestPath)
+		}
+		if err == nil {
+			err = c.checkDir(root, ".")
+		}
 	}
 	switch {
 	case err == nil:
@@ -168,7 +175,7 @@ func (c *treeCheck) checkExtra(d *os.File, dir string) error {
 	return nil
 }
 
-// checkManifestDir refuses everything in .ota but its two files. No folder .ota is
+// checkManifestDir refuses everything in .ota but its two files. No directory .ota is
 // no failure: m was read somewhere.
 func checkManifestDir(root *os.File) error {
 	d, err := openNoFollow(int(root.Fd()), ManifestDir, unix.O_DIRECTORY)
@@ -199,6 +206,20 @@ func checkManifestDir(root *os.File) error {
 	return nil
 }
 
+// checkSealed sees that no user may write to names below root, which no manifest lists.
+func checkSealed(root *os.File, names ...string) error {
+	for _, name := range names {
+		var st unix.Stat_t
+		if err := statAt(root, name, &st); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if st.Mode&0o222 != 0 {
+			return fmt.Errorf("%s: mode %04o, want %04o", name, st.Mode&modeBits, st.Mode&modeBits&^0o222)
+		}
+	}
+	return nil
+}
+
 // modeBits are all bits of a mode that chmod sets.
 const modeBits = 0o7777
 
@@ -218,8 +239,12 @@ func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 	if e.Type == TypeLink {
 		return checkLink(d, name, e.Target)
 	}
-	if got, want := st.Mode&modeBits, uint32(e.Mode); got != want && got != want&^0o222 {
-		return fmt.Errorf("mode %04o, want %04o", got, want)
+	got, mode := st.Mode&modeBits, uint32(e.Mode)
+	if c.depth == Sealed {
+		mode &^= 0o222
+	}
+	if got != mode && got != mode&^0o222 {
+		return fmt.Errorf("mode %04o, want %04o", got, mode)
 	}
 	if e.Type != TypeFile {
 		return nil
@@ -236,11 +261,7 @@ func (c *treeCheck) checkEntry(d *os.File, e *Entry) error {
 func checkLink(d *os.File, name, want string) error {
 	// One byte more than allowed, to see that a target is longer.
 	buf := make([]byte, MaxPath+1)
-	n := 0
-	err := Retry(func() (err error) {
-		n, err = unix.Readlinkat(int(d.Fd()), name, buf)
-		return err
-	})
+	n, err := retried(func() (int, error) { return unix.Readlinkat(int(d.Fd()), name, buf) })
 	if err != nil {
 		return fmt.Errorf("cannot read the link: %w", err)
 	}
@@ -267,8 +288,15 @@ func (c *treeCheck) checkContent(d *os.File, name string, e *Entry) error {
 	})
 }
 
-// hash reads what f has from where it is, and compares it with e.
-func (c *treeCheck) hash(f *os.File, e *Entry) error {
+// CheckContent fails unless f, from where it is, has the size and the hash of e. If ctx
+// ends, its error is returned as it is.
+func (e *Entry) CheckContent(ctx context.Context, f io.Reader) error {
+	c := treeCheck{ctx: ctx, buf: make([]byte, min(hashBuffer, e.Size+1)), sum: sha256.New()}
+	return c.hash(f, e)
+}
+
+// hash is CheckContent.
+func (c *treeCheck) hash(f io.Reader, e *Entry) error {
 	c.sum.Reset()
 	var size int64
 	for {
@@ -319,28 +347,23 @@ func openBeneath(fd int, p string) (*os.File, error) {
 
 // openNoFollow opens name, one component, in the directory fd for reading, with Retry.
 func openNoFollow(fd int, name string, flags int) (*os.File, error) {
-	n := 0
-	err := Retry(func() (err error) {
-		n, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
-		return err
-	})
+	n, err := openAt(fd, name, flags)
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(n), name), nil
 }
 
+// openAt is openNoFollow without what an os.File costs.
+func openAt(fd int, name string, flags int) (int, error) {
+	return retried(func() (int, error) {
+		return unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	})
+}
+
 // openDirectory opens the directory dir; a link leads to it, if there is one.
 func openDirectory(dir string) (*os.File, error) {
-	n := 0
-	err := Retry(func() (err error) {
-		n, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		return err
-	})
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return os.NewFile(uintptr(n), dir), nil
+	return retried(func() (*os.File, error) { return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) })
 }
 
 func typeName(format uint32) string {

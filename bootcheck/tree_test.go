@@ -93,7 +93,7 @@ func TestCheckTree(t *testing.T) {
 		{"something more in the root", func(dir string) error { return os.Mkdir(filepath.Join(dir, "more"), 0o755) }, "", `"more": the manifest does not list it`},
 		{"a second .ota", func(dir string) error { return os.Mkdir(filepath.Join(dir, "bin/.ota"), 0o755) }, "", `"bin/.ota": the manifest does not list it`},
 		{"something more beside the manifest", func(dir string) error { return os.WriteFile(filepath.Join(dir, ".ota/more"), nil, 0o755) }, "", `".ota/more": only the manifest and its signature belong there`},
-		{"a folder in the place of the signature", func(dir string) error { return os.Mkdir(filepath.Join(dir, ".ota/manifest.json.minisig"), 0o755) }, "", ".ota/manifest.json.minisig: it is a dir, want a file"},
+		{"a directory in the place of the signature", func(dir string) error { return os.Mkdir(filepath.Join(dir, ".ota/manifest.json.minisig"), 0o755) }, "", ".ota/manifest.json.minisig: it is a dir, want a file"},
 		{"a signature", func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, ".ota/manifest.json.minisig"), nil, 0o644)
 		}, "", ""},

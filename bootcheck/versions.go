@@ -18,64 +18,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A version has the folder v<version>. Repair makes another one beside it, v<version>~1,
+// A version has the directory v<version>. Repair makes another one beside it, v<version>~1,
 // then ~2: a version's name cannot have that character. The one with the highest number
-// is what the next Commit links; it is whole from the moment when it has that name.
+// is what the next Commit links; it is intact from the moment when it has that name.
 
-// folderName is the n-th folder of version.
-func folderName(version string, n int) string {
+// dirName is the n-th directory of version.
+func dirName(version string, n int) string {
 	if n == 0 {
 		return "v" + version
 	}
 	return fmt.Sprintf("v%s~%d", version, n)
 }
 
-// parseFolder is the opposite of folderName.
-func parseFolder(name string) (version string, n int, ok bool) {
+// parseDirName is the opposite of dirName.
+func parseDirName(name string) (version string, n int, ok bool) {
 	version, ok = strings.CutPrefix(name, "v")
 	version, number, _ := strings.Cut(version, "~")
 	n, _ = strconv.Atoi(number)
-	return version, n, ok && ValidVersion(version) && folderName(version, n) == name
+	return version, n, ok && ValidVersion(version) && dirName(version, n) == name
 }
 
-// newest is the folder of version that the next Commit links.
+// newest is the directory of version that the next Commit links.
 func (s *Store) newest(version string) string {
 	newest := 0
 	entries, _ := readDir(s.dir)
 	for _, e := range entries {
-		if v, n, ok := parseFolder(e.Name()); ok && v == version && e.IsDir() {
+		if v, n, ok := parseDirName(e.Name()); ok && v == version && e.IsDir() {
 			newest = max(newest, n)
 		}
 	}
-	return folderName(version, newest)
+	return dirName(version, newest)
 }
 
-// folder is the folder of version: the one that a link leads to, as that is what runs;
+// dirOf is the directory of version: the one that a link leads to, as that is the current version;
 // else the newest.
-func (s *Store) folder(version string) string {
+func (s *Store) dirOf(version string) string {
 	if active, err := s.activeGeneration(); err == nil {
 		for _, name := range linkNames {
-			if folder, v, _ := s.linkTarget(active, name); v == version {
-				return folder
+			if directory, v, _ := s.linkTarget(active, name); v == version {
+				return directory
 			}
 		}
 	}
 	return s.newest(version)
 }
 
-// folders are all folders of version that are there: first the one that counts, then the
+// dirsOf are all directories of version that are there: first the one that counts, then the
 // newest.
-func (s *Store) folders(version string) []string {
-	first := s.folder(version)
+func (s *Store) dirsOf(version string) []string {
+	first := s.dirOf(version)
 	var all []string
 	entries, _ := readDir(s.dir)
 	for _, e := range entries {
-		if v, _, ok := parseFolder(e.Name()); ok && v == version && e.IsDir() {
+		if v, _, ok := parseDirName(e.Name()); ok && v == version && e.IsDir() {
 			all = append(all, e.Name())
 		}
 	}
 	number := func(name string) int {
-		_, n, _ := parseFolder(name)
+		_, n, _ := parseDirName(name)
 		if name == first {
 			return math.MaxInt
 		}
@@ -85,20 +85,20 @@ func (s *Store) folders(version string) []string {
 	return all
 }
 
-// nextFolder is the folder beside those that version has.
-func nextFolder(version string, folders []string) string {
+// nextDirName is the directory beside those that version has.
+func nextDirName(version string, directories []string) string {
 	next := 0
-	for _, name := range folders {
-		_, n, _ := parseFolder(name)
+	for _, name := range directories {
+		_, n, _ := parseDirName(name)
 		next = max(next, n+1)
 	}
-	return folderName(version, next)
+	return dirName(version, next)
 }
 
-// VersionDir is the folder in which version is, or would be.
-func (s *Store) VersionDir(version string) string { return s.path(s.folder(version)) }
+// VersionDir is the directory in which version is, or would be.
+func (s *Store) VersionDir(version string) string { return s.path(s.dirOf(version)) }
 
-// VersionNames lists the versions whose folders are in the store, whole or not, oldest name first.
+// VersionNames lists the versions whose directories are in the store, intact or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
 	entries, err := readDir(s.dir)
 	if err != nil {
@@ -106,7 +106,7 @@ func (s *Store) VersionNames() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if version, _, ok := parseFolder(e.Name()); ok && e.IsDir() && !slices.Contains(names, version) {
+		if version, _, ok := parseDirName(e.Name()); ok && e.IsDir() && !slices.Contains(names, version) {
 			names = append(names, version)
 		}
 	}
@@ -129,7 +129,7 @@ func (s *Store) Snapshot(version string) (*Snapshot, error) {
 	}
 	dir := s.VersionDir(version)
 	if err := s.There(version); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("version %s is not in the store: %w", version, fs.ErrNotExist)
+		return nil, absent(version)
 	} else if err != nil {
 		return nil, damage("", fmt.Errorf("version %s cannot be used: %w", version, err))
 	}
@@ -178,7 +178,7 @@ func (s *Store) Release(version string) int64 {
 }
 
 // Verify checks that ref is on disk, is the content that the record knows and
-// is whole. depth says how closely. What it returns nil for may be run. Of a version
+// is intact. depth says how closely. What it returns nil for may be run. Of a version
 // without a manifest (NoManifest) it only sees that it is there.
 func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
 	if ref.Digest == NoManifest {
@@ -199,14 +199,22 @@ func (s *Store) Verify(ctx context.Context, ref *Ref, depth Depth) error {
 	return nil
 }
 
-// Find is the version that a person means by name: "1.2.0", its folder's name
+// absent is the error for a version that is not in the store. It is fs.ErrNotExist, and
+// does not say so twice.
+type absent string
+
+func (v absent) Error() string { return fmt.Sprintf("version %s is not in the store", string(v)) }
+
+func (absent) Is(target error) bool { return target == fs.ErrNotExist }
+
+// Find is the version that an operator means by name: "1.2.0", its directory's name
 // "v1.2.0", or one of the links "current", "previous", "factory".
 func (s *Store) Find(record *Record, name string) (string, error) {
 	if record != nil {
 		for _, l := range record.Links() {
 			if l.Name == name {
 				if l.Ref == nil {
-					return "", fmt.Errorf("there is no %s version", name)
+					return "", Errorf(ExitFailed, "", "there is no %s version", name).WithAdvice("`ota-apply list` shows the versions")
 				}
 				return l.Ref.Version, nil
 			}
@@ -225,14 +233,19 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 	if !ValidVersion(name) {
 		return "", Errorf(ExitUsage, "", "%q cannot be a version", name)
 	}
-	return "", (&Error{Err: fmt.Errorf("version %s is not in the store: %w", name, fs.ErrNotExist)}).
-		WithAdvice("`ota-apply list` shows what is")
+	advice := "`ota-apply list` shows the versions"
+	if names, err := s.VersionNames(); err == nil {
+		if like := Nearest(name, names); like != "" {
+			advice = "did you mean `" + like + "`? " + advice
+		}
+	}
+	return "", (&Error{Err: absent(name)}).WithAdvice("%s", advice)
 }
 
-// Stage makes the empty folder .staging/v<version> to unpack into and returns
-// it; whatever was there is gone. The caller closes it.
+// Stage makes the empty directory .staging/v<version> to unpack into and returns
+// it; what was there is gone. The caller closes it.
 func (s *Store) Stage(version string) (*os.Root, error) {
-	name := filepath.Join(stagingDir, folderName(version, 0))
+	name := filepath.Join(stagingDir, dirName(version, 0))
 	if err := s.clear(name); err != nil {
 		return nil, err
 	}
@@ -245,41 +258,41 @@ func (s *Store) Stage(version string) (*os.Root, error) {
 
 // Unstage throws a staged version away.
 func (s *Store) Unstage(version string) error {
-	return RemoveAll(s.path(stagingDir, folderName(version, 0)))
+	return RemoveAll(s.path(stagingDir, dirName(version, 0)))
 }
 
 // Publish makes the staged version a snapshot, beside a damaged one of the same content,
-// if there is one: then the next Commit links it. sealed: nobody gets the right to write
+// if there is one: then the next Commit links it. sealed: no user gets the right to write
 // to it. Everything in it must be durable already: a snapshot that has its final name is
-// whole, after any power cut. When Publish returns nil its name is durable too. The lock
+// intact, after any power cut. When Publish returns nil its name is durable too. The lock
 // must be held.
 func (s *Store) Publish(version string, sealed bool) error {
-	staged := filepath.Join(stagingDir, folderName(version, 0))
+	staged := filepath.Join(stagingDir, dirName(version, 0))
 	if sealed {
 		if err := sealTree(s.path(staged)); err != nil {
 			return fmt.Errorf("cannot publish version %s: %w", version, err)
 		}
 	}
-	if err := s.publish(staged, nextFolder(version, s.folders(version))); err != nil {
+	if err := s.publish(staged, nextDirName(version, s.dirsOf(version))); err != nil {
 		return fmt.Errorf("cannot publish version %s: %w", version, err)
 	}
 	return nil
 }
 
-// publish gives what is staged its name as a folder of a version.
-func (s *Store) publish(staged, folder string) error {
-	if _, err := os.Lstat(s.path(folder)); err == nil {
-		return &fs.PathError{Op: "rename", Path: s.path(folder), Err: fs.ErrExist}
+// publish gives what is staged its name as a directory of a version.
+func (s *Store) publish(staged, directory string) error {
+	if _, err := os.Lstat(s.path(directory)); err == nil {
+		return &fs.PathError{Op: "rename", Path: s.path(directory), Err: fs.ErrExist}
 	}
 	// Power cut before this rename: a leftover in .staging. After it: a snapshot
 	// that nothing names, or none.
-	if err := os.Rename(s.path(staged), s.path(folder)); err != nil {
+	if err := os.Rename(s.path(staged), s.path(directory)); err != nil {
 		if errors.Is(err, unix.EXDEV) {
-			return (&Error{Err: err}).WithAdvice("%s must be on one file system with its folder %s", s.dir, stagingDir)
+			return (&Error{Err: err}).WithAdvice("%s must be on one file system with its directory %s", s.dir, stagingDir)
 		}
 		return err
 	}
-	// Both folders changed; and Commit must not name a version whose own name
+	// Both directories changed; and Commit must not name a version whose own name
 	// may be lost.
 	return errors.Join(syncDir(s.dir), syncDir(s.path(stagingDir)))
 }
@@ -290,17 +303,13 @@ func (s *Store) publish(staged, folder string) error {
 // it cannot be moved, as a damaged version under its name; or nothing was done. With
 // ErrUndurable, a power cut may bring it back. The lock must be held.
 func (s *Store) Remove(record *Record, version string) error {
-	if record != nil {
-		for _, l := range record.Links() {
-			if l.Ref != nil && l.Ref.Version == version {
-				return fmt.Errorf("cannot remove version %s: it is %s", version, l.Name)
-			}
-		}
+	if l := record.Linked(version); l.Ref != nil {
+		return fmt.Errorf("cannot remove version %s: it is %s", version, l.Name)
 	}
 	// The one that counts last: what was replaced must not be taken for the version.
 	var errs []error
-	for _, folder := range slices.Backward(s.folders(version)) {
-		to, err := s.moveToTrash(folder)
+	for _, directory := range slices.Backward(s.dirsOf(version)) {
+		to, err := s.moveToTrash(directory)
 		if err != nil {
 			return err
 		}
@@ -308,12 +317,12 @@ func (s *Store) Remove(record *Record, version string) error {
 			errs = append(errs, RemoveAll(to))
 		}
 	}
-	return leftOver(errs)
+	return notRemoved(errs)
 }
 
 // Surplus lists the versions that may go when keep snapshots are kept beside
 // current, previous, factory and what the next boot runs, the ones to go first first: versions that
-// failed here, then those that once proved themselves, oldest first, then those
+// failed here, then those that once were confirmed, oldest first, then those
 // that were never run.
 func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
 	names, err := s.VersionNames()
@@ -334,97 +343,10 @@ func (s *Store) Surplus(record *Record, keep int) ([]string, error) {
 		return len(record.Confirmed)
 	}
 	names = slices.DeleteFunc(names, func(v string) bool {
-		return record.Next != nil && record.Next.Version == v ||
-			slices.ContainsFunc(record.Links(), func(l Link) bool { return l.Ref != nil && l.Ref.Version == v })
+		return record.Next != nil && record.Next.Version == v || record.Linked(v).Ref != nil
 	})
 	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
 	return names[:max(0, len(names)-max(0, keep))], nil
-}
-
-// Space is what the file system of the store has left for the versions, without what it reserves.
-type Space struct {
-	Bytes  uint64
-	Inodes uint64 // 0 with NoInodes
-	Block  uint64 // bytes that the smallest file takes
-	// NoInodes: the file system makes inodes as it needs them (btrfs).
-	NoInodes bool
-}
-
-// Free asks how much room the store has.
-func (s *Store) Free() (Space, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
-		return Space{}, &fs.PathError{Op: "statfs", Path: s.dir, Err: err}
-	}
-	return Space{
-		Bytes:    st.Bavail * uint64(st.Bsize),
-		Inodes:   st.Ffree,
-		Block:    uint64(st.Bsize),
-		NoInodes: st.Files == 0,
-	}, nil
-}
-
-// Occupied is what the file system gets back when versions are removed: the blocks
-// and inodes of files that no other version shares. Blocks that are shared by a
-// clone are counted all the same. What cannot be deleted is not counted: what is
-// immutable, and what is mounted there.
-func (s *Store) Occupied(versions ...string) (Space, error) {
-	var dirs []string
-	for _, version := range versions {
-		for _, folder := range s.folders(version) {
-			dirs = append(dirs, s.path(folder))
-		}
-	}
-	return occupied(dirs)
-}
-
-// Leavings is what the file system gets back by Sweep.
-func (s *Store) Leavings() (Space, error) {
-	return occupied([]string{s.path(trashDir), s.path(stagingDir)})
-}
-
-func occupied(dirs []string) (Space, error) {
-	var sum Space
-	left := make(map[uint64]uint64) // by inode: names of it that are not below dirs
-	for _, dir := range dirs {
-		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-			if err != nil {
-				if errors.Is(err, fs.ErrNotExist) {
-					return nil // removed meanwhile
-				}
-				return err
-			}
-			var st unix.Statx_t
-			if unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st) != nil {
-				return nil
-			}
-			const stays = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND | unix.STATX_ATTR_MOUNT_ROOT
-			if st.Attributes&stays != 0 {
-				if d.IsDir() {
-					return fs.SkipDir
-				}
-				return nil
-			}
-			if links := uint64(st.Nlink); links > 1 && !d.IsDir() {
-				n, known := left[st.Ino]
-				if !known {
-					n = links
-				}
-				n--
-				left[st.Ino] = n
-				if n > 0 {
-					return nil
-				}
-			}
-			sum.Bytes += st.Blocks * 512
-			sum.Inodes++
-			return nil
-		})
-		if err != nil {
-			return Space{}, err
-		}
-	}
-	return sum, nil
 }
 
 // CompareVersions orders version names as people do: runs of digits by their
@@ -461,7 +383,7 @@ func CompareVersions(a, b string) int {
 	return preOrPlain(x, y, cmp.Compare(len(x), len(y)))
 }
 
-// preOrPlain puts what goes on with "-", a pre-release, before everything else.
+// preOrPlain puts what continues with "-", a pre-release, before everything else.
 func preOrPlain(x, y string, otherwise int) int {
 	preX, preY := strings.HasPrefix(x, "-"), strings.HasPrefix(y, "-")
 	switch {
@@ -472,6 +394,3 @@ func preOrPlain(x, y string, otherwise int) int {
 	}
 	return otherwise
 }
-
-// ManifestFile is where a snapshot's manifest is, below the snapshot.
-var ManifestFile = filepath.Join(".ota", "manifest.json")

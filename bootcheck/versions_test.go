@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The release counter is read in each boot: quickly, and whatever is there instead
+// The release counter is read in each boot: quickly, also with another file instead
 // of a manifest.
 func TestRelease(t *testing.T) {
 	entries := `"entries":[` + strings.Repeat(`{"path":"x"},`, 100) + `{"path":"y"}]`
@@ -45,6 +45,6 @@ func TestRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := s.Release("1.0.0") + s.Release("2.0.0"); got != 0 {
-		t.Errorf("of a folder and of nothing comes release %d", got)
+		t.Errorf("of a directory and of nothing comes release %d", got)
 	}
 }

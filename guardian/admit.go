@@ -30,7 +30,7 @@ func (g *guardian) refuse(record *bootcheck.Record, disk *Disk) {
 		}
 	}
 	ran := []*bootcheck.Ref{record.Previous}
-	if record.Phase.Judged() {
+	if record.Phase.Unconfirmed() {
 		ran = append(ran, record.Current)
 	}
 	for _, ref := range ran {
@@ -41,7 +41,7 @@ func (g *guardian) refuse(record *bootcheck.Record, disk *Disk) {
 }
 
 // revoked says that a revoked key signed ref, which was never confirmed; empty: none did,
-// or nobody knows, which says nothing against a version that ran.
+// or it is not known, which says nothing against a version that ran.
 func (g *guardian) revoked(ref *bootcheck.Ref, record *bootcheck.Record) string {
 	if ref == nil {
 		return ""
@@ -57,12 +57,12 @@ func (g *guardian) revoked(ref *bootcheck.Ref, record *bootcheck.Record) string 
 }
 
 // candidates are the versions of names, oldest first, that may run where every record is
-// lost: at most two that are whole, the newest first, and the newest that was factory.
-// Nobody knows what was confirmed here, but for what is read-only: only factory create
+// lost: at most two that are intact, the newest first, and the newest that was factory.
+// What was confirmed here is not known, but for what is read-only: only factory create
 // makes it so. So any other version must be one that an install would take. If none is,
 // the newest that no revoked key signed may run: a device must not be without a version
 // because of its date, its model or a release. unknown is why one could not be looked at.
-func (g *guardian) candidates(ctx context.Context, names []string) (whole []*bootcheck.Ref, factory *bootcheck.Ref, unknown error) {
+func (g *guardian) candidates(ctx context.Context, names []string) (intact []*bootcheck.Ref, factory *bootcheck.Ref, unknown error) {
 	look := func(version string) (ref *bootcheck.Ref) {
 		snapshot, err := g.store.Snapshot(version)
 		if err == nil {
@@ -83,7 +83,7 @@ func (g *guardian) candidates(ctx context.Context, names []string) (whole []*boo
 	for i := len(names) - 1; i >= 0 && ctx.Err() == nil; i-- {
 		version := names[i]
 		sealed := g.store.Sealed(version)
-		if len(whole) == 2 && (!sealed || factory != nil) {
+		if len(intact) == 2 && (!sealed || factory != nil) {
 			continue
 		}
 		if !sealed {
@@ -103,15 +103,15 @@ func (g *guardian) candidates(ctx context.Context, names []string) (whole []*boo
 		if sealed && factory == nil {
 			factory = ref
 		}
-		if len(whole) < 2 {
-			whole = append(whole, ref)
+		if len(intact) < 2 {
+			intact = append(intact, ref)
 		}
 	}
-	for i := 0; len(whole) == 0 && i < len(spare) && ctx.Err() == nil; i++ {
+	for i := 0; len(intact) == 0 && i < len(spare) && ctx.Err() == nil; i++ {
 		if ref := look(spare[i]); ref != nil {
-			g.logf("no other version may run: going on with %s", ref)
-			whole = append(whole, ref)
+			g.logf("no other version is accepted: starting version %s", ref)
+			intact = append(intact, ref)
 		}
 	}
-	return whole, factory, unknown
+	return intact, factory, unknown
 }

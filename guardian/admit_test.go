@@ -45,7 +45,7 @@ func (b *board) change(version string, change func(m *bootcheck.Manifest)) *boot
 }
 
 // device is a guardian of b in the next boot of a device of model x1.
-func (b *board) device(keys ...uint64) *guardian {
+func (b *board) device(keys ...uint64) *command {
 	b.t.Helper()
 	b.boots++
 	b.log.Reset()
@@ -59,7 +59,7 @@ func (b *board) device(keys ...uint64) *guardian {
 	b.must(cfg.SetRoot(b.store.Dir()))
 	cfg.Run, cfg.Model, cfg.Keys, cfg.Services = b.t.TempDir(), "x1", []string{dir}, nil
 	cfg.Trial.Stable, cfg.Trial.Deadline = 50*time.Millisecond, time.Second
-	return &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), out: &b.log, log: &b.log, ask: nobodyListens}
+	return &command{guardian: &guardian{cfg: cfg, store: b.store, bootID: fmt.Sprintf("boot-%d", b.boots), log: &b.log, ask: noListener}, out: &b.log}
 }
 
 func (b *board) revoke(ids ...uint64) {
@@ -77,12 +77,12 @@ func (b *board) try() *bootcheck.Ref {
 	b.t.Helper()
 	four := b.add("4.0")
 	b.sign("4.0", stolen)
-	b.commit(b.record().Activate(four, "before", nil, func(*bootcheck.Ref) bool { return true }))
+	b.commit(b.record().Activate(four, "", "before", nil, func(*bootcheck.Ref) bool { return true }))
 	return four
 }
 
-// A version on trial whose key is revoked is left at the next boot, blocked, and the
-// device is as it was. What was confirmed stays, whatever key signed it.
+// A version on trial whose key is revoked is rolled back at the next boot, blocked, and the
+// device is as it was. What was confirmed stays, also if that key signed it.
 func TestRevokedOnTrial(t *testing.T) {
 	b := newBoard(t)
 	for _, version := range []string{"1.0", "2.0", "3.0"} {
@@ -99,13 +99,13 @@ func TestRevokedOnTrial(t *testing.T) {
 	if l := r.LastRollback; b.runs() != "3.0" || r.Phase != bootcheck.PhaseFallback || l.Cause != bootcheck.CauseRevoked || !strings.Contains(l.Output, keyName(stolen)) || r.BlockedBy(four) == nil {
 		t.Fatalf("runs %s, %s, %+v, blocked %v\n%s", b.runs(), r.Phase, r.LastRollback, r.Blocked, &b.log)
 	}
-	b.commit(Absolve(r, 0).Next)
+	b.commit(MarkGood(r, 0).Next)
 	before := b.tree()
 	b.must(b.device().boot(context.Background(), LastClean))
 	if b.runs() != "3.0" || b.tree() != before {
 		t.Errorf("runs %s, or a boot with nothing on trial wrote\n%s", b.runs(), &b.log)
 	}
-	// A person does not get it back by another door.
+	// An operator does not get it back by another door.
 	if err := b.device().factoryCreate(context.Background(), "4.0", true); bootcheck.Exit(err) != bootcheck.ExitRefused {
 		t.Errorf("factory create --untried 4.0: %v", err)
 	}
@@ -117,7 +117,7 @@ func TestRevokedOnTrial(t *testing.T) {
 	}
 }
 
-// Nothing else can run: the version goes on, is never confirmed, and a person is needed.
+// Nothing else can run: the version continues, is never confirmed, and an operator is needed.
 func TestRevokedOnTrialWithNothingBehindIt(t *testing.T) {
 	b := newBoard(t)
 	b.try()
@@ -133,11 +133,11 @@ func TestRevokedOnTrialWithNothingBehindIt(t *testing.T) {
 	}
 }
 
-// confirm and recover leave it too, without waiting for a verdict of its health.
+// confirm and recover roll it back too, without waiting for its health.
 func TestRevokedInTheSameBoot(t *testing.T) {
-	for name, judge := range map[string]func(*guardian) error{
-		"confirm": func(g *guardian) error { return g.confirm(context.Background()) },
-		"recover": func(g *guardian) error { return g.recover(context.Background(), "device-api.service") },
+	for name, run := range map[string]func(*command) error{
+		"confirm": func(g *command) error { return g.confirm(context.Background()) },
+		"recover": func(g *command) error { return g.recover(context.Background(), "device-api.service") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBoard(t)
@@ -149,7 +149,7 @@ func TestRevokedInTheSameBoot(t *testing.T) {
 			g := b.device()
 			g.cfg.Trial.Stable = 20 * time.Second
 			g.cfg.Trial.Deadline = 30 * time.Second
-			if err := judge(g); bootcheck.Exit(err) != bootcheck.ExitRolledBack || b.runs() != "3.0" || b.record().LastRollback.Cause != bootcheck.CauseRevoked {
+			if err := run(g); bootcheck.Exit(err) != bootcheck.ExitRolledBack || b.runs() != "3.0" || b.record().LastRollback.Cause != bootcheck.CauseRevoked {
 				t.Errorf("%v, runs %s, %+v\n%s", err, b.runs(), b.record().LastRollback, &b.log)
 			}
 		})
@@ -164,15 +164,15 @@ func TestNextIsAsked(t *testing.T) {
 		change func(m *bootcheck.Manifest)
 		more   func(b *board, n *bootcheck.Next)
 		keys   []uint64
-		open   bool // everybody can change the file of the first key
+		open   bool // every user can change the file of the first key
 		runs   bool
 	}{
 		{name: "nothing is against it", keys: []uint64{stolen, safe}, runs: true},
 		{name: "its key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(stolen) }},
 		{name: "another key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(safe) }, runs: true},
-		{name: "its key was taken out of the folder", keys: []uint64{safe}},
+		{name: "its key was taken out of the directory", keys: []uint64{safe}},
 		{name: "its key is in a file that everybody can change", keys: []uint64{stolen, safe}, open: true},
-		{name: "there is no folder of keys that can be read", runs: true},
+		{name: "there is no directory of keys that can be read", runs: true},
 		{name: "another model", change: func(m *bootcheck.Manifest) { m.Models = []string{"x2"} }},
 		{name: "it expired", change: func(m *bootcheck.Manifest) { m.NotAfter = &past }},
 		{name: "its release is older", change: func(m *bootcheck.Manifest) { m.Release = 4 }},
@@ -251,7 +251,7 @@ func TestLostRecordAsks(t *testing.T) {
 				}
 			}
 			if row.sealed != "" {
-				_, err := b.store.Seal(t.Context(), &bootcheck.Ref{Version: row.sealed})
+				_, _, err := b.store.Seal(t.Context(), &bootcheck.Ref{Version: row.sealed}, false)
 				b.must(err)
 			}
 			b.revoke(stolen)

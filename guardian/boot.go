@@ -12,19 +12,19 @@ import (
 
 // boot decides which version this boot runs and makes the links say so. It is
 // run before the services start, so it restarts nothing. It never stops a boot:
-// whatever its error is, the links name what they named before, and the
+// after any error, the links name what they named before, and the
 // services start from them.
 func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	unlock, err := g.store.Lock(ctx, lockWait)
 	if err != nil {
-		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+		return fmt.Errorf("cannot decide: %w; starting the current version", err)
 	}
 	defer unlock()
 
 	active, err := g.active()
 	switch {
 	case bootcheck.Inconclusive(err):
-		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+		return fmt.Errorf("cannot decide: %w; starting the current version", err)
 	case (active == nil || err != nil) && g.store.Foreign():
 		// Nothing is decided for a program that keeps these links and may still run.
 		g.logf("the links of %s are those of another program and stay as they are; `ota-guardian adopt` takes them over", g.store.Dir())
@@ -40,10 +40,10 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 			return err
 		}
 		if len(names) == 0 {
-			g.logf("no version is installed, there is nothing to decide")
+			g.logf("no version is installed: nothing to decide")
 			return nil
 		}
-		if active, err = g.adopt(ctx, "nothing says which version is current"); err != nil {
+		if active, err = g.adopt(ctx, "no record names the current version"); err != nil {
 			return err
 		}
 	}
@@ -54,32 +54,31 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 
 	end := g.lastBoot(record)
 	if last != "" {
-		end.last, end.why = last, "so it was said"
+		end.last, end.why = last, "--last-boot says so"
 	}
 	seen := bootcheck.BootSeen(g.cfg.Run)
-	g.noteLastBoot(record, end.last, last != "", seen)
 	if end.last == LastHard {
-		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended hard: %s", end.why)
+		g.announce(eventHardEnd, fieldsOf(record), "the last boot ended in a system crash: %s", end.why)
 	}
 	if end.always && !record.WatchdogAlways {
-		g.logf("the hardware watchdog says after an orderly shutdown that it reset the machine: its bit is no evidence from now on")
+		g.logf("the hardware watchdog reports a reset after an orderly shutdown: its bit is ignored from now on")
 	}
 	disk := g.look(ctx, record)
-	if why := disk.Damaged[record.Current.Version]; why != "" && g.heal(ctx, record.Current, why) {
+	if why := disk.Damaged[record.Current.Version]; why != "" && g.repairVersion(ctx, record.Current, why) {
 		delete(disk.Damaged, record.Current.Version)
 	}
-	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Budget: Budget{
+	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Limits: BootLimits{
 		Hard: g.cfg.Trial.Hard, Unclean: g.cfg.Trial.Unclean, Clean: g.cfg.Trial.Clean, Streak: hardStreak}}
 	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
 	if err != nil {
-		return fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", err)
+		return fmt.Errorf("cannot decide: %w; starting the current version", err)
 	}
 	if d.Next != nil {
 		end.remember(d.Next)
 	}
 	addEvidence := func() {
-		if d.Action == FallBack && len(d.Next.LastRollback.BootIDs) > 0 {
-			// It never came to a verdict, so what it said stands in the boots that ended.
+		if d.Action == RollBack && len(d.Next.LastRollback.BootIDs) > 0 {
+			// The trial never ended, so what it said stands in the boots that ended.
 			evidence := d.Next.LastRollback
 			evidence.Journal = g.journalTail(ctx, first(g.cfg.Services), endedBoot(record))
 			if text := panicText(maxEvidence - len(evidence.Output) - 64); end.newPanic(record) && text != "" {
@@ -88,29 +87,30 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		}
 	}
 	addEvidence()
-	err = g.carryOut(ctx, d)
+	err = g.commitDecision(ctx, d)
+	g.noteLastBoot(record, end.last, last != "", seen)
 	tooMany := false
 	if d.Action == Count && bootcheck.IsNoSpace(err) {
 		var noteErr error
 		if tooMany, noteErr = g.tooManyUncounted(record); noteErr != nil {
-			err = fmt.Errorf("%v; nor can it be noted that it is not counted: %w", err, noteErr)
+			err = fmt.Errorf("%v; cannot note that it is not counted: %w", err, noteErr)
 		}
 	}
 	if tooMany {
 		counted := d.Next
 		counted.Trial.Unclean += bootcheck.SpareBoots
-		f := Failure{Cause: bootcheck.CauseBoots, Output: "no verdict yet, and no room on the disk to count the boots"}
-		back, settleErr := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(counted, disk, g.bootID, f) })
-		if settleErr == nil && back.Action == FallBack {
+		f := Failure{Cause: bootcheck.CauseBoots, Output: "unconfirmed, and the disk has no room to count its boots"}
+		back, settleErr := g.markBad(ctx, counted, disk, f)
+		if settleErr == nil && back.Action == RollBack {
 			d = back
 			addEvidence()
-			err = g.carryOut(ctx, d)
+			err = g.commitDecision(ctx, d)
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("the boot goes on with the links as they are: %w", err)
+		err = fmt.Errorf("%w; starting the current version", err)
 		if d.Action == Hold && !bootcheck.Switched(err) {
-			// Not even its folder is there, or the disk takes nothing: that does not
+			// Not even its directory is there, or the disk takes nothing: that does not
 			// make it any better.
 			return (&bootcheck.Error{Exit: bootcheck.ExitHeld, Code: bootcheck.CodeRollbackFailed, Err: err}).
 				WithAdvice("install a version with `ota-apply install`")
@@ -121,12 +121,12 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		next := record.Clone() // the same again, whole
 		end.remember(next)
 		if err := g.commit(ctx, next); err != nil {
-			return fmt.Errorf("cannot write the record anew, the boot goes on with the links as they are: %w", err)
+			return fmt.Errorf("cannot rewrite the record: %w; starting the current version", err)
 		}
 	}
 	switch {
-	case d.Unjudged:
-		return errUnjudged // why is in the journal
+	case d.Undecided:
+		return errUndecided // why is in the journal
 	case d.Next != nil && d.Next.Phase == bootcheck.PhaseHold:
 		return holdError(d.Next)
 	case d.Next == nil && record.Phase == bootcheck.PhaseHold:
@@ -136,7 +136,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	return nil
 }
 
-// tooManyUncounted reports whether a boot that a full disk cannot count is to fall back:
+// tooManyUncounted reports whether a boot that a full disk cannot count must roll back:
 // without counting nothing would ever end the trial of a version that crashes the device
 // and fills the disk. A few boots go uncounted.
 func (g *guardian) tooManyUncounted(record *bootcheck.Record) (bool, error) {
@@ -145,20 +145,23 @@ func (g *guardian) tooManyUncounted(record *bootcheck.Record) (bool, error) {
 	}
 	spared, err := g.store.SpareBoot(g.bootID)
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil // nothing is prepared to fall back to
+		return false, nil // nothing is prepared to roll back to
 	}
 	return err == nil && !spared, err
 }
 
 // noteLastBoot keeps for the fleet's figures how the boot before this one ended. An
-// orderly end leaves its mark only while that matters (see marks): else nobody knows,
+// orderly end leaves its mark only while that matters (see marks): else it is not known,
 // unless it was said.
 func (g *guardian) noteLastBoot(record *bootcheck.Record, last LastBoot, said, seen bool) {
+	if g.cfg.Metrics.File == "" {
+		return
+	}
 	class := string(last)
 	if last == LastUnclean && !said && !marks(record) {
 		class = metrics.BootUnknown
 	}
-	if err := g.desk().Booted(g.bootID, class, seen); err != nil {
+	if err := bootcheck.NoteLastBoot(g.cfg.Run, g.bootID, class, seen); err != nil {
 		g.logf("cannot keep for the metrics how the last boot ended: %v", err)
 	}
 }
@@ -176,17 +179,13 @@ func endedBoot(record *bootcheck.Record) string {
 
 // holdError is what a program ends with on a device that is on hold.
 func holdError(r *bootcheck.Record) error {
-	text := "nothing that works is left to fall back to"
-	if r.HoldReason == bootcheck.HoldEnvironment {
-		text = "two versions fail the same check, so it is something else"
-	}
-	return bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "on hold with version %s: %s", r.Current, text).
-		WithAdvice("`ota-guardian why` shows the evidence; install a version or use `ota-guardian rollback` to end the hold")
+	return bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "on hold with version %s: %s", r.Current, bootcheck.HoldText(r.HoldReason)).
+		WithAdvice("`ota-guardian why` shows the evidence; `ota-apply install` or `ota-guardian rollback` ends the hold")
 }
 
 // adopt makes a record for a store that has lost every one, or whose first
-// install was ended before its switch: the newest version that is whole runs, on
-// trial since nobody knows whether it ever was good; the newest that is
+// install was ended before its switch: the newest version that is intact runs, on
+// trial since it is not known whether it ever was good; the newest that is
 // read-only is factory. The newest one is by name, as no clock is trusted. No
 // more versions are hashed than are needed. Nothing is written; the error has
 // ExitHeld when nothing verifies.
@@ -195,22 +194,22 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 	if err != nil {
 		return nil, err
 	}
-	whole, factory, unknown := g.candidates(ctx, names)
+	intact, factory, unknown := g.candidates(ctx, names)
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err() // who was told to end has not seen the disk
-	case len(whole) == 0 && unknown != nil:
-		return nil, fmt.Errorf("nothing is decided, the boot goes on with the links as they are: %w", unknown)
-	case len(whole) == 0:
-		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is whole and may run", g.store.Dir()).
+		return nil, ctx.Err() // a guardian that was told to end has not seen the disk
+	case len(intact) == 0 && unknown != nil:
+		return nil, fmt.Errorf("cannot decide: %w; starting the current version", unknown)
+	case len(intact) == 0:
+		return nil, bootcheck.Errorf(bootcheck.ExitHeld, bootcheck.CodeRollbackFailed, "no version in %s is intact and accepted", g.store.Dir()).
 			WithAdvice("install a version with `ota-apply install`")
 	}
-	record := &bootcheck.Record{Schema: bootcheck.Schema, Factory: factory, Current: whole[0],
+	record := &bootcheck.Record{Schema: bootcheck.Schema, Factory: factory, Current: intact[0],
 		Phase: bootcheck.PhaseTrial, Trial: &bootcheck.Trial{BootID: g.bootID}}
-	if len(whole) > 1 {
-		record.Previous = whole[1]
+	if len(intact) > 1 {
+		record.Previous = intact[1]
 	}
-	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s; going on with %s", why, record.Current)}, nil
+	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s: starting version %s", why, record.Current)}, nil
 }
 
 // errNothing is what a command ends with that needs a version where there is none.

@@ -19,7 +19,7 @@ import (
 const withMounts = "OTA_TEST_MOUNTS"
 
 // ownMounts runs the calling test again in a process whose mounts end with it, and
-// reports whether this is that process; dir is an empty folder of it.
+// reports whether this is that process; dir is an empty directory of it.
 func ownMounts(t *testing.T, tools ...string) (dir string, inside bool) {
 	t.Helper()
 	if dir := os.Getenv(withMounts); dir != "" {
@@ -110,7 +110,7 @@ func TestBootOnADiskThatCannotBeRead(t *testing.T) {
 }
 
 // A disk that is read-only: what can be read decides, nothing is counted, and the
-// boot goes on, however bad the version is.
+// boot continues, however bad the version is.
 func TestBootOnAReadOnlyDisk(t *testing.T) {
 	dir, inside := ownMounts(t)
 	if !inside {
@@ -123,7 +123,7 @@ func TestBootOnAReadOnlyDisk(t *testing.T) {
 		code    bootcheck.ExitCode
 	}{
 		{"a confirmed version", func(b *board) {}, "3.0", 0},
-		{"a trial whose budget is spent", func(b *board) { b.trial(2) }, "3.0", bootcheck.ExitFailed},
+		{"a trial whose limit is spent", func(b *board) { b.trial(2) }, "3.0", bootcheck.ExitFailed},
 		{"a copy of the record that is damaged", func(b *board) { b.must(os.Truncate(b.path(".active", "record.json"), 0)) }, "3.0", bootcheck.ExitFailed},
 		{"a record that is lost", func(b *board) {
 			b.must(os.Truncate(b.path(".active", "record.json"), 0), os.Truncate(b.path(".active", "record.backup.json"), 0))
@@ -143,8 +143,8 @@ func TestBootOnAReadOnlyDisk(t *testing.T) {
 			if row.name == "a confirmed version" {
 				err = b.boot(LastClean) // the streak of a hard end cannot be counted either
 			}
-			if bootcheck.Exit(err) != row.code || row.code != 0 && (!errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "the boot goes on")) {
-				t.Errorf("boot: %v, want exit %d, why, and that the boot goes on", err, row.code)
+			if bootcheck.Exit(err) != row.code || row.code != 0 && (!errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "starting the current version")) {
+				t.Errorf("boot: %v, want exit %d, why, and that the current version starts", err, row.code)
 			}
 			if got := b.runs(); got != row.runs && row.runs != "" || b.tree() != before {
 				t.Errorf("runs %q, want %q as before\n%s", got, row.runs, &b.log)
@@ -169,7 +169,7 @@ func (b *board) trial(hard int) {
 }
 
 // A disk that is full to its last byte, of what is not ours to delete: what cannot
-// be counted is not counted; the bad version is left as soon as anything can go.
+// be counted is not counted; the bad version is rolled back as soon as anything can go.
 func TestBootOnAFullDisk(t *testing.T) {
 	dir, inside := ownMounts(t)
 	if !inside {
@@ -200,7 +200,7 @@ func TestBootOnAFullDisk(t *testing.T) {
 	}
 	fill()
 	err := b.boot(LastHard)
-	if bootcheck.Exit(err) != bootcheck.ExitNoSpace || !strings.Contains(err.Error(), "the boot goes on") || b.runs() != "3.0" {
+	if bootcheck.Exit(err) != bootcheck.ExitNoSpace || !strings.Contains(err.Error(), "starting the current version") || b.runs() != "3.0" {
 		t.Errorf("boot on a full disk: %v, runs %s; want exit 7 and 3.0", err, b.runs())
 	}
 	if r := b.record(); r.Trial.Hard != 1 {

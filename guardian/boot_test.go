@@ -30,7 +30,7 @@ type board struct {
 	store  *bootcheck.Store
 	boots  int
 	id     string       // of each boot; empty: each has another one
-	memory string       // the run folder
+	memory string       // the run directory
 	log    bytes.Buffer // of the last boot
 }
 
@@ -115,7 +115,7 @@ func (b *board) boot(last LastBoot) error {
 
 // guardian is one run of the program in this boot, as nothing but the file system
 // knows of the one before.
-func (b *board) guardian() *guardian {
+func (b *board) guardian() *command {
 	b.t.Helper()
 	b.log.Reset()
 	cfg := config.Default("")
@@ -125,7 +125,7 @@ func (b *board) guardian() *guardian {
 	if id == "" {
 		id = fmt.Sprintf("boot-%d", b.boots)
 	}
-	return &guardian{cfg: cfg, store: b.store, bootID: id, out: &b.log, log: &b.log, ask: nobodyListens}
+	return &command{guardian: &guardian{cfg: cfg, store: b.store, bootID: id, log: &b.log, ask: noListener}, out: &b.log}
 }
 
 // runs is what a service that is started now runs.
@@ -148,7 +148,7 @@ func TestOrdinaryBootWritesNothing(t *testing.T) {
 	}
 }
 
-// tree is every name of the store, with what changes when somebody writes. The
+// tree is every name of the store, with what changes at a write. The
 // lock is no part of it: its file is there, empty, from the first boot on.
 func (b *board) tree() string {
 	b.t.Helper()
@@ -167,8 +167,8 @@ func (b *board) tree() string {
 	return s.String()
 }
 
-// Whatever is damaged of the record and the links, the boot runs the version that
-// ran, and the store is whole after it.
+// With any damage to the record and the links, the boot runs the version that
+// ran, and the store is intact after it.
 func TestBootWithDamage(t *testing.T) {
 	relink := func(name, target string) func(*board) error {
 		return func(b *board) error { return errors.Join(os.RemoveAll(b.path(name)), os.Symlink(target, b.path(name))) }
@@ -177,7 +177,7 @@ func TestBootWithDamage(t *testing.T) {
 		return func(b *board) error { return errors.Join(os.RemoveAll(b.path(name)), put(b.path(name))) }
 	}
 	nothing := func(string) error { return nil }
-	folder := func(p string) error { return os.Mkdir(p, 0o755) }
+	directory := func(p string) error { return os.Mkdir(p, 0o755) }
 	fifo := func(p string) error { return unix.Mkfifo(p, 0o600) }
 	file := func(data string) func(string) error {
 		return func(p string) error { return os.WriteFile(p, []byte(data), 0o600) }
@@ -195,7 +195,7 @@ func TestBootWithDamage(t *testing.T) {
 		"the record is another file":       lost(without(record, file("#!/bin/sh\nexit 0\n"))),
 		"the record has two ends":          lost(without(record, file("{}{}"))),
 		"the record is 0xff":               lost(without(record, file(strings.Repeat("\xff", 700)))),
-		"the record is a folder":           lost(without(record, folder)),
+		"the record is a directory":        lost(without(record, directory)),
 		"the record is a FIFO":             lost(without(record, fifo)),
 		"the record is a link":             lost(relink(record, "/etc/passwd")),
 		"the record is a link to itself":   lost(relink(record, "record.json")),
@@ -206,41 +206,41 @@ func TestBootWithDamage(t *testing.T) {
 			return errors.Join(os.Truncate(b.path(record), 3), os.Truncate(b.path(".generations/1/record.json"), 3),
 				os.Truncate(b.path(backup), 3), os.Truncate(b.path(".generations/1/record.backup.json"), 3))
 		},
-		"the switch is missing":           without(".active", nothing),
-		"the switch dangles":              relink(".active", ".generations/9"),
-		"the switch loops":                relink(".active", ".active"),
-		"the switch is absolute":          relink(".active", "/etc"),
-		"the switch climbs out":           relink(".active", "../../etc"),
-		"the switch is a folder":          without(".active", folder),
-		"the switch is a file":            without(".active", file("x")),
-		"the switch is a FIFO":            without(".active", fifo),
-		"current is missing":              without("current", nothing),
-		"current dangles":                 relink("current", "v9"),
-		"current loops":                   relink("current", "current"),
-		"current is absolute":             relink("current", "/etc"),
-		"current climbs out":              relink("current", "../../etc"),
-		"current is a file":               without("current", file("x")),
-		"current is a folder with files":  without("current", func(p string) error { return errors.Join(folder(p), os.WriteFile(p+"/x", nil, 0o600)) }),
-		"previous is absolute":            relink("previous", "/etc"),
-		"factory is missing":              without("factory", nothing),
-		"its link current is missing":     without(".generations/2/current", nothing),
-		"its link current dangles":        relink(".generations/2/current", "../../v9"),
-		"its link current is absolute":    relink(".generations/2/current", "/etc"),
-		"its link current is a folder":    without(".generations/2/current", folder),
-		"its link previous is current":    relink(".generations/2/previous", "../../v3.0"),
-		"its link previous climbs":        relink(".generations/2/previous", "../../../../etc"),
-		"its link factory is missing":     without(".generations/2/factory", nothing),
-		"the lock is a folder":            without(".lock", folder),
-		"the lock is a folder with files": without(".lock", func(p string) error { return errors.Join(folder(p), os.WriteFile(p+"/x", nil, 0o600)) }),
-		"the lock is a FIFO":              without(".lock", fifo),
-		"a mark is a FIFO":                without(".clean-shutdown", fifo),
-		"the other mark is a FIFO":        without(".hard-reboot", fifo),
-		"a mark is a folder":              without(".clean-shutdown", folder),
-		"the lock is a link to elsewhere": relink(".lock", "../elsewhere"),
-		"the trash is a file":             without(".trash", file("x")),
-		"the staging folder is missing":   without(".staging", nothing),
-		"the generations are lost":        without(".generations", nothing),
-		"the generations are a file":      without(".generations", file("x")),
+		"the switch is missing":              without(".active", nothing),
+		"the switch dangles":                 relink(".active", ".generations/9"),
+		"the switch loops":                   relink(".active", ".active"),
+		"the switch is absolute":             relink(".active", "/etc"),
+		"the switch climbs out":              relink(".active", "../../etc"),
+		"the switch is a directory":          without(".active", directory),
+		"the switch is a file":               without(".active", file("x")),
+		"the switch is a FIFO":               without(".active", fifo),
+		"current is missing":                 without("current", nothing),
+		"current dangles":                    relink("current", "v9"),
+		"current loops":                      relink("current", "current"),
+		"current is absolute":                relink("current", "/etc"),
+		"current climbs out":                 relink("current", "../../etc"),
+		"current is a file":                  without("current", file("x")),
+		"current is a directory with files":  without("current", func(p string) error { return errors.Join(directory(p), os.WriteFile(p+"/x", nil, 0o600)) }),
+		"previous is absolute":               relink("previous", "/etc"),
+		"factory is missing":                 without("factory", nothing),
+		"its link current is missing":        without(".generations/2/current", nothing),
+		"its link current dangles":           relink(".generations/2/current", "../../v9"),
+		"its link current is absolute":       relink(".generations/2/current", "/etc"),
+		"its link current is a directory":    without(".generations/2/current", directory),
+		"its link previous is current":       relink(".generations/2/previous", "../../v3.0"),
+		"its link previous climbs":           relink(".generations/2/previous", "../../../../etc"),
+		"its link factory is missing":        without(".generations/2/factory", nothing),
+		"the lock is a directory":            without(".lock", directory),
+		"the lock is a directory with files": without(".lock", func(p string) error { return errors.Join(directory(p), os.WriteFile(p+"/x", nil, 0o600)) }),
+		"the lock is a FIFO":                 without(".lock", fifo),
+		"a mark is a FIFO":                   without(".clean-shutdown", fifo),
+		"the other mark is a FIFO":           without(".hard-reboot", fifo),
+		"a mark is a directory":              without(".clean-shutdown", directory),
+		"the lock is a link to elsewhere":    relink(".lock", "../elsewhere"),
+		"the trash is a file":                without(".trash", file("x")),
+		"the staging directory is missing":   without(".staging", nothing),
+		"the generations are lost":           without(".generations", nothing),
+		"the generations are a file":         without(".generations", file("x")),
 		"switch and generations are lost": func(b *board) error {
 			return errors.Join(os.Remove(b.path(".active")), os.RemoveAll(b.path(".generations")))
 		},
@@ -266,7 +266,7 @@ func TestBootWithDamage(t *testing.T) {
 				t.Errorf("after the boot: %+v, %v; want a whole store and no rollback", active, err)
 			}
 			if p := active.Record.Previous; p == nil || p.Version == "3.0" {
-				t.Errorf("previous is %s, want another one than what runs", p)
+				t.Errorf("previous is %s, want another one than the current version", p)
 			}
 			// And from then on it is an ordinary device.
 			before := b.tree()
@@ -305,7 +305,7 @@ func TestBootWithPartOfTheRecord(t *testing.T) {
 	whole, err := os.ReadFile(name)
 	b.must(err)
 	b.must(os.Remove(b.path(backup)))
-	for n := range len(whole) - 1 { // without the line's end it is whole
+	for n := range len(whole) - 1 { // without the line's end it is intact
 		b.must(os.WriteFile(name, whole[:n], 0o600), b.boot(LastUnclean))
 		active, err := b.store.Active()
 		if b.runs() != "3.0" || err != nil || active.Damage != "" || active.Record.LastRollback != nil || active.Record.Generation != 3 {
@@ -368,7 +368,7 @@ func TestBootWithBitsOfTheRecordFlipped(t *testing.T) {
 		from := random.IntN(len(data))
 		to := from + 1 + random.IntN(len(data)-from)
 		for i := from; i < to; i++ {
-			data[i] = byte(random.IntN(256))
+			data[i] ^= byte(1 + random.IntN(255)) // no byte stays as it was
 		}
 		return data
 	}
@@ -407,7 +407,7 @@ func TestBootWithARecordOfTheFuture(t *testing.T) {
 }
 
 // What a version consists of is damaged while others have nothing of it: the next
-// whole one runs. With something to repair it from, it goes on.
+// intact one runs. With something to repair it from, it continues.
 func TestBootWithDamagedVersions(t *testing.T) {
 	for _, row := range []struct {
 		name    string
@@ -454,7 +454,7 @@ func TestBootWithDamagedVersions(t *testing.T) {
 	}
 }
 
-// A record in which previous is what runs is no reason to stay with what is damaged.
+// A record in which previous is the current version is no reason to stay with what is damaged.
 func TestBootWithPreviousThatIsCurrent(t *testing.T) {
 	b := newBoard(t)
 	r := b.record().Clone()
@@ -462,7 +462,7 @@ func TestBootWithPreviousThatIsCurrent(t *testing.T) {
 	b.commit(r)
 	b.must(os.Remove(b.path("v3.0", "bin", "app")), b.boot(LastUnclean))
 	if b.runs() != "2.0" {
-		t.Errorf("runs %s, want 2.0, the newest that proved itself\n%s", b.runs(), &b.log)
+		t.Errorf("runs %s, want 2.0, the newest that was confirmed\n%s", b.runs(), &b.log)
 	}
 }
 
@@ -498,12 +498,12 @@ func TestBootTakesNoHalfVersion(t *testing.T) {
 	b.must(os.MkdirAll(b.path("v9.1", ".ota"), 0o755))                                                              // with a manifest only
 	b.run("cp", b.path("v3.0", ".ota", "manifest.json"), b.path("v9.1", ".ota"))                                    // of another version
 	b.run("cp", "-a", b.path("v3.0", "."), b.path("v9.2"))                                                          // a copy under another name
-	b.run("cp", "-a", b.path("v3.0"), b.path("v3.0.half"))                                                          // no more than a folder
-	b.must(os.WriteFile(b.path("v9.3"), nil, 0o644), os.Symlink("v1.0", b.path("v9.4")))                            // no folders
+	b.run("cp", "-a", b.path("v3.0"), b.path("v3.0.half"))                                                          // no more than a directory
+	b.must(os.WriteFile(b.path("v9.3"), nil, 0o644), os.Symlink("v1.0", b.path("v9.4")))                            // no directories
 	b.must(os.RemoveAll(b.path(".generations")), os.Remove(b.path(".active")), os.RemoveAll(b.path("v3.0", "bin"))) // 3.0 is half, too
 	b.must(b.boot(LastUnclean))
 	if r := b.record(); b.runs() != "2.0" || r.Phase != bootcheck.PhaseTrial {
-		t.Errorf("runs %s (%s), want 2.0, the newest that is whole\n%s", b.runs(), r.Phase, &b.log)
+		t.Errorf("runs %s (%s), want 2.0, the newest that is intact\n%s", b.runs(), r.Phase, &b.log)
 	}
 }
 
@@ -529,7 +529,7 @@ func BenchmarkBoot(b *testing.B) {
 	}
 }
 
-// nobodyListens answers every check as a device does on which no service runs.
-func nobodyListens(context.Context, health.Request) (health.Answer, error) {
+// noListener answers every check as a device does on which no service runs.
+func noListener(context.Context, health.Request) (health.Answer, error) {
 	return health.Answer{Error: "nothing listens"}, nil
 }

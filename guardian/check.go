@@ -3,30 +3,31 @@ package guardian
 import (
 	"context"
 
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
-// check runs the health checks once on the version that runs, prints what they
+// check runs the health checks once on the current version, prints what they
 // say and changes nothing. See health.Report for the error.
-func (g *guardian) check(ctx context.Context, asJSON bool) error {
-	active, err := g.active()
+func (c *command) check(ctx context.Context, asJSON bool) error {
+	record, err := c.record()
 	if err != nil {
 		return err
 	}
-	if active == nil {
-		return errNothing
-	}
-	env := health.Env{Version: active.Record.Current.Version, Ask: g.ask}
+	env := health.Env{Version: record.Current.Version, Ask: c.ask}
 	if systemd.Running() {
 		conn, err := dial(ctx)
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
 		env.Units = conn
 	} else {
-		g.logf("no systemd runs here: units are not checked")
+		c.logf("no systemd runs here: units are not checked")
 	}
-	return health.Report(ctx, g.out, g.cfg, env, asJSON)
+	var version *bootcheck.VersionInfo
+	if asJSON {
+		version = new(c.store.Info(*record.Current))
+	}
+	return health.Report(ctx, c.out, c.cfg, env, version)
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/tope-ota/ota/bootcheck/watchdog"
 )
 
-// confirm watches the health of the version that runs until there is a verdict:
+// confirm watches the health of the current version until the trial ends:
 // good and steady confirms it; a required check that is still bad at the
-// deadline falls back in this same boot. What it fell back to is judged next.
+// deadline rolls back in this same boot. Then it watches the next version.
 // It returns nil when the version that it found is confirmed, an error with
 // ExitRolledBack when another one is, with ExitHeld when the device is on hold.
 func (g *guardian) confirm(ctx context.Context) error {
 	g.warnOfWatchdog(ctx)
 	var found *bootcheck.Ref   // what was current when this run began
-	var back *bootcheck.Record // the last record that fell back in this run
+	var back *bootcheck.Record // the last record that rolled back in this run
 	settled := func(record *bootcheck.Record) error {
 		g.tell(ctx, record)
 		switch {
@@ -36,16 +36,13 @@ func (g *guardian) confirm(ctx context.Context) error {
 		return nil
 	}
 	for begun := time.Now(); ; {
-		active, err := g.active()
+		record, err := g.record()
 		switch {
 		case err != nil && back != nil:
-			return bootcheck.Errorf(bootcheck.ExitUnknown, "", "rolled back to version %s, which cannot be judged: %w", back.Current, err)
+			return bootcheck.Errorf(bootcheck.ExitUnknown, "", "rolled back to version %s, unconfirmed: %w", back.Current, err)
 		case err != nil:
 			return err
-		case active == nil:
-			return errNothing
 		}
-		record := active.Record
 		if found == nil {
 			found = record.Current
 		}
@@ -59,12 +56,12 @@ func (g *guardian) confirm(ctx context.Context) error {
 				g.logf("%v", err)
 			}
 		}
-		if !record.Phase.Judged() {
+		if !record.Phase.Unconfirmed() {
 			return settled(record)
 		}
-		verdict := health.Verdict{Good: true}
-		if g.revoked(record.Current, record) == "" { // else judge says so, however healthy it is
-			verdict, err = g.watch(ctx, record)
+		outcome := health.Outcome{Good: true}
+		if g.revoked(record.Current, record) == "" { // else conclude says so, however healthy it is
+			outcome, err = g.watch(ctx, record)
 		}
 		if err == errMoved {
 			continue
@@ -72,13 +69,11 @@ func (g *guardian) confirm(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		next, err := g.judge(ctx, record, verdict)
-		if errors.Is(err, errUnjudged) && time.Since(begun) < g.cfg.Trial.Deadline {
+		next, err := g.conclude(ctx, record, outcome)
+		if errors.Is(err, errUndecided) && time.Since(begun) < g.cfg.Trial.Deadline {
 			g.logf("%v; trying again", err)
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(askPause):
+			if err := systemd.Pause(ctx, askPause); err != nil {
+				return err
 			}
 			continue
 		}
@@ -88,21 +83,21 @@ func (g *guardian) confirm(ctx context.Context) error {
 		switch {
 		case next == nil:
 			continue
-		case !next.Phase.Judged():
+		case !next.Phase.Unconfirmed():
 			return settled(next) // not read again: that could fail, after all is done
 		}
 		back = next
 		if !systemd.Running() {
-			// Nothing restarts the services here, so judging at once would
+			// Nothing restarts the services here, so deciding at once would
 			// blame this version for what the other one still does.
 			return rolledBack(back)
 		}
 	}
 }
 
-// errUnjudged says that a verdict has no consequence yet, as versions cannot be looked
+// errUndecided says that an outcome has no consequence yet, as versions cannot be looked
 // at.
-var errUnjudged = errors.New("nothing is decided yet")
+var errUndecided = errors.New("cannot decide yet")
 
 // warnOfWatchdog tells the journal of a hardware watchdog that is not what systemd
 // was asked for.
@@ -114,9 +109,8 @@ func (g *guardian) warnOfWatchdog(ctx context.Context) {
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
-		return // who judges a version says more
+		return // watchOnce says more
 	}
-	defer conn.Close()
 	asked, err := conn.RuntimeWatchdog(ctx)
 	if err != nil {
 		g.logf("%v", err)
@@ -131,39 +125,34 @@ var errMoved = fmt.Errorf("another version is current now")
 // askPause is what lies between two watches, where checks could not be run.
 const askPause = 2 * time.Second
 
-// watch runs the health checks on the version of record until there is a
-// verdict, or until somebody else switched (errMoved). Checks that could not be run
-// (health.ErrUnanswered) are begun anew, for as long as a trial takes: a device
-// that is out of memory for a moment must not leave a version without a verdict.
-func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
+// watch runs the health checks on the version of record until the trial
+// ends, or until another program switched (errMoved). Checks that could not be run
+// (health.ErrUnanswered) are begun again, for as long as a trial takes: a device
+// that is out of memory for a moment must not leave a version unconfirmed.
+func (g *guardian) watch(ctx context.Context, record *bootcheck.Record) (health.Outcome, error) {
 	for start := time.Now(); ; {
-		verdict, err := g.watchOnce(ctx, record)
+		outcome, err := g.watchOnce(ctx, record)
 		if !errors.Is(err, health.ErrUnanswered) || time.Since(start) > g.cfg.Trial.Deadline {
-			return verdict, err
+			return outcome, err
 		}
-		g.logf("%v; beginning anew", err)
-		select {
-		case <-ctx.Done():
-			return verdict, ctx.Err()
-		case <-time.After(askPause):
+		g.logf("%v; starting the trial again", err)
+		if err := systemd.Pause(ctx, askPause); err != nil {
+			return outcome, err
 		}
 	}
 }
 
-func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (health.Verdict, error) {
+func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (health.Outcome, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		for ctx.Err() == nil {
 			// Only another version ends the watch, not, say, an unblock.
-			if now, err := g.active(); err == nil && now != nil && now.Record.Generation != record.Generation &&
-				(!now.Record.Current.Same(record.Current) || now.Record.Phase != record.Phase) {
+			if now, err := g.record(); err == nil && now.Generation != record.Generation &&
+				(!now.Current.Same(record.Current) || now.Phase != record.Phase) {
 				cancel(errMoved)
 			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+			_ = systemd.Pause(ctx, time.Second)
 		}
 	}()
 
@@ -173,11 +162,10 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		conn, err := dial(ctx)
 		if err != nil {
 			if record.Phase.Counted() {
-				g.resetIfSilent(ctx, hardMark, "nothing can be judged")
+				g.resetIfSilent(ctx, hardMark, "the trial cannot continue")
 			}
-			return health.Verdict{}, fmt.Errorf("cannot judge %s, systemd does not answer: %w", record.Current, err)
+			return health.Outcome{}, fmt.Errorf("cannot watch version %s: systemd does not answer: %w", record.Current, err)
 		}
-		defer conn.Close()
 		env.Units = conn
 	}
 	w := health.Watch{
@@ -186,104 +174,127 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		Deadline: g.cfg.Trial.Deadline,
 		OnChange: func(r health.Result) {
 			if r.OK {
-				g.logf("%s: good", r.Check)
+				g.logf("check %q good", r.Check)
 			} else {
-				g.logf("%s: %s", r.Check, r.Why)
+				g.logf("check %q bad: %s", r.Check, r.Why)
 			}
 		},
 	}
 	if record.Trial != nil {
 		w.Baseline = record.Trial.Baseline
 	}
-	g.logf("watching %s (%s) for %s within %s", record.Current, record.Phase, w.Stable, w.Deadline)
-	verdict, err := w.Run(ctx)
+	w.OnState = g.showTrial(record.Current.Version)
+	defer func() {
+		if err := bootcheck.EndWatching(g.cfg.Run); err != nil {
+			g.logf("%v", err)
+		}
+	}()
+	g.logf("watching version %s (%s): confirmed when healthy for %s, within %s", record.Current, record.Phase, w.Stable, w.Deadline)
+	outcome, err := w.Run(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return verdict, err
+	return outcome, err
 }
 
-// judge commits what verdict means for the version of record, and restarts the
-// services if it fell back. It returns the record that it committed. Nothing is done if
-// somebody else was faster and the verdict is about a version that runs no more.
-func (g *guardian) judge(ctx context.Context, record *bootcheck.Record, verdict health.Verdict) (*bootcheck.Record, error) {
+// showTrial returns what keeps the state of the trial of version in the run directory, for
+// `status`, an install that waits and a screen. It writes when a second or a check has
+// changed, to memory.
+func (g *guardian) showTrial(version string) func(health.State) {
+	var shown bootcheck.Watching
+	return func(s health.State) {
+		now := bootcheck.Watching{
+			Version: version, Healthy: int(s.Healthy / time.Second), Stable: int(g.cfg.Trial.Stable / time.Second),
+			Check: s.Last.Check, OK: s.Last.OK,
+		}
+		if !now.OK {
+			now.Why = s.Last.Why
+		}
+		if now == shown {
+			return
+		}
+		shown = now
+		if err := now.Keep(g.cfg.Run); err != nil {
+			g.logf("cannot show how the trial goes: %v", err)
+		}
+	}
+}
+
+// conclude commits what outcome means for the version of record, and restarts the
+// services if it rolled back. It returns the record that it committed. Nothing is done if
+// another program was faster and outcome is about a version that runs no more.
+func (g *guardian) conclude(ctx context.Context, record *bootcheck.Record, outcome health.Outcome) (*bootcheck.Record, error) {
 	told := false
-	if verdict.Good {
+	if outcome.Good {
 		// device-api is up: tell it of a rollback before that is settled, so
 		// that one commit remembers both.
 		told = g.report(ctx, record)
 	}
-	unlock, err := g.store.Lock(ctx, lockPatience)
+	was := record
+	record, unlock, err := g.lockRecord(ctx, lockPatience)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	active, err := g.active()
-	if err != nil {
-		return nil, err
-	}
-	if active == nil || !active.Record.Current.Same(record.Current) || active.Record.Phase != record.Phase {
+	if !record.Current.Same(was.Current) || record.Phase != was.Phase {
 		return nil, nil
 	}
-	record = active.Record
 	disk := g.look(ctx, record)
 	current := record.Current.Version
 	// The boot looked, too, if it had the lock and a disk that could be read.
-	if why := disk.Damaged[current]; verdict.Good && why != "" && g.heal(ctx, record.Current, why) {
+	if why := disk.Damaged[current]; outcome.Good && why != "" && g.repairVersion(ctx, record.Current, why) {
 		delete(disk.Damaged, current)
 	}
 	var d Decision
 	switch why, refused := disk.Damaged[current], disk.Refused[current]; {
 	case refused != "":
-		f := Failure{Cause: bootcheck.CauseRevoked, Output: refused}
-		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
-		if err != nil {
-			return nil, err
-		}
-	case verdict.Good && why != "":
-		f := Failure{Cause: bootcheck.CauseDamaged, Output: why}
-		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
-		if err != nil {
-			return nil, err
-		}
-	case verdict.Good:
-		release := int64(0)
-		if record.Current.Digest != bootcheck.NoManifest {
-			snapshot, err := g.store.Snapshot(record.Current.Version)
-			if bootcheck.Inconclusive(err) {
-				return nil, fmt.Errorf("%w: %w", errUnjudged, err)
-			}
-			if err != nil {
-				return nil, err
-			}
-			release = snapshot.Manifest.Release
-		}
-		d = Absolve(record, release)
-		if told && d.Next.LastRollback != nil {
+		d, err = g.markBad(ctx, record, disk, Failure{Cause: bootcheck.CauseRevoked, Output: refused})
+	case outcome.Good && why != "":
+		d, err = g.markBad(ctx, record, disk, Failure{Cause: bootcheck.CauseDamaged, Output: why})
+	case outcome.Good:
+		d, err = g.markGood(record)
+		if err == nil && told && d.Next.LastRollback != nil {
 			d.Next.LastRollback.Reported = true
 		}
 	default:
-		f := Failure{Cause: bootcheck.CauseHealth, Check: verdict.Failing.Check, Output: evidence(verdict.Failing)}
-		if verdict.Failing.Final {
+		f := Failure{Cause: bootcheck.CauseHealth, Check: outcome.Failing.Check, Output: evidence(outcome.Failing)}
+		unit := g.unitOf(outcome.Failing.Check)
+		f.Journal = g.journalTail(ctx, unit, "")
+		if outcome.Failing.Final {
 			f.Cause = bootcheck.CauseCrash // systemd gave the service up before recover came to it
+			f.Seconds = g.crashSeconds(ctx, unit, f.Journal)
 		}
-		f.Journal = g.journalTail(ctx, g.unitOf(verdict.Failing.Check), "")
-		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, f) })
-		if err != nil {
-			return nil, err
-		}
+		d, err = g.markBad(ctx, record, disk, f)
 	}
-	if d.Unjudged {
-		return nil, fmt.Errorf("%w: %s", errUnjudged, d.Why)
+	if err != nil {
+		return nil, err
 	}
-	err = g.carryOut(ctx, d)
+	if d.Undecided {
+		return nil, fmt.Errorf("%w: %s", errUndecided, d.Why)
+	}
+	err = g.commitDecision(ctx, d)
 	if !bootcheck.Switched(err) {
 		return nil, err
 	}
-	if d.Action == FallBack {
+	if d.Action == RollBack {
 		g.restart(ctx, d.Run)
 	}
 	return d.Next, err
+}
+
+// markGood is the Decision that the version of record is good, with its release.
+func (g *guardian) markGood(record *bootcheck.Record) (Decision, error) {
+	if record.Current.Digest == bootcheck.NoManifest {
+		return MarkGood(record, 0), nil
+	}
+	snapshot, err := g.store.Snapshot(record.Current.Version)
+	if bootcheck.Inconclusive(err) {
+		return Decision{}, fmt.Errorf("%w: %w", errUndecided, err)
+	}
+	if err != nil {
+		return Decision{}, err
+	}
+	return MarkGood(record, snapshot.Manifest.Release), nil
 }
 
 // unitOf is the unit whose journal tells most about a check that failed: the
@@ -321,17 +332,16 @@ func (g *guardian) tell(ctx context.Context, record *bootcheck.Record) {
 	if !g.report(ctx, record) {
 		return
 	}
-	unlock, err := g.store.Lock(ctx, lockWait)
+	now, unlock, err := g.lockRecord(ctx, lockWait)
 	if err != nil {
 		g.logf("%v", err)
 		return
 	}
 	defer unlock()
-	active, err := g.active()
-	if err != nil || active == nil || active.Record.LastRollback == nil {
+	if now.LastRollback == nil {
 		return
 	}
-	next := active.Record.Clone()
+	next := now.Clone()
 	next.LastRollback.Reported = true
 	if err := g.store.Commit(next); err != nil {
 		g.logf("cannot remember that the rollback was reported: %v", err)
@@ -346,12 +356,12 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 		return false
 	}
 	// Another process made the switch, maybe, and was killed before it was durable.
-	if err := g.store.Settle(); err != nil {
+	if err := g.store.SyncSwitch(); err != nil {
 		g.logf("device-api is not told of the rollback yet: %v", err)
 		return false
 	}
-	message := l.Summary()
-	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" && !strings.Contains(message, first) {
+	message := l.Detail()
+	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" && l.Cause != bootcheck.CauseCrash && !strings.Contains(message, first) {
 		message += ": " + first[:min(len(first), 200)] // a screen shows it
 	}
 	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: message, Error: l.Code() + ": " + l.Summary()})

@@ -27,7 +27,7 @@ func refs(versions ...string) (all []bootcheck.Ref) {
 	return all
 }
 
-// record makes a record with factory 1.0, of which confirmed versions proved themselves.
+// record makes a record with factory 1.0, of which confirmed versions were confirmed.
 func record(phase bootcheck.Phase, current, previous string, confirmed ...string) *bootcheck.Record {
 	r := &bootcheck.Record{
 		Schema: 1, Generation: 7, Phase: phase, Current: ref(current), Previous: ref(previous), Factory: ref("1.0"),
@@ -52,7 +52,7 @@ func counted(r *bootcheck.Record, boots ...string) *bootcheck.Record {
 	return r
 }
 
-func strikes(r *bootcheck.Record, hard, unclean, clean int) *bootcheck.Record {
+func bootCounts(r *bootcheck.Record, hard, unclean, clean int) *bootcheck.Record {
 	r.Trial.Hard, r.Trial.Unclean, r.Trial.Clean = hard, unclean, clean
 	return r
 }
@@ -62,8 +62,8 @@ func streak(r *bootcheck.Record, boots ...string) *bootcheck.Record {
 	return r
 }
 
-// budget is what a device has that configures nothing.
-var budget = Budget{Hard: 3, Unclean: 6, Clean: 10, Streak: hardStreak}
+// limits is what a device has that configures nothing.
+var limits = BootLimits{Hard: 3, Unclean: 6, Clean: 10, Streak: hardStreak}
 
 func damaged(versions ...string) Disk {
 	d := Disk{Damaged: map[string]string{}}
@@ -83,7 +83,7 @@ func refused(versions ...string) Disk {
 
 func TestDecide(t *testing.T) {
 	trial := func(hard, unclean, clean int) *bootcheck.Record {
-		return strikes(record("trial", "3.0", "2.0", "2.0"), hard, unclean, clean)
+		return bootCounts(record("trial", "3.0", "2.0", "2.0"), hard, unclean, clean)
 	}
 	confirmed := func() *bootcheck.Record { return record("confirmed", "3.0", "2.0", "2.0", "3.0") }
 	for _, row := range []struct {
@@ -99,48 +99,48 @@ func TestDecide(t *testing.T) {
 		{"a power cut does not count against a confirmed version", confirmed(), LastUnclean, damaged(), Keep, "3.0", ""},
 		{"a hard end of a confirmed version begins a streak", confirmed(), LastHard, damaged(), Count, "3.0", "confirmed"},
 		{"the fourth hard end in a row is counted", streak(confirmed(), "w", "x", "y"), LastHard, damaged(), Count, "3.0", "confirmed"},
-		{"the fifth hard end in a row takes a confirmed version back", streak(confirmed(), "v", "w", "x", "y"), LastHard, damaged(), FallBack, "2.0", "fallback"},
+		{"the fifth hard end in a row takes a confirmed version back", streak(confirmed(), "v", "w", "x", "y"), LastHard, damaged(), RollBack, "2.0", "fallback"},
 		{"a power cut ends a streak", streak(confirmed(), "v", "w", "x", "y"), LastUnclean, damaged(), Count, "3.0", "confirmed"},
 		{"an orderly reboot ends a streak", streak(confirmed(), "y"), LastClean, damaged(), Count, "3.0", "confirmed"},
 		{"a streak is counted once a boot", streak(confirmed(), "b"), LastHard, damaged(), Keep, "3.0", ""},
 		{"a streak is not ended by the boot that counted it", streak(confirmed(), "b"), LastClean, damaged(), Keep, "3.0", ""},
 		{"five hard ends and nothing else can run", streak(record("confirmed", "1.0", "", "1.0"), "v", "w", "x", "y"), LastHard, damaged(), Keep, "1.0", ""},
-		{"a confirmed version that is damaged is left for previous", confirmed(), LastClean, damaged("3.0"), FallBack, "2.0", "fallback"},
-		{"previous is damaged too: the next confirmed one", record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), LastClean, damaged("3.0", "2.0"), FallBack, "1.5", "fallback"},
-		{"previous is blocked: the next confirmed one", blocked(record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), "2.0"), LastClean, damaged("3.0"), FallBack, "1.5", "fallback"},
-		{"nothing is left but factory", confirmed(), LastClean, damaged("3.0", "2.0"), FallBack, "1.0", "factory"},
-		{"nothing is whole: hold, and what is there runs", confirmed(), LastClean, damaged("3.0", "2.0", "1.0"), Hold, "3.0", "hold"},
+		{"a confirmed version that is damaged is rolled back to previous", confirmed(), LastClean, damaged("3.0"), RollBack, "2.0", "fallback"},
+		{"previous is damaged too: the next confirmed one", record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), LastClean, damaged("3.0", "2.0"), RollBack, "1.5", "fallback"},
+		{"previous is blocked: the next confirmed one", blocked(record("confirmed", "3.0", "2.0", "1.5", "2.0", "3.0"), "2.0"), LastClean, damaged("3.0"), RollBack, "1.5", "fallback"},
+		{"nothing is left but factory", confirmed(), LastClean, damaged("3.0", "2.0"), RollBack, "1.0", "factory"},
+		{"nothing is intact: hold, and what is there runs", confirmed(), LastClean, damaged("3.0", "2.0", "1.0"), Hold, "3.0", "hold"},
 		{"the first boot of a trial is counted", trial(0, 0, 0), LastUnclean, damaged(), Count, "3.0", "trial"},
 		{"the second hard end of a trial is counted", trial(1, 0, 0), LastHard, damaged(), Count, "3.0", "trial"},
-		{"the third hard end runs previous", trial(2, 0, 0), LastHard, damaged(), FallBack, "2.0", "fallback"},
+		{"the third hard end runs previous", trial(2, 0, 0), LastHard, damaged(), RollBack, "2.0", "fallback"},
 		{"the fifth power cut is counted", trial(2, 4, 9), LastUnclean, damaged(), Count, "3.0", "trial"},
-		{"the sixth power cut runs previous", trial(0, 5, 0), LastUnclean, damaged(), FallBack, "2.0", "fallback"},
+		{"the sixth power cut runs previous", trial(0, 5, 0), LastUnclean, damaged(), RollBack, "2.0", "fallback"},
 		{"the ninth reboot is counted", trial(2, 5, 8), LastClean, damaged(), Count, "3.0", "trial"},
-		{"the tenth reboot runs previous", trial(0, 0, 9), LastClean, damaged(), FallBack, "2.0", "fallback"},
-		{"an end of which nothing is known is a power cut", trial(0, 5, 0), "", damaged(), FallBack, "2.0", "fallback"},
+		{"the tenth reboot runs previous", trial(0, 0, 9), LastClean, damaged(), RollBack, "2.0", "fallback"},
+		{"an end of which nothing is known is a power cut", trial(0, 5, 0), "", damaged(), RollBack, "2.0", "fallback"},
 		{"a boot is counted once, however often it is asked", counted(trial(0, 0, 0), "x", "b"), LastHard, damaged(), Keep, "3.0", ""},
-		{"a trial that is damaged is left at once", trial(0, 0, 0), LastClean, damaged("3.0"), FallBack, "2.0", "fallback"},
-		{"a trial without anything behind it runs on", strikes(record("trial", "1.0", ""), 2, 0, 0), LastHard, damaged(), Keep, "1.0", ""},
+		{"a trial that is damaged is left at once", trial(0, 0, 0), LastClean, damaged("3.0"), RollBack, "2.0", "fallback"},
+		{"a trial without anything behind it runs on", bootCounts(record("trial", "1.0", ""), 2, 0, 0), LastHard, damaged(), Keep, "1.0", ""},
 		{"the boot of the fall back is not counted against it", counted(record("fallback", "2.0", ""), "b"), LastHard, damaged(), Keep, "2.0", ""},
 		{"a fallback is counted like a trial", record("fallback", "2.0", ""), LastHard, damaged(), Count, "2.0", "fallback"},
-		{"hard ends of the fallback again and again: factory", strikes(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged(), FallBack, "1.0", "factory"},
-		{"factory is damaged: the next confirmed one", strikes(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged("1.0"), FallBack, "1.5", "fallback"},
+		{"hard ends of the fallback repeatedly: factory", bootCounts(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged(), RollBack, "1.0", "factory"},
+		{"factory is damaged: the next confirmed one", bootCounts(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged("1.0"), RollBack, "1.5", "fallback"},
 		{"factory is never counted", record("factory", "1.0", ""), LastHard, damaged(), Keep, "1.0", ""},
-		{"factory is damaged and nothing else is whole: hold", record("factory", "1.0", ""), LastClean, damaged("1.0"), Hold, "1.0", "hold"},
-		{"factory is damaged: a confirmed version that is whole", record("factory", "1.0", "", "1.5"), LastClean, damaged("1.0"), FallBack, "1.5", "fallback"},
+		{"factory is damaged and nothing else is intact: hold", record("factory", "1.0", ""), LastClean, damaged("1.0"), Hold, "1.0", "hold"},
+		{"factory is damaged: a confirmed version that is intact", record("factory", "1.0", "", "1.5"), LastClean, damaged("1.0"), RollBack, "1.5", "fallback"},
 		{"hold never switches, whatever is damaged", record("hold", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), Keep, "2.0", ""},
 		{"a newer program's phase is left alone", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged(), Keep, "2.0", ""},
-		{"a version that is damaged is left in any phase", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), FallBack, "1.5", "fallback"},
-		{"a trial whose key was revoked is left at once", trial(0, 0, 0), LastClean, refused("3.0"), FallBack, "2.0", "fallback"},
-		{"also in a boot that is counted already", counted(trial(0, 0, 0), "x", "b"), LastClean, refused("3.0"), FallBack, "2.0", "fallback"},
+		{"a version that is damaged is left in any phase", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), RollBack, "1.5", "fallback"},
+		{"a trial whose key was revoked is left at once", trial(0, 0, 0), LastClean, refused("3.0"), RollBack, "2.0", "fallback"},
+		{"also in a boot that is counted already", counted(trial(0, 0, 0), "x", "b"), LastClean, refused("3.0"), RollBack, "2.0", "fallback"},
 		{"a trial whose key was revoked, and nothing is behind it: hold", record("trial", "3.0", ""), LastClean, refused("3.0", "1.0"), Hold, "3.0", "hold"},
-		{"previous never proved itself, and its key was revoked: factory", strikes(record("trial", "3.0", "2.0"), 2, 0, 0), LastHard, refused("2.0"), FallBack, "1.0", "factory"},
-		{"a fallback that never proved itself, and its key was revoked", record("fallback", "2.0", ""), LastClean, refused("2.0"), FallBack, "1.0", "factory"},
+		{"previous was never confirmed, and its key was revoked: factory", bootCounts(record("trial", "3.0", "2.0"), 2, 0, 0), LastHard, refused("2.0"), RollBack, "1.0", "factory"},
+		{"a fallback that was never confirmed, and its key was revoked", record("fallback", "2.0", ""), LastClean, refused("2.0"), RollBack, "1.0", "factory"},
 		{"hold never switches, whatever was revoked", record("hold", "2.0", "1.5", "1.5"), LastHard, refused("2.0"), Keep, "2.0", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			before := row.record.Clone()
-			d := Decide(row.record, row.disk, Boot{ID: "b", Last: row.last, Budget: budget})
+			d := Decide(row.record, row.disk, Boot{ID: "b", Last: row.last, Limits: limits})
 			phase := bootcheck.Phase("")
 			if d.Next != nil {
 				phase = d.Next.Phase
@@ -158,11 +158,11 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-func TestFallBackKeepsTheEvidence(t *testing.T) {
+func TestRollbackKeepsTheEvidence(t *testing.T) {
 	r := counted(record("trial", "3.0", "2.0", "1.5", "2.0"), "x", "y")
-	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Budget: budget})
+	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Limits: limits})
 	want := &bootcheck.Rollback{From: "3.0", To: "2.0", Level: "previous", Cause: bootcheck.CauseBoots,
-		Output: "no verdict yet, boots that ended hard: 3 of 3", Attempts: 3, BootIDs: []string{"x", "y", "b"}}
+		Output: "unconfirmed: system crash 3 of 3", Attempts: 3, BootIDs: []string{"x", "y", "b"}}
 	if diff := cmp.Diff(want, d.Next.LastRollback); diff != "" {
 		t.Errorf("last_rollback (-want +got):\n%s", diff)
 	}
@@ -170,16 +170,16 @@ func TestFallBackKeepsTheEvidence(t *testing.T) {
 		t.Errorf("blocked = %v, want 3.0 because of its boots", d.Next.Blocked)
 	}
 	if d.Next.Previous.Version != "1.5" {
-		t.Errorf("previous = %s, want 1.5: the next one that proved itself", d.Next.Previous)
+		t.Errorf("previous = %s, want 1.5: the next one that was confirmed", d.Next.Previous)
 	}
 	if d.Next.Trial.BootID != "b" || d.Next.Trial.Attempts() != 0 {
 		t.Errorf("trial = %+v, want none counted, with this boot's ID", d.Next.Trial)
 	}
 }
 
-func TestCondemn(t *testing.T) {
+func TestMarkBad(t *testing.T) {
 	health := Failure{Cause: bootcheck.CauseHealth, Check: "answers", Output: "500"}
-	fellBack := func(r *bootcheck.Record, check string) *bootcheck.Record {
+	rolledBack := func(r *bootcheck.Record, check string) *bootcheck.Record {
 		r.LastRollback = &bootcheck.Rollback{From: "3.0", To: "2.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: check}
 		return blocked(r, "3.0")
 	}
@@ -193,25 +193,25 @@ func TestCondemn(t *testing.T) {
 		hold    string
 		blocked []string
 	}{
-		{"a trial fails its health", record("trial", "3.0", "2.0", "2.0"), health, FallBack, "2.0", "fallback", "", []string{"3.0"}},
+		{"a trial fails its health", record("trial", "3.0", "2.0", "2.0"), health, RollBack, "2.0", "fallback", "", []string{"3.0"}},
 		{"the version fallen back to fails the same check: the environment",
-			fellBack(record("fallback", "2.0", "", "2.0"), "answers"), health, Hold, "2.0", "hold", "environment", nil},
+			rolledBack(record("fallback", "2.0", "", "2.0"), "answers"), health, Hold, "2.0", "hold", "environment", nil},
 		{"the version fallen back to fails another check",
-			fellBack(record("fallback", "2.0", "", "2.0"), "runs"), health, FallBack, "1.0", "factory", "", []string{"3.0", "2.0"}},
+			rolledBack(record("fallback", "2.0", "", "2.0"), "runs"), health, RollBack, "1.0", "factory", "", []string{"3.0", "2.0"}},
 		{"two versions that crash without a check are not the environment",
-			fellBack(record("fallback", "2.0", "", "2.0"), ""), Failure{Cause: bootcheck.CauseCrash}, FallBack, "1.0", "factory", "", []string{"3.0", "2.0"}},
+			rolledBack(record("fallback", "2.0", "", "2.0"), ""), Failure{Cause: bootcheck.CauseCrash}, RollBack, "1.0", "factory", "", []string{"3.0", "2.0"}},
 		{"factory fails", record("factory", "1.0", ""), health, Hold, "1.0", "hold", "exhausted", nil},
 		{"the first version of a device fails", record("trial", "1.0", ""), health, Hold, "1.0", "hold", "exhausted", nil},
 		{"in hold nothing switches", record("hold", "2.0", "1.5", "1.5"), health, Keep, "2.0", "", "", nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			d := Condemn(row.record, damaged(), "b", row.failure)
+			d := MarkBad(row.record, damaged(), "b", row.failure)
 			next := d.Next
 			if next == nil {
 				next = &bootcheck.Record{}
 			}
 			if d.Action != row.action || d.Run.Version != row.run || next.Phase != row.phase || next.HoldReason != row.hold {
-				t.Errorf("Condemn(…) = %s %s, phase %q %q (%s); want %s %s, phase %q %q", d.Action, d.Run, next.Phase, next.HoldReason, d.Why, row.action, row.run, row.phase, row.hold)
+				t.Errorf("MarkBad(…) = %s %s, phase %q %q (%s); want %s %s, phase %q %q", d.Action, d.Run, next.Phase, next.HoldReason, d.Why, row.action, row.run, row.phase, row.hold)
 			}
 			var got []string
 			for _, b := range next.Blocked {
@@ -224,26 +224,26 @@ func TestCondemn(t *testing.T) {
 	}
 }
 
-func TestAbsolve(t *testing.T) {
+func TestMarkGood(t *testing.T) {
 	r := record("trial", "3.0", "2.0", "2.0")
 	r.Floor = 9
-	d := Absolve(r, 7)
+	d := MarkGood(r, 7)
 	if d.Next.Phase != "confirmed" || d.Next.Trial != nil || !d.Next.IsConfirmed(ref("3.0")) || d.Next.Floor != 9 {
-		t.Errorf("Absolve(…, release 7) = %+v, want confirmed with the floor 9 kept", d.Next)
+		t.Errorf("MarkGood(…, release 7) = %+v, want confirmed with the floor 9 kept", d.Next)
 	}
-	if d := Absolve(r, 12); d.Next.Floor != 12 {
+	if d := MarkGood(r, 12); d.Next.Floor != 12 {
 		t.Errorf("floor = %d, want 12", d.Next.Floor)
 	}
 	for _, phase := range []bootcheck.Phase{"confirmed", "hold"} {
-		if d := Absolve(record(phase, "3.0", "2.0"), 7); d.Action != Keep || d.Next != nil {
-			t.Errorf("Absolve in phase %s = %s, want keep", phase, d.Action)
+		if d := MarkGood(record(phase, "3.0", "2.0"), 7); d.Action != Keep || d.Next != nil {
+			t.Errorf("MarkGood in phase %s = %s, want keep", phase, d.Action)
 		}
 	}
 }
 
-// A version that was damaged may be installed again, once.
+// A version that was damaged is unblocked, once.
 func TestDamageIsForgivenOnce(t *testing.T) {
-	boot := Boot{ID: "b", Last: LastClean, Budget: budget}
+	boot := Boot{ID: "b", Last: LastClean, Limits: limits}
 	d := Decide(record("confirmed", "3.0", "2.0", "2.0", "3.0"), damaged("3.0"), boot)
 	if b := d.Next.BlockedBy(ref("3.0")); b != nil {
 		t.Fatalf("3.0 is blocked after its first damage: %+v", b)
@@ -259,7 +259,7 @@ func TestDamageIsForgivenOnce(t *testing.T) {
 
 func TestStreakKeepsTheEvidence(t *testing.T) {
 	r := streak(record("confirmed", "3.0", "2.0", "2.0", "3.0"), "v", "w", "x", "y")
-	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Budget: budget})
+	d := Decide(r, damaged(), Boot{ID: "b", Last: LastHard, Limits: limits})
 	l := d.Next.LastRollback
 	if l.Cause != bootcheck.CauseHard || l.Attempts != 5 || len(l.BootIDs) != 5 || l.BootIDs[4] != "b" {
 		t.Errorf("last_rollback = %+v, want cause hard-boots with its 5 boots", l)
@@ -270,7 +270,7 @@ func TestStreakKeepsTheEvidence(t *testing.T) {
 }
 
 // Every combination of phase, disk, end of the last boot and what is left of each
-// budget: what a decision must never do, whatever led to it.
+// limit: what a decision must never do, in any state.
 func TestDecideInvariants(t *testing.T) {
 	versions := []string{"1.0", "2.0", "3.0"}
 	// None counted, one before the last, and the last, of each class.
@@ -310,7 +310,7 @@ func TestDecideInvariants(t *testing.T) {
 										}
 									}
 									if r.Trial != nil {
-										strikes(r, c.hard, c.unclean, c.clean)
+										bootCounts(r, c.hard, c.unclean, c.clean)
 									}
 									for i := range c.streak {
 										r.HardStreak = append(r.HardStreak, fmt.Sprint(i))
@@ -319,7 +319,7 @@ func TestDecideInvariants(t *testing.T) {
 										r.HardStreak[c.streak-1] = id
 									}
 									n++
-									did[invariants(t, r, disk, Boot{ID: id, Last: last, Budget: budget})]++
+									did[invariants(t, r, disk, Boot{ID: id, Last: last, Limits: limits})]++
 								}
 							}
 						}
@@ -329,7 +329,7 @@ func TestDecideInvariants(t *testing.T) {
 		}
 	}
 	t.Logf("%d combinations: %v", n, did)
-	for _, a := range []Action{Keep, Count, FallBack, Hold} {
+	for _, a := range []Action{Keep, Count, RollBack, Hold} {
 		if did[a] == 0 {
 			t.Errorf("no combination led to %s", a)
 		}
@@ -348,48 +348,48 @@ func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) Action 
 	if switched && r.BlockedBy(d.Run) != nil {
 		bad("switches to a blocked version")
 	}
-	if switched && !disk.whole(d.Run) {
+	if switched && !disk.intact(d.Run) {
 		bad("switches to a damaged version")
 	}
 	if switched && r.Phase == bootcheck.PhaseHold {
 		bad("switches in hold")
 	}
-	if switched && d.Action != FallBack {
+	if switched && d.Action != RollBack {
 		bad("switches without saying so")
 	}
-	if !disk.whole(r.Current) && !switched && r.Phase != bootcheck.PhaseHold {
+	if !disk.intact(r.Current) && !switched && r.Phase != bootcheck.PhaseHold {
 		for _, c := range []*bootcheck.Ref{r.Previous, ref("2.0"), r.Factory} {
 			// From fallback, what previous says does not count: it was chosen before.
 			if c == r.Previous && (r.Phase == bootcheck.PhaseFallback || r.Phase == bootcheck.PhaseFactory) ||
 				c == r.Factory && r.Phase == bootcheck.PhaseFactory {
 				continue
 			}
-			if c != nil && c.Version != r.Current.Version && r.BlockedBy(c) == nil && disk.whole(c) {
-				bad("runs a damaged version while %s is whole", c)
+			if c != nil && c.Version != r.Current.Version && r.BlockedBy(c) == nil && disk.intact(c) {
+				bad("runs a damaged version while %s is intact", c)
 			}
 		}
 	}
 	counted := r.Trial != nil && boot.ID == r.Trial.BootID ||
 		len(r.HardStreak) > 0 && boot.ID == r.HardStreak[len(r.HardStreak)-1]
 	if d.Next != nil && !switched {
-		strikes, streak := d.Next.Trial.Attempts()-r.Trial.Attempts(), len(d.Next.HardStreak)-len(r.HardStreak)
-		if strikes > 1 || streak > 1 || counted && (strikes > 0 || streak > 0) {
-			bad("counts %d strikes and %d hard ends", strikes, streak)
+		bootCounts, streak := d.Next.Trial.Attempts()-r.Trial.Attempts(), len(d.Next.HardStreak)-len(r.HardStreak)
+		if bootCounts > 1 || streak > 1 || counted && (bootCounts > 0 || streak > 0) {
+			bad("counts %d boots and %d hard ends", bootCounts, streak)
 		}
 	}
-	whole := disk.whole(r.Current)
-	if r.Phase == bootcheck.PhaseConfirmed && whole && d.Next != nil && boot.Last != LastHard && len(r.HardStreak) == 0 {
+	intact := disk.intact(r.Current)
+	if r.Phase == bootcheck.PhaseConfirmed && intact && d.Next != nil && boot.Last != LastHard && len(r.HardStreak) == 0 {
 		bad("writes on an ordinary boot")
 	}
-	if r.Phase == bootcheck.PhaseConfirmed && whole && switched && (boot.Last != LastHard || len(r.HardStreak) < hardStreak-1) {
-		bad("leaves a confirmed version that is whole and was not in a loop of hard ends")
+	if r.Phase == bootcheck.PhaseConfirmed && intact && switched && (boot.Last != LastHard || len(r.HardStreak) < hardStreak-1) {
+		bad("leaves a confirmed version that is intact and was not in a loop of hard ends")
 	}
-	if r.Phase.Counted() && whole && switched &&
-		!(boot.Last == LastHard && r.Trial.Hard == budget.Hard-1 || boot.Last == LastUnclean && r.Trial.Unclean == budget.Unclean-1 ||
-			boot.Last == LastClean && r.Trial.Clean == budget.Clean-1) {
-		bad("leaves a trial before its budget is spent")
+	if r.Phase.Counted() && intact && switched &&
+		!(boot.Last == LastHard && r.Trial.Hard == limits.Hard-1 || boot.Last == LastUnclean && r.Trial.Unclean == limits.Unclean-1 ||
+			boot.Last == LastClean && r.Trial.Clean == limits.Clean-1) {
+		bad("leaves a trial before its limit is spent")
 	}
-	if !r.Phase.Counted() && r.Phase != bootcheck.PhaseConfirmed && whole && d.Next != nil {
+	if !r.Phase.Counted() && r.Phase != bootcheck.PhaseConfirmed && intact && d.Next != nil {
 		bad("writes in a phase that is not counted")
 	}
 	if switched && d.Next.LastRollback.From != r.Current.Version {
@@ -410,9 +410,9 @@ func invariants(t *testing.T, r *bootcheck.Record, disk Disk, boot Boot) Action 
 var seed = flag.Uint64("seed", 0, "of the histories; 0: another one each time")
 
 // A good version in the hands of people: they switch the device off whenever
-// they like. It is never taken back, and neither is one that proved itself,
-// whatever they do, as long as one boot lasts for its verdict before the budget is
-// spent: five power cuts and nine reboots may come before it.
+// they like. It is never rolled back, and neither is one that was confirmed,
+// with any reboots, as long as one boot lasts until it is confirmed before the limit
+// is spent: five power cuts and nine reboots may come before it.
 func TestNoFalseAlarms(t *testing.T) {
 	s := *seed
 	if s == 0 {
@@ -429,8 +429,8 @@ func TestNoFalseAlarms(t *testing.T) {
 			boots++
 			boot++
 			id = fmt.Sprint("boot-", boot)
-			d := Decide(r, damaged(), Boot{ID: id, Last: last, Budget: budget})
-			if d.Action == FallBack || d.Action == Hold {
+			d := Decide(r, damaged(), Boot{ID: id, Last: last, Limits: limits})
+			if d.Action == RollBack || d.Action == Hold {
 				t.Fatalf("-seed %d, history %d, boot %d: %s: %s", s, h, boot, d.Action, d.Why)
 			}
 			if d.Next != nil {
@@ -445,7 +445,7 @@ func TestNoFalseAlarms(t *testing.T) {
 			next.Phase, next.Previous, next.Current = bootcheck.PhaseTrial, next.Current, ref(version)
 			next.Trial, next.HardStreak = &bootcheck.Trial{BootID: id}, nil
 			r = next
-			cuts, reboots, resets := random.IntN(budget.Unclean), random.IntN(budget.Clean), random.IntN(budget.Hard)
+			cuts, reboots, resets := random.IntN(limits.Unclean), random.IntN(limits.Clean), random.IntN(limits.Hard)
 			if random.IntN(3) > 0 {
 				resets = 0 // a machine whose hardware resets it is rare
 			}
@@ -464,7 +464,7 @@ func TestNoFalseAlarms(t *testing.T) {
 					begin(LastHard)
 				}
 			}
-			d := Absolve(r, int64(update))
+			d := MarkGood(r, int64(update))
 			r = d.Next
 			survived++
 
@@ -489,8 +489,8 @@ func TestNoFalseAlarms(t *testing.T) {
 	t.Logf("%d histories, %d boots, %d updates interrupted %d times (up to %d times each): no rollback", histories, boots, survived, short, worst)
 }
 
-// A version that was asked for at this boot runs, on trial, whatever else there is,
-// or it is forgotten and all is as if nobody had asked.
+// A version that was asked for at this boot runs, on trial, with any other state,
+// or it is forgotten and all is as if it was not asked for.
 func TestDecideNext(t *testing.T) {
 	versions := []string{"1.0", "2.0", "3.0"}
 	did := map[Action]int{}
@@ -509,7 +509,7 @@ func TestDecideNext(t *testing.T) {
 									blocked(r, v)
 								}
 							}
-							boot := Boot{ID: "b", Last: last, Budget: budget}
+							boot := Boot{ID: "b", Last: last, Limits: limits}
 							plain := Decide(r, disk, boot)
 							r.Next = &bootcheck.Next{Ref: *ref(asked), Baseline: map[string]bool{"uplink": false}}
 							d := Decide(r, disk, boot)
@@ -521,7 +521,7 @@ func TestDecideNext(t *testing.T) {
 							if again := Decide(d.Next, disk, boot); again.Next != nil && (again.Action == Count || again.Run.Version != d.Run.Version) {
 								t.Errorf("%s: decides otherwise in the same boot: %s %s", what, again.Action, again.Run)
 							}
-							if disk.whole(ref(asked)) && r.BlockedBy(ref(asked)) == nil {
+							if disk.intact(ref(asked)) && r.BlockedBy(ref(asked)) == nil {
 								if n := d.Next; d.Action != Activate || d.Run.Version != asked || n.Phase != bootcheck.PhaseTrial || n.Trial.BootID != "b" || n.Trial.Attempts() != 0 || n.Trial.Baseline["uplink"] {
 									t.Errorf("%s: %s %s (%s)", what, d.Action, d.Run, d.Why)
 								}
@@ -536,7 +536,7 @@ func TestDecideNext(t *testing.T) {
 			}
 		}
 	}
-	for _, a := range []Action{Activate, Count, FallBack, Hold} {
+	for _, a := range []Action{Activate, Count, RollBack, Hold} {
 		if did[a] == 0 {
 			t.Errorf("no combination led to %s", a)
 		}

@@ -11,8 +11,8 @@ import (
 // Every event. Programs in the field look for these IDs: none ever changes.
 var (
 	eventRollback      = journal.Event{ID: "17c4e61a1034011cc15cd6f48676b485", Priority: journal.Error}   // another version runs now
-	eventHold          = journal.Event{ID: "423c40152a60204512d8c76bb8265da7", Priority: journal.Crit}    // a person is needed
-	eventConfirmed     = journal.Event{ID: "bc55efeee72f7af3c1176a67582733cc", Priority: journal.Notice}  // a version proved itself
+	eventHold          = journal.Event{ID: "423c40152a60204512d8c76bb8265da7", Priority: journal.Crit}    // an operator is needed
+	eventConfirmed     = journal.Event{ID: "bc55efeee72f7af3c1176a67582733cc", Priority: journal.Notice}  // a version was confirmed
 	eventActivated     = journal.Event{ID: "b1dcc3cb5a0696019c1f822c9771628c", Priority: journal.Notice}  // a version was put on trial, as was asked for at this boot
 	eventCounted       = journal.Event{ID: "c853f736f117dd62f7e389542236c82b", Priority: journal.Info}    // a boot was counted
 	eventDamaged       = journal.Event{ID: "c4c9e4cf3f5e5f9a2b498f6dfffd27f9", Priority: journal.Error}   // files of a version are not what they should be
@@ -25,7 +25,7 @@ var (
 )
 
 // announce writes an entry of the journal, or, where the program's output does
-// not go there, a line like any other. It waits for nobody and cannot fail.
+// not go there, a line like any other. It never waits and cannot fail.
 func (g *guardian) announce(e journal.Event, fields map[string]string, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if !journal.Announce("ota-guardian", e, fields, text) {

@@ -22,7 +22,7 @@ import (
 var everyEvent = []journal.Event{eventRollback, eventHold, eventConfirmed, eventActivated, eventCounted, eventDamaged, eventRepaired,
 	eventFactoryLost, eventRecordDamaged, eventHardEnd, eventWatchdog, eventReset}
 
-// A person who looks an event up finds one explanation of it, and every
+// An operator who looks an event up finds one explanation of it, and every
 // explanation is of an event.
 func TestCatalog(t *testing.T) {
 	data, err := os.ReadFile("../units/ota.catalog")
@@ -57,11 +57,11 @@ func TestFieldsOf(t *testing.T) {
 }
 
 func TestAnnounceWithoutJournal(t *testing.T) {
-	t.Setenv("JOURNAL_STREAM", "1:2") // somebody's else
+	t.Setenv("JOURNAL_STREAM", "1:2") // of another process
 	var log bytes.Buffer
 	g := &guardian{log: &log}
 	g.announce(eventHold, nil, "on hold\nwith %s", "1.0\x1b[2J")
-	if got, want := log.String(), "guardian: on hold with 1.0 [2J\n"; got != want {
+	if got, want := log.String(), "ota-guardian: on hold with 1.0 [2J\n"; got != want {
 		t.Errorf("log = %q, want %q", got, want)
 	}
 }
@@ -81,7 +81,7 @@ func TestTail(t *testing.T) {
 		{"nothing", "", nil},
 		{"only line ends", "\n\n", nil},
 		{"control characters and bytes that are no text", "a\x1b[31mb\x00c\xffd\n", []string{"a [31mb c\uFFFDd"}},
-		{"a long line", strings.Repeat("x", 1000), []string{strings.Repeat("x", journalLine) + "…"}},
+		{"a long line", strings.Repeat("x", 1000), []string{strings.Repeat("x", journalLine-len("…")) + "…"}},
 	} {
 		if diff := cmp.Diff(row.want, tail([]byte(row.text))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", row.name, diff)
@@ -195,8 +195,34 @@ func TestJournalTail(t *testing.T) {
 	}
 }
 
+// How long a crash loop took is what systemd's first restart of it says.
+func TestCrashSeconds(t *testing.T) {
+	tail := []string{"[57385.5] systemd[1]: Started x.service.", "[57392.257631] systemd[1]: x.service: Failed with result 'exit-code'."}
+	for _, row := range []struct {
+		name, script string
+		tail         []string
+		want         int
+	}{
+		{"a crash loop", `[ "$5 $6 $7" = "_PID=1 UNIT=x.service N_RESTARTS=1" ] && echo "[57385.740369] host systemd[1]: x.service: Scheduled restart job"`, tail, 7},
+		{"early in the boot", `echo "[    7.540369] systemd[1]: x.service: Scheduled restart job"`, []string{"[    7.540370] x[9]: y"}, 1},
+		{"no restart is kept", "exit 0", tail, 0},
+		{"no journal is kept", "exit 1", nil, 0},
+		{"it cannot be read", "echo no >&2; exit 1", tail, 0},
+		{"what the journal says is odd", "echo Hint: x", tail, 0},
+		{"the tail is odd", `echo "[1.5] x"`, []string{"…"}, 0},
+		{"the restart is later", `echo "[99999.5] x"`, tail, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g, _ := fakeJournal(t, row.script)
+			if got := g.crashSeconds(t.Context(), "x.service", row.tail); got != row.want {
+				t.Errorf("crashSeconds = %d, want %d", got, row.want)
+			}
+		})
+	}
+}
+
 // A system without journalctl is told once, and a program whose output goes
-// elsewhere asks nobody.
+// elsewhere asks none.
 func TestJournalTailWithoutJournal(t *testing.T) {
 	g, log := fakeJournal(t, "")
 	if got := g.journalTail(t.Context(), "x.service", ""); got != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -24,7 +25,7 @@ const (
 )
 
 // How long reading it may take, in all: a device that a version brought to its
-// knees is slow, and without it nobody knows why. journald's part is less: one that
+// knees is slow, and without it the cause is lost. journald's part is less: one that
 // hangs must not take the time for what stands in its files.
 const (
 	journalWait = 10 * time.Second
@@ -42,7 +43,7 @@ var journalctls = []string{"/usr/bin/journalctl", "/bin/journalctl"}
 
 // journalTail is what unit wrote last in the boot bootID (empty: this one),
 // oldest line first, each with the seconds since the boot. It takes 10 seconds at
-// most. Empty: it wrote nothing, no journal is kept, or nobody may read it; why
+// most. Empty: it wrote nothing, no journal is kept, or it may not be read; why
 // is logged.
 func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []string {
 	if !journal.IsStderr() || unit == "" {
@@ -50,13 +51,7 @@ func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, journalWait)
 	defer cancel()
-	journalctl := journalctls[0]
-	for _, name := range journalctls {
-		if _, err := os.Stat(name); err == nil {
-			journalctl = name
-			break
-		}
-	}
+	journalctl := journalctl()
 	args := []string{"--unit=" + unit, fmt.Sprintf("--lines=%d", journalLines), "--no-pager", "--quiet", "--output=short-monotonic", "--no-hostname"}
 	if bootID != "" {
 		args = append(args, "--boot="+strings.ReplaceAll(bootID, "-", ""))
@@ -74,6 +69,40 @@ func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []strin
 		g.logf("cannot read the journal of %s: %v", unit, err)
 	}
 	return tail(out)
+}
+
+func journalctl() string {
+	for _, name := range journalctls {
+		if _, err := os.Stat(name); err == nil {
+			return name
+		}
+	}
+	return journalctls[0]
+}
+
+// crashSeconds is how long unit crashed and was restarted in this boot, in seconds,
+// rounded up: from the first restart to the end of tail, which journalTail returned. 0:
+// the journal does not say.
+func (g *guardian) crashSeconds(ctx context.Context, unit string, tail []string) int {
+	if len(tail) == 0 {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncWait)
+	defer cancel()
+	// systemd numbers the restarts that it makes, SD_MESSAGE_UNIT_RESTART_SCHEDULED.
+	out, err := run(ctx, journalctl(), "--boot", "--lines=1", "--quiet", "--output=short-monotonic", "_PID=1", "UNIT="+unit, "N_RESTARTS=1")
+	if err != nil {
+		g.logf("cannot read the journal of %s: %v", unit, err)
+		return 0
+	}
+	var first, last float64 // "[    7.540369] systemd[1]: …"
+	if _, err := fmt.Sscanf(string(out), "[%f]", &first); err != nil {
+		return 0
+	}
+	if _, err := fmt.Sscanf(tail[len(tail)-1], "[%f]", &last); err != nil || last <= first {
+		return 0
+	}
+	return int(math.Ceil(last - first))
 }
 
 // run returns the last bytes, at most journalRead, that a program printed; also
@@ -121,10 +150,7 @@ func tail(text []byte) []string {
 	size := 0
 	first := len(lines)
 	for i := len(lines) - 1; i >= 0 && len(lines)-i <= journalLines; i-- {
-		line := strings.TrimRight(bootcheck.Printable(lines[i]), " ")
-		if len(line) > journalLine {
-			line = strings.ToValidUTF8(line[:journalLine], "") + "…"
-		}
+		line := bootcheck.Clip(strings.TrimRight(bootcheck.Printable(lines[i]), " "), journalLine)
 		if size += len(line); size > journalBytes {
 			break
 		}

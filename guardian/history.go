@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // history prints what this device ran, oldest first: one line a generation, or
 // one JSON object with all of them.
-func (g *guardian) history(asJSON bool) error {
-	records, err := g.store.History()
+func (c *command) history(asJSON bool) error {
+	records, err := c.store.History()
 	if err != nil {
 		return err
 	}
@@ -26,22 +27,23 @@ func (g *guardian) history(asJSON bool) error {
 			if err != nil {
 				return err
 			}
-			all[i]["time"] = g.store.WrittenAt(r)
+			all[i]["time"] = c.store.WrittenAt(r)
+			all[i]["hold"], all[i]["next"], all[i]["asked_by"] = bootcheck.OrNull(r.HoldReason), r.Next, bootcheck.OrNull(r.AskedBy) // which a record leaves out
 		}
-		return printJSON(g.out, map[string]any{"schema": 1, "generations": all})
+		return bootcheck.WriteJSON(c.out, map[string]any{"schema": bootcheck.OutputSchema, "generations": all})
 	}
 	rows := [][]string{{"GEN", "TIME", "PHASE", "VERSION", "CHANGE"}}
 	var before *bootcheck.Record
 	for _, r := range records {
-		rows = append(rows, []string{fmt.Sprint(r.Generation), g.ago(g.store.WrittenAt(r)), string(r.Phase), r.Current.String(), change(before, r)})
+		rows = append(rows, []string{fmt.Sprint(r.Generation), ago(c.store.WrittenAt(r)), string(r.Phase), r.Current.String(), change(before, r)})
 		before = r
 	}
-	bootcheck.Table(g.out, rows)
+	bootcheck.Table(c.out, rows)
 	return nil
 }
 
 // ago is at as people read it now.
-func (g *guardian) ago(at *time.Time) string {
+func ago(at *time.Time) string {
 	if at == nil {
 		return "-"
 	}
@@ -55,13 +57,13 @@ func change(before, now *bootcheck.Record) string {
 	case now.Phase == bootcheck.PhaseHold:
 		return "on hold: " + now.HoldReason
 	case (before == nil || !same) && now.Phase == bootcheck.PhaseTrial:
-		return "activated"
+		return "activated" + by(now.AskedBy)
 	case rollbackBetween(before, now) != nil:
-		return now.LastRollback.Summary()
+		return now.LastRollback.Brief()
 	case same && now.Phase == bootcheck.PhaseConfirmed && before.Phase != bootcheck.PhaseConfirmed:
 		return "confirmed"
 	case same && now.Next != nil && (before.Next == nil || !before.Next.Same(&now.Next.Ref)):
-		return now.Next.String() + " is activated at the next boot"
+		return now.Next.String() + " is activated at the next boot" + by(now.Next.AskedBy)
 	case same && now.Trial.Attempts() > before.Trial.Attempts():
 		return fmt.Sprintf("boot %d of the trial: %s", now.Trial.Attempts(), ended(before.Trial, now.Trial))
 	case same && !now.Factory.Same(before.Factory) && now.Factory != nil:
@@ -70,15 +72,23 @@ func change(before, now *bootcheck.Record) string {
 	return ""
 }
 
+// by is " by follower"; an operator is not named.
+func by(who string) string {
+	if who == "" || who == bootcheck.AskedByOperator {
+		return ""
+	}
+	return " by " + bootcheck.Clip(bootcheck.Printable(who), 32)
+}
+
 // ended is how the boot ended that now counts and before does not.
 func ended(before, now *bootcheck.Trial) string {
 	switch {
 	case before == nil || now.Hard > before.Hard:
-		return "system crash"
+		return LastHard.words()
 	case now.Unclean > before.Unclean:
-		return "power cut"
+		return LastUnclean.words()
 	}
-	return "reboot"
+	return LastClean.words()
 }
 
 // rollbackBetween is the rollback that made now out of before; nil: something
@@ -96,8 +106,8 @@ func rollbackBetween(before, now *bootcheck.Record) *bootcheck.Rollback {
 }
 
 // why prints the evidence of the last rollback, or of the last one from version.
-func (g *guardian) why(version string, asJSON bool) error {
-	records, err := g.store.History()
+func (c *command) why(version string, asJSON bool) error {
+	records, err := c.store.History()
 	if err != nil {
 		return err
 	}
@@ -106,7 +116,7 @@ func (g *guardian) why(version string, asJSON bool) error {
 	for i := len(records) - 1; i > 0 && at == nil; i-- {
 		l := rollbackBetween(records[i-1], records[i])
 		if l != nil && (version == "" || l.From == version) {
-			last, at = l, g.store.WrittenAt(records[i])
+			last, at = l, c.store.WrittenAt(records[i])
 			break
 		}
 	}
@@ -116,18 +126,25 @@ func (g *guardian) why(version string, asJSON bool) error {
 		}
 	}
 	if asJSON {
-		return printJSON(g.out, map[string]any{"schema": 1, "rollback": last, "time": at})
+		var from, to *bootcheck.VersionInfo
+		if last != nil {
+			from = new(c.store.Info(bootcheck.Ref{Version: last.From}))
+			if last.To != "" {
+				to = new(c.store.Info(bootcheck.Ref{Version: last.To}))
+			}
+		}
+		return bootcheck.WriteJSON(c.out, map[string]any{"schema": bootcheck.OutputSchema, "rollback": last, "time": at, "from_version": from, "to_version": to})
 	}
 	if last == nil {
-		fmt.Fprintln(g.out, strings.TrimSuffix("no rollback is recorded from "+version, " from "))
+		fmt.Fprintln(c.out, strings.TrimSuffix("no rollback is recorded from "+version, " from "))
 		return nil
 	}
 	line := func(name, text string) {
-		fmt.Fprintf(g.out, "%-9s %s\n", name, strings.TrimRight(bootcheck.Printable(text), " "))
+		fmt.Fprintf(c.out, "%-9s %s\n", name, strings.TrimRight(bootcheck.Printable(text), " "))
 	}
-	line("rollback", last.Summary())
+	line("rollback", cli.Wrap(10, last.Summary()))
 	if at != nil {
-		line("time", at.Format(time.RFC3339)+", "+g.ago(at))
+		line("time", at.Format(time.RFC3339)+", "+ago(at))
 	}
 	if last.Check != "" {
 		line("check", last.Check)
@@ -150,21 +167,12 @@ func (g *guardian) why(version string, asJSON bool) error {
 		line(name, text)
 		name = ""
 	}
-	if active, err := g.active(); err == nil && active != nil {
-		for _, b := range active.Record.Blocked {
+	if record, err := c.record(); err == nil {
+		for _, b := range record.Blocked {
 			if b.Version == last.From {
-				fmt.Fprintf(g.out, "hint: %s is blocked; `ota-apply unblock %s` allows it again\n", b.Version, b.Version)
+				fmt.Fprintf(c.out, "hint: %s is blocked; `ota-apply unblock %s` allows it again\n", b.Version, b.Version)
 			}
 		}
 	}
 	return nil
-}
-
-func printJSON(w interface{ Write([]byte) (int, error) }, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(data, '\n'))
-	return err
 }

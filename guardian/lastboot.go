@@ -51,8 +51,8 @@ type ending struct {
 //	says so                                          the boot ended
 //	-----------------------------------------------  --------------
 //	the guardian's mark that it reset the machine    hard
-//	the mark of an orderly shutdown                  clean, whatever the watchdog and the kernel say
-//	the watchdog's bit                               hard, unless the bit is set whatever happens
+//	the mark of an orderly shutdown                  clean, even against the watchdog and the kernel
+//	the watchdog's bit                               hard, unless the bit is set in every boot
 //	a panic in pstore that the record does not know  hard
 //	none of them                                     unclean
 //
@@ -63,7 +63,7 @@ type ending struct {
 // Where nothing archives the panics (systemd-pstore), one that was seen is there
 // at each boot after it: only one that the record does not know is new.
 func (g *guardian) lastBoot(record *bootcheck.Record) ending {
-	e := ending{last: LastUnclean, why: "nothing says that it was shut down", panic: keptPanic(),
+	e := ending{last: LastUnclean, why: "no mark of a shutdown", panic: keptPanic(),
 		healthy: record.WatchdogHealthy, always: record.WatchdogAlways}
 	mark := func(name string) bool {
 		data, err := bootcheck.ReadRegular(filepath.Join(g.store.Dir(), name), 1<<10)
@@ -111,23 +111,19 @@ func (e *ending) remember(next *bootcheck.Record) {
 // not the cause. It changes nothing when they do not. It returns errMoved when
 // the record changed meanwhile.
 func (g *guardian) endStreak(ctx context.Context, record *bootcheck.Record) error {
-	verdict, err := g.watch(ctx, record)
-	if err != nil || !verdict.Good {
+	outcome, err := g.watch(ctx, record)
+	if err != nil || !outcome.Good {
 		return err
 	}
-	unlock, err := g.store.Lock(ctx, lockPatience)
+	now, unlock, err := g.lockRecord(ctx, lockPatience)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	active, err := g.active()
-	if err != nil {
-		return err
-	}
-	if active == nil || active.Record.Generation != record.Generation {
+	if now.Generation != record.Generation {
 		return errMoved
 	}
-	return g.carryOut(ctx, Outlive(record, watchdogReset()))
+	return g.commitDecision(ctx, Outlive(record, watchdogReset()))
 }
 
 func watchdogReset() bool {
@@ -193,7 +189,7 @@ func panicText(limit int) string {
 }
 
 // shutdown leaves the mark of an orderly shutdown, durably, and takes away the
-// mark of this boot: after a soft reboot the run folder and the boot ID are the
+// mark of this boot: after a soft reboot the run directory and the boot ID are the
 // same. A stop of the unit within a boot leaves both as they are.
 func (g *guardian) shutdown(ctx context.Context) error {
 	if stopsOnly(ctx) {
@@ -203,7 +199,7 @@ func (g *guardian) shutdown(ctx context.Context) error {
 }
 
 // stopsOnly reports whether systemd runs this program to stop its unit while
-// the system is not shut down. Before systemd 248 nobody can tell.
+// the system is not shut down. Before systemd 248 that cannot be known.
 func stopsOnly(ctx context.Context) bool {
 	if os.Getenv("SYSTEMD_EXEC_PID") != strconv.Itoa(os.Getpid()) {
 		return false
@@ -214,7 +210,6 @@ func stopsOnly(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
 	u, err := conn.Unit(ctx, "shutdown.target")
 	return err == nil && u.Job == 0 && u.Active == "inactive"
 }

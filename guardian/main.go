@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -21,7 +20,7 @@ import (
 // Main runs the command line args (without the program's name) and returns the
 // exit code. Results go to stdout, everything else to stderr.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootcheck.ExitCode {
-	// Services run as other users and go through the folders that Commit makes.
+	// Services run as other users and go through the directories that Commit makes.
 	syscall.Umask(0o022)
 	debug.SetMemoryLimit(48 << 20) // the largest manifests take less, as long as what is dead is collected
 	out, log := &cli.Output{W: stdout}, cli.Log(stderr)
@@ -29,19 +28,29 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	return cli.Fail(log, "ota-guardian", out.Err(err))
 }
 
+// A command is one run of the program: it tells an operator what the guardian does.
+type command struct {
+	*guardian
+	out    io.Writer
+	answer *cli.Answer // with --json, of a command that acts; else nil
+	to     io.Writer   // that goes there
+	cfgErr string      // what is wrong with the configuration; empty: nothing
+}
+
 // Program is the command line.
 func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 	var (
-		g            = &guardian{out: stdout, log: stderr, ask: health.Ask}
+		c            = &command{guardian: &guardian{log: stderr, ask: health.Ask}, out: stdout}
 		file, root   string // --config, --root
 		asJSON, flag bool   // --json; the flag that a command has besides
 		last         string
+		look         verifyOptions
 	)
 	type run = func(ctx context.Context, args []string) error
 	// configures is for a command that needs no store.
 	configures := func(do run) run {
 		return func(ctx context.Context, args []string) error {
-			if err := g.configure(file, root); err != nil {
+			if err := c.configure(file, root); err != nil {
 				return err
 			}
 			return do(ctx, args)
@@ -50,10 +59,10 @@ func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 	// shows is for one whose output is its result.
 	shows := func(do run) run {
 		return configures(func(ctx context.Context, args []string) (err error) {
-			if g.store, err = bootcheck.Open(g.cfg.Root); err != nil {
+			if c.store, err = bootcheck.Open(c.cfg.Root); err != nil {
 				return err
 			}
-			g.store.Run = g.cfg.Run
+			c.store.Run = c.cfg.Run
 			return do(ctx, args)
 		})
 	}
@@ -61,94 +70,117 @@ func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 	// keep its lock.
 	acts := func(do run) run {
 		return shows(func(ctx context.Context, args []string) error {
-			defer g.publish()
-			g.out = cli.Log(stdout.W)
+			defer c.publish()
+			c.printTo(cli.Log(stdout.W))
 			return do(ctx, args)
 		})
 	}
+	// answers is for one that tells in words what it did: with --json that is an object.
+	answers := func(do run) run {
+		return func(ctx context.Context, args []string) error {
+			if !asJSON {
+				return do(ctx, args)
+			}
+			c.answer = new(cli.Answer)
+			c.printTo(stdout)
+			return c.give(do(ctx, args))
+		}
+	}
+	withJSON := func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") }
 	return &cli.Program{
 		Name: "ota-guardian", Summary: "decides which version a device runs, and never leaves it without one",
 		Flags: func(fs *flags) {
-			fs.StringVar(&file, "config", "", "the configuration, a `FILE`; default $OTA_CONFIG, then "+config.DefaultPath)
+			fs.StringVar(&file, "config", "", "read `FILE`; default $OTA_CONFIG or "+config.DefaultPath)
 			fs.StringVar(&root, "root", "", "the version store, a `DIR`, instead of the configured one")
 		},
 		Verbs: []cli.Verb{
-			{Group: "Run by systemd", Name: "boot", Help: "before the services: count this boot, fall back if needed",
+			{Group: "Run by systemd", Name: "boot", Help: "count this boot, before the services; maybe roll back",
 				Flags: func(fs *flags) {
-					fs.StringVar(&g.bootID, "boot-id", "", "the `ID` of this boot; default: the kernel's")
+					fs.StringVar(&c.bootID, "boot-id", "", "the `ID` of this boot; default: the kernel's")
 					fs.StringVar(&last, "last-boot", "", "how the boot before ended: `clean|unclean|hard`; default: what the device says")
 				},
 				Run: func(ctx context.Context, args []string) error {
 					switch LastBoot(last) {
 					case "", LastClean, LastUnclean, LastHard:
-						return acts(func(ctx context.Context, _ []string) error { return g.boot(ctx, LastBoot(last)) })(ctx, args)
+						return acts(func(ctx context.Context, _ []string) error { return c.boot(ctx, LastBoot(last)) })(ctx, args)
 					}
 					return cli.Usagef("ota-guardian boot", "--last-boot %q is not one of clean, unclean, hard", last)
 				}},
-			{Name: "confirm", Help: "after them: watch their health, then confirm or fall back",
-				Run: acts(func(ctx context.Context, _ []string) error { return g.confirm(ctx) })},
-			{Name: "recover", Args: "[UNIT]", Help: "a service crash-loops (default: $MONITOR_UNIT, then the first of services)",
+			{Name: "confirm", Help: "watch the services, then confirm or roll back",
+				Run: acts(func(ctx context.Context, _ []string) error { return c.confirm(ctx) })},
+			{Name: "recover", Args: "[UNIT]", Help: "roll back: a service crashed too often\nWithout UNIT it is $MONITOR_UNIT, then the first of services.",
 				Run: acts(func(ctx context.Context, args []string) error {
-					return g.recover(ctx, cmp.Or(first(args), os.Getenv("MONITOR_UNIT"), first(g.cfg.Services)))
+					return c.recover(ctx, cmp.Or(first(args), os.Getenv("MONITOR_UNIT"), first(c.cfg.Services)))
 				})},
 			{Name: "shutdown", Help: "leave the mark of an orderly shutdown",
-				Run: shows(func(ctx context.Context, _ []string) error { return g.shutdown(ctx) })},
+				Run: shows(func(ctx context.Context, _ []string) error { return c.shutdown(ctx) })},
 
-			{Group: "For the operator", Name: "status", Help: "what runs, what is on trial, what is blocked and why",
+			{Group: "For the operator", Name: "status", Help: "the versions, the trial, the last rollback",
 				Flags: func(fs *flags) {
-					fs.BoolVar(&asJSON, "json", false, "one JSON object")
+					withJSON(fs)
 					fs.BoolVar(&flag, "os-release", false, "the lines of /run/ota/release")
 				},
-				Run: shows(func(context.Context, []string) error { return g.status(asJSON, flag) })},
+				Run: shows(func(context.Context, []string) error { return c.status(asJSON, flag) })},
 			{Name: "history", Help: "the last 32 changes",
-				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
-				Run:   shows(func(context.Context, []string) error { return g.history(asJSON) })},
-			{Name: "why", Args: "[VERSION]", Help: "the evidence of the last rollback, or of the last one from VERSION",
-				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
+				Flags: withJSON,
+				Run:   shows(func(context.Context, []string) error { return c.history(asJSON) })},
+			{Name: "why", Args: "[VERSION]", Help: "the evidence of the last rollback (from VERSION)",
+				Flags: withJSON,
 				Run: shows(func(_ context.Context, args []string) error {
-					return g.why(strings.TrimPrefix(first(args), "v"), asJSON)
+					return c.why(strings.TrimPrefix(first(args), "v"), asJSON)
 				})},
-			{Name: "rollback", Args: "[previous|factory|VERSION]", Help: "run another version now (default: previous), block this one",
+			{Name: "rollback", Args: "[previous|factory|VERSION]", Help: "roll back now; this version is blocked\nWithout an argument to the previous version. VERSION is one that was confirmed here.",
 				Example: "ota-guardian rollback 1.1.0",
-				Run: acts(func(ctx context.Context, args []string) error {
-					return g.rollback(ctx, cmp.Or(first(args), bootcheck.LevelPrevious))
-				})},
-			{Name: "factory create", Args: "[VERSION]", Help: "make a confirmed version (default: current) the last resort",
+				Flags:   withJSON,
+				Run: answers(acts(func(ctx context.Context, args []string) error {
+					return c.rollback(ctx, cmp.Or(first(args), bootcheck.LevelPrevious))
+				}))},
+			{Name: "factory create", Args: "[VERSION]", Help: "make a confirmed version the factory version\nWithout VERSION the current one.",
 				Flags: func(fs *flags) {
-					fs.BoolVar(&flag, "untried", false, "also one that was not confirmed, but that an install would take")
+					withJSON(fs)
+					fs.BoolVar(&flag, "untried", false, "also an unconfirmed one, if an install would accept it")
 				},
-				Run: acts(func(ctx context.Context, args []string) error {
-					return g.factoryCreate(ctx, cmp.Or(first(args), "current"), flag)
-				})},
-			{Name: "factory verify", Help: "check every byte of it",
-				Run: shows(func(ctx context.Context, _ []string) error {
-					defer g.publish()
-					return g.factoryVerify(ctx)
-				})},
-			{Name: "factory repair", Help: "check it, and repair it from the files of other versions",
-				Run: acts(func(ctx context.Context, _ []string) error { return g.factoryRepair(ctx) })},
-			{Name: "verify", Args: "[VERSION...]", Help: "check every byte of all versions (or these)",
+				Run: answers(acts(func(ctx context.Context, args []string) error {
+					return c.factoryCreate(ctx, cmp.Or(first(args), "current"), flag)
+				}))},
+			{Name: "factory verify", Help: "verify every byte of the factory version",
+				Flags: withJSON,
+				Run: answers(shows(func(ctx context.Context, _ []string) error {
+					defer c.publish()
+					return c.factoryVerify(ctx)
+				}))},
+			{Name: "factory repair", Help: "repair it from the files of other versions",
+				Flags: withJSON,
+				Run:   answers(acts(func(ctx context.Context, _ []string) error { return c.factoryRepair(ctx) }))},
+			{Name: "verify", Args: "[VERSION...]", Help: "verify every byte of all versions, or of these",
 				Example: "ota-guardian verify --repair current",
 				Flags: func(fs *flags) {
-					fs.BoolVar(&flag, "repair", false, "repair them from the files of other versions")
+					withJSON(fs)
+					fs.BoolVar(&look.repair, "repair", false, "repair them from the files of other versions")
+					fs.BoolVar(&look.prune, "prune", false, "remove files that are not in the release")
+					fs.BoolVar(&look.strict, "strict", false, "fail for files that are not in the release")
 				},
-				Run: shows(func(ctx context.Context, args []string) error {
-					defer g.publish()
-					return g.verify(ctx, args, flag)
-				})},
+				Run: answers(shows(func(ctx context.Context, args []string) error {
+					defer c.publish()
+					return c.verify(ctx, args, look)
+				}))},
 			{Name: "check", Help: "run the health checks once; nothing is changed",
-				Flags: func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
-				Run:   shows(func(ctx context.Context, _ []string) error { return g.check(ctx, asJSON) })},
+				Flags: withJSON,
+				Run:   shows(func(ctx context.Context, _ []string) error { return c.check(ctx, asJSON) })},
 
-			{Group: "To set a device up", Name: "adopt", Help: "make the version store, or take over the links of another program\n" +
+			{Group: "To set a device up", Name: "adopt", Help: "make the store, or adopt another program's links\n" +
 				"The links are plain ones (current -> v1.0.0); no version is moved or written to.",
-				Flags: func(fs *flags) { fs.BoolVar(&flag, "dry-run", false, "only say what would be done") },
-				Run: configures(func(ctx context.Context, _ []string) error {
-					g.out = cli.Log(stdout.W)
-					return adopt(ctx, g, flag)
-				})},
-			{Name: "config", Args: "[KEY]", Help: "the configuration as it counts: KEY=VALUE lines, or of KEY the values",
-				Run: configures(func(_ context.Context, args []string) error { return printConfig(g, first(args)) })},
+				Flags: func(fs *flags) {
+					withJSON(fs)
+					fs.BoolVar(&flag, "dry-run", false, "show what would be done")
+				},
+				Run: answers(configures(func(ctx context.Context, _ []string) error {
+					c.printTo(cli.Log(stdout.W))
+					return c.adoptStore(ctx, flag)
+				}))},
+			{Name: "config", Args: "[KEY]", Help: "each key, its value, and where that comes from\nOf KEY only its values.",
+				Flags: withJSON,
+				Run:   configures(func(_ context.Context, args []string) error { return c.printConfig(first(args), asJSON) })},
 		},
 		Notes: `
 For the tools of a fleet, in memory and never older than the last switch or boot:
@@ -171,11 +203,12 @@ func first(args []string) string {
 
 // configure reads the configuration. One that is damaged or missing never stops
 // the guardian: it says so and uses defaults.
-func (g *guardian) configure(file, root string) error {
+func (c *command) configure(file, root string) error {
 	cfg, err := config.Find(file)
-	g.cfg, g.bootID = cfg, cmp.Or(g.bootID, bootcheck.BootID())
+	c.cfg, c.bootID = cfg, cmp.Or(c.bootID, bootcheck.BootID())
 	if err != nil {
-		g.logf("config: %v; using defaults", err)
+		c.cfgErr = bootcheck.OneLine(err.Error())
+		c.logf("config: %v; using defaults", err)
 	}
 	if root != "" {
 		return cfg.SetRoot(root)
@@ -183,24 +216,33 @@ func (g *guardian) configure(file, root string) error {
 	return nil
 }
 
-func (g *guardian) status(asJSON, osRelease bool) error {
+// printTo makes w what g tells the operator on, or, with --json, where the answer goes.
+func (c *command) printTo(w io.Writer) {
+	if c.out = w; c.answer != nil {
+		c.to, c.out = w, &c.answer.Text
+	}
+}
+
+// give gives the answer of a command that ended with err.
+func (c *command) give(err error) error {
+	var record *bootcheck.Record
+	if c.store != nil {
+		record, _ = c.record()
+	}
+	for name, info := range c.store.LinkInfo(record) {
+		c.answer.Set(name, info)
+	}
+	return c.answer.Give(c.to, err)
+}
+
+func (c *command) status(asJSON, osRelease bool) error {
 	if osRelease {
-		text, err := g.desk().Release()
+		text, err := c.publisher().Release()
 		if err == nil {
-			_, err = g.out.Write(text)
+			_, err = c.out.Write(text)
 		}
 		return err
 	}
-	status, err := g.store.Status(filepath.Join(g.cfg.Run, "progress.json"))
-	switch {
-	case status == nil:
-	case asJSON:
-		if printErr := printJSON(g.out, status); err == nil {
-			err = printErr
-		}
-	default:
-		t := g.cfg.Trial
-		status.Print(g.out, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean}, time.Now())
-	}
-	return err
+	t := c.cfg.Trial
+	return c.store.ShowStatus(c.out, filepath.Join(c.cfg.Run, "progress.json"), asJSON, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean})
 }

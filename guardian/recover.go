@@ -20,44 +20,36 @@ const restartPause = 30 * time.Second
 // hit: so it looks at the unit itself, and does nothing while systemd still
 // restarts it. It may run any number of times.
 func (g *guardian) recover(ctx context.Context, unit string) error {
-	d, err := g.condemnUnit(ctx, unit)
-	if err != nil {
+	d, err := g.rollBackUnit(ctx, unit)
+	if err != nil || d.Action == "" {
 		return err
 	}
+	running := systemd.Running()
+	if running && d.Action != RollBack {
+		// No other version takes its place: let it rest, then try again.
+		g.logf("starting %s again in %s", unit, restartPause)
+		if err := systemd.Pause(ctx, restartPause); err != nil {
+			return err
+		}
+		if err := g.startFailed(ctx); err != nil {
+			return err
+		}
+	}
+	if running {
+		g.startTrial(ctx)
+	}
 	switch {
-	case d.Action == FallBack && !systemd.Running():
+	case d.Action == RollBack && !running:
 		return rolledBack(d.Next)
-	case d.Action == FallBack:
-		g.judgeLater(ctx)
-		return nil
-	case d.Action == Hold && !systemd.Running():
-		return holdError(d.Next)
-	case d.Unjudged && !systemd.Running():
-		return errUnjudged
-	case d.Action == "" || !systemd.Running():
-		return nil
-	}
-	// No other version takes its place: let it rest, then try again.
-	g.logf("starting %s again in %s", unit, restartPause)
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(restartPause):
-	}
-	if err := g.startFailed(ctx); err != nil {
-		return err
-	}
-	g.judgeLater(ctx)
-	switch {
 	case d.Action == Hold:
 		return holdError(d.Next)
-	case d.Unjudged:
-		return errUnjudged
+	case d.Undecided:
+		return errUndecided
 	}
 	return nil
 }
 
-// startFailed starts the services anew that systemd gave up on, and only those:
+// startFailed starts the services again that systemd gave up on, and only those:
 // one that crash-loops must not take the others with it.
 func (g *guardian) startFailed(ctx context.Context) error {
 	unlock, err := g.store.Lock(ctx, lockPatience)
@@ -69,14 +61,13 @@ func (g *guardian) startFailed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
 	var failed []string
 	for _, service := range g.cfg.Services {
 		if is, _, err := failedForGood(ctx, service); err == nil && is {
 			failed = append(failed, service)
 		}
 	}
-	return conn.RestartAll(ctx, failed, g.logf)
+	return conn.RestartAll(ctx, failed)
 }
 
 // failedForGood reports whether systemd gave up on unit, and the state it is in.
@@ -85,7 +76,6 @@ func failedForGood(ctx context.Context, unit string) (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	defer conn.Close()
 	u, err := conn.Unit(ctx, unit)
 	if err != nil {
 		return false, "", err
@@ -93,15 +83,15 @@ func failedForGood(ctx context.Context, unit string) (bool, string, error) {
 	return u.Active == "failed" && u.Job == 0, fmt.Sprintf("%s crashed %d times: %s", unit, u.NRestarts, u), nil
 }
 
-// condemnUnit decides, commits and does what the crash loop of unit means. A
+// rollBackUnit decides, commits and does what the crash loop of unit means. A
 // Decision without an Action says that there is no crash loop.
-func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, error) {
+func (g *guardian) rollBackUnit(ctx context.Context, unit string) (Decision, error) {
 	unlock, err := g.store.Lock(ctx, lockPatience)
 	if err != nil {
 		return Decision{}, err
 	}
 	defer unlock()
-	// Under the lock: whoever switched has restarted the services by now, so a
+	// Under the lock: the program that switched has restarted the services by now, so a
 	// unit that is failed, failed in the version that is current.
 	state := ""
 	if systemd.Running() {
@@ -110,24 +100,21 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 			return Decision{}, err
 		}
 		if !failed {
-			g.logf("%s is not failed for good: it is being restarted", unit)
+			g.logf("systemd still restarts %s", unit)
 			return Decision{}, nil
 		}
 		state = now
 	}
-	active, err := g.active()
+	record, err := g.record()
 	if err != nil {
 		return Decision{}, err
 	}
-	if active == nil {
-		return Decision{}, errNothing
-	}
-	record, disk := active.Record, g.look(ctx, active.Record)
+	disk := g.look(ctx, record)
 	failure := Failure{Cause: bootcheck.CauseCrash, Check: health.UnitCheck(unit), Output: state}
 	damage := disk.Damaged[record.Current.Version]
 	keep := func(format string, args ...any) (Decision, error) {
 		d := Decision{Action: Keep, Run: record.Current, Why: fmt.Sprintf(format, args...)}
-		g.logf("%s: %s", d.Action, d.Why)
+		g.logf("%s", d.Why)
 		return d, nil
 	}
 	refused := disk.Refused[record.Current.Version]
@@ -136,38 +123,38 @@ func (g *guardian) condemnUnit(ctx context.Context, unit string) (Decision, erro
 		failure = Failure{Cause: bootcheck.CauseRevoked, Output: refused}
 	case damage != "":
 		failure = Failure{Cause: bootcheck.CauseDamaged, Output: damage}
-	case !record.Phase.Judged():
-		return keep("%s failed, but %s is %s", unit, record.Current, record.Phase)
-	case record.Trial != nil && excused(record.Trial.Baseline, failure.Check):
-		return keep("%s failed, as it did before %s was installed", unit, record.Current)
+	case !record.Phase.Unconfirmed():
+		return keep("%s failed; version %s is %s and stays", unit, record.Current, record.Phase)
+	case record.Trial != nil && failedBefore(record.Trial.Baseline, failure.Check):
+		return keep("%s failed, as before version %s: it cannot roll that back", unit, record.Current)
 	}
 	failure.Journal = g.journalTail(ctx, unit, "")
-	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Condemn(record, disk, g.bootID, failure) })
+	failure.Seconds = g.crashSeconds(ctx, unit, failure.Journal)
+	d, err := g.markBad(ctx, record, disk, failure)
 	if err != nil {
 		return Decision{}, err
 	}
-	err = g.carryOut(ctx, d)
-	if d.Action == FallBack && bootcheck.Switched(err) {
+	err = g.commitDecision(ctx, d)
+	if d.Action == RollBack && bootcheck.Switched(err) {
 		g.restart(ctx, d.Run)
 	}
 	return d, err
 }
 
-// excused reports whether check failed already before the switch.
-func excused(baseline map[string]bool, check string) bool {
+// failedBefore reports whether check failed already before the switch.
+func failedBefore(baseline map[string]bool, check string) bool {
 	good, known := baseline[check]
 	return known && !good
 }
 
-// judgeLater lets ota-confirm judge what runs now, and does not wait for it.
-func (g *guardian) judgeLater(ctx context.Context) {
+// startTrial lets ota-confirm.service check the current version now, and does not wait for it.
+func (g *guardian) startTrial(ctx context.Context) {
 	conn, err := dial(ctx)
 	if err == nil {
-		defer conn.Close()
 		err = conn.StartNoWait(ctx, bootcheck.ConfirmUnit)
 	}
 	if err != nil {
-		g.logf("cannot start %s, the next boot judges: %v", bootcheck.ConfirmUnit, err)
+		g.logf("cannot start %s: %v; the next boot decides", bootcheck.ConfirmUnit, err)
 	}
 }
 
@@ -178,5 +165,5 @@ func rolledBack(r *bootcheck.Record) error {
 	if l.Level == bootcheck.LevelFactory {
 		code = bootcheck.CodeRolledToFactory
 	}
-	return bootcheck.Errorf(bootcheck.ExitRolledBack, code, "%s", l.Summary())
+	return bootcheck.Errorf(bootcheck.ExitRolledBack, code, "%s", l.Detail())
 }

@@ -19,7 +19,7 @@ const answerLimit = time.Minute
 const dialLimit = 30 * time.Second
 
 // dial connects to systemd.
-func dial(ctx context.Context) (*systemd.Conn, error) {
+func dial(ctx context.Context) (*systemd.Manager, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
 	return systemd.Dial(ctx)
@@ -41,10 +41,8 @@ func answers(ctx context.Context, unit string) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if systemd.Pause(ctx, time.Second) != nil {
 			return err
-		case <-time.After(time.Second):
 		}
 	}
 }
@@ -54,13 +52,12 @@ func ask(ctx context.Context, unit string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
 	_, err = conn.Unit(ctx, unit)
 	return err
 }
 
 // resetIfSilent resets the machine if systemd does not answer any more: then
-// nothing can be restarted and nothing can be judged in this boot. mark is what
+// nothing can be restarted and nothing can be decided in this boot. mark is what
 // it leaves for the next boot to count. It returns when systemd answers, ctx
 // ended, or the machine could not be reset.
 func (g *guardian) resetIfSilent(ctx context.Context, mark, why string) {

@@ -11,32 +11,52 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
 // verify reads every byte of the versions names, or of all that are in the store,
-// and prints a line for each: flash forgets, and a version that nobody started for
+// and prints a line for each: flash forgets, and a version that was not started for
 // a year is found to be damaged when it is needed, or here. With repair what is
-// damaged is put right from the other versions, as long as they still have it.
+// damaged is repaired from the other versions, as long as they still have it. Extra files
+// are listed; with prune they are removed, with strict they fail (ExitDamaged).
 //
 // Nothing is hashed under the lock, which the guardian and an install wait for: it
 // is held while files are replaced. A version that goes meanwhile is no damage.
 // The error has ExitDamaged when one is damaged and stays so.
-func (g *guardian) verify(ctx context.Context, names []string, repair bool) error {
-	versions, err := g.retained(names)
+func (c *command) verify(ctx context.Context, names []string, o verifyOptions) error {
+	seen := []bootcheck.Verified{}
+	defer func() { c.answer.Set("versions", seen) }()
+	versions, err := c.retained(names)
 	if err != nil {
 		return err
 	}
 	if len(versions) == 0 {
-		fmt.Fprintln(g.out, "no version is installed")
+		fmt.Fprintln(c.out, "no version is installed")
 		return nil
 	}
-	var damaged, unknown []string
+	var damaged, unknown, extra []string
+	var busy error
 	for _, version := range versions {
-		found, err := g.verifyVersion(ctx, version, repair)
+		state, found, more, err := c.verifyVersion(ctx, version, o.repair)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if c.answer != nil {
+			v := bootcheck.NewVerified(c.store.Info(bootcheck.Ref{Version: version}), more, err)
+			if err == nil && state != "intact" {
+				v.State, v.Why = state, bootcheck.OrNull(bootcheck.OneLine(found))
+			}
+			seen = append(seen, v)
+		}
 		switch {
+		case err == nil && o.prune && len(more) > 0:
+			removed, err := c.prune(ctx, version)
+			found += "; removed " + shortList(removed)
+			if err != nil {
+				found, busy = found+"; not all: "+err.Error(), err
+			}
+		case err == nil && len(more) > 0:
+			extra = append(extra, version)
 		case err == nil:
 		case bootcheck.Exit(err) == bootcheck.ExitDamaged:
 			damaged = append(damaged, version)
@@ -45,19 +65,50 @@ func (g *guardian) verify(ctx context.Context, names []string, repair bool) erro
 			unknown = append(unknown, version)
 			found = "not known: " + err.Error()
 		}
-		fmt.Fprintf(g.out, "%-16s %s\n", version, bootcheck.OneLine(found))
+		fmt.Fprintf(c.out, "%-16s %s\n", version, bootcheck.OneLine(found))
 	}
 	switch {
+	case damaged == nil && unknown == nil && busy == nil && extra != nil && o.strict:
+		return bootcheck.ErrExtra(strings.Join(extra, ", "))
 	case damaged == nil && unknown == nil:
-		return nil
+		return busy
 	case damaged == nil:
-		return fmt.Errorf("cannot tell whether %s are whole", strings.Join(unknown, ", "))
+		return fmt.Errorf("cannot verify %s", strings.Join(unknown, ", "))
 	}
 	e := bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "of %d versions %d are damaged: %s", len(versions), len(damaged), strings.Join(damaged, ", "))
-	if !repair {
-		return e.WithAdvice("`ota-guardian verify --repair` puts right what other versions have the files for")
+	if !o.repair {
+		return e.WithAdvice("`ota-guardian verify --repair` repairs them from other versions")
 	}
-	return e.WithAdvice("install them again; the device runs only what is whole")
+	return e.WithAdvice("install them again")
+}
+
+type verifyOptions struct{ repair, prune, strict bool }
+
+// prune removes the extra files of version, unless a service runs from it.
+func (g *guardian) prune(ctx context.Context, version string) (removed []string, err error) {
+	unlock, err := g.store.Lock(ctx, lockPatience)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	record, err := g.recordIfAny()
+	if err != nil {
+		return nil, err
+	}
+	if unit, err := g.user(ctx, record, version); err != nil {
+		return nil, err
+	} else if unit != "" {
+		return nil, bootcheck.ErrInUse(version, unit)
+	}
+	return g.store.Prune(version)
+}
+
+// user is the service that runs from version; empty: none does.
+func (g *guardian) user(ctx context.Context, record *bootcheck.Record, version string) (string, error) {
+	if record != nil && record.Current.Version != version {
+		return "", nil
+	}
+	return systemd.FirstActive(ctx, g.cfg.Services)
 }
 
 // retained are the versions that are meant by names, each once; without names
@@ -91,7 +142,7 @@ func (g *guardian) retained(names []string) ([]string, error) {
 	return versions, nil
 }
 
-// recordIfAny is the record; nil: there is none, or none that is whole. Then each
+// recordIfAny is the record; nil: there is none, or none that is intact. Then each
 // version is what its own manifest says.
 func (g *guardian) recordIfAny() (*bootcheck.Record, error) {
 	active, err := g.active()
@@ -105,72 +156,73 @@ func (g *guardian) recordIfAny() (*bootcheck.Record, error) {
 	return active.Record, nil
 }
 
-// verifyVersion checks one version and says what it found, in a few words. The
-// error has ExitDamaged if it is damaged; any other says nothing about it.
-func (g *guardian) verifyVersion(ctx context.Context, version string, repair bool) (string, error) {
-	record, err := g.recordIfAny()
+// verifyVersion checks one version and says what it found: its state, see Verified, and a
+// few words; extra are its extra files. The error has ExitDamaged if it is damaged; any other says nothing about it.
+func (c *command) verifyVersion(ctx context.Context, version string, repair bool) (state, found string, extra []string, err error) {
+	record, err := c.recordIfAny()
 	if err != nil {
-		return "", err
+		return "", "", nil, err
 	}
 	ref, role := knownAs(record, version)
-	dir, err := os.Lstat(g.store.VersionDir(version))
+	dir, err := os.Lstat(c.store.VersionDir(version))
 	if errors.Is(err, fs.ErrNotExist) {
 		if role != "" {
-			return "", bootcheck.Errorf(bootcheck.ExitDamaged, "", "it is %s and not in the store", role)
+			return "", "", nil, bootcheck.Errorf(bootcheck.ExitDamaged, "", "it is %s and not in the store", role)
 		}
-		return "gone, removed meanwhile", nil
+		return "gone", "gone, removed meanwhile", nil, nil
 	}
-	damage := g.damage(ctx, ref, role)
+	damage := c.damage(ctx, ref, role)
 	if role == roleFactory && (damage == nil || !repair) {
-		g.factoryChecked(ctx, ref, damage)
+		c.factoryChecked(ref, damage)
 	}
 	if damage == nil && ref.Digest == bootcheck.NoManifest {
-		return strings.TrimSuffix("adopted without a manifest, cannot be checked, "+role, ", "), nil
+		return "unlisted", strings.TrimSuffix("adopted without a manifest, cannot be checked, "+role, ", "), nil, nil
 	}
 	if damage == nil {
-		text := strings.TrimSuffix("whole, "+role, ", ")
-		if extra := g.store.Extra(version); len(extra) > 0 {
-			text += ", and not of the version: " + shortList(extra)
+		extra = c.store.Extra(version)
+		found = strings.TrimSuffix("intact, "+role, ", ") + bootcheck.ExtraText(len(extra))
+		if len(extra) > 0 {
+			found += ": " + shortList(extra)
 		}
-		return text, nil
+		return "intact", found, extra, nil
 	}
 	if bootcheck.Inconclusive(damage) {
-		return "", damage
+		return "", "", nil, damage
 	}
 	// What was checked for so long may be another version by now, or none.
-	if record, err := g.recordIfAny(); err == nil {
+	if record, err := c.recordIfAny(); err == nil {
 		known, now := knownAs(record, version)
-		is, err := os.Lstat(g.store.VersionDir(version))
+		is, err := os.Lstat(c.store.VersionDir(version))
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && now == "":
-			return "gone, removed meanwhile", nil
+			return "gone", "gone, removed meanwhile", nil, nil
 		case err == nil && dir != nil && (!known.Same(ref) || !os.SameFile(dir, is)):
-			return "another one meanwhile", nil
+			return "replaced", "another one meanwhile", nil, nil
 		}
 	}
 	if !repair {
-		return "", asDamage(damage)
+		return "", "", nil, asDamage(damage)
 	}
 	if role == roleFactory {
-		quiet := *g // it says in one line more than fits here
+		quiet := *c // it says in one line more than fits here
 		quiet.out = io.Discard
 		if err := quiet.factoryRepair(ctx); err != nil {
-			return "", asDamage(err)
+			return "", "", nil, asDamage(err)
 		}
-		return "repaired: " + damage.Error(), nil
+		return "repaired", "repaired: " + damage.Error(), nil, nil
 	}
-	what, err := g.mend(ctx, ref, damage)
+	what, err := c.repairDamaged(ctx, ref, damage)
 	if errors.Is(err, errReplaced) {
-		return "another one meanwhile", nil
+		return "replaced", "another one meanwhile", nil, nil
 	}
 	if bootcheck.Exit(err) == bootcheck.ExitUnknown {
-		return "", err // it is whole now, and a power cut may undo that
+		return "", "", nil, err // it is intact now, and a power cut may undo that
 	}
 	if err != nil {
 		// Also when it was only busy, or the disk is full: it is damaged.
-		return "", bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
+		return "", "", nil, bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
 	}
-	return "repaired: " + what, nil
+	return "repaired", "repaired: " + what, nil, nil
 }
 
 // damage says what is wrong with ref. Of factory every mode counts; in any other
@@ -202,10 +254,8 @@ func knownAs(record *bootcheck.Record, version string) (ref *bootcheck.Ref, role
 	if record.Factory != nil && record.Factory.Version == version {
 		return record.Factory, roleFactory // before current: of factory more is asked
 	}
-	for _, l := range record.Links() {
-		if l.Ref != nil && l.Ref.Version == version {
-			return l.Ref, l.Name
-		}
+	if l := record.Linked(version); l.Ref != nil {
+		return l.Ref, l.Name
 	}
 	for i := range record.Confirmed {
 		if c := &record.Confirmed[i]; c.Version == version {
@@ -215,10 +265,10 @@ func knownAs(record *bootcheck.Record, version string) (ref *bootcheck.Ref, role
 	return ref, ""
 }
 
-// mend repairs ref, which is damaged, and says what was wrong with it. The lock is held
-// only while the new folder is made: to read every byte may take hours at idle priority,
+// repairDamaged makes ref intact, and returns what damage it had. The lock is held
+// only while the new directory is made: to read every byte may take hours at idle priority,
 // and recover must not wait for that.
-func (g *guardian) mend(ctx context.Context, ref *bootcheck.Ref, damage error) (what string, err error) {
+func (g *guardian) repairDamaged(ctx context.Context, ref *bootcheck.Ref, damage error) (what string, err error) {
 	wrong, err := g.store.Wrong(ctx, ref)
 	if err != nil {
 		return "", err

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes the factory version of a device, its last resort: signed, every byte checked,
+# Makes the factory version of a device, its last fallback: signed, every byte checked,
 # read-only (0555, 0444). Running it again changes nothing.
 #
-# usage: create_factory_version.sh [--current] [options]        the version that runs
+# usage: create_factory_version.sh [--current] [options]        the current version
 #        create_factory_version.sh --bundle FILE [options]      a bundle that the device trusts
 #        create_factory_version.sh --dir DIR --version V --key NAME.key [options]
-#                                                               a folder, packed and signed here
-#   --version V        the version's name. With --current: sign a copy of what runs under this name, for
-#                      one that was adopted from another updater, which nobody signed
+#                                                               a directory, packed and signed here
+#   --version V        the version's name. With --current: sign a copy of the current version under this name, for
+#                      one that was adopted from another updater, which is not signed
 #   --key FILE         the secret key that signs (ota-bundle keygen); the device must trust its NAME.pub
 #   --password-file F  the first line of F is the key's password
 #   --model M          what the version is for (default: model in the configuration)
@@ -19,7 +19,7 @@
 #   --programs DIR     where the programs are (default: where the PATH says)
 #   --dry-run          only say what would be done
 #
-# A bundle or a folder has not proved itself on this device: who runs this answers for
+# A bundle or a directory is not confirmed on this device: who runs this answers for
 # it. On a device without any version it becomes the current one too, on trial. A key
 # that signs for other devices should not be on this one: make the bundle elsewhere
 # (make_release.sh) and use --bundle.
@@ -66,12 +66,12 @@ done
 case $from in
 dir) if [ -z "$version" ] || [ -z "$key" ]; then misused "--dir needs --version and --key"; fi ;;
 bundle) [ -z "$version$key$model$release" ] || misused "a bundle has its version, model, release and signature already" ;;
-current) [ -z "$version" ] || [ -n "$key" ] || misused "--version with what runs needs --key: a copy of it is signed" ;;
+current) [ -z "$version" ] || [ -n "$key" ] || misused "--version with the current version needs --key: a copy of it is signed" ;;
 esac
 
 for p in ota-guardian ota-apply ota-bundle; do
     command -v "${programs:+$programs/}$p" >/dev/null 2>&1 ||
-        die 1 "cannot make a factory version: ${programs:+$programs/}$p is not there" "scripts/install.sh installs it; --programs DIR names another folder"
+        die 1 "cannot make a factory version: ${programs:+$programs/}$p is not there" "scripts/install.sh installs it; --programs DIR names another directory"
 done
 guardian=${programs:+$programs/}ota-guardian apply=${programs:+$programs/}ota-apply bundle=${programs:+$programs/}ota-bundle
 [ -z "$config" ] || export OTA_CONFIG="$config"
@@ -82,7 +82,7 @@ status() { "$guardian" status --root "$root" | awk -v name="$1" '$1 == name && $
 current=$(status current)
 factory=$(status factory)
 
-# may_be NAME: refuse to put another version in the place of the last resort.
+# may_be NAME: refuse to put another version in the place of the last fallback.
 may_be() {
     if [ -n "$factory" ] && [ "$factory" != "$1" ] && [ -z "$replace" ]; then
         die 4 "cannot make version $1 the factory version: version $factory is" "--replace, if that one may go; it stays in the store as long as there is room"
@@ -90,7 +90,7 @@ may_be() {
 }
 
 if [ "$from" = current ] && [ -z "$key" ]; then
-    [ -n "$current" ] || die 1 "cannot make the factory version of what runs: no version is installed" "$0 --bundle FILE"
+    [ -n "$current" ] || die 1 "cannot make the factory version: no version is installed" "$0 --bundle FILE"
     may_be "$current"
     if [ -n "$dry" ]; then
         "$guardian" verify --root "$root" current
@@ -109,11 +109,11 @@ trap 'exit 1' HUP INT TERM
 file=$source
 if [ "$from" != bundle ]; then
     if [ "$from" = current ]; then
-        [ -n "$current" ] || die 1 "cannot sign what runs: no version is installed" "$0 --dir DIR"
-        source=$(readlink -f "$root/current") # its folder has another name after a repair
+        [ -n "$current" ] || die 1 "cannot sign the current version: no version is installed" "$0 --dir DIR"
+        source=$(readlink -f "$root/current") # its directory has another name after a repair
         : "${version:=$current-factory}"
     fi
-    [ -d "$source" ] || die 1 "cannot pack $source: it is not a folder" "name the folder that a version consists of"
+    [ -d "$source" ] || die 1 "cannot pack $source: it is not a directory" "name the directory that a version consists of"
     [ -r "$key" ] || die 1 "cannot sign: $key cannot be read" "name the NAME.key that ota-bundle keygen wrote"
     : "${model:=$("$guardian" config model)}"
     [ -n "$model" ] || die 2 "cannot pack $source: no model is configured" "--model M, and set model in the configuration"
@@ -121,12 +121,12 @@ if [ "$from" != bundle ]; then
     if [ -n "$dry" ]; then
         echo "would pack and sign $source as version $version for $model"
     else
-        # Beside the versions: a folder of the system's /tmp is small, and not ours.
+        # Beside the versions: a directory of the system's /tmp is small, and not ours.
         rm -rf "$root"/.factory-bundle.* || : # what cannot be deleted does no harm
         work=$(mktemp -d "$root/.factory-bundle.XXXXXX")
         file=$work/$version.ota
         set -- create --dir "$source" --version "$version" --model "$model" --key "$key" -o "$file"
-        [ "$from" != current ] || set -- "$@" --exclude .ota # the manifest of what runs
+        [ "$from" != current ] || set -- "$@" --exclude .ota # the manifest of the current version
         : "${release:=$("$guardian" status --json --root "$root" | sed -n 's/.*"release_floor": *\([0-9]*\).*/\1/p')}"
         [ -z "$release" ] || set -- "$@" --release "$release"
         [ -z "$password" ] || set -- "$@" --password-file "$password"

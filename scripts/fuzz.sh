@@ -8,7 +8,7 @@
 # When the time of a run is up, Go before 1.27 may call that a failure of the target,
 # with nothing but "context deadline exceeded" (go.dev/issue/75804). That alone, with
 # no input written, is what a target without faults looks like then:
-# it is said, and the next one goes on. Anything else ends this with 1.
+# it is said, and the next one continues. Anything else ends this with 1.
 set -eu -o pipefail
 
 case "${1-}" in

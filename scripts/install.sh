@@ -6,7 +6,7 @@
 # usage: scripts/install.sh [options]
 #   --prefix DIR     where programs and units go (default /usr)
 #   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
-#   --bin DIR        the folder with ota-guardian, ota-apply and ota-bundle, beside which are man/ and
+#   --bin DIR        the directory with ota-guardian, ota-apply and ota-bundle, beside which are man/ and
 #                    completions/ (default: bin/ARCH of this checkout, built if it is missing)
 #   --store DIR      the version store (default: that of an ota.toml that is there, then /opt/tope/versions)
 #   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
@@ -67,7 +67,7 @@ while [ $# -gt 0 ]; do
 done
 : "${services:=device-api.service}"
 absolute --prefix "$prefix"
-# What is configured already goes on, unless something else is asked for.
+# What is configured already continues, unless something else is asked for.
 if [ -z "$store" ] && [ -f "$destdir/etc/ota/ota.toml" ]; then
     store=$(sed -n 's/^root *= *"\([^"]*\)".*/\1/p' "$destdir/etc/ota/ota.toml" | head -n 1)
 fi
@@ -86,16 +86,18 @@ esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
-managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service ota-install.service'
+managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service ota-install.service ota-follow.service'
 enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-health.socket ota-progress.socket'
 # The others do their work at boot; these work from now on.
 started='ota-verify.timer ota-health.socket ota-progress.socket'
 programs='ota-guardian ota-apply ota-bundle'
 pages='ota-guardian.8 ota-apply.1 ota-bundle.1 ota.toml.5 ota.7'
-# What a person or an image build runs on the device: not in the way of the PATH.
+# What an operator or an image build runs on the device: not in the way of the PATH.
 tools='setup_symlinks.sh create_factory_version.sh verify_setup.sh test_symlink_switch.sh'
 manual=$destdir$prefix/share/man
 completions=$destdir$prefix/share/bash-completion/completions
+fish=$destdir$prefix/share/fish/vendor_completions.d
+zsh=$destdir$prefix/share/zsh/vendor-completions
 lib=$destdir$prefix/lib/ota
 
 run() {
@@ -153,11 +155,11 @@ find_programs() {
     x86_64) arch=amd64 ;;
     aarch64) arch=arm64 ;;
     arm*) arch=armv7 ;;
-    *) die "no programs for $(uname -m): build them and name their folder with --bin" ;;
+    *) die "no programs for $(uname -m): build them and name their directory with --bin" ;;
     esac
     bin=$here/bin/$arch
     if [ ! -x "$bin/ota-guardian" ] && [ -z "$dry" ]; then
-        command -v go >/dev/null || die "$bin/ota-guardian is missing: run make build, or name the folder with --bin"
+        command -v go >/dev/null || die "$bin/ota-guardian is missing: run make build, or name the directory with --bin"
         make -s -C "$here" "build-$arch" man >&2
     fi
 }
@@ -165,19 +167,21 @@ find_programs() {
 install_all() {
     find_programs
     for p in $programs; do
-        [ -n "$dry" ] || [ -f "$bin/$p" ] || die "$bin/$p is missing: run make build, or name the right folder with --bin"
+        [ -n "$dry" ] || [ -f "$bin/$p" ] || die "$bin/$p is missing: run make build, or name the right directory with --bin"
     done
     for p in $programs; do
         as_is "$bin/$p" "$destdir$prefix/bin/$p" 0755
     done
     as_is "$here/scripts/ota" "$destdir$prefix/bin/ota" 0755
     docs=$(dirname "$bin")
-    if [ -n "$dry" ] || [ -e "$docs/man/ota.7" ]; then
+    if [ -n "$dry" ] || [ -e "$docs/completions/_ota" ]; then
         for p in $pages; do
             as_is "$docs/man/$p" "$manual/man${p##*.}/$p" 0644
         done
-        for p in $programs; do
+        for p in $programs ota; do
             as_is "$docs/completions/$p" "$completions/$p" 0644
+            as_is "$docs/completions/$p.fish" "$fish/$p.fish" 0644
+            as_is "$docs/completions/_$p" "$zsh/_$p" 0644
         done
     else
         echo "note: without the manual, which is not in $docs: make man makes it" >&2
@@ -227,8 +231,7 @@ uninstall_all() {
         fi
     done
     run rm -f "$manager" "$panic" "$catalog"
-    for p in $programs; do run rm -f "$destdir$prefix/bin/$p" "$completions/$p"; done
-    run rm -f "$destdir$prefix/bin/ota"
+    for p in $programs ota; do run rm -f "$destdir$prefix/bin/$p" "$completions/$p" "$fish/$p.fish" "$zsh/_$p"; done
     for p in $pages; do run rm -f "$manual/man${p##*.}/$p"; done
     for t in $tools; do run rm -f "$lib/$t"; done
     if [ -d "$lib" ]; then run rmdir --ignore-fail-on-non-empty "$lib"; fi

@@ -25,6 +25,10 @@ layout() {
     other=$(git ls-files -co --exclude-standard | cut -d/ -f1 | sort -u | grep -v '^\.' |
         grep -vxE 'guardian|applier|bootcheck|units|scripts|integration|docs|go\.mod|go\.sum|Makefile|README\.md|LICENSE' || true)
     [ -z "$other" ] || { echo "does not belong at the top:" "$other"; return 1; }
+    # A file of the product is read in one go.
+    other=$(git ls-files -co --exclude-standard 'applier/*.go' 'bootcheck/*.go' 'guardian/*.go' | grep -v '_test\.go$' |
+        xargs wc -l | awk '$1 > 450 && $2 != "total" { print $2 }')
+    [ -z "$other" ] || { echo "longer than 450 lines:" "$other"; return 1; }
 }
 
 # The version of staticcheck is pinned by a go.mod of its own, so that it is no
@@ -44,7 +48,9 @@ units() {
 step gofmt formatted
 step layout layout
 step "go vet" go vet ./...
+step "go vet for 32 bits" env GOOS=linux GOARCH=arm GOARM=7 go vet ./bootcheck/... ./guardian/... ./applier/...
 step staticcheck staticcheck
-step shellcheck shellcheck scripts/ota scripts/*.sh scripts/deb/postinst scripts/deb/prerm scripts/deb/postrm .ci/run
+step shellcheck shellcheck scripts/ota scripts/*.sh scripts/package/postinst scripts/package/prerm scripts/package/postrm .ci/run
 step "systemd-analyze verify" units
+step words go test ./integration/docs -run 'TestWords$'
 exit $failed

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Makes a release for any static web server: packs and signs a folder into
-# OUT/VERSION.ota and writes OUT/SHA256SUMS and OUT/index.json, which say what is
-# there. The same input gives the same bytes. What is published is never changed.
+# Makes a release for any static web server: packs and signs a directory into
+# OUT/VERSION.ota, makes patches to it from the last three releases in OUT, where they
+# save something, in OUT/VERSION.ota.from, and writes OUT/SHA256SUMS and OUT/index.json,
+# which say what is there. The same input gives the same bytes. What is published is never changed.
 #
 # usage: make_release.sh --dir TREE --version V --model M --key NAME.key --out OUT [options]
+#        make_release.sh --dir TREE --version V --model M --sign-with COMMAND --pub NAME.pub --out OUT [options]
 #   --model M          the device it is for; may be repeated
 #   --release N        counts up with each release, devices refuse a lower one
 #                      (default: one more than the highest in OUT)
@@ -11,22 +13,28 @@
 #   --service UNIT     a systemd service that starts from it; may be repeated
 #   --exclude GLOB, --allow GLOB, --allow-link GLOB
 #                      as for ota-bundle create; may be repeated
+#   --sbom FILE        what TREE is made of, CycloneDX or SPDX in JSON
+#   --sign-with C      C signs, see ota-bundle help sign; with another program or time the bytes may differ
 #   --password-file F  the first line of F is the key's password
 #   --pub NAME.pub     check the bundle with this key (default: the one beside the secret key, if it is there)
-#   --level L          fastest, default, better or best (default best)
+#   --factory V        make a patch from version V in OUT, too: the factory version of the devices
+#   --channel FILE     then list it in the channel FILE, below OUT, at --percent N (default 0)
+#   --channel-key K    which the channel key K signs
+#   --no-patches       make none; with --sign-with there are none, they need --key
+#   --level L          fast, default, best or max (default best)
 #   --programs DIR     where ota-bundle is (default: where the PATH says, then bin/ of this checkout)
 #   --dry-run          only say what would be done
 #
-# The order is safe for a server that serves OUT meanwhile: the bundle, the checksums,
-# the index; each gets its name when it is whole. A copy of OUT goes in the same order.
+# The order is safe for a server that serves OUT meanwhile: the patches, the bundle, the checksums,
+# the index, the channel; each gets its name when it is intact. A copy of OUT goes in the same order.
 #
 # Exit codes: 0 done, or published already with the same bytes; 1 failed; 2 usage;
-# 4 refused: published with other content, a release that is not higher, a folder
+# 4 refused: published with other content, a release that is not higher, a directory
 # that cannot be packed; 7 no space.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-dir='' version='' key='' out='' release='' password='' pub='' level='' not_after='' programs='' dry=''
+dir='' version='' key='' out='' release='' password='' pub='' level='' not_after='' programs='' dry='' with='' factory='' patches=3 channel='' channel_key='' percent=0
 models=() more=()
 
 usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
@@ -36,7 +44,7 @@ misused() { die 2 "$1" "$0 --help"; }
 
 while [ $# -gt 0 ]; do
     case $1 in
-    --dir | --version | --model | --key | --out | --release | --password-file | --pub | --level | --not-after | --service | --exclude | --allow | --allow-link | --programs)
+    --dir | --version | --model | --key | --out | --release | --password-file | --pub | --sign-with | --level | --not-after | --service | --exclude | --allow | --allow-link | --sbom | --programs | --factory | --channel | --channel-key | --percent)
         [ $# -ge 2 ] || misused "$1 needs a value"
         ;;
     esac
@@ -49,20 +57,28 @@ while [ $# -gt 0 ]; do
     --release) release=$2; shift ;;
     --password-file) password=$2; shift ;;
     --pub) pub=$2; shift ;;
+    --sign-with) with=$2; shift ;;
     --level) level=$2; shift ;;
     --not-after) not_after=$2; shift ;;
-    --service | --exclude | --allow | --allow-link) more+=("$1" "$2"); shift ;;
+    --service | --exclude | --allow | --allow-link | --sbom) more+=("$1" "$2"); shift ;;
     --programs) programs=$2; shift ;;
+    --factory) factory=${2#v}; shift ;;
+    --channel) channel=$2; shift ;;
+    --channel-key) channel_key=$2; shift ;;
+    --percent) percent=$2; shift ;;
+    --no-patches) patches=0 ;;
     --dry-run) dry=1 ;;
     -h | --help) usage; exit ;;
     *) misused "unknown option $1" ;;
     esac
     shift
 done
+if [ -n "$with" ]; then key=$with patches=0; [ -n "$pub" ] || misused "--sign-with needs --pub"; fi
 for o in dir version key out; do
     [ -n "${!o}" ] || misused "--$o is missing"
 done
 [ ${#models[@]} -gt 0 ] || misused "--model is missing"
+[ -z "$channel$channel_key" ] || { [ -n "$channel" ] && [ -n "$channel_key" ]; } || misused "--channel and --channel-key need each other"
 case $version in *[!A-Za-z0-9._+-]*) misused "--version $version: letters, digits and ._+- only" ;; esac
 case $release in *[!0-9]*) misused "--release $release is not a number" ;; esac
 
@@ -72,9 +88,12 @@ if [ -z "$programs" ] && ! command -v ota-bundle >/dev/null; then
     bundle=$here/bin/$arch/ota-bundle
 fi
 command -v "$bundle" >/dev/null || die 1 "cannot make a release: $bundle is not there" "make build, or --programs DIR"
-[ -d "$dir" ] || die 1 "cannot pack $dir: it is not a folder" "name the folder that the version consists of"
-[ -r "$key" ] || die 1 "cannot sign: $key cannot be read" "ota-bundle keygen NAME makes a key"
+[ -d "$dir" ] || die 1 "cannot pack $dir: it is not a directory" "name the directory that the version consists of"
+[ -z "$factory" ] || [ -r "$out/$factory.ota" ] || die 1 "cannot make a patch: $out/$factory.ota is not there" "publish version $factory first"
+[ -n "$with" ] || [ -r "$key" ] || die 1 "cannot sign: $key cannot be read" "ota-bundle keygen NAME makes a key"
 if [ -z "$pub" ] && [ -e "${key%.key}.pub" ]; then pub=${key%.key}.pub; fi
+[ -z "$channel" ] || [ -r "$channel" ] || die 1 "cannot list the bundle: $channel cannot be read" "ota-bundle channel init makes it"
+[ -z "$channel" ] || [ -r "$channel_key" ] || die 1 "cannot sign the channel: $channel_key cannot be read"
 [ -z "$pub" ] || [ -r "$pub" ] || die 1 "cannot check the bundle: $pub cannot be read" "name the NAME.pub of the key"
 
 # said FILE KEY: what a bundle says of itself.
@@ -104,16 +123,41 @@ fi
 mkdir -p "$out"
 work=$(mktemp -d "$out/.release.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" --key "$key" -o "$work/$version.ota" "${more[@]}")
+args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" -o "$work/$version.ota" "${more[@]}")
+if [ -n "$with" ]; then args+=(--unsigned); else args+=(--key "$key"); fi
 [ -z "$password" ] || args+=(--password-file "$password")
 [ -z "$not_after" ] || args+=(--not-after "$not_after")
 [ -z "$level" ] || args+=(--level "$level")
 "$bundle" "${args[@]}" >/dev/null
+[ -z "$with" ] || "$bundle" sign --with "$with" --pub "$pub" "$work/$version.ota" >/dev/null
 [ -z "$pub" ] || "$bundle" verify --key "$pub" "$work/$version.ota" >/dev/null
 
 if [ -e "$final" ] && ! cmp -s "$work/$version.ota" "$final"; then
     die 4 "cannot publish version $version: it is published with other content, key or flags" "give the new content a version of its own: devices that have this one would refuse it"
 fi
+# from: what a device may run that installs this, the newest releases first.
+from=()
+while read -r _ f && [ "$patches" -gt 0 ]; do
+    if [ ${#from[@]} -lt "$patches" ] || [ "$f" = "$out/$factory.ota" ]; then from+=("$f"); fi
+done < <(for f in "$out"/*.ota; do
+    n=0
+    [ ! -e "$f" ] || [ "$f" = "$final" ] || n=$(said "$f" release)
+    [ "$n" -eq 0 ] || [ "$n" -ge "$release" ] || echo "$n $f"
+done | sort -rn)
+for f in "${from[@]}"; do
+    args=(patch --json --key "$key" "$f" "$work/$version.ota")
+    [ -z "$password" ] || args+=(--password-file "$password")
+    "$bundle" "${args[@]}" >"$work/patch.json" 2>/dev/null || die 1 "cannot make the patch from $f" "ota-bundle patch $f $final says why, or --no-patches"
+    number() { sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" "$work/patch.json"; }
+    made=$(sed -n 's/^ *"file": "\(.*\)",*$/\1/p' "$work/patch.json")
+    if [ "$(number patch_bytes)" -ge "$(number frame_bytes)" ]; then
+        rm "$made"
+    elif ! cmp -s "$made" "$final.from/${made##*/}"; then
+        mkdir -p "$final.from"
+        mv "$made" "$final.from/"
+        echo "$final.from/${made##*/}"
+    fi
+done
 chmod 0644 "$work/$version.ota"
 if [ -e "$final" ]; then
     echo "$final is published already, with the same bytes"
@@ -122,7 +166,7 @@ else
     echo "$final"
 fi
 
-# place NAME: give it its name when it is whole, unless it says the same already.
+# place NAME: give it its name when it is intact, unless it says the same already.
 place() {
     chmod 0644 "$work/$1"
     if cmp -s "$work/$1" "$out/$1"; then return; fi
@@ -134,3 +178,7 @@ place SHA256SUMS
 "$bundle" index "$out" >"$work/index.json"
 place index.json
 sync -f "$out"
+# Last: what a device reads in it is there.
+if [ -n "$channel" ] && ! "$bundle" channel inspect --json "$channel" | grep -q "\"$(said "$final" digest)\""; then
+    "$bundle" channel add --key "$channel_key" --percent "$percent" "$channel" "$final"
+fi

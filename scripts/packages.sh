@@ -2,10 +2,12 @@
 # Installs what the tests need of the system, on Debian and Ubuntu.
 #
 # usage: scripts/packages.sh [--list] [demo|lint|all]
+#        scripts/packages.sh fleet
 #   --list   only print the names of the packages that are missing
 #   demo     what `make demo` needs: a virtual machine
 #   lint     what `make lint` needs
 #   all      what all tests need, if nothing is said
+#   fleet    gooseBit, from PyPI, in a virtual environment, whose name it prints
 #
 # As root it installs them with apt. Otherwise it says what to install, and
 # fails, when something is missing. It can be run any number of times.
@@ -16,6 +18,18 @@ list=
 case "${1-}" in
 -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
 demo | lint | all) purpose=$1 ;;
+fleet)
+    wanted=$(dirname "$0")/../integration/fleet/goosebit/requirements.txt
+    dir=${XDG_CACHE_HOME:-$HOME/.cache}/ota-goosebit
+    if ! cmp -s "$wanted" "$dir/requirements.txt"; then
+        rm -rf "$dir"
+        python3 -m venv "$dir" >&2
+        "$dir/bin/pip" install -q --disable-pip-version-check -r "$wanted" >&2
+        cp "$wanted" "$dir/requirements.txt"
+    fi
+    echo "$dir"
+    exit
+    ;;
 "") purpose=all ;;
 *) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
@@ -38,10 +52,17 @@ zstd zstd demo
 curl curl
 tar tar
 minisign minisign
+softhsm2-util softhsm2
+pkcs11-tool opensc
 shellcheck shellcheck lint
 lintian lintian
+rpm rpm
 mandoc mandoc
 busybox busybox
+fish fish
+zsh zsh
+chromium-headless-shell chromium-headless-shell
+/usr/share/fonts/truetype/wqy fonts-wqy-microhei
 dash dash
 systemd-analyze systemd lint
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring demo

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Makes the version store of a device, or makes one of what another updater left:
-# folders v1.0.0, v1.1.0 and plain links current, previous, factory. No version is
+# directories v1.0.0, v1.1.0 and plain links current, previous, factory. No version is
 # moved or written to. Then it makes the links through which other programs and units
-# find what the version that runs has. Running it again changes nothing.
+# find what the current version has. Running it again changes nothing.
 #
 # usage: setup_symlinks.sh [options]
 #   --bin NAME[=PATH]      /usr/local/bin/NAME leads to STORE/current/PATH (default bin/NAME); may be repeated
 #   --service NAME[=PATH]  /opt/tope/services/NAME leads to STORE/current/PATH (default services/NAME); may be repeated
 #                          Without --bin and --service: a link of each kind for each of `services` in the
-#                          configuration, where the version that runs has bin/NAME or services/NAME
+#                          configuration, where the current version has bin/NAME or services/NAME
 #   --bin-dir DIR          instead of /usr/local/bin
 #   --service-dir DIR      instead of /opt/tope/services
 #   --store-only           make or adopt the store, and no links outside it
@@ -36,7 +36,7 @@ absolute() { case $2 in /*) ;; *) misused "$1 must be an absolute path, not $2" 
 named() {
     case $2 in
     *' '* | *'
-'* | *[\'\"\\]* | /* | */ | '' | =* | *= | *=/* | *..* | -*) misused "$1 takes NAME or NAME=PATH, with PATH from the version's folder, not '$2'" ;;
+'* | *[\'\"\\]* | /* | */ | '' | =* | *= | *=/* | *..* | -*) misused "$1 takes NAME or NAME=PATH, with PATH from the version's directory, not '$2'" ;;
     esac
     case ${2%%=*} in */*) misused "$1: '${2%%=*}' is not the name of a file" ;; esac
 }
@@ -66,7 +66,7 @@ done
 
 guardian=${programs:+$programs/}ota-guardian
 command -v "$guardian" >/dev/null 2>&1 ||
-    die 1 "cannot set up the store: $guardian is not there" "scripts/install.sh installs it; --programs DIR names another folder"
+    die 1 "cannot set up the store: $guardian is not there" "scripts/install.sh installs it; --programs DIR names another directory"
 if [ -z "$destdir" ] && [ -z "$dry" ] && [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
     die 1 "cannot set up this device: its files belong to root" "run it as root, or give a --destdir"
 fi
@@ -155,12 +155,12 @@ else
 fi
 
 changed=''
-# replace LINK TARGET: in one step, so that nobody finds nothing.
+# replace LINK TARGET: in one step: the name always leads somewhere.
 replace() {
     new=${1%/*}/.${1##*/}.new
     rm -f "$new"
     ln -s "$2" "$new"
-    # Without -T a link to a folder would get the new one inside that folder.
+    # Without -T a link to a directory would get the new one inside that directory.
     mv -fT "$new" "$1" 2>/dev/null || { ln -sfn "$2" "$1" && rm -f "$new"; }
     changed=1
 }
@@ -177,7 +177,7 @@ make_links() {
             echo "$destdir$link -> $target"
         fi
         if [ -e "$store/current" ] && [ ! -e "$store${target#"$root"}" ]; then
-            echo "note: the version that runs has no ${target#"$root"/current/}: the link leads nowhere until one brings it" >&2
+            echo "note: the current version has no ${target#"$root"/current/}: the link leads nowhere until one brings it" >&2
         fi
     done <<LINKS
 $plan

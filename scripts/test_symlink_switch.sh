@@ -1,6 +1,6 @@
 #!/bin/sh
 # Tries the atomic switch on the disk of the version store: in a scratch directory,
-# which is removed again, the link .active is replaced by one rename, again and again,
+# which is removed again, the link .active is replaced by one rename, repeatedly,
 # as the programs do it, while readers resolve current and read two files behind it.
 # It prints how long a switch takes with the start of ln and mv, a write that is
 # synced, and whether a reader ever saw nothing or a mixture of two versions.
@@ -53,11 +53,11 @@ number --readers "$readers" 64
 if [ -z "$dir" ]; then
     guardian=${programs:+$programs/}ota-guardian
     command -v "$guardian" >/dev/null 2>&1 ||
-        die 1 "cannot ask for the version store: $guardian is not there" "scripts/install.sh installs it; --programs DIR names another folder"
+        die 1 "cannot ask for the version store: $guardian is not there" "scripts/install.sh installs it; --programs DIR names another directory"
     [ -z "$config" ] || export OTA_CONFIG="$config"
     dir=$("$guardian" config root)
 fi
-[ -d "$dir" ] || die 1 "cannot try the switch in $dir: it is not a folder" "setup_symlinks.sh makes the store; --dir DIR names another folder on its disk"
+[ -d "$dir" ] || die 1 "cannot try the switch in $dir: it is not a directory" "setup_symlinks.sh makes the store; --dir DIR names another directory on its disk"
 if [ -n "$dry" ]; then
     echo "would make a scratch store below $dir, switch it, and remove it"
     exit
@@ -122,7 +122,7 @@ cat "$scratch"/seen.* | awk -v rounds="$rounds" -v readers="$readers" -v json="$
         change = (switched - began) * 1000 / rounds
         durable = (synced - syncing) * 1000 / rounds
         if (json) {
-            printf "{\"rounds\": %d, \"figures\": [{\"name\": \"switch\", \"mean_ns\": %d}, {\"name\": \"fsync of 4 KiB\", \"mean_ns\": %d}],\n", rounds, change * 1e6, durable * 1e6
+            printf "{\"schema\": 1, \"rounds\": %d, \"figures\": [{\"name\": \"switch\", \"mean_ns\": %d}, {\"name\": \"fsync of 4 KiB\", \"mean_ns\": %d}],\n", rounds, change * 1e6, durable * 1e6
             printf " \"seen\": {\"readers\": %d, \"switches\": %d, \"reads\": %d, \"versions\": %d, \"wrong\": %d}}\n", readers, rounds, looks, versions, wrong
         } else {
             printf "one switch, with the start of two programs  %8.2f ms\n", change

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Says whether a device is set up right: programs, configuration, keys, store, record,
 # file system, units and their order, watchdog, panic, clock. Each line is ok, warn (it
-# works, and less well than it could) or fail (an update, a fall back or the device
-# will fail because of it); what is not ok has its cure. Nothing is changed.
+# works, and less well than it could) or fail (an update, a rollback or the device
+# will fail because of it); what is not ok has its hint. Nothing is changed.
 #
 # usage: verify_setup.sh [options]
-#   --json           one JSON object: {"ok":N,"warn":N,"fail":N,"findings":[{"check","state","found","cure"}]}
+#   --json           one JSON object: {"schema":1,"ok":N,"warn":N,"fail":N,"findings":[{"check","state","found","cure"}]}, see docs/schema/doctor.json
 #   --sysroot DIR    look at the image of a device below DIR, instead of at this device
 #   --root DIR       the version store, instead of the configured one
 #   --config FILE    the configuration, instead of /etc/ota/ota.toml
@@ -39,7 +39,7 @@ while [ "$1" != --end ]; do
 done
 shift
 
-# The rest is judged by a program. That it runs at all, only a shell can say.
+# The rest is checked by a program. That it runs at all, only a shell can say.
 for p in ota-guardian ota-apply; do
     code=0
     "${programs:+$programs/}$p" help >/dev/null 2>&1 || code=$?
@@ -51,7 +51,7 @@ for p in ota-guardian ota-apply; do
     esac
     cure="scripts/install.sh --bin DIR, with the programs for $(uname -m); or --programs DIR names where they are"
     if [ -n "$json" ]; then
-        printf '{"ok":0,"warn":0,"fail":1,"findings":[{"check":"programs","state":"fail","found":"%s","cure":"%s"}]}\n' "$found" "$cure"
+        printf '{"schema":1,"ok":0,"warn":0,"fail":1,"findings":[{"check":"programs","state":"fail","found":"%s","cure":"%s"}]}\n' "$found" "$cure"
     else
         printf 'fail  programs  %s\n                -> %s\n0 ok, 0 warn, 1 fail\n' "$found" "$cure"
     fi

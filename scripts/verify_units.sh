@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Lets systemd-analyze read the units that scripts/install.sh put below a folder.
+# Lets systemd-analyze read the units that scripts/install.sh put below a directory.
 # It puts stand-ins there for what belongs to the system and to the application.
 #
 # usage: scripts/verify_units.sh DIR
 set -eu
 
 dir=${1:?usage: scripts/verify_units.sh DIR}
-for unit in basic boot-complete multi-user network shutdown sockets sysinit time-set time-sync timers; do
+for unit in basic boot-complete multi-user network network-online shutdown sockets sysinit time-set time-sync timers; do
     unit=$unit.target
     [ -e "$dir/usr/lib/systemd/system/$unit" ] ||
         printf '[Unit]\nDescription=stand-in\n' >"$dir/usr/lib/systemd/system/$unit"
@@ -15,7 +15,7 @@ app=$dir/opt/tope/versions/current/bin/device-api
 mkdir -p "${app%/*}"
 printf '#!/bin/sh\n' >"$app"
 chmod 0755 "$app"
-# --root makes paths and programs those below the folder.
+# --root makes paths and programs those below the directory.
 messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/system/*.{service,timer,socket} 2>&1) || {
     echo "$messages"
     exit 1
@@ -25,9 +25,10 @@ messages=$(systemd-analyze verify --man=no --root="$dir" "$dir"/usr/lib/systemd/
 
 # The sandbox: 0 is nothing allowed, 10 everything.
 loose=0
-for unit in ota-guardian ota-confirm ota-recover ota-factory ota-verify ota-progress ota-install ota-health@1; do
+for unit in ota-guardian ota-confirm ota-recover ota-factory ota-verify ota-progress ota-install ota-follow ota-health@1; do
     case $unit in
     ota-install) limit=1.8 ;; # it has the network
+    ota-follow) limit=2.0 ;; # it, too
     ota-health@1) limit=2.4 ;; # scripts of others need more
     *) limit=1.0 ;;
     esac

@@ -6,16 +6,14 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/tope-ota/ota/bootcheck"
 )
 
 func BenchmarkCreate(b *testing.B) {
 	src := treeOf(b, map[string]string{"a": bigFile, "b": bigFile[1:], "c": bigFile[:1<<20]})
 	out := filepath.Join(b.TempDir(), "x.ota")
-	for _, level := range []zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedBestCompression} {
-		b.Run(level.String(), func(b *testing.B) {
+	for _, level := range []Level{LevelFast, LevelBest} {
+		b.Run(string(level), func(b *testing.B) {
 			c := contents(src)
 			c.Level = level
 			b.SetBytes(int64(2*len(bigFile) + 1<<20))
@@ -51,7 +49,7 @@ func BenchmarkUnpack(b *testing.B) {
 	f, h, m := benchmarkTree(b)
 	for b.Loop() {
 		dir := b.TempDir()
-		if err := Unpack(b.Context(), f, h, m, openRoot(b, dir), Options{}); err != nil {
+		if err := unpackTo(b.Context(), f, h, m, openRoot(b, dir), Options{}); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

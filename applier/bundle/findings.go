@@ -3,50 +3,62 @@ package bundle
 import (
 	"encoding/pem"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"aead.dev/minisign"
 
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // A kind of finding is what some entries of a tree have in common that a device would not
-// take, that nobody means to publish, or that a bundle does not hold.
+// take, that is not meant to be published, or that a bundle does not hold.
 type kind struct {
 	title string
 	hint  string
 	warns bool // it is packed all the same
 }
 
-// The kinds, in the order in which they are told. --allow is for those that name it.
+// The kinds, in the order in which they are told. In braces is a flag of create, or a
+// command, for the entries that were found, in backticks: it is to be pasted.
 var (
-	badName    = &kind{"names that a bundle cannot hold", "rename them, or leave them out with --exclude", false}
-	notPacked  = &kind{"sockets, FIFOs and devices", "leave them out with --exclude, or a line of .otaignore", false}
-	badLink    = &kind{"links that are absolute, leave the tree or lead nowhere", "name their targets, which the device must have: --allow-link '/usr/bin/python3*'; for a venv also: python3 -m venv --copies", false}
-	privateKey = &kind{"private keys", "move them away, or leave them out with --exclude; to publish one: --allow PATTERN", false}
-	writable   = &kind{"entries that everybody can write", "chmod o-w; as they are: --allow PATTERN", false}
-	special    = &kind{"setuid, setgid or sticky, which bundles do not hold", "chmod u-s,g-s,-t; without these bits: --allow PATTERN", false}
-	capability = &kind{"capabilities and ACLs, which bundles do not hold", "give the unit AmbientCapabilities=; without them: --allow PATTERN", false}
-	unreadable = &kind{"modes with which the owner could not read the entry", "chmod u+rX", false}
-	exists     = &kind{"the output exists", "replace it: --overwrite", false}
+	badName    = &kind{"names that a bundle cannot hold", "rename them, or leave them out: {--exclude}", false}
+	notPacked  = &kind{"sockets, FIFOs and devices", "leave them out: {--exclude}", false}
+	badLink    = &kind{"links that are absolute, leave the tree or lead nowhere", "name their targets, which the device must have: {--allow-link}; for a venv also: `python3 -m venv --copies`", false}
+	privateKey = &kind{"private keys", "leave them out: {--exclude}; to publish them: {--allow}", false}
+	writable   = &kind{"entries that every user can write", "{chmod o-w}; as they are: {--allow}", false}
+	special    = &kind{"setuid, setgid or sticky, which bundles do not hold", "{chmod u-s,g-s,-t}; without these bits: {--allow}", false}
+	capability = &kind{"capabilities and ACLs, which bundles do not hold", "give the unit AmbientCapabilities=; without them: {--allow}", false}
+	unreadable = &kind{"modes with which the owner could not read the entry", "{chmod u+rX}", false}
+	twoBills   = &kind{"the tree has the file that --sbom makes", "leave it out: {--exclude}; or pack it, without --sbom", false}
+	exists     = &kind{"the output exists", "replace it: `--overwrite`", false}
 	lost       = &kind{"setuid, setgid, sticky, capabilities or ACLs are lost", "the unit of the service can give what is needed: User=, AmbientCapabilities=", true}
 	attributes = &kind{"extended attributes are lost: bundles hold none", "", true}
-	owners     = &kind{"owners are lost: root alone could use these on the device", "chmod o+rX, or keep them in StateDirectory= of the service", true}
+	owners     = &kind{"owners are lost: only root can use these on the device", "{chmod o+rX}, or keep them in StateDirectory= of the service", true}
 	copies     = &kind{"hard links are packed as copies", "one file and symbolic links to it are smaller", true}
-	sparse     = &kind{"sparse files are packed whole", "a service can make them at its first start", true}
-	private    = &kind{"a repository or its secrets are packed", "leave them out: --exclude .git --exclude .env", true}
+	sparse     = &kind{"sparse files are packed in full", "a service can make them at its first start", true}
+	oddBill    = &kind{"the SBOM is neither CycloneDX nor SPDX", "", true}
+	private    = &kind{"a repository or its secrets are packed", "leave them out: `--exclude .git --exclude .env`", true}
 )
 
-var kinds = []*kind{badName, notPacked, badLink, privateKey, writable, special, capability, unreadable, exists,
-	lost, attributes, owners, copies, sparse, private}
+var kinds = []*kind{badName, notPacked, badLink, privateKey, writable, special, capability, unreadable, twoBills, exists,
+	lost, attributes, owners, copies, sparse, private, oddBill}
 
 // maxShown is how many entries of a kind are named.
 const maxShown = 20
 
-// findings are what was found, by kind: the entries, and what there is to say of each.
-type findings map[*kind][]string
+// findings are what was found, by kind.
+type findings map[*kind][]finding
 
-func (f findings) add(k *kind, entry string) { f[k] = append(f[k], entry) }
+// A finding is an entry of the tree.
+type finding struct {
+	name string // of the entry, or the target of a link: what the hint is about
+	text string // what there is to say
+}
+
+func (f findings) add(k *kind, name, text string) { f[k] = append(f[k], finding{name, text}) }
 
 // tell tells all of it to say, if not nil, and refuses what is not packed.
 func (f findings) tell(dir string, say func(line string)) error {
@@ -66,13 +78,13 @@ func (f findings) tell(dir string, say func(line string)) error {
 		}
 		say(fmt.Sprintf("%s: %s: %d", state, k.title, len(list)))
 		for _, entry := range list[:min(len(list), maxShown)] {
-			say("  " + entry)
+			say("  " + entry.text)
 		}
 		if more := len(list) - maxShown; more > 0 {
 			say(fmt.Sprintf("  and %d more", more))
 		}
-		if k.hint != "" {
-			say("  hint: " + k.hint)
+		if hint := k.advice(dir, list); hint != "" {
+			say("  hint: " + cli.Wrap(len("  hint: "), hint))
 		}
 	}
 	if refusals > 0 {
@@ -80,6 +92,45 @@ func (f findings) tell(dir string, say func(line string)) error {
 	}
 	return nil
 }
+
+// advice is the hint of k about list, of the tree dir: with the names of a few of many.
+func (k *kind) advice(dir string, list []finding) string {
+	var names []string
+	for _, entry := range list {
+		names = append(names, entry.name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	more := ""
+	if len(names) > 3 {
+		names, more = names[:3], " …"
+	}
+	text, rest, ok := strings.Cut(k.hint, "{")
+	for ok {
+		var what, plain string
+		text += "`"
+		what, rest, _ = strings.Cut(rest, "}")
+		if strings.HasPrefix(what, "--") {
+			for i, name := range names {
+				text += " "[:min(i, 1)] + what + " " + quote(literal.Replace(name))
+			}
+		} else {
+			text += what
+			for _, name := range names {
+				text += " " + quote(filepath.Join(dir, name))
+			}
+		}
+		plain, rest, ok = strings.Cut(rest, "{")
+		text += "`" + more + plain
+	}
+	return text
+}
+
+// literal makes a pattern of a name.
+var literal = strings.NewReplacer("*", "?", "[", "?", `\`, "?")
+
+// quote is s as a word of the shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(bootcheck.OneLine(s), "'", `'\''`) + "'" }
 
 // maxKey bounds the files in which private keys are looked for, bytes: they are small.
 const maxKey = 64 << 10

@@ -38,13 +38,13 @@
 //	.ota/manifest.json           [bootcheck.Manifest], JSON
 //	.ota/manifest.json.minisig   its minisign signature (Ed25519, prehashed)
 //
-// The manifest may list keys that are no longer to be believed, "revoked_keys":
+// The manifest may list keys that are no longer to be trusted, "revoked_keys":
 // ["0123456789ABCDEF"], by the IDs that minisign gives them. A device that admits
 // the bundle remembers them for ever. A manifest that revokes the key that signed
 // it is refused.
 //
 // A reader decodes the head in bounded memory, checks the signature, and only
-// then parses the manifest. Nothing else is believed without a hash in it. As
+// then parses the manifest. Nothing else is trusted without a hash in it. As
 // the head comes first, all that can be refused is refused before the payload
 // is fetched.
 //
@@ -65,8 +65,8 @@
 //
 // So frames can be decoded on all cores in bounded memory, and a file that a
 // device already has need not be fetched. The writer groups members up to 256
-// KiB, and gives a larger one frames of its own, full ones but for the last; a
-// reader does not depend on that.
+// KiB, at [LevelMax] up to 1 MiB, and gives a larger one frames of its own, full
+// ones but for the last; a reader does not depend on that.
 //
 // # The members
 //

@@ -9,7 +9,7 @@ import (
 
 // checkFrame returns what b says to decode to, bytes. b must be exactly one
 // zstd frame that says it, uses no dictionary and ends where b ends: a decoder
-// would go on with a second frame, and skip a skippable one.
+// would continue with a second frame, and skip a skippable one.
 func checkFrame(b []byte) (size uint64, err error) {
 	var h zstd.Header
 	if err := h.Decode(b); err != nil {
@@ -94,4 +94,32 @@ func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 		return nil, fmt.Errorf("it decodes to %d bytes, want %d", len(out), size)
 	}
 	return out, nil
+}
+
+// NewDecoder makes a decoder for DecodeInto, of frames that decode to at most max bytes.
+func NewDecoder(max int64) (*zstd.Decoder, error) { return newDecoder(max) }
+
+// DecodeSlack is how much longer, bytes, the buffer of DecodeInto is than what is decoded.
+const DecodeSlack = decodeSlack
+
+// DecodeInto decodes b, one whole zstd frame of exactly size bytes that says so, into buf.
+func DecodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
+	return decodeFrame(d, b, buf, size)
+}
+
+// DecodeFrame decodes b, one whole zstd frame that says that it decodes to at most max bytes.
+func DecodeFrame(b []byte, max int64) ([]byte, error) {
+	size, err := checkFrame(b)
+	if err != nil {
+		return nil, err
+	}
+	if size > uint64(max) {
+		return nil, fmt.Errorf("it decodes to %d bytes, at most %d are allowed", size, max)
+	}
+	d, err := newDecoder(max)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return decodeFrame(d, b, nil, int64(size))
 }

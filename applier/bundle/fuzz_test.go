@@ -69,7 +69,7 @@ func FuzzTarMember(f *testing.F) {
 	f.Add(append(header("././@PaxHeader", 'x', 20, ""), "19 size=4294967296\n"...))
 	f.Add(make([]byte, len(good)))
 	f.Fuzz(func(t *testing.T, tar []byte) {
-		// As the head: whatever is taken is what headMember makes of it.
+		// As the head: all that is taken is what headMember makes of it.
 		if raw, sig, err := splitHead(tar); err == nil {
 			want := append(headMember(bootcheck.ManifestPath, raw), headMember(bootcheck.SignaturePath, sig)...)
 			if !bytes.Equal(tar, want) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -33,7 +32,7 @@ func TestGolden(t *testing.T) {
 	src := treeOf(t, goldenTree)
 	chmod(t, src+"/bin/device-api", 0o755)
 	c := contents(src)
-	c.Level = zstd.SpeedBestCompression
+	c.Level = LevelBest
 	if *update {
 		if _, err := Create(t.Context(), golden, c); err != nil {
 			t.Fatal(err)

@@ -52,7 +52,7 @@ func install(t testing.TB, b []byte) (staged []string, err error) {
 		}
 		// The same must come out when nothing is written.
 		checkErr := Check(t.Context(), r, h, m, Options{})
-		unpackErr := Unpack(t.Context(), r, h, m, root, Options{})
+		unpackErr := unpackTo(t.Context(), r, h, m, root, Options{})
 		if (checkErr == nil) != (unpackErr == nil) {
 			t.Errorf("Check: %v, Unpack: %v, want both or none", checkErr, unpackErr)
 		}
@@ -74,7 +74,7 @@ func install(t testing.TB, b []byte) (staged []string, err error) {
 			if d.Type()&^(fs.ModeDir|fs.ModeSymlink) != 0 {
 				t.Errorf("%s is a %v", rel, d.Type())
 			}
-			// Whatever else is wrong, a small file is right or is not there.
+			// Also if something else is wrong, a small file is right or is not there.
 			if want, ok := sums[strings.TrimPrefix(rel, "versions/staging/")]; ok && want != "" {
 				content, err := os.ReadFile(name)
 				if got := strings.TrimPrefix(bootcheck.Digest(content), "sha256:"); err != nil || got != want {
@@ -418,7 +418,7 @@ func TestHostile(t *testing.T) {
 		}, code: no, want: "too many for the entries"},
 		{name: "a member in the place of the end", change: func(r *recipe) {
 			r.end = func([]byte) []byte { return append(header("more", '0', 0, ""), make([]byte, blockSize)...) }
-		}, code: no, want: "goes on after the last entry", writes: true},
+		}, code: no, want: "continues after the last entry", writes: true},
 		{name: "a member that is missing", change: func(r *recipe) {
 			r.stream = func(s []byte) []byte { return s[:len(s)-3*blockSize] }
 		}, code: no, want: "frame 1 ends inside"},
@@ -457,7 +457,7 @@ func TestHostileLargeFile(t *testing.T) {
 	part := func(i int, f func(tar []byte)) func(r *recipe) {
 		return func(r *recipe) {
 			r.stream = func(s []byte) []byte {
-				cuts := cutFrames(r.withSizes())
+				cuts := cutFrames(r.withSizes(), groupSize)
 				var at int64
 				for _, n := range cuts[:i] {
 					at += n

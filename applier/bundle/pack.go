@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,7 +14,6 @@ import (
 	"runtime"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -31,20 +31,26 @@ type packed struct {
 // frames. One goroutine reads the files in order, several compress, and the
 // caller's writes in order, so the result does not depend on how many there are.
 func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) error {
+	p := packings[c.Level]
+	sizes := cutFrames(m.Entries, p.group)
+	newCompressor, err := p.compressors()
+	if err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
-	defer wg.Wait() // nobody works on m when this returns
+	defer wg.Wait() // no goroutine works on m when this returns
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	workers := runtime.GOMAXPROCS(0)
 	inOrder := make(chan *packed, workers)
 	todo := make(chan *packed, workers)
 
-	t := &tarReader{ctx: ctx, dir: c.Dir, entries: m.Entries, sum: sha256.New()}
+	t := &tarReader{ctx: ctx, dir: c.Dir, sbom: c.SBOM, entries: m.Entries, sum: sha256.New()}
 	wg.Go(func() {
 		defer close(todo)
 		defer close(inOrder)
 		defer t.close()
-		if err := t.frames(func(tar []byte) error {
+		if err := t.frames(sizes, func(tar []byte) error {
 			p := &packed{tar: tar, done: make(chan struct{})}
 			for _, ch := range []chan *packed{inOrder, todo} {
 				select {
@@ -58,27 +64,24 @@ func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) e
 			stop(err)
 		}
 	})
-	level := c.Level
-	if level == 0 {
-		level = zstd.SpeedBestCompression
-	}
 	for range workers {
 		wg.Go(func() {
-			enc, err := newEncoder(level)
-			if err != nil {
-				stop(err)
-				return
-			}
-			defer func() { _ = enc.Close() }()
+			compress, err := newCompressor()
 			for p := range todo {
-				p.out = enc.EncodeAll(p.tar, make([]byte, 0, len(p.tar)/2))
+				if err == nil {
+					p.out, err = compress(ctx, p.tar)
+				}
+				if err != nil {
+					stop(err)
+					return
+				}
 				close(p.done)
 			}
 		})
 	}
 
 	var offset, tarDone, tarTotal int64
-	for _, n := range cutFrames(m.Entries) {
+	for _, n := range sizes {
 		tarTotal += n
 	}
 	for p := range inOrder {
@@ -112,18 +115,20 @@ func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) e
 type tarReader struct {
 	ctx     context.Context
 	dir     string
+	sbom    []byte // the file bootcheck.SBOMPath, which is not in dir; nil: it is, or is not packed
 	entries []bootcheck.Entry
 	next    int       // the entry after the current one
 	header  []byte    // what is left of the current header
-	file    *os.File  // of the current file
+	from    io.Reader // the content of the current file
+	file    *os.File  // that is closed after it
 	left    int64     // what is left of its content
 	pad     int64     // zeros after it
 	sum     hash.Hash // of its content so far
 }
 
-// frames calls yield with each frame's tar stream.
-func (t *tarReader) frames(yield func(tar []byte) error) error {
-	for _, size := range cutFrames(t.entries) {
+// frames calls yield with each frame's tar stream, cut into sizes.
+func (t *tarReader) frames(sizes []int64, yield func(tar []byte) error) error {
+	for _, size := range sizes {
 		tar := make([]byte, size)
 		if err := t.fill(tar); err != nil {
 			return err
@@ -178,12 +183,17 @@ func (t *tarReader) begin(e *bootcheck.Entry) error {
 	if e.Type != bootcheck.TypeFile {
 		return nil
 	}
+	t.left, t.pad = e.Size, roundUp(e.Size)-e.Size
+	t.sum.Reset()
+	if e.Path == bootcheck.SBOMPath && t.sbom != nil {
+		t.from = bytes.NewReader(t.sbom)
+		return nil
+	}
 	f, err := os.OpenFile(filepath.Join(t.dir, filepath.FromSlash(e.Path)), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("cannot pack the tree: %w", err)
 	}
-	t.file, t.left, t.pad = f, e.Size, roundUp(e.Size)-e.Size
-	t.sum.Reset()
+	t.file, t.from = f, f
 	st, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot pack the tree: %w", err)
@@ -198,7 +208,7 @@ func (t *tarReader) begin(e *bootcheck.Entry) error {
 }
 
 func (t *tarReader) content(b []byte) error {
-	_, err := io.ReadFull(t.file, b)
+	_, err := io.ReadFull(t.from, b)
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return changed(t.current())
@@ -212,7 +222,7 @@ func (t *tarReader) content(b []byte) error {
 // endFile notes the hash, if the file really ends here.
 func (t *tarReader) endFile() error {
 	e := t.current()
-	if n, err := t.file.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+	if n, err := t.from.Read(make([]byte, 1)); n > 0 || err != io.EOF {
 		return changed(e)
 	}
 	e.SHA256 = hex.EncodeToString(t.sum.Sum(nil))

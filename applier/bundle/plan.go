@@ -16,7 +16,7 @@ type share struct {
 	part         *part // not nil: a part of the one entry
 	offset       int64 // of the part, from the member's start
 
-	done chan struct{} // of a part: closed when the next frame may go on with it
+	done chan struct{} // of a part: closed when the next frame may continue with it
 }
 
 // A part is one file that is spread over several frames. Its frames work on it
@@ -34,7 +34,7 @@ type part struct {
 func planFrames(m *bootcheck.Manifest) ([]share, error) {
 	shares := make([]share, 0, len(m.Frames))
 	next := 0        // the first entry that no frame holds yet
-	var open *part   // the file that the next frame must go on with
+	var open *part   // the file that the next frame must continue with
 	var offset int64 // how much of open is in frames
 	ended := false   // the end of the archive was there
 	for i, f := range m.Frames {
@@ -92,23 +92,24 @@ func planFrames(m *bootcheck.Manifest) ([]share, error) {
 	return shares, nil
 }
 
-// cutFrames is the writer's choice of frames for entries, as the size of each.
-func cutFrames(entries []bootcheck.Entry) []int64 {
+// cutFrames is the writer's choice of frames for entries, as the size of each: members
+// share one of up to group bytes, and a larger one has frames of its own.
+func cutFrames(entries []bootcheck.Entry, group int64) []int64 {
 	var sizes []int64
-	var group int64
+	var filled int64
 	flush := func() {
-		if group > 0 {
-			sizes = append(sizes, group)
-			group = 0
+		if filled > 0 {
+			sizes = append(sizes, filled)
+			filled = 0
 		}
 	}
 	for i := range entries {
 		n := entryMember(&entries[i]).memberLen()
-		if group+n > groupSize {
+		if filled+n > group {
 			flush()
 		}
-		if n <= groupSize {
-			group += n
+		if n <= group {
+			filled += n
 			continue
 		}
 		for ; n > bootcheck.MaxFrameSize; n -= bootcheck.MaxFrameSize {

@@ -1,8 +1,11 @@
 package bundle
 
 import (
+	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -10,7 +13,7 @@ import (
 )
 
 // A Head is the beginning of a bundle, as ReadHead leaves it: nothing in it is
-// to be believed before Verify.
+// to be trusted before Verify.
 type Head struct {
 	RawManifest   []byte // JSON
 	Signature     []byte // text of minisign; may be empty
@@ -18,10 +21,16 @@ type Head struct {
 	size          int64  // of the whole bundle; -1: not known
 }
 
+// NewHead is the head of a bundle that is not here: of its manifest and its signature alone.
+// Where the payload begins is not known.
+func NewHead(rawManifest, signature []byte) *Head {
+	return &Head{RawManifest: rawManifest, Signature: signature, size: -1}
+}
+
 // ReadHead reads the head of the bundle in r. size is the length of the bundle,
 // or -1 if that is not known yet: HeadSize bytes are enough. At most MaxHead
-// bytes are read and bootcheck.MaxManifest and a little are decoded, whatever
-// the bundle says. Errors are *bootcheck.Error with ExitDamaged, or those of r.
+// bytes are read and bootcheck.MaxManifest and a little are decoded, also if
+// the bundle says more. Errors are *bootcheck.Error with ExitDamaged, or those of r.
 func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 	var prefix [PrefixSize]byte
 	n, err := r.ReadAt(prefix[:], 0)
@@ -39,7 +48,7 @@ func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 	if err := readFull(r, compressed, PrefixSize); err != nil {
 		return nil, fmt.Errorf("cannot read the bundle's head: %w", err)
 	}
-	decoded, err := decodeHead(compressed)
+	decoded, err := DecodeFrame(compressed, maxHeadSize)
 	if err != nil {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "the bundle's head is damaged: %v", err)
 	}
@@ -48,22 +57,6 @@ func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "the bundle's head is damaged: %v", err)
 	}
 	return &Head{RawManifest: raw, Signature: sig, PayloadOffset: total, size: size}, nil
-}
-
-func decodeHead(compressed []byte) ([]byte, error) {
-	size, err := checkFrame(compressed)
-	if err != nil {
-		return nil, err
-	}
-	if size > maxHeadSize {
-		return nil, fmt.Errorf("it decodes to %d bytes, at most %d are allowed", size, maxHeadSize)
-	}
-	d, err := newDecoder(maxHeadSize)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return decodeFrame(d, compressed, nil, int64(size))
 }
 
 // splitHead takes the two members out of the decoded head.
@@ -122,6 +115,54 @@ func (h *Head) Parse() (*bootcheck.Manifest, error) {
 		return nil, damaged(bootcheck.CodeSizeMismatch, "%d bytes follow the end of the bundle", h.size-want)
 	}
 	return m, nil
+}
+
+// ReadFile is the content of the file path, of the bundle r whose manifest is m. Frames and
+// content are checked with m, and only those that hold it are read. path must be a file of
+// m of at most max bytes, else the error says what is wrong; fs.ErrNotExist is in it if
+// there is none.
+func (h *Head) ReadFile(ctx context.Context, r io.ReaderAt, m *bootcheck.Manifest, path string, max int64) ([]byte, error) {
+	i := slices.IndexFunc(m.Entries, func(e bootcheck.Entry) bool { return e.Path == path })
+	if i < 0 || m.Entries[i].Type != bootcheck.TypeFile {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fs.ErrNotExist}
+	}
+	e := &m.Entries[i]
+	if e.Size > max {
+		return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", path, e.Size, max)
+	}
+	u, err := newUnpacker(h, m)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDecoder(bootcheck.MaxFrameSize)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	var tar []byte // of the frames that hold it
+	first := i     // entry in tar
+	for k, s := range u.shares {
+		if s.first > i || i >= s.first+s.count {
+			continue
+		}
+		f := &m.Frames[k]
+		w := worker{unpacking: &unpacking{Unpacker: u, r: r}, zstd: d, packed: make([]byte, f.Length), frame: make([]byte, f.Size+decodeSlack)}
+		part, err := w.readFrame(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		tar, first = append(tar, part...), min(first, s.first)
+	}
+	for ; first < i; first++ {
+		tar = tar[entryMember(&m.Entries[first]).memberLen():]
+	}
+	mem := entryMember(e)
+	if err := checkHeader(tar, mem, func(string) bool { return false }); err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "%w", err)
+	}
+	content := tar[mem.headerLen():][:e.Size]
+	sum := sha256.Sum256(content)
+	return content, checkSum(e, sum[:])
 }
 
 // Size is the length of the whole bundle whose manifest is m, bytes.

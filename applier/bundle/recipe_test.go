@@ -123,7 +123,7 @@ func (r *recipe) bake(t testing.TB) []byte {
 	}
 	stream = append(stream, end...)
 
-	sizes := cutFrames(m.Entries)
+	sizes := cutFrames(m.Entries, groupSize)
 	if r.cuts != nil {
 		sizes = r.cuts(sizes)
 	}

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // ignoreFile, at the top of a tree, names what is not packed, as Contents.Exclude does:
@@ -61,16 +61,40 @@ func scan(ctx context.Context, c *Contents, m *bootcheck.Manifest) (findings, er
 		}
 		return s.entry(name, d)
 	})
+	if err == nil && c.SBOM != nil {
+		err = s.sbom()
+	}
 	if err != nil {
 		return nil, err
 	}
 	return s.found, m.CheckLinks(func(e *bootcheck.Entry, why error) error {
 		e.External = true
 		if !match(c.AllowLink, e.Target) {
-			s.found.add(badLink, fmt.Sprintf("%s -> %s %v", e.Path, e.Target, why))
+			s.found.add(badLink, e.Target, fmt.Sprintf("%s -> %s %v", e.Path, e.Target, why))
 		}
 		return nil
 	})
+}
+
+// sbom adds the file that is c.SBOM, which is not in the tree.
+func (s *scanner) sbom() error {
+	if len(s.c.SBOM) > bootcheck.MaxSBOM {
+		return refused("cannot pack the SBOM: it is larger than %s", bootcheck.Size(bootcheck.MaxSBOM))
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(s.c.SBOM, &object); err != nil || object == nil {
+		return refused("cannot pack the SBOM: it is not a JSON object").WithAdvice("CycloneDX and SPDX have a form in JSON")
+	}
+	if object["bomFormat"] == nil && object["spdxVersion"] == nil && object["@context"] == nil {
+		s.found.add(oddBill, bootcheck.SBOMPath, bootcheck.SBOMPath)
+	}
+	if len(s.m.Entries) == bootcheck.MaxEntries {
+		return tooMany()
+	}
+	size := int64(len(s.c.SBOM))
+	s.m.Entries = append(s.m.Entries, bootcheck.Entry{Path: bootcheck.SBOMPath, Type: bootcheck.TypeFile, Mode: 0o644, Size: size})
+	s.m.Size += size
+	return nil
 }
 
 // readIgnore reads an ignoreFile, which need not be there.
@@ -134,6 +158,10 @@ func (s *scanner) ignored(rel string, dir bool) bool {
 	})
 }
 
+func tooMany() error {
+	return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
+}
+
 // entry adds the entry that is at name to the manifest, or says why not.
 func (s *scanner) entry(name string, d fs.DirEntry) error {
 	rel, err := filepath.Rel(s.root, name)
@@ -144,6 +172,10 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 		if d.IsDir() {
 			return fs.SkipDir
 		}
+		return nil
+	}
+	if rel == bootcheck.SBOMPath && s.c.SBOM != nil {
+		s.found.add(twoBills, rel, rel)
 		return nil
 	}
 	info, err := d.Info()
@@ -170,18 +202,18 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 			}
 		}
 	default:
-		s.found.add(notPacked, bootcheck.OneLine(rel))
+		s.found.add(notPacked, rel, bootcheck.OneLine(rel))
 		return nil
 	}
 	if err != nil {
-		s.found.add(badName, err.Error())
+		s.found.add(badName, rel, err.Error())
 		if d.IsDir() {
 			return fs.SkipDir
 		}
 		return nil
 	}
 	if len(s.m.Entries) == bootcheck.MaxEntries {
-		return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
+		return tooMany()
 	}
 	if e.Type != bootcheck.TypeLink {
 		e.Mode = bootcheck.Mode(info.Mode().Perm())
@@ -190,7 +222,7 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 		}
 	}
 	if name := path.Base(rel); name == ".git" || name == ".env" {
-		s.found.add(private, rel)
+		s.found.add(private, rel, rel)
 	}
 	s.m.Entries = append(s.m.Entries, e)
 	s.m.Size += e.Size
@@ -204,9 +236,9 @@ func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) erro
 	refuse := func(k *kind, entry string, loses bool) {
 		switch {
 		case !allowed:
-			s.found.add(k, entry)
+			s.found.add(k, e.Path, entry)
 		case loses:
-			s.found.add(lost, entry)
+			s.found.add(lost, e.Path, entry)
 		}
 	}
 	if st.Mode&0o7000 != 0 {
@@ -218,9 +250,9 @@ func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) erro
 	user, group, other := st.Mode>>6&5, st.Mode>>3&5, st.Mode&5
 	readable := user&4 != 0 && (e.Type == bootcheck.TypeFile || user == 5)
 	if !readable {
-		s.found.add(unreadable, mode)
+		s.found.add(unreadable, e.Path, mode)
 	} else if st.Uid != 0 && user&^other != 0 || st.Gid != 0 && group&^other != 0 {
-		s.found.add(owners, fmt.Sprintf("%s (%04o of %d:%d)", e.Path, st.Mode&0o7777, st.Uid, st.Gid))
+		s.found.add(owners, e.Path, fmt.Sprintf("%s (%04o of %d:%d)", e.Path, st.Mode&0o7777, st.Uid, st.Gid))
 	}
 	names, err := xattrs(name)
 	if err != nil {
@@ -232,18 +264,18 @@ func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) erro
 		case "security.capability", "system.posix_acl_access", "system.posix_acl_default":
 			refuse(capability, entry, true)
 		default:
-			s.found.add(attributes, entry)
+			s.found.add(attributes, e.Path, entry)
 		}
 	}
 	if e.Type != bootcheck.TypeFile {
 		return nil
 	}
 	if onDisk := st.Blocks * 512; onDisk+1<<20 < e.Size {
-		s.found.add(sparse, fmt.Sprintf("%s (%s, %s on disk)", e.Path, cli.Size(e.Size), cli.Size(onDisk)))
+		s.found.add(sparse, e.Path, fmt.Sprintf("%s (%s, %s on disk)", e.Path, bootcheck.Size(e.Size), bootcheck.Size(onDisk)))
 	}
 	inode := [2]uint64{st.Dev, st.Ino}
 	if first := s.inodes[inode]; first != "" {
-		s.found.add(copies, fmt.Sprintf("%s is %s (%s more)", e.Path, first, cli.Size(e.Size)))
+		s.found.add(copies, e.Path, fmt.Sprintf("%s is %s (%s more)", e.Path, first, bootcheck.Size(e.Size)))
 	} else if st.Nlink > 1 {
 		s.inodes[inode] = e.Path
 	}
@@ -257,7 +289,7 @@ func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) erro
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxKey))
 	if err == nil && isPrivateKey(data) {
-		s.found.add(privateKey, e.Path)
+		s.found.add(privateKey, e.Path, e.Path)
 	}
 	return err
 }

@@ -1,15 +1,12 @@
 package bundle
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -26,7 +23,7 @@ func TestStart(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		rotten string // a file of the donor that is not what it was
-	}{{"the donor is whole", ""}, {"a large file of the donor is damaged", "lib/big"}, {"a small one is, that shares a frame", "etc/conf"}} {
+	}{{"the donor is intact", ""}, {"a large file of the donor is damaged", "lib/big"}, {"a small one is, that shares a frame", "etc/conf"}} {
 		t.Run(row.name, func(t *testing.T) {
 			old := t.TempDir()
 			d := donor(t, src, old)
@@ -115,40 +112,4 @@ func (f *failing) ReadAt([]byte, int64) (int, error) {
 		f.read = nil
 	}
 	return 0, f.err
-}
-
-// TestReadDirect holds that what is read around the cache is what the file has, also
-// where that is no whole block, and where the file system wants whole ones.
-func TestReadDirect(t *testing.T) {
-	content := make([]byte, 3*takeAtOnce/2+123)
-	for i := range content {
-		content[i] = byte(i * 7 >> 3)
-	}
-	name := t.TempDir() + "/f"
-	if err := os.WriteFile(name, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	buf, err := buffer(takeAtOnce)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Munmap(buf) }()
-	for _, flags := range []int{unix.O_DIRECT, 0} {
-		for _, row := range []struct{ at, n int }{{0, takeAtOnce}, {takeAtOnce, takeAtOnce/2 + 123}, {0, 1}, {1, 5000}, {4096, 4097}} {
-			f, err := os.OpenFile(name, os.O_RDONLY|flags, 0)
-			if errors.Is(err, unix.EINVAL) {
-				continue // this file system has none
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if err := readDirect(f, buf[:row.n], int64(row.at)); err != nil || !bytes.Equal(buf[:row.n], content[row.at:row.at+row.n]) {
-				t.Errorf("flags %#x: %d bytes at %d: error %v, or others", flags, row.n, row.at, err)
-			}
-			if err := readDirect(f, buf[:takeAtOnce], takeAtOnce); err != io.EOF {
-				t.Errorf("flags %#x: past the end: %v, want EOF", flags, err)
-			}
-		}
-	}
 }

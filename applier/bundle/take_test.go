@@ -42,14 +42,13 @@ func (o *onlyAt) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // donor unpacks a version of the tree src, on the disk of dir.
-func donor(t *testing.T, src, dir string) Donor {
+func donor(t *testing.T, src, dir string) bootcheck.Donor {
 	t.Helper()
 	f, h, m := openBundle(t, mustCreate(t, contents(src)))
-	root := openRoot(t, dir)
-	if err := Unpack(t.Context(), f, h, m, root, Options{}); err != nil {
+	if err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	return Donor{Root: root, Manifest: m, Share: true}
+	return bootcheck.Donor{Dir: dir, Manifest: m, Share: bootcheck.ShareFile}
 }
 
 func stat(t *testing.T, name string) *syscall.Stat_t {
@@ -61,7 +60,7 @@ func stat(t *testing.T, name string) *syscall.Stat_t {
 	return &st
 }
 
-// rot flips a bit of a file, as flash does: nobody wrote to it, so its time stays.
+// rot flips a bit of a file, as flash does: no program wrote to it, so its time stays.
 func rot(t *testing.T, name string, at int64) {
 	t.Helper()
 	before := stat(t, name)
@@ -102,16 +101,16 @@ func TestTake(t *testing.T) {
 
 	for _, row := range []struct {
 		name   string
-		meddle func(t *testing.T, dir string, d *Donor)
+		meddle func(t *testing.T, dir string, d *bootcheck.Donor)
 		fetch  []string // what comes out of the bundle, beside bin/app
 		copied []string // what is not shared although it was taken
 		damage []string // what of the donor is said to be damaged; nil: the same as fetch
 	}{
 		{name: "nobody wrote to it"},
-		{name: "a bit of a file flipped", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a bit of a file flipped", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			rot(t, dir+"/lib/big", 12345)
 		}},
-		{name: "a bit of a file flipped, and the donor has it twice", damage: []string{"etc/conf"}, meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a bit of a file flipped, and the donor has it twice", damage: []string{"etc/conf"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			// As if etc/conf2 were listed, with the content of etc/conf.
 			rot(t, dir+"/etc/conf", 1)
 			if err := os.WriteFile(dir+"/etc/conf2", []byte("a = 1"), 0o644); err != nil {
@@ -124,23 +123,27 @@ func TestTake(t *testing.T) {
 				}
 			}
 		}},
-		{name: "a file is gone", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *Donor) { os.Remove(dir + "/lib/big") }},
-		{name: "a file was cut", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *Donor) { os.Truncate(dir+"/lib/big", 10) }},
-		{name: "a file is a link to where it is now", meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a file is gone", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) { os.Remove(dir + "/lib/big") }},
+		{name: "a file was cut", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) { os.Truncate(dir+"/lib/big", 10) }},
+		{name: "a file is a link to where it is now", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			os.Rename(dir+"/lib/big", dir+"/lib/bigger")
 			os.Symlink("bigger", dir+"/lib/big")
 		}},
-		{name: "a folder is a link out of it", fetch: []string{"lib/big2", "lib/other"}, damage: []string{"lib/big", "lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a directory is a link out of it", fetch: []string{"lib/big2", "lib/other"}, damage: []string{"lib/big", "lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			out := t.TempDir()
 			os.Rename(dir+"/lib", out+"/lib")
 			os.Symlink(out+"/lib", dir+"/lib")
 		}},
-		{name: "a file is a FIFO", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a file is a FIFO", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			os.Remove(dir + "/lib/big")
 			syscall.Mkfifo(dir+"/lib/big", 0o644)
 		}},
-		{name: "others can write to a file", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) { chmod(t, dir+"/lib/other", 0o646) }},
-		{name: "a file belongs to a service", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) {
+		{name: "a directory is a FIFO", fetch: []string{"lib/big2", "lib/other"}, damage: []string{"lib/big", "lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
+			os.Rename(dir+"/lib", dir+"/lib2")
+			syscall.Mkfifo(dir+"/lib", 0o755)
+		}},
+		{name: "others can write to a file", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) { chmod(t, dir+"/lib/other", 0o646) }},
+		{name: "a file belongs to a service", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			if os.Geteuid() != 0 {
 				t.Skip("SKIPPED: only root can give a file away")
 			}
@@ -148,10 +151,10 @@ func TestTake(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{name: "a file has another mode", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) { chmod(t, dir+"/lib/other", 0o600) }},
-		{name: "nothing may be shared", copied: []string{"etc/conf", "etc/moved", "lib/big2", "lib/other"}, meddle: func(t *testing.T, dir string, d *Donor) { d.Share = false }},
-		{name: "a copy of a file that was changed", fetch: []string{"lib/other"}, copied: []string{"etc/conf", "etc/moved", "lib/big2"}, meddle: func(t *testing.T, dir string, d *Donor) {
-			d.Share = false
+		{name: "a file has another mode", copied: []string{"lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) { chmod(t, dir+"/lib/other", 0o600) }},
+		{name: "nothing may be shared", copied: []string{"etc/conf", "etc/moved", "lib/big2", "lib/other"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) { d.Share = bootcheck.ShareNothing }},
+		{name: "a copy of a file that was changed", fetch: []string{"lib/other"}, copied: []string{"etc/conf", "etc/moved", "lib/big2"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
+			d.Share = bootcheck.ShareNothing
 			rot(t, dir+"/lib/other", 99_999)
 		}},
 	} {
@@ -271,7 +274,7 @@ func TestTakeFromSeveral(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	for _, d := range []Donor{a, b} {
+	for _, d := range []bootcheck.Donor{a, b} {
 		if err := u.Take(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}

@@ -11,22 +11,19 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// Options of Unpack and Check.
+// Options of an Unpacker and of Check.
 type Options struct {
 	// Progress is told how many bytes of file content are done, of how many,
 	// after each frame. Calls do not overlap and never go back. It must not
-	// block for long: the work waits. nil: nobody wants to know.
+	// block for long: the work waits. nil: not called.
 	Progress func(doneBytes, total int64)
 
 	// Again is called when a part of the bundle is not what the manifest says; wrong
-	// says so. It returns nil when that part was fetched anew and can be read again,
+	// says so. It returns nil when that part was fetched again and can be read again,
 	// else the error that ends the unpacking. It may wait. nil: the bundle does not
 	// change.
 	Again func(ctx context.Context, s Span, wrong error) error
@@ -53,8 +50,8 @@ const maxWorkers = 3
 type Unpacker struct {
 	h      *Head
 	m      *bootcheck.Manifest
-	root   *os.Root // nil: only check
-	disk   *os.File // root, open since before the first write
+	root   *os.Root        // nil: only check
+	fill   *bootcheck.Fill // of root
 	shares []share
 	have   []bool // by entry: files that are there, or that started makes
 	done   int64  // bytes of content of those that Take took
@@ -80,14 +77,23 @@ func Begin(h *Head, m *bootcheck.Manifest, root *os.Root) (*Unpacker, error) {
 		return nil, err
 	}
 	u.root = root
-	if u.disk, err = root.Open("."); err != nil {
-		return nil, fmt.Errorf("cannot unpack: %w", err)
-	}
 	if err := u.begin(); err != nil {
 		u.Close()
-		return nil, err
+		return nil, fmt.Errorf("cannot unpack into %s: %w", root.Name(), err)
 	}
 	return u, nil
+}
+
+func (u *Unpacker) begin() (err error) {
+	if u.fill, err = bootcheck.NewFill(u.root.Name(), u.m, u.h.RawManifest, u.h.Signature, false); err != nil {
+		return twin(u.root, err)
+	}
+	u.have = u.fill.Have
+	u.fill.Resolve = func(link string) error {
+		_, err := u.root.Stat(link)
+		return err
+	}
+	return checkNames(u.root, u.m)
 }
 
 func newUnpacker(h *Head, m *bootcheck.Manifest) (*Unpacker, error) {
@@ -98,27 +104,14 @@ func newUnpacker(h *Head, m *bootcheck.Manifest) (*Unpacker, error) {
 	return &Unpacker{h: h, m: m, shares: shares, have: make([]bool, len(m.Entries)), cores: runtime.GOMAXPROCS(0)}, nil
 }
 
-func (u *Unpacker) begin() error {
-	if _, err := u.disk.ReadDir(1); !errors.Is(err, io.EOF) {
-		if err == nil {
-			err = errors.New("the directory is not empty")
-		}
-		return fmt.Errorf("cannot unpack into %s: %w", u.root.Name(), err)
-	}
-	if err := makeDirs(u.root, u.h, u.m); err != nil {
-		return fmt.Errorf("cannot unpack: %w", err)
-	}
-	return nil
-}
-
 // Close ends what Start began and lets go of what Begin opened.
 func (u *Unpacker) Close() {
 	if u.started != nil {
 		u.started.stop()
 		<-u.started.ended
 	}
-	if u.disk != nil {
-		_ = u.disk.Close()
+	if u.fill != nil {
+		u.fill.Close()
 	}
 }
 
@@ -147,8 +140,13 @@ func (u *Unpacker) Missing() []Span {
 // unpacks it.
 func (u *Unpacker) Has(i int) bool { return u.have[i] }
 
-// Reused is how much Take took, bytes of content.
-func (u *Unpacker) Reused() int64 { return u.done }
+// Take gets from donor what it has of the files that are missing, see Fill: nothing of
+// these is unpacked.
+func (u *Unpacker) Take(ctx context.Context, donor bootcheck.Donor) error {
+	err := u.fill.Take(ctx, donor)
+	u.done = u.fill.Taken
+	return err
+}
 
 // Missing are the parts of the bundle whose manifest is m that hold the files that
 // are not there yet, in order. When none is there, that is all of the payload: then
@@ -230,87 +228,33 @@ func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error
 	if err := u.ends(r); err != nil {
 		return err
 	}
-	return finish(u.root, u.m)
+	return u.finish()
 }
 
-// Sync makes all that was unpacked durable, files and directories, .ota too: by
-// one syncfs, on a descriptor that was opened before the first write, so that no
-// write error of the device can be missed. Where the kernel is older than 5.8,
-// syncfs does not say that the content of a file could not be written: there, each
-// is synced by itself. The directory's own name in its parent is the caller's
-// business.
-func (u *Unpacker) Sync() error {
-	if !syncfsTells() {
-		if err := u.syncEach(); err != nil {
-			return fmt.Errorf("cannot unpack: the disk did not take it: %w", err)
-		}
-		return nil
-	}
-	if err := unix.Syncfs(int(u.disk.Fd())); err != nil {
-		return fmt.Errorf("cannot unpack: the disk did not take it: %w", os.NewSyscallError("syncfs", err))
+func (u *Unpacker) finish() error {
+	if err := u.fill.Finish(); err != nil {
+		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
 }
 
-// syncfsTells reports whether syncfs returns the write errors of files: since Linux
-// 5.8. syncFile is what is done otherwise. Variables for the tests.
-var (
-	syncfsTells = sync.OnceValue(func() bool {
-		var name unix.Utsname
-		var major, minor int
-		if unix.Uname(&name) == nil {
-			_, _ = fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
-		}
-		return major > 5 || major == 5 && minor >= 8
-	})
-	syncFile = (*os.File).Sync
-)
-
-// syncEach makes each file and directory durable, the files before the directories
-// that they are in.
-func (u *Unpacker) syncEach() error {
-	dirs := dirCache{root: u.root}
-	defer dirs.close()
-	one := func(name string) error {
-		d, err := dirs.open(name)
-		if err != nil {
-			return err
-		}
-		f, err := d.OpenFile(path.Base(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(syncFile(f), f.Close()) // never a second time: all of it is thrown away
-	}
-	for i := len(u.m.Entries) - 1; i >= 0; i-- {
-		if e := &u.m.Entries[i]; e.Type != bootcheck.TypeLink {
-			if err := one(e.Path); err != nil {
-				return err
-			}
-		}
-	}
-	for _, name := range []string{bootcheck.ManifestPath, bootcheck.SignaturePath, bootcheck.ManifestDir} {
-		if err := one(name); err != nil {
-			return err
-		}
-	}
-	return syncFile(u.disk)
-}
-
-// Unpack does all steps of an Unpacker that takes nothing from other versions.
-func Unpack(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
-	u, err := Begin(h, m, root)
-	if err != nil {
+// FinishWith is Finish without the bundle: make makes all files that are missing.
+func (u *Unpacker) FinishWith(make func(*bootcheck.Fill) error) error {
+	if err := make(u.fill); err != nil {
 		return err
 	}
-	defer u.Close()
-	if err := u.Finish(ctx, r, opt); err != nil {
-		return err
-	}
-	return u.Sync()
+	return u.finish()
 }
 
-// Check does all that Unpack does but for the writing: every frame, every
+// Sync makes all that was unpacked durable, see Fill.
+func (u *Unpacker) Sync() error {
+	if err := u.fill.Sync(); err != nil {
+		return fmt.Errorf("cannot unpack: %w", err)
+	}
+	return nil
+}
+
+// Check does all that an Unpacker does but for the writing: every frame, every
 // member and every file is compared with the manifest.
 func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, opt Options) error {
 	u, err := newUnpacker(h, m)
@@ -324,37 +268,9 @@ func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, o
 	return u.ends(r)
 }
 
-// makeDirs makes all directories, and .ota with what is in it. Directories get
-// their modes in finish: until then this program must be able to write to them.
-func makeDirs(root *os.Root, h *Head, m *bootcheck.Manifest) error {
-	if err := root.Mkdir(bootcheck.ManifestDir, 0o700); err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{
-		bootcheck.ManifestPath:  h.RawManifest,
-		bootcheck.SignaturePath: h.Signature,
-	} {
-		f, err := create(root, name)
-		if err != nil {
-			return err
-		}
-		if err := writeAndClose(f, content, 0o644); err != nil {
-			return err
-		}
-	}
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == bootcheck.TypeDir {
-			if err := root.Mkdir(e.Path, 0o700); err != nil {
-				return twin(root, e.Path, err)
-			}
-		}
-	}
-	return checkNames(root, m)
-}
-
 // checkNames sees whether the names of m are as many on this disk: before a byte of the
 // payload is fetched. A disk that knows .ota by another name folds case, in its own way:
-// there, all are tried. root has the directories of m.
+// there, all are tried. root has the directories and the empty files of m.
 func checkNames(root *os.Root, m *bootcheck.Manifest) error {
 	if _, err := root.Lstat(strings.ToUpper(bootcheck.ManifestDir)); err != nil {
 		return nil
@@ -367,12 +283,12 @@ func checkNames(root *os.Root, m *bootcheck.Manifest) error {
 	}()
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		if e.Type == bootcheck.TypeDir {
+		if e.Type == bootcheck.TypeDir || e.Type == bootcheck.TypeFile && e.Size == 0 {
 			continue
 		}
-		f, err := create(root, e.Path)
+		f, err := root.OpenFile(e.Path, os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
-			return twin(root, e.Path, err)
+			return twin(root, err)
 		}
 		f.Close()
 		made = append(made, e.Path)
@@ -380,99 +296,26 @@ func checkNames(root *os.Root, m *bootcheck.Manifest) error {
 	return nil
 }
 
-// twin is err, of name that could not be made, or says that the disk takes it for another
-// name.
-func twin(root *os.Root, name string, err error) error {
-	dir, openErr := root.Open(path.Dir(name))
-	if !errors.Is(err, fs.ErrExist) || openErr != nil {
+// twin is err, of a name that could not be made, or says that the disk takes it for
+// another name.
+func twin(root *os.Root, err error) error {
+	at, ok := errors.AsType[*fs.PathError](err)
+	if !ok || !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	dir, openErr := root.Open(path.Dir(at.Path))
+	if openErr != nil {
 		return err
 	}
 	defer func() { _ = dir.Close() }()
 	list, _ := dir.ReadDir(-1)
-	is, _ := root.Lstat(name)
+	is, _ := root.Lstat(at.Path)
 	for _, d := range list {
-		other := path.Join(path.Dir(name), d.Name())
-		if info, _ := d.Info(); other != name && os.SameFile(info, is) {
-			return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "%q and %q are one name on the file system of the store, which folds case", other, name).
+		other := path.Join(path.Dir(at.Path), d.Name())
+		if info, _ := d.Info(); other != at.Path && os.SameFile(info, is) {
+			return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "%q and %q are one name on the file system of the store, which folds case", other, at.Path).
 				WithAdvice("rename one of them in the bundle, or put `root` of the configuration on a file system that tells them apart")
 		}
 	}
 	return err
-}
-
-// finish makes the links, sees where each leads on this disk, and gives the
-// directories their modes, the deepest first.
-func finish(root *os.Root, m *bootcheck.Manifest) error {
-	links := func(external bool) error {
-		for i := range m.Entries {
-			if e := &m.Entries[i]; e.Type == bootcheck.TypeLink && e.External == external {
-				if err := root.Symlink(e.Target, e.Path); err != nil {
-					return fmt.Errorf("cannot unpack: %w", err)
-				}
-			}
-		}
-		return nil
-	}
-	if err := links(false); err != nil {
-		return err
-	}
-	// ParseManifest has resolved the links on paper. This is the same by the
-	// kernel, in case the two do not agree, before there is a link that leads out.
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == bootcheck.TypeLink && !e.External {
-			if _, err := root.Stat(e.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return damaged(bootcheck.CodeInvalidManifest, "link %q -> %q refused: %w", e.Path, e.Target, err)
-			}
-		}
-	}
-	if err := links(true); err != nil {
-		return err
-	}
-	for i := len(m.Entries) - 1; i >= 0; i-- {
-		if e := &m.Entries[i]; e.Type == bootcheck.TypeDir {
-			if err := chmodDir(root, e.Path, e.Mode); err != nil {
-				return fmt.Errorf("cannot unpack: %w", err)
-			}
-		}
-	}
-	for _, dir := range []string{bootcheck.ManifestDir, "."} {
-		if err := chmodDir(root, dir, 0o755); err != nil {
-			return fmt.Errorf("cannot unpack: %w", err)
-		}
-	}
-	return nil
-}
-
-// chmodDir changes the mode of an open directory: Root.Chmod follows links
-// (CVE-2026-32282).
-func chmodDir(root *os.Root, dir string, mode bootcheck.Mode) error {
-	d, err := root.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return setMode(d, mode)
-}
-
-// setMode gives f, which belongs to this process, its mode.
-func setMode(f *os.File, mode bootcheck.Mode) error {
-	err := f.Chmod(mode.Perm())
-	if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL) {
-		return bootcheck.Unfit(f.Name(), fmt.Sprintf("cannot keep the mode %v", mode)) // vfat
-	}
-	return err
-}
-
-func create(root *os.Root, name string) (*os.File, error) {
-	return root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600) // a clone is read, too
-}
-
-// writeAndClose writes the end of f.
-func writeAndClose(f *os.File, content []byte, mode bootcheck.Mode) error {
-	_, err := f.Write(content)
-	if err == nil {
-		err = setMode(f, mode)
-	}
-	// Close reports what a network file system or a quota has kept for it.
-	return errors.Join(err, f.Close())
 }

@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
-	"path"
 	"sync"
 	"sync/atomic"
 
@@ -22,7 +20,7 @@ type unpacking struct {
 	*Unpacker
 	r      io.ReaderAt
 	have   []bool       // by entry: files that are there, or that others make
-	all    bool         // frames are read, whatever is there
+	all    bool         // frames are read, also of files that are there
 	next   atomic.Int64 // the frame that the next free worker takes
 	listed func() map[string]bool
 
@@ -83,28 +81,31 @@ func (u *Unpacker) ends(r io.ReaderAt) error {
 type worker struct {
 	*unpacking
 	zstd          *zstd.Decoder
-	packed, frame []byte // of buffer
-	dirs          dirCache
+	packed, frame []byte // of bootcheck.Buffer
+	dirs          bootcheck.Dirs
 }
 
 // work takes one frame after another, in their order, until none is left. A
-// worker waits only for frames before its own, so one of them always goes on.
+// worker waits only for frames before its own, so one of them always continues.
 func (u *unpacking) work(ctx context.Context) error {
 	d, err := newDecoder(bootcheck.MaxFrameSize)
 	if err != nil {
 		return err
 	}
-	w := &worker{unpacking: u, zstd: d, dirs: dirCache{root: u.root}}
+	w := &worker{unpacking: u, zstd: d}
+	if u.fill != nil {
+		w.dirs = u.fill.Dirs()
+	}
 	defer w.close()
 	// Once, and as large as any frame needs.
 	var packed, frame int64
 	for i := range u.m.Frames {
 		packed, frame = max(packed, u.m.Frames[i].Length), max(frame, u.m.Frames[i].Size)
 	}
-	if w.packed, err = buffer(packed); err != nil {
+	if w.packed, err = bootcheck.Buffer(packed); err != nil {
 		return err
 	}
-	if w.frame, err = buffer(frame + decodeSlack); err != nil {
+	if w.frame, err = bootcheck.Buffer(frame + decodeSlack); err != nil {
 		return err
 	}
 	for {
@@ -130,23 +131,12 @@ func (u *unpacking) work(ctx context.Context) error {
 
 func (w *worker) close() {
 	w.zstd.Close()
-	w.dirs.close()
+	w.dirs.Close()
 	for _, b := range [][]byte{w.packed, w.frame} {
 		if b != nil {
 			_ = unix.Munmap(b)
 		}
 	}
-}
-
-// buffer returns n bytes that the collector knows nothing of; unix.Munmap gives them
-// back. It lets as much garbage lie as lives, and more: for the two buffers of each
-// worker, most of what an install needs, that would be as much again.
-func buffer(n int64) ([]byte, error) {
-	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	return b, nil
 }
 
 // readFrame reads, checks and decodes frame i.
@@ -189,7 +179,7 @@ func (w *worker) share(ctx context.Context, i int, tar []byte) error {
 		content = n
 	case s.count == 0:
 		if !zero(tar) {
-			return damaged(bootcheck.CodeInvalidManifest, "the archive goes on after the last entry of the manifest")
+			return damaged(bootcheck.CodeInvalidManifest, "the archive continues after the last entry of the manifest")
 		}
 	default:
 		for k := range s.count {
@@ -225,15 +215,15 @@ func (w *worker) small(i int, mem member, tar []byte) error {
 		return damaged(bootcheck.CodeInvalidManifest, "member %q: its padding is not zero", e.Path)
 	}
 	if e.Type != bootcheck.TypeFile {
-		return nil // made from the manifest, by makeDirs and finish
+		return nil // bootcheck.Fill makes it from the manifest
 	}
 	sum := sha256.Sum256(content)
 	if err := checkSum(e, sum[:]); err != nil || w.root == nil || w.have[i] {
 		return err
 	}
-	f, err := w.dirs.create(e.Path)
+	f, err := w.dirs.Create(e.Path)
 	if err == nil {
-		err = writeAndClose(f, content, e.Mode)
+		err = bootcheck.WriteAndClose(f, content, e.Mode)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
@@ -264,7 +254,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 		tar = tar[mem.headerLen():]
 		p.sum = sha256.New()
 		if w.root != nil {
-			f, err := w.dirs.create(e.Path)
+			f, err := w.dirs.Create(e.Path)
 			if err != nil {
 				return 0, fmt.Errorf("cannot unpack %q: %w", e.Path, err)
 			}
@@ -290,7 +280,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 		if next < p.size {
 			_, err = p.out.Write(content)
 		} else {
-			err = writeAndClose(p.out, content, e.Mode)
+			err = bootcheck.WriteAndClose(p.out, content, e.Mode)
 			p.out = nil
 		}
 		if err != nil {
@@ -314,61 +304,4 @@ func checkSum(e *bootcheck.Entry, sum []byte) error {
 		return damaged(bootcheck.CodeHashMismatch, "file %q: sha256 %s, the manifest says %s", e.Path, got, e.SHA256)
 	}
 	return nil
-}
-
-// A dirCache keeps the directory of the last file open for the next one: os.Root
-// looks at every component of a path, each time.
-type dirCache struct {
-	root *os.Root
-	dir  *os.Root // of name; nil: none yet
-	name string
-	at   *os.File // dir, for calls that want a descriptor; nil: not asked for yet
-}
-
-// open returns the directory of the file p.
-func (c *dirCache) open(p string) (*os.Root, error) {
-	name := path.Dir(p)
-	if c.dir != nil && c.name == name {
-		return c.dir, nil
-	}
-	c.close()
-	d, err := c.root.OpenRoot(name)
-	if err != nil {
-		return nil, err
-	}
-	c.dir, c.name = d, name
-	return d, nil
-}
-
-// fd returns a descriptor of the directory of the file p, which is the cache's.
-func (c *dirCache) fd(p string) (int, error) {
-	d, err := c.open(p)
-	if err != nil {
-		return -1, err
-	}
-	if c.at == nil {
-		if c.at, err = d.Open("."); err != nil {
-			return -1, err
-		}
-	}
-	return int(c.at.Fd()), nil
-}
-
-// create makes the file p, which must not be there.
-func (c *dirCache) create(p string) (*os.File, error) {
-	d, err := c.open(p)
-	if err != nil {
-		return nil, err
-	}
-	return create(d, path.Base(p))
-}
-
-func (c *dirCache) close() {
-	if c.at != nil {
-		_ = c.at.Close()
-	}
-	if c.dir != nil {
-		_ = c.dir.Close()
-	}
-	c.dir, c.at = nil, nil
 }

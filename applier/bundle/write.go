@@ -22,31 +22,33 @@ import (
 
 // Contents is what Create puts into a bundle.
 type Contents struct {
-	Dir      string     // the tree; everything below it
-	Version  string     // bootcheck.ValidVersion
-	Models   []string   // the devices it is for; at least one
-	Release  int64      // 0: not counted
-	NotAfter *time.Time // nil: never expires
-	Services []string   // full unit names; empty: those of the device's configuration
-	Key      minisign.PrivateKey
-	Revoke   []string // IDs of keys that devices shall not believe any more; never that of Key
-	// Level 0 is zstd.SpeedBestCompression: made once, fetched often.
-	Level     zstd.EncoderLevel
+	Dir       string     // the tree; everything below it
+	Version   string     // bootcheck.ValidVersion
+	Models    []string   // the devices it is for; at least one
+	Release   int64      // 0: not counted
+	NotAfter  *time.Time // nil: never expires
+	Services  []string   // full unit names; empty: those of the device's configuration
+	Key       minisign.PrivateKey
+	Unsigned  bool     // Key is not used: the signature comes later, see Attach
+	Revoke    []string // IDs of keys that devices must not trust any more; never that of Key
+	Level     Level
 	Overwrite bool // out may be there already
 	// Patterns of path.Match, each for whole paths from the tree's root, or, without a
 	// slash, for the last component. See kinds.
 	Exclude   []string // not packed, with all that is below; as ignoreFile
-	Allow     []string // packed although it is a private key, everybody can write to it, or it loses modes, capabilities or ACLs
+	Allow     []string // packed although it is a private key, every user can write to it, or it loses modes, capabilities or ACLs
 	AllowLink []string // targets of links that may be External
-	// Say is told each line about what a tree loses, or why it is not packed. nil: nobody
-	// wants to know.
+	// SBOM becomes the file bootcheck.SBOMPath, which the tree then must not have. nil: none.
+	SBOM []byte
+	// Say is told each line about what a tree loses, or why it is not packed. nil: not
+	// called.
 	Say func(line string)
 	// Progress is told how many bytes of file content are packed, of how many.
 	Progress func(doneBytes, total int64)
 }
 
 // Create packs a tree into the bundle file out. The same contents and key give
-// the same bytes, whatever the machine, the time and the owners of the files:
+// the same bytes, on any machine, at any time, with any owners of the files:
 // those are not packed. Hard links become files of their own.
 //
 // It refuses what Draft refuses. The result is read back and checked, every file of it,
@@ -73,20 +75,63 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 	if err != nil {
 		return nil, err
 	}
-	head, err := EncodeHead(raw, Sign(c.Key, raw, c.Version))
-	if err != nil {
-		return nil, err
+	var sig []byte
+	var keys *trust.Keys
+	if !c.Unsigned {
+		sig, keys = Sign(c.Key, raw, Comment(c.Version)), trust.These(c.Key.Public().(minisign.PublicKey))
 	}
-
-	if err := writeFile(ctx, out, head, payload, c.Key); err != nil {
+	if _, err := payload.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("cannot create the bundle: %w", err)
+	}
+	if err := writeFile(ctx, out, raw, sig, payload, keys); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
+// Attach gives the bundle in the file name the signature sig, text of minisign, in
+// place of the one that it has. It checks sig with keys; nil: only that it names a key
+// that the bundle does not revoke. The file is replaced as a whole, or, with an error, not
+// touched. Errors are *bootcheck.Error: ExitRefused for the signature, ExitDamaged for
+// the bundle.
+func Attach(ctx context.Context, name string, sig []byte, keys *trust.Keys) (*bootcheck.Manifest, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	h, err := ReadHead(f, st.Size())
+	if err != nil {
+		return nil, err
+	}
+	h.Signature = sig
+	m, err := h.Parse()
+	if err != nil {
+		return nil, err
+	}
+	var s minisign.Signature
+	if err := s.UnmarshalText(sig); err != nil {
+		return nil, refused("cannot sign %s: this is not a signature of minisign", name)
+	}
+	if id := trust.KeyID(s.KeyID); slices.Contains(m.RevokedKeys, id) {
+		return nil, refused("cannot sign %s: it revokes key %s", name, id).WithAdvice("sign it with a key that devices still trust")
+	}
+	if keys != nil { // before all its bytes are copied
+		if _, _, err := h.Verify(keys); err != nil {
+			return nil, err
+		}
+	}
+	payload := io.NewSectionReader(f, h.PayloadOffset, payloadSize(m))
+	return m, writeFile(ctx, name, h.RawManifest, sig, payload, keys)
+}
+
 // Draft is the manifest of the bundle that Create would make at out, without hashes
 // and frames. It refuses what a device would refuse (see bootcheck.ParseManifest) and what
-// nobody means to publish, and tells c.Say all of that, and what the tree loses. Nothing is
+// is not meant to be published, and tells c.Say all of that, and what the tree loses. Nothing is
 // written. out may be empty. Errors of the tree are *bootcheck.Error with ExitRefused.
 func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, error) {
 	m := &bootcheck.Manifest{
@@ -99,9 +144,9 @@ func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, er
 	if len(c.Revoke) > 0 {
 		m.RevokedKeys = slices.Sorted(slices.Values(c.Revoke))
 	}
-	if id := trust.KeyID(c.Key.ID()); slices.Contains(m.RevokedKeys, id) {
+	if id := trust.KeyID(c.Key.ID()); !c.Unsigned && slices.Contains(m.RevokedKeys, id) {
 		return nil, refused("cannot revoke key %s with a bundle that it signs", id).
-			WithAdvice("sign it with the key that devices shall go on to believe")
+			WithAdvice("sign it with a key that the devices continue to trust")
 	}
 	if c.NotAfter != nil {
 		t := c.NotAfter.UTC().Truncate(time.Second)
@@ -117,7 +162,7 @@ func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, er
 		return nil, err
 	}
 	if _, err := os.Lstat(out); err == nil && !c.Overwrite {
-		found.add(exists, out)
+		found.add(exists, out, out)
 	}
 	if err := found.tell(c.Dir, c.Say); err != nil {
 		return nil, err
@@ -147,9 +192,13 @@ func outside(dir, out string) error {
 	return nil
 }
 
-// writeFile puts the bundle together beside out, checks it as a device would,
-// and gives it its name.
-func writeFile(ctx context.Context, out string, head []byte, payload *os.File, key minisign.PrivateKey) (err error) {
+// writeFile puts the bundle together beside out, checks it as a device would, with keys
+// (nil: all but the signature), and gives it its name.
+func writeFile(ctx context.Context, out string, raw, sig []byte, payload io.Reader, keys *trust.Keys) (err error) {
+	head, err := EncodeHead(raw, sig)
+	if err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+"-*")
 	if err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
@@ -163,9 +212,6 @@ func writeFile(ctx context.Context, out string, head []byte, payload *os.File, k
 	if _, err := f.Write(head); err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
-	if _, err := payload.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
-	}
 	if _, err := io.Copy(f, payload); err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
@@ -173,7 +219,7 @@ func writeFile(ctx context.Context, out string, head []byte, payload *os.File, k
 	if err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
-	if err := readBack(ctx, f, size, key); err != nil {
+	if err := readBack(ctx, f, size, keys); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -194,12 +240,17 @@ func writeFile(ctx context.Context, out string, head []byte, payload *os.File, k
 	return nil
 }
 
-func readBack(ctx context.Context, r io.ReaderAt, size int64, key minisign.PrivateKey) error {
+func readBack(ctx context.Context, r io.ReaderAt, size int64, keys *trust.Keys) error {
 	h, err := ReadHead(r, size)
 	if err != nil {
 		return err
 	}
-	m, _, err := h.Verify(trust.These(key.Public().(minisign.PublicKey)))
+	var m *bootcheck.Manifest
+	if keys == nil {
+		m, err = h.Parse()
+	} else {
+		m, _, err = h.Verify(keys)
+	}
 	if err != nil {
 		return err
 	}
@@ -226,12 +277,15 @@ func refuseEarly(m *bootcheck.Manifest) error {
 	return nil
 }
 
-// Sign signs a manifest. The same input gives the same text: it holds no time,
-// unlike minisign's own.
-func Sign(key minisign.PrivateKey, rawManifest []byte, version string) []byte {
-	r := minisign.NewReader(bytes.NewReader(rawManifest))
+// Comment is the trusted comment of the signature of a version.
+func Comment(version string) string { return "ota-bundle version " + version }
+
+// Sign signs a manifest, or another small file. The same input gives the same text: it
+// holds no time, unlike minisign's own.
+func Sign(key minisign.PrivateKey, raw []byte, comment string) []byte {
+	r := minisign.NewReader(bytes.NewReader(raw))
 	_, _ = io.Copy(io.Discard, r) // a bytes.Reader does not fail
-	return r.SignWithComments(key, "ota-bundle version "+version, "signature from key "+trust.KeyID(key.ID()))
+	return r.SignWithComments(key, comment, "signature from key "+trust.KeyID(key.ID()))
 }
 
 // encodeManifest writes m with one line for each entry and frame, so that people

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -27,26 +25,29 @@ type creation struct {
 	contents                   bundle.Contents
 	out, keyFile, passwordFile string
 	notAfter, level, release   string
+	sbom                       string
 	check                      bool
 }
 
 func (o *creation) flags(fs *flag.FlagSet) {
-	fs.StringVar(&o.contents.Dir, "dir", "", "the `DIR` to pack")
-	fs.StringVar(&o.contents.Version, "version", "", "the version, `V`")
-	fs.Var(&o.models, "model", "the device it is for, `M`; again for each further one")
-	fs.StringVar(&o.release, "release", "auto", "`N` counts up with each release: devices refuse a lower one; 0 is not counted (default auto: one more than the highest of the bundles beside FILE.ota)")
-	fs.StringVar(&o.notAfter, "not-after", "", "devices refuse it after `DATE`: 2027-12-31 (to the end of that day, UTC) or 2027-12-31T12:00:00Z")
-	fs.Var(&o.services, "service", "a systemd service that starts from it, `U`; again for each further one (default: those of the device's configuration)")
-	fs.Var(&o.revoke, "revoke", "devices stop trusting the key `KEY`: its ID (16 hex digits) or its NAME.pub; again for each further one; never the key that signs")
-	fs.StringVar(&o.keyFile, "key", "", "the private key that signs, `NAME.key`")
+	fs.StringVar(&o.contents.Dir, "dir", "", "pack what is in `DIR`")
+	fs.StringVar(&o.contents.Version, "version", "", "the version is `V`, such as 1.2.0")
+	fs.Var(&o.models, "model", "it is for devices of model `M`; can be repeated")
+	fs.StringVar(&o.release, "release", "auto", "its counter `N`: devices refuse a lower one (default: auto)")
+	fs.StringVar(&o.notAfter, "not-after", "", "devices refuse it after `DATE` (UTC), as 2027-12-31")
+	fs.Var(&o.services, "service", "the service `U` starts from it; can be repeated")
+	fs.Var(&o.revoke, "revoke", "devices stop trusting `KEY` (ID, NAME.pub); can be repeated")
+	fs.StringVar(&o.keyFile, "key", "", "sign with the private key `NAME.key`")
+	fs.BoolVar(&o.contents.Unsigned, "unsigned", false, "without a signature: ota-bundle sign or attach adds it")
 	fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
-	fs.StringVar(&o.level, "level", "best", "`fastest|default|better|best` compression (default best)")
-	fs.StringVar(&o.out, "o", "", "the bundle to make, `FILE.ota`")
+	fs.StringVar(&o.level, "level", "best", "`LEVEL`: fast, default, best or max, by zstd; unset: best")
+	fs.StringVar(&o.out, "o", "", "make the bundle `FILE.ota`")
+	fs.StringVar(&o.sbom, "sbom", "", "pack the SBOM `FILE`; ota-apply list --sbom shows it")
 	fs.BoolVar(&o.contents.Overwrite, "overwrite", false, "replace FILE.ota")
-	fs.BoolVar(&o.check, "check", false, "only tell what is wrong with DIR; needs no other flag")
-	fs.Var((*list)(&o.contents.Exclude), "exclude", "leave out what has the path `GLOB` below DIR, or, without a slash, that name; again for each further one. The file .otaignore in DIR has one a line")
-	fs.Var((*list)(&o.contents.Allow), "allow", "pack a private key, what everybody can write, or, without these, what has setuid, setgid, sticky, capabilities or ACLs, at `GLOB`; again for each further one")
-	fs.Var((*list)(&o.contents.AllowLink), "allow-link", "pack links with the target `GLOB` although they are absolute or leave DIR: the device must have it; again for each further one")
+	fs.BoolVar(&o.check, "check", false, "only list the problems of DIR; needs no other flag")
+	fs.Var((*list)(&o.contents.Exclude), "exclude", "leave out the path or name `GLOB`; can be repeated")
+	fs.Var((*list)(&o.contents.Allow), "allow", "pack `GLOB` although it is refused; can be repeated")
+	fs.Var((*list)(&o.contents.AllowLink), "allow-link", "pack links out of DIR to the target `GLOB`; can be repeated")
 }
 
 func (c *command) create(ctx context.Context, o *creation) error {
@@ -60,12 +61,15 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		{"--dir", contents.Dir != ""},
 		{"--version", o.check || contents.Version != ""},
 		{"--model", o.check || len(o.models) > 0},
-		{"--key", o.check || o.keyFile != ""},
+		{"--key or --unsigned", o.check || o.keyFile != "" || contents.Unsigned},
 		{"-o", o.check || o.out != ""},
 	} {
 		if !f.ok {
 			missing = append(missing, f.name)
 		}
+	}
+	if contents.Unsigned && o.keyFile != "" {
+		return usagef("--key and --unsigned contradict each other")
 	}
 	if len(missing) > 0 {
 		return usagef("create needs %s", strings.Join(missing, ", "))
@@ -119,11 +123,9 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		}
 		contents.NotAfter = &t
 	}
-	ok, l := zstd.EncoderLevelFromString(o.level)
-	if !ok {
-		return usagef("--level %q is not fastest, default, better or best", o.level)
+	if contents.Level = bundle.Level(o.level); !contents.Level.Valid() {
+		return usagef("--level %q is not fast, default, best or max", o.level)
 	}
-	contents.Level = l
 	contents.Models = o.models
 	contents.Progress = c.progress("packing")
 	contents.Say = c.say
@@ -132,6 +134,13 @@ func (c *command) create(ctx context.Context, o *creation) error {
 	}
 	if contents.NotAfter != nil && contents.NotAfter.Before(time.Now()) {
 		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", o.notAfter))
+	}
+	if o.sbom != "" {
+		text, err := readUpTo(o.sbom, bootcheck.MaxSBOM+1) // which Draft refuses
+		if err != nil {
+			return fmt.Errorf("cannot read the SBOM: %w", err)
+		}
+		contents.SBOM = text
 	}
 	if o.check {
 		m, err := bundle.Draft(ctx, o.out, *contents)
@@ -144,11 +153,14 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		contents.Release = c.nextRelease(o.out)
 	}
 
-	key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
-	if err != nil {
-		return err
+	signed := "not signed"
+	if !contents.Unsigned {
+		key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
+		if err != nil {
+			return err
+		}
+		contents.Key, signed = key, "signed by "+trust.KeyID(key.ID())
 	}
-	contents.Key = key
 	m, err := bundle.Create(ctx, o.out, *contents)
 	if err != nil {
 		return err
@@ -156,12 +168,15 @@ func (c *command) create(ctx context.Context, o *creation) error {
 	if o.release == "auto" {
 		c.say(fmt.Sprintf("release %d: one more than the highest beside %s", contents.Release, o.out))
 	}
+	if err := c.answerBundle(o.out); err != nil {
+		return err
+	}
 	st, err := os.Stat(o.out)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, signed by %s\n",
-		o.out, m.Version, strings.Join(m.Models, ", "), contentText(m), cli.Size(st.Size()), trust.KeyID(key.ID()))
+	fmt.Fprintf(c.stdout, "%s: version %s for %s, %s in %s, %s\n",
+		o.out, m.Version, strings.Join(m.Models, ", "), contentText(m), bootcheck.Size(st.Size()), signed)
 	return nil
 }
 

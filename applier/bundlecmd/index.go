@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
 // published is one bundle of an index.
@@ -27,11 +27,13 @@ type published struct {
 	SHA256   string     `json:"sha256"`    // of the file
 	Digest   string     `json:"digest"`    // of the version: what a device's record has
 	KeyID    string     `json:"key_id"`
+	// Content is the version in it; its size is that of its files.
+	Content bootcheck.VersionInfo `json:"content"`
 }
 
-// index lists the bundles of a folder, the lowest release first. The same bundles
+// index lists the bundles of a directory, the lowest release first. The same bundles
 // give the same bytes. What it says is what the bundles say of themselves: a device
-// believes their signatures and nothing else.
+// trusts their signatures and nothing else.
 func (c *command) index(ctx context.Context, dir string) error {
 	names, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*.ota"))
 	if err != nil {
@@ -51,9 +53,7 @@ func (c *command) index(ctx context.Context, dir string) error {
 	slices.SortFunc(all, func(a, b published) int {
 		return cmp.Or(cmp.Compare(a.Release, b.Release), bootcheck.CompareVersions(a.Version, b.Version), strings.Compare(a.File, b.File))
 	})
-	e := json.NewEncoder(c.stdout)
-	e.SetIndent("", "  ")
-	return e.Encode(map[string]any{"releases": all})
+	return bootcheck.WriteJSON(c.stdout, map[string]any{"schema": bootcheck.OutputSchema, "releases": all})
 }
 
 // look reads a bundle's head, and its bytes for their hash.
@@ -77,11 +77,12 @@ func look(name string) (published, error) {
 	}
 	return published{
 		File: filepath.Base(name), Version: m.Version, Release: m.Release, Models: m.Models, NotAfter: m.NotAfter,
-		Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Digest: bootcheck.Digest(h.RawManifest), KeyID: claimedKey(h.Signature),
+		Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Digest: bootcheck.Digest(h.RawManifest), KeyID: trust.SignedBy(h.Signature),
+		Content: m.Info(bootcheck.Digest(h.RawManifest)),
 	}, nil
 }
 
-// escapeGlob takes a folder's name as it is, whatever is in it.
+// escapeGlob takes a directory's name as it is, with any characters.
 func escapeGlob(dir string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(dir)
 }

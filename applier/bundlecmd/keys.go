@@ -64,11 +64,14 @@ func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassw
 	if err := writePair(private, append(keyText, '\n'), public, append(pubText, '\n'), force); err != nil {
 		return err
 	}
-	how := "not encrypted: keep it where nobody else reads it"
+	c.answer.Set("key_id", trust.KeyID(pub.ID()))
+	c.answer.Set("private_key", private)
+	c.answer.Set("public_key", public)
+	how := "private key, not encrypted: keep it secret"
 	if password != "" {
-		how = "encrypted: keep the password too, it cannot be recovered"
+		how = "private key, encrypted: keep the password too, it cannot be recovered"
 	}
-	fmt.Fprintf(c.stdout, "key %s\n%s  signs; %s\n%s  goes to the devices\n", trust.KeyID(pub.ID()), private, how, public)
+	fmt.Fprintf(c.stdout, "key %s\n%s  %s\n%s  public key: copy it to the devices\n", trust.KeyID(pub.ID()), private, how, public)
 	return nil
 }
 
@@ -164,17 +167,22 @@ func (c *command) signingKey(ctx context.Context, file, passwordFile string) (mi
 
 // readSmall reads a key or password, of which none is long.
 func readSmall(file string) ([]byte, error) {
+	const max = 4 << 10
+	text, err := readUpTo(file, max+1)
+	if err == nil && len(text) > max {
+		err = fmt.Errorf("%s is longer than %d bytes", file, max)
+	}
+	return text, err
+}
+
+// readUpTo reads at most the first max bytes of file.
+func readUpTo(file string, max int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	const max = 4 << 10
-	text, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err == nil && len(text) > max {
-		err = fmt.Errorf("%s is longer than %d bytes", file, max)
-	}
-	return text, err
+	return io.ReadAll(io.LimitReader(f, max))
 }
 
 func readPasswordFile(file string) (string, error) {
@@ -190,7 +198,7 @@ func readPasswordFile(file string) (string, error) {
 	return line, nil
 }
 
-// terminal is stdin if someone sits at it, else nil.
+// terminal is stdin if that is a terminal, else nil.
 func (c *command) terminal() *os.File {
 	if f, ok := c.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return f

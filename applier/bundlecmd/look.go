@@ -2,14 +2,13 @@ package bundlecmd
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
@@ -19,17 +18,15 @@ import (
 
 // inspection is the object of `inspect --json`.
 type inspection struct {
-	Trusted    bool       `json:"trusted"` // always false: inspect checks nothing
-	Format     int        `json:"format"`
-	Version    string     `json:"version"`
-	Release    int64      `json:"release"`
+	Schema  int  `json:"schema"`
+	Trusted bool `json:"trusted"` // always false: inspect checks nothing
+	Format  int  `json:"format"`
+	bootcheck.VersionInfo
 	Models     []string   `json:"models"`
 	Services   []string   `json:"services"`
 	NotAfter   *time.Time `json:"not_after"`
 	Revoked    []string   `json:"revoked_keys"`
-	Digest     string     `json:"digest"`
 	KeyID      string     `json:"key_id"` // who claims to have signed; empty: not signed
-	Size       int64      `json:"size"`   // of the files, unpacked
 	BundleSize int64      `json:"bundle_size"`
 	Files      int        `json:"files"`
 	Dirs       int        `json:"dirs"`
@@ -43,7 +40,13 @@ type external struct {
 	Target string `json:"target"`
 }
 
-func (c *command) inspect(name string, asJSON bool) error {
+func (c *command) inspect(ctx context.Context, name string, asJSON, manifest, sbom bool) error {
+	switch {
+	case asJSON && manifest:
+		return cli.Usagef("ota-bundle inspect", "--json and --manifest contradict each other")
+	case sbom && (asJSON || manifest):
+		return cli.Usagef("ota-bundle inspect", "--sbom stands alone: it prints the SBOM, which is JSON")
+	}
 	f, h, err := open(name)
 	if err != nil {
 		return err
@@ -53,10 +56,25 @@ func (c *command) inspect(name string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	if manifest {
+		_, err := c.stdout.Write(h.RawManifest)
+		return err
+	}
+	if sbom {
+		text, err := h.ReadFile(ctx, f, m, bootcheck.SBOMPath, bootcheck.MaxSBOM)
+		if errors.Is(err, fs.ErrNotExist) {
+			return (&bootcheck.Error{Err: fmt.Errorf("%s has no SBOM", name)}).WithAdvice("`ota-bundle create --sbom FILE` packs one")
+		}
+		if err != nil {
+			return err
+		}
+		_, err = c.stdout.Write(text)
+		return err
+	}
 	i := inspection{
-		Format: m.Format, Version: m.Version, Release: m.Release, Models: m.Models, Services: m.Services,
-		NotAfter: m.NotAfter, Revoked: m.RevokedKeys, Digest: bootcheck.Digest(h.RawManifest), KeyID: claimedKey(h.Signature),
-		Size: m.Size, BundleSize: h.Size(m), Frames: len(m.Frames),
+		Schema: bootcheck.OutputSchema, Format: m.Format, VersionInfo: m.Info(bootcheck.Digest(h.RawManifest)), Models: m.Models, Services: m.Services,
+		NotAfter: m.NotAfter, Revoked: m.RevokedKeys, KeyID: trust.SignedBy(h.Signature),
+		BundleSize: h.Size(m), Frames: len(m.Frames),
 	}
 	i.Files, i.Dirs, i.Links = count(m)
 	i.External = []external{}
@@ -71,9 +89,7 @@ func (c *command) inspect(name string, asJSON bool) error {
 				*list = []string{}
 			}
 		}
-		e := json.NewEncoder(c.stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(i)
+		return bootcheck.WriteJSON(c.stdout, i)
 	}
 	services := strings.Join(i.Services, ", ")
 	if services == "" {
@@ -102,8 +118,8 @@ content    %s
 size       %s unpacked, %s as a bundle of %s
 digest     %s
 signature  %s
-`, i.Version, i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
-		cli.Size(i.Size), cli.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), i.Digest, signed)
+`, i.Version, *i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
+		bootcheck.Size(*i.Size), bootcheck.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), *i.Digest, signed)
 	for _, e := range i.External {
 		fmt.Fprintf(c.stdout, "external   %s -> %s\n", e.Path, e.Target)
 	}
@@ -111,11 +127,12 @@ signature  %s
 }
 
 func (c *command) verify(ctx context.Context, name string, paths []string) error {
+	c.answer.Set("versions", []bootcheck.Verified{})
 	if len(paths) == 0 {
-		return cli.Usagef("ota-bundle verify", "verify needs --key: a public key to believe")
+		return cli.Usagef("ota-bundle verify", "verify needs --key: a trusted public key")
 	}
 	for _, p := range paths {
-		// For a device a missing folder means no keys; here it is a mistake.
+		// For a device a missing directory means no keys; here it is a mistake.
 		if _, err := os.Stat(p); err != nil {
 			return fmt.Errorf("cannot read the public key: %w", err)
 		}
@@ -133,12 +150,42 @@ func (c *command) verify(ctx context.Context, name string, paths []string) error
 	if err != nil {
 		return err
 	}
-	if err := bundle.Check(ctx, f, h, m, bundle.Options{Progress: c.progress("checking")}); err != nil {
+	err = bundle.Check(ctx, f, h, m, bundle.Options{Progress: c.progress("checking")})
+	seen := bootcheck.NewVerified(m.Info(bootcheck.Digest(h.RawManifest)), nil, err)
+	seen.File = bootcheck.OrNull(name)
+	c.answer.Set("versions", []bootcheck.Verified{seen})
+	c.answer.Set("key_id", keyID)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.stdout, "%s: good: version %s for %s, %s, signed by %s\n",
 		name, m.Version, strings.Join(m.Models, ", "), contentText(m), keyID)
 	return nil
+}
+
+// answerBundle says with --json which bundle was made: the one in the file name.
+func (c *command) answerBundle(name string) error {
+	if c.answer == nil {
+		return nil
+	}
+	f, h, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	m, err := h.Parse()
+	if err == nil {
+		c.answerFile(name, m.Info(bootcheck.Digest(h.RawManifest)), trust.SignedBy(h.Signature))
+	}
+	return err
+}
+
+// answerFile says with --json that the file name was made, for the version content; keyID
+// is of its signature, empty: it has none.
+func (c *command) answerFile(name string, content bootcheck.VersionInfo, keyID string) {
+	c.answer.Set("file", name)
+	c.answer.Set("content", content)
+	c.answer.Set("key_id", bootcheck.OrNull(keyID))
 }
 
 // open reads the head of the bundle in the file name. It may come from anywhere.
@@ -165,15 +212,6 @@ func open(name string) (*os.File, *bundle.Head, error) {
 	return f, h, nil
 }
 
-// claimedKey is the ID in a signature that nobody has checked.
-func claimedKey(sig []byte) string {
-	var s minisign.Signature
-	if s.UnmarshalText(sig) != nil {
-		return ""
-	}
-	return trust.KeyID(s.KeyID)
-}
-
 func count(m *bootcheck.Manifest) (files, dirs, links int) {
 	for i := range m.Entries {
 		switch m.Entries[i].Type {
@@ -190,7 +228,7 @@ func count(m *bootcheck.Manifest) (files, dirs, links int) {
 
 func contentText(m *bootcheck.Manifest) string {
 	files, dirs, links := count(m)
-	s := fmt.Sprintf("%s (%s)", cli.Plural(files, "file", "files"), cli.Size(m.Size))
+	s := fmt.Sprintf("%s (%s)", cli.Plural(files, "file", "files"), bootcheck.Size(m.Size))
 	if dirs > 0 {
 		s += ", " + cli.Plural(dirs, "directory", "directories")
 	}

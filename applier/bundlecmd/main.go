@@ -40,12 +40,9 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	screen         *os.File // stderr, if it is a terminal; else nil
+	screen         *os.File    // stderr, if it is a terminal; else nil
+	answer         *cli.Answer // with --json, of a command that tells what it did; else nil
 }
-
-// makesFile is for a command whose result is a file: a reader of its output that is
-// gone is no error.
-func (c *command) makesFile() { c.stdout = cli.Log(c.stdout.(*cli.Output).W) }
 
 // Program is the command line, for its help and its manual.
 func Program() *cli.Program { return new(command).program() }
@@ -53,46 +50,105 @@ func Program() *cli.Program { return new(command).program() }
 func (c *command) program() *cli.Program {
 	var (
 		noPassword, force, asJSON bool
-		passwordFile              string
+		passwordFile, keyFile     string
 		keys                      list
 		o                         creation
+		signs                     signing
+		manifest, sbom            bool
+		authFile                  string
 		d                         doctor.Options
 	)
-	return &cli.Program{
+	withJSON := func(fs *flag.FlagSet) { fs.BoolVar(&asJSON, "json", false, "one JSON object") }
+	// answers is for a command that tells in words what it did: with --json that is an
+	// object, with keys of the command's own, null until it sets them.
+	answers := func(do func(context.Context, []string) error, keys ...string) func(context.Context, []string) error {
+		return func(ctx context.Context, args []string) error {
+			if !asJSON {
+				return do(ctx, args)
+			}
+			to := c.stdout
+			c.answer = new(cli.Answer)
+			c.stdout = &c.answer.Text
+			for _, key := range keys {
+				c.answer.Set(key, nil)
+			}
+			return c.answer.Give(to, do(ctx, args))
+		}
+	}
+	// makes is for one of these whose result is a file: a reader of its output that is gone
+	// is no error.
+	makes := func(do func(context.Context, []string) error, keys ...string) func(context.Context, []string) error {
+		return func(ctx context.Context, args []string) error {
+			c.stdout = cli.Log(c.stdout.(*cli.Output).W)
+			return answers(do, keys...)(ctx, args)
+		}
+	}
+	p := &cli.Program{
 		Name: "ota-bundle", Summary: "makes and checks the bundles that ota-apply installs",
 		Verbs: []cli.Verb{
-			{Name: "keygen", Args: "NAME", Help: "write NAME.key, which signs, and NAME.pub, which devices trust\n" +
+			{Name: "keygen", Args: "NAME", Help: "make a key: NAME.key signs, devices trust NAME.pub\n" +
 				"Keep NAME.key secret. Asks for a password on a terminal, elsewhere the key is not encrypted.",
 				Flags: func(fs *flag.FlagSet) {
+					withJSON(fs)
 					fs.BoolVar(&noPassword, "no-password", false, "do not encrypt the key")
 					fs.StringVar(&passwordFile, "password-file", "", "the first line of `F` is the key's password")
 					fs.BoolVar(&force, "force", false, "replace keys that exist")
 				},
-				Run: func(ctx context.Context, args []string) error {
-					c.makesFile()
+				Run: makes(func(ctx context.Context, args []string) error {
 					return c.keygen(ctx, args[0], passwordFile, noPassword, force)
-				}},
+				}, "key_id", "private_key", "public_key")},
 			{Name: "create", Help: "pack a directory and sign it\n" +
-				"The same directory, flags and key give the same bytes. All that is wrong with DIR is told in one run,\nand the bundle is not made (exit code 4).",
+				"The same directory, flags and key give the same bytes.\nAll problems of DIR are named in one run, and no bundle is made (exit code 4).",
 				Example: "ota-bundle create --dir DIR --version V --model M --key NAME.key -o FILE.ota",
-				Flags:   o.flags,
-				Run: func(ctx context.Context, _ []string) error {
-					c.makesFile()
-					return c.create(ctx, &o)
-				}},
-			{Name: "inspect", Args: "FILE.ota", Help: "show what a bundle says of itself; checks neither signature nor content",
-				Flags: func(fs *flag.FlagSet) { fs.BoolVar(&asJSON, "json", false, "one JSON object") },
-				Run:   func(_ context.Context, args []string) error { return c.inspect(args[0], asJSON) }},
-			{Name: "verify", Args: "FILE.ota", Help: "check the signature, every frame and every file, as a device does",
+				Flags:   func(fs *flag.FlagSet) { withJSON(fs); o.flags(fs) },
+				Run:     makes(func(ctx context.Context, _ []string) error { return c.create(ctx, &o) }, "file", "content", "key_id")},
+			{Name: "inspect", Args: "FILE.ota", Help: "show what a bundle says of itself, unchecked\nNeither the signature nor the content is checked: verify does that.",
+				Flags: func(fs *flag.FlagSet) {
+					withJSON(fs)
+					fs.BoolVar(&manifest, "manifest", false, "the manifest, the bytes that are signed, and nothing else")
+					fs.BoolVar(&sbom, "sbom", false, "the SBOM, and nothing else")
+				},
+				Run: func(ctx context.Context, args []string) error { return c.inspect(ctx, args[0], asJSON, manifest, sbom) }},
+			{Name: "sign", Args: "FILE", Help: "sign a bundle with a key, or by a program\n" +
+				"FILE is a bundle, which gets the signature, or what inspect --manifest printed: the signature goes to FILE.minisig.",
+				Example: "ota-bundle sign --with './sign_pkcs11.sh sign' --pub NAME.pub FILE.ota",
+				Flags:   func(fs *flag.FlagSet) { withJSON(fs); signs.flags(fs) },
+				Run:     makes(func(ctx context.Context, args []string) error { return c.sign(ctx, args[0], &signs) }, "file", "content", "key_id")},
+			{Name: "attach", Args: "FILE.ota SIG", Help: "give a bundle a signature that was made elsewhere",
+				Example: "ota-bundle attach --pub NAME.pub FILE.ota manifest.json.minisig",
+				Flags:   func(fs *flag.FlagSet) { withJSON(fs); signs.pubFlag(fs) },
+				Run:     makes(func(ctx context.Context, args []string) error { return c.attach(ctx, args[0], args[1], &signs) }, "file", "content", "key_id")},
+			{Name: "verify", Args: "FILE.ota", Help: "check every byte and the signature, as a device does",
 				Example: "ota-bundle verify --key NAME.pub FILE.ota",
 				Flags: func(fs *flag.FlagSet) {
-					fs.Var(&keys, "key", "a trusted key, or a folder of them, `PUB`; again for each further one")
+					withJSON(fs)
+					fs.Var(&keys, "key", "a trusted key, or a directory of them, `PUB`; again for each further one")
 				},
-				Run: func(ctx context.Context, args []string) error { return c.verify(ctx, args[0], keys) }},
-			{Name: "index", Args: "DIR", Help: "print a JSON object that lists the bundles in DIR, for a web server\n" +
+				Run: answers(func(ctx context.Context, args []string) error { return c.verify(ctx, args[0], keys) }, "key_id")},
+			{Name: "push", Args: "FILE.ota ADDRESS", Help: "upload a bundle to an OCI registry\n" +
+				"ADDRESS: oci://HOST/NAME:TAG. Prints that and the address by digest, which never means another bundle.",
+				Example: "ota-bundle push 1.2.0.ota oci://registry.example.com/printers/x1:1.2.0",
+				Flags: func(fs *flag.FlagSet) {
+					withJSON(fs)
+					fs.StringVar(&authFile, "auth", "", "the registry's credentials, a `FILE` as docker login writes it; default $REGISTRY_AUTH_FILE, then ~/.docker/config.json")
+				},
+				Run: makes(func(ctx context.Context, args []string) error { return c.push(ctx, args[0], args[1], authFile) }, "file", "content", "key_id", "address", "pinned_address")},
+			{Name: "patch", Args: "OLD.ota NEW.ota", Help: "make a patch: what devices with OLD lack of NEW\n" +
+				"It is written to NEW.ota.from/SHA256.otp, by the manifest of OLD. Publish that directory beside NEW.ota.",
+				Example: "ota-bundle patch --key NAME.key 1.1.0.ota 1.2.0.ota",
+				Flags: func(fs *flag.FlagSet) {
+					withJSON(fs)
+					fs.StringVar(&keyFile, "key", "", "the private key that signs, `NAME.key`")
+					fs.StringVar(&passwordFile, "password-file", "", "the first line of `F` is the key's password")
+				},
+				Run: makes(func(ctx context.Context, args []string) error {
+					return c.patch(ctx, args[0], args[1], keyFile, passwordFile)
+				}, "file", "content", "key_id", "from", "patch_bytes", "frame_bytes")},
+			{Name: "index", Args: "DIR", Help: "list the bundles in DIR as JSON, for a web server\n" +
 				"Of each: file, version, release, models, size, sha256. Checks neither signatures nor content.",
-				Run: func(ctx context.Context, args []string) error { return c.index(ctx, args[0]) }},
-			{Name: "doctor", Help: "is the image of a device set up right? As ota-apply doctor on a device",
+				Flags: withJSON, // which it is anyway
+				Run:   func(ctx context.Context, args []string) error { return c.index(ctx, args[0]) }},
+			{Name: "doctor", Help: "check the set-up of a device's image, with hints",
 				Flags: func(fs *flag.FlagSet) {
 					fs.BoolVar(&d.JSON, "json", false, "one JSON object")
 					fs.StringVar(&d.Config, "config", "", "the configuration, a `FILE`")
@@ -103,10 +159,12 @@ func (c *command) program() *cli.Program {
 		},
 		Exits: `Exit codes:
   0 done                     4 refused (signature, key, what cannot be packed)
-  1 failed, nothing changed  5 damaged or hostile bundle
+  1 failed, nothing changed  5 damaged bundle
   2 usage                    7 no space
 `,
 	}
+	p.Verbs = append(p.Verbs, c.channelVerbs(answers, makes, withJSON)...)
+	return p
 }
 
 // list is a flag that may stand several times.
@@ -116,7 +174,7 @@ func (l *list) String() string { return strings.Join(*l, ", ") }
 
 func (l *list) Set(s string) error {
 	if slices.Contains(*l, s) {
-		return fmt.Errorf("%q is there twice", s)
+		return fmt.Errorf("%q is given twice", s)
 	}
 	*l = append(*l, s)
 	return nil

@@ -23,6 +23,8 @@ import (
 // hundred bytes; a version that sends a gigabyte is broken.
 const maxBody = 64 << 10
 
+var errRefused = errors.New("nothing listens on")
+
 var errTooLarge = errors.New("the body is larger than 64 KiB")
 
 // address is good when url answers 200 and, if the answer is JSON with a
@@ -34,7 +36,7 @@ func address(ctx context.Context, url, version string) health.Answer {
 	got := answeredVersion(body)
 	switch {
 	case err != nil:
-		a.Error = err.Error()
+		a.Error, a.Refused = err.Error(), errors.Is(err, errRefused)
 	case status != http.StatusOK:
 		a.Error = fmt.Sprintf("%s answers with status %d, want 200", url, status)
 	case version != "" && got != "" && bare(got) != bare(version):
@@ -58,7 +60,7 @@ func report(ctx context.Context, url string, body []byte) health.Answer {
 }
 
 // do sends one request to this machine. An answer of any status is no error. It
-// trusts nobody: the other side can be the broken version that is on trial. So no
+// trusts no server: the other side can be the broken version that is on trial. So no
 // name is resolved, no redirect followed, and head and body are bounded. The status
 // and the body so far are returned even with an error.
 func do(ctx context.Context, method, address string, body []byte) (status int, answer []byte, err error) {
@@ -108,7 +110,7 @@ func do(ctx context.Context, method, address string, body []byte) (status int, a
 	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return 0, nil, fmt.Errorf("nothing listens on %s", req.URL.Host)
+		return 0, nil, fmt.Errorf("%w %s", errRefused, req.URL.Host)
 	case err != nil:
 		return status, answer, fmt.Errorf("%s: %w", address, err)
 	}

@@ -31,7 +31,7 @@ func TestAddress(t *testing.T) {
 		{"half of JSON", "1.2.0", 200, `{"version":"1.1.0"`, "", ""},
 		{"the version", "1.2.0", 200, `{"version":"1.2.0","x":[]}`, "", "version 1.2.0"},
 		{"the version with a v", "1.2.0", 200, `{"version":"v1.2.0"}`, "", "version v1.2.0"},
-		{"the folder's name is expected", "v1.2.0", 200, `{"version":"1.2.0"}`, "", "version 1.2.0"},
+		{"the directory's name is expected", "v1.2.0", 200, `{"version":"1.2.0"}`, "", "version 1.2.0"},
 		{"nothing is expected", "", 200, `{"version":"1.1.0"}`, "", "version 1.1.0"},
 		{"an empty version", "1.2.0", 200, `{"version":""}`, "", ""},
 		{"the old process still answers", "1.2.0", 200, `{"version":"1.1.0"}`, `answers with version "1.1.0", want "1.2.0"`, ""},
@@ -74,6 +74,11 @@ func TestAnAddressThatNeverAnswers(t *testing.T) {
 	srv.Listener.Close()
 	if r := checked(t, c, ""); r.OK || !strings.HasPrefix(r.Why, "nothing listens on 127.0.0.1:") {
 		t.Errorf("got %+v", r)
+	}
+	for url, want := range map[string]bool{srv.URL: true, "http://127.0.0.1:port/": false} {
+		if a := address(t.Context(), url, ""); a.Refused != want {
+			t.Errorf("%s: refused %v, want %v: %+v", url, a.Refused, want, a)
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 //
 // The check runs as root, so what others than root could have changed is refused.
 // A program that is refused says nothing about the version, which has no part in
-// /etc/ota: it is reported and condemns nothing, even if it is required. A
+// /etc/ota: it is reported and rolls back nothing, even if it is required. A
 // program that may be run and cannot (its interpreter is missing) does count: the
 // interpreter may be the version's. If it was so under the old version, the
 // baseline knows.
@@ -49,7 +49,7 @@ func script(ctx context.Context, path, version string) health.Answer {
 		return health.Answer{Error: err.Error()}
 	}
 	err := wait(cmd)
-	if cmd.ProcessState.Success() { // whatever became of its output
+	if cmd.ProcessState.Success() { // also if its output was lost
 		return health.Answer{}
 	}
 	return health.Answer{Error: fmt.Sprintf("%s: %v", filepath.Base(path), err), Output: out.String()}
@@ -57,7 +57,7 @@ func script(ctx context.Context, path, version string) health.Answer {
 
 // wait waits for the program and kills what is left of its process group. It
 // does so while the program is still a zombie: only then does its number
-// certainly not belong to somebody else.
+// certainly not belong to another program.
 func wait(cmd *exec.Cmd) error {
 	for {
 		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)

@@ -42,7 +42,7 @@ func TestScript(t *testing.T) {
 		{"is killed", "#!/bin/sh\nkill -9 $$\n", 0o755, false, true, "signal: killed", ""},
 		{"knows the version", "#!/bin/sh\ntest \"$OTA_VERSION\" = 1.2.0\n", 0o755, true, true, "", ""},
 		{"has nothing on standard input", "#!/bin/sh\n! read x\n", 0o755, true, true, "", ""},
-		{"runs in the root folder", "#!/bin/sh\ntest \"$PWD\" = /\n", 0o755, true, true, "", ""},
+		{"runs in the root directory", "#!/bin/sh\ntest \"$PWD\" = /\n", 0o755, true, true, "", ""},
 		{"its interpreter is missing", "#!/proc/no-such-interpreter\n", 0o755, false, true, "no such file", ""},
 		{"is no program", "\x00\x01\x02", 0o755, false, true, "exec format error", ""},
 		{"prints bytes that are no text", "#!/bin/sh\nprintf 'a\\377b'; exit 1\n", 0o755, false, true, "exit status 1", "a\uFFFDb"},
@@ -66,13 +66,13 @@ func TestScriptsThatMustNotBeRun(t *testing.T) {
 	}
 	refused := func(name string, r health.Result, why string) {
 		t.Helper()
-		if r.OK || r.Required || !strings.Contains(r.Why, "the check cannot be run") || !strings.Contains(r.Why, why) {
+		if r.OK || r.Required || !strings.Contains(r.Why, "cannot run the check") || !strings.Contains(r.Why, why) {
 			t.Errorf("%s: got %+v, want refused because %q", name, r, why)
 		}
 	}
 	dir := t.TempDir()
 	refused("missing", run(filepath.Join(dir, "none")), "no such file")
-	refused("a folder", run(dir), "not a regular file")
+	refused("a directory", run(dir), "not a regular file")
 	fifo := filepath.Join(dir, "fifo")
 	if err := syscall.Mkfifo(fifo, 0o755); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestScriptsThatMustNotBeRun(t *testing.T) {
 	if err := os.Chmod(open, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	refused("in a folder for everybody", run(path), "can be changed by others")
+	refused("in a directory for everybody", run(path), "can be changed by others")
 	link := filepath.Join(dir, "link")
 	if err := os.Symlink("open/probe", link); err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func TestAScriptsEscapedProcessHoldsNothingUp(t *testing.T) {
 	}
 }
 
-// alive reports whether a process runs; a zombie that nobody waits for does not.
+// alive reports whether a process runs; a zombie without a waiting parent does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package check carries out the health checks that need the network or start a
 // program, and sends the reports of the guardian to device-api. It runs in
 // ota-health@.service, which can do both and cannot write the store; see
-// health.Socket for who asks.
+// health.Socket for its clients.
 //
 //	serve.go   one request, one answer
 //	http.go    an address answers
@@ -48,7 +48,7 @@ func Serve(ctx context.Context, conn net.Conn) error {
 	}()
 	answer := Do(ctx, r)
 	if ctx.Err() != nil {
-		return nil // nobody waits for it
+		return nil // its caller is gone
 	}
 	line, err = json.Marshal(answer)
 	if err != nil {

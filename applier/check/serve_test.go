@@ -66,7 +66,7 @@ func checked(t *testing.T, c config.Check, version string) health.Result {
 	return r
 }
 
-// An answer fits into its line, whatever a version says.
+// An answer fits into its line, also if a version says more.
 func TestAnswerIsBounded(t *testing.T) {
 	url := serve(t, func(c net.Conn) {
 		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\n{\"version\":%q}", strings.Repeat("<", 60<<10))
@@ -77,7 +77,7 @@ func TestAnswerIsBounded(t *testing.T) {
 	}
 }
 
-// A check that nobody waits for is ended: a script of the version before must not
+// A check that no client waits for is ended: a script of the version before must not
 // run on under the next one.
 func TestServeEndsWithItsConnection(t *testing.T) {
 	dir := t.TempDir()

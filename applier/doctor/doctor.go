@@ -5,13 +5,10 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +16,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
@@ -31,10 +29,10 @@ const (
 )
 
 type finding struct {
-	Check string `json:"check"`
-	State string `json:"state"`
-	Found string `json:"found"`
-	Cure  string `json:"cure,omitempty"` // what to do; empty: nothing is wrong
+	Check string           `json:"check"`
+	State string           `json:"state"`
+	Found string           `json:"found"`
+	Hint  bootcheck.OrNull `json:"cure"` // what to do; empty: nothing is wrong
 }
 
 type doctor struct {
@@ -67,6 +65,7 @@ func diagnose(ctx context.Context, out io.Writer, o Options, ask func(context.Co
 		return err
 	}
 	d.lookAtConfig(cfgErr)
+	d.lookAtChecks(ctx)
 	d.lookAtReport(ctx)
 	d.lookAtStore(ctx)
 	d.lookAtKeys()
@@ -74,6 +73,7 @@ func diagnose(ctx context.Context, out io.Writer, o Options, ask func(context.Co
 	d.lookAtPrograms()
 	d.lookAtLinks()
 	d.lookAtSystemd(ctx)
+	d.lookAtServer(ctx)
 	d.lookAtKernel()
 	d.lookAtClock()
 	if err := ctx.Err(); err != nil {
@@ -115,12 +115,12 @@ func (d *doctor) open(o Options) (cfgErr, err error) {
 
 func (d *doctor) ok(check, found string) { d.add(stateOK, check, found, "") }
 
-func (d *doctor) warn(check, found, cure string) { d.add(stateWarn, check, found, cure) }
+func (d *doctor) warn(check, found, hint string) { d.add(stateWarn, check, found, hint) }
 
-func (d *doctor) fail(check, found, cure string) { d.add(stateFail, check, found, cure) }
+func (d *doctor) fail(check, found, hint string) { d.add(stateFail, check, found, hint) }
 
-func (d *doctor) add(state, check, found, cure string) {
-	d.findings = append(d.findings, finding{bootcheck.OneLine(check), state, bootcheck.OneLine(found), bootcheck.OneLine(cure)})
+func (d *doctor) add(state, check, found, hint string) {
+	d.findings = append(d.findings, finding{bootcheck.OneLine(check), state, bootcheck.OneLine(found), bootcheck.OrNull(bootcheck.OneLine(hint))})
 }
 
 // path is where the system's file name is to be looked at.
@@ -144,17 +144,19 @@ func (d *doctor) report(out io.Writer, asJSON bool) error {
 		width = max(width, len(f.Check))
 	}
 	if asJSON {
-		e := json.NewEncoder(out)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		if err := e.Encode(map[string]any{stateOK: count[stateOK], stateWarn: count[stateWarn], stateFail: count[stateFail], "findings": d.findings}); err != nil {
+		if err := bootcheck.WriteJSON(out, map[string]any{"schema": bootcheck.OutputSchema, stateOK: count[stateOK], stateWarn: count[stateWarn], stateFail: count[stateFail], "findings": d.findings}); err != nil {
 			return err
 		}
 	} else {
+		wrap := func(_ int, text string) string { return text } // a line a finding, for grep
+		if o, ok := out.(*cli.Output); ok && o.Terminal() {
+			wrap = cli.Wrap
+		}
 		for _, f := range d.findings {
-			fmt.Fprintf(out, "%-4s  %-*s  %s\n", f.State, width, f.Check, f.Found)
-			if f.Cure != "" {
-				fmt.Fprintf(out, "      %-*s  -> %s\n", width, "", f.Cure)
+			bootcheck.Paint(out, map[string]bootcheck.Colour{stateOK: bootcheck.Green, stateWarn: bootcheck.Yellow, stateFail: bootcheck.Red}[f.State], fmt.Sprintf("%-4s", f.State))
+			fmt.Fprintf(out, "  %-*s  %s\n", width, f.Check, wrap(width+8, f.Found))
+			if f.Hint != "" {
+				fmt.Fprintf(out, "      %-*s  -> %s\n", width, "", wrap(width+11, string(f.Hint)))
 			}
 		}
 		fmt.Fprintf(out, "%d ok, %d warn, %d fail\n", count[stateOK], count[stateWarn], count[stateFail])
@@ -172,7 +174,7 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 	if _, err := os.Lstat(name); cfgErr != nil {
 		d.fail(check, cfgErr.Error(), cmp.Or(bootcheck.Advice(cfgErr), "correct it")+": ota-apply refuses to work with it, and ota-guardian uses defaults for what is wrong")
 	} else if err != nil {
-		d.warn(check, name+" is not there: everything has its default", "scripts/install.sh writes one to start from")
+		d.warn(check, name+" is not there: everything has its default", "`scripts/install.sh` writes one to start from")
 	} else {
 		d.ok(check, name+"; only root can change it")
 	}
@@ -181,44 +183,6 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 	} else {
 		d.ok("model", d.cfg.Model)
 	}
-	required := 0
-	for _, c := range d.cfg.Checks {
-		if c.Required {
-			required++
-		}
-		if c.Script == "" {
-			continue
-		}
-		if info, err := os.Stat(d.path(c.Script)); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-			d.fail("health check", fmt.Sprintf("%q is to run %s, which cannot be run", c.Name, c.Script), "put the program there and make it executable: chmod 0755 "+c.Script)
-		}
-	}
-	if required == 0 && len(d.cfg.Services) == 0 {
-		d.fail("health check", "no check is required and no service is configured: every version is good", "set services or a [[check]] in "+name)
-	} else {
-		d.ok("health checks", fmt.Sprintf("%d required, and that each of %d services runs; `ota-guardian check` runs them", required, len(d.cfg.Services)))
-	}
-}
-
-// lookAtReport sees whether device-api can hear how an install progresses.
-func (d *doctor) lookAtReport(ctx context.Context) {
-	const check = "report"
-	if d.cfg.Report.URL == "" {
-		d.ok(check, "no reports are sent, as the configuration says")
-		return
-	}
-	u, err := url.Parse(d.cfg.Report.URL)
-	if err != nil || d.sysroot != "" {
-		return // what is wrong with it, the configuration's error says
-	}
-	dialer := net.Dialer{Timeout: time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")))
-	if err != nil {
-		d.warn(check, "nothing listens at "+d.cfg.Report.URL, "start the service that is to hear the reports, or correct [report] url")
-		return
-	}
-	conn.Close()
-	d.ok(check, "a service listens at "+d.cfg.Report.URL)
 }
 
 // checkOwner fails unless only root (or the user of this program) can change names.
@@ -247,29 +211,29 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 	d.checkOwner("store", root)
 	foreign := store.Foreign()
 	if foreign {
-		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: /usr/lib/ota/setup_symlinks.sh (ota-guardian adopt)")
+		d.fail("links", fmt.Sprintf("%s/current is no link of the store: another program keeps it", root), "stop that program for good, then take over what it installed: `/usr/lib/ota/setup_symlinks.sh` (`ota-guardian adopt`)")
 	}
 	active, err := store.Active()
 	switch {
 	case errors.Is(err, bootcheck.ErrEmpty):
 		if !foreign {
-			d.warn("record", "no version is installed", "install one: ota-apply install URL")
+			d.warn("record", "no version is installed", "install one: `ota-apply install URL`")
 		}
 		return
 	case err != nil:
-		d.fail("record", err.Error(), "the next boot goes on with the newest version that is whole; install a version to have a record again")
+		d.fail("record", err.Error(), "the next boot starts the newest intact version; install a version to have a record again")
 		return
 	case active.Damage == "":
 		d.ok("record", fmt.Sprintf("generation %d, the links say the same", active.Record.Generation))
 	case !foreign:
-		d.fail("record", active.Damage, "nothing is lost: `ota-guardian adopt` or the next boot mends it")
+		d.fail("record", active.Damage, "nothing is lost: `ota-guardian adopt` or the next boot repairs it")
 	}
 	r := active.Record
 	switch {
 	case r.Phase == bootcheck.PhaseHold:
 		d.fail("phase", fmt.Sprintf("on hold with version %s (%s)", r.Current, r.HoldReason), "`ota-guardian status` shows the evidence; install a version or use `ota-guardian rollback`")
-	case r.Phase.Judged():
-		d.warn("phase", fmt.Sprintf("version %s is on trial (%s)", r.Current, r.Phase), "wait for the verdict: `ota-guardian confirm` or the running ota-confirm.service")
+	case r.Phase.Unconfirmed():
+		d.warn("phase", fmt.Sprintf("version %s is on trial (%s)", r.Current, r.Phase), "wait for ota-confirm.service, or run `ota-guardian confirm`")
 	default:
 		d.ok("phase", string(r.Phase))
 	}
@@ -278,7 +242,7 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 		d.lookAtVersion(ctx, "previous", r.Previous)
 	}
 	if r.Factory == nil {
-		d.warn("factory", "there is no factory version: nothing is the last resort", "/usr/lib/ota/create_factory_version.sh, or `ota-guardian factory create` for the version that runs")
+		d.warn("factory", "there is no factory version to roll back to", "`/usr/lib/ota/create_factory_version.sh`, or `ota-guardian factory create` for the current version")
 		return
 	}
 	d.lookAtVersion(ctx, "factory", r.Factory)
@@ -288,17 +252,17 @@ func (d *doctor) lookAtStore(ctx context.Context) {
 // `ota-guardian verify` reads every byte.
 func (d *doctor) lookAtVersion(ctx context.Context, name string, ref *bootcheck.Ref) {
 	err := d.store.Verify(ctx, ref, bootcheck.Start)
-	cure := "ota-guardian verify --repair " + name
+	hint := "`ota-guardian verify --repair " + name + "`"
 	if err == nil && name == "factory" && !d.store.Unsigned(ref.Version) {
 		if info, statErr := os.Stat(d.store.VersionDir(ref.Version)); statErr == nil && info.Mode().Perm()&0o222 != 0 {
-			err, cure = fmt.Errorf("version %s is writable (%04o)", ref, info.Mode().Perm()), "ota-guardian factory repair"
+			err, hint = fmt.Errorf("version %s is writable (%04o)", ref, info.Mode().Perm()), "`ota-guardian factory repair`"
 		}
 	}
 	switch {
 	case err != nil:
-		d.fail(name, err.Error(), cure)
+		d.fail(name, err.Error(), hint)
 	case ref.Digest == bootcheck.NoManifest:
-		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "ota-guardian adopt")
+		d.warn(name, fmt.Sprintf("%s has no manifest: nothing can check or repair it", ref), "`ota-guardian adopt`")
 	default:
 		d.ok(name, ref.Version)
 		d.lookAtExternal(name, ref)
@@ -335,7 +299,7 @@ func (d *doctor) lookAtKeys() {
 		paths = append(paths, p)
 		secret, _ := filepath.Glob(filepath.Join(p, "*.key"))
 		for _, name := range secret {
-			d.fail("secret key", name+" is on the device: who reads it signs bundles for all of them", "delete it here, make another key and revoke this one: docs/SECURITY.md")
+			d.fail("secret key", name+" is on the device: an attacker who reads it can sign bundles for every device", "delete it here, make another key and revoke this one: docs/SECURITY.md")
 		}
 	}
 	keys, where := trust.Load(paths), strings.Join(d.cfg.Keys, ", ")
@@ -351,7 +315,7 @@ func (d *doctor) lookAtKeys() {
 
 // lookAtPrograms sees whether the programs are where no bundle and no user can change them.
 func (d *doctor) lookAtPrograms() {
-	const check, cure = "programs", "scripts/install.sh puts it there"
+	const check, hint = "programs", "`scripts/install.sh` puts it there"
 	dirs := []string{d.path("/usr/bin"), d.path("/usr/local/bin")}
 	if self, err := os.Executable(); d.sysroot == "" && err == nil {
 		dirs = []string{filepath.Dir(self)}
@@ -366,19 +330,19 @@ func (d *doctor) lookAtPrograms() {
 		info, err := os.Stat(apply)
 		switch {
 		case root != "" && strings.HasPrefix(real, root+"/"):
-			d.fail(check, real+" is in the version store: an update could replace it", "install it outside: scripts/install.sh")
+			d.fail(check, real+" is in the version store: an update could replace it", "install it outside: `scripts/install.sh`")
 		case err != nil || info.Mode()&0o111 == 0:
-			d.fail(check, apply+" is not there: nothing can be installed", cure)
+			d.fail(check, apply+" is not there: nothing can be installed", hint)
 		default:
 			d.checkOwner(check, dir, guardian, apply)
 		}
 		return
 	}
-	d.fail(check, "ota-guardian is in none of "+strings.Join(dirs, ", "), cure)
+	d.fail(check, "ota-guardian is in none of "+strings.Join(dirs, ", "), hint)
 }
 
 // inStore resolves name, one link, into the store: below is the path in "current" or
-// in whatever else stands first. Not inside: name leads elsewhere, to target.
+// in another first element. Not inside: name leads elsewhere, to target.
 func (d *doctor) inStore(name string) (first, below string, inside bool) {
 	rest, inside := strings.CutPrefix(name, strings.TrimPrefix(d.cfg.Root, d.sysroot)+"/")
 	first, below, _ = strings.Cut(rest, "/")
@@ -421,9 +385,9 @@ func (d *doctor) lookAtLinks() {
 			switch first, below, inside := d.inStore(target); {
 			case !inside:
 			case first != "current":
-				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it anew through current: /usr/lib/ota/setup_symlinks.sh")
+				d.fail("link "+name, "it leads to "+target+", which no update changes", "make it again through current: /usr/lib/ota/setup_symlinks.sh")
 			case d.dangling(below):
-				d.warn("link "+name, "the version that runs has no "+below, "remove the link, or bring the file in the next version")
+				d.warn("link "+name, "the current version has no "+below, "remove the link, or bring the file in the next version")
 			default:
 				good++
 			}
@@ -435,13 +399,13 @@ func (d *doctor) lookAtLinks() {
 }
 
 // lookAtClock sees whether the clock can be right. No decision of the guardian
-// uses it; certificates and bundles that expire are judged by it.
+// uses it; certificates and bundles that expire depend on it.
 func (d *doctor) lookAtClock() {
 	now, newest := time.Now(), calendar.Open(d.cfg.Spool, func() time.Time { return time.Time{} }).Today()
 	const day = time.DateOnly
 	if now.Before(newest.Add(-time.Hour)) {
 		d.warn("clock", fmt.Sprintf("it shows %s, and that is over: %s was", now.UTC().Format(day), newest.UTC().Format(day)),
-			"let a time server or a clock with a battery set it: timedatectl; until then a server's certificate may seem not to be valid yet")
+			"let a time server or a clock with a battery set it: `timedatectl`; until then a server's certificate may seem not to be valid yet")
 		return
 	}
 	d.ok("clock", now.UTC().Format(day))

@@ -15,9 +15,10 @@ import (
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/docs/schema"
 )
 
-// image is a device that is set up right, below a folder.
+// image is a device that is set up right, below a directory.
 type image struct {
 	t    *testing.T
 	dir  string
@@ -71,7 +72,7 @@ func newImage(t *testing.T) *image {
 	store, err := bootcheck.Create(filepath.Join(m.dir, "opt/tope/versions"))
 	m.must(err)
 	one, two := m.version("1.0.0"), m.version("1.1.0")
-	_, err = store.Seal(context.Background(), one)
+	_, _, err = store.Seal(context.Background(), one, false)
 	m.must(err)
 	m.must(store.Commit(&bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: two, Previous: one, Factory: one, Confirmed: []bootcheck.Ref{*one, *two}}))
 	return m
@@ -108,6 +109,12 @@ func (m *image) write(name, text string) {
 	m.t.Helper()
 	m.must(os.MkdirAll(filepath.Dir(m.path(name)), 0o755))
 	m.must(os.WriteFile(m.path(name), []byte(text), 0o644))
+}
+
+// follows names a server in the configuration.
+func (m *image) follows(url string) {
+	m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1MiB\"\n[follow]\nsource = \"ddi\"\nurl = \""+url+"\"\n")
+	m.write("etc/machine-id", strings.Repeat("7", 32)+"\n")
 }
 
 func (m *image) program(name string) {
@@ -155,6 +162,9 @@ func (m *image) findings() (bad []finding, code bootcheck.ExitCode) {
 	if jsonErr := json.Unmarshal(out.Bytes(), &said); jsonErr != nil {
 		m.t.Fatalf("%v, %v:\n%s", err, jsonErr, &out)
 	}
+	if err := schema.Check("doctor", out.Bytes()); err != nil {
+		m.t.Error(err)
+	}
 	fails := 0
 	for _, f := range said.Findings {
 		if f.State == stateFail {
@@ -162,8 +172,8 @@ func (m *image) findings() (bad []finding, code bootcheck.ExitCode) {
 		}
 		if f.State != stateOK {
 			bad = append(bad, f)
-			if f.Cure == "" {
-				m.t.Errorf("%+v has no cure", f)
+			if f.Hint == "" {
+				m.t.Errorf("%+v has no hint", f)
 			}
 		}
 	}
@@ -179,7 +189,7 @@ const (
 	store   = "opt/tope/versions/"
 )
 
-// TestBroken breaks a set-up in one way each: that is found, and its cure.
+// TestBroken breaks a set-up in one way each: that is found, and its hint.
 func TestBroken(t *testing.T) {
 	m := newImage(t)
 	// Only what depends on the machine of the test is said of one that is right.
@@ -195,7 +205,7 @@ func TestBroken(t *testing.T) {
 		check string // the finding
 		state string
 		found string // in what was found
-		cure  string // in the cure
+		hint  string // in the hint
 	}{
 		{"an unknown key in the configuration", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nmodell = 1\n") }, "configuration", stateFail, `unknown key "modell"`, "correct it"},
 		{"no TOML at all", func(m *image) { m.write("etc/ota/ota.toml", "[[[") }, "configuration", stateFail, "line 1", "correct it"},
@@ -208,6 +218,33 @@ func TestBroken(t *testing.T) {
 		{"a check whose script is not there", func(m *image) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\n[[check]]\nname = \"printer\"\nscript = \"/usr/bin/check-printer\"\n")
 		}, "health check", stateFail, "/usr/bin/check-printer, which cannot be run", "chmod 0755 /usr/bin/check-printer"},
+		{"a server without an address", func(m *image) { m.follows("") }, "server", stateFail, "[follow] has no url", "set url of [follow]"},
+		{"a server without a token", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "there is no token in", "LoadCredential="},
+		{"a token that all can read", func(m *image) {
+			m.follows("https://u.example")
+			m.write("etc/ota/follow-token", "marker")
+		}, "server", stateFail, "others can read it", "mode 0600"},
+		{"a token in clear", func(m *image) {
+			m.follows("http://u.example")
+			m.write("etc/ota/follow-token", "marker")
+			m.must(os.Chmod(m.path("etc/ota/follow-token"), 0o600))
+		}, "server", stateWarn, "in clear", "https://"},
+		{"a channel that is none", func(m *image) {
+			m.follows("https://u.example/x")
+			m.write("etc/ota/ota.toml", "[follow]\nsource = \"channel\"\nurl = \"https://u.example/x\"\n")
+		}, "server", stateFail, "not the address of a file NAME.channel", "correct it"},
+		{"a device without a name", func(m *image) { m.follows("https://u.example"); m.remove("etc/machine-id") }, "server", stateFail, "no name for the server", "set device_id"},
+		{"a server that refuses the device", func(m *image) {
+			m.follows("https://u.example")
+			m.write("run/ota/follow.json", `{"error":"the server answered 401 Unauthorized"}`)
+		}, "server", stateWarn, "the last time it was asked: the server answered 401", "the token"},
+		{"a follower that may not write the store", func(m *image) {
+			m.follows("https://u.example")
+			m.must(os.MkdirAll(m.path("data/versions"), 0o755))
+			m.write("etc/ota/ota.toml", "model = \"x1\"\nroot = \"/data/versions\"\n[follow]\nsource = \"ddi\"\nurl = \"https://u.example\"\n")
+			m.link("etc/systemd/system/multi-user.target.wants/ota-follow.service", "/usr/lib/systemd/system/ota-follow.service")
+		}, "server", stateFail, "ota-follow.service may not write /data/versions", "systemctl edit ota-follow.service"},
+		{"a server that nothing follows", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "so only `ota-apply follow` asks", "systemctl enable --now ota-follow.service"},
 		{"no store", func(m *image) { m.remove("opt/tope/versions") }, "store", stateFail, "cannot open the version store", "setup_symlinks.sh"},
 		{"a store that all can write", func(m *image) { m.must(os.Chmod(m.path("opt/tope/versions"), 0o777)) }, "store", stateFail, "mode 0777", "chmod go-w"},
 		{"links of another updater", func(m *image) {
@@ -218,11 +255,11 @@ func TestBroken(t *testing.T) {
 			"links", stateFail, "another program keeps it", "setup_symlinks.sh"},
 		{"a fixed link that is gone", func(m *image) { m.remove(store + "previous") }, "record", stateFail, "previous is not the link", "adopt"},
 		{"links and record that disagree", func(m *image) { m.link(store+".generations/1/previous", "../../v1.1.0") }, "record", stateFail, "the link previous says 1.1.0, the record 1.0.0", "next boot"},
-		{"a copy of the record that is damaged", func(m *image) { m.write(store+".generations/1/record.json", "") }, "record", stateFail, "generation 1: the record is damaged; using its backup", "mends it"},
+		{"a copy of the record that is damaged", func(m *image) { m.write(store+".generations/1/record.json", "") }, "record", stateFail, "generation 1: the record is damaged; using its backup", "repairs it"},
 		{"a record that is lost", func(m *image) {
 			m.write(store+".generations/1/record.json", "")
 			m.write(store+".generations/1/record.backup.json", "")
-		}, "record", stateFail, "the record of generation 1 is lost", "mends it"},
+		}, "record", stateFail, "the record of generation 1 is lost", "repairs it"},
 		{"a current version without its program", func(m *image) { m.remove(store + "v1.1.0/bin/device-api") }, "current", stateFail, "bin/device-api: it is missing", "ota-guardian verify --repair current"},
 		{"a current version with another program", func(m *image) { m.edit(store+"v1.1.0/bin/device-api", "sh", "ss") }, "current", stateFail, "bin/device-api", "ota-guardian verify --repair current"},
 		{"a factory version that is writable", func(m *image) { m.must(os.Chmod(m.path(store+"v1.0.0"), 0o755)) }, "factory", stateFail, "is writable", "ota-guardian factory repair"},
@@ -259,9 +296,9 @@ func TestBroken(t *testing.T) {
 		{"metrics where the sandbox does not let write", func(m *image) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\n[metrics]\nfile = \"/var/lib/node-exporter/ota.prom\"\n")
 		}, "unit ota-recover.service", stateFail, "may not write /var/lib/node-exporter", "systemctl edit ota-recover.service"},
-		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before the guardian decided", "50-ota.conf"},
-		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "judged before it started", "50-ota.conf"},
-		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nobody is called", "50-ota.conf"},
+		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before ota-guardian has decided", "50-ota.conf"},
+		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "confirmed before it has started", "50-ota.conf"},
+		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nothing rolls back", "50-ota.conf"},
 		{"a service that waits for another store", func(m *image) { m.edit(dropIn, "/opt/tope/versions/current", "/srv/versions/current") }, "service device-api.service", stateFail, "not started without /srv/versions/current", "ConditionPathExists="},
 		{"a crash loop that never ends", func(m *image) { m.edit(dropIn, "RestartSec=1", "RestartSec=15s") }, "service device-api.service", stateFail, "a crash loop never ends", "50-ota.conf"},
 		{"a service that starts from one version", func(m *image) { m.edit(service, "versions/current", "versions/v1.1.0") }, "service device-api.service", stateFail, "which no update changes", "/opt/tope/versions/current"},
@@ -282,7 +319,7 @@ func TestBroken(t *testing.T) {
 			m.must(os.Rename(m.path("opt/tope/versions"), m.path("run/versions")))
 			m.write("etc/ota/ota.toml", "model = \"x1\"\nroot = \"/run/versions\"\n")
 		}, "place", stateFail, "emptied without asking", "move the store"},
-		{"a disk that is full", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1024GiB\"\n") }, "free space", stateFail, "no space", "ota-apply cleanup"},
+		{"a disk that is full", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1024GiB\"\n") }, "free space", stateFail, "1 TiB stay free (reserve), the largest version has 10 B: every install ends", "ota-apply cleanup"},
 		{"a watchdog that nobody asked for", func(m *image) { m.remove("usr/lib/systemd/system.conf.d/50-ota-watchdog.conf") }, "watchdog", stateFail, "not asked", "RuntimeWatchdogSec=30s"},
 		{"no watchdog", func(m *image) { m.remove("sys/class/watchdog/watchdog0"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "there is none", "load the driver"},
 		{"a watchdog that is not armed", func(m *image) { m.write("sys/class/watchdog/watchdog0/state", "inactive\n"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "is inactive", "time-out that it can do"},
@@ -293,8 +330,8 @@ func TestBroken(t *testing.T) {
 			m.write("proc/77/comm", "watchdogd\n")
 		}, "watchdog", stateFail, "process 77 (watchdogd) holds it", "stop that program"},
 		{"a watchdog that is a program", func(m *image) { m.write("sys/class/watchdog/watchdog0/identity", "Software Watchdog\n") }, "watchdog", stateWarn, "ends with the kernel", "board's own"},
-		{"a kernel that panics for ever", func(m *image) { m.write("proc/sys/kernel/panic", "0\n") }, "kernel.panic", stateFail, "stands still for ever", "50-ota-panic.conf"},
-		{"a kernel that goes on after an oops", func(m *image) { m.write("proc/sys/kernel/panic_on_oops", "0\n") }, "kernel.panic_on_oops", stateWarn, "half a kernel", "50-ota-panic.conf"},
+		{"a kernel that panics for ever", func(m *image) { m.write("proc/sys/kernel/panic", "0\n") }, "kernel.panic", stateFail, "hangs for ever", "50-ota-panic.conf"},
+		{"a kernel that continues after an oops", func(m *image) { m.write("proc/sys/kernel/panic_on_oops", "0\n") }, "kernel.panic_on_oops", stateWarn, "failed in part", "50-ota-panic.conf"},
 		{"a panic that nothing keeps", func(m *image) { m.write("sys/module/pstore/parameters/backend", "(null)\n") }, "pstore", stateWarn, "counts as a power cut", "ramoops"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -308,8 +345,8 @@ func TestBroken(t *testing.T) {
 			if i < 0 {
 				t.Fatalf("not found: %s %s %q; found were %+v", row.state, row.check, row.found, bad)
 			}
-			if !strings.Contains(bad[i].Cure, row.cure) {
-				t.Errorf("the cure is %q, want %q in it", bad[i].Cure, row.cure)
+			if !strings.Contains(string(bad[i].Hint), row.hint) {
+				t.Errorf("the hint is %q, want %q in it", bad[i].Hint, row.hint)
 			}
 			if row.state == stateFail && code != bootcheck.ExitFailed {
 				t.Errorf("exit code %d, want %d", code, bootcheck.ExitFailed)

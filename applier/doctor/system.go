@@ -78,7 +78,7 @@ func (d *doctor) lookAtDisk(ctx context.Context) {
 	}
 	var a, b syscall.Stat_t
 	if syscall.Stat(real, &a) == nil && syscall.Stat(d.path("/tmp"), &b) == nil && a.Dev == b.Dev {
-		d.warn("/tmp", "it is on the store's file system: what fills it leaves no room for a version", "systemctl enable tmp.mount, or give the store a partition")
+		d.warn("/tmp", "it is on the store's file system: what fills it leaves no room for a version", "`systemctl enable tmp.mount`, or give the store a partition")
 	}
 	free, err := d.store.Free()
 	if err != nil {
@@ -93,25 +93,26 @@ func (d *doctor) lookAtDisk(ctx context.Context) {
 		}
 	}
 	reserve := uint64(max(0, int64(d.cfg.Reserve)))
-	found := fmt.Sprintf("%d MiB free; %d MiB stay free (reserve), the largest version has %d MiB", free.Bytes>>20, reserve>>20, need>>20)
-	const cure = "remove what is not needed (`ota-apply cleanup`), lower keep, or use a larger disk"
+	size := func(n uint64) string { return bootcheck.Size(int64(n)) }
+	found := fmt.Sprintf("%s free; %s stay free (reserve), the largest version has %s", size(free.Bytes), size(reserve), size(need))
+	const hint = "remove what is not needed (`ota-apply cleanup`), lower keep, or use a larger disk"
 	switch {
 	case free.Bytes < reserve:
-		d.fail("free space", found+": every install ends with \"no space\"", cure)
+		d.fail("free space", found+": every install ends with \"no space\"", hint)
 	case free.Bytes < reserve+need:
-		d.warn("free space", found+": an install has to remove older versions first", cure)
+		d.warn("free space", found+": an install has to remove older versions first", hint)
 	default:
 		d.ok("free space", found)
 	}
 	const few = 1000
 	if inodes := fmt.Sprintf("%d free, a version needs %d", free.Inodes, entries); free.Inodes < entries+few && !free.NoInodes {
-		d.fail("inodes", inodes, cure)
+		d.fail("inodes", inodes, hint)
 	} else if !free.NoInodes {
 		d.ok("inodes", inodes)
 	}
 }
 
-// lookAtMount judges what the store, which the system sees at in, is mounted from.
+// lookAtMount checks what the store, which the system sees at in, is mounted from.
 func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 	out, err := d.ask(ctx, "findmnt", "-rnv", "-o", "FSTYPE,TARGET,OPTIONS", "--target", real)
 	f := strings.Fields(out)
@@ -133,7 +134,7 @@ func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 	for o := range strings.SplitSeq(f[2], ",") {
 		if why, bad := badOptions[o]; bad {
 			good = false
-			d.fail("mount option "+o, why, fmt.Sprintf("remove %s of %s from /etc/fstab and mount it anew", o, at))
+			d.fail("mount option "+o, why, fmt.Sprintf("remove %s of %s from /etc/fstab and mount it again", o, at))
 		} else if o == "data=writeback" {
 			good = false
 			d.warn("mount option "+o, "after a power cut files of the application may hold what was deleted; versions do not", "mount "+at+" with data=ordered")
@@ -147,14 +148,14 @@ func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 // What scripts/install.sh installs, and what of it has to be enabled.
 var (
 	ourUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-recover.service", "ota-factory.service",
-		"ota-verify.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket", "ota-progress.service", "ota-install.service"}
+		"ota-verify.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket", "ota-progress.service", "ota-install.service", "ota-follow.service"}
 	enabledUnits = []string{"ota-guardian.service", "ota-confirm.service", "ota-factory.service", "ota-verify.timer", "ota-health.socket", "ota-progress.socket"}
 )
 
 // lookAtSystemd sees whether systemd starts what it has to, each service from the store.
 func (d *doctor) lookAtSystemd(ctx context.Context) {
 	if d.sysroot == "" && !systemd.Running() {
-		d.warn("systemd", "no systemd runs here: units and watchdog are not looked at", "run this on the device, or name an image of one with --sysroot")
+		d.warn("systemd", "no systemd runs here: units and watchdog are not checked", "run this on the device, or name an image of one with --sysroot")
 		return
 	}
 	good := 0
@@ -162,16 +163,16 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 		check := "unit " + name
 		switch u := d.unit(ctx, name); {
 		case u["LoadState"] == "masked":
-			d.fail(check, "it is masked", "systemctl unmask "+name)
+			d.fail(check, "it is masked", "`systemctl unmask "+name+"`")
 		case u["LoadState"] != "loaded":
-			d.fail(check, "systemd cannot load it: "+u["LoadState"], "scripts/install.sh writes it; then systemctl daemon-reload")
+			d.fail(check, "systemd cannot load it: "+u["LoadState"], "`scripts/install.sh` writes it; then `systemctl daemon-reload`")
 		case slices.Contains(enabledUnits, name) && !strings.HasPrefix(u["UnitFileState"], "enabled"):
-			d.fail(check, "it is "+u["UnitFileState"]+", so nothing starts it", "systemctl enable "+name)
+			d.fail(check, "it is "+u["UnitFileState"]+", so nothing starts it", "`systemctl enable "+name+"`")
 		case d.outOfReach(name, u) != "":
 			path := d.outOfReach(name, u)
-			d.fail(check, "it may not write "+path, "systemctl edit "+name+", with the lines [Service] and ReadWritePaths="+path)
+			d.fail(check, "it may not write "+path, "`systemctl edit "+name+"`, with the lines [Service] and ReadWritePaths="+path)
 		case u["NeedDaemonReload"] == "yes":
-			d.warn(check, "its file changed after systemd read it", "systemctl daemon-reload")
+			d.warn(check, "its file changed after systemd read it", "`systemctl daemon-reload`")
 		default:
 			good++
 		}
@@ -186,7 +187,7 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 		case "failed":
 			d.fail("guardian", "it failed in this boot: "+u["Result"], "journalctl -b -u "+ourUnits[0])
 		default:
-			d.warn("guardian", "it has not run in this boot", "reboot, or systemctl start "+ourUnits[0])
+			d.warn("guardian", "it has not run in this boot", "reboot, or `systemctl start "+ourUnits[0]+"`")
 		}
 	}
 	if len(d.cfg.Services) == 0 {
@@ -234,8 +235,11 @@ func (d *doctor) outOfReach(name string, u map[string]string) string {
 		return ""
 	}
 	paths := []string{d.cfg.Root}
-	if name == "ota-install.service" {
+	switch name {
+	case "ota-install.service":
 		paths = append(paths, d.cfg.Spool, d.cfg.Run)
+	case "ota-follow.service":
+		paths = append(paths, d.cfg.Run)
 	}
 	if file := d.cfg.Metrics.File; file != "" && filepath.Dir(file) != d.cfg.Run { // which is RuntimeDirectory=
 		paths = append(paths, filepath.Dir(file))
@@ -286,7 +290,7 @@ func timeSpan(s string) time.Duration {
 }
 
 // lookAtService sees whether a service starts from the store, after the guardian, and
-// is handed to it when it crashes again and again.
+// is handed to it when it crashes repeatedly.
 func (d *doctor) lookAtService(ctx context.Context, name string) {
 	check := "service " + name
 	u := d.unit(ctx, name)
@@ -304,17 +308,17 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 		s = settings(text)
 		maps.Copy(s, u) // systemd knows the order that other units ask for, too
 	}
-	need := func(ok bool, found, cure string) {
+	need := func(ok bool, found, hint string) {
 		if !ok {
 			good = false
-			d.fail(check, found, cure)
+			d.fail(check, found, hint)
 		}
 	}
-	dropIn := "give it the drop-in 50-ota.conf: scripts/install.sh --service " + name + "; then systemctl daemon-reload"
+	dropIn := "give it the drop-in 50-ota.conf: `scripts/install.sh --service " + name + "`; then `systemctl daemon-reload`"
 	has := func(key, unit string) bool { return slices.Contains(strings.Fields(s[key]), unit) }
-	need(has("After", "ota-guardian.service"), "it may start before the guardian decided what it starts from", dropIn)
-	need(has("Before", "ota-confirm.service"), "its version may be judged before it started", dropIn)
-	need(has("OnFailure", "ota-recover.service"), "nobody is called when it crashes again and again: OnFailure= does not name ota-recover.service", dropIn)
+	need(has("After", "ota-guardian.service"), "it may start before ota-guardian has decided which version it starts from", dropIn)
+	need(has("Before", "ota-confirm.service"), "its version may be confirmed before it has started", dropIn)
+	need(has("OnFailure", "ota-recover.service"), "nothing rolls back when it crashes: OnFailure= does not name ota-recover.service", dropIn)
 	// The defaults are those of systemd-system.conf(5).
 	restart, delay := last(s["Restart"], "no"), timeSpan(last(s["RestartSec"], "100ms"))
 	burst, _ := strconv.Atoi(last(s["StartLimitBurst"], "5"))
@@ -327,15 +331,15 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 			fmt.Sprintf("a drop-in of it with ConditionPathExists= and ConditionPathExists=%s", current))
 	}
 	program, _, _ := strings.Cut(strings.TrimLeft(s["ExecStart"], "@-:+!"), " ")
-	found, cure := d.startsFrom(program)
-	need(cure == "", found, cure)
+	found, hint := d.startsFrom(program)
+	need(hint == "", found, hint)
 	if good {
 		d.ok(check, "starts "+program+" after the guardian")
 	}
 }
 
-// startsFrom says what is wrong with where a service starts from; no cure: nothing.
-func (d *doctor) startsFrom(program string) (found, cure string) {
+// startsFrom says what is wrong with where a service starts from; no hint: nothing.
+func (d *doctor) startsFrom(program string) (found, hint string) {
 	through := "ExecStart= has to go through " + filepath.Join(strings.TrimPrefix(d.cfg.Root, d.sysroot), "current")
 	name := program
 	for range 8 { // links to links
@@ -343,7 +347,7 @@ func (d *doctor) startsFrom(program string) (found, cure string) {
 		case inside && first != "current":
 			return fmt.Sprintf("it starts %s, which no update changes", name), through
 		case inside && d.dangling(below):
-			return fmt.Sprintf("the version that runs has no %s", below), "correct ExecStart=, or bring that file in a version"
+			return fmt.Sprintf("the current version has no %s", below), "correct ExecStart=, or bring that file in a version"
 		case inside:
 			return "", ""
 		}
@@ -357,7 +361,7 @@ func (d *doctor) startsFrom(program string) (found, cure string) {
 // lookAtWatchdog sees whether the hardware watchdog is armed, by whom, with which time-out.
 func (d *doctor) lookAtWatchdog(ctx context.Context) {
 	const check = "watchdog"
-	const configure = "RuntimeWatchdogSec=30s in /etc/systemd/system.conf.d (scripts/install.sh writes 50-ota-watchdog.conf); then systemctl daemon-reexec"
+	const configure = "RuntimeWatchdogSec=30s in /etc/systemd/system.conf.d (`scripts/install.sh` writes 50-ota-watchdog.conf); then `systemctl daemon-reexec`"
 	text, err := d.ask(ctx, "systemctl", "show", "-p", "RuntimeWatchdogUSec", "--value")
 	if d.sysroot != "" {
 		text, err = d.ask(ctx, "systemd-analyze", "--no-pager", "--root="+d.sysroot, "cat-config", "systemd/system.conf")
@@ -369,7 +373,7 @@ func (d *doctor) lookAtWatchdog(ctx context.Context) {
 		d.fail(check, err.Error(), "look at `systemctl status`")
 		return
 	case asked == 0 || text == "infinity": // as systemctl shows RuntimeWatchdogSec=default
-		d.fail(check, "systemd was not asked to feed one: a kernel that hangs stands still for ever", configure)
+		d.fail(check, "systemd was not asked to feed one: a kernel that hangs is never reset", configure)
 		return
 	case !d.kernel():
 		d.ok(check, "systemd will be asked for "+asked.String())
@@ -383,11 +387,11 @@ func (d *doctor) lookAtWatchdog(ctx context.Context) {
 	case missing != nil:
 		d.fail(check, warning, "load the driver of the board's watchdog (modules-load.d), or set RuntimeWatchdogSec=0 if it has none")
 	case holder != "" && holder != "1":
-		d.fail(check, fmt.Sprintf("process %s (%s) holds it, so systemd cannot feed it", holder, d.value("/proc/"+holder+"/comm")), "stop that program for good, then systemctl daemon-reexec")
+		d.fail(check, fmt.Sprintf("process %s (%s) holds it, so systemd cannot feed it", holder, d.value("/proc/"+holder+"/comm")), "stop that program for good, then `systemctl daemon-reexec`")
 	case warning != "":
-		d.fail(check, warning, "set RuntimeWatchdogSec= to a time-out that it can do, then systemctl daemon-reexec and read /sys/class/watchdog/watchdog0/{state,timeout}")
+		d.fail(check, warning, "set RuntimeWatchdogSec= to a time-out that it can do, then `systemctl daemon-reexec` and read /sys/class/watchdog/watchdog0/{state,timeout}")
 	case holder == "" && os.Geteuid() == 0:
-		d.fail(check, identity+" is armed, but PID 1 does not hold it: it resets the machine, or nobody feeds it", configure)
+		d.fail(check, identity+" is armed, but PID 1 does not hold it: it resets the machine, or no process feeds it", configure)
 	case strings.Contains(identity, "Software Watchdog"):
 		d.warn(check, identity+" is a program of the kernel: it ends with the kernel", "use the board's own watchdog")
 	default:
@@ -416,21 +420,21 @@ func (d *doctor) holderOf(prefix string) (found string) {
 
 // lookAtKernel sees whether a kernel that panics comes back, and tells of it.
 func (d *doctor) lookAtKernel() {
-	const cure = "scripts/install.sh writes /usr/lib/sysctl.d/50-ota-panic.conf; then sysctl --system"
+	const hint = "`scripts/install.sh` writes /usr/lib/sysctl.d/50-ota-panic.conf; then `sysctl --system`"
 	switch panic := d.value("/proc/sys/kernel/panic"); panic {
 	case "":
 	case "0":
-		d.fail("kernel.panic", "0: a kernel that panics stands still for ever", cure)
+		d.fail("kernel.panic", "0: a kernel that panics hangs for ever", hint)
 	default:
 		d.ok("kernel.panic", panic)
 	}
 	if d.value("/proc/sys/kernel/panic_on_oops") == "0" {
-		d.warn("kernel.panic_on_oops", "0: half a kernel passes for a working device", cure)
+		d.warn("kernel.panic_on_oops", "0: a kernel that failed in part continues as if it worked", hint)
 	}
 	switch backend := d.value("/sys/module/pstore/parameters/backend"); backend {
 	case "":
 	case "(null)":
-		d.warn("pstore", "no memory keeps a panic: it counts as a power cut, of which a version survives more", "ramoops in the device tree, or efi_pstore")
+		d.warn("pstore", "no memory keeps a panic: it counts as a power cut", "ramoops in the device tree, or efi_pstore")
 	default:
 		d.ok("pstore", backend)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// TestBehaviours holds that whatever a server does, the result is the right
+// TestBehaviours holds that with every behaviour of a server the result is the right
 // file or a clear error, and never more on the disk than was announced.
 func TestBehaviours(t *testing.T) {
 	file, other := content(fileSize, 1), content(fileSize, 2)

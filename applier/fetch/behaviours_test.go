@@ -314,7 +314,7 @@ func behaviours() []behaviour {
 		{name: "chunked and one byte short", handle: always(func(w http.ResponseWriter, r *http.Request, file []byte) {
 			http.NewResponseController(w).Flush()
 			w.Write(file[:len(file)-1])
-		}), gets: "the server sends the whole file instead of the rest", exit: lost, code: failed, maxFetched: 10 * fileSize},
+		}), gets: "the server sends all of the file instead of the rest", exit: lost, code: failed, maxFetched: 10 * fileSize},
 		{name: "chunked and one byte short, and 416 to the rest", handle: always(func(w http.ResponseWriter, r *http.Request, file []byte) {
 			if offset(r) > 0 {
 				serve(w, r, file[:len(file)-1])

@@ -32,6 +32,7 @@ func (b *body) Read(p []byte) (int, error) {
 		if err := d.arrived(); err != nil {
 			return 0, err
 		}
+		b.g.askAhead(b.left)
 	}
 	if b.left <= 0 {
 		return 0, b.atEnd()

@@ -89,7 +89,7 @@ func (c caller) read(ctx context.Context, f *File, d *Download) error {
 			}
 		}
 	}
-	_, err := f.Settle()
+	_, err := f.Finish()
 	return err
 }
 

@@ -5,22 +5,19 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"os"
-	"syscall"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
-// tlsConfig believes roots, or the system's authorities if that is nil, and
-// judges certificates by the date of dates. The first day of one that was found
-// good is a date for dates: who signed it had that date.
+// tlsConfig trusts roots, or the system's authorities if that is nil, and
+// checks certificates by the date of dates. The first day of one that was found
+// good is a date for dates: its signer had that date.
 func tlsConfig(dates *calendar.Calendar, roots *x509.CertPool) *tls.Config {
 	return &tls.Config{
 		RootCAs:    roots,
 		MinVersion: tls.VersionTLS12,
-		Time:       dates.Today,
+		Time:       dates.Certificates,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			dates.Learn(s.PeerCertificates[0].NotBefore)
 			return nil
@@ -29,7 +26,7 @@ func tlsConfig(dates *calendar.Calendar, roots *x509.CertPool) *tls.Config {
 }
 
 // loadCA reads the certificates in PEM files. None is nil, the system's. Each
-// file must hold one: an authority that somebody meant to name must not go
+// file must hold one: an authority that the operator meant to name must not go
 // missing silently.
 func loadCA(files []string) (*x509.CertPool, error) {
 	if len(files) == 0 {
@@ -47,24 +44,12 @@ func loadCA(files []string) (*x509.CertPool, error) {
 }
 
 func addCA(pool *x509.CertPool, name string) error {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO does not block
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return fmt.Errorf("%q is not a regular file", name)
-	}
 	if err := bootcheck.CheckOwner(name); err != nil {
 		return err
 	}
-	const limit = 4 << 20 // all authorities of a browser are 0.3 MB
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	text, err := bootcheck.ReadLinked(name, 4<<20) // all authorities of a browser are 0.3 MB
 	if err != nil {
 		return err
-	}
-	if len(text) > limit {
-		return fmt.Errorf("%q is larger than 4 MiB", name)
 	}
 	n := 0
 	for {

@@ -60,7 +60,7 @@ type tlsServer struct {
 	most        uint16 // newest version of TLS; 0: any
 }
 
-// newTLSServer starts a server, and gives the options of a client that believes it.
+// newTLSServer starts a server, and gives the options of a client that trusts it.
 func newTLSServer(t *testing.T, c tlsServer, handle handler) (*server, Options) {
 	t.Helper()
 	if c.host == "" {
@@ -88,7 +88,7 @@ type tlsBehaviour struct {
 	server   tlsServer
 	ca       []string  // of the client, instead of the server's own; empty, not nil: the system's
 	clock    time.Time // of the device; zero: the real one
-	seen     time.Time // the date in the spool folder; zero: none
+	seen     time.Time // the date in the spool directory; zero: none
 	stalls   bool
 	handle   func(file []byte) handler // nil: a good server
 	gets     string                    // "": the file; else a part of the error's text
@@ -285,7 +285,7 @@ func TestSeenDate(t *testing.T) {
 	}
 	kept("a certificate older than the program", time.Time{})
 	if err := get(year(1), year(9), year(2), false); err == nil {
-		t.Fatal("a certificate of an unknown authority was believed")
+		t.Fatal("a certificate of an unknown authority was trusted")
 	}
 	kept("a certificate that was refused", time.Time{})
 	if err := get(year(1), year(9), year(2), true); err != nil {
@@ -303,13 +303,13 @@ func TestSeenDate(t *testing.T) {
 		t.Errorf("the file was written again, or has the mode %v, want 0600", before.Mode())
 	}
 	if err := get(year(-2), year(0), boot, true); err == nil {
-		t.Error("a certificate that had expired by then was believed")
+		t.Error("a certificate that had expired by then was trusted")
 	}
 	if err := os.Chmod(name, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	if err := get(year(1), year(9), boot, true); err == nil {
-		t.Error("a date that anybody can have written was believed")
+		t.Error("a date without a signature was trusted")
 	}
 }
 
@@ -329,7 +329,7 @@ func TestCA(t *testing.T) {
 		{"one certificate", good, ""},
 		{"two, and something else around them", file([]byte("A comment\n" + string(text) + string(key) + string(text))), ""},
 		{"no file", filepath.Join(t.TempDir(), "none.pem"), "no such file"},
-		{"a folder", t.TempDir(), "is not a regular file"},
+		{"a directory", t.TempDir(), "is not a regular file"},
 		{"an empty file", file(nil), "holds no certificate"},
 		{"a key", file(key), "holds no certificate"},
 		{"a certificate in DER form", file([]byte{0x30, 0x82}), "holds no certificate"},

@@ -18,6 +18,7 @@ type route struct {
 	proxy func(*http.Request) (*url.URL, error) // nil address: none
 	roots *x509.CertPool                        // nil: the system's
 	dates *calendar.Calendar
+	over  func(http.RoundTripper) http.RoundTripper // Options.Transport
 }
 
 // newRoute makes the route that opt asks for, but for the dates.
@@ -30,7 +31,20 @@ func newRoute(opt *Options) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &route{proxy: proxy, roots: roots}, nil
+	return &route{proxy: proxy, roots: roots, dates: opt.Calendar, over: opt.Transport}, nil
+}
+
+// Client is a client for small requests, which reaches servers as a download with opt does:
+// through the same proxy, with the same trust. opt.Calendar must be set. Errors are as those
+// of Start.
+func (opt Options) Client() (*http.Client, error) {
+	r, err := newRoute(&opt)
+	if err != nil {
+		return nil, err
+	}
+	c := r.newClient(&hops{})
+	c.Timeout = DefaultWindow
+	return c, nil
 }
 
 // proxyFunc finds the proxy for a request. One that is named is for all
@@ -66,7 +80,7 @@ func (r *route) newClient(h *hops) *http.Client {
 		KeepAlive: 15 * time.Second,
 		Control:   h.control,
 	}
-	return &http.Client{CheckRedirect: h.check, Transport: &http.Transport{ // HTTP/1.1: the program has no other
+	t := &http.Transport{ // HTTP/1.1: the program has no other
 		Proxy: func(req *http.Request) (*url.URL, error) {
 			u, err := r.proxy(req)
 			h.through(u != nil)
@@ -79,18 +93,23 @@ func (r *route) newClient(h *hops) *http.Client {
 			}
 			return conn, err
 		},
-		OnProxyConnectResponse: judgeProxy,
+		OnProxyConnectResponse: checkProxy,
 		TLSClientConfig:        tlsConfig(r.dates, r.roots),
 		TLSHandshakeTimeout:    15 * time.Second,
 		DisableCompression:     true, // lengths and ranges are those of the file
 		MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize:         64 << 10,
-	}}
+	}
+	c := &http.Client{CheckRedirect: h.check, Transport: t}
+	if r.over != nil {
+		c.Transport = r.over(t)
+	}
+	return c
 }
 
-// judgeProxy judges what a proxy answers when it is asked for a way to a
+// checkProxy checks what a proxy answers when it is asked for a way to a
 // server.
-func judgeProxy(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+func checkProxy(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 	code := resp.StatusCode
 	if code == http.StatusOK {
 		return nil

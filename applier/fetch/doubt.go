@@ -6,25 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// A doubt is a part of the file whose content is wrong. It is fetched anew, at most
+// A doubt is a part of the file whose content is wrong. It is fetched again, at most
 // maxAgain times.
 type doubt struct {
 	Part
 	err   error         // what the download ends with if the content stays wrong
-	again chan struct{} // closed when the part was fetched anew
+	again chan struct{} // closed when the part was fetched again
 }
 
-// maxAgain is how often a part is fetched anew: once heals what was damaged on the
+// maxAgain is how often a part is fetched again: once repairs what was damaged on the
 // way, twice also what came from a server with an old copy.
 const maxAgain = 2
 
-// errDoubt ends a try for a part that is fetched anew first.
+// errDoubt ends a try for a part that is fetched again first.
 var errDoubt = errors.New("a part is in doubt")
 
 // doubted takes a doubt, if there is one: then the error is errDoubt. It does not wait.
@@ -108,11 +107,8 @@ func (d *Download) aside(ctx context.Context, p Part, w io.Writer) (n int64, err
 	defer end(nil)
 	g := d.guard(ctx, p.End, end)
 	g.offset, g.aside = p.First, true
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.from.url.String(), nil)
-	if err != nil {
-		return 0, faultf(final, "the address is malformed") // cannot be: it was parsed
-	}
-	resp, err := g.Do(req)
+	defer g.done()
+	resp, err := g.get()
 	if err != nil {
 		return 0, err
 	}

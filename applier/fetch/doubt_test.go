@@ -108,7 +108,7 @@ func TestUnequalValidators(t *testing.T) {
 	}
 }
 
-// TestDoubts holds that a part that is wrong is fetched anew, and nothing else; that
+// TestDoubts holds that a part that is wrong is fetched again, and nothing else; that
 // nothing is joined of two files; and that what is wrong on the server, too, ends the
 // download.
 func TestDoubts(t *testing.T) {
@@ -208,7 +208,7 @@ func TestDoubts(t *testing.T) {
 			gets: other, restarts: 1, most: len(file) + headSize,
 		},
 		{
-			name:    "the file changed after it was whole",
+			name:    "the file changed after it was intact",
 			handle:  func(w http.ResponseWriter, r *http.Request, n int) { serveNow(w, r, n, other) },
 			earlier: file, left: len(file),
 			gets: other, restarts: 1, most: len(file) + headSize,

@@ -43,8 +43,12 @@ type Download struct {
 	err    error
 	cancel context.CancelFunc
 	caller context.Context // of Start, without the deadline
+	ctx    context.Context // with the deadline
 	tryCtx context.Context // of the try that runs
-	client *http.Client    // nil: the next try makes a new one
+	idle   []*http.Client  // that no request uses now
+	ahead  []*ask          // that were sent before their turn, in order
+	asked  int             // how many requests may be in flight
+	taken  bool            // the server took the address
 
 	size  int64 // of the whole file; -1: unknown
 	have  int64 // bytes in the partial file
@@ -57,31 +61,31 @@ type Download struct {
 	mismatches int
 	rewinds    int
 
-	noHead bool   // do not ask for parts: the server cannot give any, or it did not help
-	now    *File  // once its head is there
-	looked int64  // have when its head was looked for last
-	parts  []Part // that are wanted; nil: all
-	mended bool   // no hole is where something is wanted
+	noHead   bool   // do not ask for parts: the server cannot give any, or it did not help
+	now      *File  // once its head is there
+	looked   int64  // have when its head was looked for last
+	parts    []Part // that are wanted; nil: all
+	repaired bool   // no hole is where something is wanted
 
 	whole     bool         // all that is wanted was there
 	known     bool         // the server has the file that the head belongs to
 	compared  int64        // bytes of the head that are the server's
 	settled   bool         // no more doubts come
-	doubt     *doubt       // the part that is fetched anew now
+	doubt     *doubt       // the part that is fetched again now
 	doubtAt   int64        // up to where it is
 	again     map[Part]int // how often a part was in doubt
-	rewritten bool         // a part was fetched anew after the SHA-256 was checked
+	rewritten bool         // a part was fetched again after the SHA-256 was checked
 	reported  time.Time
 }
 
 // begin takes what an earlier call left.
 func (d *Download) begin() {
-	d.limit, d.size = newLimiter(d.opt.LimitRate), d.from.size
+	d.limit, d.size, d.asked = newLimiter(d.opt.LimitRate), d.from.size, maxAsked
 	if d.spool.left > 0 {
 		d.have, d.best, d.broke = d.spool.left, d.spool.left, true
-		d.stats.Resumed, d.size = d.spool.left, d.spool.mark.Size
+		d.stats.Resumed, d.size, d.taken = d.spool.left, d.spool.mark.Size, true
 	}
-	d.fresh = d.have == 0
+	d.fresh, d.noHead = d.have == 0, d.opt.Whole
 	d.known = d.fresh || d.from.sha256 != nil
 }
 
@@ -95,15 +99,16 @@ func newLimiter(bytes int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytes), int(min(max(bytes/8, 1), bufferSize)))
 }
 
-// run tries until the file is whole or nothing more can be hoped for.
+// run tries until the file is intact or nothing more can be hoped for.
 func (d *Download) run(ctx context.Context) error {
+	d.ctx = ctx
 	for {
 		err := d.step(ctx)
 		if err == nil {
 			d.stats.Size = d.size
 			return nil
 		}
-		f := d.judge(ctx, err)
+		f := d.classify(ctx, err)
 		if f.kind == final {
 			return d.giveUp(f)
 		}
@@ -111,6 +116,13 @@ func (d *Download) run(ctx context.Context) error {
 			d.mismatches++
 		}
 		pause := d.pause(f)
+		if f.expired {
+			if err := d.renew(ctx); err != nil {
+				return d.giveUp(d.classify(ctx, err))
+			}
+		} else {
+			d.asked = max(1, d.asked/2) // perhaps they are more than the server, or the link, bears
+		}
 		d.broke = d.have > 0
 		d.fresh = d.fresh && !d.broke
 		if f.kind != transient {
@@ -124,9 +136,26 @@ func (d *Download) run(ctx context.Context) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return d.giveUp(d.judge(ctx, ctx.Err()))
+			return d.giveUp(d.classify(ctx, ctx.Err()))
 		}
 	}
+}
+
+// renew replaces the address by a fresh one. The file keeps its place in the spool,
+// also if the fresh one differs.
+func (d *Download) renew(ctx context.Context) error {
+	address, err := d.opt.Fresh(ctx)
+	if err != nil {
+		return &fault{kind: final, err: err}
+	}
+	fresh, err := Source{URL: address}.parse()
+	if err != nil {
+		return &fault{kind: final, err: err}
+	}
+	from := *d.from
+	from.url, from.user, from.shown = fresh.url, fresh.user, fresh.shown
+	d.from, d.taken = &from, false
+	return nil
 }
 
 // step is one go at the whole: from looking at what is there, head first, to
@@ -190,7 +219,7 @@ func (d *Download) missingParts(ctx context.Context) error {
 	d.now.all(d.stats.Resumed > 0)
 	err := d.checkSum(ctx)
 	if err != nil && !d.settled {
-		// A part that is fetched anew may be what is wrong.
+		// A part that is fetched again may be what is wrong.
 		d.rewritten = true
 		return nil
 	}
@@ -221,14 +250,6 @@ func (d *Download) checkSum(ctx context.Context) error {
 // sumStep is how much is hashed between two looks at ctx, bytes.
 const sumStep = 16 << 20
 
-// hangUp ends the connections of the tries so far.
-func (d *Download) hangUp() {
-	if d.client != nil {
-		d.client.CloseIdleConnections()
-		d.client = nil
-	}
-}
-
 // next says up to where the next try goes, 0 for the end of the file, and whether
 // there is anything more to fetch. It steps over what is not wanted.
 func (d *Download) next() (limit int64, more bool, err error) {
@@ -238,7 +259,7 @@ func (d *Download) next() (limit int64, more bool, err error) {
 	return d.nextPart()
 }
 
-// headLimit is how far the next try goes, so that the head is judged before
+// headLimit is how far the next try goes, so that the head is checked before
 // more is fetched; 0: to the end.
 func (d *Download) headLimit() int64 {
 	if d.now != nil || d.noHead {
@@ -256,10 +277,7 @@ func (d *Download) headLimit() int64 {
 // end ends it early.
 func (d *Download) guard(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
 	d.tryCtx = ctx
-	if d.client == nil {
-		d.client = d.route.newClient(new(hops))
-	}
-	return &guard{d: d, offset: d.have, limit: limit, stop: end, left: d.opt.Window}
+	return &guard{d: d, offset: d.have, limit: limit, first: d.now == nil, stop: end, left: d.opt.Window}
 }
 
 // try lets grab fetch what is missing, up to limit if that is not 0.
@@ -267,6 +285,7 @@ func (d *Download) try(ctx context.Context, limit int64) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	g := d.guard(ctx, limit, end)
+	defer g.done()
 
 	// A new request each time: grab shares the headers of one.
 	req, err := grab.NewRequest(d.spool.dest(), d.from.url.String())
@@ -293,13 +312,13 @@ func (d *Download) try(ctx context.Context, limit int64) error {
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 			return cause
 		}
-		if !errors.Is(err, grab.ErrBadLength) { // that is judged below, with the numbers
+		if !errors.Is(err, grab.ErrBadLength) { // that is checked below, with the numbers
 			return err
 		}
 	}
 	want := g.end
 	if want == 0 {
-		want = d.size // nothing was asked for: the file was whole
+		want = d.size // nothing was asked for: the file was intact
 	}
 	switch {
 	case have == 0:
@@ -319,7 +338,7 @@ func (d *Download) arrived() error {
 		return err
 	}
 	if d.now != nil {
-		if err := d.mend(); err != nil {
+		if err := d.repair(); err != nil {
 			return err
 		}
 		d.now.grow(d.have)
@@ -334,8 +353,8 @@ func (d *Download) arrived() error {
 	return d.spool.keep(d.have, d.opt.Reserve)
 }
 
-// refused judges why the file was refused by its head. If that came from an earlier
-// call, the fault may lie in the partial file: then it is fetched anew, once.
+// refused decides why the file was refused by its head. If that came from an earlier
+// call, the fault may lie in the partial file: then it is fetched again, once.
 func (d *Download) refused(err error) *fault {
 	f := &fault{kind: final, drop: bootcheck.Exit(err) != bootcheck.ExitNoSpace, bare: true, err: err}
 	if !d.fresh && looksDamaged(err) {
@@ -365,15 +384,15 @@ func (d *Download) restart(k kind) error {
 		d.now.end(ErrStartedOver)
 		d.now.file.Close()
 	}
-	d.now, d.looked, d.parts, d.mended = nil, 0, nil, false
+	d.now, d.looked, d.parts, d.repaired = nil, 0, nil, false
 	d.whole, d.compared, d.settled, d.doubt, d.again = false, 0, false, nil, nil
-	d.noHead = k != mismatch // another file on a server with ranges: its head comes first, too
+	d.noHead = d.opt.Whole || k != mismatch // another file on a server with ranges: its head comes first, too
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++
 	return nil
 }
 
-// giveUp ends the download with f. What a later call cannot go on from goes:
+// giveUp ends the download with f. What a later call cannot continue from goes:
 // an empty file, too.
 func (d *Download) giveUp(f *fault) error {
 	if f.drop || d.have == 0 {

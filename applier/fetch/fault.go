@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -28,15 +30,16 @@ const (
 
 // A fault is a failure of one try, with what follows from it.
 type fault struct {
-	kind  kind
-	code  string        // bootcheck code; empty means CodeDownloadFailed
-	after time.Duration // the server asked for this pause
-	slow  bool          // ended for slowness: bytes that it moved do not excuse it
-	drop  bool          // the partial file is of no use after a final fault
-	bare  bool          // err is returned as it is: it is the caller's own
-	err   error
+	kind    kind
+	code    string        // bootcheck code; empty means CodeDownloadFailed
+	after   time.Duration // the server asked for this pause
+	slow    bool          // ended for slowness: bytes that it moved do not excuse it
+	drop    bool          // the partial file is of no use after a final fault
+	expired bool          // a fresh address has to be asked for
+	bare    bool          // err is returned as it is: it is the caller's own
+	err     error
 
-	advice string // what a person does next; empty: see advise
+	advice string // what an operator does next; empty: see advise
 }
 
 func (f *fault) Error() string { return f.err.Error() }
@@ -50,17 +53,13 @@ func (f *fault) withCode(code string) *fault { f.code = code; return f }
 func (f *fault) dropping() *fault            { f.drop = true; return f }
 func (f *fault) advising(what string) *fault { f.advice = what; return f }
 
-// netFault judges an error of the HTTP client or of an answer's body. Faults
+// netFault classifies an error of the HTTP client or of an answer's body. Faults
 // that our own code raised below the client (a refused redirect, the minimum
 // rate, the deadline) come back as they are.
 func netFault(ctx context.Context, err error) *fault {
 	var f *fault
 	if errors.As(err, &f) || errors.As(context.Cause(ctx), &f) {
 		return f
-	}
-	// A *url.Error quotes the address with its query: keep the reason only.
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
 	}
 	k := transient
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
@@ -69,7 +68,40 @@ func netFault(ctx context.Context, err error) *fault {
 	if oldTLS(err) {
 		k = final
 	}
-	return &fault{kind: k, err: hidden{err}}
+	return &fault{kind: k, err: Reason(err)}
+}
+
+// Reason is err, of a request, in words that have neither credentials nor queries.
+func Reason(err error) error {
+	// A *url.Error quotes the address with its query: keep the reason only.
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	return hidden{err}
+}
+
+// plain says in words why a server was not reached; empty: err is about something else.
+func plain(err error) string {
+	op, ok := errors.AsType[*net.OpError](err)
+	dns, isDNS := errors.AsType[*net.DNSError](err)
+	switch {
+	case ok && op.Op == "proxyconnect":
+		if text := plain(op.Err); text != "" {
+			return "the proxy: " + text
+		}
+	case isDNS && dns.IsNotFound:
+		return "the name " + dns.Name + " is not known"
+	case isDNS:
+		return "no name server answers for " + dns.Name
+	case !ok || op.Addr == nil:
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens on " + op.Addr.String()
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "there is no route to " + op.Addr.String()
+	case op.Op == "dial" && op.Timeout():
+		return op.Addr.String() + " does not answer"
+	}
+	return ""
 }
 
 // oldTLS knows the two ways in which crypto/tls says that a server is too old; it
@@ -83,7 +115,7 @@ func oldTLS(err error) bool {
 // hidden shows err without queries and credentials of addresses in it.
 type hidden struct{ err error }
 
-func (h hidden) Error() string { return Redact(h.err.Error()) }
+func (h hidden) Error() string { return Redact(cmp.Or(plain(h.err), h.err.Error())) }
 func (h hidden) Unwrap() error { return h.err }
 
 // Redact replaces the queries and the credentials of all addresses in s:
@@ -120,7 +152,7 @@ func Redact(s string) string {
 }
 
 // failed makes the error that Fetch returns for a download that f ended, with
-// what a person does next.
+// what an operator does next.
 func (o *origin) failed(f *fault, advice string) error {
 	if f.bare {
 		return f.err
@@ -137,8 +169,8 @@ func (o *origin) failed(f *fault, advice string) error {
 	return e
 }
 
-// advise says what a person does after f ended the download. Empty, if it was
-// interrupted: who did that knows.
+// advise says what an operator does after f ended the download. Empty, if it was
+// interrupted: the caller did that.
 func (d *Download) advise(f *fault) string {
 	if f.advice != "" {
 		return f.advice
@@ -156,19 +188,19 @@ func (d *Download) advise(f *fault) string {
 	case errors.As(f, &dns):
 		return "check the host's name in the address, and the device's network and DNS"
 	case errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
-		return "check the address and the network, then ask again"
+		return "check the address and the network, then run the same command again"
 	case d.have > 0 && !f.drop:
-		return "asked again, it goes on where it stopped"
+		return "run the same command again to resume"
 	}
-	return "ask again later"
+	return "run the same command again later"
 }
 
-// adviseTLS is advise for an https server that was not believed. pinned: only
+// adviseTLS is advise for an https server that was not trusted. pinned: only
 // authorities that the configuration names are.
 func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok && c.Reason == x509.Expired {
 		if dates.Unset() {
-			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then ask again", dates.Clock().UTC().Format(time.DateOnly))
+			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then run the same command again", dates.Clock().UTC().Format(time.DateOnly))
 		}
 		return "if the date in the message is not today's, set the device's clock; else the server needs a new certificate"
 	}
@@ -178,7 +210,7 @@ func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case verification && pinned:
-		return "only the authorities in the files of `ca` in the configuration are believed: the server's must be among them"
+		return "only the authorities in the files of `ca` in the configuration are trusted: the server's must be among them"
 	case verification:
 		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
 	case oldTLS(err):
@@ -187,7 +219,7 @@ func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 	return ""
 }
 
-// localError makes the error for trouble with the spool folder or the file
+// localError makes the error for trouble with the spool directory or the file
 // in it. where names the one that err is about: grab knows it only as a
 // number in /proc.
 func (o *origin) localError(where string, err error) error {

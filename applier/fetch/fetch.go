@@ -1,5 +1,5 @@
-// Package fetch downloads one large file to a spool folder, over connections
-// that break and from servers that cannot be trusted, and goes on where it
+// Package fetch downloads one large file to a spool directory, over connections
+// that break and from servers that cannot be trusted, and continues where it
 // stopped, in this process or in a later one.
 //
 // The bytes are moved by grab. Used plainly, grab splices old and new halves
@@ -7,21 +7,22 @@
 // ever on a silent server and fills the disk from an endless one. Everything
 // that prevents this sits between grab and the network, in its HTTPClient:
 //
-//	Download ── the loop: try, judge the failure, pause, try again   download.go, judge.go
+//	Download ── the loop: try, classify the failure, pause, again    download.go, classify.go
 //	  └ grab ── stat, Range, append
 //	      └ guard ── lets only the answer pass that was asked for     guard.go
 //	          ├ body ── never more bytes than announced, never slower
 //	          │         than the minimum nor faster than the limit     body.go
+//	          ├ ask ── the request, perhaps sent before its turn         ahead.go
 //	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
-//	                           certificates, judged without a clock    certificates.go, package calendar
-//	File ── who reads along: what is wanted, what is in doubt         file.go, parts.go, doubt.go
+//	                           certificates, checked without a clock    certificates.go, package calendar
+//	File ── the reader meanwhile: what is wanted, what is in doubt    file.go, parts.go, doubt.go
 //	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
 //
-// In the spool folder, NAME being a hash of the address without its query:
+// In the spool directory, NAME being a hash of the address without its query:
 //
-//	NAME.part   what has arrived, from the first byte on; holes are what nobody wants
+//	NAME.part   what has arrived, from the first byte on; holes are what is not wanted
 //	NAME.json   the sidecar: length, holes, how much is surely on the disk
-//	.lock       locked while a download uses the folder
+//	.lock       locked while a download uses the directory
 //	newest-date the newest date that a signature proved, for devices without a clock
 //
 // The name leaves out the query because presigned addresses carry a new
@@ -30,7 +31,7 @@
 //
 // Servers behind one address may give other validators for the same file, or none,
 // so none is asked for: the caller has a signature of the head and a hash of every
-// part, and a part that is wrong is fetched anew. Whether the server still has the
+// part, and a part that is wrong is fetched again. Whether the server still has the
 // file of which an earlier call left a part its head says: it is fetched and compared.
 package fetch
 
@@ -38,6 +39,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -68,17 +70,22 @@ const (
 // Options says where the file goes and how much patience there is. Only Dir
 // must be set.
 type Options struct {
-	// Dir is the spool folder. It is made if missing (0700), locked while Fetch
-	// runs, and must be writable by nobody else. Partial files of other
+	// Dir is the spool directory. It is made if missing (0700), locked while Fetch
+	// runs, and must be writable by no other user. Partial files of other
 	// addresses in it are deleted; names that are not ours are left alone.
 	Dir string
 
-	// The file begins with a head, by which it is judged before the rest is fetched: its
+	// The file begins with a head, by which it is checked before the rest is fetched: its
 	// first Prefix bytes say, by HeadSize, how long that is. A server that gives ranges is
 	// asked for the first 256 KiB, then for the first MiB, then for the rest, and sends
 	// nothing that was not asked for. An error of HeadSize says that it is not the file.
 	Prefix   int
 	HeadSize func(prefix []byte) (int64, error)
+
+	// Whole asks for all of the file at once: one request, of a file that is short. What
+	// arrives before it is checked by its head may be for nothing. A server that does not
+	// begin to send it is given up soon.
+	Whole bool
 
 	// Progress is called at most every 200 ms and once at the end, with the
 	// bytes that are there (resumed ones included) and how many are wanted in all,
@@ -86,9 +93,13 @@ type Options struct {
 	// not all is wanted.
 	Progress func(done, total int64)
 
-	// Log gets one line for each failure after which the download goes on.
+	// Log gets one line for each failure after which the download continues.
 	// It holds no credentials and no query.
 	Log func(line string)
+
+	// Fresh asks for the address again when the server no longer takes it (401, 403) though it
+	// gave bytes before, as of a presigned address that expired. nil: that ends the download.
+	Fresh func(ctx context.Context) (address string, err error)
 
 	// Proxy is the address of a proxy, http://user:password@host:port (https,
 	// socks5 and socks5h too), config.NoProxy for none, or empty for what
@@ -96,10 +107,14 @@ type Options struct {
 	// the device itself is reached without one.
 	Proxy string
 
+	// Transport goes between the redirects and the connections: it sees every request, each with
+	// the host that it goes to. nil: nothing does.
+	Transport func(http.RoundTripper) http.RoundTripper
+
 	CA        []string      // PEM files: authorities that a server's certificate must come from; none: the system's
 	LimitRate int64         // bytes a second that are read at most; 0 or less: as fast as it goes
 	Reserve   int64         // bytes that must stay free on the file system of Dir
-	MaxSize   int64         // bytes; nothing longer is fetched, whatever a server says
+	MaxSize   int64         // bytes; nothing longer is fetched
 	MinRate   int64         // bytes a second, over Window; time that the disk takes does not count
 	Window    time.Duration // also the longest wait for a server's answer
 	Deadline  time.Duration // for the whole download with all its tries
@@ -107,7 +122,7 @@ type Options struct {
 	Backoff   time.Duration // the pause after the first failure; it doubles
 	MaxPause  time.Duration // the longest pause; a server's Retry-After is cut to it
 
-	// Calendar says by which date certificates are judged, and is told the dates
+	// Calendar says by which date certificates are checked, and is told the dates
 	// that they prove. It was opened in Dir. nil: one of this Fetch's own.
 	Calendar *calendar.Calendar
 }
@@ -119,13 +134,13 @@ type Stats struct {
 	Fetched  int64 // bytes that arrived in this call, those thrown away included
 	Requests int   // requests sent, redirects not counted
 	Restarts int   // how often the download began at the first byte again
-	Resumes  int   // how often it went on from where it had broken off, in this call or in an earlier one
+	Resumes  int   // how often it continued from where it had broken off, in this call or in an earlier one
 }
 
 // Start begins to download src into opt.Dir; the caller calls Close or Drop at the end. The
 // caller finds every wrong byte, by a signature in the head and by hashes in the rest, so
-// parts of the file are joined whatever validators the server gives; a part that is wrong
-// is fetched anew (Again). If src says a SHA-256, the whole has that when Settle returns.
+// parts of the file are joined also without a validator of the server; a part that is wrong
+// is fetched again (Again). If src says a SHA-256, the whole has that when Finish returns.
 //
 // The file is not durable: a power cut loses what arrived in the last 15 seconds, and a
 // later call fetches that again. To write a bundle to the flash that is deleted a moment
@@ -133,10 +148,11 @@ type Stats struct {
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
 // be right, or a proxy or CA that cannot be used, ExitBusy if another download uses the
-// folder, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
-// everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH. A
+// directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
+// everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH, or
+// ADDRESS_EXPIRED if the server took the address before, in this call or in an earlier one. A
 // cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
-// partial file is kept if a later call can go on from it.
+// partial file is kept if a later call can continue from it.
 func Start(ctx context.Context, src Source, opt Options) *Download {
 	d := &Download{opt: opt.withDefaults(), began: time.Now(), heads: make(chan *File), ended: make(chan struct{})}
 	d.caller, d.cancel = context.WithCancel(ctx)
@@ -166,7 +182,7 @@ func (d *Download) fetch(src Source) (err error) {
 		return d.from.localError(d.opt.Dir, err)
 	}
 	defer d.spool.close()
-	if d.route.dates = d.opt.Calendar; d.route.dates == nil {
+	if d.route.dates == nil {
 		d.route.dates = calendar.Open(d.opt.Dir, nil)
 	}
 	defer d.route.dates.Save()
@@ -191,7 +207,7 @@ func (src Source) parse() (*origin, error) {
 	u, err := url.Parse(src.URL)
 	if err != nil {
 		// Neither the parser's error nor the address may be shown: where the
-		// password of a malformed address ends is anybody's guess.
+		// password of a malformed address ends is unknown.
 		for _, scheme := range []string{"http:", "https:"} {
 			if strings.HasPrefix(src.URL, scheme) {
 				return nil, usage("cannot download \"%s…\": the address is malformed", scheme)
@@ -239,7 +255,7 @@ func (opt Options) withDefaults() Options {
 }
 
 // setDefault replaces what is not positive: a limit of zero or less would
-// mean no limit or no try at all, and nobody means that.
+// mean no limit or no try at all.
 func setDefault[T int | int64 | time.Duration](v *T, value T) {
 	if *v <= 0 {
 		*v = value

@@ -51,7 +51,7 @@ func TestUsage(t *testing.T) {
 		}
 		checkError(t, err, row.text, bootcheck.ExitUsage, failed)
 		if _, err := os.Stat(dir); err == nil {
-			t.Errorf("Fetch(%q) made the folder", row.url)
+			t.Errorf("Fetch(%q) made the directory", row.url)
 		}
 		if err := Remove(dir, Source{URL: row.url, SHA256: row.sha}); bootcheck.Exit(err) != bootcheck.ExitUsage {
 			t.Errorf("Remove(%q) = %v, want exit code %d", row.url, err, bootcheck.ExitUsage)
@@ -81,7 +81,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	l.Close()
 	for url, text := range map[string]string{
-		"http://" + l.Addr().String() + "/x?secret=1": "connection refused",
+		"http://" + l.Addr().String() + "/x?secret=1": "nothing listens on 127.0.0.1:",
 		"http://no-such-host.invalid/x?secret=1":      "no-such-host.invalid",
 	} {
 		opt := quick(spoolDir(t))
@@ -296,7 +296,7 @@ func TestNoRoom(t *testing.T) {
 			t.Error("what may not be on the disk would be kept")
 		}
 	})
-	t.Run("no folder", func(t *testing.T) {
+	t.Run("no directory", func(t *testing.T) {
 		_, _, err := Fetch(t.Context(), src, Options{Dir: "/proc/spool"})
 		if err == nil {
 			t.Fatal("Fetch succeeded")

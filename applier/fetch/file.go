@@ -28,13 +28,15 @@ func (b *Broken) Unwrap() error { return b.Err }
 // that it asks for is there.
 type File struct {
 	file  *os.File
-	head  int64 // bytes of it that the caller judges first
+	head  int64 // bytes of it that the caller checks first
 	Have  int64 // bytes that were there when the head was
 	began time.Time
 
+	Requests int // that were sent until the head was there
+
 	wanted  chan []Part
 	refused chan error
-	doubts  chan *doubt   // closed by Settle
+	doubts  chan *doubt   // closed by Finish
 	arrived chan struct{} // closed when all that is wanted has, or the end came
 	over    chan struct{} // closed at the end of the download of this file; then err is known
 
@@ -77,7 +79,7 @@ func (f *File) Want(parts []Part) {
 // Refuse ends the download because of what the head says, in the place of Want, and
 // returns err when what had arrived is deleted. If it says that there is no room
 // (ExitNoSpace), that is kept: it is wanted once there is. If it says that the head is
-// damaged, and the head is of an earlier call, it is fetched anew: ErrStartedOver.
+// damaged, and the head is of an earlier call, it is fetched again: ErrStartedOver.
 func (f *File) Refuse(err error) error {
 	f.refused <- err
 	<-f.over
@@ -102,7 +104,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Again fetches p anew, whose content is wrong: damaged on the way, or from a server that
+// Again fetches p once more, whose content is wrong: damaged on the way, or from a server that
 // has another file. It returns wrong if it stays so.
 func (f *File) Again(ctx context.Context, p Part, wrong error) error {
 	x := &doubt{Part: p, err: wrong, again: make(chan struct{})}
@@ -132,9 +134,9 @@ func (f *File) Again(ctx context.Context, p Part, wrong error) error {
 // Arrived is closed when all that is wanted has arrived, or never will.
 func (f *File) Arrived() <-chan struct{} { return f.arrived }
 
-// Settle says that no part is in doubt any more, waits for the end of the download, and
+// Finish says that no part is in doubt any more, waits for the end of the download, and
 // returns how long it takes to have all of it again. It is called once.
-func (f *File) Settle() (time.Duration, error) {
+func (f *File) Finish() (time.Duration, error) {
 	close(f.doubts)
 	<-f.over
 	return f.took, f.err
@@ -156,7 +158,7 @@ func (f *File) all(resumed bool) {
 		close(f.arrived)
 	}
 	if f.took = max(1, time.Since(f.began)); resumed {
-		f.took = math.MaxInt64 // nobody knows how long that was at it
+		f.took = math.MaxInt64 // how long that took is not known
 	}
 	f.more.Broadcast()
 }
@@ -191,7 +193,7 @@ func (d *Download) headOf(f io.ReaderAt, have int64) (int64, error) {
 	return size, nil
 }
 
-// offer gives the file, once its head is there or all of it is, to who asked for it,
+// offer gives the file, once its head is there or all of it is, to the caller,
 // and waits for what is wanted of it.
 func (d *Download) offer(all bool) error {
 	if d.now != nil || d.have <= d.looked && !all {
@@ -213,6 +215,7 @@ func (d *Download) offer(all bool) error {
 	if err != nil {
 		return d.spool.local(d.spool.part, err)
 	}
+	f.Requests = d.stats.Requests
 	d.now = f
 	// A head that only became whole with bytes of this call is the server's.
 	d.known = d.known || d.stats.Fetched > 0 || head == 0
@@ -243,8 +246,8 @@ func (d *Download) Next() (*File, error) {
 	}
 }
 
-// Close ends the download if it still goes on, and returns when it has kept what a later
-// one can go on from, and how it went.
+// Close ends the download if it still continues, and returns when it has kept what a later
+// one can continue from, and how it went.
 func (d *Download) Close() Stats {
 	d.cancel()
 	<-d.ended

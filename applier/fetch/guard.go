@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -21,11 +22,13 @@ type guard struct {
 	offset int64 // length of the partial file when the try began
 	limit  int64 // ask for the bytes before this one only; 0: for all
 	aside  bool  // it is not the end of the file that becomes longer
+	first  bool  // what follows is not known yet: that is asked for on the same connection
 	end    int64 // where the answer ends by what it announces; 0: no answer yet, -1: unknown
 
-	stop context.CancelCauseFunc // ends the try
-	left time.Duration           // of this window of waiting for the server
-	got  int64                   // bytes in it
+	client *http.Client            // of the request; nil: none was sent
+	stop   context.CancelCauseFunc // ends the try
+	left   time.Duration           // of this window of waiting for the server
+	got    int64                   // bytes in it
 }
 
 // wait waits for the server in f, which returns how many bytes came. Where less than
@@ -53,19 +56,18 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 	if req.Method == http.MethodHead {
 		return g.head(req), nil
 	}
-	ask := req.Clone(req.Context())
-	ask.Header.Del("Range") // grab's own; the offset decides
-	if r := g.askFor(); r != "" {
-		ask.Header.Set("Range", r)
-	}
-	ask.Header.Set("User-Agent", "ota-apply")
-	ask.Header.Set("Accept-Encoding", "identity")
-	ask.Header.Set("Cache-Control", "no-transform")
-	g.d.stats.Requests++
-	var resp *http.Response
-	_, err := g.wait(func() (_ int, err error) {
-		resp, err = send(ask.Context(), g.d.client, ask, g.d.from)
-		return 0, err
+	return g.get() // not grab's own Range: the offset decides
+}
+
+// get is the answer to the request of this try.
+func (g *guard) get() (resp *http.Response, err error) {
+	a := g.d.request(g.d.tryCtx, g.offset, g.limit)
+	g.client = a.client
+	g.askAhead(g.limit - g.offset)
+	_, err = g.wait(func() (int, error) {
+		r := <-a.answered
+		resp = r.resp
+		return 0, r.err
 	})
 	if err != nil {
 		return nil, err
@@ -81,13 +83,28 @@ func (g *guard) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// askFor is the Range of this try; empty: none.
-func (g *guard) askFor() string {
+// askAhead sends requests for what follows, when unread bytes of the answer are to come. An
+// address that is new has to be good for one request first.
+func (g *guard) askAhead(unread int64) {
+	if !g.aside && !g.first && g.d.taken {
+		g.d.askAhead(g.limit, unread)
+	}
+}
+
+// done ends the try.
+func (g *guard) done() {
+	if g.client != nil {
+		g.d.idle = append(g.d.idle, g.client)
+	}
+}
+
+// rangeOf is the Range of a request from offset on, up to limit if that is not 0; empty: none.
+func rangeOf(offset, limit int64) string {
 	switch {
-	case g.limit > 0:
-		return fmt.Sprintf("bytes=%d-%d", g.offset, g.limit-1)
-	case g.offset > 0:
-		return fmt.Sprintf("bytes=%d-", g.offset)
+	case limit > 0:
+		return fmt.Sprintf("bytes=%d-%d", offset, limit-1)
+	case offset > 0:
+		return fmt.Sprintf("bytes=%d-", offset)
 	}
 	return ""
 }
@@ -104,10 +121,10 @@ func (g *guard) head(req *http.Request) *http.Response {
 	}
 }
 
-// admit judges an answer before a byte of it is read, and notes in the
+// admit checks an answer before a byte of it is read, and notes in the
 // sidecar what it says of the file.
 func (g *guard) admit(resp *http.Response) error {
-	if f := g.judgeStatus(resp); f != nil {
+	if f := g.checkStatus(resp); f != nil {
 		return f
 	}
 	if e := resp.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
@@ -117,11 +134,12 @@ func (g *guard) admit(resp *http.Response) error {
 	g.end = size
 	if resp.StatusCode == http.StatusPartialContent {
 		var f *fault
-		if size, f = g.judgeRange(resp); f != nil {
+		if size, f = g.checkRange(resp); f != nil {
 			return f
 		}
 	}
 	d := g.d
+	d.taken = true
 	switch {
 	case size == 0:
 		return g.strange("the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
@@ -155,8 +173,8 @@ func (g *guard) admit(resp *http.Response) error {
 	return d.spool.note(func(m *mark) { m.Size = d.size })
 }
 
-// judgeStatus passes 200 and 206 where they were asked for.
-func (g *guard) judgeStatus(resp *http.Response) *fault {
+// checkStatus passes 200 and 206 where they were asked for.
+func (g *guard) checkStatus(resp *http.Response) *fault {
 	ranged := g.offset > 0 || g.limit > 0
 	status := statusOf(resp)
 	switch code := resp.StatusCode; {
@@ -165,10 +183,16 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 	case code == http.StatusOK && g.offset == 0, code == http.StatusPartialContent && ranged:
 		return nil
 	case code == http.StatusOK:
-		return faultf(rewind, "the server sends the whole file instead of the rest")
+		return faultf(rewind, "the server sends all of the file instead of the rest")
 	case ranged && code == http.StatusRequestedRangeNotSatisfiable && g.tooShort(resp):
 		_, _, total, _ := contentRange(resp)
 		return faultf(mismatch, "the server's file has %d bytes, want %d", total, g.d.size).withCode(bootcheck.CodeSizeMismatch)
+	case g.d.taken && (code == 401 || code == 403 || code == 400 && g.d.opt.Fresh != nil): // 400: Google's storage
+		f := &fault{kind: final, err: answer{code, status}, code: bootcheck.CodeAddressExpired}
+		if g.d.opt.Fresh != nil {
+			f.kind, f.expired = transient, true
+		}
+		return f.advising("the server took this address before: install from a fresh one, or with --url-from, to resume")
 	case ranged && (code == 400 || code == 412 || code == 416 || code == 501):
 		return faultf(rewind, "server answered %s when asked for a part", status)
 	case code == 408 || code == 425 || code == 429 || code >= 500 && code != 501 && code != 505:
@@ -178,17 +202,32 @@ func (g *guard) judgeStatus(resp *http.Response) *fault {
 	case code >= 200 && code < 300:
 		return g.strange("server answered %s instead of the file", status)
 	default:
-		return faultf(final, "server answered %s", status).advising(statusAdvice[code])
+		return (&fault{kind: final, err: answer{code, status}}).advising(statusAdvice[code])
 	}
 }
 
-// statusAdvice is what a person does after a status that ends a download.
+// An answer is a status that ends a download.
+type answer struct {
+	code   int
+	status string
+}
+
+func (a answer) Error() string { return "server answered " + a.status }
+
+// Absent reports whether err, of a download, is that the server has no such file, or says
+// so: object stores answer 403 where they do not let list.
+func Absent(err error) bool {
+	a, ok := errors.AsType[answer](err)
+	return ok && (a.code == http.StatusNotFound || a.code == http.StatusGone || a.code == http.StatusForbidden)
+}
+
+// statusAdvice is what an operator does after a status that ends a download.
 var statusAdvice = map[int]string{
 	401: "put the user and the password into the address, https://user:password@host/…",
-	403: "if the address is a presigned one, it may have expired: ask again with a fresh one",
+	403: "if the address is a presigned one, it may have expired: install from a fresh one",
 	404: "check the address",
 	407: proxyAdvice,
-	410: "the file is gone for good: ask for another address",
+	410: "the file is gone for good: install from another address",
 }
 
 // statusOf is the status of resp without what the server makes of it in words.
@@ -217,9 +256,9 @@ func (g *guard) foreign(resp *http.Response) bool {
 	return wrongSize || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
 }
 
-// judgeRange passes a 206 that goes from our offset to the limit or to the
+// checkRange passes a 206 that goes from our offset to the limit or to the
 // end of the file, and returns the length of the whole file, -1 if unknown.
-func (g *guard) judgeRange(resp *http.Response) (int64, *fault) {
+func (g *guard) checkRange(resp *http.Response) (int64, *fault) {
 	first, last, total, ok := contentRange(resp)
 	if total < 0 {
 		total = g.d.size // "*": the server does not know, perhaps we do
@@ -267,7 +306,7 @@ func contentRange(resp *http.Response) (first, last, total int64, ok bool) {
 }
 
 // endsByClosing reports whether only the end of the connection says where the
-// body ends: a body that was cut off then looks like a whole one.
+// body ends: a body that was cut off then looks like an intact one.
 func endsByClosing(resp *http.Response) bool {
 	return resp.ProtoMajor == 1 && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
 }

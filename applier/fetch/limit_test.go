@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestLimitRate holds that a limited download is whole, takes its time, and is
+// TestLimitRate holds that a limited download is intact, takes its time, and is
 // not taken for one from a slow server, though it is slower than the minimum.
 func TestLimitRate(t *testing.T) {
 	file := content(fileSize, 1)

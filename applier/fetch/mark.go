@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// A mark is the sidecar of a partial file: what must be known to go on.
+// A mark is the sidecar of a partial file: what must be known to continue.
 type mark struct {
 	URL    string `json:"url"`              // as printed: no credentials, no query
 	SHA256 string `json:"sha256,omitempty"` // of the whole file, if the caller knew it
@@ -18,7 +18,7 @@ type mark struct {
 	Holes  []Part `json:"holes,omitempty"`  // of the partial file, in order; those behind Synced may not be all
 }
 
-// readMark reads a sidecar. Whatever is odd about it is an error: the download
+// readMark reads a sidecar. Anything odd in it is an error: the download
 // then starts over.
 func readMark(name string) (*mark, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -27,7 +27,7 @@ func readMark(name string) (*mark, error) {
 	}
 	defer f.Close()
 	if fi, err := f.Stat(); err != nil || !private(fi) {
-		return nil, fmt.Errorf("%q is not a file of ours", name)
+		return nil, fmt.Errorf("%q is not a file of ota-apply", name)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxMark))
 	if err != nil {
@@ -49,5 +49,5 @@ func readMark(name string) (*mark, error) {
 
 // maxMark bounds what is read of a sidecar, bytes. A hole is at least minGap wide
 // and takes 50 bytes, so the largest file, 8 GB, can have more than that: then it
-// is fetched anew.
+// is fetched again.
 const maxMark = 1 << 20

@@ -11,15 +11,29 @@ type Part struct {
 	End   int64 `json:"end"`
 }
 
-// minGap is the shortest hole, bytes. Less is fetched although nobody wants it:
-// to ask anew costs a round trip, in which a slow link brings as much.
+// minGap is the shortest hole, bytes. Less is fetched although it is not wanted:
+// to ask again costs a round trip, in which a slow link brings as much.
 const minGap = 64 << 10
 
-// merge joins parts that are less than a hole apart. They are in order.
+// maxParts is how many ranges are asked for at most: each is an entry in what some servers
+// write down of a device, which holds 1,000 (hawkBit before 0.8).
+const maxParts = 200
+
+// merge joins parts that are less than a hole apart, and more of them while there are more
+// than maxParts. They are in order.
 func merge(parts []Part) []Part {
+	for gap := int64(minGap); ; gap *= 2 {
+		if parts = mergeGap(parts, gap); len(parts) <= maxParts {
+			return parts
+		}
+	}
+}
+
+// mergeGap joins parts that are less than gap apart.
+func mergeGap(parts []Part, gap int64) []Part {
 	var joined []Part
 	for _, p := range parts {
-		if n := len(joined); n > 0 && p.First-joined[n-1].End < minGap {
+		if n := len(joined); n > 0 && p.First-joined[n-1].End < gap {
 			joined[n-1].End = max(joined[n-1].End, p.End)
 			continue
 		}
@@ -30,7 +44,10 @@ func merge(parts []Part) []Part {
 	return joined
 }
 
-// choose notes which parts are wanted of a file that was judged. A file whose SHA-256 is
+// Requests is how many a download takes that wants parts, which are in order, behind the head.
+func Requests(parts []Part) int { return len(merge(parts)) }
+
+// choose notes which parts are wanted of a file that was checked. A file whose SHA-256 is
 // known has to be fetched whole: nothing else can be compared with it.
 func (d *Download) choose(parts []Part) {
 	if parts == nil || d.noHead || d.size < 0 || d.from.sha256 != nil {
@@ -39,14 +56,14 @@ func (d *Download) choose(parts []Part) {
 	d.parts = append([]Part{}, merge(parts)...) // none is not all
 }
 
-// mend cuts the partial file off, once, at the first hole that an earlier call
-// left where this one wants something. Which that is, is known when it is judged,
+// repair cuts the partial file off, once, at the first hole that an earlier call
+// left where this one wants something. Which that is, is known when it is checked,
 // before anything is fetched: the head has no holes.
-func (d *Download) mend() error {
-	if d.mended {
+func (d *Download) repair() error {
+	if d.repaired {
 		return nil
 	}
-	d.mended = true
+	d.repaired = true
 	holes := d.spool.holes()
 	i := slices.IndexFunc(holes, func(h Part) bool {
 		if d.parts == nil {
@@ -78,12 +95,17 @@ func (d *Download) nextPart() (limit int64, more bool, err error) {
 		if err := d.skip(p.First); err != nil {
 			return 0, false, err
 		}
-		if p.End >= d.size {
-			return 0, true, nil
-		}
-		return p.End, true, nil
+		return d.limitOf(p), true, nil
 	}
 	return 0, false, d.skip(d.size)
+}
+
+// limitOf is up to where the request for p goes, 0 for the end of the file.
+func (d *Download) limitOf(p Part) int64 {
+	if p.End >= d.size {
+		return 0
+	}
+	return p.End
 }
 
 // skip makes a hole of the partial file up to offset.

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -105,7 +107,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestPartsResume holds that a later call goes on with a file that has holes, and
+// TestPartsResume holds that a later call continues with a file that has holes, and
 // fetches what this time is wanted of them.
 func TestPartsResume(t *testing.T) {
 	file := content(bigSize, 1)
@@ -128,8 +130,9 @@ func TestPartsResume(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			var hung atomic.Bool
 			s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
-				if offset(r) == 3<<20 && n == 4 {
+				if offset(r) == 3<<20 && !hung.Swap(true) {
 					serve(&hanger{ResponseWriter: w, r: r, left: 100_000}, r, file)
 					return
 				}
@@ -251,3 +254,38 @@ func (h *hanger) Write(p []byte) (int, error) {
 }
 
 func exists(name string) bool { _, err := os.Stat(name); return err == nil }
+
+// TestMerge holds that what is little apart is asked for together, and that a file in many
+// parts is not asked for in more than maxParts.
+func TestMerge(t *testing.T) {
+	spread := func(n int, step int64) (parts []Part) {
+		for i := range int64(n) {
+			parts = append(parts, Part{i * step, i*step + 1000})
+		}
+		return parts
+	}
+	for _, row := range []struct {
+		name  string
+		parts []Part
+		want  int
+	}{
+		{"none", nil, 0},
+		{"an empty one", []Part{{5, 5}}, 0},
+		{"one in another", []Part{{0, 10_000}, {10, 20}}, 1},
+		{"as near as the shortest hole", []Part{{0, 10}, {9 + minGap, 10 + minGap}, {10 + 2*minGap, 11 + 2*minGap}}, 2},
+		{"as many as may be", spread(maxParts, 100_000), maxParts},
+		{"one more", spread(maxParts+1, 100_000), 1},
+		{"many, with a wide hole", append(spread(150, 100_000), Part{1 << 30, 1<<30 + 5}), 151},
+		{"too many, with a wide hole", append(spread(250, 100_000), Part{1 << 30, 1<<30 + 5}), 2},
+	} {
+		got := merge(row.parts)
+		if len(got) != row.want || Requests(row.parts) != row.want {
+			t.Errorf("%s: %d ranges, want %d", row.name, len(got), row.want)
+		}
+		for _, p := range row.parts {
+			if p.First < p.End && !slices.ContainsFunc(got, func(g Part) bool { return g.First <= p.First && p.End <= g.End }) {
+				t.Errorf("%s: %v is not asked for", row.name, p)
+			}
+		}
+	}
+}

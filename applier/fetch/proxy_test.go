@@ -26,7 +26,7 @@ const hiddenHost = "bundles.invalid"
 type testProxy struct {
 	*server
 	to     string // host:port of the server that hiddenHost is
-	user   string // user:password that it wants; empty: nobody's
+	user   string // user:password that it wants; empty: none
 	spoil  func(w http.ResponseWriter, r *http.Request, resp *http.Response, n int)
 	refuse func(n int) int // status for the n-th request; 0: none
 }
@@ -180,7 +180,7 @@ func proxyBehaviours() []proxyBehaviour {
 			w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 			w.WriteHeader(resp.StatusCode)
 			w.Write(b)
-		}}, gets: "the server sends 131072 bytes, but names 0 to 262143", code: failed, advice: "ask again", maxFetched: 1},
+		}}, gets: "the server sends 131072 bytes, but names 0 to 262143", code: failed, advice: "run the same command again", maxFetched: 1},
 		{name: "a proxy that answers every request from its cache, whole", proxy: testProxy{spoil: func(w http.ResponseWriter, r *http.Request, resp *http.Response, n int) {
 			if n == 1 {
 				b := halve(w, resp)
@@ -203,7 +203,7 @@ func proxyBehaviours() []proxyBehaviour {
 	}
 }
 
-// TestProxy holds that a download through a proxy is whole or a clear error,
+// TestProxy holds that a download through a proxy is intact or a clear error,
 // and that the proxy's password is told to the proxy only.
 func TestProxy(t *testing.T) {
 	file := content(fileSize, 1)
@@ -267,8 +267,8 @@ func TestNoProxyThere(t *testing.T) {
 	l.Close()
 	silent := newListener(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 	for _, row := range []struct{ name, proxy, url, gets, advice string }{
-		{"dead", "http://joe:secret@" + l.Addr().String(), "http://" + hiddenHost + "/x", "connection refused", "check the address and the network"},
-		{"dead, https", "http://joe:secret@" + l.Addr().String(), "https://" + hiddenHost + "/x", "connection refused", "check the address and the network"},
+		{"dead", "http://joe:secret@" + l.Addr().String(), "http://" + hiddenHost + "/x", "the proxy: nothing listens on ", "check the address and the network"},
+		{"dead, https", "http://joe:secret@" + l.Addr().String(), "https://" + hiddenHost + "/x", "the proxy: nothing listens on ", "check the address and the network"},
 		{"silent", "http://" + silent, "http://" + hiddenHost + "/x", "the server sent less than 20480 bytes a second for 1s", "again"},
 		{"silent, https", "http://" + silent, "https://" + hiddenHost + "/x", "the server sent less than 20480 bytes a second for 1s", "again"},
 		{"silent, SOCKS", "socks5://" + silent, "http://" + hiddenHost + "/x", "the server sent less than 20480 bytes a second for 1s", "again"},
@@ -304,7 +304,7 @@ func TestProxyAddress(t *testing.T) {
 		}
 		checkError(t, err, "the address of the proxy is malformed", bootcheck.ExitUsage, failed)
 		if _, err := os.Stat(dir); err == nil {
-			t.Errorf("proxy %q: the folder was made", proxy)
+			t.Errorf("proxy %q: the directory was made", proxy)
 		}
 	}
 }

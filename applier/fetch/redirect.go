@@ -24,7 +24,7 @@ type hops struct {
 	proxied  bool // what is dialled now is a proxy, which the device's owner named
 }
 
-// check judges a redirect before it is followed.
+// check decides about a redirect before it is followed.
 func (h *hops) check(req *http.Request, via []*http.Request) error {
 	h.mu.Lock()
 	h.redirect = true
@@ -36,8 +36,8 @@ func (h *hops) check(req *http.Request, via []*http.Request) error {
 	case to.Scheme != "http" && to.Scheme != "https":
 		return faultf(final, "redirect to %q, which is neither http nor https", Redact(to.String()))
 	case from.Scheme == "https" && to.Scheme == "http":
-		return faultf(final, "redirect from https to %q, which anybody on the way can change", Redact(to.String())).
-			advising("give the address that begins with https:// and leads to the file, or have the server mended")
+		return faultf(final, "redirect from https to %q, which an attacker on the network can change", Redact(to.String())).
+			advising("give the address that begins with https:// and leads to the file, or correct the server")
 	case to.Hostname() == "":
 		return faultf(final, "redirect to %q, which names no host", Redact(to.String()))
 	}
@@ -94,7 +94,7 @@ func (h *hops) connected(addr net.Addr) {
 type zone int
 
 const (
-	zoneDevice  zone = iota // this machine and its link: services that trust whoever reaches them
+	zoneDevice  zone = iota // this machine and its link: services that trust every caller
 	zoneNetwork             // the private network that the device is in
 	zonePublic
 )

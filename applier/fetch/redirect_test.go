@@ -82,7 +82,7 @@ func TestRedirects(t *testing.T) {
 }
 
 // TestCredentials holds that the credentials of an address reach its own host
-// and no other, and that its query is told to nobody.
+// and no other, and that its query is told to no server.
 func TestCredentials(t *testing.T) {
 	file := content(fileSize, 1)
 	other := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })

@@ -48,7 +48,7 @@ func halfThenWait(b []byte) handler {
 	}
 }
 
-// TestResumeByAnotherCall holds what a later call goes on from, and when it
+// TestResumeByAnotherCall holds what a later call continues from, and when it
 // starts over instead.
 func TestResumeByAnotherCall(t *testing.T) {
 	file, other := content(fileSize, 1), content(fileSize, 2)
@@ -58,7 +58,7 @@ func TestResumeByAnotherCall(t *testing.T) {
 		meddle func(t *testing.T, part string)
 		src    func(Source) Source // of the second call
 		now    []byte              // what the server has then; nil: the same
-		resume int64               // bytes that the second call goes on from
+		resume int64               // bytes that the second call continues from
 		asks   int                 // requests of the second call; 0: 2
 	}{
 		{name: "nothing happened in between", resume: half},
@@ -96,7 +96,7 @@ func TestResumeByAnotherCall(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{name: "the partial file is a folder", meddle: func(t *testing.T, part string) {
+		{name: "the partial file is a directory", meddle: func(t *testing.T, part string) {
 			remove(t, part)
 			if err := os.MkdirAll(filepath.Join(part, "x"), 0o700); err != nil {
 				t.Fatal(err)
@@ -170,7 +170,11 @@ func TestResumeByAnotherCall(t *testing.T) {
 			if st.Requests != cmp.Or(row.asks, 2) {
 				t.Errorf("%d requests were sent, want %d", st.Requests, cmp.Or(row.asks, 2))
 			}
-			if st.Size != want.Size || st.Resumed != want.Resumed || st.Fetched != want.Fetched {
+			least := want.Fetched
+			if row.name == "the file changed" { // its head need not be read to the end
+				least = int64(len(now)) + 1
+			}
+			if st.Size != want.Size || st.Resumed != want.Resumed || st.Fetched < least || st.Fetched > want.Fetched {
 				t.Errorf("Stats = %+v, want %+v", st, want)
 			}
 			resumes := 0
@@ -178,7 +182,7 @@ func TestResumeByAnotherCall(t *testing.T) {
 				resumes = 1
 			}
 			if st.Resumes != resumes {
-				t.Errorf("it went on %d times, want %d", st.Resumes, resumes)
+				t.Errorf("it continued %d times, want %d", st.Resumes, resumes)
 			}
 			if err := Remove(opt.Dir, src); err != nil {
 				t.Fatal(err)
@@ -328,7 +332,7 @@ func TestSyncs(t *testing.T) {
 }
 
 // TestSyncFails holds that a sync that failed ends the download and takes the
-// partial file with it: nobody knows what of it is on the disk.
+// partial file with it: what of it is on the disk is unknown.
 func TestSyncFails(t *testing.T) {
 	from, err := Source{URL: "http://host.invalid/x", Size: 100}.parse()
 	if err != nil {

@@ -116,7 +116,7 @@ func offset(r *http.Request) int {
 	return n
 }
 
-// partial answers 206 with bytes [from,to) of b, whatever was asked for.
+// partial answers 206 with bytes [from,to) of b, for any request.
 func partial(w http.ResponseWriter, b []byte, from, to int) {
 	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(b)))
 	w.Header().Set("Content-Length", strconv.Itoa(to-from))

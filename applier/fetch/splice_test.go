@@ -12,7 +12,7 @@ import (
 )
 
 // TestNeverSpliced holds that from two nodes with two files of one length comes one
-// of them, or none: whatever answers, breaks off or is damaged in which order.
+// of them, or none: in any order of answers, breaks and damage.
 func TestNeverSpliced(t *testing.T) {
 	file, other := twins(900_000)
 	var gotten [3]atomic.Int32
@@ -42,7 +42,7 @@ func TestNeverSpliced(t *testing.T) {
 					serveAs(validators["two strong ETags"], w, r, n, b, cut)
 				})
 				opt := quick(spoolDir(t))
-				for range 3 { // a later call goes on with what an earlier one left
+				for range 3 { // a later call continues with what an earlier one left
 					f, _, err := Fetch(t.Context(), Source{URL: s.URL + "/x"}, opt, file, other)
 					if err != nil {
 						gotten[2].Add(1)

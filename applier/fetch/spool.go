@@ -51,14 +51,14 @@ const syncInterval = 15 * time.Second
 // bytes.
 const roomStep = 4 << 20
 
-// A spool is the folder, locked, with the partial file of one origin.
+// A spool is the directory, locked, with the partial file of one origin.
 type spool struct {
 	from *origin
 	dir  *os.File // held open to be synced
 	part string
 	json string
 	file *os.File // the partial file, read-only; grab opens it again for writing
-	left int64    // bytes of an earlier call that are good to go on from
+	left int64    // bytes of an earlier call that are good to continue from
 
 	unlock func()
 
@@ -175,7 +175,7 @@ func (s *spool) adopt() bool {
 	return true
 }
 
-// private reports whether nobody but us can have changed the file, so that
+// private reports whether only this program can have changed the file, so that
 // what was verified is what will be read.
 func private(fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
@@ -184,7 +184,7 @@ func private(fi fs.FileInfo) bool {
 }
 
 // reset throws the partial file away and makes an empty one: another file, so
-// that whoever still reads the old one never sees it change.
+// that a reader of the old one never sees it change.
 func (s *spool) reset() error {
 	s.syncing.Wait()
 	if s.file != nil {
@@ -198,7 +198,7 @@ func (s *spool) reset() error {
 	}
 	_, err := os.Lstat(s.json)
 	if removeErr := removeFiles(s.dir.Name(), s.from.name); removeErr != nil {
-		// A later call does not find it there, and begins anew.
+		// A later call does not find it there, and starts over.
 		s.part = filepath.Join(s.dir.Name(), s.from.name+elseSuffix)
 		if _, err := os.Lstat(s.part); err == nil {
 			return removeErr
@@ -220,7 +220,7 @@ func (s *spool) reset() error {
 }
 
 // removeFiles deletes the sidecar, then the partial file: the one without the
-// other is never believed. Its error is about the first that could not be deleted.
+// other is never trusted. Its error is about the first that could not be deleted.
 func removeFiles(dir, name string) (err error) {
 	for _, suffix := range []string{noteSuffix, partSuffix, elseSuffix} {
 		err = cmp.Or(err, bootcheck.RemoveAll(filepath.Join(dir, name+suffix)))
@@ -229,7 +229,7 @@ func removeFiles(dir, name string) (err error) {
 }
 
 // dest is the name under which grab opens the partial file. Through /proc it
-// is the very file that we hold open, whatever its name has come to mean.
+// is the very file that we hold open, also if its name now means another.
 func (s *spool) dest() string {
 	name := fmt.Sprintf("/proc/self/fd/%d", s.file.Fd())
 	if _, err := os.Stat(name); err != nil {
@@ -249,7 +249,7 @@ func (s *spool) length() (int64, error) {
 
 // note changes the sidecar, for a later call in this boot. After a power cut it
 // does not matter whether it is there: what it says that nothing was synced of is
-// not believed then.
+// not trusted then.
 func (s *spool) note(change func(*mark)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -363,8 +363,8 @@ func (s *spool) local(where string, err error) *fault {
 	return &fault{kind: final, err: s.from.localError(where, err), drop: !bootcheck.IsNoSpace(err)}
 }
 
-// unsynced makes a final fault of a sync that failed, also for want of room: nobody
-// knows what of the partial file is on the disk.
+// unsynced makes a final fault of a sync that failed, also for want of room: what
+// of the partial file is on the disk is not known.
 func (s *spool) unsynced() *fault { return s.local(s.part, s.syncErr).dropping() }
 
 // drop deletes the partial file: it is of no use to a later call.
@@ -373,7 +373,7 @@ func (s *spool) drop() {
 	removeFiles(s.dir.Name(), s.from.name)
 }
 
-// close unlocks the folder. A sync that still runs notes nothing any more.
+// close unlocks the directory. A sync that still runs notes nothing any more.
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

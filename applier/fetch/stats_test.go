@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What goes on within one call counts as much as what an earlier call left, and
+// What continues within one call counts as much as what an earlier call left, and
 // asking for the head first is no interruption.
 func TestResumesAreCounted(t *testing.T) {
 	file := content(fileSize, 1)
@@ -47,7 +47,7 @@ func TestResumesAreCounted(t *testing.T) {
 			}
 			mustHave(t, f, file)
 			if st.Resumes != row.want {
-				t.Errorf("it went on %d times, want %d (%+v)", st.Resumes, row.want, st)
+				t.Errorf("it continued %d times, want %d (%+v)", st.Resumes, row.want, st)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 
 // BenchmarkInstall is 10,000 reports in an install of 40 MiB in 300 files (hashed,
 // written, synced), to every endpoint that could hold it up, in turn. For each it
-// gives the time that the caller spent in the calls beyond that with nobody to tell,
+// gives the time that the caller spent in the calls beyond that without an endpoint,
 // in percent of the install's time: medians of seven runs. What a real install tells
 // is a hundred reports.
 func BenchmarkInstall(b *testing.B) {

@@ -19,7 +19,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +44,7 @@ const (
 	lastLimit = time.Second            // in Close, for all that waits, then again for the last report
 	slowLimit = 250 * time.Millisecond // instead, if the report before timed out; and in Flush
 	replyMax  = 4 << 10                // bytes that are read of a reply, so that device-api can send it
+	keepEvery = time.Second            // between two states of the file that say how many bytes are done
 	textMax   = 1000                   // bytes of a message: a cause may quote an address of any length
 )
 
@@ -53,8 +53,9 @@ type State = bootcheck.Operation
 
 // kept is what the state file says.
 type kept struct {
-	State
-	Exit *bootcheck.ExitCode `json:"exit,omitempty"` // of the command, once it has ended
+	bootcheck.Install
+	Exit   *bootcheck.ExitCode `json:"exit"` // of the command; null until it has ended
+	Schema int                 `json:"schema"`
 }
 
 // A Reporter reports one install. Its methods may be called from several goroutines.
@@ -66,6 +67,11 @@ type Reporter struct {
 	mu      sync.Mutex
 	watch   func(State)
 	state   State
+	version string              // that is installed; empty: not known yet
+	done    int64               // bytes of the stage
+	total   int64               // 0: the stage does not count them
+	noted   time.Time           // when state was last to be kept
+	told    int                 // percent of the last state that was told
 	exit    *bootcheck.ExitCode // with the last state
 	kept    chan struct{}       // closed while state is in the file
 	waiting []State             // to be posted, the oldest first, no two neighbours of the same stage
@@ -76,11 +82,11 @@ type Reporter struct {
 	muted   bool
 	err     error
 
-	there *os.File // what is at file: open, as it is locked; of who keeps it
+	there *os.File // what is at file: open, as it is locked; of the process that keeps it
 }
 
 // New makes a Reporter that posts to address and keeps the last state in file, as
-// bootcheck.Operation says (mode 0644; its folder is made if missing). Empty means: do
+// bootcheck.Operation says (mode 0644; its directory is made if missing). Empty means: do
 // not. The caller calls Close at the end.
 func New(address, file string) *Reporter {
 	r := &Reporter{file: file, cancel: func() {}, idle: make(chan struct{}), kept: make(chan struct{})}
@@ -121,18 +127,43 @@ func (r *Reporter) Watch(f func(State)) { r.watch = f }
 func (r *Reporter) Stage(stage string, progress int, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.done, r.total = 0, 0
 	r.set(State{Stage: stage, Progress: percent(progress), Message: message})
 }
 
-// Progress says how far the stage is. It is told at steps of 5 % and at 100 %.
-func (r *Reporter) Progress(p int) {
+// Version says which version is installed. The state file has it from the next stage on.
+func (r *Reporter) Version(version string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.version = version
+}
+
+// Progress says how far the stage is: done of total bytes, which are above 0. It is told at
+// steps of 5 % and at 100 %. The state file has the bytes once a second.
+func (r *Reporter) Progress(done, total int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done, r.total = done, total
 	s := r.state
-	s.Progress = percent(p)
+	s.Progress = percent(int(done * 100 / total))
 	moved := s.Progress - r.state.Progress // falls when a download starts over
 	if moved >= step || moved <= -step || s.Progress == 100 && moved != 0 {
 		r.set(s)
+	} else if time.Since(r.noted) >= keepEvery {
+		r.keepState(r.state)
+	}
+}
+
+// Trial says how far the trial is that a stage waits for, and message says it to people.
+// The state file has each call; it is told at steps of 5 % and at 100 %.
+func (r *Reporter) Trial(p int, message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Progress, s.Message = percent(p), message
+	moved := s.Progress - r.told
+	if r.keepState(s) && (moved >= step || moved <= -step || s.Progress == 100 && moved != 0) {
+		r.tell()
 	}
 }
 
@@ -170,16 +201,30 @@ func (r *Reporter) Err() error {
 
 // set makes s the state: r.mu is held. Nothing follows success or failed.
 func (r *Reporter) set(s State) {
+	if r.keepState(s) {
+		r.tell()
+	}
+}
+
+// keepState makes s the state, in the file too, and sends nothing: r.mu is held.
+func (r *Reporter) keepState(s State) bool {
 	if r.closed || r.state.Stage == StageSuccess || r.state.Stage == StageFailed {
-		return
+		return false
 	}
 	s.Message, s.Error = clip(s.Message), clip(s.Error)
-	r.state = s
-	if r.watch != nil {
-		r.watch(s)
-	}
+	r.state, r.noted = s, time.Now()
 	if r.file != "" {
 		begin(&r.kept, r.keepNewest)
+	}
+	return true
+}
+
+// tell tells the watcher and device-api of the state: r.mu is held.
+func (r *Reporter) tell() {
+	s := r.state
+	r.told = s.Progress
+	if r.watch != nil {
+		r.watch(s)
 	}
 	if r.url == "" || r.muted {
 		return
@@ -204,15 +249,15 @@ func begin(done *chan struct{}, f func(done chan struct{})) {
 
 // keepNewest writes the state until there is no newer one.
 func (r *Reporter) keepNewest(done chan struct{}) {
-	for written := (State{}); ; {
+	for written := (bootcheck.Install{}); ; {
 		r.mu.Lock()
-		s := r.state
+		s := bootcheck.Install{Operation: r.state, Version: bootcheck.OrNull(r.version), Done: r.done, Total: r.total}
 		if s == written {
 			close(done)
 			r.mu.Unlock()
 			return
 		}
-		file := kept{s, r.exit}
+		file := kept{s, r.exit, bootcheck.OutputSchema}
 		r.mu.Unlock()
 		written = s
 		if err := r.keep(file); err != nil {
@@ -238,7 +283,7 @@ func (r *Reporter) keep(s kept) error {
 	if err != nil {
 		return err
 	}
-	// Locked before anybody can see it: see bootcheck.Operation.
+	// Locked before another process can see it: see bootcheck.Operation.
 	err = bootcheck.LockOperation(f)
 	if err == nil {
 		_, err = f.Write(append(data, '\n'))
@@ -335,7 +380,7 @@ func (r *Reporter) Close(ctx context.Context) {
 	if again {
 		return
 	}
-	// First: who asks a screen and a report at the same moment hears the same.
+	// First: a screen and a report say the same at the same moment.
 	select {
 	case <-kept:
 		r.there.Close()
@@ -361,11 +406,5 @@ func (r *Reporter) Close(ctx context.Context) {
 
 func percent(p int) int { return min(max(p, 0), 100) }
 
-// clip makes text one line of at most textMax bytes, which end with a whole character.
-func clip(text string) string {
-	text = bootcheck.OneLine(text)
-	if len(text) <= textMax {
-		return text
-	}
-	return strings.ToValidUTF8(text[:textMax-len("…")], "") + "…"
-}
+// clip makes text one line of at most textMax bytes.
+func clip(text string) string { return bootcheck.Clip(bootcheck.OneLine(text), textMax) }

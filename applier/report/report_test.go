@@ -19,10 +19,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/docs/schema"
 )
 
 // An endpoint is a real device-api in so far as it takes reports and keeps
@@ -161,7 +163,7 @@ func TestNewestWins(t *testing.T) {
 	r.Stage(StageDownloading, 0, "")
 	e.wait(t, 1)
 	for p := range 101 {
-		r.Progress(p)
+		r.Progress(int64(p), 100)
 	}
 	r.Stage(StageVerifying, 0, "")
 	r.Stage(StageVerifying, 50, "half")
@@ -189,7 +191,7 @@ func TestProgressSteps(t *testing.T) {
 		{1, 0}, {4, 0}, {5, 5}, {9, 5}, {10, 10}, {8, 10}, {5, 5}, {97, 97}, {99, 97}, {100, 100}, {100, 100},
 		{0, 0}, {-7, 0}, {250, 100},
 	} {
-		r.Progress(row.say)
+		r.Progress(int64(row.say), 100)
 		if want := state(StageDownloading, row.told, "x", ""); told != want {
 			t.Errorf("after Progress(%d): %+v, want %+v", row.say, told, want)
 		}
@@ -205,7 +207,7 @@ func TestSteps(t *testing.T) {
 	for _, stage := range all {
 		r.Stage(stage, 0, "")
 		for p := range 101 {
-			r.Progress(p)
+			r.Progress(int64(p), 100)
 			if p%5 == 0 {
 				want = append(want, fmt.Sprintf("%s %d", stage, p))
 			}
@@ -217,8 +219,77 @@ func TestSteps(t *testing.T) {
 	}
 }
 
+// TestBytes holds what the state file says beside the report: the version, and how many
+// bytes of the stage are done, once a second and not more often.
+func TestBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "progress.json")
+		r := New("", file)
+		says := func(what string, percent int, version string, done, total int64) {
+			t.Helper()
+			synctest.Wait()
+			want := bootcheck.Install{Operation: state(StageDownloading, percent, "", ""), Version: bootcheck.OrNull(version), Done: done, Total: total}
+			if got := bootcheck.ReadInstall(file); got != want {
+				t.Errorf("%s: the file says %+v, want %+v", what, got, want)
+			}
+		}
+		r.Stage(StageDownloading, 0, "")
+		says("nothing is known", 0, "", 0, 0)
+		r.Version("1.2.0")
+		r.Progress(1, 1000)
+		says("within the second", 0, "", 0, 0)
+		time.Sleep(keepEvery)
+		r.Progress(2, 1000)
+		says("a second later", 0, "1.2.0", 2, 1000)
+		r.Progress(3, 1000)
+		says("at once", 0, "1.2.0", 2, 1000)
+		r.Progress(60, 1000)
+		says("5 %", 6, "1.2.0", 60, 1000)
+		r.Stage(StageDownloading, 0, "")
+		says("another stage", 0, "1.2.0", 0, 0)
+		r.Success("")
+		synctest.Wait()
+		time.Sleep(keepEvery)
+		r.Progress(70, 1000)
+		synctest.Wait()
+		if got := bootcheck.ReadInstall(file); got.Stage != StageSuccess || got.Done != 0 {
+			t.Errorf("after the end the file says %+v", got)
+		}
+		r.Close(t.Context())
+	})
+}
+
+// TestTrial holds that each second of a trial is kept, that it is told every 5 %, also when
+// it begins again, and that nothing of it follows the end.
+func TestTrial(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "progress.json")
+	r := New("", file)
+	var got []string
+	r.Watch(func(s State) { got = append(got, fmt.Sprint(s.Progress, " ", s.Message)) })
+	r.Stage(StageRebooting, 0, "0 s")
+	for _, p := range []int{1, 4, 5, 9, 10, 12, 0, 3, 100} {
+		r.Trial(p, fmt.Sprint(p, " %"))
+		r.mu.Lock()
+		kept := r.kept
+		r.mu.Unlock()
+		<-kept
+		if s, err := read(file); err != nil || s.Stage != StageRebooting || s.Progress != p || s.Message != fmt.Sprint(p, " %") {
+			t.Errorf("at %d %% the file says %+v, %v", p, s, err)
+		}
+	}
+	r.Success("done")
+	r.Trial(50, "50 %")
+	r.Close(t.Context())
+	if want := []string{"0 0 s", "5 5 %", "10 10 %", "0 0 %", "100 100 %", "100 done"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if s, err := read(file); err != nil || s.Stage != StageSuccess {
+		t.Errorf("after the end the file says %+v, %v", s, err)
+	}
+}
+
 // TestCodes holds that the error of a report begins with the code of the
-// error, whatever it is wrapped in.
+// error, in any wrapping.
 func TestCodes(t *testing.T) {
 	for _, row := range []struct {
 		err  error
@@ -238,7 +309,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// deadAddress is one where nobody listens.
+// deadAddress is one without a listener.
 func deadAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -282,7 +353,7 @@ func TestBadEndpoints(t *testing.T) {
 	})
 	for _, row := range []struct {
 		name   string
-		answer func(w http.ResponseWriter, r *http.Request, n int) // nil: nobody listens
+		answer func(w http.ResponseWriter, r *http.Request, n int) // nil: no listener
 	}{
 		{"dead", nil},
 		{"hanging", func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() }},
@@ -317,7 +388,7 @@ func TestBadEndpoints(t *testing.T) {
 			}
 			for i := range calls {
 				r.Stage(all[i%len(all)], i%100, "")
-				r.Progress(i % 100)
+				r.Progress(int64(i%100), 100)
 			}
 			if e != nil {
 				// Had a call waited for its report, each of them had come. How many
@@ -465,11 +536,11 @@ func TestStateFile(t *testing.T) {
 	if os.SameFile(before, after) || after.Mode().Perm() != 0o644 {
 		t.Errorf("the file was not replaced, or has mode %v, want 0644", after.Mode())
 	}
-	if b, err := os.ReadFile(file); err != nil || string(b) != `{"stage":"verifying","progress":0,"message":"","error":""}`+"\n" {
+	if b, err := os.ReadFile(file); err != nil || string(b) != `{"stage":"verifying","progress":0,"message":"","error":"","version":null,"bytes_done":0,"bytes_total":0,"exit":null,"schema":1}`+"\n" {
 		t.Errorf("the file holds %s (%v)", b, err)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
-		t.Errorf("the folder holds %v (%v), want one file", names, err)
+		t.Errorf("the directory holds %v (%v), want one file", names, err)
 	}
 	if r.Err() != nil {
 		t.Error(r.Err())
@@ -490,16 +561,20 @@ func TestExitInFile(t *testing.T) {
 		end  func(*Reporter)
 		want string
 	}{
-		{func(r *Reporter) { r.Success("version 1") }, `"error":"","exit":0}`},
-		{func(r *Reporter) { r.Fail(bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "no server")) }, `"exit":6}`},
+		{func(r *Reporter) { r.Success("version 1") }, `"error":"","version":null,"bytes_done":0,"bytes_total":0,"exit":0,"schema":1}`},
+		{func(r *Reporter) { r.Fail(bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "no server")) }, `"exit":6,"schema":1}`},
 	} {
 		file := filepath.Join(t.TempDir(), "progress.json")
 		r := New("", file)
 		r.Stage(StageDownloading, 0, "")
 		row.end(r)
 		r.Close(t.Context())
-		if b, err := os.ReadFile(file); err != nil || !strings.HasSuffix(string(b), row.want+"\n") {
+		b, err := os.ReadFile(file)
+		if err != nil || !strings.HasSuffix(string(b), row.want+"\n") {
 			t.Errorf("the file holds %s (%v), want %s at its end", b, err, row.want)
+		}
+		if err := schema.Check("progress", b); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -529,7 +604,7 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 }
 
 // TestReaders holds that who reads the file sees one state or the next, never
-// half of one and never that nobody is at work, however often it is replaced; and
+// half of one and never idle meanwhile, however often it is replaced; and
 // that it says idle as soon as its writer is gone.
 func TestReaders(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "progress.json")
@@ -581,7 +656,7 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// TestLongText holds that what is told is of bounded length and whole characters.
+// TestLongText holds that what is told is of bounded length and intact characters.
 func TestLongText(t *testing.T) {
 	r := New("", "")
 	var told State
@@ -593,8 +668,8 @@ func TestLongText(t *testing.T) {
 	}
 }
 
-// TestStateFileTrouble holds that a state file that cannot be written hinders
-// nobody, and is remembered once.
+// TestStateFileTrouble holds that a state file that cannot be written delays
+// no install, and is remembered once.
 func TestStateFileTrouble(t *testing.T) {
 	notDir := filepath.Join(t.TempDir(), "x")
 	if err := os.WriteFile(notDir, nil, 0o600); err != nil {
@@ -624,7 +699,7 @@ func TestManyCallers(t *testing.T) {
 		wg.Go(func() {
 			for p := range 100 {
 				r.Stage(all[i%len(all)], p, "")
-				r.Progress(p + 5)
+				r.Progress(int64(p+5), 100)
 			}
 		})
 	}

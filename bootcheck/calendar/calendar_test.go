@@ -26,7 +26,8 @@ func TestToday(t *testing.T) {
 		{name: "1970, and a date of this boot", clock: time.Unix(30, 0), kept: years(2), learned: years(3), want: years(3), unset: true},
 		{name: "an older date is learned", clock: time.Unix(30, 0), kept: years(2), learned: years(1), want: years(2), unset: true},
 		{name: "a clock behind what is certain", clock: years(1), kept: years(2), want: years(2), unset: true},
-		{name: "a date of an earlier boot that nobody can believe", clock: time.Unix(30, 0), kept: years(11), want: program, unset: true},
+		{name: "a clock that cannot be trusted", clock: years(11), kept: years(0), want: program},
+		{name: "a date of an earlier boot that cannot be trusted", clock: time.Unix(30, 0), kept: years(11), want: program, unset: true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -84,5 +85,22 @@ func TestVolatile(t *testing.T) {
 	}
 	if got := c.Today(); got.Before(next) {
 		t.Errorf("Today() = %v, want %v or later", got, next)
+	}
+}
+
+// The date of a channel lasts, and counts for bundles and channels, and for no certificate.
+func TestChannelDate(t *testing.T) {
+	dir := t.TempDir()
+	program := bootcheck.BuildDate()
+	made := program.AddDate(1, 0, 0).Truncate(time.Second)
+	wakes := func() time.Time { return time.Unix(30, 0) }
+	c := Open(dir, wakes)
+	c.LearnChannel(made)
+	c.LearnChannel(program)
+	c.Save()
+	for _, c := range []*Calendar{c, Open(dir, wakes)} {
+		if !c.Today().Equal(made) || !c.Certificates().Equal(program) {
+			t.Errorf("Today() = %v, want %v; Certificates() = %v, want %v", c.Today(), made, c.Certificates(), program)
+		}
 	}
 }

@@ -4,6 +4,8 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,30 +16,15 @@ import (
 
 // ExitCodes is the table for a usage text.
 const ExitCodes = `Exit codes:
-  0 done                     6 download failed
-  1 failed, nothing changed  7 no space
-  2 usage                    8 rolled back
-  3 busy                     9 hold, a person is needed
-  4 refused                 10 unknown: switched, not certainly durable
-  5 damaged or hostile bundle
+  0 done                     4 refused          8 rolled back
+  1 failed, nothing changed  5 damaged bundle   9 hold: the operator must act
+  2 usage                    6 download failed 10 switched, maybe not durable
+  3 busy                     7 no space
 `
 
 // Version is that of the programs, which is that of their package. `make build`
 // sets it (go build -ldflags -X).
 var Version = "unknown"
-
-// Size is n bytes for a person to read: "812 bytes", "11.8 MB".
-func Size(n int64) string {
-	switch {
-	case n < 1000:
-		return fmt.Sprintf("%d bytes", n)
-	case n < 1000*1000:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	case n < 1000*1000*1000:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
-}
 
 // Plural is "1 file", "2 files".
 func Plural(n int, one, many string) string {
@@ -47,8 +34,8 @@ func Plural(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// Usagef is an error of the command line. command, "ota-apply install", is what
-// its advice sends the reader to the help of.
+// Usagef is an error of the command line. Its hint names the help of command,
+// "ota-apply install".
 func Usagef(command, format string, args ...any) error {
 	advice := "`" + command + " --help` lists the commands and flags"
 	if prog, verb, ok := strings.Cut(command, " "); ok {
@@ -57,20 +44,55 @@ func Usagef(command, format string, args ...any) error {
 	return bootcheck.Errorf(bootcheck.ExitUsage, "", format, args...).WithAdvice("%s", advice)
 }
 
-// Fail prints err for a person, "prog: what went wrong" and on a line of its own
-// what to do, and returns the exit code of err. It prints nothing for nil.
+// An Answer is what a command that acts says with --json: one object, also when it fails.
+// A nil one is of a command without --json.
+type Answer struct {
+	Text bytes.Buffer   // what an operator would be told on stdout
+	keys map[string]any // of the command, see Set
+}
+
+// Set puts a key of the command's own into the object.
+func (a *Answer) Set(key string, value any) {
+	if a == nil {
+		return
+	}
+	if a.keys == nil {
+		a.keys = make(map[string]any)
+	}
+	a.keys[key] = value
+}
+
+// Give writes the object of a command that ended with err, which it returns, or else the
+// error of the write.
+func (a *Answer) Give(w io.Writer, err error) error {
+	a.Set("schema", bootcheck.OutputSchema)
+	a.Set("exit", bootcheck.Exit(err))
+	a.Set("message", bootcheck.OneLine(a.Text.String()))
+	a.Set("error", nil)
+	a.Set("hint", bootcheck.OrNull(bootcheck.OneLine(bootcheck.Advice(err))))
+	if err != nil {
+		text := bootcheck.OneLine(err.Error())
+		a.Set("message", text)
+		a.Set("error", bootcheck.ReportCode(err)+": "+text)
+	}
+	return cmp.Or(err, bootcheck.WriteJSON(w, a.keys))
+}
+
+// Fail prints err as "prog: what failed, to what: why" and, on a line of its own,
+// "hint:" with what the operator does next; it returns the exit code of err. It prints
+// nothing for nil.
 func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
 	if err == nil {
 		return bootcheck.ExitDone
 	}
 	if errors.Is(err, errReader) {
-		return bootcheck.ExitFailed // as `ota-apply list | head -1`: nobody asks for the rest
+		return bootcheck.ExitFailed // as `ota-apply list | head -1`: its reader has enough
 	}
 	w = Log(w)
-	// One line, whatever a cause put into its text.
+	// One line, also if a cause has several.
 	fmt.Fprintf(w, "%s: %s\n", prog, bootcheck.OneLine(err.Error()))
 	if advice := bootcheck.Advice(err); advice != "" {
-		fmt.Fprintf(w, "%s: %s\n", prog, advice)
+		fmt.Fprintf(w, "hint: %s\n", bootcheck.OneLine(advice))
 	}
 	return bootcheck.Exit(err)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -19,7 +20,7 @@ type Program struct {
 	Summary string              // "decides which version a device runs"
 	Flags   func(*flag.FlagSet) // of every command; each takes a value
 	Verbs   []Verb
-	Notes   string // at the end of the help, before the exit codes
+	Notes   string // for the manual
 	Exits   string
 }
 
@@ -123,7 +124,11 @@ func (p *Program) verb(name string, rest []string) (*Verb, []string, error) {
 		}
 	}
 	if n := len(second); n > 0 {
-		return nil, nil, Usagef(p.Name, "%s: %s or %s is missing", name, strings.Join(second[:n-1], ", "), second[n-1])
+		err := Usagef(p.Name, "%s needs %s or %s", name, strings.Join(second[:n-1], ", "), second[n-1])
+		if len(rest) > 0 {
+			err = suggest(err, name+" "+rest[0], all)
+		}
+		return nil, nil, err
 	}
 	return nil, nil, suggest(Usagef(p.Name, "unknown command %q", name), name, all)
 }
@@ -131,40 +136,11 @@ func (p *Program) verb(name string, rest []string) (*Verb, []string, error) {
 // suggest puts the word of words that is most like the one that was typed into the
 // advice of err.
 func suggest(err error, typed string, words []string) error {
-	best, least := "", 3
-	for _, w := range words {
-		d := distance(typed, w)
-		if len(typed) > 1 && strings.HasPrefix(w, typed) {
-			d = 0
-		}
-		if d < least && d < len(typed) {
-			best, least = w, d
-		}
-	}
+	best := bootcheck.Nearest(typed, words)
 	if best == "" {
 		return err
 	}
 	return bootcheck.Errorf(bootcheck.ExitUsage, "", "%w", err).WithAdvice("did you mean `%s`? %s", best, bootcheck.Advice(err))
-}
-
-// distance is how many letters have to be changed, added or removed (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := min(row[j+1], row[j]) + 1
-			if a[i] == b[j] {
-				d = min(d, diagonal)
-			}
-			diagonal, row[j+1] = row[j+1], min(d, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // parse reads flags wherever they stand and returns the other arguments, as many as
@@ -176,12 +152,13 @@ func parse(fs *flag.FlagSet, args []string, want string) (rest []string, err err
 			if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
 				var names []string
 				fs.VisitAll(func(f *flag.Flag) { names = append(names, dashes(f.Name)) })
-				return nil, suggest(Usagef(fs.Name(), "%v", err), dashes(strings.TrimPrefix(name, "-")), names)
+				name = dashes(strings.TrimPrefix(name, "-"))
+				return nil, suggest(Usagef(fs.Name(), "unknown flag %s", name), name, names)
 			}
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
 			}
-			return nil, Usagef(fs.Name(), "%v", err)
+			return nil, Usagef(fs.Name(), "%s", flagProblem(err.Error()))
 		}
 		left := fs.Args()
 		if len(args) > len(left) && args[len(args)-len(left)-1] == "--" {
@@ -193,39 +170,51 @@ func parse(fs *flag.FlagSet, args []string, want string) (rest []string, err err
 			rest, args = append(rest, args[0]), args[1:]
 		}
 	}
+	_, command, _ := strings.Cut(fs.Name(), " ")
 	words := strings.Fields(want)
 	least := len(slices.DeleteFunc(slices.Clone(words), func(s string) bool { return s[0] == '[' }))
 	if len(rest) < least {
-		return nil, Usagef(fs.Name(), "%s: something is missing: it takes %s", fs.Name(), want)
+		return nil, Usagef(fs.Name(), "%s needs %s", command, want)
 	}
 	if len(rest) > len(words) && !strings.Contains(want, "...") {
-		return nil, Usagef(fs.Name(), "%s: unexpected argument %q", fs.Name(), rest[len(words)])
+		return nil, Usagef(fs.Name(), "%s: unexpected argument %q", command, rest[len(words)])
 	}
 	if i := slices.Index(rest, ""); i >= 0 {
-		return nil, Usagef(fs.Name(), "%s: argument %d is empty", fs.Name(), i+1)
+		return nil, Usagef(fs.Name(), "%s: argument %d is empty", command, i+1)
 	}
 	return rest, nil
 }
 
+// flagProblem is a text of the flag package in the words of the help.
+func flagProblem(text string) string {
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return dashes(name) + " needs a value"
+	}
+	_, bad, ok := strings.Cut(text, "value ") // "invalid boolean value …"
+	if !ok {
+		return text
+	}
+	value, rest, _ := strings.Cut(bad, " for ")
+	name, why, _ := strings.Cut(strings.TrimPrefix(rest, "flag "), ": ")
+	return dashes(strings.TrimPrefix(name, "-")) + " " + value + ": " + why
+}
+
 func dashes(name string) string { return "--"[:min(len(name), 2)] + name }
 
-// help is the list of commands.
+// help is the list of commands, a line each: on one screen.
 func (p *Program) help() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s.\n\nUsage: %[1]s COMMAND [flags] [arguments]\n", p.Name, p.Summary)
+	fmt.Fprintf(&b, "Usage: %s COMMAND [flags] [arguments]\n", p.Name)
 	for _, v := range p.Verbs {
 		if v.Group != "" {
-			fmt.Fprintf(&b, "\n%s:\n", v.Group)
+			fmt.Fprintf(&b, "%s:\n", v.Group)
 		}
 		if short, _, _ := strings.Cut(v.Help, "\n"); short != "" {
 			b.WriteString(columns(24, strings.TrimSpace(v.Name+" "+v.Args), short))
 		}
 	}
-	fmt.Fprintf(&b, "\n`%s help COMMAND` shows the flags of a command.", p.Name)
-	if p.Flags != nil {
-		b.WriteString(" Every command has\n" + flags(p.flagSet(nil)))
-	}
-	return strings.TrimRight(b.String(), "\n") + "\n" + p.Notes + "\n" + p.Exits
+	fmt.Fprintf(&b, "`%s help COMMAND`: flags, an example, the exit codes\n", p.Name)
+	return b.String()
 }
 
 // helpOf is the help of one command.
@@ -233,8 +222,10 @@ func (p *Program) helpOf(v *Verb) string {
 	text := strings.TrimRight(fmt.Sprintf("Usage: %s %s [flags] %s", p.Name, v.Name, v.Args), " ") + "\n" + v.Help + "\n\n" + flags(p.flagSet(v))
 	if v.Example != "" {
 		text += "\nExample: " + v.Example + "\n"
+	} else {
+		text += "\n"
 	}
-	return text + "\n" + p.Exits
+	return text + p.Exits
 }
 
 func flags(fs *flag.FlagSet) (text string) {
@@ -248,20 +239,35 @@ func flags(fs *flag.FlagSet) (text string) {
 // columns is left and, beside it or below, right in lines of at most 80 characters.
 func columns(width int, left, right string) string {
 	text := fmt.Sprintf("  %-*s ", width, left)
-	indent := strings.Repeat(" ", width+3)
-	if len(left) > width {
-		text += "\n" + indent
+	if len(left) > width && len(left)+len(right) > 77 {
+		text += "\n" + strings.Repeat(" ", width+3)
 	}
-	column := width + 3
-	for i, word := range strings.Fields(right) {
-		if column += len(word) + 1; column > 81 && i > 0 {
-			text, column = text+"\n"+indent, width+3+len(word)
-		} else if i > 0 {
-			text += " "
+	return text + Wrap(width+3, right) + "\n"
+}
+
+// Wrap is text, which begins in column indent, in lines of at most 80 characters; the
+// further ones are indented as far. A word that is longer is not broken, nor is a command
+// in backticks, which would paste as several.
+func Wrap(indent int, text string) string {
+	var b strings.Builder
+	column := indent
+	words := strings.Fields(text)
+	for i := 0; i < len(words); i++ {
+		word := words[i]
+		for strings.Count(word, "`")%2 == 1 && i+1 < len(words) {
+			i++
+			word += " " + words[i]
 		}
-		text += word
+		n := utf8.RuneCountInString(word)
+		if column += n + 1; column > 81 && b.Len() > 0 {
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			column = indent + n + 1
+		} else if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(word)
 	}
-	return text + "\n"
+	return b.String()
 }
 
 // Table is the program for a generator: a line a command, "NAME;ARGS;FLAG=VALUE …".

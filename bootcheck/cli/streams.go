@@ -107,6 +107,28 @@ func (o *Output) Write(p []byte) (int, error) {
 	return len(p), o.err
 }
 
+// Paint writes text in colour c, if W is a terminal that shows colours and the operator
+// did not forbid them: NO_COLOR is set (no-color.org).
+func (o *Output) Paint(c bootcheck.Colour, text string) {
+	if !o.Terminal() || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || o.err != nil {
+		_, _ = o.Write([]byte(text))
+		return
+	}
+	fmt.Fprintf(o.W, "\x1b[%dm", c)
+	_, _ = o.Write([]byte(text))
+	_, _ = io.WriteString(o.W, "\x1b[m")
+}
+
+// Terminal reports whether W is a terminal.
+func (o *Output) Terminal() bool {
+	f, ok := o.W.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
 // Err is the error of a command that ended with err: err, or the first of a write if
 // the command did what it was asked for.
 func (o *Output) Err(err error) error {

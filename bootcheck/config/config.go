@@ -2,9 +2,9 @@
 // on the device. Every key is optional.
 //
 // A damaged configuration must not stop a boot, so Load returns something usable
-// whatever it finds: a value that is wrong is replaced by its default, every
+// in every case: a value that is wrong is replaced by its default, every
 // other value of the file still counts, and the error names all that was wrong.
-// The guardian logs the error and goes on; ota-apply, which a person can ask
+// The guardian logs the error and continues; ota-apply, which an operator can ask
 // again, refuses with exit 2.
 //
 //	root     = "/opt/tope/versions"
@@ -38,6 +38,14 @@
 //	required = true
 //	timeout  = "10s"
 //
+//	[follow]
+//	source     = ""
+//	url        = ""
+//	tenant     = "DEFAULT"
+//	device_id  = ""
+//	token_file = "/etc/ota/follow-token"
+//	parts      = ["bApp"]
+//
 //	[metrics]
 //	file = "/run/ota/ota.prom"
 package config
@@ -56,8 +64,8 @@ type Config struct {
 	Root  string // the version store; default /opt/tope/versions
 	Spool string // downloads that are not finished; default <Root>/.spool
 
-	// Keys are the public keys that may sign a bundle: files, or folders of
-	// *.pub files. Default: the folder "keys" beside the configuration. No key
+	// Keys are the public keys that may sign a bundle: files, or directories of
+	// *.pub files. Default: the directory "keys" beside the configuration. No key
 	// found means that every install is refused.
 	Keys []string
 
@@ -85,15 +93,16 @@ type Config struct {
 	Trial  Trial
 
 	// Checks are the [[check]] tables. When there is none: one http check,
-	// "device-api answers". That every one of Services runs is checked besides.
+	// "device-api answers", which counts only if something listens at its address. That every one of Services runs is checked besides.
 	Checks    []Check
-	ChecksDir string // scripts that are checks too; the folder "checks.d" beside the configuration
+	ChecksDir string // scripts that are checks too; the directory "checks.d" beside the configuration
 
 	Metrics Metrics
+	Follow  Follow
 
 	Path string // the file that was asked for, absolute, whether it could be read or not
 
-	spoolSet bool // the file says where Spool is
+	from map[string]string // where the values of keys come from, see Setting; default: not there
 }
 
 // How a new version takes files from others that are installed. Nothing is ever
@@ -112,8 +121,8 @@ type Report struct {
 	URL string // on the loopback interface; "" in the file: no reports; default http://127.0.0.1:9080/api/v1.0/ota/report
 }
 
-// Trial says how many boots without a verdict a version on trial survives, by how the
-// boot before them ended, and what a good verdict takes.
+// Trial says how many boots a version on trial survives unconfirmed, by how the
+// boot before them ended, and what a confirmation takes.
 type Trial struct {
 	Hard    int // watchdog reset, panic, crash loop; default 3
 	Unclean int // power cut; default 6, users switch printers off
@@ -129,7 +138,7 @@ type Check struct {
 	Unit     string        // unit that must be active
 	HTTP     string        // URL on the loopback interface that must answer 200
 	Script   string        // program that must exit 0
-	Required bool          // may condemn a version; default true
+	Required bool          // may roll back a version; default true
 	Timeout  time.Duration // for one run; default 10s
 }
 
@@ -139,6 +148,23 @@ type Metrics struct {
 	// On a file system in memory (below Run, say) nothing of it wears the flash.
 	File string
 }
+
+// Follow says which server `ota-apply follow` asks what should run.
+type Follow struct {
+	Source    string   // FollowDDI or FollowChannel; empty (the default): no server is asked
+	URL       string   // of the server, https://HOST or with a path before /TENANT; of a channel, its file; a proxy and authorities as for downloads
+	Tenant    string   // default "DEFAULT", hawkBit's
+	DeviceID  string   // the name of the device at the server; empty (the default): /etc/machine-id
+	TokenFile string   // one line, "TargetToken X", "GatewayToken X" or X; mode 0600; default "follow-token" beside the configuration
+	Parts     []string // the types of software module (chunk "part") that hold a bundle; default ["bApp"], hawkBit's "application"
+}
+
+// FollowDDI is the Source of an Eclipse hawkBit server, or of another with its device
+// API (DDI).
+const FollowDDI = "ddi"
+
+// FollowChannel is the Source of a signed file, NAME.channel, on any web server.
+const FollowChannel = "channel"
 
 // Default is the configuration of a device whose file, at path, says nothing.
 func Default(path string) *Config {
@@ -171,8 +197,14 @@ func Default(path string) *Config {
 			Name: "device-api answers", HTTP: "http://127.0.0.1:9080/health", Required: true, Timeout: defaultTimeout,
 		}},
 		ChecksDir: filepath.Join(dir, "checks.d"),
+		Follow:    Follow{Tenant: "DEFAULT", TokenFile: filepath.Join(dir, "follow-token"), Parts: []string{"bApp"}},
 		Path:      path,
 	}
+}
+
+// IsDefault reports whether check stands in Checks because the file names none.
+func (c *Config) IsDefault(check Check) bool {
+	return c.from["check"] == "" && check == Default(c.Path).Checks[0]
 }
 
 // defaultTimeout is how long one run of a check may take.
@@ -186,7 +218,10 @@ func (c *Config) SetRoot(dir string) error {
 		return err
 	}
 	c.Root = abs
-	if !c.spoolSet {
+	if c.from == nil {
+		c.from = make(map[string]string)
+	}
+	if c.from["root"] = "--root"; c.from["spool"] == "" {
 		c.Spool = filepath.Join(abs, ".spool")
 	}
 	return nil

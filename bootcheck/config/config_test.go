@@ -44,9 +44,13 @@ func TestDefaults(t *testing.T) {
 		Path:      "/etc/ota/ota.toml",
 
 		CA: []string{}, DownloadDeadline: 24 * time.Hour, Reuse: "auto",
+		Follow: Follow{Tenant: "DEFAULT", TokenFile: "/etc/ota/follow-token", Parts: []string{"bApp"}},
 	}
 	if diff := cmp.Diff(want, Default(DefaultPath), noPrivate); diff != "" {
 		t.Errorf("Default (-want +got):\n%s", diff)
+	}
+	if !want.IsDefault(want.Checks[0]) {
+		t.Error("the default check is not taken for it")
 	}
 	path := write(t, "# nothing\n")
 	got, err := Load(path)
@@ -98,6 +102,13 @@ name = "calibrated"
 script = "/usr/lib/tope/calibrated"
 [metrics]
 file = "/var/lib/node_exporter/ota.prom"
+[follow]
+source = "ddi"
+url = "https://updates.example.com/base/"
+tenant = "TOPE"
+device_id = "SN-0042"
+token_file = "/etc/token"
+parts = ["bApp", "firmware"]
 `)
 	got, err := Load(path)
 	if err != nil {
@@ -124,6 +135,7 @@ file = "/var/lib/node_exporter/ota.prom"
 
 		Proxy: "http://joe:pw@proxy.example:3128", CA: []string{"/etc/ota/ca.pem"},
 		LimitRate: 512000, DownloadDeadline: 168 * time.Hour, Reuse: "copy",
+		Follow: Follow{"ddi", "https://updates.example.com/base", "TOPE", "SN-0042", "/etc/token", []string{"bApp", "firmware"}},
 	}
 	if diff := cmp.Diff(want, got, noPrivate); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -150,6 +162,10 @@ func TestTheDocumentedExampleIsTheDefault(t *testing.T) {
 	}
 	want := Default(got.Path)
 	want.Keys, want.Model, want.Metrics.File = got.Keys, "tope-x1", "/run/ota/ota.prom"
+	want.Follow.TokenFile = "/etc/ota/follow-token"
+	if got.IsDefault(got.Checks[0]) {
+		t.Error("a check that the file names is taken for the default one")
+	}
 	if diff := cmp.Diff(want, got, noPrivate); diff != "" {
 		t.Errorf("the example in the package comment against the defaults (-default +example):\n%s", diff)
 	}
@@ -202,6 +218,16 @@ func TestWrongValues(t *testing.T) {
 		{`report = "x"`, `report: must be a table, [report]`},
 		{`trial = 3`, `trial: must be a table, [trial]`},
 		{`trial = []`, `trial: must be a table, [trial]`},
+		{`follow.source = "omaha"`, `line 2: follow.source: must be one of ["ddi" "channel"], got "omaha"`},
+		{`follow.url = "ftp://example.com"`, `line 2: follow.url: must be the address of a server`},
+		{`follow.url = "https://joe:pw@example.com"`, `line 2: follow.url: must be the address of a server`},
+		{`follow.url = "https:///x"`, `line 2: follow.url: must be the address of a server`},
+		{`follow.url = "https://example.com/?a=b"`, `line 2: follow.url: must be the address of a server`},
+		{`follow.tenant = ""`, `line 2: follow.tenant: must be 1 to 64 bytes`},
+		{`follow.device_id = "../other"`, `line 2: follow.device_id: must be a name without a slash`},
+		{`follow.token_file = "token"`, `line 2: follow.token_file: must be an absolute path`},
+		{`follow.token = "x"`, `unknown key "follow.token"`},
+		{`stable = "1m"`, `unknown key "stable", did you mean "trial.stable"?`},
 		{`trial.hard = 0`, `line 2: trial.hard: must be at least 1, got 0`},
 		{`trial.hard = 9223372036854775807`, `line 2: trial.hard: must be at most 100`},
 		{`trial.unclean = -1`, `line 2: trial.unclean: must be at least 1, got -1`},
@@ -346,7 +372,7 @@ retries = 3
 [telemetry]
 url = "x"
 `))
-	const want = `: unknown key "check.retries"; unknown key "kepe"; unknown key "telemetry"; unknown key "trial.soft"`
+	const want = `: unknown key "check.retries"; unknown key "kepe", did you mean "keep"?; unknown key "telemetry"; unknown key "trial.soft"`
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Fatalf("error %v, want %s", err, want)
 	}
@@ -367,7 +393,7 @@ func TestFilesThatCannotBeRead(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, path, want string }{
 		{"a FIFO", fifo, "not a regular file"},
-		{"a folder", dir, "not a regular file"},
+		{"a directory", dir, "not a regular file"},
 		{"a link to itself", loop, "too many levels"},
 		{"a file of 2 MiB", write(t, strings.Repeat("# x\n", 512<<10)), "larger than 64 KiB"},
 		{"brackets in one another", write(t, "x = "+strings.Repeat("[", 60<<10)), "nested too deep"},

@@ -3,14 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/BurntSushi/toml"
 
@@ -23,7 +21,7 @@ const maxFile = 64 << 10
 
 // Find loads the configuration that a program was told to use: named is the
 // value of --config, or empty for $OTA_CONFIG and then DefaultPath. That there
-// is no file at DefaultPath is no error; a file that somebody named must be
+// is no file at DefaultPath is no error; a file that the caller named must be
 // there. Otherwise Find is Load.
 func Find(named string) (*Config, error) {
 	path := named
@@ -48,15 +46,14 @@ func Find(named string) (*Config, error) {
 // The error says everything that was wrong, in one line; it is fs.ErrNotExist when
 // there is no file.
 func Load(path string) (*Config, error) {
-	var text string
-	var err error
-	if err = bootcheck.Retry(func() error {
-		text, err = read(path)
-		return err
-	}); err != nil {
+	text, err := bootcheck.ReadLinked(path, maxFile)
+	if err == nil {
+		err = bootcheck.CheckOwner(path)
+	}
+	if err != nil {
 		return Default(path), fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	return parse(path, text)
+	return parse(path, string(text))
 }
 
 func parse(path, text string) (*Config, error) {
@@ -69,11 +66,13 @@ func parse(path, text string) (*Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("cannot read the configuration %q: %w", c.Path, syntax(err))
 	}
-	l := &loader{md: md}
-	known := c.settings()
-	known["check"] = l.checks(&c.Checks)
+	l := &loader{md: md, path: c.Path, from: make(map[string]string)}
+	known := map[string]setting{"check": l.checks(&c.Checks)}
+	for _, k := range c.keys() {
+		known[k.name] = k.set
+	}
 	l.table("", doc, known)
-	if !c.spoolSet {
+	if c.from = l.from; c.from["spool"] == "" {
 		c.Spool = filepath.Join(c.Root, ".spool")
 	}
 	if !md.IsDefined("trial", "stable") {
@@ -83,9 +82,20 @@ func parse(path, text string) (*Config, error) {
 		l.bad("trial.stable", 0, fmt.Sprintf("%s is longer than the deadline of %s; both have their defaults", c.Trial.Stable, c.Trial.Deadline))
 		d := Default(path).Trial
 		c.Trial.Stable, c.Trial.Deadline = d.Stable, d.Deadline
+		delete(c.from, "trial.stable")
+		delete(c.from, "trial.deadline")
 	}
+	names := slices.Collect(maps.Keys(known))
+	for name := range new(Check).settings() {
+		names = append(names, "check."+name)
+	}
+	slices.Sort(names)
 	for _, key := range l.unknown {
-		l.wrong = append(l.wrong, fmt.Sprintf("unknown key %q", key))
+		text := fmt.Sprintf("unknown key %q", key)
+		if like := bootcheck.Nearest(key, names); like != "" {
+			text += fmt.Sprintf(", did you mean %q?", like)
+		}
+		l.wrong = append(l.wrong, text)
 	}
 	if len(l.wrong) > 0 {
 		err = fmt.Errorf("configuration %q: %s", c.Path, strings.Join(l.wrong, "; "))
@@ -115,31 +125,6 @@ func overfull(text string) bool {
 	return false
 }
 
-// read returns the text of a regular file. A FIFO in its place must not stop
-// the boot, hence O_NONBLOCK.
-func read(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !fi.Mode().IsRegular() {
-		return "", fmt.Errorf("%q is not a regular file", path)
-	}
-	if err := bootcheck.CheckOwner(path); err != nil {
-		return "", err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%q is larger than 64 KiB", path)
-	}
-	return string(b), err
-}
-
 // syntax makes one line of what the parser says.
 func syntax(err error) error {
 	if pe, ok := errors.AsType[toml.ParseError](err); ok {
@@ -151,8 +136,10 @@ func syntax(err error) error {
 // loader goes through one file.
 type loader struct {
 	md      toml.MetaData
-	wrong   []string // "line 2: trial.hard: must be at least 1, got 0"
-	unknown []string // keys that mean nothing: a typing error, or for a newer version of the program
+	path    string
+	from    map[string]string // keys that were taken: "FILE:LINE"
+	wrong   []string          // "line 2: trial.hard: must be at least 1, got 0"
+	unknown []string          // keys that mean nothing: a typing error, or for a newer version of the program
 }
 
 func (l *loader) bad(key string, line int, why string) {
@@ -187,9 +174,20 @@ func (l *loader) table(prefix string, values map[string]toml.Primitive, known ma
 				l.bad(key, pe.Position.Line, pe.Message)
 			} else if err != nil {
 				l.bad(key, 0, err.Error())
+			} else if key != "check" {
+				l.from[key] = l.place(values[name])
 			}
 		}
 	}
+}
+
+// place is where a value stands, "FILE:LINE". The parser tells the line with an error only.
+func (l *loader) place(value toml.Primitive) string {
+	err := l.md.PrimitiveDecode(value, setting(func(any) error { return errors.New("") }))
+	if pe, ok := errors.AsType[toml.ParseError](err); ok && pe.Position.Line > 0 {
+		return fmt.Sprintf("%s:%d", l.path, pe.Position.Line)
+	}
+	return l.path
 }
 
 // checks takes the [[check]] tables. One that is wrong is left out and named by
@@ -224,6 +222,7 @@ func (l *loader) checks(dst *[]Check) setting {
 		}
 		if len(good) > 0 {
 			*dst = good
+			l.from["check"] = l.path // several tables: the parser tells the line of the last
 		}
 		return nil
 	}

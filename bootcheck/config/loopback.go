@@ -10,7 +10,7 @@ import (
 
 // Loopback returns the addresses that the URL of a check or of the reports leads to,
 // in the order in which they are tried. Only http:// and the loopback interface are
-// used, and no name is resolved: "localhost" is 127.0.0.1 and ::1, whatever
+// used, and no name is resolved: "localhost" is 127.0.0.1 and ::1, not what
 // /etc/hosts or a DNS server says.
 func Loopback(address string) ([]netip.AddrPort, error) {
 	refuse := func(why string) ([]netip.AddrPort, error) {

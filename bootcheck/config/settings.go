@@ -19,35 +19,45 @@ type setting func(value any) error
 // UnmarshalTOML calls s.
 func (s setting) UnmarshalTOML(value any) error { return s(value) }
 
-// settings are all keys, by their full names.
-func (c *Config) settings() map[string]setting {
-	return map[string]setting{
-		"root": text(&c.Root, directory),
-		"spool": func(v any) error {
-			err := text(&c.Spool, directory)(v)
-			c.spoolSet = c.spoolSet || err == nil
-			return err
-		},
-		"keys":              list(&c.Keys, absolute),
-		"model":             text(&c.Model, oneLine),
-		"services":          list(&c.Services, unitName),
-		"keep":              integer(&c.Keep, 0, 1000),
-		"reserve":           size(&c.Reserve, `a number of bytes or a size such as "64MiB"`),
-		"run":               text(&c.Run, directory),
-		"reuse":             text(&c.Reuse, reuse),
-		"proxy":             text(&c.Proxy, optional(proxy)),
-		"ca":                list(&c.CA, absolute),
-		"download_deadline": duration(&c.DownloadDeadline, 7*day), // 600 MB at 1 KiB/s, the slowest that a download bears
-		"limit_rate":        size(&c.LimitRate, rateIs),
-		"report.url":        text(&c.Report.URL, optional(loopbackURL)),
+// A key of the file, by its full name.
+type key struct {
+	name  string
+	set   setting
+	value any // a pointer to what set sets
+}
+
+// keys are all of them, but for the [[check]] tables.
+func (c *Config) keys() []key {
+	return []key{
+		{"root", text(&c.Root, directory), &c.Root},
+		{"spool", text(&c.Spool, directory), &c.Spool},
+		{"keys", list(&c.Keys, absolute), &c.Keys},
+		{"model", text(&c.Model, oneLine), &c.Model},
+		{"services", list(&c.Services, unitName), &c.Services},
+		{"keep", integer(&c.Keep, 0, 1000), &c.Keep},
+		{"reserve", size(&c.Reserve, `a number of bytes or a size such as "64MiB"`), &c.Reserve},
+		{"run", text(&c.Run, directory), &c.Run},
+		{"reuse", text(&c.Reuse, oneOf(ReuseAuto, ReuseCopy)), &c.Reuse},
+		{"proxy", text(&c.Proxy, optional(proxy)), &c.Proxy},
+		{"ca", list(&c.CA, absolute), &c.CA},
+		{"limit_rate", size(&c.LimitRate, rateIs), &c.LimitRate},
+		{"download_deadline", duration(&c.DownloadDeadline, 7*day), &c.DownloadDeadline}, // 600 MB at 1 KiB/s, the slowest that a download bears
+		{"report.url", text(&c.Report.URL, optional(loopbackURL)), &c.Report.URL},
 		// Beyond 100 a counter no longer ends a boot loop within a day, and a trial of
-		// more than a day has no verdict in any boot of a printer.
-		"trial.hard":     integer(&c.Trial.Hard, 1, 100),
-		"trial.unclean":  integer(&c.Trial.Unclean, 1, 100),
-		"trial.clean":    integer(&c.Trial.Clean, 1, 100),
-		"trial.deadline": duration(&c.Trial.Deadline, day),
-		"trial.stable":   duration(&c.Trial.Stable, day),
-		"metrics.file":   text(&c.Metrics.File, optional(promFile)),
+		// more than a day ends in no boot of a printer.
+		{"trial.hard", integer(&c.Trial.Hard, 1, 100), &c.Trial.Hard},
+		{"trial.unclean", integer(&c.Trial.Unclean, 1, 100), &c.Trial.Unclean},
+		{"trial.clean", integer(&c.Trial.Clean, 1, 100), &c.Trial.Clean},
+		{"trial.deadline", duration(&c.Trial.Deadline, day), &c.Trial.Deadline},
+		{"trial.stable", duration(&c.Trial.Stable, day), &c.Trial.Stable},
+		{"metrics.file", text(&c.Metrics.File, optional(promFile)), &c.Metrics.File},
+
+		{"follow.source", text(&c.Follow.Source, optional(oneOf(FollowDDI, FollowChannel))), &c.Follow.Source},
+		{"follow.url", text(&c.Follow.URL, optional(serverURL)), &c.Follow.URL},
+		{"follow.tenant", text(&c.Follow.Tenant, pathElement), &c.Follow.Tenant},
+		{"follow.device_id", text(&c.Follow.DeviceID, optional(pathElement)), &c.Follow.DeviceID},
+		{"follow.token_file", text(&c.Follow.TokenFile, absolute), &c.Follow.TokenFile},
+		{"follow.parts", list(&c.Follow.Parts, label), &c.Follow.Parts},
 	}
 }
 
@@ -254,7 +264,7 @@ func loopbackURL(s string) (string, error) {
 	return s, err
 }
 
-// NoProxy is the Proxy that says: through none, whatever the environment says.
+// NoProxy is the Proxy that says: through none, also if the environment names one.
 const NoProxy = "none"
 
 // CheckProxy reports whether s can be a Proxy. Its error does not show s, which
@@ -275,11 +285,31 @@ func proxy(s string) (string, error) {
 	return s, nil
 }
 
-func reuse(s string) (string, error) {
-	if words := []string{ReuseAuto, ReuseCopy}; !slices.Contains(words, s) {
-		return "", fmt.Errorf("must be one of %q, got %q", words, s)
+func oneOf(words ...string) rule {
+	return func(s string) (string, error) {
+		if !slices.Contains(words, s) {
+			return "", fmt.Errorf("must be one of %q, got %q", words, s)
+		}
+		return s, nil
 	}
-	return s, nil
+}
+
+// serverURL: a token is sent there, so it holds none itself.
+func serverURL(s string) (string, error) {
+	scheme, rest, _ := strings.Cut(s, "://")
+	if scheme != "http" && scheme != "https" || rest == "" || rest[0] == '/' || rest[0] == ':' ||
+		strings.ContainsAny(rest, "@?#%") || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New(`must be the address of a server such as "https://updates.example.com", without a user, a query or escapes`)
+	}
+	return strings.TrimRight(s, "/"), nil
+}
+
+// pathElement is the name of a tenant or a device, one element of a path.
+func pathElement(s string) (string, error) {
+	if s == "." || s == ".." || strings.Contains(s, "/") {
+		return "", fmt.Errorf("must be a name without a slash, got %q", s)
+	}
+	return label(s)
 }
 
 func oneLine(s string) (string, error) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +21,7 @@ import (
 // SocketUnit listens at Socket. systemd starts one
 // ota-health@.service (`ota-apply check --request`) for each connection. That has
 // the network and the rights that scripts need, and cannot write the store. So the
-// judge has neither, and the checks before a switch and after it run in the same
+// guardian has neither, and the checks before a switch and after it run in the same
 // sandbox.
 //
 // A connection carries one Request, a line of JSON, and one Answer, another. The
@@ -52,13 +51,14 @@ type Answer struct {
 	Error     string `json:"error,omitempty"` // empty: good
 	Late      bool   `json:"late,omitempty"`  // Timeout was over
 	CannotRun bool   `json:"cannot_run,omitempty"`
+	Refused   bool   `json:"refused,omitempty"` // nothing listens at the address of HTTP
 	Note      string `json:"note,omitempty"`
 	Output    string `json:"output,omitempty"` // at most 4 KiB
 }
 
 // ErrUnanswered says that no process carried out a Request: ota-apply is missing,
 // hangs or was killed. That says nothing about the version.
-var ErrUnanswered = errors.New("the health checks cannot be run")
+var ErrUnanswered = errors.New("cannot run the health checks")
 
 // grace is how much longer than Timeout an Answer may take: a new process starts,
 // on a device that starts everything else, and it kills a script that is late.
@@ -66,11 +66,10 @@ const grace = 10 * time.Second
 
 // Ask has another process carry out r. The error is that of ctx, or ErrUnanswered.
 func Ask(ctx context.Context, r Request) (Answer, error) {
-	var conn net.Conn
+	var conn Conn
 	var err error
 	if systemd.Running() {
-		var d net.Dialer
-		conn, err = d.DialUnix(ctx, "unix", nil, &net.UnixAddr{Name: Socket, Net: "unix"})
+		conn, err = bootcheck.DialUnix(Socket)
 	} else {
 		conn, err = startChild()
 	}
@@ -80,8 +79,14 @@ func Ask(ctx context.Context, r Request) (Answer, error) {
 	return AskOver(ctx, conn, r)
 }
 
+// A Conn is the connection to the process that carries out a Request.
+type Conn interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
 // AskOver is Ask over conn, which it closes.
-func AskOver(ctx context.Context, conn net.Conn, r Request) (Answer, error) {
+func AskOver(ctx context.Context, conn Conn, r Request) (Answer, error) {
 	defer conn.Close()
 	a, err := exchange(ctx, conn, r)
 	switch {
@@ -97,7 +102,7 @@ func AskOver(ctx context.Context, conn net.Conn, r Request) (Answer, error) {
 	return Answer{}, fmt.Errorf("%w: %w", ErrUnanswered, err)
 }
 
-func exchange(ctx context.Context, conn net.Conn, r Request) (a Answer, err error) {
+func exchange(ctx context.Context, conn Conn, r Request) (a Answer, err error) {
 	conn.SetDeadline(time.Now().Add(r.Timeout + grace))
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	line, err := json.Marshal(r)
@@ -116,34 +121,30 @@ func exchange(ctx context.Context, conn net.Conn, r Request) (a Answer, err erro
 
 // child is the connection to a process of our own, which ends with it.
 type child struct {
-	net.Conn
+	Conn
 	cmd *exec.Cmd
 }
 
 // startChild is for a machine without systemd: an image build, a test.
-func startChild() (net.Conn, error) {
+func startChild() (Conn, error) {
 	program, err := applyProgram()
 	if err != nil {
 		return nil, err
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a pair of sockets: %w", err)
+		return nil, os.NewSyscallError("socketpair", err)
 	}
+	_ = unix.SetNonblock(fds[0], true) // for its deadline
 	ours, theirs := os.NewFile(uintptr(fds[0]), "health"), os.NewFile(uintptr(fds[1]), "health")
 	defer theirs.Close()
-	defer ours.Close() // FileConn makes a copy
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, err
-	}
 	cmd := exec.Command(program, "check", "--request")
 	cmd.Stdin, cmd.Stderr = theirs, os.Stderr
 	if err := cmd.Start(); err != nil {
-		conn.Close()
+		ours.Close()
 		return nil, err
 	}
-	return &child{conn, cmd}, nil
+	return &child{ours, cmd}, nil
 }
 
 // Close returns when the process has ended.
@@ -174,7 +175,7 @@ func (env Env) asked(r Request) func(context.Context) finding {
 	r.Version = env.Version
 	return func(ctx context.Context) finding {
 		a, err := env.Ask(ctx, r)
-		f := finding{err: err, note: OneLine(a.Note), output: a.Output[:min(len(a.Output), MaxOutput)]}
+		f := finding{err: err, note: OneLine(a.Note), refused: a.Refused, output: a.Output[:min(len(a.Output), MaxOutput)]}
 		switch {
 		case err != nil || a.Error == "":
 		case a.Late:

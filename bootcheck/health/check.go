@@ -1,14 +1,14 @@
-// Package health says whether the version that runs is good.
+// Package health says whether the current version is good.
 //
 //	checks.go   THE list of what is checked: add a check there
 //	unit.go     a unit runs
 //	ask.go      an address answers, a program agrees: another process does these
 //	watch.go    the trial: good for long enough, soon enough
-//	report.go   all of them once, for a person
+//	report.go   all of them once, for an operator
 //
-// A check is *required* or *wanted*. A required one can condemn a version: the
+// A check is *required* or *wanted*. A required one can roll back a version: the
 // device goes back to the one before. A wanted one is reported and can never
-// condemn: the network, a server, the time of day are not the version's fault.
+// roll back: the network, a server, the time of day are not the version's fault.
 // Nor is what was failing already under the old version (Baseline).
 package health
 
@@ -25,8 +25,9 @@ import (
 // A Check is one thing that is true of a healthy device.
 type Check struct {
 	Name     string        // one line, and no other check has it
-	Required bool          // may condemn a version
+	Required bool          // may roll back a version
 	Timeout  time.Duration // for one run; what takes longer is not good
+	optional bool          // counts only if something listens at its address, see Result.NotSetUp
 	every    time.Duration // least time between two runs of a Watch; 0: as often as it likes
 	run      func(context.Context) finding
 }
@@ -55,12 +56,16 @@ func limited(limit time.Duration, f func(context.Context) finding) func(context.
 // A Result is how one run of a Check ended.
 type Result struct {
 	Check    string
-	Required bool // of the check; false also if it could not be run
+	Required bool // of the check; false also if it could not be run, and with NotSetUp
 	OK       bool
 	Final    bool          // not OK, and waiting will not help
 	Why      string        // one line: why it is not OK, or, where that is worth knowing, what was seen
 	Output   string        // when not OK: what an address answered (the first 4 KiB) or a script printed (the last)
 	Took     time.Duration // of this run
+
+	// NotSetUp: nothing listens at the address that is checked where the configuration
+	// names none. The application has no such address, and the other checks decide.
+	NotSetUp bool
 
 	// Unanswered is why no process ran the check, an ErrUnanswered; nil: one did.
 	Unanswered error
@@ -77,11 +82,13 @@ type finding struct {
 	output string // at most MaxOutput bytes
 	final  bool
 	up     time.Duration
+
+	refused bool // nothing listens at the address
 }
 
 // errCannotRun says that a check tells nothing, because of the check and not of
 // the version.
-var errCannotRun = errors.New("the check cannot be run")
+var errCannotRun = errors.New("cannot run the check")
 
 // MaxOutput is how much of a check's output is kept, in bytes: the record of a
 // rollback holds it, and that is written to flash.
@@ -109,6 +116,10 @@ func (c Check) once(ctx context.Context) Result {
 		r.Required = false
 	}
 	r.Why = OneLine(f.err.Error())
+	if f.refused && c.optional {
+		r.NotSetUp, r.Required = true, false
+		r.Why = "not set up: " + r.Why + "; the other checks decide"
+	}
 	return r
 }
 
@@ -125,7 +136,7 @@ func Run(ctx context.Context, checks []Check) []Result {
 	return results
 }
 
-// Failing returns the first result that condemns: of a required check, and not
+// Failing returns the first result that canRollBack: of a required check, and not
 // OK.
 func Failing(results []Result) (r Result, found bool) {
 	for _, r := range results {
@@ -134,6 +145,24 @@ func Failing(results []Result) (r Result, found bool) {
 		}
 	}
 	return Result{}, false
+}
+
+// Deciding runs those of checks once that count only if something listens at their
+// address. It returns the names of the required checks that decide about a version, and
+// the results of those that do not, as they are not set up.
+func Deciding(ctx context.Context, checks []Check) (names []string, notSetUp []Result) {
+	for _, c := range checks {
+		if c.optional {
+			if r := c.once(ctx); r.NotSetUp {
+				notSetUp = append(notSetUp, r)
+				continue
+			}
+		}
+		if c.Required {
+			names = append(names, c.Name)
+		}
+	}
+	return names, notSetUp
 }
 
 // Unanswered returns why a check was not run, nil if all were.
@@ -147,11 +176,13 @@ func Unanswered(results []Result) error {
 }
 
 // Baseline is what the record keeps of a Run before a switch: which checks were
-// good under the old version. Watch takes it.
+// good under the old version; those that were not set up are not in it. Watch takes it.
 func Baseline(results []Result) map[string]bool {
 	m := make(map[string]bool, len(results))
 	for _, r := range results {
-		m[r.Check] = r.OK
+		if !r.NotSetUp {
+			m[r.Check] = r.OK
+		}
 	}
 	return m
 }

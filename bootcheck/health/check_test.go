@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,7 +60,7 @@ func TestUnit(t *testing.T) {
 		{"starts", systemd.Unit{Active: "activating", Sub: "start", Job: 7}, "x.service is activating (start)", false, 0},
 		{"hit the start limit", systemd.Unit{Active: "failed", Sub: "failed", Result: "start-limit-hit", NRestarts: 5},
 			"x.service crashed 5 times: failed (failed), result start-limit-hit", true, 0},
-		{"failed, and somebody starts it again", systemd.Unit{Active: "failed", Sub: "failed", Result: "exit-code", Job: 9},
+		{"failed, and a job starts it again", systemd.Unit{Active: "failed", Sub: "failed", Result: "exit-code", Job: 9},
 			"x.service is failed (failed), result exit-code", false, 0},
 		{"ended well", systemd.Unit{Active: "inactive", Sub: "dead", Result: "success"}, "x.service is inactive (dead)", false, 0},
 		{"masked", systemd.Unit{Load: "masked", Active: "inactive"}, "x.service is masked", true, 0},
@@ -123,6 +125,40 @@ func TestAll(t *testing.T) {
 		t.Errorf("the defaults (-want +got):\n%s", diff)
 	}
 
+	// The default address counts only where something listens, if a unit is checked besides.
+	optional := func(env Env) (names []string) {
+		for _, c := range All(cfg, env) {
+			if c.optional {
+				names = append(names, c.Name)
+			}
+		}
+		return names
+	}
+	if got := optional(Env{Units: fakeUnits{}}); !slices.Equal(got, []string{"device-api answers"}) {
+		t.Errorf("the defaults: %q are optional, want the default address", got)
+	}
+	if got := optional(Env{}); got != nil {
+		t.Errorf("no systemd: %q are optional, want none", got)
+	}
+	cfg.Services = nil
+	if got := optional(Env{Units: fakeUnits{}}); got != nil {
+		t.Errorf("no service: %q are optional, want none", got)
+	}
+	cfg.Services = []string{"device-api.service", "ui.service"}
+	file := filepath.Join(t.TempDir(), "ota.toml")
+	if err := os.WriteFile(file, []byte("[[check]]\nname = \"device-api answers\"\nhttp = \"http://127.0.0.1:9080/health\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	named, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range All(named, Env{Units: fakeUnits{}}) {
+		if c.optional {
+			t.Errorf("%q, which the configuration names, is optional", c.Name)
+		}
+	}
+
 	cfg.Checks = []config.Check{
 		{Name: "screen", Unit: "screen.service", Timeout: time.Second},
 		{Name: "motor", Script: "/usr/bin/true", Required: true, Timeout: 3 * time.Second},
@@ -143,7 +179,7 @@ func TestAll(t *testing.T) {
 		t.Errorf("without systemd (-want +got):\n%s", diff)
 	}
 
-	// A folder that cannot be read is reported, and condemns nothing.
+	// A directory that cannot be read is reported, and canRollBack nothing.
 	cfg.ChecksDir = filepath.Join(dir, "checks.d/other/x")
 	cfg.Checks, cfg.Services = nil, nil
 	for _, r := range Run(t.Context(), All(cfg, Env{})) {
@@ -152,7 +188,38 @@ func TestAll(t *testing.T) {
 		}
 	}
 	if n := len(All(cfg, Env{})); n != 2 {
-		t.Errorf("%d checks, want one for each folder that cannot be read", n)
+		t.Errorf("%d checks, want one for each directory that cannot be read", n)
+	}
+}
+
+// TestDeciding: what is not set up neither decides, nor fails, nor is in the baseline.
+func TestDeciding(t *testing.T) {
+	refused := errors.New("nothing listens on 127.0.0.1:9080")
+	checks := []Check{
+		{Name: "address", Required: true, optional: true, run: func(context.Context) finding { return finding{err: refused, refused: true} }},
+		{Name: "address of the configuration", Required: true, run: func(context.Context) finding { return finding{err: refused, refused: true} }},
+		{Name: "answers 500", Required: true, optional: true, run: func(context.Context) finding { return finding{err: errors.New("500")} }},
+		{Name: "unit", Required: true, run: func(context.Context) finding { return finding{} }},
+		{Name: "wanted", run: func(context.Context) finding { return finding{} }},
+	}
+	names, unset := Deciding(t.Context(), checks)
+	if want := []string{"address of the configuration", "answers 500", "unit"}; !slices.Equal(names, want) {
+		t.Errorf("%q decide, want %q", names, want)
+	}
+	if len(unset) != 1 || unset[0].Check != "address" || unset[0].Why != "not set up: nothing listens on 127.0.0.1:9080; the other checks decide" {
+		t.Errorf("not set up: %+v", unset)
+	}
+	results := Run(t.Context(), checks)
+	if r, found := Failing(results[:1]); found {
+		t.Errorf("%+v fails, want that it does not count", r)
+	}
+	want := map[string]bool{"address of the configuration": false, "answers 500": false, "unit": true, "wanted": true}
+	if got := Baseline(results); !maps.Equal(got, want) {
+		t.Errorf("the baseline is %v, want %v", got, want)
+	}
+	var table strings.Builder
+	if err := printTable(&table, "1.0", checks[:1], results[:1]); err != nil || !strings.Contains(table.String(), "required  not set up") {
+		t.Errorf("%v\n%s", err, &table)
 	}
 }
 
@@ -224,7 +291,7 @@ func TestUnanswered(t *testing.T) {
 		}
 		watch.Baseline = map[string]bool{"answers": false}
 		if v, err := watch.Run(t.Context()); err != nil || !v.Good {
-			t.Errorf("Watch of one that cannot condemn = %+v, %v; want good", v, err)
+			t.Errorf("Watch of one that cannot roll back = %+v, %v; want good", v, err)
 		}
 	})
 	results := Run(t.Context(), watch.Checks)
@@ -232,7 +299,7 @@ func TestUnanswered(t *testing.T) {
 		t.Errorf("Run = %+v, want one that is neither good nor failing", results)
 	}
 	var out strings.Builder
-	if err := Report(t.Context(), &out, cfg, env, false); !errors.Is(err, ErrUnanswered) || !strings.Contains(out.String(), "required  cannot run") {
+	if err := Report(t.Context(), &out, cfg, env, nil); !errors.Is(err, ErrUnanswered) || !strings.Contains(out.String(), "required  cannot run") {
 		t.Errorf("Report = %v, want that checks were not run:\n%s", err, &out)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
-// Env is what differs from one judgement to the next.
+// Env is what differs from one trial to the next.
 type Env struct {
 	// Version is the one that should be running. What answers with another is
 	// not good: the old process may still be there. Empty: any will do.
@@ -26,7 +26,7 @@ type Env struct {
 	Ask func(context.Context, Request) (Answer, error)
 }
 
-// Units tells the state of a unit. *systemd.Conn is one.
+// Units tells the state of a unit. *systemd.Manager is one.
 type Units interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 }
@@ -36,20 +36,23 @@ type Units interface {
 // device, a [[check]] table of the configuration or a script in
 // /etc/ota/checks.d/{required,wanted} does it.
 //
-// The folders are read when All is called. Call it anew for each judgement.
+// The directories are read when All is called. Call it again for each trial.
 func All(cfg *config.Config, env Env) []Check {
 	var checks []Check
 	if env.Ask == nil {
 		env.Ask = Ask
 	}
 
-	// What the configuration names; without a [[check]]: "device-api answers".
+	// What the configuration names; without a [[check]]: "device-api answers", which
+	// counts only where something listens at its address.
 	for _, c := range cfg.Checks {
 		check := Check{Name: c.Name, Required: c.Required, Timeout: c.Timeout}
 		switch {
 		case c.HTTP != "" || c.Script != "":
 			check.run = env.asked(Request{HTTP: c.HTTP, Script: c.Script, Timeout: c.Timeout})
 			check.every = askEvery
+			// Without a unit to look at, nothing else would decide.
+			check.optional = cfg.IsDefault(c) && env.Units != nil && len(cfg.Services) > 0
 		case env.Units != nil:
 			check.run = limited(c.Timeout, unit(env.Units, c.Unit, cfg.Trial.Stable))
 		default:
@@ -70,7 +73,7 @@ func All(cfg *config.Config, env Env) []Check {
 		}
 	}
 
-	// Scripts. A script must not say in its own name whether it may condemn.
+	// Scripts. A script must not say in its own name whether it may roll back.
 	checks = append(checks, scripts(cfg.ChecksDir, "required", env)...)
 	checks = append(checks, scripts(cfg.ChecksDir, "wanted", env)...)
 
@@ -89,7 +92,7 @@ const (
 	askEvery      = 5 * time.Second  // a new process each second is too much for a small device that is also starting
 )
 
-// scripts are the programs in a folder of checks.d, by name. What editors and
+// scripts are the programs in a directory of checks.d, by name. What editors and
 // package managers leave behind is no check.
 func scripts(dir, kind string, env Env) []Check {
 	dir = filepath.Join(dir, kind)

@@ -2,7 +2,6 @@ package health
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -13,15 +12,15 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
-// Report runs every check once and prints the results, as a table or as one JSON
-// object. The error, with ExitFailed, names the required checks that are bad, or
+// Report runs every check once and prints the results: as a table, or as one JSON
+// object of version if that is not nil. The error, with ExitFailed, names the required checks that are bad, or
 // says that checks were not run.
-func Report(ctx context.Context, out io.Writer, cfg *config.Config, env Env, asJSON bool) error {
+func Report(ctx context.Context, out io.Writer, cfg *config.Config, env Env, version *bootcheck.VersionInfo) error {
 	checks := All(cfg, env)
 	results := Run(ctx, checks)
 	var err error
-	if asJSON {
-		err = printJSON(out, env.Version, results)
+	if version != nil {
+		err = printJSON(out, version, results)
 	} else {
 		err = printTable(out, env.Version, checks, results)
 	}
@@ -38,27 +37,30 @@ func Report(ctx context.Context, out io.Writer, cfg *config.Config, env Env, asJ
 		}
 	}
 	if failing != nil {
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s is not well, required checks fail: %s", env.Version, strings.Join(failing, ", "))
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s fails required checks: %s", env.Version, strings.Join(failing, ", "))
 	}
 	return nil
 }
 
-func printJSON(out io.Writer, version string, results []Result) error {
+func printJSON(out io.Writer, version *bootcheck.VersionInfo, results []Result) error {
 	type check struct {
 		Check    string `json:"check"`
-		Required bool   `json:"required"` // may condemn a version; false also when it cannot be run
+		Required bool   `json:"required"` // may roll back a version; false also when it cannot be run
 		OK       bool   `json:"ok"`
 		Why      string `json:"why"`    // why it is not good, or what was seen
 		Output   string `json:"output"` // what it said when it is not good
 		TookMS   int64  `json:"took_ms"`
+		NotSetUp bool   `json:"not_set_up"` // nothing listens at the default address: it does not count
 	}
 	all := make([]check, 0, len(results))
 	for _, r := range results {
-		all = append(all, check{r.Check, r.Required, r.OK, r.Why, r.Output, r.Took.Milliseconds()})
+		all = append(all, check{r.Check, r.Required, r.OK, r.Why, r.Output, r.Took.Milliseconds(), r.NotSetUp})
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(map[string]any{"version": version, "checks": all})
+	return bootcheck.WriteJSON(out, struct {
+		Schema int `json:"schema"`
+		*bootcheck.VersionInfo
+		Checks []check `json:"checks"`
+	}{bootcheck.OutputSchema, version, all})
 }
 
 // printTable prints results, which are of checks. Under a check that is not good
@@ -69,24 +71,26 @@ func printTable(out io.Writer, version string, checks []Check, results []Result)
 		width = max(width, utf8.RuneCountInString(r.Check))
 	}
 	var b strings.Builder
-	line := func(check, kind, verdict, took, why string) {
-		text := fmt.Sprintf("%-*s  %-8s  %-10s  %9s  %s", width, check, kind, verdict, took, why)
+	line := func(check, kind, result, took, why string) {
+		text := fmt.Sprintf("%-*s  %-8s  %-10s  %9s  %s", width, check, kind, result, took, why)
 		b.WriteString(strings.TrimRight(text, " ") + "\n")
 	}
 	fmt.Fprintf(&b, "version %s\n", version)
-	line("check", "kind", "verdict", "took", "why")
+	line("check", "kind", "result", "took", "why")
 	for i, r := range results {
-		kind, verdict := "wanted", "BAD"
+		kind, result := "wanted", "BAD"
 		if checks[i].Required {
 			kind = "required"
 		}
 		switch {
 		case r.OK:
-			verdict = "good"
+			result = "good"
+		case r.NotSetUp:
+			result = "not set up"
 		case r.Unanswered != nil, checks[i].Required && !r.Required:
-			verdict = "cannot run"
+			result = "cannot run"
 		}
-		line(r.Check, kind, verdict, r.Took.Round(100*time.Microsecond).String(), r.Why)
+		line(r.Check, kind, result, r.Took.Round(100*time.Microsecond).String(), r.Why)
 		for text := range strings.Lines(r.Output) {
 			b.WriteString("  " + strings.TrimRight(text, "\n") + "\n")
 		}

@@ -12,9 +12,9 @@ import (
 // for stable since. A service that dies every second is "active" in 8 of 10
 // looks at it; only its count of restarts and the time since the last tell.
 //
-// The restarts that count are those by Restart= since somebody last started the
+// The restarts that count are those by Restart= since a job last started the
 // unit. So a look at a unit that restarted once, last week, is good; a unit that
-// is young because somebody restarted it is good; one that is young because it
+// is young because a job restarted it is good; one that is young because it
 // died is not.
 //
 // How long the unit has been up is its own record, so that a restart between two
@@ -25,7 +25,7 @@ func unit(units Units, name string, stable time.Duration) func(context.Context) 
 		if err != nil {
 			return finding{err: err}
 		}
-		// A job means that somebody is starting it right now.
+		// A job means that it is being started right now.
 		over := u.Job == 0 && (u.Active == "failed" || u.Load == "masked" && !u.Up())
 		if !u.Up() {
 			err := fmt.Errorf("%s is %s", name, u)

@@ -9,10 +9,10 @@ import (
 // A Watch is a trial: the required checks must become good within Deadline and
 // stay good, all together, for Stable.
 //
-// A required check that is not good begins the time of Stable anew. At the
+// A required check that is not good begins the time of Stable again. At the
 // deadline the version has failed if a required check is not good; if all are,
 // the rest of Stable is waited for and the first that is not good ends it. So a
-// verdict comes at the latest after Deadline + Stable and the longest Timeout.
+// trial ends at the latest after Deadline + Stable and the longest Timeout.
 // Without any required check a version is good after Stable: it has run for that
 // long without taking the device with it.
 //
@@ -23,72 +23,88 @@ type Watch struct {
 	Deadline time.Duration // counted from Run
 
 	// Baseline is which checks were good under the old version, by name. A
-	// required check that is false here cannot condemn the new one; one that is
+	// required check that is false here cannot roll back the new one; one that is
 	// not here can.
 	Baseline map[string]bool
 
 	// OnChange is called when a check is known for the first time, becomes good,
-	// or becomes bad; never at the same time twice. nil: nobody wants to know.
+	// or becomes bad; never at the same time twice. nil: not called.
 	OnChange func(Result)
+
+	// OnState is called after each run of a check, never at the same time twice. nil:
+	// the state is not shown.
+	OnState func(State)
 }
 
-// A Verdict is how a Watch ended.
-type Verdict struct {
+// A State is how far a Watch has come.
+type State struct {
+	Healthy time.Duration // how long all required checks have been good together
+	// Last is of the first required check that is bad, or else of the one that became
+	// good last; zero: no check is required.
+	Last Result
+}
+
+// An Outcome is how a Watch ended.
+type Outcome struct {
 	Good    bool
-	Failing Result        // what condemned the version; zero when Good
+	Failing Result        // what rolled back the version; zero when Good
 	Results []Result      // the last of each check, in order
-	Took    time.Duration // until the verdict
+	Took    time.Duration // until the end
 }
 
-// Run watches until there is a verdict. It ends early, without waiting for the
-// deadline, when a required check says that waiting will not help. No check runs
-// any more when it returns. The error says that there is no verdict: it is that of
-// ctx, or ErrUnanswered of a check that could condemn.
-func (w Watch) Run(ctx context.Context) (Verdict, error) {
+// Run watches until the version is good or has failed. It ends early, without waiting
+// for the deadline, when a required check says that waiting will not help. No check runs
+// any more when it returns. The error says that there is no Outcome: it is that of
+// ctx, or ErrUnanswered of a check that could roll back.
+func (w Watch) Run(ctx context.Context) (Outcome, error) {
 	start := time.Now()
 	running, stop := context.WithCancel(ctx)
 	reports := make(chan report)
 	var wg sync.WaitGroup
-	// In this order: nobody is left who would send to reports.
+	// In this order: no goroutine is left that would send to reports.
 	defer wg.Wait()
 	defer stop()
 
-	j := judge{watch: w, start: start, seen: make([]sight, len(w.Checks))}
+	t := tally{watch: w, start: start, seen: make([]sight, len(w.Checks))}
 	for i, c := range w.Checks {
-		j.seen[i].last = Result{Check: c.Name, Required: w.condemns(c), Why: "no answer yet"}
+		t.seen[i].last = Result{Check: c.Name, Required: w.canRollBack(c), Why: "no answer yet"}
 		wg.Go(func() { w.observe(running, i, c, reports) })
 	}
 
 	deadline := time.NewTimer(w.Deadline)
 	defer deadline.Stop()
-	// Where no check is required, there may be no report to judge after.
+	// Where no check is required, there may be no report to decide after.
 	quiet := time.NewTimer(w.Stable)
 	defer quiet.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return Verdict{}, ctx.Err()
+			return Outcome{}, ctx.Err()
 		case r := <-reports:
-			if err := r.result.Unanswered; err != nil && w.condemns(w.Checks[r.check]) {
-				return Verdict{}, err
+			if err := r.result.Unanswered; err != nil && w.canRollBack(w.Checks[r.check]) {
+				return Outcome{}, err
 			}
-			j.note(r)
+			t.note(r)
 		case <-deadline.C:
-			j.late = true
+			t.late = true
 		case <-quiet.C:
 		}
 		// A check that ended with ctx tells nothing.
 		if err := ctx.Err(); err != nil {
-			return Verdict{}, err
+			return Outcome{}, err
 		}
-		if v, ok := j.verdict(); ok {
-			return v, nil
+		o, state, ok := t.outcome()
+		if ok {
+			return o, nil
+		}
+		if w.OnState != nil {
+			w.OnState(state)
 		}
 	}
 }
 
-// condemns reports whether c can condemn the version.
-func (w Watch) condemns(c Check) bool {
+// canRollBack reports whether c can roll back the version.
+func (w Watch) canRollBack(c Check) bool {
 	good, known := w.Baseline[c.Name]
 	return c.Required && (good || !known)
 }
@@ -106,7 +122,7 @@ type report struct {
 	result Result
 }
 
-// observe runs one check again and again until ctx ends. Each check has its own
+// observe runs one check repeatedly until ctx ends. Each check has its own
 // pace, so that one that hangs does not hide what the others see.
 func (w Watch) observe(ctx context.Context, i int, c Check, reports chan<- report) {
 	pause := w.interval()
@@ -114,8 +130,14 @@ func (w Watch) observe(ctx context.Context, i int, c Check, reports chan<- repor
 		// A script is slower, but not so slow that Stable passes between two runs.
 		pause = max(pause, min(c.every, w.Stable/4))
 	}
+	if w.Baseline[c.Name] {
+		c.optional = false // something listened under the old version
+	}
 	for {
 		r := c.once(ctx)
+		if r.Required {
+			c.optional = false // something listened, and has to from now on
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -129,8 +151,8 @@ func (w Watch) observe(ctx context.Context, i int, c Check, reports chan<- repor
 	}
 }
 
-// A judge gathers reports.
-type judge struct {
+// A tally gathers reports.
+type tally struct {
 	watch Watch
 	start time.Time
 	late  bool // the deadline has passed
@@ -144,18 +166,18 @@ type sight struct {
 	since, till time.Time // the time in which it was good without a gap; zero while it is not
 }
 
-func (j *judge) note(r report) {
-	s := &j.seen[r.check]
+func (t *tally) note(r report) {
+	s := &t.seen[r.check]
 	was := *s
-	condemns := j.watch.condemns(j.watch.Checks[r.check])
-	if condemns && !r.result.Required && was.known && was.last.Required {
+	canRollBack := t.watch.canRollBack(t.watch.Checks[r.check])
+	if canRollBack && !r.result.Required && was.known && was.last.Required {
 		// It could not be run now, which tells nothing: what was seen last counts.
 		if was.last.OK {
 			s.till = r.ended
 		}
 		return
 	}
-	r.result.Required = r.result.Required && condemns
+	r.result.Required = r.result.Required && canRollBack
 	s.known, s.last = true, r.result
 	switch {
 	case !r.result.OK:
@@ -167,21 +189,24 @@ func (j *judge) note(r report) {
 	default:
 		s.till = r.ended
 	}
-	if j.watch.OnChange != nil && (!was.known || was.last.OK != r.result.OK) {
-		j.watch.OnChange(r.result)
+	if t.watch.OnChange != nil && (!was.known || was.last.OK != r.result.OK) {
+		t.watch.OnChange(r.result)
 	}
 }
 
-// verdict looks for one in what is known now.
-func (j *judge) verdict() (Verdict, bool) {
-	v := Verdict{Took: time.Since(j.start)}
+// outcome is that of what is known now; ok is false while the trial continues.
+func (t *tally) outcome() (o Outcome, state State, ok bool) {
+	o.Took = time.Since(t.start)
 	// All required checks were good from when the last of them became good until
 	// that which was looked at longest ago was looked at.
-	since, till := j.start, time.Now()
-	for _, s := range j.seen {
-		v.Results = append(v.Results, s.last)
+	since, till := t.start, time.Now()
+	for _, s := range t.seen {
+		o.Results = append(o.Results, s.last)
 		if !s.last.Required || !s.last.OK {
 			continue
+		}
+		if state.Last.Check == "" || s.since.After(since) {
+			state.Last = s.last
 		}
 		if s.since.After(since) {
 			since = s.since
@@ -190,26 +215,27 @@ func (j *judge) verdict() (Verdict, bool) {
 			till = s.till
 		}
 	}
-	for _, r := range v.Results {
+	for _, r := range o.Results {
 		if r.Required && r.Final {
-			v.Failing = r
-			return v, true
+			o.Failing = r
+			return o, state, true
 		}
 	}
-	if r, bad := Failing(v.Results); bad {
-		v.Failing = r
-		return v, j.late
+	if r, bad := Failing(o.Results); bad {
+		o.Failing = r
+		return o, State{Last: r}, t.late
 	}
-	if j.late {
+	if t.late {
 		// Good at every look, but not in between.
-		for _, s := range j.seen {
-			if s.last.Required && s.since.Sub(j.start) > j.watch.Deadline {
-				v.Failing = s.last
-				v.Failing.OK, v.Failing.Why = false, "was interrupted after the deadline"
-				return v, true
+		for _, s := range t.seen {
+			if s.last.Required && s.since.Sub(t.start) > t.watch.Deadline {
+				o.Failing = s.last
+				o.Failing.OK, o.Failing.Why = false, "was interrupted after the deadline"
+				return o, state, true
 			}
 		}
 	}
-	v.Good = till.Sub(since) >= j.watch.Stable
-	return v, v.Good
+	state.Healthy = max(0, till.Sub(since))
+	o.Good = state.Healthy >= t.watch.Stable
+	return o, state, o.Good
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,7 +45,7 @@ func TestWatch(t *testing.T) {
 		name     string
 		checks   []func() Check
 		baseline map[string]bool
-		fails    string // name of the check that condemns; "" good
+		fails    string // name of the check that canRollBack; "" good
 		from, to time.Duration
 	}{
 		{"good from the start", []func() Check{required("a", good)}, nil, "", 60 * s, 62 * s},
@@ -65,7 +66,7 @@ func TestWatch(t *testing.T) {
 		{"was failing before", []func() Check{required("a", day{}), required("b", good)}, map[string]bool{"a": false, "b": true}, "", 60 * s, 62 * s},
 		{"was good before", []func() Check{required("a", day{})}, map[string]bool{"a": true}, "a", 10 * m, 10 * m},
 		{"not in the baseline", []func() Check{required("a", day{})}, map[string]bool{"other": false}, "a", 10 * m, 10 * m},
-		{"of two bad ones the first condemns", []func() Check{required("a", day{}), required("b", day{})}, nil, "a", 10 * m, 10 * m},
+		{"of two bad ones the first canRollBack", []func() Check{required("a", day{}), required("b", day{})}, nil, "a", 10 * m, 10 * m},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -105,7 +106,7 @@ func TestWatchEndsEarlyWhenWaitingWillNotHelp(t *testing.T) {
 			t.Errorf("got %+v, %v after %s, want dead at once", v, err, time.Since(start))
 		}
 	})
-	// What cannot condemn at all cannot condemn early.
+	// What cannot roll back at all cannot roll back early.
 	for _, baseline := range []map[string]bool{nil, {"dead": false}} {
 		synctest.Test(t, func(t *testing.T) {
 			dead := dead
@@ -136,14 +137,14 @@ func TestWatchWaitsForTheSlowest(t *testing.T) {
 		})
 		v, err := Watch{Checks: []Check{day{until: always}.check("a", true, time.Second), hangs}, Stable: time.Minute, Deadline: 90 * time.Second}.Run(t.Context())
 		if took := time.Since(start); err != nil || v.Good || v.Failing.Check != "hangs" || took < 2*time.Minute || took > 2*time.Minute+5*time.Second {
-			t.Errorf("%+v, %v after %s, want condemned by the check that hangs when its time is up", v, err, took)
+			t.Errorf("%+v, %v after %s, want rolled back by the check that hangs when its time is up", v, err, took)
 		}
 	})
 }
 
-// TestWatchBelievesTheUnitsOwnRecord: a service that dies and is back between
+// TestWatchTrustsTheUnitsOwnRecord: a service that dies and is back between
 // any two looks is good at each of them.
-func TestWatchBelievesTheUnitsOwnRecord(t *testing.T) {
+func TestWatchTrustsTheUnitsOwnRecord(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		dies  time.Duration // every
@@ -215,6 +216,38 @@ func TestOnChange(t *testing.T) {
 	})
 }
 
+// TestOnState holds what is shown of a trial: how long all required checks have been good
+// together, and the check that decides it.
+func TestOnState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		var got []string
+		w := Watch{
+			Checks: []Check{
+				day{from: 10 * time.Second, until: 30 * time.Second, again: 40 * time.Second}.check("a", true, time.Second),
+				day{until: always}.check("b", true, time.Second),
+				day{}.check("wanted", false, time.Second),
+			},
+			Stable: time.Minute, Deadline: 10 * time.Minute,
+			OnState: func(s State) {
+				if at := time.Since(begun).Round(time.Second); at%(10*time.Second) == 5*time.Second {
+					if n := len(got); n > 0 && strings.HasPrefix(got[n-1], at.String()+" ") {
+						got = got[:n-1] // there is one call a check
+					}
+					got = append(got, fmt.Sprintf("%s %s %s %v", at, s.Healthy.Round(time.Second), s.Last.Check, s.Last.OK))
+				}
+			},
+		}
+		if v, err := w.Run(t.Context()); err != nil || !v.Good {
+			t.Errorf("%+v, %v", v, err)
+		}
+		want := "[5s 0s a false 15s 5s a true 25s 15s a true 35s 0s a false 45s 5s a true 55s 15s a true 1m5s 25s a true 1m15s 35s a true 1m25s 45s a true 1m35s 55s a true]"
+		if fmt.Sprint(got) != want {
+			t.Errorf("got  %v\nwant %s", got, want)
+		}
+	})
+}
+
 // TestWatchPace: looking costs something on a small device.
 func TestWatchPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -240,11 +273,11 @@ func TestWatchPace(t *testing.T) {
 func TestWatchCannotRunOnce(t *testing.T) {
 	const s, m = time.Second, time.Minute
 	for _, row := range []struct {
-		name    string
-		bad     time.Duration // until then, in time since the start
-		cannot  time.Duration // then it cannot be run, for 3 s
-		good    bool
-		verdict time.Duration
+		name   string
+		bad    time.Duration // until then, in time since the start
+		cannot time.Duration // then it cannot be run, for 3 s
+		good   bool
+		end    time.Duration
 	}{
 		{"a version that is sick", always, 5 * m, false, 10 * m},
 		{"a version that just became good", 5 * m, 5*m + 10*s, true, 6 * m},
@@ -264,8 +297,54 @@ func TestWatchCannotRunOnce(t *testing.T) {
 				}}
 				v, err := Watch{Checks: []Check{check}, Stable: m, Deadline: 10 * m}.Run(t.Context())
 				took := time.Since(start)
-				if err != nil || v.Good != row.good || took < row.verdict || took > row.verdict+3*s {
-					t.Errorf("good %v after %s (%v), want %v after %s", v.Good, took, err, row.good, row.verdict)
+				if err != nil || v.Good != row.good || took < row.end || took > row.end+3*s {
+					t.Errorf("good %v after %s (%v), want %v after %s", v.Good, took, err, row.good, row.end)
+				}
+			})
+		})
+	}
+}
+
+// TestWatchNotSetUp: the default address counts once something listens there, before the
+// switch or after it.
+func TestWatchNotSetUp(t *testing.T) {
+	const s, m = time.Second, time.Minute
+	for _, row := range []struct {
+		name     string
+		from     time.Duration // something listens from here on
+		until    time.Duration
+		bad      bool // and answers 500
+		baseline map[string]bool
+		good     bool
+		end      time.Duration
+	}{
+		{"nothing ever listens: the unit decides", always, always, false, nil, true, m},
+		{"nothing listened before, either", always, always, false, map[string]bool{"unit": true}, true, m},
+		{"something listened before", always, always, false, map[string]bool{"address": true}, false, 10 * m},
+		{"it failed before", always, always, false, map[string]bool{"address": false}, true, m},
+		{"something listens later, and is good", 30 * s, always, false, nil, true, 90 * s},
+		{"something listens later, and is bad", 30 * s, always, true, nil, false, 10 * m},
+		{"something listens, then ends", 0, 30 * s, false, nil, false, 10 * m},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				address := Check{Name: "address", Required: true, Timeout: s, optional: true, run: func(context.Context) finding {
+					switch at := time.Since(start); {
+					case at < row.from || at >= row.until:
+						return finding{err: errors.New("nothing listens"), refused: true}
+					case row.bad:
+						return finding{err: errors.New("500")}
+					}
+					return finding{}
+				}}
+				v, err := Watch{Checks: []Check{address, day{until: always}.check("unit", true, s)}, Stable: m, Deadline: 10 * m, Baseline: row.baseline}.Run(t.Context())
+				took := time.Since(start)
+				if err != nil || v.Good != row.good || took < row.end || took > row.end+6*s {
+					t.Errorf("good %v after %s (%v, %+v), want %v after %s", v.Good, took, err, v.Failing, row.good, row.end)
+				}
+				if !row.good && v.Failing.Check != "address" {
+					t.Errorf("%q failed, want the address", v.Failing.Check)
 				}
 			})
 		})

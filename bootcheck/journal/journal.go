@@ -40,7 +40,7 @@ var Socket = "/run/systemd/journal/socket"
 
 // Announce writes an entry of the program prog with fields. It reports whether it
 // did: not where stderr is no journal, as for a program that is started by hand.
-// It waits for nobody.
+// It never waits.
 func Announce(prog string, e Event, fields map[string]string, text string) bool {
 	return IsStderr() && send(prog, e, fields, text) == nil
 }

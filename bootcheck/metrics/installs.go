@@ -12,9 +12,9 @@ import (
 // would not do: most installs that fail change nothing that a generation has.
 const installsName = ".installs.json"
 
-func (d *Desk) installsFile() string { return filepath.Join(d.store.Dir(), installsName) }
+func (d *Publisher) installsFile() string { return filepath.Join(d.store.Dir(), installsName) }
 
-// installs are the installs of this device since somebody asked for figures.
+// installs are the installs of this device since figures were asked for.
 type installs struct {
 	Results    map[string]uint64 `json:"results"`          // how many ended with each Result
 	Downloaded uint64            `json:"downloaded_bytes"` // by all of them
@@ -28,28 +28,28 @@ type Install struct {
 	Exit       bootcheck.ExitCode `json:"exit"`
 	Ended      int64              `json:"ended"`            // Unix time, seconds
 	Downloaded uint64             `json:"downloaded_bytes"` // that arrived, those thrown away included
-	Resumes    int                `json:"resumes"`          // how often the download went on from where it had broken off
+	Resumes    int                `json:"resumes"`          // how often the download continued from where it had broken off
 	Seconds    map[string]float64 `json:"seconds"`          // by stage, see stages
 }
 
 // Success is the Result of an install that exits with 0.
 const Success = "success"
 
-// StageJudging is the stage of an Install that is no stage of a report: it waits for
-// the guardian's verdict.
-const StageJudging = "judging"
+// StageTrial is the stage of an Install that is no stage of a report: it waits for
+// the guardian to decide.
+const StageTrial = "judging"
 
 // stages that take time: verified while it is unpacked, a version is in the others
 // of a report's for no time at all.
-var stages = []string{"downloading", "verifying", "installing", "rebooting", StageJudging}
+var stages = []string{"downloading", "verifying", "installing", "rebooting", StageTrial}
 
 var results = []string{Success,
-	bootcheck.CodeDownloadFailed, bootcheck.CodeSizeMismatch, bootcheck.CodeHashMismatch, bootcheck.CodeSignatureInvalid,
+	bootcheck.CodeDownloadFailed, bootcheck.CodeAddressExpired, bootcheck.CodeSizeMismatch, bootcheck.CodeHashMismatch, bootcheck.CodeSignatureInvalid,
 	bootcheck.CodeInvalidManifest, bootcheck.CodeDiskFull, bootcheck.CodeDeploymentFailed,
 	bootcheck.CodeRolledToPrevious, bootcheck.CodeRolledToFactory, bootcheck.CodeRollbackFailed}
 
 // Ended counts an install that ended, and publishes that.
-func (d *Desk) Ended(last Install) error {
+func (d *Publisher) Ended(last Install) error {
 	if !d.on() {
 		return d.Publish()
 	}
@@ -67,7 +67,7 @@ func (d *Desk) Ended(last Install) error {
 }
 
 // readInstalls reads what Ended wrote. What cannot be understood is none: then the
-// counters begin anew, which Prometheus takes for a counter reset.
+// counters begin again, which Prometheus takes for a counter reset.
 func readInstalls(name string) *installs {
 	all := &installs{}
 	if data, err := bootcheck.ReadRegular(name, 64<<10); err != nil || json.Unmarshal(data, all) != nil || all.Results == nil {

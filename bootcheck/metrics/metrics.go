@@ -4,14 +4,13 @@
 //	[metrics] file      figures in Prometheus' text format         table.go has THE list
 //
 // Both programs write them, whole, after each change and at each boot, and gather the
-// facts anew each time: the versions and the rollbacks from the record, the installs
-// from <root>/.installs.json, and of this boot, from the run folder, how the boot
-// before ended (last-boot) and when factory was found whole (factory-verified) or
-// not (factory-damage).
+// facts again each time: the versions and the rollbacks from the record, the installs
+// from <root>/.installs.json, and of this boot, from the run directory, how the boot
+// before ended (bootcheck.Boot) and whether factory is intact (bootcheck.FactoryCheck).
 //
-// Without [metrics] file only <run>/release and factory-damage are written, so that an
-// ordinary boot writes nothing but memory. What cannot be written is an error for a log:
-// no install and no boot ends for it.
+// Without [metrics] file only <run>/release is written, so that an ordinary boot writes
+// nothing but memory. What cannot be written is an error for a log: no install and no
+// boot ends for it.
 package metrics
 
 import (
@@ -32,23 +31,23 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
-// A Desk writes the files of one device.
-type Desk struct {
+// A Publisher writes the files of one device.
+type Publisher struct {
 	cfg   *config.Config
 	store *bootcheck.Store
 }
 
-// New is the desk of the device that has this configuration and this store.
-func New(cfg *config.Config, store *bootcheck.Store) *Desk { return &Desk{cfg, store} }
+// New is the Publisher of the device that has this configuration and this store.
+func New(cfg *config.Config, store *bootcheck.Store) *Publisher { return &Publisher{cfg, store} }
 
-func (d *Desk) on() bool { return d.cfg.Metrics.File != "" }
+func (d *Publisher) on() bool { return d.cfg.Metrics.File != "" }
 
 // Publish writes both files as things are now.
-func (d *Desk) Publish() error {
+func (d *Publisher) Publish() error {
 	return d.locked(d.publish)
 }
 
-func (d *Desk) publish() error {
+func (d *Publisher) publish() error {
 	f, err := d.gather()
 	if err != nil {
 		return fmt.Errorf("cannot gather the metrics: %w", err)
@@ -56,7 +55,7 @@ func (d *Desk) publish() error {
 	err = d.publishRelease(f)
 	if d.on() {
 		name := d.cfg.Metrics.File
-		// The folder is in memory, so that it is gone after a reboot.
+		// The directory is in memory, so that it is gone after a reboot.
 		mkErr := os.Mkdir(filepath.Dir(name), 0o755)
 		if mkErr == nil || errors.Is(mkErr, fs.ErrExist) {
 			mkErr = bootcheck.ReplaceFile(name, f.text(), 0o644, false)
@@ -73,8 +72,8 @@ const lockWait = 2 * time.Second
 
 // locked runs write under a lock: else the slower of two programs would leave what was
 // true before the other. It is not the store's lock, which may be held for minutes. It
-// is in the run folder, in memory; where there is none, nothing is locked.
-func (d *Desk) locked(write func() error) error {
+// is in the run directory, in memory; where there is none, nothing is locked.
+func (d *Publisher) locked(write func() error) error {
 	if d.on() {
 		if err := os.MkdirAll(d.cfg.Run, 0o755); err != nil {
 			return err
@@ -95,53 +94,8 @@ func (d *Desk) locked(write func() error) error {
 	return write()
 }
 
-// Names of the run folder's files, beside bootcheck.FactoryDamage.
-const (
-	lastBootFile    = "last-boot"
-	factoryVerified = "factory-verified"
-)
-
-// BootUnknown is a class of Booted: nothing tells how the boot before ended.
+// BootUnknown is a class of ota_last_boot: nothing tells how the boot before ended.
 const BootUnknown = "unknown"
-
-// Booted notes how the boot before the boot bootID ended: one of the classes of
-// ota_last_boot. Only the first to say so in a boot knows it: seen says that this
-// boot is the same as before if its ID is.
-func (d *Desk) Booted(bootID, class string, seen bool) error {
-	if said, _ := d.read(lastBootFile); seen && strings.HasSuffix(said, " "+bootID) {
-		return nil
-	}
-	return d.note(lastBootFile, class+" "+bootID)
-}
-
-// FactoryWhole notes that every byte of the factory version was found right just
-// now. version empty: it was not.
-func (d *Desk) FactoryWhole(version string) error {
-	if version != "" {
-		return d.note(factoryVerified, version)
-	}
-	if err := os.Remove(filepath.Join(d.cfg.Run, factoryVerified)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// note writes a line about this boot into the run folder.
-func (d *Desk) note(name, line string) error {
-	if !d.on() {
-		return nil
-	}
-	if err := os.MkdirAll(d.cfg.Run, 0o755); err != nil {
-		return err
-	}
-	return bootcheck.ReplaceFile(filepath.Join(d.cfg.Run, name), []byte(line+"\n"), 0o644, false)
-}
-
-// read is what a file of the run folder says; not ok: it is not there.
-func (d *Desk) read(name string) (text string, ok bool) {
-	data, err := bootcheck.ReadRegular(filepath.Join(d.cfg.Run, name), 4<<10)
-	return strings.TrimSpace(string(data)), err == nil
-}
 
 // facts are all that the files say.
 type facts struct {
@@ -151,13 +105,14 @@ type facts struct {
 	release  int64             // of the current version; 0: not counted
 	free     bootcheck.Space
 	installs *installs
-	lastBoot string // empty: not known
-	factory  *bool  // whether it was whole when every byte of it was read in this boot; nil: it was not read
+	lastBoot string               // empty: not known
+	follow   *bootcheck.Following // nil: no follower ran in this boot
+	factory  *bool                // whether it was intact when every byte of it was read in this boot; nil: it was not read
 }
 
 // gather reads few and small files: it runs in each boot. No manifest is read whole.
-func (d *Desk) gather() (*facts, error) {
-	f := &facts{cfg: d.cfg, record: &bootcheck.Record{}, installs: readInstalls(d.installsFile())}
+func (d *Publisher) gather() (*facts, error) {
+	f := &facts{cfg: d.cfg, record: &bootcheck.Record{}, installs: readInstalls(d.installsFile()), follow: bootcheck.ReadFollowing(d.cfg.Run)}
 	active, err := d.store.Active()
 	switch {
 	case err == nil:
@@ -173,12 +128,10 @@ func (d *Desk) gather() (*facts, error) {
 	if f.free, err = d.store.Free(); err != nil {
 		return nil, err
 	}
-	said, _ := d.read(lastBootFile)
-	f.lastBoot, _, _ = strings.Cut(said, " ")
+	f.lastBoot = bootcheck.ReadBoot(d.cfg.Run).Last
 	if factory := f.record.Factory; factory != nil {
-		_, damaged := d.read(bootcheck.FactoryDamage)
-		if version, _ := d.read(factoryVerified); damaged || version == factory.Version {
-			f.factory = new(!damaged)
+		if c := bootcheck.ReadFactoryCheck(d.cfg.Run, factory); c != nil {
+			f.factory = new(c.Damage == "")
 		}
 	}
 	return f, nil

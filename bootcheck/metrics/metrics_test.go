@@ -21,8 +21,8 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
-// newDesk is a device with a store, a run folder and a folder for the collector.
-func newDesk(t *testing.T) *Desk {
+// newPublisher is a device with a store, a run directory and a directory for the collector.
+func newPublisher(t *testing.T) *Publisher {
 	t.Helper()
 	dir := t.TempDir()
 	cfg := config.Default(filepath.Join(dir, "ota.toml"))
@@ -43,7 +43,7 @@ func newDesk(t *testing.T) *Desk {
 
 // commit makes r what the device runs. Of its versions only the manifests are there,
 // as far as Release reads them.
-func commit(t *testing.T, d *Desk, r *bootcheck.Record) {
+func commit(t *testing.T, d *Publisher, r *bootcheck.Record) {
 	t.Helper()
 	for i, ref := range []*bootcheck.Ref{r.Current, r.Previous, r.Factory} {
 		if ref == nil {
@@ -63,7 +63,7 @@ func commit(t *testing.T, d *Desk, r *bootcheck.Record) {
 	}
 }
 
-func publish(t *testing.T, d *Desk) string {
+func publish(t *testing.T, d *Publisher) string {
 	t.Helper()
 	if err := d.Publish(); err != nil {
 		t.Fatal(err)
@@ -113,8 +113,8 @@ func sample(families map[string]*dto.MetricFamily, name string, labels ...string
 }
 
 // busy is a record and a device in which every metric has a sample.
-func busy(t *testing.T) *Desk {
-	d := newDesk(t)
+func busy(t *testing.T) *Publisher {
+	d := newPublisher(t)
 	r := &bootcheck.Record{
 		Schema: 1, Phase: bootcheck.PhaseTrial, Floor: 29,
 		Current: &bootcheck.Ref{Version: "1.3.0", Digest: "sha256:abc"}, Previous: &bootcheck.Ref{Version: "1.2.0"}, Factory: &bootcheck.Ref{Version: "1.0.0"},
@@ -125,12 +125,15 @@ func busy(t *testing.T) *Desk {
 	r.RolledBack(&bootcheck.Rollback{From: "1.2.4", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseBoots})
 	r.RolledBack(&bootcheck.Rollback{From: "1.2.5", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "say \"hi\"\\\nto \xff all"})
 	commit(t, d, r)
+	asked := time.Unix(1790000200, 0).UTC()
+	_, followErr := (&bootcheck.Following{Action: "7", Version: "1.4.0", Since: &asked, Undelivered: 2, Error: "503", UnchangedDays: new(31)}).Keep(d.cfg.Run)
 	for _, err := range []error{
-		d.Booted("this", "hard", false),
-		d.FactoryWhole("1.0.0"),
+		followErr,
+		bootcheck.Boot{ID: "this", Last: "hard"}.Keep(d.cfg.Run),
+		bootcheck.FactoryCheck{Version: "1.0.0"}.Keep(d.cfg.Run),
 		d.Ended(Install{Version: "1.2.5", Result: bootcheck.CodeRolledToPrevious, Exit: 8, Ended: 1790000000, Downloaded: 1000}),
 		d.Ended(Install{Version: "1.3.0", Result: Success, Ended: 1790000100, Downloaded: 5_000_000_000, Resumes: 2,
-			Seconds: map[string]float64{"downloading": 12.25, StageJudging: 61}}),
+			Seconds: map[string]float64{"downloading": 12.25, StageTrial: 61}}),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -176,6 +179,10 @@ func TestWhatIsSaid(t *testing.T) {
 		{61, "ota_last_install_duration_seconds", []string{"stage", "judging"}},
 		{0, "ota_last_install_duration_seconds", []string{"stage", "rebooting"}},
 		{2, "ota_last_install_resumes", nil},
+		{1, "ota_follow_failed", nil},
+		{2, "ota_follow_undelivered", nil},
+		{1790000200, "ota_follow_asked_timestamp_seconds", nil},
+		{31, "ota_follow_unchanged_days", nil},
 	} {
 		if got := sample(families, row.name, row.labels...); got != row.want {
 			t.Errorf("%s %q is %v, want %v", row.name, row.labels, got, row.want)
@@ -237,7 +244,7 @@ func TestConventions(t *testing.T) {
 // On a device on which nothing was ever installed, and on one whose only record is
 // lost, there is a file, and it says so.
 func TestNothingIsThere(t *testing.T) {
-	d := newDesk(t)
+	d := newPublisher(t)
 	families := parse(t, publish(t, d))
 	for _, phase := range []string{"confirmed", "trial", "hold"} {
 		if got := sample(families, "ota_phase", "phase", phase); got != 0 {
@@ -260,7 +267,7 @@ func TestNothingIsThere(t *testing.T) {
 
 // What a newer program wrote into the record is shown, and nothing is lost for it.
 func TestAPhaseOfANewerProgram(t *testing.T) {
-	d := newDesk(t)
+	d := newPublisher(t)
 	commit(t, d, &bootcheck.Record{Schema: 2, Phase: "resting", Current: &bootcheck.Ref{Version: "1.0.0"}})
 	families := parse(t, publish(t, d))
 	if got := sample(families, "ota_phase", "phase", "resting"); got != 1 {
@@ -272,9 +279,9 @@ func TestAPhaseOfANewerProgram(t *testing.T) {
 }
 
 // The history holds 32 generations; the counters hold everything, also over the
-// loss of the run folder and of the file itself, which a reboot takes.
+// loss of the run directory and of the file itself, which a reboot takes.
 func TestCountersNeverGoBack(t *testing.T) {
-	d := newDesk(t)
+	d := newPublisher(t)
 	r := &bootcheck.Record{Schema: 1, Phase: bootcheck.PhaseConfirmed, Current: &bootcheck.Ref{Version: "1.0.0"}}
 	for i := range 40 {
 		r = r.Clone()
@@ -328,30 +335,8 @@ func TestInstallsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// How the last boot ended is asked at each start of the unit; only the first in a
-// boot can know.
-func TestTheFirstToSayHowTheBootEnded(t *testing.T) {
-	d := newDesk(t)
-	for _, row := range []struct {
-		boot  string
-		seen  bool
-		class string
-		want  string
-	}{
-		{"one", false, "hard", "hard"}, {"one", true, "unclean", "hard"}, {"two", true, "clean", "clean"},
-		{"two", false, "unclean", "unclean"}, {"two", true, "hard", "unclean"}, {"", true, "unclean", "unclean"}, {"", true, "hard", "hard"},
-	} {
-		if err := d.Booted(row.boot, row.class, row.seen); err != nil {
-			t.Fatal(err)
-		}
-		if got := sample(parse(t, publish(t, d)), "ota_last_boot", "class", row.want); got != 1 {
-			t.Errorf("in boot %q, after %s: ota_last_boot %s is %v, want 1", row.boot, row.class, row.want, got)
-		}
-	}
-}
-
 func TestFactoryIsWholeOrNot(t *testing.T) {
-	d := newDesk(t)
+	d := newPublisher(t)
 	r := &bootcheck.Record{Schema: 1, Phase: bootcheck.PhaseConfirmed, Current: &bootcheck.Ref{Version: "1.1.0"}, Factory: &bootcheck.Ref{Version: "1.0.0"}}
 	commit(t, d, r)
 	is := func(what string, want float64) {
@@ -368,18 +353,15 @@ func TestFactoryIsWholeOrNot(t *testing.T) {
 		}
 	}
 	is("nobody looked", math.NaN())
-	must(d.FactoryWhole("0.9.0"))
-	is("another version was whole", math.NaN())
-	must(d.FactoryWhole("1.0.0"))
-	is("it was whole", 1)
-	must(os.WriteFile(filepath.Join(d.cfg.Run, bootcheck.FactoryDamage), []byte("oh\n"), 0o644))
+	must(bootcheck.FactoryCheck{Version: "0.9.0"}.Keep(d.cfg.Run))
+	is("another version was intact", math.NaN())
+	must(bootcheck.FactoryCheck{Version: "1.0.0"}.Keep(d.cfg.Run))
+	is("it was intact", 1)
+	must(bootcheck.FactoryCheck{Version: "1.0.0", Damage: "oh"}.Keep(d.cfg.Run))
 	is("it is damaged now", 0)
-	must(os.Remove(filepath.Join(d.cfg.Run, bootcheck.FactoryDamage)))
-	must(d.FactoryWhole(""))
-	is("nobody knows", math.NaN())
 }
 
-// The collector reads every *.prom of its folder, at any moment, as any user.
+// The collector reads every *.prom of its directory, at any moment, as any user.
 func TestTheFileIsWholeAtAnyMoment(t *testing.T) {
 	d := busy(t)
 	dir := filepath.Dir(d.cfg.Metrics.File)
@@ -419,7 +401,7 @@ func TestTheFileIsWholeAtAnyMoment(t *testing.T) {
 	t.Logf("%d reads", reads)
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
-		t.Errorf("in the collector's folder are %v (%v), want the file", left, err)
+		t.Errorf("in the collector's directory are %v (%v), want the file", left, err)
 	}
 	if info, err := os.Stat(d.cfg.Metrics.File); err != nil || info.Mode() != 0o644 {
 		t.Errorf("the file has the mode %v (%v), want 0644", info.Mode(), err)
@@ -428,11 +410,11 @@ func TestTheFileIsWholeAtAnyMoment(t *testing.T) {
 
 // Off is the default, and means that nothing is written but the release file.
 func TestOff(t *testing.T) {
-	d := newDesk(t)
+	d := newPublisher(t)
 	d.cfg.Metrics.File = ""
 	commit(t, d, &bootcheck.Record{Schema: 1, Phase: bootcheck.PhaseConfirmed, Current: &bootcheck.Ref{Version: "1.0.0"}})
 	before := list(t, filepath.Dir(d.cfg.Root))
-	for _, err := range []error{d.Publish(), d.Booted("x", "hard", false), d.FactoryWhole("1.0.0"), d.Ended(Install{Result: Success})} {
+	for _, err := range []error{d.Publish(), d.Ended(Install{Result: Success})} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -440,7 +422,7 @@ func TestOff(t *testing.T) {
 	if got := list(t, filepath.Dir(d.cfg.Root)); got != before+" run/release" {
 		t.Errorf("there is now %s, want %s and run/release", got, before)
 	}
-	// Without a run folder nobody runs our units, and none is made for this.
+	// Without a run directory no service of the updater runs, and none is made for this.
 	if err := os.RemoveAll(d.cfg.Run); err != nil {
 		t.Fatal(err)
 	}
@@ -448,7 +430,7 @@ func TestOff(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(d.cfg.Run); !os.IsNotExist(err) {
-		t.Errorf("a run folder was made (%v)", err)
+		t.Errorf("a run directory was made (%v)", err)
 	}
 }
 
@@ -465,7 +447,7 @@ func list(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The run folder is the first of them, and its files come last here.
+	// The run directory is the first of them, and its files come last here.
 	var run, rest []string
 	for _, n := range names {
 		if strings.HasPrefix(n, "run/") {
@@ -493,7 +475,7 @@ func TestWhatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// FuzzEscape: whatever a check or a version is called, the file can be read and says
+// FuzzEscape: with any name of a check or a version the file can be read and says
 // just that.
 func FuzzEscape(f *testing.F) {
 	for _, s := range []string{"", `"`, `\`, "\n", `\n`, "a{b}", "ü", "\xff\xfe", "} 1\nota_phase 9"} {
@@ -528,7 +510,7 @@ OTA_FACTORY="1.0.0"
 	if string(text) != want {
 		t.Errorf("Release() is\n%s, want\n%s", text, want)
 	}
-	// It is written anew only if it says something else: what watches it is not woken.
+	// It is written again only if it says something else: what watches it is not woken.
 	name := filepath.Join(d.cfg.Run, releaseFile)
 	publish(t, d)
 	before, err := os.Stat(name)

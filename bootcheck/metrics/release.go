@@ -12,11 +12,11 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// releaseFile is the file of the run folder that tells which version runs.
+// releaseFile is the file of the run directory that tells which version runs.
 const releaseFile = "release"
 
 // Release is the content of the release file as things are now.
-func (d *Desk) Release() ([]byte, error) {
+func (d *Publisher) Release() ([]byte, error) {
 	f, err := d.gather()
 	if err != nil {
 		return nil, err
@@ -24,9 +24,9 @@ func (d *Desk) Release() ([]byte, error) {
 	return f.releaseText(), nil
 }
 
-// publishRelease replaces the file if it would say something else. Nobody's run
-// folder is made for it: systemd makes it for our units (RuntimeDirectory=).
-func (d *Desk) publishRelease(f *facts) error {
+// publishRelease replaces the file if it would say something else. It makes no
+// run directory: systemd makes it for our units (RuntimeDirectory=).
+func (d *Publisher) publishRelease(f *facts) error {
 	name := filepath.Join(d.cfg.Run, releaseFile)
 	text := f.releaseText()
 	if is, err := bootcheck.ReadRegular(name, 64<<10); err == nil && bytes.Equal(is, text) {

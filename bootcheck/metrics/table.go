@@ -24,7 +24,7 @@ const (
 // event. Labels whose values come from outside (versions, names of checks) stand
 // only in metrics that say _info.
 var table = []metric{
-	{"ota_version_info", gauge, "Versions that the device runs or may fall back to, by what they are to it: current, previous, factory, or next (from the next boot on). Always 1.",
+	{"ota_version_info", gauge, "Versions that the device runs or may roll back to, by what they are to it: current, previous, factory, or next (from the next boot on). Always 1.",
 		func(f *facts, emit emit) {
 			r := f.record
 			roles := []role{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
@@ -37,14 +37,14 @@ var table = []metric{
 				}
 			}
 		}},
-	{"ota_release", gauge, "Release counter of the version that runs; 0 if that was not counted.",
+	{"ota_release", gauge, "Release counter of the current version; 0 if that was not counted.",
 		one(func(f *facts) float64 { return float64(f.release) })},
 	{"ota_phase", gauge, "1 for the phase in which the device is. None is 1 before the first install.",
 		func(f *facts, emit emit) {
 			enum(emit, "phase", string(f.record.Phase), string(bootcheck.PhaseConfirmed), string(bootcheck.PhaseTrial),
 				string(bootcheck.PhaseFallback), string(bootcheck.PhaseFactory), string(bootcheck.PhaseHold))
 		}},
-	{"ota_hold", gauge, "1 for the reason why the device is on hold and waits for a person or another version.",
+	{"ota_hold", gauge, "1 for the reason why the device is on hold and waits for an operator or another version.",
 		func(f *facts, emit emit) {
 			enum(emit, "reason", f.record.HoldReason, bootcheck.HoldExhausted, bootcheck.HoldEnvironment)
 		}},
@@ -56,7 +56,7 @@ var table = []metric{
 				enum(emit, "class", f.lastBoot, "clean", "unclean", "hard", BootUnknown)
 			}
 		}},
-	{"ota_rollbacks_total", counter, "Times that a version was left for another, by cause and by what the device fell back to. none: there was nothing, and the device is on hold.",
+	{"ota_rollbacks_total", counter, "Rollbacks, by cause and by what the device rolled back to. none: there was nothing, and the device is on hold.",
 		func(f *facts, emit emit) {
 			causes := []bootcheck.Cause{bootcheck.CauseHealth, bootcheck.CauseCrash, bootcheck.CauseBoots,
 				bootcheck.CauseHard, bootcheck.CauseDamaged, bootcheck.CauseRevoked, bootcheck.CauseOperator,
@@ -73,15 +73,15 @@ var table = []metric{
 				emit(1, "from", l.From, "to", l.To, "cause", string(l.Cause), "level", l.Level, "check", l.Check)
 			}
 		}},
-	{"ota_blocked_info", gauge, "Versions that failed here and are not run again unless a person says so, with the cause. Always 1.",
+	{"ota_blocked_info", gauge, "Versions that failed here and are not run again unless an operator says so, with the cause. Always 1.",
 		func(f *facts, emit emit) {
 			for _, b := range f.record.Blocked {
 				emit(1, "version", b.Version, "cause", b.Reason)
 			}
 		}},
-	{"ota_record_damaged", gauge, "1 if the record of what runs, or a link of the store, was not what it should be, so that the device goes on with an older one.",
+	{"ota_record_damaged", gauge, "1 if the record of the current version, or a link of the store, was not what it should be, so that the device uses an older one.",
 		one(func(f *facts) float64 { return truth(f.damaged) })},
-	{"ota_factory_verified", gauge, "1 if the last check of every byte of the factory version in this boot found it whole, 0 if it is damaged. Not there: not checked yet, or there is no factory version.",
+	{"ota_factory_verified", gauge, "1 if the last check of every byte of the factory version in this boot found it intact, 0 if it is damaged. Not there: not checked yet, or there is no factory version.",
 		func(f *facts, emit emit) {
 			if f.factory != nil {
 				emit(truth(*f.factory))
@@ -112,14 +112,31 @@ var table = []metric{
 		last(func(l *Install, emit emit) { emit(float64(l.Exit)) })},
 	{"ota_last_install_timestamp_seconds", gauge, "When the last install or activation ended, as Unix time by the device's clock.",
 		last(func(l *Install, emit emit) { emit(float64(l.Ended)) })},
-	{"ota_last_install_duration_seconds", gauge, "How long the last install or activation was in each stage. Unpacking goes on while the bundle is downloaded; judging is the wait for the verdict.",
+	{"ota_last_install_duration_seconds", gauge, "How long the last install or activation was in each stage. The bundle is unpacked while it is downloaded; judging is the trial.",
 		last(func(l *Install, emit emit) {
 			for _, stage := range stages {
 				emit(l.Seconds[stage], "stage", stage)
 			}
 		})},
-	{"ota_last_install_resumes", gauge, "How often the download of the last install went on from where it had broken off.",
+	{"ota_last_install_resumes", gauge, "How often the download of the last install continued from where it had broken off.",
 		last(func(l *Install, emit emit) { emit(float64(l.Resumes)) })},
+
+	{"ota_follow_failed", gauge, "1 if the server of [follow] could not be asked the last time, 0 if it answered. Not there: it was not followed in this boot.",
+		following(func(w *bootcheck.Following, emit emit) { emit(truth(w.Error != "")) })},
+	{"ota_follow_undelivered", gauge, "Reports that the server of [follow] does not have yet.",
+		following(func(w *bootcheck.Following, emit emit) { emit(float64(w.Undelivered)) })},
+	{"ota_follow_asked_timestamp_seconds", gauge, "When the server of [follow] asked for the version that the device has not tried yet or that is on trial, as Unix time by the device's clock. Not there: it asks for none.",
+		following(func(w *bootcheck.Following, emit emit) {
+			if w.Since != nil {
+				emit(float64(w.Since.Unix()))
+			}
+		})},
+	{"ota_follow_unchanged_days", gauge, "Days of power since the channel of [follow] changed last. Not there: no channel was read in this boot.",
+		following(func(w *bootcheck.Following, emit emit) {
+			if w.UnchangedDays != nil {
+				emit(float64(*w.UnchangedDays))
+			}
+		})},
 }
 
 type role struct {
@@ -137,6 +154,15 @@ func last(samples func(*Install, emit)) func(*facts, emit) {
 	return func(f *facts, emit emit) {
 		if f.installs.Last != nil {
 			samples(f.installs.Last, emit)
+		}
+	}
+}
+
+// following is a metric about the follower; without a follower there is no sample.
+func following(samples func(*bootcheck.Following, emit)) func(*facts, emit) {
+	return func(f *facts, emit emit) {
+		if f.follow != nil {
+			samples(f.follow, emit)
 		}
 	}
 }

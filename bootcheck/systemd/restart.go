@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -9,25 +10,47 @@ import (
 // own limits are 90 s each (DefaultTimeoutStopSec=, DefaultTimeoutStartSec=).
 const RestartLimit = 3 * time.Minute
 
-// RestartAll starts units anew, one after the other in their order, so that
-// they run what current is now. Each gets a start limit of its own: the version
-// that is left may have used it up. Every unit is tried; the error is the last.
-func (c *Conn) RestartAll(ctx context.Context, units []string, log func(format string, args ...any)) error {
-	var last error
+// RestartAll restarts units, one after the other in their order, so that they run the
+// current version. Each gets a start limit of its own: the version before may have used
+// it up. Every unit is tried. The error is of all that did not restart.
+func (m *Manager) RestartAll(ctx context.Context, units []string) error {
+	var failed error
 	for _, unit := range units {
-		if err := c.restartOne(ctx, unit); err != nil {
-			log("cannot restart %s: %v", unit, err)
-			last = err
+		switch err := m.restartOne(ctx, unit); {
+		case failed == nil:
+			failed = err
+		case err != nil:
+			failed = fmt.Errorf("%w; %w", failed, err)
 		}
 	}
-	return last
+	return failed
 }
 
-func (c *Conn) restartOne(ctx context.Context, unit string) error {
+func (m *Manager) restartOne(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeout(ctx, RestartLimit)
 	defer cancel()
-	if err := c.ResetFailed(ctx, unit); err != nil {
+	if err := m.ResetFailed(ctx, unit); err != nil {
 		return err
 	}
-	return c.Restart(ctx, unit)
+	return m.Restart(ctx, unit)
+}
+
+// FirstActive returns the first of units that is active; empty: none is, or no systemd
+// runs here.
+func FirstActive(ctx context.Context, units []string) (string, error) {
+	if !Running() {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := Dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range units {
+		if unit, err := conn.Unit(ctx, name); err != nil || unit.Up() {
+			return name, err
+		}
+	}
+	return "", nil
 }

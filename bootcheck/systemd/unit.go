@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	bus "github.com/coreos/go-systemd/v22/dbus"
 )
 
 // Unit is the state of a unit at one moment: systemd answers for all of it at
@@ -30,7 +27,7 @@ type Unit struct {
 	// Of services only.
 	Writes         []string // ReadWritePaths=, without their prefixes
 	Result         string   // of the last run: "success", "exit-code", "signal", "timeout", "watchdog", "start-limit-hit" …
-	NRestarts      uint32   // restarts that Restart= made since somebody last started it
+	NRestarts      uint32   // restarts that Restart= made since a job last started it
 	MainPID        uint32   // 0: none
 	ExecMainCode   int32    // how the main process ended: 0 it did not, else CLD_EXITED, CLD_KILLED, CLD_DUMPED of waitid(2)
 	ExecMainStatus int32    // its exit code, or the signal
@@ -65,18 +62,41 @@ func (u Unit) String() string {
 
 // Unit returns the state of the unit name. A unit that does not exist is no
 // error: its Load is "not-found".
-func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
-	var props map[string]any
-	err := c.call(ctx, func(b *bus.Conn) (err error) {
+func (m *Manager) Unit(ctx context.Context, name string) (Unit, error) {
+	props := map[string]any{}
+	err := m.call(ctx, func(b *bus) error {
 		// All properties in one answer: between two questions a unit that ends can
 		// be forgotten.
-		props, err = b.GetAllPropertiesContext(ctx, name)
-		return err
+		answer, err := b.call(unitPath(name), properties, "GetAll", "")
+		if err != nil || len(answer) == 0 {
+			return err
+		}
+		entries, _ := answer[0].([]any) // a{sv}
+		for _, e := range entries {
+			if pair, _ := e.([]any); len(pair) == 2 {
+				props[str(pair, 0)] = pair[1]
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return Unit{}, fmt.Errorf("cannot ask systemd about %q: %w", name, err)
 	}
 	return unitOf(props), nil
+}
+
+// unitPath is the object of the unit name, whether it is loaded or not: each byte that is
+// no letter or digit, and a digit at the beginning, is written as "_" and two hex digits.
+func unitPath(name string) string {
+	path := objectPath + "/unit/"
+	for i, c := range []byte(name) {
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' && i > 0 {
+			path += string(c)
+		} else {
+			path += fmt.Sprintf("_%02x", c)
+		}
+	}
+	return path
 }
 
 // unitOf takes what it knows. A property that a type of unit, or this systemd,
@@ -130,42 +150,24 @@ func (u Unit) exitCode() (code int, ok bool) {
 
 // RuntimeWatchdog is the time-out of the hardware watchdog that PID 1 was asked to
 // feed (RuntimeWatchdogSec=); 0: none. What the device gives is another matter.
-func (c *Conn) RuntimeWatchdog(ctx context.Context) (time.Duration, error) {
-	type answer struct {
-		value string
-		err   error
-	}
-	var value string
-	err := c.call(ctx, func(b *bus.Conn) error {
-		// go-systemd asks this without a context: who stops waiting leaves it behind
-		// until the connection is closed.
-		got := make(chan answer, 1)
-		go func() {
-			value, err := b.GetManagerProperty("RuntimeWatchdogUSec")
-			got <- answer{value, err}
-		}()
-		select {
-		case a := <-got:
-			value = a.value
-			return a.err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+func (m *Manager) RuntimeWatchdog(ctx context.Context) (time.Duration, error) {
+	var answer []any
+	err := m.call(ctx, func(b *bus) (err error) {
+		answer, err = b.call(objectPath, properties, "Get", manager, "RuntimeWatchdogUSec")
+		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("cannot ask systemd about its watchdog: %w", err)
 	}
-	return watchdogOf(value)
-}
-
-// watchdogOf reads the property RuntimeWatchdogUSec as GVariant text: "@t 30000000".
-func watchdogOf(text string) (time.Duration, error) {
-	usec, err := strconv.ParseUint(strings.TrimPrefix(text, "@t "), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("cannot ask systemd about its watchdog: it answers %q", text)
+	if len(answer) != 1 {
+		answer = []any{nil}
 	}
-	if usec > uint64(math.MaxInt64/time.Microsecond) {
+	n, ok := answer[0].(uint64)
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("cannot ask systemd about its watchdog: it answers %v", answer)
+	case n > uint64(math.MaxInt64/time.Microsecond):
 		return 0, nil // RuntimeWatchdogSec=default is 1<<64-1: what the device does anyway is right
 	}
-	return time.Duration(usec) * time.Microsecond, nil
+	return time.Duration(n) * time.Microsecond, nil
 }

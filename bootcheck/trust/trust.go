@@ -1,4 +1,4 @@
-// Package trust is whom this device believes: the public keys whose signature a
+// Package trust is whom this device trusts: the public keys whose signature a
 // manifest must have. Only what installs needs it. The guardian does not: what it
 // runs was checked when it was installed and is bound to the record by its digest,
 // so a key that is rotated away never makes a device that runs unbootable.
@@ -9,14 +9,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
 	"aead.dev/minisign"
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -26,7 +23,7 @@ import (
 // none is needed.
 type Keys struct {
 	byID    map[uint64]minisign.PublicKey
-	revoked map[string]bool // by KeyID; these are not believed, wherever they lie
+	revoked map[string]bool // by KeyID; these are not trusted, wherever they lie
 	paths   []string        // where they were looked for, for the message that there are none
 
 	// Skipped has an error for each file that Load found and does not trust. It names the file.
@@ -54,7 +51,7 @@ func Load(paths []string) *Keys {
 	return k
 }
 
-// Named reads the keys that a person named: paths are those of Load, whatever their
+// Named reads the keys that an operator named: paths are those of Load, with any
 // owner, and a file that holds no public key is an error.
 func Named(paths []string) (*Keys, error) {
 	k := &Keys{byID: make(map[uint64]minisign.PublicKey), paths: paths}
@@ -81,25 +78,11 @@ func (k *Keys) load(file string) error {
 // ReadKey reads a minisign public key from a file.
 func ReadKey(file string) (minisign.PublicKey, error) {
 	var key minisign.PublicKey
-	// O_NONBLOCK: a FIFO must not stop the program.
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	text, err := bootcheck.ReadLinked(file, 4<<10) // minisign's own files have 114 bytes
 	if err != nil {
 		return key, fmt.Errorf("cannot read the public key: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	st, err := f.Stat()
-	if err != nil {
-		return key, fmt.Errorf("cannot read the public key: %w", err)
-	}
-	if !st.Mode().IsRegular() {
-		return key, fmt.Errorf("public key %s is not a regular file", file)
-	}
-	const max = 4 << 10 // minisign's own files have 114 bytes
-	text, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err != nil {
-		return key, fmt.Errorf("cannot read the public key: %w", err)
-	}
-	if len(text) > max || key.UnmarshalText(text) != nil {
+	if key.UnmarshalText(text) != nil {
 		return key, fmt.Errorf("%s is damaged: it is not a minisign public key", file)
 	}
 	return key, nil
@@ -138,7 +121,7 @@ func (k *Keys) Twins(ids []string) []string {
 	return all
 }
 
-// sameKey reports whether a and b verify the same signatures, whatever their IDs.
+// sameKey reports whether a and b verify the same signatures, also under other IDs.
 func sameKey(a, b minisign.PublicKey) bool {
 	bytes := func(key minisign.PublicKey) string {
 		raw, err := base64.StdEncoding.DecodeString(key.String())
@@ -166,38 +149,56 @@ func (k *Keys) Revoke(ids []string) {
 // covered too. Nothing in raw may be looked at before that. Errors are *Error
 // with bootcheck.ExitRefused and CodeSignatureInvalid.
 func (k *Keys) Verify(raw, sig []byte) (keyID string, err error) {
+	return k.VerifyAs("the manifest", raw, sig)
+}
+
+// VerifyAs is Verify of another text than a manifest; what is its name in errors.
+func (k *Keys) VerifyAs(what string, raw, sig []byte) (keyID string, err error) {
 	refuse := func(format string, args ...any) (string, error) {
 		return "", bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, format, args...)
 	}
 	if len(k.byID) == 0 {
 		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "no trusted keys in %s: every install is refused", strings.Join(k.paths, ", "))
-		return "", e.WithAdvice("put the public key of who makes your bundles there, as NAME.pub")
+		return "", e.WithAdvice("copy the public key of your release engineer there, as NAME.pub")
 	}
 	if len(bytes.TrimSpace(sig)) == 0 {
-		return refuse("the manifest is not signed")
+		return refuse("%s is not signed", what)
 	}
 	var s minisign.Signature
 	if len(sig) > bootcheck.MaxSignature || s.UnmarshalText(sig) != nil {
-		return refuse("the manifest's signature is damaged: it is not a minisign signature")
+		return refuse("%s's signature is damaged: it is not a minisign signature", what)
 	}
 	id := KeyID(s.KeyID)
 	if k.revoked[id] {
-		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "the manifest is signed with key %s, which was revoked", id)
+		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%s is signed with key %s, which was revoked", what, id)
+		if what != "the manifest" {
+			return "", e.WithAdvice("sign it with another key")
+		}
 		return "", e.WithAdvice("install a bundle that is signed with another key")
 	}
 	key, ok := k.byID[s.KeyID]
 	if !ok {
-		return refuse("the manifest is signed with key %s, which is not trusted here", id)
+		e := bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "%s is signed with key %s, which is not trusted here", what, id)
+		return "", e.WithAdvice("if that key is yours, copy its public key, NAME.pub, to /etc/ota/keys of the device")
 	}
 	// The legacy kind signs the bytes themselves: what the key signed as something else
-	// could be taken for a manifest.
+	// could be taken for it.
 	if s.Algorithm != minisign.HashEdDSA {
-		return refuse("the manifest's signature with key %s is of the legacy kind, want a prehashed one (minisign -H)", id)
+		return refuse("%s's signature with key %s is of the legacy kind, want a prehashed one (minisign -H)", what, id)
 	}
 	if !minisign.Verify(key, raw, sig) {
-		return refuse("the manifest's signature with key %s is wrong: one of them was changed", id)
+		return refuse("%s's signature with key %s is wrong: one of them was changed", what, id)
 	}
 	return id, nil
+}
+
+// SignedBy is the ID of the key that claims to have made sig; empty: it is no signature.
+func SignedBy(sig []byte) string {
+	var s minisign.Signature
+	if s.UnmarshalText(sig) != nil {
+		return ""
+	}
+	return KeyID(s.KeyID)
 }
 
 // These makes Keys of keys that are not in files.

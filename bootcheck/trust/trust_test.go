@@ -54,9 +54,9 @@ func TestLoadKeys(t *testing.T) {
 		want  int
 	}{
 		{"no paths", nil, 0},
-		{"a folder that does not exist", []string{dir + "/no"}, 0},
-		{"an empty folder", []string{t.TempDir()}, 0},
-		{"a folder: only *.pub, a copy counts once", []string{dir}, 2},
+		{"a directory that does not exist", []string{dir + "/no"}, 0},
+		{"an empty directory", []string{t.TempDir()}, 0},
+		{"a directory: only *.pub, a copy counts once", []string{dir}, 2},
 		{"a file, whatever its name", []string{file}, 1},
 		{"all of it", []string{dir, file, dir + "/no"}, 3},
 	} {
@@ -67,7 +67,7 @@ func TestLoadKeys(t *testing.T) {
 }
 
 // TestLoadKeysDamaged holds that a file that is no key, or that others can change, is
-// named and does not keep a device from trusting the others; a person who names such a
+// named and does not keep a device from trusting the others; an operator who names such a
 // file has made a mistake.
 func TestLoadKeysDamaged(t *testing.T) {
 	pub, _ := newKey(t)

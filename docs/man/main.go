@@ -1,11 +1,11 @@
-// Command man makes the manual pages and the completion for bash.
+// Command man makes the manual pages and the completion for bash, zsh and fish.
 //
 //	table of commands ────────┬─> completions/ota-apply …
 //	  (cli.Program)           │
 //	prose, NAME.SECTION.md ───┴─> man/ota-apply.1 …
 //
 // Commands, flags and exit codes are in the table of each program and nowhere else;
-// the prose says with <!-- commands --> and the like where they go.
+// the prose says with lines such as <!-- commands --> where they go.
 //
 //	usage: go run ./docs/man [-o DIR] [-version V] [-date YYYY-MM-DD]
 package main
@@ -31,7 +31,7 @@ import (
 var prose embed.FS
 
 func main() {
-	out := flag.String("o", "bin", "the folder to write man/ and completions/ into")
+	out := flag.String("o", "bin", "the directory to write man/ and completions/ into")
 	version := flag.String("version", "", "the version of the programs")
 	date := flag.String("date", "", "the day of this version, as 2026-11-26")
 	flag.Parse()
@@ -43,6 +43,27 @@ func main() {
 
 func programs() []*cli.Program {
 	return []*cli.Program{applier.Program(), guardian.Program(&cli.Output{}, nil), bundlecmd.Program()}
+}
+
+// wrapper is the word at the prompt, scripts/ota: the commands of the two programs that
+// are for an operator. TestWrapper holds that they are those of the script.
+func wrapper() *cli.Program {
+	const apply, guardians = " install activate list unblock cleanup doctor follow reset-release ", " status history why rollback check factory adopt config verify "
+	w := &cli.Program{Name: "ota"}
+	for _, p := range programs() {
+		mine := map[string]string{"ota-apply": apply, "ota-guardian": guardians}[p.Name]
+		for _, v := range p.Verbs {
+			first, _, _ := strings.Cut(v.Name, " ")
+			if v.Help == "" || !strings.Contains(mine, " "+first+" ") {
+				continue
+			}
+			if v.Name == "verify" {
+				v.Args = "[VERSION|FILE...]" // a bundle is verified by ota-apply
+			}
+			w.Flags, w.Verbs = p.Flags, append(w.Verbs, v)
+		}
+	}
+	return w
 }
 
 // write writes everything into dir.
@@ -57,7 +78,11 @@ func write(dir, version, date string) error {
 		for name, text := range sections(p) {
 			inserts[p.Name+" "+name] = text
 		}
+	}
+	for _, p := range append(programs(), wrapper()) {
 		files["completions/"+p.Name] = strings.NewReplacer("@NAME@", p.Name, "@FN@", strings.ReplaceAll(p.Name, "-", "_"), "@TABLE@\n", p.Table()).Replace(string(engine))
+		files["completions/"+p.Name+".fish"] = fish(p)
+		files["completions/_"+p.Name] = zsh(p)
 	}
 	pages, err := fs.Glob(prose, "*.md")
 	if err != nil {

@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -31,7 +33,7 @@ func need(t *testing.T, program string) {
 	}
 }
 
-// rendered is each page as a person reads it.
+// rendered is each page as an operator reads it.
 func rendered(t *testing.T) map[string]string {
 	t.Helper()
 	need(t, "mandoc")
@@ -60,7 +62,7 @@ func rendered(t *testing.T) map[string]string {
 	return pages
 }
 
-// TestPages: what the usage texts say is on the pages as a person sees them, and
+// TestPages: what the usage texts say is on the pages as an operator sees them, and
 // no man program has anything to say about the pages.
 func TestPages(t *testing.T) {
 	pages := rendered(t)
@@ -175,15 +177,15 @@ func TestConfigurationPage(t *testing.T) {
 		}
 	}
 
-	source, err := os.ReadFile("../../bootcheck/config/settings.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := map[string]bool{"check": true}
-	for _, m := range regexp.MustCompile(`\n\t+"([a-z_.]+)": `).FindAllStringSubmatch(string(source), -1) {
-		for name := range strings.SplitSeq(m[1], ".") {
+	read := make(map[string]bool)
+	for _, s := range config.Default(path).Settings() {
+		for name := range strings.SplitSeq(s.Key, ".") {
 			read[name] = true
 		}
+	}
+	check := reflect.TypeFor[config.Check]()
+	for i := range check.NumField() {
+		read[strings.ToLower(check.Field(i).Name)] = true
 	}
 	if diff := cmp.Diff(read, known); diff != "" {
 		t.Errorf("the keys (-that are read +on the page):\n%s", diff)
@@ -202,9 +204,9 @@ func TestCompletion(t *testing.T) {
 	for name, text := range map[string]string{
 		"bin/ota-apply": "#!/bin/sh\n[ \"$1\" = list ] || exit 2\ncase \"$*\" in *broken*) echo no store >&2; exit 1 ;; *slow*) sleep 60 ;; *other*) echo '9.0.0 other 1 MiB' ;; esac\n" +
 			"echo '1.0.0                    factory           1.0 MiB'\necho '1.1.0                    current           1.0 MiB'\n",
-		"work/1.2.0.ota":   "",
-		"work/a folder/x":  "",
-		"work/release.key": "",
+		"work/1.2.0.ota":     "",
+		"work/a directory/x": "",
+		"work/release.key":   "",
 	} {
 		file := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -222,7 +224,7 @@ func TestCompletion(t *testing.T) {
 		}
 		return append(names, "--help", "--version")
 	}
-	files := []string{"1.2.0.ota", "a folder", "release.key"}
+	files := []string{"1.2.0.ota", "a directory", "release.key"}
 	for _, row := range []struct {
 		line string // words; the last is completed
 		want []string
@@ -241,13 +243,13 @@ func TestCompletion(t *testing.T) {
 		{"ota-apply install ", append([]string{"-"}, files...)},
 		{"ota-apply install --url-file 1", files[:1]},
 		{"ota-apply install --limit-rate ", nil},
-		{"ota-apply install --limit-rate 2M --no", []string{"--no-activate"}},
+		{"ota-apply install --limit-rate 2M --no", []string{"--no-activate", "--no-patch"}},
 		{"ota-apply --root other activate ", []string{"1.0.0", "1.1.0", "9.0.0"}},
 		{"ota-apply activate --root = other 9", []string{"9.0.0"}},
 		{"ota-apply activate --root broken ", nil},
 		{"ota-apply activate --root slow ", nil},
-		{"ota-apply --root ", []string{"a folder"}},
-		{"ota-apply activate --root = a", []string{"a folder"}},
+		{"ota-apply --root ", []string{"a directory"}},
+		{"ota-apply activate --root = a", []string{"a directory"}},
 		{"ota-apply --config ", files},
 		{bin + "/ota-apply unblock ", []string{"1.0.0", "1.1.0"}},
 		{"ota-guardian ", commands(guardian.Program(&cli.Output{}, nil))},
@@ -256,12 +258,19 @@ func TestCompletion(t *testing.T) {
 		{"ota-guardian factory ", []string{"create", "verify", "repair"}},
 		{"ota-guardian factory create ", []string{"1.0.0", "1.1.0"}},
 		{"ota-guardian factory verify ", nil},
-		{"ota-guardian factory create --", []string{"--config", "--root", "--untried"}},
+		{"ota-guardian factory create --", []string{"--config", "--json", "--root", "--untried"}},
 		{"ota-guardian verify --repair 1.0", []string{"1.0.0"}},
 		{"ota-guardian boot --last-boot ", []string{"clean", "unclean", "hard"}},
 		{bin + "/ota-guardian rollback 1.1", []string{"1.1.0"}},
+		{"ota ", commands(wrapper())},
+		{"ota ro", []string{"rollback"}},
+		{"ota activate ", []string{"1.0.0", "1.1.0"}},
+		{"ota install --dry", []string{"--dry-run"}},
+		{"ota factory ", []string{"create", "verify", "repair"}},
+		{"ota verify --rep", []string{"--repair"}},
+		{"ota verify 1", []string{"1.0.0", "1.1.0", "1.2.0.ota"}},
 		{"ota-bundle create --key r", []string{"release.key"}},
-		{"ota-bundle create --dir ", []string{"a folder"}},
+		{"ota-bundle create --dir ", []string{"a directory"}},
 		{"ota-bundle inspect ", files},
 	} {
 		t.Run(row.line, func(t *testing.T) {
@@ -294,5 +303,136 @@ func TestCompletion(t *testing.T) {
 				t.Errorf("bash offers (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestOverview: the list of commands is one screen, a line each; the help of one is 30 lines.
+func TestOverview(t *testing.T) {
+	for _, p := range programs() {
+		var help bytes.Buffer
+		if err := p.Run(t.Context(), []string{"--help"}, &help, &help); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(help.String(), "\n"), "\n")
+		if len(lines) > 20 {
+			t.Errorf("%s --help has %d lines, want 20 at most:\n%s", p.Name, len(lines), &help)
+		}
+		for _, line := range lines {
+			if utf8.RuneCountInString(line) > 80 || strings.HasPrefix(line, "      ") {
+				t.Errorf("%s --help: a command has more than one line of 80 columns: %q", p.Name, line)
+			}
+		}
+		for _, v := range p.Verbs {
+			help.Reset()
+			if err := p.Run(t.Context(), append([]string{"help"}, strings.Fields(v.Name)...), &help, &help); err != nil {
+				t.Fatal(err)
+			}
+			if lines := strings.Count(help.String(), "\n"); lines > 30 {
+				t.Errorf("%s help %s has %d lines, want 30 at most:\n%s", p.Name, v.Name, lines, &help)
+			}
+		}
+	}
+}
+
+// TestWrapper: what is completed of ota is what it takes.
+func TestWrapper(t *testing.T) {
+	script, err := os.ReadFile("../../scripts/ota")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, m := range regexp.MustCompile(`(?m)^((?:[a-z-]+ \| )*[a-z-]+)\)`).FindAllStringSubmatch(string(script), -1) {
+		want = append(want, strings.Split(m[1], " | ")...)
+	}
+	want = slices.DeleteFunc(want, func(name string) bool { return name == "help" || strings.HasPrefix(name, "-") })
+	var got []string
+	for _, v := range wrapper().Verbs {
+		name, _, _ := strings.Cut(v.Name, " ")
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+		t.Errorf("the commands (-that scripts/ota takes +that are completed):\n%s", diff)
+	}
+}
+
+// TestOtherShells asks a real fish what it would offer, and a zsh at a terminal what it makes
+// of a word.
+func TestOtherShells(t *testing.T) {
+	need(t, "fish")
+	need(t, "zsh")
+	dir := t.TempDir()
+	if err := write(dir, "1.2.3", ""); err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "bin")
+	for name, text := range map[string]string{
+		"bin/ota-apply":    "#!/bin/sh\necho 'VERSION  STATE'; echo '1.0.0  factory'; echo '1.1.0  current'\n",
+		"work/release.key": "",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environment := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "HOME="+dir, "TERM=dumb")
+	for _, row := range []struct {
+		line string
+		want []string // among what is offered
+		not  string
+	}{
+		{"ota-apply inst", []string{"install"}, "verify"},
+		{"ota-apply install --dry", []string{"--dry-run"}, "--json"},
+		{"ota-apply activate ", []string{"1.0.0", "1.1.0"}, "install"},
+		{"ota-guardian factory ", []string{"create", "repair", "verify"}, "history"},
+		{"ota-guardian factory create --unt", []string{"--untried"}, ""},
+		{"ota-guardian rollback --js", []string{"--json"}, "--untried"},
+		{"ota ro", []string{"rollback"}, "install"},
+		{"ota activate ", []string{"1.0.0", "1.1.0"}, "install"},
+		{"ota-bundle create --key rel", []string{"release.key"}, ""},
+		{"ota-bundle ", []string{"keygen", "sign", "push"}, "status"},
+	} {
+		name, _, _ := strings.Cut(row.line, " ")
+		fish := exec.Command("fish", "--no-config", "-c", "source "+dir+"/completions/"+name+".fish; complete -C '"+row.line+"'")
+		fish.Dir, fish.Env = filepath.Join(dir, "work"), environment
+		out, err := fish.CombinedOutput()
+		if err != nil {
+			t.Errorf("fish, %q: %v\n%s", row.line, err, out)
+		}
+		var offered []string
+		for line := range strings.Lines(string(out)) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			offered = append(offered, word)
+		}
+		for _, w := range row.want {
+			if !slices.Contains(offered, w) {
+				t.Errorf("fish, %q: it offers %q, want %q among them", row.line, offered, w)
+			}
+		}
+		if slices.Contains(offered, row.not) {
+			t.Errorf("fish, %q: it offers %q", row.line, row.not)
+		}
+		if len(row.want) > 1 {
+			continue // zsh shows those in a list, which a terminal would have to be read for
+		}
+		// The word is made whole at the prompt; then the line is printed instead of run.
+		zsh := exec.Command("zsh", "-fc", `
+			zmodload zsh/zpty
+			zpty z zsh -fi
+			zpty -w z "PS1= ; fpath=($1 \$fpath); autoload -Uz compinit; compinit -uD; bindkey '^I' complete-word; cd $3"
+			zpty -w z "accept() { print -r -- \"LINE<\$BUFFER>\"; BUFFER=; zle .accept-line }; zle -N accept; bindkey '^G' accept; print REA''DY"
+			while zpty -r z line; do [[ $line != *READY* ]] || break; done
+			zpty -w -n z "$2"$'\t\a'
+			while zpty -r z line; do [[ $line != *'LINE<'* ]] || { print -r -- "${${line#*LINE<}%>*}"; break; }; done`,
+			"zsh", dir+"/completions", row.line, filepath.Join(dir, "work"))
+		zsh.Env = environment
+		out, err = zsh.CombinedOutput()
+		want := row.line[:strings.LastIndex(row.line, " ")+1] + row.want[0]
+		if got := strings.TrimSpace(string(out)); err != nil || got != want {
+			t.Errorf("zsh, %q: %v, %q, want %q", row.line, err, got, want)
+		}
 	}
 }

@@ -1,5 +1,5 @@
 // Package cmdtest runs the scripts that test the command lines. Each script is a
-// device without systemd, in a folder of its own: the three programs through
+// device without systemd, in a directory of its own: the three programs through
 // their real main, a store, keys, a configuration. The scripts double as
 // documentation: see guardian/cmd/ota-guardian/testdata/script/boot_fallback.txtar.
 //
@@ -7,21 +7,22 @@
 //
 //	exit CODE PROGRAM ARGS...   run a program that must end with CODE
 //	deaf HOW CODE PROGRAM ARGS...
-//	                            run a program whose stdout and stderr nobody takes, and which must end
+//	                            run a program whose stdout and stderr are not read, and which must end
 //	                            with CODE all the same. HOW: gone (the reader is), closed, full
-//	                            (/dev/full), stuck, stuck-nonblocking (a full pipe that nobody reads)
+//	                            (/dev/full), stuck, stuck-nonblocking (a full pipe without a reader)
 //	bound CODE PROGRAM ARGS...  run a program that modes bind, also where the test is root's, and
 //	                            that must end with CODE
 //	bundle VERSION [FLAGS...]   make VERSION.ota, whose bin/app says VERSION, with further flags of ota-bundle create; a release is not counted without --release
 //	link NAME TARGET            the link NAME of the store must lead to the version TARGET, or to "none"
 //	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
-//	                            $WORK/corrupt, one byte near the end of what it serves is wrong
+//	                            $WORK/corrupt, one byte near the end of what it serves is wrong. An
+//	                            address that ends in ?uses=N&sig=ANY expires after N answers: 403
 //	snapshot NAME               remember every link, file and mode of the store
 //	unchanged NAME              all of that must be as it was
 //
 // $TREE is a directory of thousands of real files, Go's own sources.
 //
-// The version that runs is healthy while there is no file $WORK/sick. While there
+// The current version is healthy while there is no file $WORK/sick. While there
 // is a file $WORK/slow, the check makes a file $WORK/checking and takes for ever.
 package cmdtest
 
@@ -82,7 +83,10 @@ func Run(t *testing.T, dir string, more ...map[string]func(ts *testscript.TestSc
 		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               setup,
+		Setup: func(env *testscript.Env) error {
+			reportInvalid(t, env)
+			return setup(env)
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exit": exit, "bound": bound, "deaf": deaf, "bundle": bundle, "link": link, "serve": serve,
 			"snapshot": snapshot, "unchanged": unchanged,
@@ -108,6 +112,9 @@ func setup(env *testscript.Env) (err error) {
 	try.Check(os.WriteFile(script, fmt.Appendf(nil, check, work), 0o755))
 	return os.WriteFile(filepath.Join(etc, "ota.toml"), fmt.Appendf(nil, config, store, filepath.Join(work, "run"), script), 0o644)
 }
+
+// Exit runs args[1:], which must end with the code args[0].
+func Exit(ts *testscript.TestScript, args []string) { exit(ts, false, args) }
 
 // exit: see the package.
 func exit(ts *testscript.TestScript, neg bool, args []string) {
@@ -174,7 +181,7 @@ func link(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return
 	}
-	if got, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(got), "v"), "~"); got != want { // made anew or not
+	if got, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(got), "v"), "~"); got != want { // rebuilt or not
 		ts.Fatalf("%s is %s, want %s", args[0], got, want)
 	}
 }
@@ -185,8 +192,18 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: serve DIR")
 	}
 	dir, corrupt := ts.MkAbs(args[0]), ts.MkAbs("corrupt")
+	var mu sync.Mutex
+	used := make(map[string]int) // answers, by query
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		data, err := os.ReadFile(filepath.Join(dir, filepath.Base(r.URL.Path)))
+		mu.Lock()
+		used[r.URL.RawQuery]++
+		n := used[r.URL.RawQuery]
+		mu.Unlock()
+		if uses, err := strconv.Atoi(r.FormValue("uses")); err == nil && n > uses {
+			http.Error(w, "the address has expired", http.StatusForbidden)
+			return
+		}
+		data, err := os.ReadFile(filepath.Join(dir, filepath.Clean("/"+r.URL.Path)))
 		if err != nil {
 			http.NotFound(w, r)
 			return

@@ -28,12 +28,13 @@ func deaf(ts *testscript.TestScript, neg bool, args []string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, lookPath(ts, args[2]), args[3:]...)
 	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = []string{unchecked + "=1"}
 	for _, name := range []string{"OTA_CONFIG", "STORE", "PATH", "WORK", "TMPDIR"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	var out *os.File
 	switch args[0] {
-	case "gone": // nobody will ever read it
+	case "gone": // it never gets a reader
 		r, w, err := os.Pipe()
 		ts.Check(err)
 		ts.Check(r.Close())

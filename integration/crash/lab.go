@@ -140,7 +140,7 @@ func (l *Lab) measure(ctx context.Context, f *flows.Flow) (calls []crashpoint.Ca
 	return r.Calls, site.Dir, nil
 }
 
-// try makes a point and judges what it left. The error says that nothing was found
+// try makes a point and checks what it left. The error says that nothing was found
 // out.
 func (l *Lab) try(ctx context.Context, p point) (*outcome, error) {
 	b := l.bench[p.flow]
@@ -174,7 +174,7 @@ func (l *Lab) try(ctx context.Context, p point) (*outcome, error) {
 	if err == errHangs {
 		o.problems = append(o.problems, invariants.Problem{Kind: invariants.Stuck, Text: fmt.Sprintf("it does not end within %v", patience)})
 	}
-	found, problems := c.Judge()
+	found, problems := c.Check()
 	o.state = found.State
 	o.problems = append(o.problems, problems...)
 	o.problems = append(o.problems, unsaid(c, r)...)
@@ -213,7 +213,7 @@ func (l *Lab) aftermath(ctx context.Context, c *flows.Case, reboot bool) (_ []in
 		return before, nil
 	}
 	problems := try.Get(c.Aftermath(ctx, reboot))
-	if known && invariants.Verdict(before) != invariants.Verdict(problems) {
+	if known && invariants.Result(before) != invariants.Result(problems) {
 		return nil, fmt.Errorf("the same disk came to %v before, and to %v now", before, problems)
 	}
 	l.mu.Lock()
@@ -282,7 +282,7 @@ func (l *Lab) second(ctx context.Context, c *flows.Case, p point) (problems []in
 	}
 	// What was sick is what was left, if it was: a version after it that fails in the
 	// same way is another story, and ends on hold.
-	try.Check(c.Site.Cure())
+	try.Check(c.Site.MakeHealthy())
 	_, r, err := run(ctx, c.Site, args, p.procs, crashpoint.Kill(p.second))
 	if err != nil && err != errHangs {
 		return nil, false, err
@@ -292,7 +292,7 @@ func (l *Lab) second(ctx context.Context, c *flows.Case, p point) (problems []in
 	}
 	// Nothing was said that counts: what remains is what the disk is.
 	c.Said = nil
-	_, torn := c.Judge()
+	_, torn := c.Check()
 	return append(problems, torn...), r.Killed, nil
 }
 
@@ -318,7 +318,7 @@ func (l *Lab) length(ctx context.Context, p point) (int, error) {
 			return 0, err
 		}
 	}
-	if err := site.Cure(); err != nil {
+	if err := site.MakeHealthy(); err != nil {
 		return 0, err
 	}
 	_, r, err = run(ctx, site, args, p.procs, nil)

@@ -28,9 +28,9 @@ func cutAfter(t *testing.T, flow, last string) *cut {
 	c := &cut{t: t, f: flows.Find(flow)}
 	c.Site = try.Get(w.Build(t.Context(), c.f, filepath.Join(t.TempDir(), "site"), ""))
 	renamed := false
-	if _, r := c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Verdict {
+	if _, r := c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Action {
 		renamed = renamed || call.Name == "rename" && call.To.Path == filepath.Join(c.Root, last)
-		return crashpoint.Verdict{Kill: renamed && c.makesDurable(call)}
+		return crashpoint.Action{Kill: renamed && c.makesDurable(call)}
 	}); !r.Killed {
 		t.Fatalf("%s was not killed where it should be", flow)
 	}
@@ -53,11 +53,11 @@ func (c *cut) makesDurable(call *crashpoint.Call) bool {
 // cut all the same. What cannot be made durable is no success.
 func (c *cut) again(args []string) {
 	c.t.Helper()
-	said, _ := c.run(args, func(call *crashpoint.Call) crashpoint.Verdict {
+	said, _ := c.run(args, func(call *crashpoint.Call) crashpoint.Action {
 		if c.makesDurable(call) {
-			return crashpoint.Verdict{Errno: unix.EIO}
+			return crashpoint.Action{Errno: unix.EIO}
 		}
-		return crashpoint.Verdict{}
+		return crashpoint.Action{}
 	})
 	if said.Success() || said.Exit != 10 {
 		c.t.Errorf("%v with a disk that fails: %+v; want exit 10, unknown", args, said)
@@ -93,7 +93,7 @@ func TestAdoptionThatIsToldIsDurable(t *testing.T) {
 func TestRollbackThatIsToldIsDurable(t *testing.T) {
 	defer try.Fatal(t)
 	c := cutAfter(t, "fallback-health", ".active")
-	try.Check(c.Cure())
+	try.Check(c.MakeHealthy())
 	var fsyncs, atReport atomic.Int32
 	atReport.Store(-1)
 	c.OnReport(func(stage string) {
@@ -102,11 +102,11 @@ func TestRollbackThatIsToldIsDurable(t *testing.T) {
 		}
 	})
 	defer c.OnReport(nil)
-	c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Verdict {
+	c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Action {
 		if c.makesDurable(call) {
 			fsyncs.Add(1)
 		}
-		return crashpoint.Verdict{}
+		return crashpoint.Action{}
 	})
 	if n := atReport.Load(); n < 1 {
 		t.Errorf("when the rollback was told, the store had been made durable %d times, want 1 (-1: it was not told)", n)

@@ -76,10 +76,10 @@ func (o *outcome) String() string {
 	if phase == "" {
 		phase = "-"
 	}
-	return fmt.Sprintf("%v call=%s phase=%s current=%s verdict=%s", o.point, o.call, phase, current, invariants.Verdict(o.problems))
+	return fmt.Sprintf("%v call=%s phase=%s current=%s verdict=%s", o.point, o.call, phase, current, invariants.Result(o.problems))
 }
 
-// story is the outcome with all that a person needs to see why.
+// story is the outcome with all that an operator needs to see why.
 func (o *outcome) story() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v\n", o)

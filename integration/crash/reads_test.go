@@ -58,7 +58,7 @@ type facts struct {
 
 type named struct{ Version, Digest string }
 
-// factsIn are those of a generation's folder.
+// factsIn are those of a generation's directory.
 func factsIn(dir string) (*facts, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "record.json"))
 	if err != nil {
@@ -89,7 +89,7 @@ type reading struct {
 	site    string   // where they were made
 	allowed []*facts // before it, and of each generation that it makes
 	last    *facts   // of the last one
-	stay    []string // versions that proved themselves, and are there before and after it
+	stay    []string // versions that were confirmed, and are there before and after it
 }
 
 // runReads is run, whose reads below l.dir are the points.
@@ -148,7 +148,7 @@ func (l *Lab) readingOf(ctx context.Context, f *flows.Flow) (*reading, error) {
 	return r, nil
 }
 
-// tryRead makes the read p.n of its flow fail, and judges what that left.
+// tryRead makes the read p.n of its flow fail, and checks what that left.
 func (l *Lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error) {
 	b := l.bench[p.flow]
 	site, err := l.copyOf(b.site)
@@ -177,10 +177,10 @@ func (l *Lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error
 	if err == errHangs {
 		problem(invariants.Stuck, "it does not end within %v", patience)
 	}
-	found, problems := c.Judge()
+	found, problems := c.Check()
 	o.state = found.State
-	// A disk that cannot be read any more is damage: nothing is left to fall back to,
-	// and a boot that goes on with what is there is a boot that is done.
+	// A disk that cannot be read any more is damage: nothing is left to roll back to,
+	// and a boot that continues with what is there is a boot that is done.
 	keeps := p.on && p.errno == unix.EIO && slices.Contains(p.flow.Args(site), "boot")
 	problems = slices.DeleteFunc(problems, func(p invariants.Problem) bool { return keeps && p.Kind == invariants.Lie })
 	o.problems = append(o.problems, problems...)
@@ -203,9 +203,8 @@ func (l *Lab) tryRead(ctx context.Context, p point, r *reading) (*outcome, error
 	return o, nil
 }
 
-// TestReads makes the looks at the disk fail, each one once and from then on. Whatever
-// a program does then, no phase, no block, no pending version and no confirmed one may
-// change for it.
+// TestReads makes the looks at the disk fail, each one once and from then on. No phase, no
+// block, no pending version and no confirmed one may change for it.
 //
 //	go test ./integration/crash -run TestReads -v -crash.flow NAME -crash.point N -crash.errno EIO [-crash.on]
 //

@@ -39,7 +39,7 @@ func (c *tally) add(o *outcome) {
 		if len(o.problems) > 0 {
 			c.counts[row]["bad "+kind]++
 		}
-		c.counts[row][invariants.Verdict(o.problems)]++
+		c.counts[row][invariants.Result(o.problems)]++
 	}
 }
 

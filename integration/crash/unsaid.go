@@ -32,6 +32,9 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 		if strings.HasPrefix(call.File.Path, c.Site.Root+"/.spool") {
 			continue // success is not about a download; what notes say of it: weak, vouched
 		}
+		if isFollowers(call.File.Path) {
+			continue // nor about what the follower notes of it
+		}
 		// A file that was thrown away, and another one made in its place, is well.
 		var st unix.Stat_t
 		if unix.Lstat(call.File.Path, &st) != nil || st.Ino != call.File.ID.Ino {
@@ -46,7 +49,7 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 	return problems
 }
 
-// stayedLost reports whether a name may be lost that the sync of a folder, which
+// stayedLost reports whether a name may be lost that the sync of a directory, which
 // failed at calls[i], was to make last. What one sync lost no later one brings back;
 // but what happens to the same name after it is a change of its own, and lasts by
 // the next sync.
@@ -63,13 +66,13 @@ func stayedLost(calls []crashpoint.Call, i int) bool {
 		case c.Errno == 0:
 			made, gone := changed(c)
 			for _, name := range made {
-				if path.Dir(name) == dir.Path {
+				if path.Dir(name) == dir.Path && !isFollowers(name) {
 					pending.add(name, true)
 					again.take(lost, name)
 				}
 			}
 			for _, name := range gone {
-				if path.Dir(name) != dir.Path {
+				if path.Dir(name) != dir.Path || isFollowers(name) {
 					continue
 				}
 				if pending[name] {
@@ -84,7 +87,7 @@ func stayedLost(calls []crashpoint.Call, i int) bool {
 	return len(lost)+len(again) > 0
 }
 
-// names are what was changed in a folder; true: the name was not there before.
+// names are what was changed in a directory; true: the name was not there before.
 type names map[string]bool
 
 func (n *names) add(name string, is bool) {
@@ -125,3 +128,6 @@ func changed(c *crashpoint.Call) (made, gone []string) {
 	}
 	return nil, nil
 }
+
+// isFollowers reports whether name is the state of applier/follow, or one in its making.
+func isFollowers(name string) bool { return strings.Contains(path.Base(name), ".follow.json") }

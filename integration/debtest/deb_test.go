@@ -21,17 +21,17 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// build makes the package of this machine's architecture in a folder of its own.
+// build makes the package of this machine's architecture in a directory of its own.
 func build(version string, environment ...string) (deb string, err error) {
 	defer try.End(&err)
 	repo := try.Get(debian.RepoDir())
 	dir := try.Get(os.MkdirTemp(scratch, "deb-"))
-	cmd := exec.Command("scripts/deb.sh", "amd64")
+	cmd := exec.Command("scripts/package.sh", "amd64")
 	cmd.Dir = repo
 	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000", "TZ=UTC")
 	cmd.Env = append(cmd.Env, environment...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("scripts/deb.sh: %w\n%s", err, out)
+		return "", fmt.Errorf("scripts/package.sh: %w\n%s", err, out)
 	}
 	deb = filepath.Join(dir, "ota_"+version+"_amd64.deb")
 	try.Get(os.Stat(deb))
@@ -66,7 +66,7 @@ func get(t *testing.T, deb func() (string, error)) string {
 	return file
 }
 
-// TestReproducible: another folder, another time zone, another umask, and the
+// TestReproducible: another directory, another time zone, another umask, and the
 // same bytes.
 func TestReproducible(t *testing.T) {
 	defer try.Fatal(t)
@@ -111,7 +111,7 @@ func TestContents(t *testing.T) {
 		}
 	}
 	if _, ok := control["conffiles"]; ok {
-		t.Error("there are conffiles: an upgrade would ask a person")
+		t.Error("there are conffiles: an upgrade would ask the operator")
 	}
 
 	// What install.sh puts in place, with what the package adds and moves.
@@ -120,7 +120,8 @@ func TestContents(t *testing.T) {
 	for _, dir := range []string{"amd64", "man", "completions"} {
 		try.Check(os.Mkdir(filepath.Join(bin, dir), 0o755))
 	}
-	for _, name := range []string{"amd64/ota-apply", "amd64/ota-guardian", "amd64/ota-bundle", "completions/ota-apply", "completions/ota-guardian", "completions/ota-bundle",
+	for _, name := range []string{"amd64/ota-apply", "amd64/ota-guardian", "amd64/ota-bundle", "completions/ota-apply", "completions/ota-guardian", "completions/ota-bundle", "completions/ota-apply.fish", "completions/ota-guardian.fish", "completions/ota-bundle.fish",
+		"completions/_ota-apply", "completions/_ota-guardian", "completions/_ota-bundle", "completions/ota", "completions/ota.fish", "completions/_ota",
 		"man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7", "man/ota-guardian.8"} {
 		try.Check(os.WriteFile(filepath.Join(bin, name), nil, 0o755))
 	}
@@ -128,7 +129,8 @@ func TestContents(t *testing.T) {
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("install.sh: %v\n%s", err, out)
 	}
-	want := map[string]bool{"usr/share/doc/ota/copyright": true, "usr/share/doc/ota/changelog.gz": true, "usr/share/lintian/overrides/ota": true}
+	want := map[string]bool{"usr/share/doc/ota/ota-apply.cdx.json.gz": true, "usr/share/doc/ota/ota-bundle.cdx.json.gz": true, "usr/share/doc/ota/ota-guardian.cdx.json.gz": true,
+		"usr/share/doc/ota/copyright": true, "usr/share/doc/ota/changelog.gz": true, "usr/share/lintian/overrides/ota": true}
 	try.Check(filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -171,7 +173,7 @@ func TestContents(t *testing.T) {
 	}
 	for _, dir := range []string{"etc/ota/keys", "etc/ota/checks.d/required", "etc/ota/checks.d/wanted"} {
 		if !got[dir].dir {
-			t.Errorf("the package lacks the folder %s", dir)
+			t.Errorf("the package lacks the directory %s", dir)
 		}
 	}
 	for name := range got {
@@ -180,14 +182,14 @@ func TestContents(t *testing.T) {
 		}
 	}
 	// What the authors of what is linked want to be said.
-	for _, module := range []string{"\nGo\n", "github.com/klauspost/compress v", "github.com/godbus/dbus/v5 v", "Redistribution and use"} {
+	for _, module := range []string{"\nGo\n", "github.com/klauspost/compress v", "github.com/BurntSushi/toml v", "Redistribution and use"} {
 		if !strings.Contains(got["usr/share/doc/ota/copyright"].data, module) {
 			t.Errorf("the copyright file lacks %q", module)
 		}
 	}
 }
 
-// TestLintian: Debian's own judge finds nothing that scripts/deb/lintian-overrides does
+// TestLintian: Debian's own checker finds nothing that scripts/package/lintian-overrides does
 // not explain, and each line of that is still needed.
 func TestLintian(t *testing.T) {
 	var missing []string
@@ -311,11 +313,11 @@ func TestArguments(t *testing.T) {
 		{"amd64", "v1.0", "error: the version of a package begins with a digit, not v1.0"},
 		{"amd64", "1.0-1", "error: 1.0-1 cannot be the version of a package"},
 	} {
-		cmd := exec.Command(filepath.Join(repo, "scripts/deb.sh"), row.arg)
+		cmd := exec.Command(filepath.Join(repo, "scripts/package.sh"), row.arg)
 		cmd.Env = append(os.Environ(), "VERSION="+row.version, "OUT="+t.TempDir())
 		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.HasPrefix(string(out), row.want) || strings.Count(string(out), "\n") != 1 {
-			t.Errorf("deb.sh %s, version %s: %v, %q; want %q", row.arg, row.version, err, out, row.want)
+			t.Errorf("package.sh %s, version %s: %v, %q; want %q", row.arg, row.version, err, out, row.want)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (s *story) must(command string) string {
 	return strings.TrimSpace(out)
 }
 
-// says runs a command line, whatever its exit code, and wants this output.
+// says runs a command line, with any exit code, and wants this output.
 func (s *story) says(command, want string) {
 	s.t.Helper()
 	r, err := s.Exec(s.ctx, "sh", "-c", command)
@@ -145,7 +145,7 @@ func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.
 }
 
 // upgrade upgrades the package in the middle of a trial and of the install that
-// waits for its verdict, and takes the power afterwards. Before that it calls
+// waits for its end, and takes the power afterwards. Before that it calls
 // during, which may be nil.
 func upgrade(s *story, during func(*story)) {
 	// A trial that this boot does not see the end of.
@@ -252,7 +252,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 	s := begin(t, ctx, m, machine.Quick)
 	upgrade(s, isNotRemoved)
 
-	s.step("removed: the application goes on", func(t *testing.T) {
+	s.step("removed: the application continues", func(t *testing.T) {
 		defer try.Fatal(t)
 		s.must("dpkg --remove ota")
 		s.says("dpkg-query -W -f '${db:Status-Status}' ota", "config-files")

@@ -8,8 +8,8 @@
 //	v1.2.0/etc/device-api.json   Config
 //	v1.2.0/lib/…                 some content and a symbolic link
 //
-// A running program goes on being the version it was started from, whatever
-// becomes of the link `current`.
+// A running program continues being the version it was started from, also when
+// the link `current` changes.
 //
 // It answers on 127.0.0.1:9080:
 //
@@ -42,7 +42,7 @@ const (
 	HealthHuge   Behave = "health-huge"        // answers /health with 1 GB
 	NotHTTP      Behave = "not-http"           // answers /health with what is no HTTP
 	Redirects    Behave = "redirects"          // sends who asks for /health to an address that is well
-	WrongPort    Behave = "wrong-port"         // answers, and well, on a port where nobody asks
+	WrongPort    Behave = "wrong-port"         // answers, and well, on another port
 	DiesAsked    Behave = "dies-asked"         // exits with 1 when it is asked for /health the second time
 )
 

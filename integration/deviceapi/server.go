@@ -26,11 +26,11 @@ const DefaultState = "/var/lib/device-api"
 const maxReport = 64 << 10
 
 // Main is the program. It returns the exit code when ctx ends (0) or when it
-// cannot, or is not meant to, go on (1).
+// cannot, or is not meant to, continue (1).
 func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	fs := flag.NewFlagSet("device-api", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	state := fs.String("state", os.Getenv("DEVICE_API_STATE"), "folder of reports.jsonl; empty: "+DefaultState)
+	state := fs.String("state", os.Getenv("DEVICE_API_STATE"), "directory of reports.jsonl; empty: "+DefaultState)
 	listen := fs.String("listen", "127.0.0.1:9080", "address to answer on")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -114,7 +114,7 @@ func beat(watchdog time.Duration) time.Duration {
 }
 
 func notify(state string) error {
-	_, err := daemon.SdNotify(false, state) // without systemd there is nobody to tell
+	_, err := daemon.SdNotify(false, state) // without systemd there is no socket
 	return err
 }
 

@@ -31,9 +31,9 @@ type Options struct {
 	Extra map[string][]byte
 }
 
-// Tree writes a whole version into the folder dir, which it makes, ready for
+// Tree writes an intact version into the directory dir, which it makes, ready for
 // `ota-bundle create --dir`. The same arguments give the same bytes. Files are
-// 0644, the binary and the folders 0755. Of the files in lib/, shared.dat is the
+// 0644, the binary and the directories 0755. Of the files in lib/, shared.dat is the
 // same in each version and version.txt is not.
 func Tree(dir, version string, o Options) (err error) {
 	defer try.End(&err)
@@ -67,7 +67,7 @@ func Tree(dir, version string, o Options) (err error) {
 			mode = 0o755
 		}
 		try.Check(os.WriteFile(path, data, mode))
-		if err := os.Chmod(path, mode); err != nil { // whatever the umask took
+		if err := os.Chmod(path, mode); err != nil { // what the umask took
 			return err
 		}
 	}

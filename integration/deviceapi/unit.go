@@ -7,5 +7,5 @@ import _ "embed"
 //go:embed device-api.service
 var Unit string
 
-// State is the folder in which Unit's device-api keeps reports.jsonl.
+// State is the directory in which Unit's device-api keeps reports.jsonl.
 const State = "/data/device-api"

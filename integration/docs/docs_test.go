@@ -26,7 +26,7 @@ import (
 var update = flag.Bool("update", false, "write into the documents what their commands print")
 
 // notRunMax is how many blocks of all documents may be there only to be read.
-// Whoever raises it says why in the commit.
+// The commit that raises it says why.
 const notRunMax = 0
 
 // TestDocuments runs every block of every document in a container, and nightly
@@ -142,7 +142,7 @@ func read(t *testing.T, file string) *document {
 	return d
 }
 
-// programs is a folder with what `make build` makes for this machine.
+// programs is a directory with what `make build` makes for this machine.
 func programs(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
@@ -201,7 +201,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// fromReadme reports a document that nobody finds.
+// fromReadme reports a document without a link.
 func fromReadme(t *testing.T) error {
 	text, err := os.ReadFile(filepath.Join(root(t), "README.md"))
 	if err != nil {

@@ -32,7 +32,7 @@
 //
 // A document's blocks run in their order, on one new machine. Device and
 // workstation are two: files go from one to the other by `scp FILE device:PATH`,
-// which here, where nobody logs in, is a program of this package. Bundles go to
+// which here, without a login, is a program of this package. Bundles go to
 // the server the same way (`scp x.ota updates.example.com:`); the device gets them
 // from http://updates.example.com:8000/.
 package docs

@@ -1,6 +1,8 @@
 package docs
 
 import (
+	"crypto/md5"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +40,7 @@ func TestRecipes(t *testing.T) {
 		if left, _ := filepath.Glob(dest + "/opt/*/*"); left != nil {
 			t.Errorf("the image has a store, which belongs on the disk for data: %s", left)
 		}
-		// It verifies all units of the folder; the application's is the image's own.
+		// It verifies all units of the directory; the application's is the image's own.
 		unit := try.Get(os.ReadFile(filepath.Join(repo, "units/device-api.service.example")))
 		try.Check(os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644))
 		run(t, "scripts/verify_units.sh", dest)
@@ -58,29 +60,33 @@ func TestRecipes(t *testing.T) {
 		for _, name := range []string{"ota.toml", "release.pub", "safe.pub"} {
 			try.Check(os.WriteFile(filepath.Join(values["UNPACKDIR"], name), nil, 0o644))
 		}
-		d := read(t, filepath.Join(repo, "docs/yocto.md"))
-		functions := 0
-		for _, b := range d.blocks {
-			if b.kind != "bitbake" {
-				continue
-			}
-			for _, m := range regexp.MustCompile(`(?ms)^do_install(:append)?\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(b.text(), -1) {
-				functions++
-				script := "#!/bin/sh\nset -eu\n" + m[2]
-				for name, value := range values {
-					script = strings.ReplaceAll(script, "${"+name+"}", value)
-				}
-				if left := regexp.MustCompile(`\$\{\w+\}`).FindString(script); left != "" {
-					t.Fatalf("%s: %s is no variable that this test knows", b, left)
-				}
-				file := filepath.Join(t.TempDir(), "do_install.sh")
-				try.Check(os.WriteFile(file, []byte(script), 0o755))
-				run(t, "shellcheck", file)
-				run(t, "sh", file)
+		recipe := string(try.Get(os.ReadFile(filepath.Join(repo, "docs/meta-tope-ota/recipes-support/ota/ota_0.2.bb"))))
+		license := regexp.MustCompile(`md5=(\w+)"`).FindStringSubmatch(recipe)
+		if sum := fmt.Sprintf("%x", md5.Sum(try.Get(os.ReadFile(filepath.Join(repo, "LICENSE"))))); license == nil || license[1] != sum {
+			t.Errorf("the recipe has the checksum %q of LICENSE, want %s", license, sum)
+		}
+		for _, b := range read(t, filepath.Join(repo, "docs/yocto.md")).blocks {
+			if b.kind == "bitbake" {
+				recipe += "\n" + b.text()
 			}
 		}
+		functions := 0
+		for _, m := range regexp.MustCompile(`(?ms)^do_install(:append)?\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(recipe, -1) {
+			functions++
+			script := "#!/bin/sh\nset -eu\n" + m[2]
+			for name, value := range values {
+				script = strings.ReplaceAll(script, "${"+name+"}", value)
+			}
+			if left := regexp.MustCompile(`\$\{\w+\}`).FindString(script); left != "" {
+				t.Fatalf("%s is no variable that this test knows", left)
+			}
+			file := filepath.Join(t.TempDir(), "do_install.sh")
+			try.Check(os.WriteFile(file, []byte(script), 0o755))
+			run(t, "shellcheck", file)
+			run(t, "sh", file)
+		}
 		if functions != 2 {
-			t.Fatalf("yocto.md has %d functions do_install, want 2", functions)
+			t.Fatalf("the recipes have %d functions do_install, want 2", functions)
 		}
 		for _, name := range []string{"ota.toml", "keys/release.pub", "keys/safe.pub"} {
 			if _, err := os.Stat(filepath.Join(values["D"], "etc/ota", name)); err != nil {
@@ -92,13 +98,12 @@ func TestRecipes(t *testing.T) {
 
 	t.Run("buildroot", func(t *testing.T) {
 		defer try.Fatal(t)
-		d := read(t, filepath.Join(repo, "docs/buildroot.md"))
-		var recipe string
-		for _, b := range d.blocks {
-			if b.kind == "make" {
-				recipe += b.text()
-			}
+		tree := filepath.Join(repo, "docs/br2-external")
+		desc := string(try.Get(os.ReadFile(filepath.Join(tree, "external.desc"))))
+		if !strings.HasPrefix(desc, "name: TOPE_OTA\n") {
+			t.Errorf("external.desc is %q", desc)
 		}
+		recipe := string(try.Get(os.ReadFile(filepath.Join(tree, "package/ota/ota.mk"))))
 		build, target := t.TempDir(), t.TempDir()
 		for _, dir := range []string{"scripts", "units"} {
 			try.Check(os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))))
@@ -106,7 +111,7 @@ func TestRecipes(t *testing.T) {
 		try.Check(os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)))
 		// What pkg-golang.mk makes of the variables, as far as it is needed here.
 		text := "SHELL = /bin/bash\ngithub = https://github.com/$(1)/$(2)/archive/$(3)\n" +
-			"golang-package = golang := seen\n" + recipe +
+			"golang-package = golang := seen\nBR2_EXTERNAL_TOPE_OTA_PATH = " + tree + "\ninclude " + tree + "/external.mk\n" +
 			build + "/install:\n\t$(if $(golang),,$(error golang-package was not used))$(OTA_INSTALL_INIT_SYSTEMD)\n"
 		text = strings.Replace(text, build+"/install:", ".PHONY: "+build+"/install\n"+build+"/install:", 1)
 		file := filepath.Join(build, "stub.mk")

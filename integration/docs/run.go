@@ -16,6 +16,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/host"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -161,6 +162,11 @@ func (r *runner) transcript(ctx context.Context, b *block) error {
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w\n%s", s.command, err, out)
+		}
+		if argv := strings.Fields(s.command); !strings.ContainsAny(s.command, "|&;<>$") {
+			if err := host.CheckOutput(argv, machine.Result{Stdout: out}); err != nil {
+				return err
+			}
 		}
 		got := outputLines(out)
 		differs := r.match.match(s.output, got)

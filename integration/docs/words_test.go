@@ -3,9 +3,11 @@ package docs
 import (
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -89,5 +91,104 @@ func TestNothingIsMissing(t *testing.T) {
 				t.Errorf("%s has no row for the %s %q", tt.document, tt.what, word)
 			}
 		}
+	}
+}
+
+// banned are words that this project does not use, each with the one that it uses: a
+// term has one name, in messages, documents and comments.
+var banned = map[string]string{
+	`folders?`:                            "directory",
+	`mend(s|ed|ing)?`:                     "repair",
+	`heal(s|ed|ing)?`:                     "repair",
+	`cures?`:                              "hint, repair",
+	`last resort`:                         "factory version, last fallback",
+	`pro(ve|ves|ved) (itself|themselves)`: "be confirmed",
+	`condemn(s|ed|ing)?`:                  "roll back",
+	`absolve[sd]?`:                        "confirm",
+	`believ(e|es|ed|ing)`:                 "trust",
+	`(a )?persons?`:                       "operator, people",
+	`what runs`:                           "the current version",
+	`the version that runs`:               "the current version",
+	`strikes?`:                            "boot count",
+	`budgets?`:                            "limit",
+	`again and again`:                     "repeatedly",
+	`was left for`:                        "was rolled back to",
+	`whoever`:                             "the caller, the operator, a program that",
+	`somebody`:                            "the operator, another process",
+	`gets? on`:                            "progress",
+	`put right`:                           "repair",
+	`ta(ke|kes|ken) back`:                 "roll back",
+	`the way back`:                        "the version to roll back to",
+	`without a verdict`:                   "unconfirmed",
+	`stands? still`:                       "be on hold, wait",
+	`left-overs?`:                         "leftovers",
+	`and the like`:                        "such as",
+	`(go|goes|going|went) on`:             "continue, resume",
+}
+
+// bannedInComments are those of which texts and documents still have some: the comments of
+// Go files have none.
+var bannedInComments = map[string]string{
+	`(no|any|every)body`:             "no caller, a process, every user",
+	`whatever`:                       "any, also if, all that",
+	`anew`:                           "again",
+	`verdicts?`:                      "outcome, result, end of the trial",
+	`judg(e|es|ed|ements?|ments?)`:   "check, decide, compare",
+	`(fall(s|ing|en)?|fell)[ -]back`: "roll back",
+}
+
+// exempt are files that quote what was, or what is not of this project, and what a word
+// of the list means something else in.
+var exempt = regexp.MustCompile(`^(LICENSE|docs/NOTICE|docs/CHANGELOG\.md|integration/docs/words_test\.go|go\.(mod|sum)|\.lint/.*|.*/testdata/(fuzz|golden).*|.*\.(key|pub|ota|svg|png|po))$`)
+
+// TestWords finds banned words in the texts and comments of all files: in Go files in
+// comments and in strings of more than one word, elsewhere in every line.
+func TestWords(t *testing.T) {
+	out, err := exec.Command("git", "-C", root(t), "ls-files").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not as a part of a name, a path or a flag.
+	anyOf := func(words []string) *regexp.Regexp {
+		return regexp.MustCompile(`(?i)(?:^|[^\w"'` + "`" + `./$()-])(` + strings.Join(words, "|") + `)(?:$|[^\w"/=()-])`)
+	}
+	words := slices.Sorted(maps.Keys(banned))
+	inText := anyOf(words)
+	inComment := anyOf(slices.AppendSeq(words, maps.Keys(bannedInComments)))
+	files := 0
+	for name := range strings.Lines(string(out)) {
+		name = strings.TrimSpace(name)
+		text, err := os.ReadFile(filepath.Join(root(t), name))
+		if exempt.MatchString(name) || err != nil {
+			continue
+		}
+		files++
+		look := func(re *regexp.Regexp, line int, text string) {
+			for part := range strings.Lines(text) {
+				if m := re.FindStringSubmatch(part); m != nil {
+					t.Errorf("%s:%d: %q is not a word of this project: %s", name, line, m[1], strings.TrimSpace(part))
+				}
+				line++
+			}
+		}
+		if !strings.HasSuffix(name, ".go") {
+			look(inText, 1, string(text))
+			continue
+		}
+		fset := token.NewFileSet()
+		file := fset.AddFile(name, -1, len(text))
+		var s scanner.Scanner
+		s.Init(file, text, nil, scanner.ScanComments)
+		for pos, tok, lit := s.Scan(); tok != token.EOF; pos, tok, lit = s.Scan() {
+			line := file.Line(pos)
+			if text, err := strconv.Unquote(lit); tok == token.STRING && err == nil && strings.Contains(lit, " ") {
+				look(inText, line, text)
+			} else if tok == token.COMMENT {
+				look(inComment, line, lit)
+			}
+		}
+	}
+	if files < 300 {
+		t.Errorf("%d files: this test looks at nothing", files)
 	}
 }

@@ -18,17 +18,17 @@ import (
 )
 
 // A shell runs the commands of one of the two machines, one after the other: the
-// folder and the variables of one are those of the next.
+// directory and the variables of one are those of the next.
 type shell interface {
 	run(ctx context.Context, command string) (output string, code int, err error)
 }
 
-// keep runs command in bash and leaves its folder and variables in the file state.
+// keep runs command in bash and leaves its directory and variables in the file state.
 func keep(state, command string) string {
 	return fmt.Sprintf("set -a\n[ ! -e %[1]s ] || . %[1]s\nexec 2>&1\n%[2]s\n__code=$?; { export -p; printf 'cd %%q\\n' \"$PWD\"; } >%[1]s; exit $__code\n", state, command)
 }
 
-// A workstation is the machine of who makes releases: a folder of the host that
+// A workstation is the machine of who makes releases: a directory of the host that
 // is home, with the programs of this checkout in its PATH.
 type workstation struct {
 	home   string
@@ -130,8 +130,8 @@ func (w *workstation) deliver(ctx context.Context) (err error) {
 	return nil
 }
 
-// carry puts what lies in dir, one file or folder, to the place target of the device,
-// as scp would: into it, if it is a folder.
+// carry puts what lies in dir, one file or directory, to the place target of the device,
+// as scp would: into it, if it is a directory.
 func (w *workstation) carry(ctx context.Context, dir, target string) error {
 	archive, err := exec.CommandContext(ctx, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", "-", ".").Output()
 	if err != nil {
@@ -158,7 +158,7 @@ func (d deviceShell) run(ctx context.Context, command string) (string, int, erro
 	if d.Machine == nil {
 		return "", 0, fmt.Errorf("this document has no device")
 	}
-	// A reboot takes the shell with it, as it does a person's.
+	// A reboot takes the shell with it, as it does an operator's.
 	switch command {
 	case "reboot", "systemctl reboot":
 		return "", 0, d.Reboot(ctx)

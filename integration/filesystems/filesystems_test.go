@@ -1,5 +1,5 @@
 // Package filesystems repeats what depends on the file system on real ones that
-// the machine's own folder for temporary files may not be: xfs and btrfs clone
+// the machine's own directory for temporary files may not be: xfs and btrfs clone
 // files, ext4 does not. And what a full one refuses is another thing on each.
 package filesystems
 

@@ -17,8 +17,8 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A version on trial has filled the disk and takes whatever becomes free. It is left
-// all the same, in each way in which a version is left.
+// A version on trial has filled the disk and takes all that becomes free. It is rolled back
+// all the same, in each way in which a version is rolled back.
 func TestFullDisk(t *testing.T) {
 	needsRoot(t)
 	w, err := flows.NewWorld(t.Context(), t.TempDir())
@@ -78,7 +78,7 @@ func TestFullDisk(t *testing.T) {
 				}
 				stop()
 
-				// With room again it goes on as ever.
+				// With room again it continues as ever.
 				c := &flows.Case{Flow: begun, Site: site}
 				problems, err := c.Aftermath(t.Context(), true)
 				if err != nil || len(problems) > 0 {
@@ -97,7 +97,7 @@ func boots(n int) (calls [][]string) {
 	return calls
 }
 
-// fill takes all room of the disk at dir, and goes on to take what becomes free until
+// fill takes all room of the disk at dir, and continues to take what becomes free until
 // stop, which gives all of it back.
 func fill(t *testing.T, dir string, files bool) (stop func()) {
 	t.Helper()

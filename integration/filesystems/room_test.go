@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/tope-ota/ota/docs/schema"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -58,7 +59,7 @@ func (d *device) run(name string, args ...string) (string, error) {
 	if err := cmd.Run(); err != nil {
 		return stdout.String(), fmt.Errorf("%s %v: %w\n%s", filepath.Base(name), args, err, stderr.String())
 	}
-	return stdout.String(), nil
+	return stdout.String(), schema.CheckOutput(args, stdout.Bytes())
 }
 
 func (d *device) must(name string, args ...string) string {
@@ -197,14 +198,14 @@ func TestDiskFillsUp(t *testing.T) {
 			})
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("Range") != "bytes=0-262143" {
-					fillUp() // the head was judged, and found room
+					fillUp() // the head was checked, and found room
 				}
 				http.ServeFile(counting{w, &sent}, r, file)
 			}))
 			defer server.Close()
 			d.must("ota-apply", "install", server.URL+"/1.3.0.ota")
 			d.must("ota-apply", "verify", "1.3.0")
-			// What was on its way when the disk was full, up to the buffers of two sockets, is sent anew.
+			// What was on its way when the disk was full, up to the buffers of two sockets, is sent again.
 			if most := info.Size() * 3 / 2; sent > most {
 				t.Errorf("%d bytes were sent of a bundle of %d: it was downloaded twice", sent, info.Size())
 			}

@@ -23,7 +23,7 @@ type Device struct {
 	Arch   debian.Arch // of the versions that are offered to it
 
 	// Runs is the version that a device ran, over factory 1.0.0, when the machine that
-	// it goes on from was saved; empty: it is a new one.
+	// it continues from was saved; empty: it is a new one.
 	Runs string
 }
 
@@ -85,7 +85,7 @@ func (d *Device) Offer(ctx context.Context, v Version) (string, error) {
 }
 
 // Install offers v and lets ota-apply install it; flags are those of install.
-// It returns how ota-apply ended, which is when there was a verdict.
+// It returns how ota-apply ended, which is when the trial has ended.
 func (d *Device) Install(ctx context.Context, v Version, flags ...string) (Result, error) {
 	url, err := d.Offer(ctx, v)
 	if err != nil {
@@ -94,7 +94,7 @@ func (d *Device) Install(ctx context.Context, v Version, flags ...string) (Resul
 	return d.Exec(ctx, append([]string{"ota-apply", "install", url}, flags...)...)
 }
 
-// Factory brings a new device to life: v is installed, proves itself and is
+// Factory brings a new device to life: v is installed, is confirmed and is
 // made the factory version.
 func (d *Device) Factory(ctx context.Context, v Version) error {
 	r, err := d.Install(ctx, v)
@@ -126,7 +126,7 @@ func (d *Device) Links(ctx context.Context) (map[string]string, error) {
 	links := map[string]string{}
 	for line := range strings.Lines(out) {
 		name, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
-		links[name], _, _ = strings.Cut(strings.TrimPrefix(dir, "v"), "~") // made anew or not
+		links[name], _, _ = strings.Cut(strings.TrimPrefix(dir, "v"), "~") // rebuilt or not
 	}
 	return links, err
 }

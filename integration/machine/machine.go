@@ -10,10 +10,11 @@
 //
 // What a machine is made of, each a package below this one:
 //
-//	debian      what runs: a Debian root, kernel and image, for each processor
+//	debian      the current version: a Debian root, kernel and image, for each processor
 //	container   a real systemd in namespaces of this kernel: boots in a third of a second
 //	vm          a real kernel in QEMU: loses writes at a power cut, panics, has a watchdog
 //	agent       the guest's end of the line, and the host's: runs programs, moves files
+//	host        what a test does by it; checks each JSON that a program of the product prints
 package machine
 
 import (
@@ -32,11 +33,12 @@ type Machine interface {
 
 	// Exec runs argv in the guest, as root, in a clean environment, and waits
 	// for it. A program that exits non-zero is a Result, not an error; err means
-	// that nobody knows how it ended (the machine went away, ctx ended).
+	// that its end is not known (the machine went away, ctx ended), or that what a
+	// program of the product printed with --json does not fit docs/schema.
 	Exec(ctx context.Context, argv ...string) (Result, error)
 
-	// WriteFile puts data at path in the guest with mode, making the folders
-	// above it. The file is whole when WriteFile returns, and durable.
+	// WriteFile puts data at path in the guest with mode, making the directories
+	// above it. The file is intact when WriteFile returns, and durable.
 	WriteFile(ctx context.Context, path string, mode uint32, data []byte) error
 
 	// ReadFile reads a file of the guest.
@@ -50,7 +52,7 @@ type Machine interface {
 	// agent has said hello; services may still be starting.
 	Reboot(ctx context.Context) error
 
-	// PowerCut takes the power away now, with whatever was not yet written, and
+	// PowerCut takes the power away now, with all that was not yet written, and
 	// gives it back. It returns when the next boot's agent has said hello.
 	PowerCut(ctx context.Context) error
 

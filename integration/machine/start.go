@@ -17,7 +17,7 @@ import (
 const reserve = 15 * time.Second
 
 // Require ends the test when the host lacks something that kind of machine
-// needs: skipped with a loud list, or failed where CI=true, since nobody reads a
+// needs: skipped with a loud list, or failed where CI=true, since a log hides a
 // skip there.
 func Require(t testing.TB, kind string, missing []string) {
 	t.Helper()

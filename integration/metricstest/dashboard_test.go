@@ -156,13 +156,14 @@ var shows = map[string]map[string]float64{
 		`from="2.4.0",cause="boots",level="previous"`:                                 1,
 		`from="2.4.0",cause="health",level="previous",check="print server answers"`:   1,
 	},
-	"Devices that need somebody": {
-		`job="node",instance="f",what="on hold: environment"`:    1,
-		`job="node",instance="g",what="factory version damaged"`: 1,
-		`job="node",instance="h",what="no factory version"`:      1,
-		`job="node",instance="i",what="disk full"`:               1,
-		`job="node",instance="j",what="3 hard boots in a row"`:   1,
-		`job="node",instance="j",what="record damaged"`:          1,
+	"Devices that need an operator": {
+		`job="node",instance="f",what="on hold: environment"`:      1,
+		`job="node",instance="g",what="factory version damaged"`:   1,
+		`job="node",instance="h",what="no factory version"`:        1,
+		`job="node",instance="i",what="disk full"`:                 1,
+		`job="node",instance="b",what="update server not reached"`: 1,
+		`job="node",instance="j",what="3 hard boots in a row"`:     1,
+		`job="node",instance="j",what="record damaged"`:            1,
 	},
 
 	// Five, although e was among the five at some time.

@@ -25,7 +25,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// What docs/METRICS.md recommends: the file is in memory, and the collector's folder
+// What docs/METRICS.md recommends: the file is in memory, and the collector's directory
 // has a link to it.
 const (
 	metricsConfig = "[metrics]\nfile = \"/run/ota/ota.prom\"\n"
@@ -79,7 +79,7 @@ func TestNodeExporter(t *testing.T) {
 	}
 	before := s.value("ota_downloaded_bytes_total", "")
 
-	// A good update is on trial while it is judged, and then confirmed.
+	// A good update is on trial while it is watched, and then confirmed.
 	done := make(chan error, 1)
 	s.configure(10 * d.Limits.Wait)
 	sick := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
@@ -101,7 +101,7 @@ func TestNodeExporter(t *testing.T) {
 	s.must("ota-guardian", "rollback")
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(<-done)
-	s.until("a version that a person left",
+	s.until("a version that an operator left",
 		row{1, "ota_rollbacks_total", `cause="operator" level="previous"`},
 		row{1, "ota_installs_total", `result="ROLLED_BACK_TO_PREVIOUS"`},
 		row{8, "ota_last_install_exit_code", ``},
@@ -206,7 +206,7 @@ func (s *scraper) scrape(ctx context.Context) (map[string]*dto.MetricFamily, err
 	if err != nil {
 		return nil, fmt.Errorf("the exporter says what Prometheus cannot read: %w", err)
 	}
-	// It says so here of a file that it could not read, and goes on without it.
+	// It says so here of a file that it could not read, and continues without it.
 	if got := families["node_textfile_scrape_error"].GetMetric(); len(got) != 1 || got[0].GetGauge().GetValue() != 0 {
 		return nil, fmt.Errorf("the exporter cannot read a file: node_textfile_scrape_error is %v", got)
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// Apart shows that who judges a version has no network and cannot start what
+// Apart shows that ota-guardian has no network and cannot start what
 // others wrote with its own rights, and that who runs the checks can change
 // neither the versions nor the system, before a switch and after it. It says how
 // exposed systemd finds the second one. That one is killed in the middle: nothing is
-// judged for it.
+// decided for it.
 func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
@@ -78,7 +78,7 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 			return "", fmt.Errorf("not %q in\n%s", want, looked)
 		}
 	}
-	try.Check(waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot be run.*beginning anew'`))
+	try.Check(waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
 	// Nothing of it is left, neither a unit nor the script.
 	try.Check(waitShell(ctx, d, "no check to be left",
 		`[ -z "$(systemctl list-units --all --plain --no-legend 'ota-health@*.service')" ]`))

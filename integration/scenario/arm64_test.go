@@ -30,7 +30,7 @@ func TestARM64(t *testing.T) {
 	core = append(core, scenario.Scenario{
 		Name: "a version that hangs the kernel until the watchdog resets it",
 		Run: func(ctx context.Context, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
+			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "system crash 3 of 3")
 		},
 		VM: []debian.Arch{debian.ARM64}, // it begins with two good versions: what CI has time for
 	})

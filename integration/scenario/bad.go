@@ -50,7 +50,7 @@ func exitAfter(seconds float64) deviceapi.Config {
 }
 
 // AllBad are the ways to be bad. "After" is to the second what the version's time
-// to prove itself is to a minute.
+// to be confirmed is to a minute.
 var AllBad = []Bad{
 	{Name: "exits at its start", Behave: deviceapi.Config{Behave: deviceapi.Exit}, Causes: crashes, PreviousToo: true},
 	{Name: "exits well at its start", Script: "#!/bin/bash\nexit 0\n", Causes: crashes},
@@ -84,10 +84,10 @@ var AllBad = []Bad{
 	{Name: "is killed, as for want of memory", Script: "#!/bin/bash\nkill -KILL $$\n", Causes: crashes},
 	{Name: "eats the memory that it may have", Script: "#!/bin/bash\nulimit -v 300000\nx=$(head -c 600000000 /dev/zero | tr '\\0' x)\nexit 3\n", Causes: either},
 	{Name: "starts two hundred processes and hangs", Script: "#!/bin/bash\nfor i in {1..200}; do sleep 1000 & done\nwait\n", Causes: either},
-	// As somebody other than root, whom RLIMIT_NPROC binds: 64 processes.
+	// As a user other than root, whom RLIMIT_NPROC binds: 64 processes.
 	{Name: "is a fork bomb within its limit", Script: "#!/bin/bash\nulimit -u 64\nexec setpriv --reuid 54321 --regid 54321 --clear-groups bash -c 'bomb() { bomb | bomb & }; bomb; sleep 1000'\n", Causes: either},
 	{Name: "masks its own unit", Script: "#!/bin/bash\nsystemctl mask --now --runtime device-api.service\nsystemctl mask device-api.service\nexit 1\n", Causes: either},
-	{Name: "fills the journal", Script: "#!/bin/bash\nexec yes 'the same line again and again, as fast as it can be written'\n", Causes: either},
+	{Name: "fills the journal", Script: "#!/bin/bash\nexec yes 'the same line repeatedly, as fast as it can be written'\n", Causes: either},
 	{Name: "does not stop when it is told to", Script: "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", Causes: either},
 }
 
@@ -105,8 +105,8 @@ func withoutLibrary(dir string) (err error) {
 }
 
 // EatsMemory installs a version that eats all the memory that its unit may have,
-// for which a real kernel is needed: it is killed for that, again and again, and
-// taken back. The device runs 1.0.0, its factory version.
+// for which a real kernel is needed: it is killed for that, repeatedly, and
+// rolled back. The device runs 1.0.0, its factory version.
 func EatsMemory(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")))
@@ -137,10 +137,10 @@ func foreign(name string) error {
 	return os.WriteFile(name, data, 0o755)
 }
 
-// TakesBack installs a version that is bad in the way of b, the n-th on this
-// device, on which Start has been: it runs 1.1.0 or, after a fall back to factory,
-// 1.0.0. Nobody helps it. It says what was blamed.
-func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string, err error) {
+// RollsBack installs a version that is bad in the way of b, the n-th on this
+// device, on which Start has been: it runs 1.1.0 or, after a rollback to factory,
+// 1.0.0. It gets no help. It says what was blamed.
+func RollsBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string, err error) {
 	defer try.End(&err)
 	stable := max(b.Stable, d.Limits.Stable)
 	try.Check(d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)))
@@ -156,7 +156,7 @@ func TakesBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed str
 		try.Check(worsen(ctx, d, bad, previous))
 		want = machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
-			want.Previous = "1.1.0" // it proved itself, and nobody says anything against it
+			want.Previous = "1.1.0" // it was confirmed, and nothing is known against it
 		}
 	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err

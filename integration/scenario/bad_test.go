@@ -13,7 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/scenario"
 )
 
-// Each bad version is installed on a device that others were taken back from
+// Each bad version is installed on a device that others were rolled back on
 // before: four devices share them. They wait for deadlines and restarts most of the
 // time, so they are not among the tests that share the processors (t.Parallel).
 func TestBadVersions(t *testing.T) {
@@ -40,15 +40,15 @@ func badVersions(t *testing.T, o container.Options) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				takesBackAll(t, ctx, d, i, devices)
+				rollBackAll(t, ctx, d, i, devices)
 			})
 		})
 	}
 }
 
-// takesBackAll installs every step-th bad version from first on: those that end on
+// rollBackAll installs every step-th bad version from first on: those that end on
 // previous before those that end on factory.
-func takesBackAll(t *testing.T, ctx context.Context, d *machine.Device, first, step int) {
+func rollBackAll(t *testing.T, ctx context.Context, d *machine.Device, first, step int) {
 	for _, factory := range []bool{false, true} {
 		for n := first; n < len(scenario.AllBad); n += step {
 			b := scenario.AllBad[n]
@@ -62,7 +62,7 @@ func takesBackAll(t *testing.T, ctx context.Context, d *machine.Device, first, s
 			if factory {
 				number += len(scenario.AllBad)
 			}
-			blamed, err := scenario.TakesBack(ctx, d, number, b)
+			blamed, err := scenario.RollsBack(ctx, d, number, b)
 			if err != nil {
 				t.Fatalf("a version that %s (previous too: %v): %v", b.Name, factory, err)
 			}

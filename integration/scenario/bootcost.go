@@ -43,7 +43,7 @@ if [ -e ` + costIO + ` ]; then
 	echo 'ExecStartPost=+/bin/sh /etc/ota-cost-disk /run/cost-after'
 fi
 `)}
-	o["/etc/ota-cost-disk"] = debian.File{Data: []byte(`# Whoever is the first to open a file of an ext4 has the kernel note in it where it
+	o["/etc/ota-cost-disk"] = debian.File{Data: []byte(`# The first program to open a file of an ext4 has the kernel note in it where it
 # is mounted (s_last_mounted). What is dirty before is written before.
 cat ` + costIO + `
 sync
@@ -53,7 +53,7 @@ done
 `)}
 }
 
-// confirmed brings a new device to one version that proved itself.
+// confirmed brings a new device to one version that was confirmed.
 func confirmed(ctx context.Context, d *machine.Device) error {
 	if err := d.Factory(ctx, v10); err != nil {
 		return err
@@ -63,7 +63,7 @@ func confirmed(ctx context.Context, d *machine.Device) error {
 
 // WritesNothing shows that an ordinary boot, after a shutdown or a power cut,
 // writes nothing to the disk of the store: no byte by the guardian, no sector of
-// the disk while it runs. A boot that has something to mend does write, by the
+// the disk while it runs. A boot that has something to repair does write, by the
 // same account.
 func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)

@@ -11,7 +11,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// Excused shows which scripts of a device condemn a version: not one that is only
+// Excused shows which scripts of a device roll back a version: not one that is only
 // wanted, and not one that failed already under the version before; one that
 // fails since the switch does, and is what is blamed.
 func Excused(ctx context.Context, d *machine.Device) (err error) {

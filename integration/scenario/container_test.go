@@ -14,6 +14,7 @@ import (
 )
 
 func TestExcused(t *testing.T)        { inContainer(t, scenario.Excused) }
+func TestWithoutPort(t *testing.T)    { inContainer(t, scenario.WithoutPort) }
 func TestFillsTheDisk(t *testing.T)   { inContainer(t, scenario.FillsTheDisk) }
 func TestBitRot(t *testing.T)         { inContainer(t, scenario.BitRot) }
 func TestDiskOfTheStore(t *testing.T) { inContainer(t, scenario.DiskOfTheStore) }
@@ -99,4 +100,8 @@ func TestMarksReadOnlyShutdownVM(t *testing.T) {
 	ctx := machine.Context(t)
 	d := try.Get(machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: o}), machine.Slow))
 	try.Check(scenario.MarksReadOnlyShutdown(ctx, d))
+}
+
+func TestFollows(t *testing.T) {
+	inContainer(t, scenario.Follows, func(o debian.Overlay) { try.Check(scenario.FleetOverlay(machine.Context(t), o)) })
 }

@@ -31,13 +31,13 @@ func DiskOfTheStore(ctx context.Context, d *machine.Device) (err error) {
 	// Read-only: nothing can be counted, and nothing is made worse.
 	r := try.Get(d.Exec(ctx, "bash", "-c", `cd /run/small && mount -o remount,ro /run/small && ota-guardian boot --root versions --boot-id three --last-boot hard; code=$?
 		mount -o remount,rw /run/small; exit $code`))
-	if r.Code != int(bootcheck.ExitFailed) || !strings.Contains(r.Stderr, "read-only file system") || !strings.Contains(r.Stderr, "the boot goes on") {
+	if r.Code != int(bootcheck.ExitFailed) || !strings.Contains(r.Stderr, "read-only file system") || !strings.Contains(r.Stderr, "starting the current version") {
 		return fmt.Errorf("boot on a read-only disk: %s; want exit %d and the reason", r, bootcheck.ExitFailed)
 	}
 	try.Check(smallRuns(ctx, d, "1.2.0"))
 
-	// Full to the last byte, by somebody else, and by what an install left: the
-	// bad version is left all the same.
+	// Full to the last byte, by another program, and by what an install left: the
+	// bad version is rolled back all the same.
 	try.Get(d.Must(ctx, "bash", "-c", `cd /run/small
 		mkdir -p versions/.staging/v9 && head -c 200000 /dev/zero >versions/.staging/v9/half
 		cat /dev/zero >/run/small/full; [ "$(stat -f -c %a /run/small)" = 0 ]`))

@@ -18,7 +18,7 @@ func Freezes(ctx context.Context, d *machine.Device, freeze func() error) (err e
 	boot := try.Get(d.BootID(ctx))
 	begin(ctx, d, v12Fails).switched(ctx)
 	// It is watched when ota-confirm has seen what is bad about it.
-	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers: .*500'; do sleep 0.1; done`))
+	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers" bad: .*500'; do sleep 0.1; done`))
 	try.Check(freeze())
 	if err := d.WaitReboot(ctx, boot); err != nil {
 		return fmt.Errorf("PID 1 was stopped, and the device did not reset itself: %w", err)

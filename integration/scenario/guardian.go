@@ -31,7 +31,7 @@ func GuardianOverlay(o debian.Overlay) (program []byte, err error) {
 }
 
 // WithoutGuardian boots a device whose guardian is missing, damaged, crashes or
-// hangs: the boot goes on, and what runs is what the links say. Then it is there
+// hangs: the boot continues, and the current version is what the links say. Then it is there
 // again, and finds nothing to complain about. The machine has GuardianOverlay,
 // which returned program.
 func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (err error) {
@@ -94,7 +94,7 @@ ExecStopPost=/bin/sh -c 'test "$$SERVICE_RESULT" = success || systemctl start --
 
 // RecoversAtEachFailure lets ota-recover.service be started at each failure of a
 // service: a version that dies twice and is well then is confirmed; one that dies
-// for good is left once, and once only. The machine has RecoverOverlay.
+// for good is rolled back once, and once only. The machine has RecoverOverlay.
 func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
@@ -103,7 +103,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 	well := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, well))
 	try.Check(waitShell(ctx, d, "ota-recover.service to have seen a death that was not the last",
-		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'is not failed for good'`))
+		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'systemd still restarts'`))
 
 	bad := v12Exits
 	bad.Name, bad.Release = "1.3.0", 4
@@ -128,7 +128,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 }
 
 // NothingInstalled boots a new device: as long as there is no version, its service
-// is not started, does not fail, and is restarted by nobody. The first install
+// is not started, does not fail, and is not restarted. The first install
 // starts it, and each boot from then on.
 func NothingInstalled(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)

@@ -33,8 +33,8 @@ var (
 	PanicsLate  = wrapped("1.2.0", 3, "(sleep 2; echo c >/proc/sysrq-trigger) &")
 )
 
-// Boots installs bad, which ends each boot before it has a verdict, and expects
-// the device to come back to 1.1.0 by itself when budget, of the class that is
+// Boots installs bad, which ends each boot before it is confirmed, and expects
+// the device to come back to 1.1.0 by itself when limit, of the class that is
 // named so in the configuration, is used up. evidence is in what the record says
 // about it.
 func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) (err error) {
@@ -61,7 +61,7 @@ func BootsToFactory(ctx context.Context, d *machine.Device, class string) (err e
 	return blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
 }
 
-// bootLoop installs bad, with a budget of three for class and all the time that
+// bootLoop installs bad, with a limit of three for class and all the time that
 // the health checks may want. It returns when the first boot has ended.
 func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) (err error) {
 	defer try.End(&err)
@@ -112,7 +112,7 @@ func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
 
 // Histories lets people do to a good version what they do: they switch the device
 // off or reboot it at any moment, up to three times, while it is installed, on
-// trial and after. It is never taken back. It says how often a trial was met.
+// trial and after. It is never rolled back. It says how often a trial was met.
 func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (trials int, err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))

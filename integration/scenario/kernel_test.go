@@ -35,13 +35,13 @@ func TestKernel(t *testing.T) {
 	}
 	rows := []row{
 		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "boots that ended clean: 3 of 3")
+			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "reboot 3 of 3")
 		}},
 		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "boots that ended unclean: 3 of 3")
+			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "power cut 3 of 3")
 		}},
 		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "boots that ended hard: 3 of 3")
+			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "system crash 3 of 3")
 		}},
 		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.WithoutClock(ctx, d)
@@ -57,7 +57,7 @@ func TestKernel(t *testing.T) {
 		// Longer versions of rows above.
 		rows = append(rows, []row{
 			{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-				return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "boots that ended unclean: 3 of 3")
+				return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "power cut 3 of 3")
 			}},
 			{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 				return scenario.BootsToFactory(ctx, d, "unclean")

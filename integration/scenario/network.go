@@ -12,7 +12,7 @@ import (
 )
 
 // uplink is where a server is while uplinkService runs; otherwise there is no way to it.
-// TEST-NET-1 of RFC 5737, which nobody has.
+// TEST-NET-1 of RFC 5737, which no host has.
 const (
 	uplink        = "192.0.2.1:80"
 	uplinkService = "uplink.service"
@@ -32,7 +32,7 @@ func UplinkOverlay(ctx context.Context, o debian.Overlay) error {
 // WithoutNetwork takes the network away while a good version is on trial, and
 // leaves it away: the check that asks a server was good before the switch and is
 // bad from then on, in this boot and the next, and nothing is rolled back. A bad
-// version is left without a network as it is with one. The machine has
+// version is rolled back without a network as it is with one. The machine has
 // UplinkOverlay.
 func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
@@ -47,7 +47,7 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline))
 	install := begin(ctx, d, v12)
 	// It is watched, and the server was good.
-	try.Check(waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching 1.2.0/,$p' | grep 'server: good'`))
+	try.Check(waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching version 1.2.0/,$p' | grep 'check "server" good'`))
 	try.Get(d.Must(ctx, "systemctl", "stop", uplinkService))
 	install.ends(bootcheck.ExitDone)
 	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}

@@ -29,15 +29,15 @@ type Scenario struct {
 }
 
 // All are the scenarios, each of which runs in a container and in QEMU. CI has a
-// machine with a kernel for the last resort, and for what power cuts show.
+// machine with a kernel for the last fallback, and for what power cuts show.
 var All = []Scenario{
 	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
-	{Name: "a version that exits at start is taken back in the same boot", Run: exitsAtStart, Core: true},
-	{Name: "a version that answers 500 is taken back in the same boot", Run: answers500},
+	{Name: "a version that exits at start is rolled back in the same boot", Run: exitsAtStart, Core: true},
+	{Name: "a version that answers 500 is rolled back in the same boot", Run: answers500},
 	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true, VM: []debian.Arch{debian.AMD64}},
 	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []debian.Arch{debian.AMD64}},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
-	{Name: "a person rolls back", Run: operator},
+	{Name: "an operator rolls back", Run: operator},
 	{Name: "no other user sees the secret in an address", Run: secretAddress},
 	{Name: "power cuts at any moment of an install", Run: cutsAnywhere, VM: []debian.Arch{debian.AMD64}},
 }
@@ -45,7 +45,7 @@ var All = []Scenario{
 // The versions. 1.0.0 becomes factory.
 var (
 	v10 = machine.Version{Name: "1.0.0", Release: 1}
-	// Good until somebody makes the file.
+	// Good until the file is made.
 	v11      = machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}
 	v12      = machine.Version{Name: "1.2.0", Release: 3}
 	v12Exits = machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
@@ -54,11 +54,11 @@ var (
 
 const sick = "/data/sick"
 
-// Start brings a device to 1.0.0 as factory and 1.1.0 as the version that runs, with
+// Start brings a device to 1.0.0 as factory and 1.1.0 as the current version, with
 // which the stories begin. It is good, and turns bad where a story wants it.
 func Start(ctx context.Context, d *machine.Device) error { return start(ctx, d, v11) }
 
-// start brings the device to 1.0.0 as factory and v as the version that runs.
+// start brings the device to 1.0.0 as factory and v as the current version.
 func start(ctx context.Context, d *machine.Device, v machine.Version) (err error) {
 	defer try.End(&err)
 	if d.Runs != "" {
@@ -114,9 +114,9 @@ func good(ctx context.Context, d *machine.Device) (err error) {
 	return factoryIs(ctx, d, factory)
 }
 
-// takenBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
+// rolledBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
 // same boot, with cause and check as its reason.
-func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) (err error) {
+func rolledBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
@@ -129,7 +129,7 @@ func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, caus
 	}
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}))
 
-	// What just failed is not installed again, unless somebody insists.
+	// What just failed is not installed again, unless the operator insists.
 	try.Check(installs(ctx, d, bad, bootcheck.ExitRefused))
 	try.Check(d.Reach(ctx, back))
 	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack, "--force"))
@@ -138,24 +138,24 @@ func takenBack(ctx context.Context, d *machine.Device, bad machine.Version, caus
 }
 
 func exitsAtStart(ctx context.Context, d *machine.Device) error {
-	return takenBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
+	return rolledBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
 }
 
 func answers500(ctx context.Context, d *machine.Device) error {
-	return takenBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
+	return rolledBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
 }
 
 func powerCuts(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
-	// 1.2.0 is never well, and no boot is long enough for a verdict.
+	// 1.2.0 is never well, and no boot is long enough for the deadline.
 	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 	// Three power cuts are enough to show it: a device allows six.
 	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
 	try.Check(cutAfterSwitch(ctx, d, v12Fails))
 	for boot := 1; boot <= 2; boot++ {
 		// Whether the switch was durable when the power went is not promised:
-		// nobody had been told that it was made. What runs must be whole.
+		// no program had been told that it was made. The current version must be intact.
 		status := try.Get(d.Status(ctx))
 		if status.Current == "1.1.0" {
 			try.Check(cutAfterSwitch(ctx, d, v12Fails))
@@ -181,7 +181,7 @@ func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) (
 	return d.PowerCut(ctx)
 }
 
-// begun is an install that goes on beside the story, up to the end of the boot.
+// begun is an install that continues beside the story, up to the end of the boot.
 type begun struct {
 	d       *machine.Device
 	version string
@@ -281,7 +281,7 @@ func callerDies(ctx context.Context, d *machine.Device) (err error) {
 }
 
 // cutsAnywhere takes the power at random moments of installs of good versions.
-// Whatever the moment, the device runs the old version or the new one, whole,
+// At any moment the device runs the old version or the new one, intact,
 // and the next install succeeds.
 func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)

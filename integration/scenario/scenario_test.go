@@ -65,7 +65,7 @@ func inVM(all []scenario.Scenario, processor debian.Arch) []scenario.Scenario {
 
 // saved are the machines on which scenario.Start has been, by their suite, their processor and what
 // is on their kernel's command line, which is all that they differ in: each is made
-// once, and is where many scenarios go on from.
+// once, and is where many scenarios continue from.
 var saved struct {
 	sync.Mutex
 	dir  string
@@ -122,7 +122,7 @@ func save(o vm.Options, dir string) error {
 		err = m.Save(ctx, dir)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make a device that others go on from: %w\nthe machine's log:\n%s", err, m.Log())
+		return fmt.Errorf("cannot make a device that others continue from: %w\nthe machine's log:\n%s", err, m.Log())
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ look() {
 	find /run/ota %[1]s/.spool
 	cat /run/ota/progress.json %[1]s/.spool/*.json
 }
-ota-apply install --url-file /run/address >/run/said 2>&1 &
+ota-apply install --url-from "cat /run/address" >/run/said 2>&1 &
 install=$!
 units=0
 while kill -0 $install 2>/dev/null; do

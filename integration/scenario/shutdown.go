@@ -55,7 +55,7 @@ func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) (err error) {
 			return fmt.Errorf("the shutdown was an ordinary one: %w", err)
 		}
 	}
-	// A systemd before 248 does not tell a unit's stop from its restart: there, nobody
+	// A systemd before 248 does not tell a unit's stop from its restart: there, nothing
 	// restarts it before the power is cut.
 	is := try.Get(d.Must(ctx, "systemctl", "show", "--property", "Version", "--value"))
 	if !strings.HasPrefix(strings.TrimSpace(is), "247") {

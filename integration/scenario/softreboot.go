@@ -24,8 +24,8 @@ func SoftRebootOverlay(o debian.Overlay) {
 	o[`/etc/systemd/system/ota\x2dtest\x2dagent.mount.d/90-kept.conf`] = debian.Unit(kept)
 }
 
-// SoftReboots installs a version that starts everything but the kernel anew, again and
-// again: the run folder and the boot ID stay, and each counts as an orderly reboot all
+// SoftReboots installs a version that starts everything but the kernel again, in a
+// loop: the run directory and the boot ID stay, and each counts as an orderly reboot all
 // the same, until the device comes back to 1.1.0.
 func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
@@ -42,7 +42,7 @@ func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
 		return fmt.Errorf("the boot ID was %s and is %s, systemd counts %q soft reboots, want one ID and 3", boot, after, count)
 	}
 	s := try.Get(d.Status(ctx))
-	const evidence = "boots that ended clean: 3 of 3"
+	const evidence = "reboot 3 of 3"
 	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) {
 		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// TestInstall runs scripts/install.sh on a folder of its own.
+// TestInstall runs scripts/install.sh on a directory of its own.
 func TestInstall(t *testing.T) {
 	repo, err := filepath.Abs("../..")
 	if err != nil {
@@ -26,7 +26,9 @@ func TestInstall(t *testing.T) {
 			// is tested is where they go.
 			for _, name := range []string{
 				"programs/ota-guardian", "programs/ota-apply", "programs/ota-bundle",
-				"completions/ota-guardian", "completions/ota-apply", "completions/ota-bundle",
+				"completions/ota-guardian", "completions/ota-apply", "completions/ota-bundle", "completions/ota-guardian.fish", "completions/ota-apply.fish", "completions/ota-bundle.fish",
+				"completions/_ota-guardian", "completions/_ota-apply", "completions/_ota-bundle",
+				"completions/ota", "completions/ota.fish", "completions/_ota",
 				"man/ota-guardian.8", "man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7",
 			} {
 				file := filepath.Join(env.WorkDir, name)

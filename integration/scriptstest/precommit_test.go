@@ -19,7 +19,7 @@ func TestPrecommit(t *testing.T) {
 		{"test", "guardian/decide_test.go"},
 		{"check", "README.md"},
 		{"check", "applier/progress.go LICENSE"},
-		{"check", "scripts/deb.sh"},
+		{"check", "scripts/package.sh"},
 		{"deep", "bootcheck/store.go"},
 		{"deep", "LICENSE guardian/decide.go README.md"},
 		{"deep", "applier/bundle/take.go"},

@@ -101,7 +101,7 @@ func tree(ts *testscript.TestScript, dir string) string {
 	return b.String()
 }
 
-// TestDevice runs what runs on a device.
+// TestDevice runs the scripts of a device.
 func TestDevice(t *testing.T) {
 	t.Run("dash", func(t *testing.T) { cmdtest.Run(t, "testdata/device", commands([]string{need(t, "dash")}, "")) })
 	t.Run("busybox", func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestDevice(t *testing.T) {
 	})
 }
 
-// TestRelease runs what runs where releases are made.
+// TestRelease runs the scripts where releases are made.
 func TestRelease(t *testing.T) {
 	cmdtest.Run(t, "testdata/release", commands([]string{need(t, "bash")}, ""))
 }

@@ -1,6 +1,6 @@
 // Package setuptest sets devices up with the scripts that scripts/install.sh brings,
 // under a real systemd: a device of another updater is adopted while it works, and
-// what is wrong with a set-up is found and put right by the cure that is named.
+// what is wrong with a set-up is found and repaired by the hint that is named.
 package setuptest
 
 import (
@@ -68,7 +68,7 @@ func TestAdopt(t *testing.T) {
 		systemctl reset-failed device-api; systemctl restart device-api`)
 	pid := must(ctx, t, d, 0, "systemctl show -P MainPID device-api")
 
-	// Both updaters are there: a boot and the services go on with the plain links.
+	// Both updaters are there: a boot and the services continue with the plain links.
 	if f := find(t, findings(ctx, t, d), "links"); f.State != "fail" || !strings.Contains(f.Cure, scripts+"setup_symlinks.sh") {
 		t.Errorf("before the adoption: %+v", f)
 	}
@@ -157,7 +157,7 @@ func failing(all []finding) []string {
 	return names
 }
 
-// TestVerifySetup breaks a device that runs, finds that, does what the cure says, and
+// TestVerifySetup breaks a device that runs, finds that, does what the hint says, and
 // finds nothing any more.
 func TestVerifySetup(t *testing.T) {
 	defer try.Fatal(t)
@@ -176,7 +176,7 @@ func TestVerifySetup(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	for _, row := range []struct{ name, harm, check, state, found, cure, mend string }{
+	for _, row := range []struct{ name, harm, check, state, found, hint, repair string }{
 		{"the guardian is not enabled", "mount -t tmpfs none /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload", "unit ota-guardian.service", "fail", "it is disabled", "systemctl enable ota-guardian.service", "umount /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload"}, // the root is read-only
 		{"the verdict is masked", "systemctl mask --runtime ota-confirm.service", "unit ota-confirm.service", "fail", "masked", "systemctl unmask ota-confirm.service", "systemctl unmask --runtime ota-confirm.service"},
 		{"a file that systemd has not read", "mkdir -p /run/systemd/system/ota-guardian.service.d && echo '[Unit]' >/run/systemd/system/ota-guardian.service.d/x.conf && systemctl daemon-reload && touch -d 2040-01-01 /run/systemd/system/ota-guardian.service.d/x.conf", "unit ota-guardian.service", "warn", "changed after systemd read it", "systemctl daemon-reload", "rm -r /run/systemd/system/ota-guardian.service.d; systemctl daemon-reload"},
@@ -194,12 +194,12 @@ func TestVerifySetup(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			must(ctx, t, d, 0, row.harm)
 			f := find(t, findings(ctx, t, d), row.check)
-			if f.State != row.state || !strings.Contains(f.Found, row.found) || !strings.Contains(f.Cure, row.cure) {
-				t.Errorf("found %+v, want %s %q and the cure %q", f, row.state, row.found, row.cure)
+			if f.State != row.state || !strings.Contains(f.Found, row.found) || !strings.Contains(f.Cure, row.hint) {
+				t.Errorf("found %+v, want %s %q and the hint %q", f, row.state, row.found, row.hint)
 			}
-			must(ctx, t, d, 0, row.mend)
+			must(ctx, t, d, 0, row.repair)
 			if now, want := failing(findings(ctx, t, d)), failing(sound); !slices.Equal(now, want) {
-				t.Errorf("after the cure there fail %q, want %q", now, want)
+				t.Errorf("after the hint there fail %q, want %q", now, want)
 			}
 		})
 	}

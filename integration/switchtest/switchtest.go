@@ -1,5 +1,5 @@
 // Package switchtest tries the atomic switch on a scratch store: how long it takes
-// on a disk, and whether anybody who looks ever sees nothing or a mixture.
+// on a disk, and whether a reader ever sees nothing or a mixture.
 package switchtest
 
 import (
@@ -39,7 +39,7 @@ type Seen struct {
 	Examples []string
 }
 
-// scratch is a store of two versions in a folder of its own.
+// scratch is a store of two versions in a directory of its own.
 type scratch struct {
 	dir    string
 	store  *bootcheck.Store
@@ -49,7 +49,7 @@ type scratch struct {
 // versions of the scratch store.
 var versions = []string{"1.0.0", "1.1.0"}
 
-// newScratch makes a scratch store below dir; the caller removes its folder.
+// newScratch makes a scratch store below dir; the caller removes its directory.
 func newScratch(dir string) (*scratch, error) {
 	own, err := os.MkdirTemp(dir, ".ota-switch-test-")
 	if err != nil {
@@ -126,7 +126,7 @@ func Measure(ctx context.Context, dir string, rounds int) (_ []Figure, err error
 	return figures, nil
 }
 
-// Watch switches a scratch store in dir, again and again, while readers resolve its
+// Watch switches a scratch store in dir, repeatedly, while readers resolve its
 // links all the time. Each looks twice in a round: at current, behind which both
 // files must be of one version; and at the generation that is active, whose links
 // and record must say the same.
@@ -233,7 +233,7 @@ func (w *watcher) lookAtActive() error {
 	}
 	var record struct{ Current, Previous struct{ Version string } }
 	if err := json.Unmarshal([]byte(text), &record); err != nil {
-		return fmt.Errorf("the record is not whole: %w", err)
+		return fmt.Errorf("the record is not intact: %w", err)
 	}
 	for name, version := range map[string]string{"current": record.Current.Version, "previous": record.Previous.Version} {
 		buf := make([]byte, 256)

@@ -71,7 +71,7 @@ func TestWatcherFinds(t *testing.T) {
 		}, "the record says previous is"},
 		{"a record that is half written", func(s *scratch) error {
 			return os.Truncate(filepath.Join(s.store.Dir(), ".active", "record.json"), 20)
-		}, "not whole"},
+		}, "not intact"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			defer try.Fatal(t)

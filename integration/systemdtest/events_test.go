@@ -27,8 +27,8 @@ const (
 	confirmed  = "bc55efeee72f7af3c1176a67582733cc"
 )
 
-// What the journal and the record hold after a version was taken back: one entry
-// that a program finds, a text for a person, and what the unit said last. All of
+// What the journal and the record hold after a version was rolled back: one entry
+// that a program finds, a text for an operator, and what the unit said last. All of
 // it is written and read in the sandboxes of the units as they are installed.
 func TestEvents(t *testing.T) {
 	defer try.Fatal(t)
@@ -65,7 +65,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 		t.Fatal(err)
 	}
 	t.Run("a crash loop", func(t *testing.T) {
-		// Only ota-recover may judge, and not whichever of the two is faster.
+		// Only ota-recover may decide, and not whichever of the two is faster.
 		confirms(t, ctx, d, false)
 		bad := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
@@ -107,8 +107,8 @@ func events(t *testing.T, o container.Options, catalog string) {
 		try.Check(d.Reach(ctx, back))
 	})
 
-	t.Run("a boot without a verdict", func(t *testing.T) {
-		// One power cut is too many, and no boot is long enough for a verdict.
+	t.Run("a boot that ends unconfirmed", func(t *testing.T) {
+		// One power cut is too many, and no boot is long enough for the deadline.
 		config := machine.Etc + "/ota.toml"
 		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
 			t.Fatal(err)
@@ -131,7 +131,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
 		defer func() { cancel(); <-ended }()
 		// It said what it has to say, and journald wrote that to the disk.
-		if err := c.WaitLog(ctx, "watching 1.3.0"); err != nil {
+		if err := c.WaitLog(ctx, "watching version 1.3.0"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
@@ -166,7 +166,7 @@ func events(t *testing.T, o container.Options, catalog string) {
 		}
 		out := try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack))
 		for _, want := range []string{
-			"Subject: Version 1.1.0 was left, the device runs 1.0.0",
+			"Subject: Rolled back from version 1.1.0 to 1.0.0",
 			"failed (health device-api answers)",
 			"`ota-apply unblock 1.2.0`",
 		} {
@@ -200,14 +200,14 @@ func events(t *testing.T, o container.Options, catalog string) {
 		}
 	})
 
-	// Each version that proved itself says so once, and nothing is said twice: as
+	// Each version that was confirmed says so once, and nothing is said twice: as
 	// an entry and as a line.
 	if got := entries(t, ctx, d, "MESSAGE_ID="+confirmed); len(got) != 4 {
-		t.Errorf("%d versions proved themselves, want 1.0.0 four times: %v", len(got), got)
+		t.Errorf("%d versions were confirmed, want 1.0.0 four times: %v", len(got), got)
 	}
 	for _, e := range entries(t, ctx, d, "SYSLOG_IDENTIFIER=ota-guardian") {
 		message := fmt.Sprint(e["MESSAGE"])
-		if id, _ := e["MESSAGE_ID"].(string); id == "" && strings.Contains(message, "fall back") {
+		if id, _ := e["MESSAGE_ID"].(string); id == "" && strings.HasPrefix(message, "rolled back from ") {
 			t.Errorf("a line that is an entry too: %q", message)
 		}
 	}
@@ -225,15 +225,15 @@ ExecStart=ln -s /data/journal /var/log/journal
 ExecStart=journalctl --flush
 `
 
-// confirms lets ota-confirm judge, or not.
-func confirms(t *testing.T, ctx context.Context, d *machine.Device, judges bool) {
+// confirms lets ota-confirm decide, or not.
+func confirms(t *testing.T, ctx context.Context, d *machine.Device, decides bool) {
 	t.Helper()
 	defer try.Fatal(t)
 	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
 	// Not stopped and started: the start of device-api pulls it in, and a start that is
 	// queued cancels a stop.
 	commands := [][]string{{"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "restart", "ota-confirm.service"}}
-	if !judges {
+	if !decides {
 		try.Check(d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")))
 		commands = [][]string{{"systemctl", "daemon-reload"}}
 	}
@@ -259,7 +259,7 @@ func entries(t *testing.T, ctx context.Context, d *machine.Device, match ...stri
 	return all
 }
 
-// onlyRollback is the one entry that says that version was left.
+// onlyRollback is the one entry that says that version was rolled back.
 func onlyRollback(t *testing.T, ctx context.Context, d *machine.Device, version string) map[string]any {
 	t.Helper()
 	all := entries(t, ctx, d, "MESSAGE_ID="+rolledBack, "OTA_FROM="+version)

@@ -22,7 +22,7 @@ import (
 )
 
 // guest connects to systemd; it skips the test unless this is the guest.
-func guest(t *testing.T) (context.Context, *systemd.Conn) {
+func guest(t *testing.T) (context.Context, *systemd.Manager) {
 	t.Helper()
 	if os.Getenv(guestMark) == "" {
 		t.Skip("runs in the guest: see TestInContainer")
@@ -33,11 +33,10 @@ func guest(t *testing.T) (context.Context, *systemd.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.Close)
 	return ctx, c
 }
 
-func state(t *testing.T, c *systemd.Conn, name string) systemd.Unit {
+func state(t *testing.T, c *systemd.Manager, name string) systemd.Unit {
 	t.Helper()
 	u, err := c.Unit(t.Context(), name)
 	if err != nil {
@@ -47,7 +46,7 @@ func state(t *testing.T, c *systemd.Conn, name string) systemd.Unit {
 }
 
 // eventually waits until the state of a unit is as wanted.
-func eventually(t *testing.T, c *systemd.Conn, name, what string, ok func(systemd.Unit) bool) systemd.Unit {
+func eventually(t *testing.T, c *systemd.Manager, name, what string, ok func(systemd.Unit) bool) systemd.Unit {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		u := state(t, c, name)
@@ -189,7 +188,7 @@ func TestGuestContextEndsTheWaitAndNotTheJob(t *testing.T) {
 	}
 }
 
-// A job that cannot be taken back, as those of a shutdown, is why others are refused.
+// A job that cannot be stopped, as those of a shutdown, is why others are refused.
 func TestGuestLeaving(t *testing.T) {
 	ctx, c := guest(t)
 	const name = "t-stubborn.service" // takes 2 s to stop
@@ -325,7 +324,7 @@ func TestGuestHealth(t *testing.T) {
 	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const deadline = 3 * time.Second
-	watch := func(unit string, stable, deadline time.Duration) (health.Verdict, time.Duration) {
+	watch := func(unit string, stable, deadline time.Duration) (health.Outcome, time.Duration) {
 		t.Helper()
 		checks := health.All(defaults(stable, unit), health.Env{Units: c})
 		start := time.Now()
@@ -371,8 +370,8 @@ func TestGuestHealth(t *testing.T) {
 	}
 }
 
-// TestGuestAsNobody: without root there is only the system bus, which lets anyone look and
-// nobody touch.
+// TestGuestAsNobody: without root there is only the system bus, which lets a user look and
+// change nothing.
 func TestGuestAsNobody(t *testing.T) {
 	guest(t)
 	cmd := exec.CommandContext(t.Context(), guestBinary, "-test.v", "-test.run", "^TestNobody$")

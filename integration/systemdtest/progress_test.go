@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	page "github.com/tope-ota/ota/applier/screen"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/docs/schema"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
@@ -113,6 +115,13 @@ func progress(t *testing.T, o container.Options) {
 		if got := s.now(); got.Stage != "success" || got.Message != "version 1.1.0" {
 			t.Errorf("the end is served as %+v", got)
 		}
+		// What the page shows is in the version store, which its sandbox can read.
+		out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /api/v1.0/screen HTTP/1.0\r\n\r\n' >&3; cat <&3`)
+		_, body, _ := strings.Cut(out, "\r\n\r\n")
+		var shown page.State
+		if err := json.Unmarshal([]byte(body), &shown); err != nil || schema.Check("screen", []byte(body)) != nil || shown.Error != "" || shown.Phase != bootcheck.PhaseConfirmed || shown.Current != "1.1.0" || shown.Operation.Version != "1.1.0" {
+			t.Errorf("the page is to show %q (%v)", out, err)
+		}
 		if got := s.show("ota-progress.service", "NRestarts"); got != "0" {
 			t.Errorf("the service was restarted %s times", got)
 		}
@@ -132,6 +141,9 @@ func progress(t *testing.T, o container.Options) {
 			}
 			stages = append(stages, e.Stage)
 		}
+		if told := events[len(events)-2].Message; !strings.HasPrefix(told, "watching 1.2.0: healthy for ") {
+			t.Errorf("the last that is told before the result is %q, want how far the trial is", told)
+		}
 		want := []string{"downloading", "verifying", "toInstall", "installing", "rebooting"}
 		if stages = slices.Compact(stages); !slices.Equal(stages, want) {
 			t.Errorf("told of the stages %q, want %q", stages, want)
@@ -145,7 +157,7 @@ func progress(t *testing.T, o container.Options) {
 	t.Run("an install that is killed in its unit", func(t *testing.T) {
 		defer try.Fatal(t)
 		s := &served{t, ctx, d}
-		// It waits for a verdict that never comes.
+		// It waits for an end that never comes.
 		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 		url := try.Get(d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
 		result := make(chan machine.Result, 1)
@@ -278,8 +290,11 @@ func (s *served) answers(out string) []answer {
 		took, body, _ := strings.Cut(line, " ")
 		us, err := strconv.Atoi(took)
 		a := answer{took: time.Duration(us) * time.Microsecond}
-		if err != nil || json.Unmarshal([]byte(body), &a.Operation) != nil || a.Stage == "" {
-			s.t.Errorf("a screen was answered %q", line)
+		if err == nil {
+			err = schema.Check("progress", []byte(body))
+		}
+		if err != nil || json.Unmarshal([]byte(body), &a.Operation) != nil {
+			s.t.Errorf("a screen was answered %q (%v)", line, err)
 			continue
 		}
 		all = append(all, a)

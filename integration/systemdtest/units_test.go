@@ -68,7 +68,7 @@ Restart=always
 RestartSec=20ms
 ExecStart=/bin/sh -c 'exit 1'
 `,
-	// A signal that nobody has to catch: a shell may get SIGTERM before its trap is set.
+	// A signal that no program has to catch: a shell may get SIGTERM before its trap is set.
 	"t-stubborn.service": `
 [Service]
 TimeoutStopSec=2

@@ -2,50 +2,49 @@ package main
 
 import (
 	"bufio"
-	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/tope-ota/ota/applier/bundlecmd"
-	"github.com/tope-ota/ota/guardian"
 	"github.com/tope-ota/ota/integration/cmdtest"
+	"github.com/tope-ota/ota/integration/fleet/fake"
 )
 
-// The scripts let the guardian judge what they installed, so the test (and only
+// The scripts let the guardian try what they installed, so the test (and only
 // the test) runs it too.
 func TestMain(m *testing.M) {
 	if os.Getenv("OTA_TEST_LOCK") != "" {
 		lockAll()
 	}
-	testscript.Main(m, map[string]func(){
-		"ota-apply": main,
-		"ota-guardian": func() {
-			os.Exit(int(guardian.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr)))
-		},
-		"ota-bundle": func() {
-			os.Exit(int(bundlecmd.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)))
-		},
-	})
+	cmdtest.Main(m, map[string]func(){"ota-apply": main})
 }
 
-// The scripts here have three more commands:
+// The scripts here have more commands:
 //
-//	metrics             ask for figures in metrics/ota.prom, and keep downloads in the folder spool
-//	nobody-locks DIR... uid 65534 locks everything below the folders that it can open, until the script ends
+//	fleet serve DIR      a server with hawkBit's device API offers the bundles in DIR, to this device; fleet stop
+//	fleet assign ID VERSION attempt|forced|skip
+//	fleet said ID TEXT   the device said it, of that action
+//	follow DIR FILE      a web server with ETags has DIR, and the device follows its FILE; requests go to DIR.log
+//	metrics             ask for figures in metrics/ota.prom, and keep downloads in the directory spool
+//	nobody-locks DIR... uid 65534 locks everything below the directories that it can open, until the script ends
 //	undeletable FILE    of the store cannot be deleted, wherever it is moved, until "! undeletable" or the script's end
 func TestScripts(t *testing.T) {
 	cmdtest.Run(t, "testdata/script", map[string]func(ts *testscript.TestScript, neg bool, args []string){
-		"metrics": metrics, "nobody-locks": nobodyLocks, "undeletable": undeletable,
+		"metrics": metrics, "fleet": fleet, "follow": follow, "nobody-locks": lockAsNobody, "undeletable": undeletable,
 	})
 }
 
@@ -57,6 +56,65 @@ func metrics(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.Mkdir(ts.MkAbs(dir), 0o755))
 	}
 	text := fmt.Sprintf("spool = %q\n%s[metrics]\nfile = %q\n", ts.MkAbs("spool"), is, ts.MkAbs("metrics/ota.prom"))
+	ts.Check(os.WriteFile(name, []byte(text), 0o644))
+}
+
+// servers are those of the scripts, by their directories.
+var servers sync.Map
+
+func fleet(ts *testscript.TestScript, neg bool, args []string) {
+	work := ts.MkAbs(".")
+	if args[0] == "serve" {
+		server := fake.New(ts.MkAbs(args[1]))
+		ts.Defer(server.Close)
+		servers.Store(work, server)
+		name := ts.Getenv("OTA_CONFIG")
+		is, err := os.ReadFile(name)
+		ts.Check(err)
+		text := fmt.Sprintf("%s[follow]\nsource = \"ddi\"\nurl = %q\ndevice_id = \"printer-7\"\n", is, server.URL)
+		ts.Check(os.WriteFile(name, []byte(text), 0o644))
+		return
+	}
+	found, ok := servers.Load(work)
+	if !ok {
+		ts.Fatalf("fleet serve comes first")
+	}
+	server := found.(*fake.Server)
+	switch args[0] {
+	case "stop":
+		server.Close()
+	case "assign":
+		server.Assign(fake.Action{ID: args[1], Version: args[2], Update: args[3]})
+	case "said":
+		var all []string
+		for _, f := range server.Said(server.Find(args[1])) {
+			all = append(append(all, f.Execution+"/"+f.Finished), f.Details...)
+		}
+		if slices.Contains(all, args[2]) == neg {
+			ts.Fatalf("of action %s the device said %q", args[1], all)
+		}
+	default:
+		ts.Fatalf("fleet: unknown command %q", args[0])
+	}
+}
+
+func follow(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	log, err := os.Create(dir + ".log")
+	ts.Check(err)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		file := filepath.Join(dir, r.URL.Path)
+		if data, err := os.ReadFile(file); err == nil {
+			w.Header().Set("ETag", fmt.Sprintf("\"%x\"", sha256.Sum256(data)))
+		}
+		http.ServeFile(w, r, file)
+		fmt.Fprintln(log, r.Method, r.URL.Path, w.Header().Get("Content-Length"))
+	}))
+	ts.Defer(func() { server.Close(); log.Close() })
+	name := ts.Getenv("OTA_CONFIG")
+	is, err := os.ReadFile(name)
+	ts.Check(err)
+	text := fmt.Sprintf("%s[follow]\nsource = \"channel\"\nurl = %q\ndevice_id = \"printer-7\"\n", is, server.URL+"/"+args[1])
 	ts.Check(os.WriteFile(name, []byte(text), 0o644))
 }
 
@@ -76,7 +134,7 @@ func undeletable(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(undo)
 }
 
-func nobodyLocks(ts *testscript.TestScript, neg bool, args []string) {
+func lockAsNobody(ts *testscript.TestScript, neg bool, args []string) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			ts.Fatalf("needs root, to be another user")
@@ -104,7 +162,7 @@ func nobodyLocks(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// lockAll is the process of nobodyLocks. Names are relative, so that the folders above
+// lockAll is the process of lockAsNobody. Names are relative, so that the directories above
 // need not be open to all.
 func lockAll() {
 	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {

@@ -5,13 +5,11 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/rogpeppe/go-internal/testscript"
-
 	"github.com/tope-ota/ota/integration/cmdtest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"ota-bundle": main})
+	cmdtest.Main(m, map[string]func(){"ota-bundle": main})
 }
 
 func TestScripts(t *testing.T) {

@@ -181,9 +181,9 @@ func (b *bench) pipe(script string) (result, error) {
 	return r, err
 }
 
-// fresh makes a new folder. None is removed before the end: ext4 goes out of its
+// fresh makes a new directory. None is removed before the end: ext4 goes out of its
 // way for minutes not to use an inode again that was just deleted, which costs
-// whoever comes then as much as all the rest.
+// the next program as much as all the rest.
 func (b *bench) fresh() (string, error) {
 	dir, err := os.MkdirTemp(b.dir, "run-")
 	if err != nil {
@@ -308,7 +308,7 @@ func (b *bench) updates(ctx context.Context, name string, s shape) (err error) {
 	return nil
 }
 
-// used is what all files below dir take on the disk, whoever shares them, in bytes.
+// used is what all files below dir take on the disk, shared or not, in bytes.
 func used(dir string) (uint64, error) {
 	var sum uint64
 	err := filepath.WalkDir(dir, func(name string, d os.DirEntry, failed error) (err error) {
@@ -322,7 +322,7 @@ func used(dir string) (uint64, error) {
 	return sum, err
 }
 
-// confirm makes version, which is in the store, what runs and has proved itself.
+// confirm makes version, which is in the store, the current version and is confirmed.
 func confirm(store *bootcheck.Store, version string) error {
 	snapshot, err := store.Snapshot(version)
 	if err != nil {

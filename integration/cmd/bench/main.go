@@ -26,7 +26,7 @@ func main() {
 		return
 	}
 	runs := flag.Int("runs", 5, "how often each is measured; the median counts")
-	dir := flag.String("dir", "/var/tmp", "a folder on the disk that is measured")
+	dir := flag.String("dir", "/var/tmp", "a directory on the disk that is measured")
 	only := flag.String("only", "small,large,update,switch,downtime", "what is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

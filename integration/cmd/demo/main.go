@@ -6,7 +6,9 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -21,12 +23,25 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
+// out is where the story goes: the terminal, and the recording, if one is made.
+var out io.Writer = os.Stdout
+
 func main() {
+	file := flag.String("cast", "", "record the story as an animated picture, `FILE.svg`")
+	flag.Parse()
+	var recording cast
+	if *file != "" {
+		out = io.MultiWriter(os.Stdout, &recording)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	if err := run(ctx); err != nil {
+	err := run(ctx)
+	if err == nil && *file != "" {
+		err = recording.save(*file)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -47,7 +62,7 @@ func (s *story) print(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.printed = time.Now()
-	fmt.Printf(format, args...)
+	fmt.Fprintf(out, format, args...)
 }
 
 func (s *story) tell(format string, args ...any) {
@@ -69,7 +84,7 @@ func (s *story) beat() (stop func()) {
 			}
 			s.mu.Lock()
 			if time.Since(s.printed) >= quiet {
-				fmt.Printf("%6.1f s  … %s\n", time.Since(s.begun).Seconds(), s.doing)
+				fmt.Fprintf(out, "%6.1f s  … %s\n", time.Since(s.begun).Seconds(), s.doing)
 				s.printed = time.Now()
 			}
 			s.mu.Unlock()
@@ -121,7 +136,7 @@ func run(ctx context.Context) (err error) {
 	}
 	s := &story{begun: time.Now(), printed: time.Now()}
 	defer s.beat()()
-	fmt.Println("One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
+	fmt.Fprintln(out, "One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
 	s.tell("building the programs and a Debian 12 machine (the first time: about a minute)")
 	s.waitsFor("Debian's packages are fetched and unpacked, the programs are compiled")
 	overlay := try.Get(machine.DeviceOverlay(ctx))
@@ -143,11 +158,11 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	s.print("\n")
-	s.tell("done: nobody touched the device, and it always came up with a whole version")
+	s.tell("done: the device always came up with an intact version, without help")
 	s.print(`
 Next:  docs/DEPLOYMENT.md   puts this on a device of yours, command by command
        make shell           gives a prompt on such a device, to try more of it
-       docs/ROLLBACK.md     says when it falls back, and what happens then
+       docs/ROLLBACK.md     says when a device rolls back, and what happens then
        make check           runs the tests, in 12 minutes
 `)
 	return nil
@@ -160,7 +175,7 @@ func (s *story) goodUpdate(ctx context.Context) (err error) {
 	if r, err := s.sh(ctx, "ota-guardian", "factory", "create"); err != nil || r.Code != 0 {
 		return fmt.Errorf("ota-guardian factory create: %s, %w", r, err)
 	}
-	s.tell("1.0.0 proved itself, and is the factory version (read-only) from now on")
+	s.tell("1.0.0 was confirmed, and is the factory version (read-only) from now on")
 	try.Check(s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone))
 	s.waitsFor("the machine reboots")
 	try.Check(s.d.Reboot(ctx))
@@ -181,10 +196,10 @@ func (s *story) badUpdate(ctx context.Context) (err error) {
 
 func (s *story) powerCuts(ctx context.Context) (err error) {
 	defer try.End(&err)
-	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before there is a verdict")
+	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before it is confirmed")
 	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour))
 	// A device allows six.
-	s.tell("a device falls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
+	s.tell("a device rolls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
 	try.Get(s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
 	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
 	go s.d.Exec(ctx, "ota-apply", "install", url) // dies with the power
@@ -194,10 +209,10 @@ func (s *story) powerCuts(ctx context.Context) (err error) {
 		s.waitsFor("the machine boots after the power cut")
 		try.Check(s.d.PowerCut(ctx))
 		try.Check(s.wait(ctx, "the boot to be counted", func(st *bootcheck.Status) bool { return st.Trial.Attempts() == boot }))
-		s.tell("boot %d: counted before it starts 1.3.0; no verdict: the power is cut", boot)
+		s.tell("boot %d: counted before 1.3.0 starts; unconfirmed: the power is cut", boot)
 	}
 	try.Check(s.d.PowerCut(ctx))
-	try.Check(s.reach(ctx, "boot 3: the third strike", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	try.Check(s.reach(ctx, "boot 3: power cut 3 of 3", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	_, err = s.sh(ctx, "ota-guardian", "status")
 	return err
 }
@@ -241,7 +256,7 @@ func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.E
 
 // reach waits until the device is as want says and tells it.
 func (s *story) reach(ctx context.Context, when string, want machine.Want) error {
-	s.waitsFor("%s: %s is to run", when, want.Current)
+	s.waitsFor("%s: waiting until %s runs", when, want.Current)
 	if err := s.d.Reach(ctx, want); err != nil {
 		return err
 	}

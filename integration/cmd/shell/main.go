@@ -44,9 +44,9 @@ var versions = []machine.Version{
 const hint = `
 This device runs 1.0.0, its factory version. At %[1]s wait
 1.1.0 (good), 1.2.0 (exits at its start) and 1.3.0 (answers 500). Try, in any order:
-  ota-guardian status           ota-guardian history          journalctl -t ota-guardian
-  ota-apply install --dry-run %[1]s/1.1.0.ota
-  ota-apply install %[1]s/1.2.0.ota; echo "exit $?"
+  ota status      ota history      ota why      ota doctor      journalctl -t ota-guardian
+  ota install --dry-run %[1]s/1.1.0.ota
+  ota install %[1]s/1.2.0.ota; echo "exit $?"
   power-cut and reboot do what they say; exit ends it, and nothing of it is left.
 `
 
@@ -79,11 +79,11 @@ func build(ctx context.Context) (_ []byte, err error) {
 	repo := try.Get(debian.RepoDir())
 	dir := try.Get(os.MkdirTemp("", "ota-shell-"))
 	defer os.RemoveAll(dir)
-	cmd := exec.CommandContext(ctx, "scripts/deb.sh", "amd64")
+	cmd := exec.CommandContext(ctx, "scripts/package.sh", "amd64")
 	cmd.Dir = repo
 	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION=0.0.1")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("scripts/deb.sh: %w\n%s", err, text)
+		return nil, fmt.Errorf("scripts/package.sh: %w\n%s", err, text)
 	}
 	return os.ReadFile(filepath.Join(dir, "ota_0.0.1_amd64.deb"))
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine"
 )
 
-// TestShell is a person who tries what the hint says.
+// TestShell is an operator who tries what the hint says.
 func TestShell(t *testing.T) {
 	machine.RequireContainer(t)
 	var out bytes.Buffer

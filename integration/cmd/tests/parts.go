@@ -30,13 +30,13 @@ var tiers = map[string][]part{
 		{"units, package on four releases of Debian", []string{"OTA_SUITES=all"}, []string{"./integration/systemdtest", "./integration/debtest", "-skip", inGuest}},
 		{"virtual machines, arm64, the other stories", nil, []string{"./integration/scenario", "-skip", "^(TestContainer|TestBadVersions)$|^TestVM$/.*/^power_cuts_before"}},
 		{"documents, every command", nil, []string{"./integration/docs", "-skip", "^TestDocuments$/^documents$/^(ROLLBACK|DEPLOYMENT)"}},
-		{"file systems, machines, scripts, metrics", nil, []string{"-p", "1", "./integration/filesystems", "./integration/machine/...", "./integration/metricstest", "./integration/scriptstest", "./integration/switchtest", "./integration/setuptest", "./integration/cmd/..."}},
+		{"file systems, machines, scripts, metrics, registries, the page", nil, []string{"-p", "1", "./integration/filesystems", "./integration/machine/...", "./integration/metricstest", "./integration/registrytest", "./integration/s3test", "./integration/compattest", "./integration/fleet/...", "./integration/screens", "./integration/screen", "./integration/scriptstest", "./integration/switchtest", "./integration/setuptest", "./integration/cmd/..."}},
 	},
 	"nightly": {
 		{"crash suite", []string{"OTA_TESTS=nightly"}, []string{"-p", "1", "./integration/crash/..."}},
 		{"stories, bad versions, virtual machines, arm64", []string{"OTA_TESTS=nightly", "OTA_SUITES=all"}, []string{"./integration/scenario"}},
 		{"units, package, documents, file systems", []string{"OTA_TESTS=nightly", "OTA_SUITES=all"}, []string{"-p", "1", "./integration/systemdtest", "./integration/debtest", "./integration/docs", "./integration/filesystems",
-			"./integration/machine/...", "./integration/metricstest", "./integration/scriptstest", "./integration/switchtest", "./integration/setuptest", "./integration/cmd/...", "-skip", inGuest}},
+			"./integration/machine/...", "./integration/metricstest", "./integration/registrytest", "./integration/s3test", "./integration/compattest", "./integration/fleet/...", "./integration/screens", "./integration/screen", "./integration/scriptstest", "./integration/switchtest", "./integration/setuptest", "./integration/cmd/...", "-skip", inGuest}},
 		{"unit tests, nothing made smaller", []string{"OTA_TESTS=nightly"}, []string{"./applier/...", "./bootcheck/...", "./guardian/...", "./docs/..."}},
 	},
 }

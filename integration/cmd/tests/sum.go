@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
@@ -155,14 +156,56 @@ func (l *log) sum() {
 		if !isTest || !l.parent[key] {
 			l.s.failed++
 		}
+		if !isTest {
+			l.sumCrash(pkg)
+		}
 		if text := l.printed[key]; text != nil {
 			l.s.failures.Write(text.Bytes())
 		}
 		if isTest && !l.parent[key] {
+			if text := l.printed[key]; text != nil {
+				fmt.Fprintf(&l.s.failures, "in short:\n%s", inShort(text.String()))
+			}
 			fmt.Fprintf(&l.s.failures, "once more: %s\n\n", l.p.again(pkg, test))
 		}
 	}
 }
+
+// sumCrash tells what the tests of pkg printed that never ended, as the process of all of them
+// did: the reason is behind what one of them said last.
+func (l *log) sumCrash(pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(l.printed)) {
+		if of, test, isTest := strings.Cut(key, "\x00"); isTest && of == pkg && l.ended[key] == "" {
+			fmt.Fprintf(&l.s.failures, "%s never ended; it printed:\n%s", test, l.printed[key])
+		}
+	}
+}
+
+// Where a test says something in its own file, and anything of the testing package's.
+var (
+	ownWord = regexp.MustCompile(`^ +\w+_test\.go:\d+: `)
+	anyWord = regexp.MustCompile(`^(---|===| +\w+\.go:\d+:) `)
+)
+
+// inShort is what a test said last in its own file, at most shortLines of it. Behind it
+// come the logs of its machines, and who sees only the end must not have to guess.
+func inShort(text string) string {
+	var last []string
+	ended := true
+	for line := range strings.Lines(text) {
+		switch {
+		case ownWord.MatchString(line):
+			last, ended = []string{line}, false
+		case anyWord.MatchString(line):
+			ended = true
+		case !ended && len(last) < shortLines:
+			last = append(last, line)
+		}
+	}
+	return strings.Join(last, "")
+}
+
+const shortLines = 12
 
 // again is the command that runs one test of the part once more.
 func (p *part) again(pkg, test string) string {

@@ -19,6 +19,9 @@ const events = `
 {"Action":"output","Package":"a/b","Test":"TestX","Output":"=== RUN   TestX\n"}
 {"Action":"run","Package":"a/b","Test":"TestX/one (1)"}
 {"Action":"output","Package":"a/b","Test":"TestX/one (1)","Output":"    x_test.go:1: wrong\n"}
+{"Action":"output","Package":"a/b","Test":"TestX/one (1)","Output":"        in two lines\n"}
+{"Action":"output","Package":"a/b","Test":"TestX/one (1)","Output":"    start.go:79: the container's log:\n"}
+{"Action":"output","Package":"a/b","Test":"TestX/one (1)","Output":"        0.037 -- boot 1\n"}
 {"Action":"fail","Package":"a/b","Test":"TestX/one (1)"}
 {"Action":"run","Package":"a/b","Test":"TestX/two"}
 {"Action":"output","Package":"a/b","Test":"TestX/two","Output":"nobody needs this\n"}
@@ -28,6 +31,10 @@ const events = `
 {"Action":"skip","Package":"a/b","Test":"TestX/three"}
 {"Action":"fail","Package":"a/b","Test":"TestX"}
 {"Action":"fail","Package":"a/b"}
+{"Action":"run","Package":"a/d","Test":"TestY"}
+{"Action":"output","Package":"a/d","Test":"TestY","Output":"fatal error: concurrent map writes\n"}
+{"Action":"output","Package":"a/d","Output":"FAIL\ta/d\t12.5s\n"}
+{"Action":"fail","Package":"a/d"}
 {"Action":"build-output","ImportPath":"a/c","Output":"c.go:1: undefined: x\n"}
 {"Action":"build-fail","ImportPath":"a/c"}
 `
@@ -46,11 +53,12 @@ func TestSum(t *testing.T) {
 	}
 	l.sum()
 	s.took = 90 * time.Second
-	if s.tests != 3 || s.failed != 2 || s.skipped != 1 {
-		t.Errorf("%d tests, %d failed, %d skipped; want 3, 2 (one did not build), 1", s.tests, s.failed, s.skipped)
+	if s.tests != 3 || s.failed != 3 || s.skipped != 1 {
+		t.Errorf("%d tests, %d failed, %d skipped; want 3, 3 (one did not build, one died), 1", s.tests, s.failed, s.skipped)
 	}
 	for _, want := range []string{
-		"wrong\n", "undefined: x\n", "skipped: a/b TestX/three\n",
+		"the container's log:\n", "undefined: x\n", "TestY never ended; it printed:\nfatal error: concurrent map writes\n",
+		"in short:\n    x_test.go:1: wrong\n        in two lines\nonce more:", "skipped: a/b TestX/three\n",
 		`once more: OTA_SUITES=trixie go test -count=1 -v a/b -run '^TestX$/^one \(1\)$'` + "\n",
 	} {
 		if !strings.Contains(s.failures.String(), want) {
@@ -62,7 +70,7 @@ func TestSum(t *testing.T) {
 	}
 	want := `| tier check | made | failed | minutes |
 |---|---|---|---|
-| stories | 3 tests, 1 skipped | 2 | 1.5 |
+| stories | 3 tests, 1 skipped | 3 | 1.5 |
 | kills | 12 of 345 points | 1 | 1.0 |
 
 2.0 minutes, beside the unit tests. What is not "N of N" is a sample: ` + "`make nightly`" + ` makes all of it.
@@ -120,5 +128,5 @@ func TestTiersNamePackagesOfNightly(t *testing.T) {
 	}
 }
 
-// withoutTests are folders that have none, or whose tests `make test` runs.
+// withoutTests are directories that have none, or whose tests `make test` runs.
 var withoutTests = map[string]bool{"cmdtest": true, "deviceapi": true, "tier": true, "try": true}

@@ -13,7 +13,7 @@ import (
 )
 
 // inside is set where this process is the first of namespaces of its own: to the
-// folder for temporary files outside. outsideMounts is then a descriptor of the
+// directory for temporary files outside. outsideMounts is then a descriptor of the
 // mounts outside.
 const (
 	inside        = "OTA_BLOCKS_INSIDE"
@@ -39,7 +39,7 @@ func Isolate() (code int, ended bool) {
 	return code, ended
 }
 
-// tempPrefix begins the name of the folder of one run, which holds a lock on it.
+// tempPrefix begins the name of the directory of one run, which holds a lock on it.
 const tempPrefix = "ota-blocks-"
 
 func isolated() (code int, err error) {
@@ -86,7 +86,7 @@ func isolated() (code int, err error) {
 	return 0, nil
 }
 
-// sweep removes the folders of runs that were killed.
+// sweep removes the directories of runs that were killed.
 func sweep() error {
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+"*"))
 	if err != nil {

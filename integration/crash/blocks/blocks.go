@@ -1,7 +1,7 @@
 // Package blocks cuts the power of a disk after its every write. A flow runs on a
 // real file system, on a disk that logs what is written to it; then the log is
 // played again, as far as some moment, and the file system is mounted, plays its own
-// journal, and the store on it is judged.
+// journal, and the store on it is checked.
 //
 //	record.go   the disk: qemu-storage-daemon serves a file by FUSE, a loop device is
 //	            on that file, the file system on the loop device

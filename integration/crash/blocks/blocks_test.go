@@ -139,7 +139,7 @@ func TestPowerCuts(t *testing.T) {
 	wg.Wait()
 }
 
-// cut records a flow, and judges what each power cut leaves.
+// cut records a flow, and checks what each power cut leaves.
 func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64) Tally {
 	t.Helper()
 	ctx := machine.Context(t)
@@ -159,7 +159,7 @@ func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64
 	if *onlyPoint != 0 {
 		plan = []State{{*onlyPoint, *stateSeed}}
 	}
-	tally := judge(t, r, plan)
+	tally := check(t, r, plan)
 	flushes := 0
 	for _, e := range r.Entries {
 		if e.Flags&Flush != 0 {
@@ -170,11 +170,11 @@ func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64
 	return tally
 }
 
-// judge judges states of a run. The run is saved when one must not be.
-func judge(t *testing.T, r *Run, plan []State) Tally {
+// check checks states of a run. The run is saved when one must not be.
+func check(t *testing.T, r *Run, plan []State) Tally {
 	t.Helper()
 	saved := *recording
-	tally, err := r.Judge(machine.Context(t), plan, 40, func(f *Finding) bool {
+	tally, err := r.Check(machine.Context(t), plan, 40, func(f *Finding) bool {
 		if f.Err != nil && f.torn {
 			return true // it is counted: a disk that tears writes is not for this file system
 		}
@@ -188,7 +188,7 @@ func judge(t *testing.T, r *Run, plan []State) Tally {
 		}
 		if saved == "" {
 			var err error
-			// Not in the folder that is removed with all that a run made.
+			// Not in the directory that is removed with all that a run made.
 			if saved, err = r.Save(os.Getenv(inside)); err != nil {
 				t.Errorf("cannot save the recording: %v", err)
 			}
@@ -203,7 +203,7 @@ func judge(t *testing.T, r *Run, plan []State) Tally {
 	return tally
 }
 
-// TestRecording judges states of a run that was saved: all of them, or the one that
+// TestRecording checks states of a run that was saved: all of them, or the one that
 // is asked for.
 func TestRecording(t *testing.T) {
 	if *recording == "" {
@@ -219,5 +219,5 @@ func TestRecording(t *testing.T) {
 	if *onlyPoint == 0 {
 		plan = r.Plan(max(states, 2*r.Points()), tier.Seed(t))
 	}
-	t.Logf("%s %s: %v", r.FS, r.Flow.Name, judge(t, r, plan))
+	t.Logf("%s %s: %v", r.FS, r.Flow.Name, check(t, r, plan))
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// The marks of a flow: from where on states count, when it told somebody that it is
+// The marks of a flow: from where on states count, when it told its caller that it is
 // done, and when it ended.
 const (
 	markBegin   = "begin"
@@ -84,7 +84,7 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 // Close gives the memory back.
 func (r *Run) Close() { r.Base.Close() }
 
-// said is what somebody had heard when the power went after point entries.
+// said is what the caller had heard when the power went after point entries.
 func (r *Run) said(point int) *invariants.Said {
 	if point >= r.Recording.Mark(markEnd) {
 		return r.Said
@@ -103,8 +103,8 @@ type Tally struct {
 	Torn      int // and those in which a write arrived in part
 	Unmounted int // that the file system could not mount: its own fault
 	UnTorn    int // of these, without a torn write
-	Aftermath int // that a device went on from
-	Verdicts  map[string]int
+	Aftermath int // that a device continued from
+	Results   map[string]int
 	Took      time.Duration
 }
 
@@ -117,27 +117,27 @@ func (t *Tally) Add(o Tally) {
 	t.UnTorn += o.UnTorn
 	t.Aftermath += o.Aftermath
 	t.Took += o.Took
-	for verdict, n := range o.Verdicts {
-		t.verdict(verdict, n)
+	for result, n := range o.Results {
+		t.count(result, n)
 	}
 }
 
-func (t *Tally) verdict(verdict string, n int) {
-	if t.Verdicts == nil {
-		t.Verdicts = make(map[string]int)
+func (t *Tally) count(result string, n int) {
+	if t.Results == nil {
+		t.Results = make(map[string]int)
 	}
-	t.Verdicts[verdict] += n
+	t.Results[result] += n
 }
 
 // Bad is how many states must not have been.
-func (t *Tally) Bad() int { return t.States - t.Unmounted + t.UnTorn - t.Verdicts["ok"] }
+func (t *Tally) Bad() int { return t.States - t.Unmounted + t.UnTorn - t.Results["ok"] }
 
 func (t Tally) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d states (%d prefixes, %d subsets of which %d torn), %d could not be mounted (%d torn), %d aftermaths:",
 		t.States, t.Whole, t.States-t.Whole, t.Torn, t.Unmounted, t.Unmounted-t.UnTorn, t.Aftermath)
-	for _, verdict := range []string{"ok", "torn", "lie", "stuck"} {
-		fmt.Fprintf(&b, " %d %s", t.Verdicts[verdict], verdict)
+	for _, result := range []string{"ok", "torn", "lie", "stuck"} {
+		fmt.Fprintf(&b, " %d %s", t.Results[result], result)
 	}
 	if t.States > 0 {
 		fmt.Fprintf(&b, "; %.1f ms a state", float64(t.Took.Microseconds())/float64(t.States)/1000)
@@ -159,15 +159,15 @@ type Finding struct {
 
 // Line is the finding as one line, enough to find it again.
 func (f *Finding) Line(r *Run) string {
-	verdict, state := invariants.Verdict(f.Problems), ""
+	result, state := invariants.Result(f.Problems), ""
 	if f.Err != nil {
-		verdict = "unmounted"
+		result = "unmounted"
 	}
 	if f.Found != nil {
 		state = f.Found.State.String() + " "
 	}
 	return fmt.Sprintf("fs=%s flow=%s point=%d seed=%d %sverdict=%s (entry %d of %d; begin %d, success %d, end %d; has %s)",
-		r.FS, r.Flow.Name, f.Point, f.Seed, state, verdict, f.Point, len(r.Entries),
+		r.FS, r.Flow.Name, f.Point, f.Seed, state, result, f.Point, len(r.Entries),
 		r.Recording.Mark(markBegin), r.Recording.Mark(markSuccess), r.Recording.Mark(markEnd), f.Set)
 }
 
@@ -217,9 +217,9 @@ func (r *Run) Plan(n int, seed uint64) []State {
 	return plan
 }
 
-// Judge makes each of states, judges it, and lets one of aftermath of them (0: none)
-// go on. found is called for each state that must not be, and says whether to go on.
-func (r *Run) Judge(ctx context.Context, states []State, aftermath int, found func(*Finding) bool) (t Tally, err error) {
+// Check makes each of states, checks it, and lets one of aftermath of them (0: none)
+// continue. found is called for each state that must not be, and says whether to continue.
+func (r *Run) Check(ctx context.Context, states []State, aftermath int, found func(*Finding) bool) (t Tally, err error) {
 	start := time.Now()
 	defer func() { t.Took = time.Since(start) }()
 	replay, err := NewReplay(r.Recording)
@@ -235,7 +235,7 @@ func (r *Run) Judge(ctx context.Context, states []State, aftermath int, found fu
 		f := &Finding{State: s, Set: set.String(), torn: set.Torn}
 		err := replay.Mount(set, r.Mount, func() error {
 			c := &flows.Case{Flow: r.Flow, Site: r.Site, Said: r.said(s.Point), Kept: r.Kept}
-			f.Found, f.Problems = c.Judge()
+			f.Found, f.Problems = c.Check()
 			if len(f.Problems) > 0 || aftermath == 0 || i%aftermath != 0 {
 				return nil
 			}
@@ -263,7 +263,7 @@ func (r *Run) Judge(ctx context.Context, states []State, aftermath int, found fu
 		case err != nil:
 			return t, fmt.Errorf("%s: %w", f.Line(r), err)
 		default:
-			t.verdict(invariants.Verdict(f.Problems), 1)
+			t.count(invariants.Result(f.Problems), 1)
 			if len(f.Problems) == 0 {
 				continue
 			}

@@ -24,10 +24,10 @@ type Flags uint64
 
 // The values are those of drivers/md/dm-log-writes.c.
 const (
-	Flush    Flags = 1 << 0 // whatever was written before is on the medium
+	Flush    Flags = 1 << 0 // all that was written before is on the medium
 	FUA      Flags = 1 << 1 // this write is on the medium
 	Discard  Flags = 1 << 2 // the bytes are not needed any more
-	Mark     Flags = 1 << 3 // a note by whoever watched; nothing was written
+	Mark     Flags = 1 << 3 // a note by the observer; nothing was written
 	Metadata Flags = 1 << 4 // the file system's own
 
 	known = Flush | FUA | Discard | Mark | Metadata
@@ -118,7 +118,7 @@ func readEntry(r io.Reader, header []byte) (Entry, error) {
 	return e, nil
 }
 
-// noEOF: the end of a file is no end of a log that says that it goes on.
+// noEOF: the end of a file is no end of a log that says that it continues.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -18,7 +18,7 @@ func attach(f *os.File, size int64) (*os.File, error) {
 		return nil, err
 	}
 	defer control.Close()
-	// Whoever asks for a free device is not the only one that gets it.
+	// Another process may get the same free device.
 	for tries := 0; ; tries++ {
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -66,7 +66,7 @@ func mount(f *os.File, size int64, fs, dir string) error {
 	return nil
 }
 
-// unmount ends the mount at dir, and waits while somebody still uses it: a program
+// unmount ends the mount at dir, and waits while a process still uses it: a program
 // that was just killed is in its last system call for a while.
 func unmount(dir string) error {
 	for tries := 0; ; tries++ {

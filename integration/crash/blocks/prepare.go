@@ -25,7 +25,7 @@ func Prepare(ctx context.Context, fs string, size int64, dir string, run func() 
 	try.Check(f.Truncate(size))
 	args := []string{"-q"}
 	if fs == "ext4" {
-		// Or the kernel goes on with it, at times of its own, while something is recorded.
+		// Or the kernel continues with it, at times of its own, while something is recorded.
 		args = append(args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
 	}
 	if out, err := exec.CommandContext(ctx, mkfs, append(args, f.Name())...).CombinedOutput(); err != nil {

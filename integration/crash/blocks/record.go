@@ -42,7 +42,7 @@ func (r *Recording) Mark(text string) int {
 }
 
 // Record mounts a copy of base at dir, calls run, unmounts it and returns all that
-// was written meanwhile. mark makes a note in the log: whatever was completed before
+// was written meanwhile. mark makes a note in the log: all that was completed before
 // it returns comes before the note.
 func Record(ctx context.Context, fs string, base *Image, dir string, run func(mark func(text string) error) error) (_ *Recording, err error) {
 	defer try.End(&err)

@@ -25,7 +25,7 @@ type State struct {
 // A Replay makes the states of a recording. States whose points go up are cheap.
 type Replay struct {
 	r       *Recording
-	durable *Image // the first flushed entries, and whatever of them was not flushed
+	durable *Image // the first flushed entries, and those of them that were not flushed
 	flushed int    // entries that are in durable
 }
 
@@ -128,7 +128,7 @@ func (r *Recording) Set(s State) Set {
 	return set
 }
 
-// String is the set as a person reads it:
+// String is the set as an operator reads it:
 // "entries 1-40 41 43[sectors 0-3,7 of 8], without 42".
 func (s Set) String() string {
 	var b strings.Builder
@@ -155,7 +155,7 @@ func (s Set) content(r *Recording) string {
 	for n := len(s.Writes); n > 0; n-- {
 		if w := s.Writes[n-1]; w.some() {
 			s.Writes = s.Writes[:n]
-			// Whatever came before and arrived whole need not be told.
+			// What came before and arrived whole need not be told.
 			whole := 0
 			for whole < n && s.Writes[whole].all() {
 				s.Flushed = s.Writes[whole].Entry
@@ -269,8 +269,8 @@ func (e *errMount) Error() string { return e.err.Error() }
 func (e *errMount) Unwrap() error { return e.err }
 
 // Mount mounts the disk in a state at dir, which plays the journal of its file
-// system, calls judge, and unmounts it.
-func (p *Replay) Mount(set Set, dir string, judge func() error) error {
+// system, calls check, and unmounts it.
+func (p *Replay) Mount(set Set, dir string, check func() error) error {
 	f, err := p.File(set)
 	if err != nil {
 		return err
@@ -279,5 +279,5 @@ func (p *Replay) Mount(set Set, dir string, judge func() error) error {
 	if err := mount(f, p.durable.Size(), p.r.FS, dir); err != nil {
 		return &errMount{err}
 	}
-	return errors.Join(judge(), unmount(dir))
+	return errors.Join(check(), unmount(dir))
 }

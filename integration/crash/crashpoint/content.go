@@ -47,7 +47,7 @@ func startOf(fd int, fixed bool, offset int64) (int64, error) {
 	}
 	at, err := unix.Seek(fd, 0, unix.SEEK_CUR)
 	if err != nil {
-		return 0, errGone // a folder
+		return 0, errGone // a directory
 	}
 	return at, nil
 }

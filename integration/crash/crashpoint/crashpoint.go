@@ -17,16 +17,16 @@
 //
 // The supervisor makes the call itself, on copies of the caller's descriptors and
 // of its memory, and answers with the result. It could also tell the kernel to go
-// on; but then nobody says when the call has ended and with what, another thread's
+// on; but then nothing says when the call has ended and with what, another thread's
 // would be made meanwhile, and a log of such calls would have an order that never
 // was. So a call is made when all before it have ended, its result and the identity
-// of each file are known, and whoever looks at the disk between two calls sees what
+// of each file are known, and a look at the disk between two calls sees what
 // a crash would leave there. What is given up: the call is made with the rights of
 // the supervisor, that is root, and without RLIMIT_FSIZE. Who tests that must not do
 // it here.
 //
 // No file system is changed by writes to pipes, sockets, devices, memory files,
-// /proc, /sys and control groups, nor by locks: these go on at once and are no
+// /proc, /sys and control groups, nor by locks: these continue at once and are no
 // points. What could change a file system and is not understood (io_uring, a shared
 // writable mapping, a system call that is younger than this package) ends the run
 // with an error: nothing is missed silently.
@@ -37,9 +37,9 @@ package crashpoint
 
 import "golang.org/x/sys/unix"
 
-// A Verdict is what becomes of a call that was not made yet. The zero Verdict: it
+// An Action is what becomes of a call that was not made yet. The zero Action: it
 // is made.
-type Verdict struct {
+type Action struct {
 	Kill  bool       // everything is killed instead
 	Errno unix.Errno // if not 0: it fails with it instead
 }
@@ -47,29 +47,29 @@ type Verdict struct {
 // A Plan decides what becomes of each call. While it does, nothing moves: what it
 // finds on the disk is what all calls before this one have left there. nil: all
 // calls are made.
-type Plan func(*Call) Verdict
+type Plan func(*Call) Action
 
 // Kill kills all processes just before call n.
 func Kill(n int) Plan {
-	return func(c *Call) Verdict { return Verdict{Kill: c.Point >= n} }
+	return func(c *Call) Action { return Action{Kill: c.Point >= n} }
 }
 
 // Fail makes call n fail with errno.
 func Fail(n int, errno unix.Errno) Plan {
-	return func(c *Call) Verdict {
+	return func(c *Call) Action {
 		if c.Point != n {
-			return Verdict{}
+			return Action{}
 		}
-		return Verdict{Errno: errno}
+		return Action{Errno: errno}
 	}
 }
 
 // FailFrom makes call n and all after it fail with errno.
 func FailFrom(n int, errno unix.Errno) Plan {
-	return func(c *Call) Verdict {
+	return func(c *Call) Action {
 		if c.Point < n {
-			return Verdict{}
+			return Action{}
 		}
-		return Verdict{Errno: errno}
+		return Action{Errno: errno}
 	}
 }

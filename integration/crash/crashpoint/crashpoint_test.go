@@ -40,6 +40,24 @@ func follow(t *testing.T, cmd *exec.Cmd, plan Plan) *Run {
 	return run
 }
 
+// The kernel gives a thread's number to another process when the thread has ended.
+func TestReusedNumber(t *testing.T) {
+	dir := t.TempDir()
+	run := follow(t, command(dir, "reuse"), nil)
+	if !run.State.Success() {
+		t.Fatal("the program failed")
+	}
+	var made []string
+	for _, c := range run.Calls {
+		if c.Name == "mkdir" {
+			made = append(made, filepath.Base(c.File.Path))
+		}
+	}
+	if diff := cmp.Diff([]string{"b"}, made); diff != "" {
+		t.Errorf("the directories that were seen (-want +got):\n%s", diff)
+	}
+}
+
 func TestEachCall(t *testing.T) {
 	dir := t.TempDir()
 	run := follow(t, command(dir, "each"), nil)
@@ -145,9 +163,9 @@ func sentence(dir string, c *Call) string {
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	var there [][]string // before each call
-	all := follow(t, command(dir, "each"), func(*Call) Verdict {
+	all := follow(t, command(dir, "each"), func(*Call) Action {
 		there = append(there, tree(t, dir))
-		return Verdict{}
+		return Action{}
 	})
 	for n := range all.Calls {
 		dir := t.TempDir()
@@ -186,7 +204,7 @@ func TestFail(t *testing.T) {
 			for i, c := range run.Calls {
 				_, err := os.Stat(filepath.Join(dir, fmt.Sprint(i+1)))
 				if made := err == nil; made == c.Injected || c.Injected != (c.Errno != 0) {
-					t.Errorf("call %d: injected=%v, %v, and its folder is there: %v", i+1, c.Injected, c.Errno, made)
+					t.Errorf("call %d: injected=%v, %v, and its directory is there: %v", i+1, c.Injected, c.Errno, made)
 				}
 			}
 		})
@@ -209,7 +227,7 @@ func TestUnknownCalls(t *testing.T) {
 				t.Errorf("the run ended with %v, want an error about %s", err, want)
 			}
 			if _, err := os.Stat(filepath.Join(dir, "went-on")); err == nil {
-				t.Error("the program went on")
+				t.Error("the program continued")
 			}
 		})
 	}
@@ -225,9 +243,9 @@ func TestChildren(t *testing.T) {
 		return cmd
 	}
 	var last string
-	run := follow(t, shell(), func(c *Call) Verdict {
+	run := follow(t, shell(), func(c *Call) Action {
 		last = filepath.Base(c.File.Path)
-		return Verdict{Kill: last == "c"}
+		return Action{Kill: last == "c"}
 	})
 	if !run.Killed || last != "c" {
 		t.Fatalf("killed=%v at %s, want it at c", run.Killed, last)
@@ -243,7 +261,7 @@ func TestChildren(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The kernel has let go of it, and may still tidy up; nobody may have waited for it.
+	// The kernel has let go of it, and may still tidy up; its parent may not have waited for it.
 	for range 600 {
 		status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/status")
 		if err != nil || !strings.HasPrefix(string(status), "Name:\tsleep") || strings.Contains(string(status), "State:\tZ") {

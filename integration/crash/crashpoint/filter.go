@@ -51,7 +51,7 @@ func filter() []unix.SockFilter {
 	for nr, flags := range opens {
 		only(nr, load(arg(flags)), jump(unix.BPF_JSET, mayMake, 0, 1), end(ask), end(allow))
 	}
-	only(unix.SYS_MMAP, // whatever its protection is: mprotect changes that
+	only(unix.SYS_MMAP, // with any protection: mprotect changes that
 		load(arg(3)), jump(unix.BPF_JSET, unix.MAP_SHARED, 1, 0), end(allow), // MAP_SHARED_VALIDATE has its bit too
 		jump(unix.BPF_JSET, unix.MAP_ANONYMOUS, 0, 1), end(allow),
 		end(ask))

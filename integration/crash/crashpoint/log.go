@@ -60,8 +60,8 @@ type Place struct {
 	Type fs.FileMode // only the bits of the type
 }
 
-// An ID is a file, whatever its names are. Numbers are used again after a file is
-// gone; whoever plays a log sees the last unlink.
+// An ID is a file, under any of its names. Numbers are used again after a file is
+// gone; a reader of the log sees the last unlink.
 type ID struct{ Dev, Ino uint64 }
 
 // Names are the names of calls.

@@ -16,7 +16,7 @@ import (
 // here is, as an argument's number, AT_FDCWD.
 const here = -1
 
-// dir is the folder that paths of the caller are relative to: a copy of the
+// dir is the directory that paths of the caller are relative to: a copy of the
 // descriptor in argument i, or of the working directory.
 func (a *ask) dir(i int) (int, error) {
 	if i != here && int32(a.arg[i]) != unix.AT_FDCWD {
@@ -174,7 +174,7 @@ func (a *ask) file(i int) (_ int, _ Place, err error) {
 	return fd, p, nil
 }
 
-// isFile reports whether a place is a file, a folder or a link.
+// isFile reports whether a place is a file, a directory or a link.
 func isFile(p Place) bool {
 	switch p.Type {
 	case 0, fs.ModeDir, fs.ModeSymlink:

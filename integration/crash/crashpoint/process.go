@@ -19,12 +19,12 @@ type process struct {
 }
 
 // errGone is that of who was killed while it was looked at, or whose own call makes
-// no sense: the kernel is to answer, if anybody is left.
+// no sense: the kernel is to answer, if a thread is left.
 var errGone = errors.New("the kernel answers this call")
 
 // process finds out whose thread tid is.
 func (s *supervisor) process(tid int) (*process, error) {
-	if p := s.threads[tid]; p != nil {
+	if p := s.threads[tid]; p != nil && p.has(tid) {
 		return p, nil
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
@@ -36,16 +36,26 @@ func (s *supervisor) process(tid int) (*process, error) {
 		return nil, fmt.Errorf("cannot read /proc/%d/status: %w", tid, err)
 	}
 	p := s.processes[pid]
-	if p == nil {
+	if p == nil || !p.has(tid) {
 		pidfd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
 			return nil, errGone
+		}
+		if p != nil {
+			s.past = append(s.past, p)
 		}
 		p = &process{pid: pid, pidfd: pidfd}
 		s.processes[pid] = p
 	}
 	s.threads[tid] = p
 	return p, nil
+}
+
+// has reports whether tid is a thread of p. On a busy machine the kernel gives the numbers
+// of those that have ended to others within a minute.
+func (p *process) has(tid int) bool {
+	return unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil &&
+		unix.Access(fmt.Sprintf("/proc/%d/task/%d", p.pid, tid), unix.F_OK) == nil
 }
 
 // field is the word behind name in a status file of /proc.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -43,6 +45,7 @@ var programs = map[string]func(string) error{
 	"each":    func(string) error { return each() },
 	"strange": strange,
 	"tell":    func(string) error { return tell() },
+	"reuse":   func(string) error { return reuse() },
 }
 
 func errOf(_ int, err error) error { return err }
@@ -138,11 +141,37 @@ func strange(what string) (err error) {
 	return makes("went-on", 0o600)
 }
 
-// tell makes three folders and tells how each went.
+// tell makes three directories and tells how each went.
 func tell() error {
 	for _, name := range []string{"1", "2", "3"} {
 		err := os.Mkdir(name, 0o700)
 		fmt.Printf("%s: %v\n", name, err)
 	}
 	return nil
+}
+
+// reuse changes a mode in a thread that ends, and makes the directory b in a child that has the
+// thread's number, as happens by itself on a busy machine.
+func reuse() (err error) {
+	defer try.End(&err)
+	tid := os.Getpid()
+	for tid == os.Getpid() { // the first thread does not end
+		thread := make(chan int)
+		go func() {
+			runtime.LockOSThread() // and never unlocks it: the thread ends with the function
+			try.Check(os.Chmod(".", 0o700))
+			thread <- unix.Gettid()
+		}()
+		tid = <-thread
+	}
+	last := try.Get(os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0))
+	for {
+		try.Get(last.WriteAt([]byte(strconv.Itoa(tid-1)), 0))
+		// While the thread is not gone, or if another program was faster, it has another.
+		child := exec.Command("/bin/sh", "-c", fmt.Sprintf("[ $$ != %d ] || exec mkdir b", tid))
+		try.Check(child.Run())
+		if _, err := os.Stat("b"); err == nil {
+			return nil
+		}
+	}
 }

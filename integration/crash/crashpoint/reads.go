@@ -18,7 +18,7 @@ const stubReads = "reads"
 
 // readers says whose reads of what are points.
 type readers struct {
-	under    string   // only files below this folder
+	under    string   // only files below this directory
 	programs []string // only calls of these, by the base names of their files
 }
 
@@ -30,9 +30,9 @@ func (r *readers) filter() string {
 }
 
 // StartReads is Start with other points: the calls that look at what is below the
-// folder under, made by one of programs. A call that is not made to fail is left to the
+// directory under, made by one of programs. A call that is not made to fail is left to the
 // kernel, so nothing but its name, its file and who made it is in the log, and plan
-// cannot kill. What changes a file system goes on at once.
+// cannot kill. What changes a file system continues at once.
 func StartReads(ctx context.Context, cmd *exec.Cmd, under string, programs []string, plan Plan) (*Run, error) {
 	return start(ctx, cmd, plan, &readers{under, programs})
 }

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +41,7 @@ func Start(ctx context.Context, cmd *exec.Cmd, plan Plan) (*Run, error) {
 
 func start(ctx context.Context, cmd *exec.Cmd, plan Plan, of *readers) (*Run, error) {
 	if plan == nil {
-		plan = func(*Call) Verdict { return Verdict{} }
+		plan = func(*Call) Action { return Action{} }
 	}
 	if cmd.Err != nil {
 		return nil, cmd.Err
@@ -182,10 +181,11 @@ type supervisor struct {
 	mu        sync.Mutex // of processes, which killAll reads, and of the end of wake
 	threads   map[int]*process
 	processes map[int]*process
+	past      []*process // whose numbers are those of others now
 }
 
 func (s *supervisor) close() {
-	for _, p := range s.processes {
+	for _, p := range slices.AppendSeq(s.past, maps.Values(s.processes)) {
 		_ = unix.Close(p.pidfd)
 	}
 	_ = unix.Close(s.listener)
@@ -231,8 +231,8 @@ type descriptor struct {
 
 const addFD = 0x40182103 // SECCOMP_IOCTL_NOTIF_ADDFD
 
-// watch answers until nobody is left who could ask. An error says that the answer
-// to a question is not known; nobody was answered, and all wait.
+// watch answers until no thread is left that could ask. An error says that the answer
+// to a question is not known; none was answered, and all wait.
 func (s *supervisor) watch() error {
 	// This thread has a umask of its own, as the mode of a new file is computed for
 	// the caller; it ends with this function.
@@ -256,7 +256,7 @@ func (s *supervisor) watch() error {
 			var q question
 			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&q))); errno != 0 {
 				if errno == unix.ENOENT || errno == unix.EINTR {
-					continue // whoever asked was interrupted, and asks again
+					continue // the caller was interrupted, and asks again
 				}
 				return os.NewSyscallError("ioctl", errno)
 			}
@@ -302,20 +302,20 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 	try.Check(err)
 	c := &t.Call
 	c.Point, c.PID, c.TID, c.Program = len(s.run.Calls)+1, a.pid, a.tid, a.program()
-	verdict := s.plan(c)
-	if verdict.Kill {
+	action := s.plan(c)
+	if action.Kill {
 		a.release()
 		s.run.Killed, s.run.Next = true, c
 		return true, s.killAll()
 	}
-	if verdict.Errno != 0 {
-		c.Injected, c.Errno, c.Result = true, verdict.Errno, -1
+	if action.Errno != 0 {
+		c.Injected, c.Errno, c.Result = true, action.Errno, -1
 		if c.Name == "copy" || c.Name == "clone" {
 			c.Data = nil
 		}
 		s.run.Calls = append(s.run.Calls, *c)
 		a.release()
-		s.send(&answer{id: q.id, err: -int32(verdict.Errno)})
+		s.send(&answer{id: q.id, err: -int32(action.Errno)})
 		return false, nil
 	}
 	result, err := t.do()
@@ -353,87 +353,6 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 // send answers. Who was killed meanwhile does not need it.
 func (s *supervisor) send(a *answer) {
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(a)))
-}
-
-// killed is how long those that were killed may take to be gone. The kernel may be
-// busy to free what they had.
-const killed = time.Minute
-
-// killAll kills the program and all its children, and returns when none is left.
-func (s *supervisor) killAll() error {
-	// All who ask stand still; who does not may start others, until it is stopped. The
-	// program itself may have ended, and its number be somebody else's.
-	stopped := make(map[int]bool)
-	for more := true; more && unix.PidfdSendSignal(s.pidfd, unix.SIGSTOP, nil, 0) == nil; {
-		more = false
-		for _, pid := range family(s.main) {
-			if !stopped[pid] {
-				_ = unix.Kill(pid, unix.SIGSTOP)
-				stopped[pid], more = true, true
-			}
-		}
-	}
-	for pid := range stopped {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-	s.mu.Lock()
-	for _, p := range s.processes { // those, too, whose parents ended before
-		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-	}
-	s.mu.Unlock()
-	until := time.Now().Add(killed)
-	for {
-		fds := []unix.PollFd{{Fd: int32(s.listener)}}
-		n, err := unix.Poll(fds, 20)
-		if n == 0 {
-			s.killSession()
-		}
-		switch {
-		case fds[0].Revents&unix.POLLHUP != 0:
-			return nil
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return os.NewSyscallError("poll", err)
-		case time.Now().After(until):
-			return fmt.Errorf("process %d and its children do not end although they were killed", s.main)
-		}
-	}
-}
-
-// killSession kills who is left of the program's session.
-func (s *supervisor) killSession() {
-	all, err := os.ReadDir("/proc")
-	if err != nil {
-		return // the next round tries again
-	}
-	for _, e := range all {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if session, err := unix.Getsid(pid); err == nil && session == s.main {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-}
-
-// family is a process and all who descend from it.
-func family(pid int) []int {
-	all := []int{pid}
-	for i := 0; i < len(all); i++ {
-		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", all[i]))
-		if err != nil {
-			continue // gone
-		}
-		for _, task := range tasks {
-			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", all[i], task.Name()))
-			for _, word := range strings.Fields(string(children)) {
-				if child, err := strconv.Atoi(word); err == nil {
-					all = append(all, child)
-				}
-			}
-		}
-	}
-	return all
 }
 
 // Missing is what this machine lacks to supervise a program; empty: nothing.

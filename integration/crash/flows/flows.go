@@ -29,7 +29,7 @@ type Flow struct {
 	// Exit is the code that it ends with when nothing interrupts it.
 	Exit int
 	// Before is the state that Prepare leaves. After is the one that must be found,
-	// whatever happens, once the command has ended with Exit. Between are states in
+	// in every case, once the command has ended with Exit. Between are states in
 	// which it may be broken off beside these two.
 	Before, After State
 	Between       []State
@@ -93,7 +93,14 @@ var All = append([]*Flow{
 		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-file", // from a file, which nobody spools
+		Name:    "install-patch", // the patch beside the bundle; the bundle where that fails
+		Prepare: steps(updated("1.1.0")...),
+		Args:    installs("patched/1.2.0"),
+		Before:  confirmed("1.1.0", "1.0.0"),
+		After:   trial("1.2.0", "1.1.0"),
+	},
+	{
+		Name:    "install-file", // from a file, which is not spooled
 		Prepare: steps(factory...),
 		Args:    func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.1.0")} },
 		Before:  confirmed("1.0.0", ""),
@@ -112,6 +119,27 @@ var All = append([]*Flow{
 		Args:    installs("1.5.0"),
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.5.0", "1.0.0"),
+	},
+	{
+		Name:    "follow-stages", // a server asks for it, and an inhibitor holds it; each call of ota-apply is killed, too
+		Prepare: steps(append(factory, step{"inhibit"})...),
+		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Before:  confirmed("1.0.0", ""),
+		After:   confirmed("1.0.0", ""),
+	},
+	{
+		Name:    "follow-activates",
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
+		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
+	},
+	{
+		Name:    "follow-channel", // a signed file wants it
+		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}, step{"channel"})...),
+		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Before:  confirmed("1.0.0", ""),
+		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
 		Name:    "stage",
@@ -237,7 +265,7 @@ var All = append([]*Flow{
 		After:  confirmed("1.0.0", ""),
 	},
 	{
-		Name: "repair", // a file of the version that runs, from another that has it
+		Name: "repair", // a file of the current version, from another that has it
 		Prepare: steps(append(updated("1.1.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.2.0.ota"},
 			step{"copies"}, step{"ruin", "v1.1.0/share/same"})...),
 		Args:   func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },
@@ -246,7 +274,7 @@ var All = append([]*Flow{
 		After:  confirmed("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "adopt", // the plain links of another updater, and folders without a manifest
+		Name:    "adopt", // the plain links of another updater, and directories without a manifest
 		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
 		Args:    adopts,
 		Adopts:  true,
@@ -297,7 +325,7 @@ func tried(version string) []step {
 }
 
 // steps makes a Prepare of commands. A first word "!N" is the exit code; sick, well,
-// ruin, litter, keep and copies are done here.
+// ruin, litter, keep, copies, channel and inhibit are done here.
 func steps(all ...step) func(context.Context, *Site) error {
 	all = slices.Clone(all)
 	return func(ctx context.Context, s *Site) error {
@@ -315,7 +343,12 @@ func (s *Site) do(ctx context.Context, st step) error {
 	case "sick":
 		return os.WriteFile(s.sick(), nil, 0o644)
 	case "well":
-		return s.Cure()
+		return s.MakeHealthy()
+	case "inhibit":
+		return os.WriteFile(filepath.Join(s.run(), "inhibit"), []byte("a print is under way\n"), 0o644)
+	case "channel":
+		s.Channel = true
+		return s.Configure()
 	case "half":
 		return s.half(ctx, st[1])
 	case "keep":
@@ -347,7 +380,7 @@ func (s *Site) do(ctx context.Context, st step) error {
 	return nil
 }
 
-// half downloads a half of version, and sees that it is there to go on from.
+// half downloads a half of version, and sees that it is there to continue from.
 func (s *Site) half(ctx context.Context, version string) error {
 	s.World.half.Add(1)
 	defer s.World.half.Add(-1)

@@ -28,7 +28,7 @@ func TestFlows(t *testing.T) {
 			kept := try.Get(f.KeptOf(site))
 			// Nothing was said, nothing was done.
 			c := &flows.Case{Flow: f, Site: site, Kept: kept}
-			found, problems := c.Judge()
+			found, problems := c.Check()
 			if found.State != f.Before {
 				t.Errorf("prepared: %v, want %v", found.State, f.Before)
 			}
@@ -39,7 +39,7 @@ func TestFlows(t *testing.T) {
 			if c.Said.Exit != f.Exit {
 				t.Errorf("exit %d, want %d: %s%s", c.Said.Exit, f.Exit, c.Said.Stdout, c.Said.Stderr)
 			}
-			_, problems = c.Judge()
+			_, problems = c.Check()
 			for _, p := range problems {
 				t.Errorf("after it: %v", p)
 			}

@@ -14,7 +14,7 @@ import (
 )
 
 // fullDisk are the flows in which a version on trial has filled the disk, and takes
-// whatever becomes free.
+// all that becomes free.
 var fullDisk = []*Flow{
 	{
 		Name:    "full-fallback", // what was prepared when the trial began is switched to
@@ -64,11 +64,11 @@ func (f *Flow) Plan(s *Site, plan crashpoint.Plan) crashpoint.Plan {
 	if !f.Full || s.filled != "" {
 		return plan
 	}
-	return func(c *crashpoint.Call) (v crashpoint.Verdict) {
+	return func(c *crashpoint.Call) (v crashpoint.Action) {
 		if plan != nil {
 			v = plan(c)
 		}
-		if v == (crashpoint.Verdict{}) && strings.HasPrefix(c.File.Path, s.Root) && needsRoom(c) {
+		if v == (crashpoint.Action{}) && strings.HasPrefix(c.File.Path, s.Root) && needsRoom(c) {
 			v.Errno = unix.ENOSPC
 		}
 		return v

@@ -12,27 +12,27 @@ import (
 // no other one makes.
 var Odd = append([]*Flow{
 	{
-		Name:    "new-device", // the store's folder itself is made
+		Name:    "new-device", // the store's directory itself is made
 		Prepare: steps(step{"rootless"}),
 		Args:    installs("1.0.0"),
 		After:   State{Phase: "trial", Current: "1.0.0"},
 	},
 	{
-		Name: "activate-emptied", // somebody deleted every generation
+		Name: "activate-emptied", // an operator deleted every generation
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"},
 			step{"remove", ".generations"}, step{"remove", ".active"})...),
 		Args:  func(*Site) []string { return []string{"ota-apply", "activate", "1.1.0"} },
 		After: State{Phase: "trial", Current: "1.1.0"},
 	},
 	{
-		Name:    "install-again", // of what runs already
+		Name:    "install-again", // of the current version already
 		Prepare: steps(updated("1.1.0")...),
 		Args:    installs("1.1.0"),
 		Before:  confirmed("1.1.0", "1.0.0"),
 		After:   confirmed("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-healing", // of what runs and is damaged
+		Name:    "install-healing", // of the current version, which is damaged
 		Prepare: steps(append(updated("1.1.0"), step{"ruin", "v1.1.0/bin/app"})...),
 		Args:    installs("1.1.0"),
 		Ruined:  "1.1.0",
@@ -85,7 +85,7 @@ var Odd = append([]*Flow{
 		Between: []State{{Phase: invariants.Adopting, Current: "1.0.0"}},
 	},
 	{
-		Name:    "adopt-unlinked", // which version ran, nobody can say
+		Name:    "adopt-unlinked", // which version ran is unknown
 		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
 		Args:    adopts,
 		Adopts:  true,

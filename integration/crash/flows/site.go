@@ -26,11 +26,12 @@ type Site struct {
 	Root  string // the store
 	// Keep and Reserve are the configuration's.
 	Keep, Reserve string
+	Channel       bool // it follows stable.channel, and not the server with hawkBit's API
 
-	filled string // the folder of what takes all room of the store's file system; empty: nothing does
+	filled string // the directory of what takes all room of the store's file system; empty: nothing does
 }
 
-// NewSite makes an empty site in dir, which it makes. An empty root is the folder
+// NewSite makes an empty site in dir, which it makes. An empty root is the directory
 // "versions" in dir.
 func (w *World) NewSite(dir, root string) (*Site, error) {
 	if root == "" {
@@ -67,7 +68,7 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, 
 	return s, unix.Syncfs(int(d.Fd()))
 }
 
-// Clone copies s, whose store must be below its folder, to dir, which must not
+// Clone copies s, whose store must be below its directory, to dir, which must not
 // exist. Files that were one with several names are so again.
 func (s *Site) Clone(dir string) (*Site, error) {
 	rel, err := filepath.Rel(s.Dir, s.Root)
@@ -77,7 +78,7 @@ func (s *Site) Clone(dir string) (*Site, error) {
 	if out, err := exec.Command("cp", "-a", s.Dir, dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cp -a %s %s: %w\n%s", s.Dir, dir, err, out)
 	}
-	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep, Reserve: s.Reserve}
+	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep, Reserve: s.Reserve, Channel: s.Channel}
 	return c, c.Configure()
 }
 
@@ -89,7 +90,7 @@ func (s *Site) In(w *World) *Site {
 	return &other
 }
 
-// Remove deletes the site, whatever modes its factory has.
+// Remove deletes the site, with any modes of its factory.
 func (s *Site) Remove() error {
 	s.World.mu.Lock()
 	delete(s.World.reports, s.id())
@@ -107,6 +108,10 @@ func (s *Site) url(v string) string { return s.World.server.URL + "/" + v + ".ot
 // Configure writes the configuration and the health check.
 func (s *Site) Configure() error {
 	check := filepath.Join(s.Dir, "check")
+	source, server := "ddi", s.World.server.URL
+	if s.Channel {
+		source, server = "channel", server+"/stable.channel"
+	}
 	text := fmt.Sprintf(`root = %q
 model = "x1"
 keys = [%q]
@@ -122,7 +127,11 @@ stable = "1ms"
 [[check]]
 name = "app is well"
 script = %q
-`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, s.Reserve, s.run(), s.World.server.URL+"/report/"+s.id(), check)
+[follow]
+source = %q
+url = %q
+device_id = "site"
+`, s.Root, filepath.Join(s.World.Dir, "keys"), s.Keep, s.Reserve, s.run(), s.World.server.URL+"/report/"+s.id(), check, source, server)
 	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ]\n", s.sick())
 	if old, err := os.ReadFile(check); err != nil || string(old) != script {
 		// Not over a file that may be running: ETXTBSY.
@@ -133,8 +142,8 @@ script = %q
 	return os.WriteFile(s.config(), []byte(text), 0o644)
 }
 
-// Cure makes whatever runs healthy, and room on the disk.
-func (s *Site) Cure() error {
+// MakeHealthy makes the current version healthy, and room on the disk.
+func (s *Site) MakeHealthy() error {
 	if err := os.Remove(s.sick()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

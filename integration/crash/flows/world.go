@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
@@ -47,7 +48,7 @@ func NewWorld(ctx context.Context, dir string, flags ...string) (_ *World, err e
 	return w, nil
 }
 
-// Rebuild is w, with the one program built anew into dir, with flags of `go build`.
+// Rebuild is w, with the one program built again into dir, with flags of `go build`.
 func (w *World) Rebuild(ctx context.Context, program, dir string, flags ...string) (_ *World, err error) {
 	defer try.End(&err)
 	r := *w
@@ -65,11 +66,11 @@ func (w *World) Rebuild(ctx context.Context, program, dir string, flags ...strin
 // build makes programs as they are shipped, but for flags.
 func (w *World) build(ctx context.Context, repo string, programs, flags []string) error {
 	for _, name := range programs {
-		pkg, tags := "./applier/cmd/"+name, ""
+		pkg := "./applier/cmd/" + name
 		if name == "ota-guardian" {
-			pkg, tags = "./guardian/cmd/"+name, "godbus_no_tcp"
+			pkg = "./guardian/cmd/" + name
 		}
-		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", w.Program(name)}, flags...)
+		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", w.Program(name)}, flags...)
 		cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 		cmd.Dir = repo
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -123,7 +124,22 @@ func (w *World) makeBundles(ctx context.Context) (err error) {
 		}
 		try.Check(run(args...))
 	}
-	return os.RemoveAll(filepath.Join(w.Dir, "tree"))
+	// Apart, as the other flows install 1.2.0 without one.
+	patched := w.bundle("patched/1.2.0")
+	try.Check(errors.Join(os.MkdirAll(filepath.Dir(patched), 0o755), os.Link(w.bundle("1.2.0"), patched),
+		run("patch", "--key", filepath.Join(w.Dir, "k.key"), w.bundle("1.1.0"), patched)))
+	return errors.Join(w.makeChannel(run), os.RemoveAll(filepath.Join(w.Dir, "tree")))
+}
+
+// makeChannel makes stable.channel, which wants 1.1.0 on every device.
+func (w *World) makeChannel(run func(...string) error) error {
+	delegation, channel := filepath.Join(w.Dir, "stable.delegation"), filepath.Join(w.Dir, "bundles", "stable.channel")
+	key, online := filepath.Join(w.Dir, "k.key"), filepath.Join(w.Dir, "online")
+	return errors.Join(run("keygen", "--no-password", online),
+		run("channel", "delegate", "--key", key, "--name", "stable", "--to", online+".pub",
+			"--not-after", time.Now().AddDate(1, 0, 0).Format(time.DateOnly), "-o", delegation),
+		run("channel", "init", "--delegation", delegation, "--key", online+".key", channel),
+		run("channel", "add", "--key", online+".key", "--percent", "100", channel, w.bundle("1.1.0")))
 }
 
 // plant makes the tree of a version: small, with one of everything that a version
@@ -155,8 +171,9 @@ func plant(dir, version string) (err error) {
 	return errors.Join(os.Symlink("bin/app", filepath.Join(dir, "app")), os.Symlink("../share/same", filepath.Join(dir, "lib", "link")))
 }
 
-// serve serves bundles: /V.ota whole and by ranges, /broken/V.ota only up to its
-// middle, and /half/V.ota so while one downloads a half; /report/SITE takes the reports of a site.
+// serve serves stable.channel and the bundles: /V.ota whole and by ranges, /broken/V.ota
+// only up to its middle, and /half/V.ota so while one downloads a half; /report/SITE takes
+// the reports of a site.
 func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 	if site, ok := strings.CutPrefix(r.URL.Path, "/report/"); ok {
 		var report struct{ Stage string }
@@ -171,6 +188,10 @@ func (w *World) serve(rw http.ResponseWriter, r *http.Request) {
 		if hear != nil {
 			hear(report.Stage)
 		}
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/DEFAULT/controller/v1/") {
+		w.order(rw, r)
 		return
 	}
 	name, broken := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/"), "broken/")
@@ -213,4 +234,17 @@ func (h *halfWriter) Write(b []byte) (int, error) {
 	}
 	h.left -= int64(len(b))
 	return h.ResponseWriter.Write(b)
+}
+
+// order is a server with hawkBit's device API, which wants 1.1.0 after any report.
+func (w *World) order(rw http.ResponseWriter, r *http.Request) {
+	rw.Header().Set("Content-Type", "application/hal+json")
+	switch {
+	case r.Method != http.MethodGet:
+	case strings.HasSuffix(r.URL.Path, "/deploymentBase/7"):
+		fmt.Fprintf(rw, `{"id":"7","deployment":{"download":"attempt","update":"attempt","chunks":[{"part":"bApp","version":"1.1.0","name":"app",
+			"artifacts":[{"filename":"1.1.0.ota","_links":{"download-http":{"href":"%s/1.1.0.ota"}}}]}]}}`, w.server.URL)
+	default:
+		fmt.Fprintf(rw, `{"config":{"polling":{"sleep":"00:05:00"}},"_links":{"deploymentBase":{"href":"%s/deploymentBase/7"}}}`, r.URL.Path)
+	}
 }

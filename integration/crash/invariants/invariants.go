@@ -1,12 +1,12 @@
-// Package invariants judges what a crash left of a store. It shares no code with
-// the programs that it judges, but for the names in the store's documentation: what
-// they believe wrongly, it must not believe too. It reads only.
+// Package invariants checks what a crash left of a store. It shares no code with
+// the programs that it checks, but for the names in the store's documentation: what
+// they trust wrongly, it must not trust too. It reads only.
 //
-//	torn   the disk is not a whole state of the store: links and record disagree, a
+//	torn   the disk is not an intact state of the store: links and record disagree, a
 //	       version that something leads to is not complete, factory changed, a file
 //	       is where none may be
-//	lie    the disk is whole, and is not what a program said
-//	stuck  the disk is whole, and the device does not get on from there by itself
+//	lie    the disk is intact, and is not what a program said
+//	stuck  the disk is intact, and the device does not recover from there by itself
 package invariants
 
 import (
@@ -43,7 +43,7 @@ func (s State) String() string {
 
 // The phases of a store that another updater had: see LookAdopted.
 const (
-	Plain    = "plain"    // no record; plain links say what runs
+	Plain    = "plain"    // no record; plain links say the current version
 	Adopting = "adopting" // a record and, beside it, links that are still plain or not there yet
 )
 
@@ -65,8 +65,8 @@ type Problem struct {
 
 func (p Problem) String() string { return string(p.Kind) + ": " + p.Text }
 
-// Verdict is "ok" or the kind of the first of problems.
-func Verdict(problems []Problem) string {
+// Result is "ok" or the kind of the first of problems.
+func Result(problems []Problem) string {
 	if len(problems) == 0 {
 		return "ok"
 	}
@@ -79,7 +79,7 @@ type Found struct {
 	Generation uint64 // 0: nothing was ever committed
 	// Files is what each version that is there consists of: Fingerprint.
 	Versions map[string]string
-	// Spent: what was prepared to fall back has lost its link. It is renamed when it is used.
+	// Spent: what was prepared for the rollback has lost its link. It is renamed when it is used.
 	Spent    bool
 	Problems []Problem
 }
@@ -99,14 +99,14 @@ func (l *looker) broken(version, format string, args ...any) {
 	l.found.Problems = append(l.found.Problems, Problem{Torn, "version " + version + ": " + fmt.Sprintf(format, args...), version})
 }
 
-// Look reads the store at root. Whatever is wrong with it is in the problems, each
+// Look reads the store at root. All that is wrong with it is in the problems, each
 // of which is Torn.
 func Look(root string) *Found { return look(&looker{root: root}) }
 
 // LookAdopted is Look of the store of a device that had another updater: before it is
 // adopted (Plain), in the midst of that (Adopting) and ever after. Its versions may
 // have no manifest: what belongs in them is nothing that the store knows, see
-// Fingerprint. As long as links are plain, each leads to the folder of a version
+// Fingerprint. As long as links are plain, each leads to the directory of a version
 // beside it, and once there is a record, to the one that the record says.
 func LookAdopted(root string) *Found { return look(&looker{root: root, adopted: true}) }
 
@@ -115,8 +115,8 @@ func look(l *looker) *Found {
 	l.names()
 	l.revoked()
 	record := l.active()
-	for _, folder := range slices.Sorted(keys(l.folders())) {
-		l.version(folder, record)
+	for _, directory := range slices.Sorted(keys(l.directories())) {
+		l.version(directory, record)
 	}
 	if record != nil {
 		l.refs(record)
@@ -138,11 +138,11 @@ func keys(names []string) func(func(string) bool) {
 var known = map[string]fs.FileMode{
 	"current": fs.ModeSymlink, "previous": fs.ModeSymlink, "factory": fs.ModeSymlink, ".active": fs.ModeSymlink,
 	".generations": fs.ModeDir, ".staging": fs.ModeDir, ".trash": fs.ModeDir, ".spool": fs.ModeDir,
-	".lock": 0, ".install.lock": 0, ".revoked.json": 0, ".clean-shutdown": 0, ".hard-reboot": 0, "lost+found": fs.ModeDir,
+	".lock": 0, ".install.lock": 0, ".revoked.json": 0, ".follow.json": 0, ".clean-shutdown": 0, ".hard-reboot": 0, "lost+found": fs.ModeDir,
 }
 
-// names looks at the store's own folder: nothing but what the documentation names,
-// and temporary folders with one link each.
+// names looks at the store's own directory: nothing but what the documentation names,
+// and temporary directories with one link each.
 func (l *looker) names() {
 	entries, err := os.ReadDir(l.root)
 	if err != nil {
@@ -161,7 +161,7 @@ func (l *looker) names() {
 			}
 		case ok, strings.HasPrefix(name, "v") && e.IsDir():
 		case temporary(name) && e.IsDir():
-		case strings.HasPrefix(name, "..revoked.json") && e.Type() == 0: // being replaced
+		case (strings.HasPrefix(name, "..revoked.json") || strings.HasPrefix(name, "..follow.json")) && e.Type() == 0: // being replaced
 		case strings.HasSuffix(name, "lock.new") && e.Type() == 0: // a lock that replaces one that others could hold
 		case (strings.HasPrefix(name, "..clean-shutdown") || strings.HasPrefix(name, "..hard-reboot")) && e.Type() == 0: // being made
 		default:
@@ -201,7 +201,7 @@ func (l *looker) state(name string) *string {
 	return map[string]*string{"current": &s.Current, "previous": &s.Previous, "factory": &s.Factory}[name]
 }
 
-// revoked looks at the list of revoked keys: a key is not believed again because the
+// revoked looks at the list of revoked keys: a key is not trusted again because the
 // power went.
 func (l *looker) revoked() {
 	text, err := os.ReadFile(filepath.Join(l.root, ".revoked.json"))
@@ -218,11 +218,11 @@ func (l *looker) revoked() {
 	}
 	sum := sha256.Sum256([]byte(strings.Join(list.Keys, "\n")))
 	if want := "sha256:" + hex.EncodeToString(sum[:]); err != nil || len(list.Keys) == 0 || list.Seal != want {
-		l.torn(".revoked.json is not whole: %d bytes, seal %q, want %q (%v)", len(text), list.Seal, want, err)
+		l.torn(".revoked.json is not intact: %d bytes, seal %q, want %q (%v)", len(text), list.Seal, want, err)
 	}
 }
 
-// temporary is the name of the folder in which a link is made before it replaces
+// temporary is the name of the directory in which a link is made before it replaces
 // another one: ".", the link's name, digits.
 func temporary(name string) bool {
 	for _, link := range []string{"current", "previous", "factory", ".active"} {
@@ -333,11 +333,11 @@ func (l *looker) active() *record {
 		}
 		// As a service goes there.
 		through, err1 := os.Stat(filepath.Join(l.root, name))
-		folder := path.Base(got)
-		if versionOf(folder) != want.Version {
-			folder = "v" + want.Version
+		directory := path.Base(got)
+		if versionOf(directory) != want.Version {
+			directory = "v" + want.Version
 		}
-		there, err2 := os.Stat(filepath.Join(l.root, folder))
+		there, err2 := os.Stat(filepath.Join(l.root, directory))
 		if err1 != nil || err2 != nil || !os.SameFile(through, there) {
 			l.torn("%s does not lead to version %s (%v, %v)", name, want.Version, err1, err2)
 		}
@@ -365,25 +365,25 @@ func (l *looker) sealed(n uint64, text []byte) {
 	}
 }
 
-// versionOf is the version whose folder has that name: v1.2.0, or v1.2.0~3 of one that was
-// made anew; empty: it is none.
-func versionOf(folder string) string {
-	version, number, again := strings.Cut(strings.TrimPrefix(folder, "v"), "~")
+// versionOf is the version whose directory has that name: v1.2.0, or v1.2.0~3 of one that was
+// rebuilt; empty: it is none.
+func versionOf(directory string) string {
+	version, number, again := strings.Cut(strings.TrimPrefix(directory, "v"), "~")
 	if n, err := strconv.Atoi(number); again && (err != nil || n < 1 || strconv.Itoa(n) != number) {
 		return ""
 	}
 	return version
 }
 
-// Folder is the folder of version: the one that a link leads to, else the newest. What
-// was made anew is complete from the moment when it has its name; the others are what it
+// Directory is the directory of version: the one that a link leads to, else the newest. What
+// was rebuilt is complete from the moment when it has its name; the others are what it
 // replaced, and nothing is asked of them.
-func Folder(root, version string) string {
+func Directory(root, version string) string {
 	target, _ := os.Readlink(filepath.Join(root, ".active"))
 	for _, name := range links {
 		to, _ := os.Readlink(filepath.Join(root, target, name))
-		if folder := path.Base(to); target != "" && to != "" && versionOf(folder) == version {
-			return folder
+		if directory := path.Base(to); target != "" && to != "" && versionOf(directory) == version {
+			return directory
 		}
 	}
 	return newest(root, version)
@@ -391,8 +391,8 @@ func Folder(root, version string) string {
 
 func newest(root, version string) string {
 	for n := 9; n > 0; n-- {
-		if folder := fmt.Sprintf("v%s~%d", version, n); isDir(filepath.Join(root, folder)) {
-			return folder
+		if directory := fmt.Sprintf("v%s~%d", version, n); isDir(filepath.Join(root, directory)) {
+			return directory
 		}
 	}
 	return "v" + version
@@ -403,8 +403,8 @@ func isDir(name string) bool {
 	return err == nil && info.IsDir()
 }
 
-// folders are those that must be complete.
-func (l *looker) folders() (names []string) {
+// directories are those that must be complete.
+func (l *looker) directories() (names []string) {
 	entries, _ := os.ReadDir(l.root)
 	for _, e := range entries {
 		version := versionOf(e.Name())
@@ -412,8 +412,8 @@ func (l *looker) folders() (names []string) {
 			continue
 		}
 		if version == "" {
-			l.torn("%s cannot be the folder of a version", e.Name())
-		} else if e.Name() == Folder(l.root, version) || e.Name() == newest(l.root, version) {
+			l.torn("%s cannot be the directory of a version", e.Name())
+		} else if e.Name() == Directory(l.root, version) || e.Name() == newest(l.root, version) {
 			names = append(names, e.Name())
 		}
 	}

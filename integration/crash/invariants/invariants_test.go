@@ -16,7 +16,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A store in which something is wrong is never taken for a whole one.
+// A store in which something is wrong is never taken for an intact one.
 func TestLookFinds(t *testing.T) {
 	defer try.Fatal(t)
 	dir := t.TempDir()
@@ -33,7 +33,7 @@ func TestLookFinds(t *testing.T) {
 		want string
 	}{
 		{"current is a link of its own", relink("current", "v1.1.0"), "the link current"},
-		{"previous is a folder", func(root string) error {
+		{"previous is a directory", func(root string) error {
 			os.Remove(root + "/previous")
 			return os.Mkdir(root+"/previous", 0o755)
 		}, "previous is a d"},
@@ -63,17 +63,17 @@ func TestLookFinds(t *testing.T) {
 		{"a file of current is cut off", func(root string) error { return os.Truncate(root+"/v1.1.0/lib/deep/er/x.so", 4096) }, "x.so"},
 		{"a bit of previous is wrong", flip("v1.0.0/lib/deep/er/x.so"), "x.so"},
 		{"a link of current leads elsewhere", relink("v1.1.0/app", "bin/tool"), `"app" is`},
-		{"a folder of current is missing", remove("v1.1.0/empty"), `"empty" is`},
+		{"a directory of current is missing", remove("v1.1.0/empty"), `"empty" is`},
 		{"a file that no manifest lists", write("v1.1.0/extra"), "not in its manifest"},
 		{"another manifest", flip("v1.1.0/.ota/manifest.json"), "manifest"},
 		{"a file with another mode", func(root string) error { return os.Chmod(root+"/v1.1.0/bin/app", 0o777) }, "bin/app"},
 		{"a factory that can be written to", func(root string) error { return os.Chmod(root+"/v1.0.0/share", 0o755) }, "it is the factory"},
 		{"a version that nobody runs is half", func(root string) error { return os.MkdirAll(root+"/v3.0.0/bin", 0o755) }, "version 3.0.0"},
-		{"an empty list of revoked keys", write(".revoked.json"), ".revoked.json is not whole"},
+		{"an empty list of revoked keys", write(".revoked.json"), ".revoked.json is not intact"},
 		{"a list of revoked keys with another key", func(root string) error {
 			return os.WriteFile(root+"/.revoked.json", []byte(`{"schema":1,"keys":["0123456789ABCDEF"],"seal":"sha256:00"}`), 0o600)
-		}, ".revoked.json is not whole"},
-		{"a mark of a shutdown that is not whole", write(".clean-shutdown"), "the mark .clean-shutdown"},
+		}, ".revoked.json is not intact"},
+		{"a mark of a shutdown that is not intact", write(".clean-shutdown"), "the mark .clean-shutdown"},
 		{"a file that the store does not know", write("v1.1.0.tmp"), "nothing that the store has"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestLookFinds(t *testing.T) {
 			site := try.Get(good.Clone(filepath.Join(t.TempDir(), "site")))
 			try.Check(row.harm(site.Root))
 			found := invariants.Look(site.Root)
-			if invariants.Verdict(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
+			if invariants.Result(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
 				t.Errorf("%v, want one with %q", found.Problems, row.want)
 			}
 		})
@@ -262,7 +262,7 @@ func TestLookAdoptedFinds(t *testing.T) {
 		{"current leads into a version", plain, relink("current", "v1.1.0/app"), `current leads to "v1.1.0/app"`},
 		{"current is gone", plain, remove("current"), "current leads nowhere"},
 		{"a link is made before there is what it leads to", plain, relink("current", ".active/current"), "current leads nowhere"},
-		{"current is a folder", plain, func(root string) error {
+		{"current is a directory", plain, func(root string) error {
 			return errors.Join(os.Remove(root+"/current"), os.Mkdir(root+"/current", 0o755))
 		}, "current is a d"},
 		{"a version is emptied", plain, remove("v1.0.0/app"), "version 1.0.0: it has no manifest, and nothing else"},
@@ -289,16 +289,16 @@ func TestLookAdoptedFinds(t *testing.T) {
 				t.Fatal(err)
 			}
 			found := invariants.LookAdopted(root)
-			if invariants.Verdict(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
+			if invariants.Result(found.Problems) != "torn" || !strings.Contains(problems(found.Problems), row.want) {
 				t.Errorf("%v, %v, want one with %q", found.State, found.Problems, row.want)
 			}
 		})
 	}
 }
 
-// Of an adoption it is judged whether each version stays what it was, and whether the
-// one that ran goes on to, whatever the store knows of it.
-func TestAdoptionIsJudged(t *testing.T) {
+// Of an adoption it is checked whether each version stays what it was, and whether the
+// one that ran continues to, also if the store knows nothing of it.
+func TestAdoptionIsChecked(t *testing.T) {
 	killed := &invariants.Said{Killed: true, Exit: -1}
 	exit := func(code int) *invariants.Said { return &invariants.Said{Exit: code, Stderr: "ota-guardian: no"} }
 	nothing := func(string) error { return nil }
@@ -324,7 +324,7 @@ func TestAdoptionIsJudged(t *testing.T) {
 		{"another version runs", plain, relink("current", "v1.0.0"), nil, "is not what comes up"},
 		{"another version is behind it", plain, relink("previous", "v0.8.0"), nil, "is not what comes up"},
 		{"nothing runs", plain, remove("current"), nil, "is not what comes up"},
-		{"a bit of what runs", half, flip("v1.1.0/app"), killed, "version 1.1.0 was touched"},
+		{"a bit of the current version", half, flip("v1.1.0/app"), killed, "version 1.1.0 was touched"},
 		{"a bit of what is behind it", whole, flip("v1.0.0/app"), exit(0), "version 1.0.0 was touched"},
 		{"another mode in factory", whole, func(root string) error { return os.Chmod(root+"/v0.9.0/app", 0o555) }, exit(0), "version 0.9.0 was touched"},
 		{"a file that was not there", plain, write("v1.1.0/.ota-new"), nil, "version 1.1.0 was touched"},
@@ -338,7 +338,7 @@ func TestAdoptionIsJudged(t *testing.T) {
 			f := flows.Find("adopt")
 			kept := try.Get(f.KeptOf(site))
 			try.Check(row.harm(root))
-			_, found := (&flows.Case{Flow: f, Site: site, Said: row.said, Kept: kept}).Judge()
+			_, found := (&flows.Case{Flow: f, Site: site, Said: row.said, Kept: kept}).Check()
 			if got := problems(found); (row.want == "") != (got == "") || !strings.Contains(got, row.want) {
 				t.Errorf("got %q, want %q", got, row.want)
 			}

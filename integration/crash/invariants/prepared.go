@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// prepared looks at what falls back from generation n, whose record is r: on a disk
-// that is full it must be there, whole, when a version on trial fails. Its link is
+// prepared looks at what rolls back generation n, whose record is r: on a disk
+// that is full it must be there, complete, when a version on trial fails. Its link is
 // missing in a store that was just about to use it, as it is renamed.
 func (l *looker) prepared(n uint64, r *record) {
 	dir := filepath.Join(l.root, fmt.Sprintf(".generations/%d.fallback", n))
@@ -40,7 +40,7 @@ func (l *looker) prepared(n uint64, r *record) {
 		err = json.Unmarshal(text, p)
 	}
 	if err != nil || !bytes.Equal(text, backup) {
-		l.torn("what falls back from generation %d has no record that is whole: %v", n, err)
+		l.torn("what falls back from generation %d has no record that is intact: %v", n, err)
 		return
 	}
 	l.sealed(n+2, text)

@@ -29,13 +29,13 @@ type entry struct {
 	Size                             int64
 }
 
-// version looks at one version: whatever has its final name is complete.
-func (l *looker) version(folder string, r *record) {
-	version, dir := versionOf(folder), filepath.Join(l.root, folder)
-	counts := folder == Folder(l.root, version)
+// version looks at one version: a directory with its final name is complete.
+func (l *looker) version(directory string, r *record) {
+	version, dir := versionOf(directory), filepath.Join(l.root, directory)
+	counts := directory == Directory(l.root, version)
 	about := version // in problems
 	if !counts {
-		about = folder // made anew, and no link leads to it yet
+		about = directory // rebuilt, and no link leads to it yet
 	}
 	if _, err := os.Lstat(filepath.Join(dir, ".ota")); l.adopted && errors.Is(err, fs.ErrNotExist) {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
@@ -207,7 +207,7 @@ func Fingerprint(dir string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// Stray lists what is below dir and not below one of the folders that are allowed
+// Stray lists what is below dir and not below one of the directories that are allowed
 // (paths relative to dir).
 func Stray(dir string, allowed ...string) ([]string, error) {
 	var stray []string

@@ -173,11 +173,11 @@ func (t *Trial) recordings(ctx context.Context) (_ []*weak.Recording, err error)
 		}
 		first[kind] = true
 		same, failing, on := whole.Same(c.Point), false, c.Name == "unlink"
-		r := try.Get(t.record(ctx, func(c *crashpoint.Call) crashpoint.Verdict {
+		r := try.Get(t.record(ctx, func(c *crashpoint.Call) crashpoint.Action {
 			if failing = failing && on || same(c); failing {
-				return crashpoint.Verdict{Errno: unix.EIO}
+				return crashpoint.Action{Errno: unix.EIO}
 			}
-			return crashpoint.Verdict{}
+			return crashpoint.Action{}
 		}))
 		logs = append(logs, r)
 	}
@@ -207,7 +207,7 @@ func (t *Trial) blocksOn(ctx context.Context, fs blocks.Filesystem) (found strin
 	defer os.RemoveAll(dir)
 	r := try.Get(blocks.RecordFlow(ctx, t.World, t.bad, t.Flow, fs.Name, fs.Size, filepath.Join(dir, "run")))
 	defer r.Close()
-	_, err = r.Judge(ctx, r.Plan(states, 1), 20, func(f *blocks.Finding) bool {
+	_, err = r.Check(ctx, r.Plan(states, 1), 20, func(f *blocks.Finding) bool {
 		if f.Err == nil {
 			found = fmt.Sprintf("%s %v", f.Line(r), f.Problems[0])
 		}

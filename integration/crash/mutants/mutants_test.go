@@ -58,7 +58,7 @@ func TestMutants(t *testing.T) {
 	}
 	b.Syncs = true
 	chosen := try.Get(regexp.Compile(os.Getenv("MUTANT")))
-	// The programs as they are are seen by nobody, or a mutant would be seen for nothing.
+	// The programs as they are are seen by no engine, or a mutant would be seen for nothing.
 	controls := make(map[mutants.Catcher]bool)
 	control := func(t *testing.T, by mutants.Catcher) {
 		if _, isCrash := by.(mutants.Crash); !isCrash || controls[by] {

@@ -17,29 +17,29 @@ import (
 // weakest rules that POSIX allows:
 //
 //   - A name (made, linked, renamed, removed) is durable after an fsync of its
-//     folder, and not before.
+//     directory, and not before.
 //   - What a file holds, its length and its mode are durable after an fsync of the
 //     file, which says nothing about its name.
-//   - A syncfs makes durable whatever is on its file system.
+//   - A syncfs makes durable all that is on its file system.
 //   - A sync that failed makes nothing durable, and no later one makes up for it: the
 //     kernel may have dropped what it could not write.
 //   - sync_file_range promises nothing.
 //
-// What is not durable may be there or not, each change for itself, whatever came
-// before or after it. So a rename from one folder to another may leave both names,
+// What is not durable may be there or not, each change for itself, also without those that came
+// before or after it. So a rename from one directory to another may leave both names,
 // or none. Two things are taken to be one, because no program could be right
-// without: a rename within one folder is done or not, and a name that is given to
+// without: a rename within one directory is done or not, and a name that is given to
 // another file is the old or the new one, never gone. The text of a symlink comes
 // with the link, since nothing could make it durable alone.
 
-// A Disk is some folders, as they are now and as a power cut may leave them.
+// A Disk is some directories, as they are now and as a power cut may leave them.
 type Disk struct {
 	tops  map[string]*Inode
 	files map[crashpoint.ID]*Inode
 	clean map[*Inode]*Node // of what nothing is pending, see Crash
 }
 
-// An Inode is a file, folder or link, whatever its names are. Its fields say how it
+// An Inode is a file, directory or link, under any of its names. Its fields say how it
 // is now.
 type Inode struct {
 	ID     crashpoint.ID
@@ -64,7 +64,7 @@ type Change struct {
 	Point int
 	// Lost: a sync of it failed. It may yet be there, but nothing makes it durable.
 	Lost bool
-	// Names are the names of a folder that it changed: two if it renamed within it.
+	// Names are the names of a directory that it changed: two if it renamed within it.
 	Names []Name
 	// Data is what the file held from then on; nil: it did not change that.
 	Data *Blob
@@ -79,10 +79,10 @@ type Name struct {
 	Is   *Inode
 }
 
-// NewDisk makes a disk with folders, by their paths, which are durable.
-func NewDisk(folders map[string]*Node) *Disk {
+// NewDisk makes a disk with directories, by their paths, which are durable.
+func NewDisk(directories map[string]*Node) *Disk {
 	d := &Disk{tops: make(map[string]*Inode), files: make(map[crashpoint.ID]*Inode)}
-	for name, n := range folders {
+	for name, n := range directories {
 		d.tops[filepath.Clean(name)] = d.add(n)
 	}
 	return d
@@ -104,8 +104,8 @@ func (d *Disk) add(n *Node) *Inode {
 	return i
 }
 
-// Unsettle takes name as if it had got its meaning a moment ago, and nobody had synced
-// its folder since. It is an error if there is no such name.
+// Unsettle takes name as if it had got its meaning a moment ago, and no program had synced
+// its directory since. It is an error if there is no such name.
 func (d *Disk) Unsettle(name string) error {
 	dir, base, err := d.parent(name)
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *Disk) Unsettle(name string) error {
 	return nil
 }
 
-// Top is the path of the folder of the disk that name is in, or is; empty: it is in none.
+// Top is the path of the directory of the disk that name is in, or is; empty: it is in none.
 func (d *Disk) Top(name string) string {
 	for top := range d.tops {
 		if name == top || strings.HasPrefix(name, top+"/") {
@@ -204,7 +204,7 @@ func (i *Inode) walk(at string, f func(string, *Inode)) {
 	}
 }
 
-// MayHold is whatever a power cut may leave in the folder i, each once, in an order
+// MayHold is what a power cut may leave in the directory i, each once, in an order
 // that is the same each time.
 func (i *Inode) MayHold() []*Inode {
 	var all []*Inode

@@ -112,7 +112,7 @@ func TestLogs(t *testing.T) {
 		if !t.Run(f.Name, func(t *testing.T) {
 			r := recorded(t, f)
 			calls += len(r.Calls)
-			judgeLog(t, r)
+			checkLog(t, r)
 			for _, text := range r.Unlocked {
 				t.Errorf("flow=%s %s", f.Name, text)
 			}
@@ -123,8 +123,8 @@ func TestLogs(t *testing.T) {
 	tier.Sum("logs", calls, calls, failed, began)
 }
 
-// judgeLog is what can be said of a log without states.
-func judgeLog(t *testing.T, r *weak.Recording) {
+// checkLog is what can be said of a log without states.
+func checkLog(t *testing.T, r *weak.Recording) {
 	t.Helper()
 	found, err := r.Undone()
 	if err != nil {
@@ -138,7 +138,7 @@ func judgeLog(t *testing.T, r *weak.Recording) {
 	}
 }
 
-// Whatever power cuts leave of a flow of which a sync failed is what was said, too: above
+// All that power cuts leave of a flow of which a sync failed is what was said, too: above
 // all no sync is tried again. What fails is a sample of all.
 func TestWeakAfterErrors(t *testing.T) {
 	seed, began := tier.Seed(t), time.Now()
@@ -179,7 +179,7 @@ func TestWeakAfterErrors(t *testing.T) {
 	tier.Sum("weak model after errors", made, total, failed, began)
 }
 
-// failing lets the sync at a point of whole fail, and judges what power cuts leave then.
+// failing lets the sync at a point of whole fail, and checks what power cuts leave then.
 func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point int, seed uint64) {
 	defer try.Fatal(t)
 	// Not on a disk that gives the number of a file to another one.
@@ -188,13 +188,13 @@ func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point in
 	site := try.Get(prepared.Clone(filepath.Join(dir, "site")))
 	defer site.Remove()
 	same := whole.Same(point)
-	r := try.Get(weak.RecordAt(t.Context(), site, whole.Flow, func(c *crashpoint.Call) (v crashpoint.Verdict) {
+	r := try.Get(weak.RecordAt(t.Context(), site, whole.Flow, func(c *crashpoint.Call) (v crashpoint.Action) {
 		if same(c) {
 			v.Errno = unix.EIO
 		}
 		return v
 	}))
-	judgeLog(t, r)
+	checkLog(t, r)
 	try.Get(r.Weak(t.Context(), theWorld(t), weak.Options{Most: tier.Of(10, 20, 60), Seed: seed, Enough: 1}, func(line string) { t.Error(line) }))
 	if t.Failed() {
 		t.Errorf("once more: OTA_SEED=%d go test ./integration/crash/weak -run TestWeakAfterErrors -v -crash.flow %s -crash.point %d", seed, whole.Flow.Name, point)
@@ -204,7 +204,7 @@ func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point in
 // statesCounted is how many a nightly run made when it was counted last: there is no end of them.
 const statesCounted = 874_425
 
-// Whatever power cuts leave of a flow by the weakest rules is a whole state of the
+// All that power cuts leave of a flow by the weakest rules is an intact state of the
 // store, is what was said, and leads on.
 func TestWeak(t *testing.T) {
 	began := time.Now()
@@ -240,8 +240,14 @@ func TestWeak(t *testing.T) {
 
 // unseen are kinds of syncs whose loss nothing shows, and why.
 var unseen = map[string]string{
-	"fsync ..":              "the syncfs of the stage, which comes before anything is promised, makes the store's name durable, too",
-	"fsync .spool/.N.jsonN": "a note that is not whole is none: what is lost is time",
+	"fsync ..":                           "the syncfs of the stage, which comes before anything is promised, makes the store's name durable, too",
+	"fsync .spool/.N.jsonN":              "a note that is not intact is none: what is lost is time",
+	"fsync .spool/.newest-channel-dateN": "a date that is lost is learned again from the next file of the channel",
+	"fsync ..follow.jsonN":               "a state of the follower that is not intact is a new one: the server says again what should run",
+
+	"fsync ../run/dry-run-N":          "the run directory is in memory",
+	"fsync ../run/dry-run-N/.N.jsonN": "the run directory is in memory",
+	"fsync ../run/dry-run-N/N.part":   "the run directory is in memory",
 }
 
 // A program that does not make one kind of sync is found: each kind is taken out of the

@@ -33,7 +33,7 @@ func (m *Mirror) Show(n *Node) error {
 	err := m.show(m.dir, m.shown, n)
 	m.shown = n
 	if err != nil {
-		m.shown = nil // nobody knows what is there
+		m.shown = nil // what is there is unknown
 		_ = os.RemoveAll(m.dir)
 	}
 	return err

@@ -17,7 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A Node is a tree that nobody changes any more: what was found on a disk, or what
+// A Node is a tree that does not change any more: what was found on a disk, or what
 // a power cut leaves of it.
 type Node struct {
 	ID     crashpoint.ID
@@ -29,7 +29,7 @@ type Node struct {
 	sum [sha256.Size]byte // of all of it but the IDs; zero: not asked yet
 }
 
-// A Blob is what a file holds. Nobody changes it.
+// A Blob is what a file holds. It does not change.
 type Blob struct {
 	bytes []byte
 	sum   [sha256.Size]byte // zero: not asked yet
@@ -96,7 +96,7 @@ func (n *Node) Sum() [sha256.Size]byte {
 	return n.sum
 }
 
-// ReadNode reads the folder dir with all that is in it.
+// ReadNode reads the directory dir with all that is in it.
 func ReadNode(dir string) (*Node, error) {
 	return read(dir, make(map[crashpoint.ID]*Node))
 }
@@ -132,7 +132,7 @@ func read(name string, seen map[crashpoint.ID]*Node) (_ *Node, err error) {
 	return n, nil
 }
 
-// Crash is what a power cut leaves of the folder top. keep says which of the pending
+// Crash is what a power cut leaves of the directory top. keep says which of the pending
 // changes of an inode are there, by their place in Pending; data says what a file
 // holds of which some change of its data is pending.
 func (d *Disk) Crash(top string, keep func(i *Inode, pending int) bool, data func(*Inode) *Blob) *Node {
@@ -230,7 +230,7 @@ func (n *Node) write(name string, files map[*Node]string) (err error) {
 	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
 }
 
-// Copy is n, to be changed before anybody asks for its Sum.
+// Copy is n, to be changed before a caller asks for its Sum.
 func (n *Node) Copy() *Node {
 	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Play does what c did. It is an error if c cannot have been called on this disk:
-// then a call is missing in the log. What is outside of all folders changes nothing.
+// then a call is missing in the log. What is outside of all directories changes nothing.
 func (d *Disk) Play(c *crashpoint.Call) error {
 	d.clean = nil
 	if err := d.play(c); err != nil {
@@ -173,14 +173,14 @@ func (d *Disk) rename(c *crashpoint.Call) (err error) {
 	return nil
 }
 
-// parent is the folder that name is in. nil: it is outside of the disk.
+// parent is the directory that name is in. nil: it is outside of the disk.
 func (d *Disk) parent(name string) (dir *Inode, base string, err error) {
 	if d.Top(name) == "" || d.tops[name] != nil {
 		return nil, "", nil
 	}
 	dir = d.Lookup(filepath.Dir(name))
 	if dir == nil || !dir.Type.IsDir() {
-		return nil, "", fmt.Errorf("there is no folder %s", filepath.Dir(name))
+		return nil, "", fmt.Errorf("there is no directory %s", filepath.Dir(name))
 	}
 	return dir, filepath.Base(name), nil
 }

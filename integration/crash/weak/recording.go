@@ -21,7 +21,7 @@ import (
 // A Recording is one run of a flow.
 type Recording struct {
 	Flow *flows.Flow
-	// Dir is the site's folder, Root its store, when it was recorded; the site is gone.
+	// Dir is the site's directory, Root its store, when it was recorded; the site is gone.
 	Dir, Root string
 	Before    *Node // of Dir
 	Calls     []crashpoint.Call
@@ -57,13 +57,13 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	verdict := f.Plan(s, plan)
-	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Verdict {
+	decide := f.Plan(s, plan)
+	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Action {
 		r.watch(c)
-		if verdict == nil {
-			return crashpoint.Verdict{}
+		if decide == nil {
+			return crashpoint.Action{}
 		}
-		return verdict(c)
+		return decide(c)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("flow %s: %w", f.Name, err)
@@ -73,7 +73,7 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	if plan == nil && exit != f.Exit {
 		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
 	}
-	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Kept: kept}).Judge()
+	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Kept: kept}).Check()
 	return r, nil
 }
 
@@ -83,8 +83,8 @@ type ExitError struct{ text string }
 func (e *ExitError) Error() string { return e.text }
 
 // watch looks whether the lock is held that c needs, by trying to get it: at this
-// moment nobody moves, so who must have it has it or never took it. Names of the
-// store's folder that are made once for ever need none.
+// moment all threads are stopped, so who must have it has it or never took it. Names of the
+// store's directory that are made once for ever need none.
 func (r *Recording) watch(c *crashpoint.Call) {
 	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "open" && !c.File.Made {
 		return
@@ -104,9 +104,14 @@ func (r *Recording) watch(c *crashpoint.Call) {
 		case rel == "." || strings.HasSuffix(top, "lock") || strings.HasSuffix(top, "lock.new"):
 			continue
 		case strings.Contains(top, ".clean-shutdown"):
-			continue // a shutdown must not wait for anybody
+			continue // a shutdown must not wait for a lock
 		case below == "" && (c.Name == "mkdir" || c.Name == "symlink") && top != ".active":
 			continue
+		case strings.Contains(top, ".follow.json") || strings.Contains(below, "newest-channel-date"): // only the follower writes them, and there is one
+			run, err := filepath.Rel(r.Root, filepath.Join(r.Dir, "run"))
+			if err == nil {
+				locks = []string{filepath.Join(run, ".follow.lock")}
+			}
 		case strings.HasPrefix(top, ".staging") && !strings.HasPrefix(below, "repair") || top == ".spool" || strings.Contains(top, ".revoked.json"):
 			locks = append(locks, ".install.lock") // either of them
 		}
@@ -120,7 +125,7 @@ func (r *Recording) watch(c *crashpoint.Call) {
 	}
 }
 
-// held reports whether somebody has the lock file name locked.
+// held reports whether a process has the lock file name locked.
 func held(name string) bool {
 	f, err := os.Open(name)
 	if err != nil {
@@ -147,7 +152,7 @@ func (r *Recording) Kind(c *crashpoint.Call) string { return c.Name + " " + r.ki
 
 // kind is a path of the store with numbers and names of versions left out.
 func (r *Recording) kind(name string) string {
-	// In whatever site it was: its store has a name of its own.
+	// In any site: its store has a name of its own.
 	if _, rel, ok := strings.Cut(name, "/"+filepath.Base(r.Root)+"/"); ok {
 		return general.ReplaceAllString(rel, "N")
 	}
@@ -185,7 +190,7 @@ func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
 	}
 }
 
-// Scratch makes a folder for what is made and read many times: in memory, if it can
+// Scratch makes a directory for what is made and read many times: in memory, if it can
 // be. The caller removes it.
 func Scratch() (string, error) {
 	for _, dir := range []string{"/dev/shm", ""} {

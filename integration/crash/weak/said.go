@@ -20,7 +20,7 @@ import (
 var passing = regexp.MustCompile(`^\.((install\.)?lock(\.new)?|spool|(\.active|current|previous|factory)[0-9]+)$`)
 
 // Undone is what a power cut behind the last call takes of what a run did that said that
-// it is done; what it did outside of its folders; and a download that is begun too early.
+// it is done; what it did outside of its directories; and a download that is begun too early.
 // The error is of a log that is not complete.
 func (r *Recording) Undone() (found []string, err error) {
 	defer try.End(&err)

@@ -1,12 +1,12 @@
-// Package weak judges what the real programs do by what they ask of the disk: whatever
-// power cuts may leave of the logs of the flows must be a whole store and what was said.
+// Package weak checks what the real programs do by what they ask of the disk: all that
+// power cuts may leave of the logs of the flows must be an intact store and what was said.
 //
 //	recording.go a flow and its log
 //	said.go      what is promised and is seen in the log alone
 //	disk.go      a disk that a log is played on (play.go), of which a power cut leaves
 //	             trees (node.go), which are shown at one place (mirror.go)
 //	weak.go      what power cuts may leave at each point of a log
-//	judge.go     whether that is as it must be
+//	check.go     whether that is as it must be
 //
 // States are made by the weakest rules that POSIX allows (see disk.go), at every
 // point of a log. No file system is as bad; but each of them does some of it, and a
@@ -29,11 +29,11 @@ import (
 
 // A Run is what states are made of.
 type Run struct {
-	// Root is the path of the store. Before is the one folder that was there, by its
+	// Root is the path of the store. Before is the one directory that was there, by its
 	// path, all of it durable: the store or one that it is in.
 	Root   string
 	Before map[string]*Node
-	// Lost are the paths of folders that no power cut leaves, as /run.
+	// Lost are the paths of directories that no power cut leaves, as /run.
 	Lost  []string
 	Calls []crashpoint.Call
 }
@@ -44,8 +44,8 @@ type State struct {
 	// there: with the seed of Each it is enough to have the state again.
 	Point int
 	How   string
-	Tree  *Node // the one folder of Before
-	// Seen is Tree without what is in the store's folders for what is half: that has
+	Tree  *Node // the one directory of Before
+	// Seen is Tree without what is in the store's directories for what is half: that has
 	// to be of no account.
 	Seen *Node
 	// Disk is as it is before the power goes. It is not to be changed.
@@ -61,7 +61,7 @@ const block = 4096
 // returns false. The error is of a log that is not complete.
 func Each(r Run, most int, seed uint64, yield func(State) bool) error {
 	if len(r.Before) != 1 {
-		return fmt.Errorf("%d folders to play on, want one", len(r.Before))
+		return fmt.Errorf("%d directories to play on, want one", len(r.Before))
 	}
 	d := NewDisk(r.Before)
 	for top := range r.Before {
@@ -94,7 +94,7 @@ type model struct {
 	yield func(State) bool
 
 	choices []choice
-	free    int // choices[:free] are seen by whoever looks at the store, the others not
+	free    int // choices[:free] are seen by a reader of the store, the others not
 	left    map[*Inode][]bool
 	variant map[*Inode]int
 	rand    *rand.Rand
@@ -246,7 +246,7 @@ func (m *model) find() {
 	visit(m.disk.Lookup(m.top))
 	m.sort(0)
 	m.free = len(m.choices)
-	// Now what is only to be seen through the folders for what is half.
+	// Now what is only to be seen through the directories for what is half.
 	halves := dull
 	dull = nil
 	for _, is := range halves {
@@ -290,18 +290,18 @@ func (m *model) emit(point int, how string, bits []int) bool {
 	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen, Disk: m.disk})
 }
 
-// without is tree, which is at top, without the folders named, or without what is in them.
-func without(tree *Node, top string, names []string, folders bool) *Node {
+// without is tree, which is at top, without the directories named, or without what is in them.
+func without(tree *Node, top string, names []string, directories bool) *Node {
 	for _, name := range names {
 		rel, ok := strings.CutPrefix(name, top+"/")
 		if ok {
-			tree = prune(tree, strings.Split(rel, "/"), folders)
+			tree = prune(tree, strings.Split(rel, "/"), directories)
 		}
 	}
 	return tree
 }
 
-func prune(n *Node, names []string, folder bool) *Node {
+func prune(n *Node, names []string, directory bool) *Node {
 	if n == nil || n.Names == nil {
 		return n
 	}
@@ -314,10 +314,10 @@ func prune(n *Node, names []string, folder bool) *Node {
 	}
 	next := n.Copy()
 	next.Names = maps.Clone(n.Names)
-	if folder && len(names) == 1 {
+	if directory && len(names) == 1 {
 		delete(next.Names, names[0])
 	} else {
-		next.Names[names[0]] = prune(sub, names[1:], folder)
+		next.Names[names[0]] = prune(sub, names[1:], directory)
 	}
 	return next
 }
@@ -392,7 +392,7 @@ func slice(b []byte, from, to int) []byte {
 	return b[min(from, len(b)):min(to, len(b))]
 }
 
-// Twice reports whether the folder id has more than one name in tree. A disk on which
+// Twice reports whether the directory id has more than one name in tree. A disk on which
 // it had would be one where removing what is below the one removes it of the other.
 func Twice(tree *Node, id crashpoint.ID) bool {
 	names := 0

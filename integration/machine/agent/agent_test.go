@@ -119,7 +119,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// A call that is cancelled returns at once, its program is killed, and others go on.
+// A call that is cancelled returns at once, its program is killed, and others continue.
 func TestCancelKills(t *testing.T) {
 	c, far := relay(t)
 	plug(t, far, "boot-1")

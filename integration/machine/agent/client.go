@@ -256,9 +256,9 @@ func (c *Client) Exec(ctx context.Context, argv ...string) (Result, error) {
 	return Result{Stdout: string(r.Out), Stderr: string(r.Err), Code: r.Code}, nil
 }
 
-// WriteFile puts data at the absolute path with mode, making the folders above
+// WriteFile puts data at the absolute path with mode, making the directories above
 // it (0755). It replaces what was there, also a symbolic link; when it returns
-// nil the file is whole and durable, and until then the old one is.
+// nil the file is intact and durable, and until then the old one is.
 func (c *Client) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
 	_, err := c.do(ctx, fmt.Sprintf("write %q", path), request{Op: "write", Path: path, Mode: mode, Data: data})
 	return err

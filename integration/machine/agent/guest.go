@@ -44,7 +44,7 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, bootID string) error {
 		case r.Op == "ping":
 			g.say(reply{ID: r.ID})
 		case r.To != g.session:
-			// Meant for the boot or the agent before: whoever sent it must learn that
+			// Meant for the boot or the agent before: the sender must learn that
 			// they are gone.
 			g.say(reply{})
 		case r.Op == "cancel":
@@ -55,7 +55,7 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, bootID string) error {
 			ctx, cancel := context.WithCancel(ctx)
 			g.cancels.Store(r.ID, cancel)
 			tasks.Go(func() {
-				answer := carryOut(ctx, r)
+				answer := execute(ctx, r)
 				answer.ID = r.ID
 				g.cancels.Delete(r.ID)
 				cancel()
@@ -80,7 +80,7 @@ func (g *guest) say(r reply) {
 	g.conn.Write(line)
 }
 
-func carryOut(ctx context.Context, r request) (answer reply) {
+func execute(ctx context.Context, r request) (answer reply) {
 	var err error
 	switch r.Op {
 	case "exec":
@@ -102,7 +102,7 @@ func carryOut(ctx context.Context, r request) (answer reply) {
 }
 
 // A program of a test starts with this and nothing else: what the agent itself
-// got from systemd (NOTIFY_SOCKET, INVOCATION_ID) would make it believe that it
+// got from systemd (NOTIFY_SOCKET, INVOCATION_ID) would make it trust that it
 // is the agent's service.
 var cleanEnv = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -133,7 +133,7 @@ func run(ctx context.Context, argv []string) (reply, error) {
 	if cmd.ProcessState == nil {
 		return reply{}, err
 	}
-	// However Run ended, the program has, and nobody waits for one that ctx killed.
+	// However Run ended, the program has, and no caller waits for one that ctx killed.
 	code := cmd.ProcessState.ExitCode()
 	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
 		code = 128 + int(ws.Signal())
@@ -158,7 +158,7 @@ func writeFile(path string, mode fs.FileMode, data []byte) (err error) {
 }
 
 // makeDirs makes dir and what is missing above it, each durable by the fsync of
-// the folder that got the new name.
+// the directory that got the new name.
 func makeDirs(dir string) (err error) {
 	defer try.End(&err)
 	err = os.Mkdir(dir, 0o755)

@@ -79,7 +79,7 @@ func dial() (io.ReadWriteCloser, error) {
 	return nil, fmt.Errorf("none of the %d virtio-serial ports is called %q", len(names), PortName)
 }
 
-// port is a virtio-serial port. Nobody at the other end is an end of file to the
+// port is a virtio-serial port. No process at the other end is an end of file to the
 // kernel, and passes: a machine restored from a snapshot gets its host later.
 type port struct{ *os.File }
 

@@ -70,7 +70,7 @@ func (c *Container) bootOnce(number int) error {
 	defer func() { <-logged }()
 	c.console.Note("boot %d, ID %s", number, id)
 
-	// Held open until the end: a terminal that nobody has open for a moment reads
+	// Held open until the end: a terminal that is closed for a moment reads
 	// as ended.
 	defer slave.Close()
 	cmd, failure, err := c.spawn(id, slave)
@@ -99,7 +99,7 @@ func (c *Container) bootOnce(number int) error {
 }
 
 // spawn starts ota-container-init in namespaces and in the machine's cgroup.
-// From failure comes why it could not go on; nothing if systemd runs.
+// From failure comes why it could not continue; nothing if systemd runs.
 func (c *Container) spawn(bootID string, console *os.File) (cmd *exec.Cmd, failure *os.File, err error) {
 	defer try.End(&err)
 	plan := c.plan

@@ -4,7 +4,7 @@
 // systemd but no kernel can be many.
 //
 //	/                     the Debian root with Options.Overlay over it; read-only
-//	/data                 a folder of the host; all that survives a boot
+//	/data                 a directory of the host; all that survives a boot
 //	/opt/tope             /data/opt-tope
 //	/etc/ota              /data/etc-ota
 //	/var/lib/ota          /data/var-lib-ota
@@ -18,7 +18,7 @@
 // are the host's and do not start again with a boot.
 //
 // It needs root and what Missing names. The machine dies with the process that
-// started it, whatever happens to that; a later Start removes what a killed
+// started it, also when that is killed; a later Start removes what a killed
 // process could not.
 package container
 
@@ -36,6 +36,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/machine/host"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -54,7 +55,7 @@ type Options struct {
 	Writable bool
 }
 
-// binds are the folders of the data disk that the guest has in other places.
+// binds are the directories of the data disk that the guest has in other places.
 var binds = []Bind{
 	{From: "opt-tope", To: "/opt/tope"},
 	{From: "etc-ota", To: "/etc/ota"},
@@ -63,9 +64,9 @@ var binds = []Bind{
 
 // Container is a running machine. It is a machine.Machine.
 type Container struct {
-	agent.Remote
+	host.Remote
 	dir     *stateDir
-	cgroup  string // folder of the host's cgroup2
+	cgroup  string // directory of the host's cgroup2
 	plan    Plan
 	console *agent.Console
 	agents  io.Closer // listens for the agents
@@ -146,7 +147,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	return c, nil
 }
 
-// prepare makes the folders, the cgroup and the socket that all boots share.
+// prepare makes the directories, the cgroup and the socket that all boots share.
 func (c *Container) prepare(root string, p programs, o Options) (err error) {
 	defer try.End(&err)
 	in := c.dir.path
@@ -220,8 +221,8 @@ func (c *Container) kill() {
 	}
 }
 
-// Freeze stops the machine's PID 1, which then answers nobody, until the next
-// boot. Everything else goes on.
+// Freeze stops the machine's PID 1, which then answers no call, until the next
+// boot. Everything else continues.
 func (c *Container) Freeze() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

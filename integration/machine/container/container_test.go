@@ -137,7 +137,7 @@ WantedBy=sysinit.target
 	}
 }
 
-// Whatever ends a boot, /data survives it and nothing else does.
+// With any end of a boot, /data survives it and nothing else does.
 func TestWhatSurvives(t *testing.T) {
 	defer try.Fatal(t)
 	c := machine.StartContainer(t, container.Options{})

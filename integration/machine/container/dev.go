@@ -27,7 +27,7 @@ func makeDev(p Plan) (err error) {
 		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
 			return &fs.PathError{Op: "mknod", Path: path, Err: err}
 		}
-		if err := os.Chmod(path, 0o666); err != nil { // whatever the umask took
+		if err := os.Chmod(path, 0o666); err != nil { // what the umask took
 			return err
 		}
 	}

@@ -87,8 +87,8 @@ func buildPrograms(ctx context.Context) (programs, error) {
 // namePrefix begins the names of everything a machine has on the host.
 const namePrefix = "ota-container-"
 
-// stateDir is the folder of a machine in the host's folder for temporary files.
-// Who made it holds a lock on it: a folder without a locker is a leftover. The
+// stateDir is the directory of a machine in the host's directory for temporary files.
+// Who made it holds a lock on it: a directory without a locker is a leftover. The
 // machine's cgroup has the same name.
 type stateDir struct {
 	path string
@@ -112,11 +112,11 @@ func newStateDir() (*stateDir, error) {
 			os.Remove(path)
 			return nil, err
 		}
-		// Somebody's sweep found it before it was locked.
+		// Another sweep found it before it was locked.
 	}
 }
 
-// lockDir locks the folder at path, if nobody else has.
+// lockDir locks the directory at path, if no other process has.
 func lockDir(path string) (*os.File, error) {
 	d, err := os.Open(path)
 	if err != nil {
@@ -142,20 +142,20 @@ func (d *stateDir) makeCgroup() (string, error) {
 	return path, os.Mkdir(path, 0o755)
 }
 
-// remove takes the machine's cgroup and folder from the host. Its processes are
+// remove takes the machine's cgroup and directory from the host. Its processes are
 // dead.
 func (d *stateDir) remove() error {
 	defer d.lock.Close()
 	cgroup, err := d.cgroup()
 	if err == nil {
-		// Nobody is left in it, unless its init lost its parent without a signal.
+		// No process is left in it, unless its init lost its parent without a signal.
 		os.WriteFile(filepath.Join(cgroup, "cgroup.kill"), []byte("1"), 0)
 		err = removeCgroup(cgroup)
 	}
 	if err != nil {
 		return err
 	}
-	// The folder goes last: with it goes what tells a sweep of the cgroup.
+	// The directory goes last: with it goes what tells a sweep of the cgroup.
 	return os.RemoveAll(d.path)
 }
 
@@ -185,7 +185,7 @@ func removeCgroup(path string) (err error) {
 }
 
 // sweep removes what processes that were killed left of their machines. Those
-// died with them; only folders and cgroups stay. What cannot be removed is left
+// died with them; only directories and cgroups stay. What cannot be removed is left
 // to the next sweep.
 func sweep() {
 	left, _ := filepath.Glob(filepath.Join(os.TempDir(), namePrefix+"*"))

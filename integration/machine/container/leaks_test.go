@@ -13,8 +13,8 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 )
 
-// onHost is everything that the machine whose folder is dir has on the host:
-// folder, mounts, cgroup and processes.
+// onHost is everything that the machine whose directory is dir has on the host:
+// directory, mounts, cgroup and processes.
 func onHost(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	name := filepath.Base(dir)
@@ -29,7 +29,7 @@ func onHost(t *testing.T, dir string) (found []string) {
 	return append(found, processes(t, name)...)
 }
 
-// processes are the processes in the machine's cgroup, and whoever else has one
+// processes are the processes in the machine's cgroup, and others that have one
 // of its mounts.
 func processes(t *testing.T, name string) (found []string) {
 	t.Helper()

@@ -16,7 +16,7 @@ type Plan struct {
 	Dir     string // of the machine: lower/ and root/ are empty, and mounted on; files/ goes over Root
 	Root    string // the Debian root; only read
 	Data    string // becomes /data
-	Agent   string // folder of the agent's socket
+	Agent   string // directory of the agent's socket
 	AgentAt string // where the guest sees it
 	BootID  string // the boot's ID, a UUID
 	Console string // device that becomes /dev/console
@@ -26,7 +26,7 @@ type Plan struct {
 	Writable bool // the root, with its changes in Dir/upper
 }
 
-// A Bind shows the folder From of /data at the guest's path To too.
+// A Bind shows the directory From of /data at the guest's path To too.
 type Bind struct{ From, To string }
 
 // BootIDFile is where the guest has its boot ID too. A unit whose sandbox mounts
@@ -34,7 +34,7 @@ type Bind struct{ From, To string }
 // there, unless this file is bound over it again.
 const BootIDFile = "/run/ota-test-boot-id"
 
-// systemd is what runs in the end.
+// systemd is the current version in the end.
 const systemd = "/lib/systemd/systemd"
 
 // Init is what happens between the clone of a container's namespaces and the first
@@ -42,7 +42,7 @@ const systemd = "/lib/systemd/systemd"
 // the virtual machine. It runs as PID 1 of the new namespaces, in the program
 // ota-container-init, and returns only when it cannot become systemd.
 //
-// Every mount is made in the new mount namespace, which nobody else is in: it
+// Every mount is made in the new mount namespace, which has no other process: it
 // goes when the last process in it does, however that ends, and nothing needs to
 // be unmounted.
 //

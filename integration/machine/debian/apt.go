@@ -38,7 +38,7 @@ Acquire::https::Timeout "30";
 `
 
 // unpackScript adds the files of packages to the tree $1, without those in the
-// folders $2, and says in the status $3 (empty: nowhere) that they are installed. The
+// directories $2, and says in the status $3 (empty: nowhere) that they are installed. The
 // tree has a merged /usr, which not all packages know of. apt has checked each package
 // against the signed lists.
 const unpackScript = `umask 022
@@ -71,7 +71,7 @@ func output(ctx context.Context, dir string, env []string, argv ...string) ([]by
 }
 
 // fetch unpacks Debian packages into root: of all that names depend on, those that pick
-// takes, as "libc6=2.36-9". The lists are always fetched anew: old ones name versions
+// takes, as "libc6=2.36-9". The lists are always fetched again: old ones name versions
 // that the mirrors no longer have. status: see unpackScript.
 func fetch(ctx context.Context, v Variant, root string, names, leftOut []string, status string, pick func(all []string) []string) (_ []string, err error) {
 	defer try.End(&err)
@@ -124,7 +124,7 @@ func named(all []string, is bool, some ...string) []string {
 	})
 }
 
-// Tools returns a folder with the files of Debian packages of Debian 12 for amd64, without those
+// Tools returns a directory with the files of Debian packages of Debian 12 for amd64, without those
 // that they depend on: programs for a test to run, on this machine or in a guest.
 // Nothing is installed, so no service is started by it.
 func Tools(ctx context.Context, packages ...string) (dir string, err error) {

@@ -27,7 +27,7 @@ var Arches = []Arch{AMD64, ARM64}
 // Facts are all that depends on the processor.
 type Facts struct {
 	Name    string      // as Debian, Go and the targets of `make build-…` call it
-	Triplet string      // of the libraries' folder, /usr/lib/<Triplet>
+	Triplet string      // of the libraries' directory, /usr/lib/<Triplet>
 	Linker  string      // of programs that are not static, in the root
 	Kernel  string      // the package that depends on the suite's newest kernel
 	Packed  bool        // the kernel is a bzImage: what QEMU enters at once has to be taken out of it

@@ -18,8 +18,8 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// RepoDir finds the folder of this repository's go.mod, from the working
-// directory upwards: tests run in their package's folder, demos in the root.
+// RepoDir finds the directory of this repository's go.mod, from the working
+// directory upwards: tests run in their package's directory, demos in the root.
 func RepoDir() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -50,11 +50,11 @@ func cacheDir() (_ string, err error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// Entry returns the folder name of the cache. When there is none, build is called
-// with a new, empty folder, which is put in place by one rename. Two processes that
+// Entry returns the directory name of the cache. When there is none, build is called
+// with a new, empty directory, which is put in place by one rename. Two processes that
 // want the same entry build it once: the second waits. An entry that was used is marked
 // by its mtime, and the ones of the same kind (what is before the first dash) that
-// nobody used lately are removed when a new one is made.
+// no test used lately are removed when a new one is made.
 func Entry(ctx context.Context, name string, build func(ctx context.Context, dir string) error) (_ string, err error) {
 	defer try.End(&err)
 	cache := try.Get(cacheDir())
@@ -80,7 +80,7 @@ func Entry(ctx context.Context, name string, build func(ctx context.Context, dir
 	return dir, nil
 }
 
-// The eight entries of a kind that were used last are kept, and whatever was used
+// The eight entries of a kind that were used last are kept, and all that were used
 // within two hours, since a running test may hold it. 8 images are about 600 MB.
 const (
 	sweepKeep  = 8

@@ -1,7 +1,7 @@
 // Package debian makes what the test machines run: a Debian root (see Suite) with a real
 // systemd, a kernel with its modules, and images of the root with a test's own
 // files in it. Nothing is installed on the host and root is not needed: packages
-// are chosen by apt in a state folder of its own, fetched by `apt-get download`
+// are chosen by apt in a state directory of its own, fetched by `apt-get download`
 // (which checks Debian's signatures) and unpacked; no maintainer script runs.
 //
 // Everything is cached in .cache/integration, because a cold build takes most of a minute:
@@ -13,7 +13,7 @@
 //
 // <recipe> is the hash of what was asked for (package names, masks, files). An entry
 // is used without asking the network, so that a series of test runs tests one and the
-// same Debian; removing the folder gets a newer one. An entry appears whole, by
+// same Debian; removing the directory gets a newer one. An entry appears whole, by
 // rename, under a lock that test packages running in parallel share.
 //
 // The tree differs from an installed Debian in these ways:
@@ -67,7 +67,7 @@ func Missing() []string {
 	return missing
 }
 
-// LookTool finds a program of the host. It also looks in the sbin folders, which
+// LookTool finds a program of the host. It also looks in the sbin directories, which
 // are not in the PATH of a Debian user who is not root.
 func LookTool(name string) (string, error) {
 	path, err := exec.LookPath(name)

@@ -60,7 +60,7 @@ func testRoot(t *testing.T, s Suite, a Arch) {
 	}
 	for _, name := range MountPoints {
 		if st, err := os.Lstat(filepath.Join(root, name)); err != nil || !st.IsDir() {
-			t.Errorf("the root has no folder %s to mount over: %v", name, err)
+			t.Errorf("the root has no directory %s to mount over: %v", name, err)
 		}
 	}
 	if got, err := os.Readlink(filepath.Join(root, "etc/systemd/system/getty.target")); got != "/dev/null" {

@@ -20,7 +20,7 @@ import (
 
 // A File is one entry that an Overlay adds to the root.
 type File struct {
-	Mode fs.FileMode // permissions; 0 means 0644. With fs.ModeDir an (empty) folder
+	Mode fs.FileMode // permissions; 0 means 0644. With fs.ModeDir an (empty) directory
 	Data []byte      // content of a regular file
 	Link string      // not empty: a symlink to this, and Mode and Data mean nothing
 }
@@ -45,7 +45,7 @@ func (o Overlay) Enable(name, target string) {
 	o["/etc/systemd/system/"+target+".wants/"+name] = File{Link: "../" + name}
 }
 
-// MountPoints are the folders that are mounted over before systemd starts.
+// MountPoints are the directories that are mounted over before systemd starts.
 var MountPoints = []string{"/data", "/opt/tope", "/etc/ota", "/var/lib/ota", "/dev", "/proc", "/sys", "/run", "/tmp", "/var"}
 
 func (o Overlay) check() error {
@@ -73,7 +73,7 @@ func (o Overlay) Hash() string {
 }
 
 // Install writes the files into the tree at dir, for a container whose upper
-// layer that is. Missing folders are made, 0755.
+// layer that is. Missing directories are made, 0755.
 func (o Overlay) Install(dir string) error {
 	if err := o.check(); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (f File) install(dst string) (err error) {
 	return writeFile(dst, cmp.Or(f.Mode, 0o644), f.Data)
 }
 
-// writeFile makes a new file at dst, in place of whatever was there, with exactly
+// writeFile makes a new file at dst, in place of what was there, with exactly
 // mode (setuid included), not mode less the umask.
 func writeFile(dst string, mode fs.FileMode, data []byte) error {
 	if err := errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)); err != nil {
@@ -121,8 +121,8 @@ func writeFile(dst string, mode fs.FileMode, data []byte) error {
 	return errors.Join(os.WriteFile(dst, data, 0o600), os.Chmod(dst, mode))
 }
 
-// mkdirAll makes dir and the folders above it, 0755 whatever the umask is: the
-// guest's services are other users. A link to a folder stands for the folder.
+// mkdirAll makes dir and the directories above it, 0755 under any umask: the
+// guest's services are other users. A link to a directory stands for the directory.
 func mkdirAll(dir string) error {
 	if st, err := os.Stat(dir); err == nil && st.IsDir() {
 		return nil

@@ -29,9 +29,9 @@ var unwanted = []string{
 	"gcc-10-base", "gcc-12-base", "gcc-14-base", "gcc-16-base",
 }
 
-// The folders on which the data disk is bound, and others that must exist because
+// The directories on which the data disk is bound, and others that must exist because
 // the root is read-only.
-var folders = []string{
+var directories = []string{
 	"data", "opt/tope", "etc/ota", "var/lib/ota", "srv",
 	"dev", "proc", "sys", "run", "root", "mnt", "home", "var/log", "etc/systemd/system",
 }
@@ -88,12 +88,12 @@ var masked = []string{
 
 // generators run one after the other before anything else at each boot and each
 // daemon-reload; without fstab, gettys, LVM or EFI none has anything to say. The
-// folder's content is masked as it comes from the packages.
+// directory's content is masked as it comes from the packages.
 const generators = "usr/lib/systemd/system-generators"
 
-// Root returns the folder of a root of Debian 12, building it when the cache has
+// Root returns the directory of a root of Debian 12, building it when the cache has
 // none (15 to 30 s, and the network). Everyone who may read the repository may
-// read it; nobody may write to it: it is shared by all tests. As the lower layer
+// read it; no test may write to it: it is shared by all tests. As the lower layer
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
 // /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
 // /etc/ota, /var/lib/ota and /srv.
@@ -123,7 +123,7 @@ func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
-// leftOut are folders that no test reads: without them the image is half as big.
+// leftOut are directories that no test reads: without them the image is half as big.
 func leftOut(a Arch) (all []string) {
 	for _, dir := range []string{
 		"share/doc", "share/man", "share/info", "share/locale", "share/i18n", "share/lintian", "share/bug", "share/bash-completion",
@@ -147,7 +147,7 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 	if suites[v.Suite].usrIsMerged {
 		wanted = append(wanted, "usr-is-merged")
 	}
-	recipe := fmt.Sprint(formatOfEntries, v, wanted, unwanted, folders, links, files, passwdLines, groupLines, masked, leftOut(v.Arch))
+	recipe := fmt.Sprint(formatOfEntries, v, wanted, unwanted, directories, links, files, passwdLines, groupLines, masked, leftOut(v.Arch))
 	dir, err = Entry(ctx, "root-"+Hash(recipe), func(ctx context.Context, dir string) (err error) {
 		defer try.End(&err)
 		root, status := filepath.Join(dir, "root"), ""
@@ -162,11 +162,11 @@ func (v Variant) Root(ctx context.Context) (dir string, err error) {
 }
 
 // configure does what maintainer scripts would have done, as far as it matters. status
-// is what dpkg believes to be installed; empty: there is no dpkg.
+// is what dpkg trusts to be installed; empty: there is no dpkg.
 func configure(root, status string) (err error) {
 	defer try.End(&err)
 	all := Overlay{"/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}, "/var/tmp": {Mode: fs.ModeDir | fs.ModeSticky | 0o777}}
-	for _, name := range folders {
+	for _, name := range directories {
 		all["/"+name] = File{Mode: fs.ModeDir | 0o755}
 	}
 	for name, text := range files {
@@ -189,7 +189,7 @@ func configure(root, status string) (err error) {
 	var shadow strings.Builder
 	for line := range strings.Lines(string(all["/etc/passwd"].Data)) {
 		name, _, _ := strings.Cut(line, ":")
-		fmt.Fprintf(&shadow, "%s:*:19000:0:99999:7:::\n", name) // nobody logs in
+		fmt.Fprintf(&shadow, "%s:*:19000:0:99999:7:::\n", name) // no login
 	}
 	all["/etc/shadow"] = File{Mode: 0o640, Data: []byte(shadow.String())}
 	if status != "" {

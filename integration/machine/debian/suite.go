@@ -13,7 +13,7 @@ import (
 //	bullseye   11      247      5.10
 //	bookworm   12      252      6.1
 //	trixie     13      257      6.12
-//	forky      next    260      7      may be past its Valid-Until, where a mirror stands still
+//	forky      next    260      7      may be past its Valid-Until, where a mirror stops
 type Suite int
 
 // The suites.

@@ -23,8 +23,8 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 		if err != nil {
 			return err
 		}
-		// Nothing lazy: the kernel would go on writing inode tables while a test runs.
-		// root_owner: or the root folder belongs to whoever runs this.
+		// Nothing lazy: the kernel would continue writing inode tables while a test runs.
+		// root_owner: or the root directory belongs to the user who runs this.
 		out, err := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.DataSerial,
 			"-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
 			filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", size>>10)).CombinedOutput()

@@ -31,8 +31,8 @@ type Options struct {
 	// overlay starts has then been started before the test began.
 	Cold bool
 
-	// From is a folder that Save made of a machine with the same overlay and
-	// options: this one goes on where that one was. Empty: none.
+	// From is a directory that Save made of a machine with the same overlay and
+	// options: this one continues where that one was. Empty: none.
 	From string
 
 	// Watchdog adds an Intel 6300ESB watchdog that resets the machine. systemd
@@ -44,7 +44,7 @@ type Options struct {
 
 	Append string // added to the kernel's command line; the last word of a kind wins
 
-	// Dir holds the data disk, data.img. Empty means a new temporary folder that
+	// Dir holds the data disk, data.img. Empty means a new temporary directory that
 	// is removed by Stop. A disk that is already there is used.
 	Dir string
 }

@@ -68,7 +68,7 @@ func startQEMU(program string, args []string, log *agent.Console, onEvent func(s
 	}
 	started := make(chan error)
 	go func() {
-		// Pdeathsig strikes when the thread that started QEMU ends, not the process.
+		// Pdeathsig comes when the thread that started QEMU ends, not the process.
 		// This one lives for as long as QEMU, and dies with this program at the latest.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()

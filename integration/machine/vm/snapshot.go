@@ -14,7 +14,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A snapshot is a folder of the cache with a machine that has booted: ram, the
+// A snapshot is a directory of the cache with a machine that has booted: ram, the
 // stream of QEMU's migration to a file, and data.img, the disk as it was then.
 
 // startWarm continues a machine from the snapshot of one like it, making that
@@ -43,7 +43,7 @@ func (v *VM) restore(ctx context.Context, dir string) (err error) {
 	return v.resume(ctx)
 }
 
-// resume waits until QEMU has read the snapshot, and lets the guest go on.
+// resume waits until QEMU has read the snapshot, and lets the guest continue.
 func (v *VM) resume(ctx context.Context) (err error) {
 	defer try.End(&err)
 	_, q, err := v.running()
@@ -96,7 +96,7 @@ func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 	return m.pause(ctx, dir)
 }
 
-// Save writes the machine as it is to the new folder dir, for Options.From, and
+// Save writes the machine as it is to the new directory dir, for Options.From, and
 // switches it off. What the guest has not written to its disk yet is in it too.
 func (v *VM) Save(ctx context.Context, dir string) (err error) {
 	defer try.End(&err)

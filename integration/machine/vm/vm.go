@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/machine/host"
 	"github.com/tope-ota/ota/integration/machine/vm/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -38,7 +39,7 @@ const bootLimit = 4 * time.Minute
 
 // VM is a virtual machine that was started.
 type VM struct {
-	agent.Remote
+	host.Remote
 	opts   Options
 	assets *assets
 	dir    string
@@ -181,7 +182,7 @@ func (v *VM) running() (*agent.Client, *qemu, error) {
 }
 
 // explain adds to an error that QEMU has ended, if so: else it would only be
-// seen that nobody answers.
+// seen that no answer comes.
 func (v *VM) explain(q *qemu, err error) error {
 	if !errors.Is(err, agent.ErrGone) && !errors.Is(err, errQMPClosed) {
 		return err
@@ -217,7 +218,7 @@ func (v *VM) waitBoot(ctx context.Context, last, what string) error {
 // Name is "vm".
 func (v *VM) Name() string { return "vm" }
 
-// Reboot implements machine.Machine. QEMU goes on running; the guest resets it.
+// Reboot implements machine.Machine. QEMU continues running; the guest resets it.
 func (v *VM) Reboot(ctx context.Context) error {
 	v.log.Note("systemctl reboot")
 	last, err := v.AskReboot(ctx)
@@ -234,7 +235,7 @@ func (v *VM) WaitReboot(ctx context.Context, last string) error {
 
 // PowerCut implements machine.Machine: QEMU is killed and started again with the
 // same disk. What the guest had not written to its disk is lost; what it had
-// written is not, in whatever order, so that this finds a missing fsync and
+// written is not, in any order, so that this finds a missing fsync and
 // never a disk that lies.
 func (v *VM) PowerCut(ctx context.Context) error {
 	if err := v.PowerOff(); err != nil {

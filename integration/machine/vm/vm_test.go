@@ -84,7 +84,7 @@ func TestColdMachine(t *testing.T) {
 		}
 	}
 	if got := sh(t, m, "stat -c %u:%g:%a /opt/tope /etc/ota /var/lib/ota | sort -u"); got != "0:0:755" {
-		t.Errorf("the folders of the data disk are %q, want root:root 755", got)
+		t.Errorf("the directories of the data disk are %q, want root:root 755", got)
 	}
 	if !strings.Contains(m.Log(), "systemd[1]") {
 		t.Error("the log has no line of systemd's")
@@ -101,7 +101,7 @@ func bootID(t *testing.T, m machine.Machine) string {
 }
 
 // The machine is of use only if it loses what a real one would lose: a file that
-// nobody synced has to be gone, or torn, after the power was away.
+// no program synced has to be gone, or torn, after the power was away.
 func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	t.Parallel()
 	m := machine.StartVM(t, vm.Options{Cold: true})

@@ -1,6 +1,6 @@
 // The program ota-container-init makes a container's mounts and becomes its
 // systemd. integration/machine/container starts it, in namespaces of its own: it reads
-// its plan from descriptor 3 and writes why it could not go on to descriptor 4,
+// its plan from descriptor 3 and writes why it could not continue to descriptor 4,
 // which is closed without a word when systemd runs.
 package main
 

@@ -3,7 +3,7 @@
 //
 //	/                                  the root disk, read-only
 //	/data                              the data disk, ext4 with its defaults
-//	/opt/tope, /etc/ota, /var/lib/ota  folders of the data disk
+//	/opt/tope, /etc/ota, /var/lib/ota  directories of the data disk
 //	/var, /tmp                         in memory
 //
 // With layout.Writable on the kernel's command line a layer on the data disk makes
@@ -12,7 +12,7 @@
 // Without udev systemd never hears of a device, so that nothing it mounted
 // itself would be found: all disks are mounted here. A step that fails prints
 // one line and switches the machine off; so does a start that takes longer than
-// limit. Nobody waits for a machine that will not come.
+// limit. No test waits for a machine that will not come.
 package main
 
 import (
@@ -117,7 +117,7 @@ func mountRoot() (err error) {
 	try.Check(mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
 	dev = try.Get(disk(layout.DataSerial))
 	try.Check(mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
-	upper, work := "/upper/"+layout.UpperFolder, "/upper/"+layout.WorkFolder
+	upper, work := "/upper/"+layout.UpperDir, "/upper/"+layout.WorkDir
 	for _, dir := range []string{upper, work} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
@@ -130,7 +130,7 @@ func writable() bool {
 	return err == nil && slices.Contains(strings.Fields(string(words)), layout.Writable)
 }
 
-// mountMemory gives the read-only root the folders that programs write to.
+// mountMemory gives the read-only root the directories that programs write to.
 func mountMemory() (err error) {
 	defer try.End(&err)
 	for _, m := range []struct{ target, mode string }{{"/tmp", "mode=1777"}, {"/var", "mode=755"}, {"/run", "mode=755"}} {
@@ -161,7 +161,7 @@ func mountData() (err error) {
 	data := newRoot + "/data"
 	try.Check(mount(dev, data, "ext4", unix.MS_NOATIME, ""))
 	made := false
-	for _, f := range layout.DataFolders {
+	for _, f := range layout.DataDirs {
 		dir := filepath.Join(data, f.Name)
 		switch err := os.Mkdir(dir, 0o755); {
 		case err == nil: // a new disk
@@ -171,7 +171,7 @@ func mountData() (err error) {
 		}
 		try.Check(mount(dir, newRoot+f.Target, "", unix.MS_BIND, ""))
 	}
-	if made { // or a power cut could take a folder away, with the synced files in it
+	if made { // or a power cut could take a directory away, with the synced files in it
 		unix.Sync()
 	}
 	return nil

@@ -1,0 +1,385 @@
+package bundlecmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/channel"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/trust"
+)
+
+// lifetime is how long a channel counts that says nothing else: that nothing is signed for a
+// quarter is a job that does not run.
+const lifetime = 90 * 24 * time.Hour
+
+// signed signs raw, as comment says, with the key that o names.
+func (c *command) signed(ctx context.Context, raw []byte, comment string, o *channeling) ([]byte, error) {
+	if (o.keyFile == "") == (o.with == "") {
+		return nil, cli.Usagef("ota-bundle", "a channel needs --key or --with, one of them")
+	}
+	if o.with != "" {
+		return c.signWith(ctx, o.with, raw)
+	}
+	key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.Sign(key, raw, comment), nil
+}
+
+// dates are those of what is made: its own, and until when it counts; zero: nothing says so.
+func (o *channeling) dates() (made, notAfter time.Time, err error) {
+	made = time.Now().UTC().Truncate(time.Second)
+	if o.made != "" {
+		if made, err = time.Parse(time.RFC3339, o.made); err != nil {
+			return made, notAfter, cli.Usagef("ota-bundle", "--made %q is not a time like 2027-12-31T12:00:00Z", o.made)
+		}
+		made = made.UTC()
+	}
+	if o.notAfter != "" {
+		if notAfter, err = parseDate(o.notAfter); err != nil {
+			return made, notAfter, cli.Usagef("ota-bundle", "--not-after %v", err)
+		}
+	}
+	return made, notAfter, nil
+}
+
+func (c *command) delegate(ctx context.Context, o *channeling) error {
+	if o.name == "" || len(o.to) == 0 || o.notAfter == "" || o.out == "" {
+		return cli.Usagef("ota-bundle channel delegate", "channel delegate needs --key, --name, --to, --not-after and -o")
+	}
+	if err := channel.CheckName(o.name); err != nil {
+		return cli.Usagef("ota-bundle channel delegate", "--name: %v", err)
+	}
+	d := &channel.Delegation{Format: channel.Format, Channel: o.name, Epoch: max(o.epoch, 1)}
+	old, err := readDelegation(o.out)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("cannot read the delegation: %w", err)
+	default:
+		before, _, err := channel.ReadDelegation(old)
+		if err != nil {
+			return fmt.Errorf("%s exists: %w", o.out, err)
+		}
+		if o.epoch != 0 && o.epoch < before.Epoch {
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "%s has epoch %d: devices that have seen it refuse a lower one", o.out, before.Epoch)
+		}
+		d.Epoch = max(o.epoch, before.Epoch)
+	}
+	for _, file := range o.to {
+		key, err := trust.ReadKey(file)
+		if err != nil {
+			return err
+		}
+		d.Keys = append(d.Keys, key.String())
+	}
+	if d.Made, d.NotAfter, err = o.dates(); err != nil {
+		return err
+	}
+	raw, err := d.Encode()
+	if err != nil {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot delegate: %w", err)
+	}
+	sig, err := c.signed(ctx, raw, "ota-bundle delegation of channel "+o.name, o)
+	if err != nil {
+		return err
+	}
+	signer := trust.SignedBy(sig)
+	data := channel.Delegated(sig, raw)
+	if _, _, err := channel.ReadDelegation(data); err != nil || signer == "" {
+		return errors.Join(errors.New("cannot delegate: that is no signature"), err)
+	}
+	for _, file := range o.to {
+		if key, err := trust.ReadKey(file); err == nil && trust.KeyID(key.ID()) == signer {
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "key %s would delegate to itself: a channel key is online, and this one signs bundles", signer).
+				WithAdvice("`ota-bundle keygen NAME` makes a channel key")
+		}
+	}
+	if err := bootcheck.ReplaceFile(o.out, data, 0o644, true); err != nil {
+		return fmt.Errorf("cannot write the delegation: %w", err)
+	}
+	c.answer.Set("file", o.out)
+	c.answer.Set("change", "delegated")
+	c.answer.Set("release_key_id", signer)
+	c.answer.Set("delegation", d)
+	fmt.Fprintf(c.stdout, "%s: channel %s, epoch %d, until %s, signed by %s\n", o.out, d.Channel, d.Epoch, d.NotAfter.Format(time.RFC3339), signer)
+	return nil
+}
+
+func readDelegation(name string) ([]byte, error) { return bootcheck.ReadRegular(name, 16<<10) }
+
+// readChannel reads the channel in the file name, which this program has written.
+func readChannel(name string) (*channel.File, error) {
+	data, err := readChannelFile(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := channel.Read(data)
+	if err != nil {
+		return nil, err
+	}
+	if f.Channel.Channel != channel.NameOf(name) || f.Delegation.Channel != f.Channel.Channel {
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "%s is channel %q", name, f.Channel.Channel)
+	}
+	if again, err := f.Channel.Encode(); err != nil || !bytes.HasSuffix(data, again) {
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "%s was written by another program, or a newer one: this one would lose what it does not know", name)
+	}
+	return f, nil
+}
+
+func readChannelFile(name string) ([]byte, error) {
+	data, err := bootcheck.ReadRegular(name, channel.MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the channel: %w", err)
+	}
+	return data, nil
+}
+
+func (c *command) initChannel(ctx context.Context, name string, o *channeling) error {
+	f := &channel.File{Channel: &channel.Channel{Format: channel.Format, Channel: channel.NameOf(name)}}
+	if f.Channel.Channel == "" {
+		return cli.Usagef("ota-bundle channel init", "%q is not the file NAME.channel", name)
+	}
+	_, err := os.Lstat(name)
+	switch {
+	case err == nil && !o.renew:
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).WithAdvice("sign it anew: --renew")
+	case err == nil || o.renew:
+		if f, err = readChannel(name); err != nil {
+			return err
+		}
+	case o.delegation == "":
+		return cli.Usagef("ota-bundle channel init", "channel init needs --delegation")
+	}
+	if o.delegation != "" {
+		data, err := readDelegation(o.delegation)
+		if err != nil {
+			return fmt.Errorf("cannot read the delegation: %w", err)
+		}
+		d, signer, err := channel.ReadDelegation(data)
+		switch {
+		case err != nil:
+			return err
+		case d.Channel != f.Channel.Channel:
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "%s is a delegation for channel %q, not %q", o.delegation, d.Channel, f.Channel.Channel)
+		case f.Delegation != nil && d.Epoch < f.Delegation.Epoch:
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "%s has epoch %d, and %s has %d: devices refuse a lower one", o.delegation, d.Epoch, name, f.Delegation.Epoch)
+		case f.Delegation != nil && d.Epoch > f.Delegation.Epoch:
+			f.Channel.Serial = 0 // they begin again
+		}
+		f.Delegation, f.Delegated, f.ReleaseKey = d, data, signer
+	}
+	return c.publish(ctx, name, f, "signed", o)
+}
+
+// publish signs the channel with its next serial, and replaces the file name. What devices
+// would refuse is not written.
+func (c *command) publish(ctx context.Context, name string, f *channel.File, change string, o *channeling) error {
+	ch, d := f.Channel, f.Delegation
+	made, notAfter, err := o.dates()
+	if err != nil {
+		return err
+	}
+	life := lifetime
+	if !ch.Made.IsZero() {
+		life = ch.NotAfter.Sub(ch.Made)
+	}
+	if notAfter.IsZero() {
+		if notAfter = made.Add(life); notAfter.After(d.NotAfter) {
+			notAfter = d.NotAfter // the key does not count longer
+		}
+	}
+	ch.Serial++
+	ch.Made, ch.NotAfter = made, notAfter
+	raw, err := ch.Encode()
+	if err != nil {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot sign %s: %w", name, err)
+	}
+	sig, err := c.signed(ctx, raw, "ota-bundle channel "+ch.Channel, o)
+	if err != nil {
+		return err
+	}
+	data, err := channel.Join(f.Delegated, sig, raw)
+	if err != nil {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot sign %s: %w", name, err)
+	}
+	if err := channel.CheckSigned(data); err != nil {
+		return err
+	}
+	if err := bootcheck.ReplaceFile(name, data, 0o644, true); err != nil {
+		return fmt.Errorf("cannot write the channel: %w", err)
+	}
+	f.KeyID = trust.SignedBy(sig)
+	c.answerChannel(name, f)
+	c.answer.Set("change", change)
+	fmt.Fprintf(c.stdout, "%s: serial %d, %s, until %s, signed by %s\n", name, ch.Serial, change, ch.NotAfter.Format(time.RFC3339), f.KeyID)
+	return nil
+}
+
+func (c *command) answerChannel(name string, f *channel.File) {
+	c.answer.Set("file", name)
+	c.answer.Set("key_id", bootcheck.OrNull(f.KeyID))
+	c.answer.Set("release_key_id", bootcheck.OrNull(f.ReleaseKey))
+	c.answer.Set("delegation", f.Delegation)
+	c.answer.Set("channel", f.Channel)
+}
+
+func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *channeling) error {
+	f, err := readChannel(name)
+	if err != nil {
+		return err
+	}
+	p, err := look(bundleFile)
+	if err != nil {
+		return err
+	}
+	if p.KeyID == "" {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot list %s: it is not signed, and no device would take it", bundleFile).
+			WithAdvice("`ota-bundle sign` signs it")
+	}
+	for _, u := range o.urls {
+		if err := channel.CheckAddress(u); err != nil {
+			return cli.Usagef("ota-bundle channel add", "--url: %v", err)
+		}
+	}
+	r := channel.Release{
+		Version: p.Version, Release: p.Release, Models: p.Models, Manifest: p.Digest, Bundle: o.urls, Size: p.Size,
+		Percent: o.percent, FromRelease: o.fromRelease, Barrier: o.barrier, Urgent: o.urgent,
+	}
+	if len(r.Bundle) == 0 {
+		rel, err := filepath.Rel(filepath.Dir(name), bundleFile)
+		if err != nil || strings.HasPrefix(rel, "../") {
+			rel = filepath.Base(bundleFile)
+		}
+		r.Bundle = []string{rel}
+	}
+	if i := slices.IndexFunc(f.Channel.Releases, func(old channel.Release) bool { return old.Manifest == r.Manifest }); i >= 0 {
+		old := &f.Channel.Releases[i]
+		if r.Percent < old.Percent {
+			return lowered(old, r.Percent)
+		}
+		*old = r
+	} else {
+		f.Channel.Releases = append(f.Channel.Releases, r)
+	}
+	return c.publish(ctx, name, f, fmt.Sprintf("version %s at %d %%", r.Version, r.Percent), o)
+}
+
+func lowered(r *channel.Release, percent int) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is at %d %%: it is not lowered to %d %%, as devices took it already", r.Version, r.Percent, percent).
+		WithAdvice("`ota-bundle channel stop` ends it")
+}
+
+// find is version of the channel f; stopped is whether it is.
+func find(f *channel.File, name, version string) (r *channel.Release, stopped bool, err error) {
+	for i := range f.Channel.Releases {
+		if c := &f.Channel.Releases[i]; c.Version == version || c.Manifest == version {
+			if r != nil {
+				return nil, false, cli.Usagef("ota-bundle", "%s has several bundles of version %s: name the digest of the manifest", name, version)
+			}
+			r = c
+		}
+	}
+	if r == nil {
+		return nil, false, cli.Usagef("ota-bundle", "%s has no version %s", name, version)
+	}
+	return r, slices.Contains(f.Channel.Stop, r.Manifest), nil
+}
+
+func (c *command) promote(ctx context.Context, args []string, o *channeling) error {
+	const verb = "ota-bundle channel promote"
+	if (o.unless == "") != (o.from == "") {
+		return cli.Usagef(verb, "--unless-rollbacks and --from need each other")
+	}
+	f, err := readChannel(args[0])
+	if err != nil {
+		return err
+	}
+	r, stopped, err := find(f, args[0], args[1])
+	if err != nil {
+		return err
+	}
+	if stopped {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is stopped", r.Version).WithAdvice("give the corrected application a version of its own")
+	}
+	percent := r.Percent
+	if len(args) > 2 {
+		if percent, err = strconv.Atoi(strings.TrimSuffix(args[2], "%")); err != nil || percent < 0 || percent > 100 {
+			return cli.Usagef(verb, "PERCENT %.20q is not a number from 0 to 100", args[2])
+		}
+	} else {
+		for _, w := range slices.Backward(strings.Split(o.waves, ",")) {
+			n, err := strconv.Atoi(strings.TrimSpace(w))
+			if err != nil || n < 1 || n > 100 {
+				return cli.Usagef(verb, "--waves %.80q are not numbers from 1 to 100 with commas between them", o.waves)
+			}
+			if n > r.Percent {
+				percent = n
+			}
+		}
+	}
+	if percent < r.Percent {
+		return lowered(r, percent)
+	}
+	if o.from != "" {
+		most, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(o.unless, "%")), 64)
+		if err != nil || !(most >= 0 && most <= 100) {
+			return cli.Usagef(verb, "--unless-rollbacks %.20q is not a number of percent such as 2%%", o.unless)
+		}
+		told, err := readResults(o.from, r.Version)
+		if err != nil {
+			return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s stays at %d %%: cannot read what the fleet tells: %w", r.Version, r.Percent, err)
+		}
+		all := told.installed + told.rolledBack
+		if told.rolledBack > 0 && 100*told.rolledBack > most*all {
+			text := fmt.Sprintf("%v of %v devices rolled back from version %s, more than %v %%", told.rolledBack, all, r.Version, most)
+			if err := c.stop(ctx, args[0], args[1], o); err != nil {
+				return err
+			}
+			return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is stopped: %s", r.Version, text).WithAdvice("publish the file at once")
+		}
+		if r.Percent > 0 && all < float64(max(o.least, 1)) { // at 0 % no device can tell
+			return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s stays at %d %%: %v of at least %d devices told what became of it, and silence is no success", r.Version, r.Percent, all, max(o.least, 1))
+		}
+	}
+	if percent == r.Percent {
+		c.answerChannel(args[0], f)
+		c.answer.Set("change", "none")
+		fmt.Fprintf(c.stdout, "%s: version %s is at %d %% already\n", args[0], r.Version, r.Percent)
+		return nil
+	}
+	r.Percent = percent
+	return c.publish(ctx, args[0], f, fmt.Sprintf("version %s at %d %%", r.Version, percent), o)
+}
+
+func (c *command) stop(ctx context.Context, name, version string, o *channeling) error {
+	f, err := readChannel(name)
+	if err != nil {
+		return err
+	}
+	r, stopped, err := find(f, name, version)
+	if err != nil {
+		return err
+	}
+	if stopped {
+		c.answerChannel(name, f)
+		c.answer.Set("change", "none")
+		fmt.Fprintf(c.stdout, "%s: version %s is stopped already\n", name, r.Version)
+		return nil
+	}
+	f.Channel.Stop = append(f.Channel.Stop, r.Manifest)
+	return c.publish(ctx, name, f, "version "+r.Version+" stopped", o)
+}

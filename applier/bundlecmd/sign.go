@@ -1,0 +1,199 @@
+package bundlecmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"aead.dev/minisign"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/bootcheck/trust"
+)
+
+// signing is what the flags of sign and attach say.
+type signing struct {
+	keyFile, passwordFile, with, pub string
+	force, file                      bool
+}
+
+func (o *signing) flags(fs *flag.FlagSet) {
+	fs.StringVar(&o.keyFile, "key", "", "the private key that signs, `NAME.key`")
+	fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
+	fs.StringVar(&o.with, "with", "", "`COMMAND` signs: a shell runs it, it reads the manifest from stdin and prints the signature, as minisign writes it")
+	fs.BoolVar(&o.file, "file", false, "FILE is neither a bundle nor a manifest: a list of checksums, say")
+	fs.BoolVar(&o.force, "force", false, "replace FILE.minisig")
+	o.pubFlag(fs)
+}
+
+func (o *signing) pubFlag(fs *flag.FlagSet) {
+	fs.StringVar(&o.pub, "pub", "", "the signature must be good for this public key, `NAME.pub`; without it nothing checks the signature here")
+}
+
+// sign signs a bundle in place, or writes the signature of a manifest beside it.
+func (c *command) sign(ctx context.Context, name string, o *signing) error {
+	if (o.keyFile == "") == (o.with == "") {
+		return cli.Usagef("ota-bundle sign", "sign needs --key or --with, one of them")
+	}
+	raw, isBundle, err := readManifest(name, o.file)
+	if err != nil {
+		return err
+	}
+	what, comment := "", filepath.Base(name)
+	c.answer.Set("content", nil)
+	if !o.file {
+		m, err := bootcheck.ParseManifest(raw)
+		if err != nil {
+			return err
+		}
+		c.answer.Set("content", m.Info(bootcheck.Digest(raw)))
+		what, comment = "version "+m.Version+", "+contentText(m)+", ", bundle.Comment(m.Version)
+	}
+	keys, err := o.keys()
+	if err != nil {
+		return err
+	}
+	var sig []byte
+	if o.with != "" {
+		sig, err = c.signWith(ctx, o.with, raw)
+	} else {
+		var key minisign.PrivateKey
+		if key, err = c.signingKey(ctx, o.keyFile, o.passwordFile); err == nil {
+			sig = bundle.Sign(key, raw, comment)
+			if keys == nil {
+				keys = trust.These(key.Public().(minisign.PublicKey))
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if isBundle {
+		return c.attached(ctx, name, sig, keys)
+	}
+	if keys != nil {
+		if _, err := keys.Verify(raw, sig); err != nil {
+			return err
+		}
+	}
+	out := name + ".minisig"
+	if err := writeNew(out+".new", sig, 0o644); err != nil {
+		return fmt.Errorf("cannot write the signature: %w", err)
+	}
+	defer func() { _ = os.Remove(out + ".new") }()
+	place := os.Link // unlike a rename, it never replaces
+	if o.force {
+		place = os.Rename
+	}
+	if err := place(out+".new", out); errors.Is(err, os.ErrExist) {
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", out).WithAdvice("replace it: --force")
+	} else if err != nil {
+		return fmt.Errorf("cannot write the signature: %w", err)
+	}
+	c.answer.Set("file", out)
+	c.answer.Set("key_id", trust.SignedBy(sig))
+	fmt.Fprintf(c.stdout, "%s: %ssigned by %s\n", out, what, trust.SignedBy(sig))
+	return nil
+}
+
+// attach gives the bundle in the file name the signature in the file sigFile.
+func (c *command) attach(ctx context.Context, name, sigFile string, o *signing) error {
+	sig, err := readSmall(sigFile)
+	if err != nil {
+		return fmt.Errorf("cannot read the signature: %w", err)
+	}
+	keys, err := o.keys()
+	if err != nil {
+		return err
+	}
+	return c.attached(ctx, name, sig, keys)
+}
+
+func (c *command) attached(ctx context.Context, name string, sig []byte, keys *trust.Keys) error {
+	m, err := bundle.Attach(ctx, name, sig, keys)
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		c.say("warning: the signature was not checked: ota-bundle verify --key NAME.pub " + name)
+	}
+	if err := c.answerBundle(name); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.stdout, "%s: version %s, %s, signed by %s\n", name, m.Version, contentText(m), trust.SignedBy(sig))
+	return nil
+}
+
+// keys are those that a signature must be good for; nil: none was named.
+func (o *signing) keys() (*trust.Keys, error) {
+	if o.pub == "" {
+		return nil, nil
+	}
+	key, err := trust.ReadKey(o.pub)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the public key: %w", err)
+	}
+	return trust.These(key), nil
+}
+
+// signWith runs command, which reads raw and prints its signature.
+func (c *command) signWith(ctx context.Context, command string, raw []byte) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(raw), c.stderr
+	cmd.WaitDelay = 5 * time.Second // its children may hold stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot sign: %w", err)
+	}
+	sig, readErr := io.ReadAll(io.LimitReader(out, bootcheck.MaxSignature+1))
+	_ = out.Close() // ends a program that continues writing
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case len(sig) > bootcheck.MaxSignature:
+		return nil, fmt.Errorf("cannot sign: %q printed more than %d bytes: a signature is shorter", command, bootcheck.MaxSignature)
+	case err != nil:
+		return nil, fmt.Errorf("cannot sign: %q: %w", command, err)
+	case readErr != nil:
+		return nil, fmt.Errorf("cannot sign: %q: %w", command, readErr)
+	case len(sig) == 0:
+		return nil, fmt.Errorf("cannot sign: %q printed no signature", command)
+	}
+	return sig, nil
+}
+
+// readManifest reads the manifest of the bundle in the file name, or the manifest that
+// the file is; with plain, of any file.
+func readManifest(name string, plain bool) (raw []byte, isBundle bool, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot sign: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	first := make([]byte, 1)
+	if _, err := f.ReadAt(first, 0); plain || err == nil && first[0] == '{' {
+		raw, err = io.ReadAll(io.LimitReader(f, bootcheck.MaxManifest+1))
+		if err == nil && len(raw) > bootcheck.MaxManifest {
+			err = fmt.Errorf("%s is longer than %d bytes", name, bootcheck.MaxManifest)
+		}
+		return raw, false, err
+	}
+	b, h, err := open(name)
+	if err != nil {
+		return nil, true, err
+	}
+	return h.RawManifest, true, b.Close()
+}

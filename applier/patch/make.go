@@ -1,0 +1,361 @@
+package patch
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"aead.dev/minisign"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
+)
+
+// Name is that of the patch beside bundle, an address or a path, for a device that runs the version
+// whose manifest has the SHA-256 from, hex.
+func Name(bundle, from string) string { return bundle + ".from/" + from + ".otp" }
+
+// Made is what Make made.
+type Made struct {
+	File     string
+	From, To bootcheck.VersionInfo
+	Size     int64 // bytes
+	Frames   int64 // bytes that the same update takes without a patch
+}
+
+// Make makes the patch for devices that run the bundle from and install the bundle to, by its
+// Name beside that, and signs it with key. The same bundles and key give the same bytes. It is applied, and
+// what comes out compared, before it gets its name. Its temporary files, as large as both versions, are in the directory of
+// to, and are removed. Progress is told how many bytes of content are done, of how many; nil: not called.
+func Make(ctx context.Context, from, to string, key minisign.PrivateKey, progress func(done, total int64)) (*Made, error) {
+	work, err := os.MkdirTemp(filepath.Dir(to), ".ota-bundle-patch-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the patch: %w", err)
+	}
+	defer os.RemoveAll(work)
+	old, err := unpack(ctx, from, filepath.Join(work, "old"))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	defer old.root.Close()
+	made, err := unpack(ctx, to, filepath.Join(work, "new"))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", to, err)
+	}
+	defer made.root.Close()
+	if bytes.Equal(old.RawManifest, made.RawManifest) {
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "%s and %s are the same version", from, to)
+	}
+	mk := &maker{old: old, made: made, progress: progress}
+	manifest, files := plan(old.m, made.m, int64(len(old.RawManifest)), int64(len(made.RawManifest)))
+	head := &Head{
+		Format: formatVersion, From: sum(old.RawManifest), To: sum(made.RawManifest), Size: int64(len(made.RawManifest)),
+		Signature: string(made.Signature), Bundle: made.Size(made.m), Manifest: len(manifest), Frames: append(manifest, files...),
+	}
+	payload, err := os.Create(filepath.Join(work, "payload"))
+	if err != nil {
+		return nil, err
+	}
+	defer payload.Close()
+	if err := mk.frames(ctx, payload, head.Frames); err != nil {
+		return nil, err
+	}
+	first, err := encodeHead(head, key, made.m.Version+", patch from "+old.m.Version)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Create(filepath.Join(work, "patch"))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	size, err := concatenate(file, first, payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := mk.readBack(ctx, file, filepath.Join(work, "check"), key); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("the patch came out wrong and was not kept: %w", err)
+	}
+	out := Name(to, head.From)
+	if err = os.MkdirAll(filepath.Dir(out), 0o755); err == nil {
+		err = os.Rename(file.Name(), out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the patch: %w", err)
+	}
+	result := &Made{File: out, From: old.m.Info(bootcheck.Digest(old.RawManifest)), To: made.m.Info(bootcheck.Digest(made.RawManifest)), Size: size, Frames: made.PayloadOffset}
+	has := old.has()
+	for _, s := range made.Missing(made.m, func(i int) bool { return has[made.m.Entries[i].SHA256] }) {
+		result.Frames += s.End - s.First
+	}
+	return result, nil
+}
+
+// A version is an unpacked bundle.
+type version struct {
+	*bundle.Head
+	m    *bootcheck.Manifest
+	dir  string
+	root *os.Root
+}
+
+// unpack unpacks the bundle name into the new directory dir. All of it is compared with its
+// manifest; who signed that a device asks.
+func unpack(ctx context.Context, name, dir string) (*version, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	v := &version{dir: dir}
+	if v.Head, err = bundle.ReadHead(f, info.Size()); err != nil {
+		return nil, err
+	}
+	if v.m, err = v.Parse(); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if v.root, err = os.OpenRoot(dir); err != nil {
+		return nil, err
+	}
+	u, err := bundle.Begin(v.Head, v.m, v.root)
+	if err == nil {
+		defer u.Close()
+		err = u.Finish(ctx, f, bundle.Options{}) // without Sync: it is removed in a moment
+	}
+	if err != nil {
+		v.root.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// has are the hashes of the version's files.
+func (v *version) has() map[string]bool {
+	has := make(map[string]bool)
+	for i := range v.m.Entries {
+		has[v.m.Entries[i].SHA256] = true
+	}
+	return has
+}
+
+// read appends the parts of the version's files to b.
+func (v *version) read(b []byte, parts ranges) ([]byte, error) {
+	for i := range parts.count() {
+		p := parts.part(i)
+		if p.entry == theManifest {
+			b = append(b, v.RawManifest[p.offset:p.offset+p.length]...)
+			continue
+		}
+		f, err := v.root.Open(v.m.Entries[p.entry].Path)
+		if err != nil {
+			return nil, err
+		}
+		at := len(b)
+		b = append(b, make([]byte, p.length)...)
+		_, err = f.ReadAt(b[at:], p.offset)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+type maker struct {
+	old, made *version
+	progress  func(done, total int64)
+}
+
+// frames fills in the frames, and writes their bytes to w: several are made at once, and
+// written in their order.
+func (mk *maker) frames(ctx context.Context, w io.Writer, frames []Frame) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	packed := make([]chan []byte, len(frames))
+	for i := range packed {
+		packed[i] = make(chan []byte, 1)
+	}
+	todo := make(chan int)
+	wg.Go(func() {
+		defer close(todo)
+		for i := range frames {
+			select {
+			case todo <- i:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := range todo {
+				b, err := mk.frame(&frames[i])
+				if err != nil {
+					stop(fmt.Errorf("cannot make the patch: %w", err))
+					return
+				}
+				packed[i] <- b
+			}
+		})
+	}
+	var done, total int64
+	for i := range frames {
+		total += frames[i].Out.total()
+	}
+	for i := range frames {
+		select {
+		case b := <-packed[i]:
+			if _, err := w.Write(b); err != nil {
+				return fmt.Errorf("cannot make the patch: %w", err)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if done += frames[i].Out.total(); mk.progress != nil {
+			mk.progress(done, total)
+		}
+	}
+	return nil
+}
+
+// frame makes the bytes of f by each operation, and returns the fewest.
+func (mk *maker) frame(f *Frame) ([]byte, error) {
+	window, err := mk.old.read(nil, f.Window)
+	if err != nil {
+		return nil, err
+	}
+	out, err := mk.made.read(nil, f.Out)
+	if err != nil {
+		return nil, err
+	}
+	var best []byte
+	try := func(op Op, content []byte) error {
+		b, err := compress(content, window, op&OpDict != 0)
+		if err == nil && (best == nil || len(b) < len(best)) {
+			best, f.Op, f.Size = b, op, int64(len(content))
+		}
+		return err
+	}
+	if len(window) == 0 {
+		err = try(0, out)
+	} else {
+		err = try(OpDict, out)
+		if diff := makeDiff(out, window); err == nil && len(diff) <= len(out)+diffSlack {
+			err = errors.Join(try(OpAdd, diff), try(OpAdd|OpDict, diff))
+		}
+	}
+	f.Length, f.SHA256 = int64(len(best)), sum(best)
+	return best, err
+}
+
+// compress makes the zstd frame of content. A window of the encoder that does not hold
+// both, or another level, makes patches several times larger: TestRatio.
+func compress(content, window []byte, dict bool) ([]byte, error) {
+	size := zstd.MinWindowSize
+	for size < len(content)+len(window) {
+		size *= 2
+	}
+	options := []zstd.EOption{
+		zstd.WithEncoderLevel(zstd.SpeedBestCompression),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(size),
+		zstd.WithSingleSegment(true), // else it leaves out the size of what is short
+		zstd.WithEncoderCRC(false),
+	}
+	if dict {
+		options = append(options, zstd.WithEncoderDictRaw(0, window))
+	}
+	enc, err := zstd.NewWriter(nil, options...)
+	if err != nil {
+		return nil, err
+	}
+	defer enc.Close()
+	return enc.EncodeAll(content, nil), nil
+}
+
+// encodeHead makes all that stands before the frames. comment is signed, too.
+func encodeHead(h *Head, key minisign.PrivateKey, comment string) ([]byte, error) {
+	raw, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	manifest := int64(0)
+	for i := range h.Manifest {
+		manifest += h.Frames[i].Length
+	}
+	if len(raw) > maxHeadSize || manifest > MaxManifest || countHead(raw) != nil {
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, "", "too much changes for a patch: %d frames, and a list of them of %d bytes", len(h.Frames), len(raw))
+	}
+	return encodeRaw(raw, manifest, key, comment)
+}
+
+// encodeRaw is encodeHead of JSON.
+func encodeRaw(raw []byte, manifest int64, key minisign.PrivateKey, comment string) ([]byte, error) {
+	packed, err := compress(raw, nil, false)
+	if err != nil {
+		return nil, err
+	}
+	sig := bundle.Sign(key, packed, comment)
+	l := lengths{signature: int64(len(sig)), head: int64(len(packed)), manifest: manifest}
+	return bytes.Join([][]byte{l.prefix(), sig, packed}, nil), nil
+}
+
+func concatenate(f *os.File, first []byte, payload *os.File) (size int64, err error) {
+	if _, err := f.Write(first); err != nil {
+		return 0, err
+	}
+	if _, err := payload.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f, payload)
+	return int64(len(first)) + n, errors.Join(err, f.Chmod(0o644), f.Sync())
+}
+
+// readBack makes the new version in the new directory dir, as a device does.
+func (mk *maker) readBack(ctx context.Context, r io.ReaderAt, dir string, key minisign.PrivateKey) error {
+	p, err := Open(ctx, r, mk.old.RawManifest, trust.These(key.Public().(minisign.PublicKey)), nil)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	fill, err := bootcheck.NewFill(dir, mk.made.m, p.Manifest, p.Signature, false)
+	if err != nil {
+		return err
+	}
+	defer fill.Close()
+	has := mk.old.has()
+	for i := range mk.made.m.Entries {
+		fill.Have[i] = fill.Have[i] || has[mk.made.m.Entries[i].SHA256]
+	}
+	return p.Apply(ctx, r, mk.old.dir, fill, Options{})
+}
+
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}

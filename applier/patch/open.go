@@ -1,0 +1,232 @@
+package patch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/trust"
+)
+
+// A Patch is a patch whose signature is right and that fits the old version.
+type Patch struct {
+	Manifest  []byte // of the new version: its hash is right; its signature is not checked
+	Signature []byte // of Manifest
+	Bundle    int64  // length of the new bundle, bytes; 0: not known
+	Size      int64  // of the whole patch, bytes
+
+	files  []Frame // without those of the manifest
+	offset int64   // of the first of files
+	old    map[int]*oldFile
+}
+
+// Open reads the head of the patch r, of which HeadSize bytes have to be there, and the
+// manifest that it makes of manifest, that of the old version. It looks at nothing before a key of
+// keys has signed it, but at the first PrefixSize bytes. Errors are *bootcheck.Error: ExitRefused
+// for the signature, ExitDamaged for anything else that is wrong with it, also when it is for another
+// version; or those of r.
+func Open(ctx context.Context, r io.ReaderAt, manifest []byte, keys *trust.Keys, again Again) (*Patch, error) {
+	prefix := make([]byte, PrefixSize)
+	if err := readFull(r, prefix, 0); err != nil {
+		return nil, err
+	}
+	l, err := parsePrefix(prefix)
+	if err != nil {
+		return nil, err
+	}
+	first := make([]byte, l.signature+l.head)
+	if err := readFull(r, first, PrefixSize); err != nil {
+		return nil, err
+	}
+	packed := first[l.signature:]
+	if _, err := keys.Verify(packed, first[:l.signature]); err != nil {
+		return nil, err
+	}
+	refuse := func(err error) (*Patch, error) {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "the patch is refused: %w", err)
+	}
+	raw, err := bundle.DecodeFrame(packed, maxHeadSize)
+	if err != nil {
+		return refuse(err)
+	}
+	h, err := parseHead(raw, l, int64(len(manifest)))
+	if err != nil {
+		return refuse(err)
+	}
+	if sum := sha256.Sum256(manifest); hex.EncodeToString(sum[:]) != h.From {
+		return refuse(fmt.Errorf("it is for the version with the manifest %s, not %x", h.From, sum))
+	}
+	p := &Patch{Signature: []byte(h.Signature), Bundle: h.Bundle, files: h.Frames[h.Manifest:], offset: l.total()}
+	if p.Manifest, err = makeManifest(ctx, r, h, l, manifest, again); err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(p.Manifest); hex.EncodeToString(sum[:]) != h.To {
+		return nil, damaged(bootcheck.CodeHashMismatch, "the manifest that the patch makes has the SHA-256 %x, want %s", sum, h.To)
+	}
+	return p, p.bind(manifest)
+}
+
+// makeManifest makes the new manifest of the old one.
+func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []byte, again Again) ([]byte, error) {
+	w, err := newWorker(r, again)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	made := make([]byte, 0, h.Size)
+	at := l.total() - l.manifest
+	for i := range h.Manifest {
+		f := &h.Frames[i]
+		out, err := w.make(ctx, f, at, func(window []byte) error {
+			n := 0
+			for k := range f.Window.count() {
+				p := f.Window.part(k)
+				n += copy(window[n:], old[p.offset:p.offset+p.length])
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cannot make the manifest: %w", err)
+		}
+		made = append(made, out...)
+		at += f.Length
+	}
+	return made, nil
+}
+
+// bind compares what the frames use and make with the manifests, and keeps what is needed
+// of the old one.
+func (p *Patch) bind(manifest []byte) error {
+	old, err := bootcheck.ParseManifest(manifest)
+	if err != nil {
+		return err
+	}
+	p.old = make(map[int]*oldFile)
+	p.Size = p.offset
+	for i := range p.files {
+		f := &p.files[i]
+		p.Size += f.Length
+		if err := f.Window.check(maxRanges, maxWindow, fileSize(old)); err != nil {
+			return damaged(bootcheck.CodeInvalidManifest, "the patch is refused: window: %w", err)
+		}
+		for k := range f.Window.count() {
+			n := f.Window.part(k).entry
+			if p.old[n] == nil {
+				p.old[n] = &oldFile{Entry: old.Entries[n]}
+			}
+			p.old[n].uses++
+		}
+	}
+	return nil
+}
+
+func fileSize(m *bootcheck.Manifest) func(entry int) int64 {
+	return func(entry int) int64 {
+		if entry < 0 || entry >= len(m.Entries) || m.Entries[entry].Type != bootcheck.TypeFile {
+			return -1
+		}
+		return m.Entries[entry].Size
+	}
+}
+
+// Again is called when bytes of a patch, from first up to end, are not what its head says,
+// as wrong tells. It returns nil when they were fetched again, else the error that is the end. nil: the
+// patch does not change.
+type Again func(ctx context.Context, first, end int64, wrong error) error
+
+// A worker is what one goroutine keeps from frame to frame.
+type worker struct {
+	r             io.ReaderAt
+	again         Again
+	zstd          *zstd.Decoder
+	packed, frame []byte
+	window, out   []byte
+}
+
+func newWorker(r io.ReaderAt, again Again) (*worker, error) {
+	w := &worker{r: r, again: again}
+	var err error
+	if w.zstd, err = bundle.NewDecoder(maxSize); err != nil {
+		return nil, err
+	}
+	for _, b := range []struct {
+		to *[]byte
+		n  int64
+	}{{&w.packed, maxLength}, {&w.frame, maxSize + bundle.DecodeSlack}, {&w.window, maxWindow}, {&w.out, maxOut}} {
+		if *b.to, err = bootcheck.Buffer(b.n); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// make makes what f, whose bytes are at offset at, says; read fills its window. The result
+// is the worker's, until the next call.
+func (w *worker) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
+	packed := w.packed[:f.Length]
+	for {
+		if err := readFull(w.r, packed, at); err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(packed)
+		if hex.EncodeToString(sum[:]) == f.SHA256 {
+			break
+		}
+		err := damaged(bootcheck.CodeHashMismatch, "the patch is damaged: sha256 %x of its bytes %d to %d, want %s", sum, at, at+f.Length, f.SHA256)
+		if w.again == nil {
+			return nil, err
+		}
+		if err := w.again(ctx, at, at+f.Length, err); err != nil {
+			return nil, err
+		}
+	}
+	window := w.window[:f.Window.total()]
+	if len(window) > 0 {
+		if err := read(window); err != nil {
+			return nil, err
+		}
+	}
+	options := []zstd.DOption{zstd.WithDecoderDictDelete()}
+	if f.Op&OpDict != 0 {
+		options = append(options, zstd.WithDecoderDictRaw(0, window))
+	}
+	err := w.zstd.ResetWithOptions(nil, options...)
+	var frame []byte
+	if err == nil {
+		frame, err = bundle.DecodeInto(w.zstd, packed, w.frame[:0], f.Size)
+	}
+	out := frame
+	if err == nil && f.Op&OpAdd != 0 {
+		out = w.out[:f.Out.total()]
+		err = applyDiff(out, window, frame)
+	}
+	if err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "the patch is refused: its bytes %d to %d: %v", at, at+f.Length, err)
+	}
+	return out, nil
+}
+
+func (w *worker) close() {
+	w.zstd.Close()
+	bootcheck.Unmap(w.packed, w.frame, w.window, w.out)
+}
+
+// readFull fills b from r at offset. The end of the patch is an *bootcheck.Error, every
+// other error is r's own.
+func readFull(r io.ReaderAt, b []byte, offset int64) error {
+	n, err := r.ReadAt(b, offset)
+	switch {
+	case n == len(b):
+		return nil
+	case err == nil || err == io.EOF:
+		return damaged(bootcheck.CodeSizeMismatch, "the patch is cut off after %d bytes", offset+int64(n))
+	}
+	return err
+}

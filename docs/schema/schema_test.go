@@ -1,0 +1,78 @@
+package schema
+
+import (
+	"flag"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tope-ota/ota/applier"
+	"github.com/tope-ota/ota/applier/bundlecmd"
+	"github.com/tope-ota/ota/bootcheck/cli"
+	"github.com/tope-ota/ota/guardian"
+)
+
+// silent are the commands without --json: systemd runs them, and what they say is a log.
+// What they decide, or follow asks for, is in status and history.
+var silent = []string{
+	"ota-guardian boot", "ota-guardian confirm", "ota-guardian recover", "ota-guardian shutdown",
+	"ota-apply serve-progress", "ota-apply serve-install", "ota-apply follow",
+}
+
+// TestEveryCommand: each command of each program that prints takes --json.
+func TestEveryCommand(t *testing.T) {
+	for _, p := range []*cli.Program{guardian.Program(nil, nil), applier.Program(), bundlecmd.Program()} {
+		for _, v := range p.Verbs {
+			name := p.Name + " " + v.Name
+			flags := flag.NewFlagSet(name, flag.ContinueOnError)
+			if v.Flags != nil {
+				v.Flags(flags)
+			}
+			if has, want := flags.Lookup("json") != nil, !slices.Contains(silent, name); has != want {
+				t.Errorf("%s has --json: %v, want %v", name, has, want)
+			}
+		}
+	}
+}
+
+// TestSchemas: each schema is one, and is named as its file.
+func TestSchemas(t *testing.T) {
+	all, err := schemas()
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%d schemas: %v", len(all), err)
+	}
+	for name, s := range all {
+		if id, _, _ := strings.Cut(s.ID, "#"); id != base+name+".json" {
+			t.Errorf("%s has the $id %s", name, s.ID)
+		}
+	}
+}
+
+// TestCheckOutput: what does not fit is an error, and nothing else is.
+func TestCheckOutput(t *testing.T) {
+	const progress = `{"event":"progress","stage":"installing","progress":5,"message":"","schema":1}` + "\n"
+	const result = `{"event":"result","exit":0,"stage":"success","version":"1","message":"","error":"","digest":null,"release":null,"size":null,"schema":1}` + "\n"
+	for _, row := range []struct {
+		args, output, want string
+	}{
+		{"list --json", `{"schema":1,"versions":[]}`, ""},
+		{"list", "VERSION", ""},
+		{"list --json", "", ""},
+		{"--root install list --json", `{"schema":1,"versions":[]}`, ""},
+		{"list --json", `{"versions":[]}`, "schema"},
+		{"list --json", `{"schema":2,"versions":[]}`, "schema"},
+		{"list --json", `{"schema":1,"versions":[],"new":1}`, "new"},
+		{"list --json", `{"schema":1,"versions":null}`, "versions"},
+		{"list --json", `{"schema":1,"versions":[]} {}`, "invalid"},
+		{"install --json x", progress + result, ""},
+		{"activate --json x", progress, "no result"},
+		{"rollback --json", `{"schema":1}`, "result.json"},
+		{"factory verify --json", `{"schema":1}`, "result.json"},
+		{"install --json --dry-run x", progress, "install-dry-run.json"},
+	} {
+		err := CheckOutput(strings.Fields(row.args), []byte(row.output))
+		if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+			t.Errorf("%s: CheckOutput = %v, want %q", row.args, err, row.want)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
+)
+
+// A size is what a machine has.
+type size struct {
+	memory int64 // MiB, with all that the kernel caches for its files
+	cores  int   // slow ones: each is a quarter of one of this machine
+	disk   int64 // MB/s, to read and to write
+}
+
+// A disk is an ext4 in a file, on a loop device of its own.
+type disk struct{ dir, device, number string }
+
+// newDisk makes a disk of 1 GiB in the directory work and mounts it.
+func newDisk(work string) (_ *disk, err error) {
+	defer try.End(&err)
+	image := filepath.Join(work, "disk")
+	d := &disk{dir: filepath.Join(work, "mnt")}
+	try.Check(os.Mkdir(d.dir, 0o755))
+	f := try.Get(os.Create(image))
+	try.Check(f.Truncate(1 << 30))
+	try.Check(f.Close())
+	try.Get(output("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", image))
+	d.device = try.Get(output("losetup", "--find", "--show", image))
+	var st unix.Stat_t
+	err = unix.Stat(d.device, &st)
+	if err == nil {
+		d.number = fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		_, err = output("mount", d.device, d.dir)
+	}
+	if err != nil {
+		_, detached := output("losetup", "--detach", d.device)
+		try.Check(fmt.Errorf("%w (%v)", err, detached))
+	}
+	return d, nil
+}
+
+func (d *disk) close() error {
+	if _, err := output("umount", d.dir); err != nil {
+		return err
+	}
+	_, err := output("losetup", "--detach", d.device)
+	return err
+}
+
+// cgroups are where the limits of a machine are: one directory, or, with the first
+// version of cgroups, one of each controller.
+type cgroups struct {
+	v2   string // empty: there is the first version
+	dirs []string
+}
+
+const hierarchy = "/sys/fs/cgroup"
+
+// newCgroups makes them.
+func newCgroups() (_ *cgroups, err error) {
+	defer try.End(&err)
+	name := fmt.Sprint("ota-bench-", os.Getpid())
+	c := &cgroups{}
+	if controllers, _ := os.ReadFile(hierarchy + "/cgroup.controllers"); strings.Contains(string(controllers), "memory") {
+		try.Check(os.WriteFile(hierarchy+"/cgroup.subtree_control", []byte("+memory +cpu +io"), 0))
+		c.v2 = filepath.Join(hierarchy, name)
+		c.dirs = []string{c.v2}
+	} else {
+		c.dirs = []string{filepath.Join(hierarchy, "memory", name), filepath.Join(hierarchy, "cpu", name)}
+	}
+	for _, dir := range c.dirs {
+		try.Check(os.Mkdir(dir, 0o755))
+	}
+	return c, nil
+}
+
+// close removes them; d is unlimited again.
+func (c *cgroups) close(d *disk) {
+	if c.v2 == "" && d != nil {
+		_ = throttle(d, 0)
+	}
+	for _, dir := range c.dirs {
+		_ = os.Remove(dir)
+	}
+}
+
+// limit makes the machine that is to come as small as s, on d.
+func (c *cgroups) limit(s size, d *disk) (err error) {
+	defer try.End(&err)
+	put := func(name, value string) { try.Check(os.WriteFile(name, []byte(value), 0)) }
+	memory, quota, rate := fmt.Sprint(s.memory<<20), s.cores*25000, s.disk*1e6
+	if c.v2 != "" {
+		put(c.v2+"/memory.max", memory)
+		put(c.v2+"/cpu.max", fmt.Sprintf("%d 100000", quota))
+		put(c.v2+"/io.max", fmt.Sprintf("%s rbps=%d wbps=%[2]d", d.number, rate))
+		return nil
+	}
+	put(c.dirs[0]+"/memory.limit_in_bytes", memory)
+	put(c.dirs[1]+"/cpu.cfs_period_us", "100000")
+	put(c.dirs[1]+"/cpu.cfs_quota_us", fmt.Sprint(quota))
+	return throttle(d, rate)
+}
+
+// throttle limits d to rate bytes a second, with the first version of cgroups; 0: no
+// longer. What is written back belongs to the root there: it is the device that is limited.
+func throttle(d *disk, rate int64) error {
+	var errs []error
+	for _, way := range []string{"read", "write"} {
+		errs = append(errs, os.WriteFile(hierarchy+"/blkio/blkio.throttle."+way+"_bps_device", fmt.Appendf(nil, "%s %d", d.number, rate), 0))
+	}
+	return errors.Join(errs...)
+}
+
+// run runs args on the machine, and says what it used.
+func (c *cgroups) run(cores int, args ...string) (syscall.Rusage, error) {
+	script := ""
+	for _, dir := range c.dirs {
+		script += "echo $$ >" + dir + "/cgroup.procs; "
+	}
+	cmd := exec.Command("sh", append([]string{"-ec", script + `exec "$@"`, "sh"}, args...)...)
+	cmd.Env = append(os.Environ(), fmt.Sprint("GOMAXPROCS=", cores)) // as many as the program would count there
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return syscall.Rusage{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return *cmd.ProcessState.SysUsage().(*syscall.Rusage), nil
+}
+
+func output(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
