@@ -66,8 +66,14 @@ func listener(t testing.TB, network, address string) (net.Listener, *os.File) {
 // server serves the state in its file, which is not there yet, until the test ends.
 func server(t testing.TB) (address string, s *progressServer) {
 	t.Helper()
+	return serverWith(t, connLimit)
+}
+
+// serverWith is server, with that limit of a connection.
+func serverWith(t testing.TB, limit time.Duration) (address string, s *progressServer) {
+	t.Helper()
 	l, _ := listener(t, "tcp", "127.0.0.1:0")
-	s = &progressServer{screen: screen.Device{Root: t.TempDir(), Run: t.TempDir()}, idle: time.Hour, limit: connLimit, log: t.Output()}
+	s = &progressServer{screen: screen.Device{Root: t.TempDir(), Run: t.TempDir()}, idle: time.Hour, limit: limit, log: t.Output()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { s.serve(ctx, []net.Listener{l}); close(ended) }()
@@ -322,8 +328,7 @@ func TestServeSlowClients(t *testing.T) {
 // TestServeBehindSilentClients holds that a client that asks has its answer, however
 // many are connected that say nothing and are not cut yet.
 func TestServeBehindSilentClients(t *testing.T) {
-	address, s := server(t)
-	s.limit = time.Hour
+	address, _ := serverWith(t, time.Hour)
 	silent(t, address, 256)
 	answer, err := ask(address, get)
 	if err != nil {
