@@ -11,35 +11,42 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tope-ota/ota/applier/doctor"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
-// command is what the command line asks for.
+// command is what the command line asks for, and the run that does it.
 type command struct {
-	name         string
-	arg          string // of the commands that take one
-	urlFile      string // install reads its arg from there; empty: it does not
-	urlFrom      string // a command that prints it; empty: none
-	config, root string
-	sysroot      string // of doctor
-	json, dryRun bool
-	quiet, more  bool // -q, -v
-	strict       bool // of verify
-	prune        bool // of verify
-	once         bool // of follow
-	sbom         bool // of list
-	install      installOptions
+	*applier     // nil until it runs
+	do       run // what the command's row of the table does; nil: help was asked for
+	stdout   *cli.Output
+	stderr   io.Writer
+	to       io.Writer // where the answer of --json goes
 
-	idle      time.Duration // of serve-progress
-	request   bool          // of check: one, on stdin
-	limitRate *config.Size  // nil: what the configuration says
+	name          string
+	arg           string // of the commands that take one
+	urlFile       string // install reads its arg from there; empty: it does not
+	urlFrom       string // a command that prints it; empty: none
+	file, root    string // --config, --root
+	sysroot       string // of doctor
+	json          bool
+	quiet         bool          // -q
+	verbose       bool          // -v
+	strict, prune bool          // of verify
+	dryRun        bool          // of cleanup
+	once          bool          // of follow
+	sbom          bool          // of list
+	idle          time.Duration // of serve-progress
+	request       bool          // of check: one, on stdin
+	limitRate     *config.Size  // nil: what the configuration says
+	options       installOptions
 
 	args []string // that it was parsed from
 	unit *streams // nil: it does not run in installUnit
 }
+
+type run = func(ctx context.Context, args []string) error
 
 // Main runs the command line args (without the program's name) and returns the
 // exit code. Results go to stdout, everything else to stderr.
@@ -54,7 +61,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 		c, stdout, stderr, err = takeRequest(stderr)
 		out = &cli.Output{W: stdout}
 	}
-	if err == nil && c.name != "" {
+	if err == nil && c.do != nil {
 		err = c.run(ctx, out, stderr)
 	}
 	err = out.Err(err)
@@ -69,39 +76,22 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	return cli.Fail(stderr, "ota-apply", err)
 }
 
-func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer) (err error) {
-	a := &applier{out: stdout, log: cli.Log(stderr)}
-	if !c.result() {
-		a.out = cli.Log(stdout.W)
-	}
+// run carries c out.
+func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer) error {
+	c.applier = &applier{out: stdout, log: cli.Log(stderr), more: c.verbose}
+	c.stdout, c.stderr = stdout, stderr
 	if c.quiet {
-		a.out, a.log = io.Discard, io.Discard
+		c.out, c.log = io.Discard, io.Discard
 		if c.unit != nil {
-			a.log = c.unit.journal
+			c.log = c.unit.journal
 		}
 	}
-	a.more = c.more
-	if c.json && !c.install.dryRun && (c.name == "install" || c.name == "activate") {
-		a.events = newEvents(stdout.W)
-		a.out = &a.events.text
-		defer func() { a.events.result(a.version, err) }()
-	}
-	if c.json && c.tells() {
-		to := a.out
-		a.answer = new(cli.Answer)
-		a.out = &a.answer.Text
-		defer func() { err = a.give(to, err) }()
-	}
-	if c.name == "doctor" { // a configuration that is wrong is a finding
-		return doctor.Diagnose(ctx, a.out, doctor.Options{Config: c.config, Root: c.root, Sysroot: c.sysroot, JSON: c.json})
-	}
-	if c.request { // it needs neither the store nor the configuration
-		return serveCheck(ctx)
-	}
-	cfg, err := config.Find(c.config)
-	if c.name == "serve-progress" {
-		return serveProgress(ctx, cfg, err, c.idle, a.log)
-	}
+	return c.do(ctx, nil)
+}
+
+// configure reads the configuration, and puts the flags over it.
+func (c *command) configure() error {
+	cfg, err := config.Find(c.file)
 	if err != nil {
 		return (&bootcheck.Error{Exit: bootcheck.ExitUsage, Err: err}).
 			WithAdvice("%s", cmp.Or(bootcheck.Advice(err), "correct the configuration, or choose another one with --config"))
@@ -114,90 +104,76 @@ func (c *command) run(ctx context.Context, stdout *cli.Output, stderr io.Writer)
 	if c.limitRate != nil {
 		cfg.LimitRate = *c.limitRate
 	}
-	a.cfg = cfg
-	if c.name == "install" {
-		if c.urlFrom != "" && c.unit == nil {
-			a.fresh = func(ctx context.Context) (string, error) { return addressFrom(ctx, c.urlFrom, stderr) }
-			c.arg, err = a.fresh(ctx)
-		} else {
-			c.arg, err = c.readAddress(ctx)
-		}
-		if err != nil {
+	c.cfg = cfg
+	return nil
+}
+
+// openStore opens the store.
+func (c *command) openStore() (err error) {
+	if c.store, err = bootcheck.Open(c.cfg.Root); err == nil {
+		c.store.Run = c.cfg.Run
+	}
+	return err
+}
+
+// actOut makes what c tells on stdout lines that nothing depends on: what it does is its
+// result. A reader that is gone is no error of it, and one that hangs must not keep its lock.
+func (c *command) actOut() {
+	switch {
+	case c.answer != nil:
+		c.to = cli.Log(c.stdout.W)
+	case !c.quiet:
+		c.out = cli.Log(c.stdout.W)
+	}
+}
+
+// give gives the answer of a command that ended with err.
+func (c *command) give(err error) error {
+	var record *bootcheck.Record
+	if c.store != nil {
+		record, _ = c.record()
+	}
+	for name, info := range c.store.LinkInfo(record) {
+		c.answer.Set(name, info)
+	}
+	return c.answer.Give(c.to, err)
+}
+
+// verifyAny verifies a version or a bundle; a bundle needs no store.
+func (c *command) verifyAny(ctx context.Context) error {
+	if err := c.openStore(); err != nil {
+		if !isBundle(c.arg) {
 			return err
 		}
+		c.logf("warning: %v; keys that were revoked there are not known", err)
+	}
+	return c.verify(ctx, c.arg, c.strict, c.prune)
+}
+
+// installs is the command install: what it is of is read before anything else.
+func (c *command) installs(ctx context.Context) (err error) {
+	if c.urlFrom != "" && c.unit == nil {
+		c.fresh = func(ctx context.Context) (string, error) { return addressFrom(ctx, c.urlFrom, c.stderr) }
+		c.arg, err = c.fresh(ctx)
+	} else {
+		c.arg, err = c.readAddress(ctx)
 	}
 	switch {
-	case c.install.dryRun:
-		return a.dryRun(ctx, c.arg, c.install, c.json)
-	case c.name == "follow":
-		return a.followServer(ctx, c)
-	case c.name == "install", c.name == "activate":
-		return c.change(ctx, a, stdout.W, stderr)
-	}
-	if a.store, err = bootcheck.Open(cfg.Root); err != nil {
-		if c.name == "verify" && isBundle(c.arg) {
-			a.logf("warning: %v; keys that were revoked there are not known", err)
-			return a.verify(ctx, c.arg, c.strict, c.prune)
-		}
+	case err != nil:
 		return err
+	case c.options.dryRun:
+		return c.applier.dryRun(ctx, c.arg, c.options, c.json)
 	}
-	a.store.Run = cfg.Run
-	switch c.name {
-	case "list":
-		return a.list(c.json, c.sbom)
-	case "verify":
-		return a.verify(ctx, c.arg, c.strict, c.prune)
-	case "cleanup":
-		defer a.publish()
-		return a.cleanup(ctx, c.dryRun)
-	case "unblock":
-		defer a.publish()
-		return a.unblock(ctx, c.arg)
-	case "reset-release":
-		defer a.publish()
-		return a.resetRelease(ctx)
-	case "check":
-		return a.check(ctx, c.json)
-	}
-	return a.status(c.json)
-}
-
-// result reports whether c is asked for what it prints. Of any other command what it
-// does is the result: a reader that is gone is no error of it, and one that hangs
-// must not keep its lock.
-func (c *command) result() bool {
-	switch c.name {
-	case "install", "cleanup":
-		return c.dryRun || c.install.dryRun
-	case "activate", "unblock", "reset-release", "serve-progress", "follow":
-		return false
-	}
-	return true
-}
-
-// tells reports whether c tells in words what it did: with --json that is one object.
-func (c *command) tells() bool {
-	return c.name == "verify" || c.name == "cleanup" || c.name == "unblock" || c.name == "reset-release"
-}
-
-// give gives the answer of a command that ended with err, to w.
-func (a *applier) give(w io.Writer, err error) error {
-	var record *bootcheck.Record
-	if a.store != nil {
-		record, _ = a.record()
-	}
-	for name, info := range a.store.LinkInfo(record) {
-		a.answer.Set(name, info)
-	}
-	return a.answer.Give(w, err)
+	return c.change(ctx)
 }
 
 // change runs the commands that change the current version: in a unit of their own where
 // systemd runs, since they restart the service that called them.
-func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writer) (err error) {
+func (c *command) change(ctx context.Context) (err error) {
+	a := c.applier
 	if c.unit == nil {
-		c.install.by = asker(a.cfg)
-		bundle, err := c.prepare(a)
+		c.options.by = asker(a.cfg)
+		bundle, err := c.prepare()
 		if err != nil {
 			return err
 		}
@@ -207,10 +183,10 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 			return err
 		}
 		if conn != nil {
-			return a.follow(ctx, conn, c.asRequest(a.cfg), stdout, stderr)
+			return a.follow(ctx, conn, c.asRequest(a.cfg), c.stdout.W, c.stderr)
 		}
 		if !c.quiet {
-			a.show = newProgressBar(stderr)
+			a.show = newProgressBar(c.stderr)
 		}
 		if a.show == nil && a.events == nil {
 			a.lines = a.log
@@ -232,14 +208,14 @@ func (c *command) change(ctx context.Context, a *applier, stdout, stderr io.Writ
 		a.events.w = a.show.over(a.events.w)
 	}
 	if c.name == "activate" {
-		return a.activateVersion(ctx, c.arg, c.install)
+		return a.activateVersion(ctx, c.arg, c.options)
 	}
-	return a.install(ctx, c.arg, c.install)
+	return a.install(ctx, c.arg, c.options)
 }
 
 // prepare finds out, before an install begins, what device-api is not told of. It
 // opens a bundle that is a file.
-func (c *command) prepare(a *applier) (bundle *os.File, err error) {
+func (c *command) prepare() (bundle *os.File, err error) {
 	if c.name != "install" {
 		return nil, nil
 	}
@@ -259,10 +235,10 @@ func (c *command) prepare(a *applier) (bundle *os.File, err error) {
 	}
 	// Without a key nothing can be installed, so nothing is made either.
 	if err == nil {
-		_, err = a.keys()
+		_, err = c.keys()
 	}
 	if err != nil {
-		a.refused(err)
+		c.refused(err)
 	}
 	return bundle, err
 }

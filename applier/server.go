@@ -45,7 +45,7 @@ func (a *applier) followServer(ctx context.Context, c *command) error {
 		return err
 	}
 	program := []string{os.Args[0]}
-	for flag, value := range map[string]string{"--config": c.config, "--root": c.root} {
+	for flag, value := range map[string]string{"--config": c.file, "--root": c.root} {
 		if value != "" {
 			program = append(program, flag, value)
 		}

@@ -262,8 +262,8 @@ func byInterrupt(ctx context.Context) bool {
 
 // asRequest is c, which has been checked, for installUnit.
 func (c *command) asRequest(cfg *config.Config) *request {
-	r := &request{Args: c.args, Root: cfg.Root, Target: c.arg, AskedBy: c.install.by}
-	if c.config != "" || os.Getenv("OTA_CONFIG") != "" {
+	r := &request{Args: c.args, Root: cfg.Root, Target: c.arg, AskedBy: c.options.by}
+	if c.file != "" || os.Getenv("OTA_CONFIG") != "" {
 		r.Config = cfg.Path
 	}
 	for _, name := range requestVariables {
@@ -311,7 +311,7 @@ func (r *request) command() (*command, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.config, c.root, c.arg, c.urlFile, c.install.by = r.Config, r.Root, r.Target, "", r.AskedBy
+	c.file, c.root, c.arg, c.urlFile, c.options.by = r.Config, r.Root, r.Target, "", r.AskedBy
 	for _, line := range r.Environment {
 		if name, value, _ := strings.Cut(line, "="); slices.Contains(requestVariables, name) {
 			os.Setenv(name, value)
