@@ -240,7 +240,7 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record, ref *b
 }
 
 // unconfirmedBaseline is the baseline where the current version was never confirmed. What
-// it fails may be its own fault, and excuses nothing: that is what the version before it
+// it fails may be its own fault, and is no reason: that is what the version before it
 // failed. What is good now has to be good later.
 func unconfirmedBaseline(record *bootcheck.Record, results []health.Result) map[string]bool {
 	baseline := make(map[string]bool)

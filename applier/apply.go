@@ -104,7 +104,7 @@ type installOptions struct {
 	atReboot       bool   // the next boot runs it, and until then nothing changes
 	force          bool   // although it is blocked
 	allowDowngrade bool   // although it is older than what was confirmed here
-	by             string // who asks, for the record
+	by             string // the asker, for the record
 }
 
 // install is the recipe. from is an address or a file. When it returns nil, the

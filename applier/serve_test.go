@@ -140,7 +140,7 @@ func TestServeAnswers(t *testing.T) {
 		{"PUT", "PUT /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
 		{"DELETE", "DELETE /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
 		{"OPTIONS", "OPTIONS /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
-		{"a method that nobody knows", "get /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
+		{"an unknown method", "get /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\n\r\n", "405 Method Not Allowed", "Method Not Allowed\n"},
 
 		{"a body", "GET /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", "413 Request Entity Too Large", "Request Entity Too Large\n"},
 		{"a body that is only announced", "GET /api/v1.0/progress HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000000\r\n\r\n", "413 Request Entity Too Large", "Request Entity Too Large\n"},
@@ -462,8 +462,8 @@ func TestServeDamagedConfig(t *testing.T) {
 	}
 }
 
-// TestServeStop holds that who was accepted is answered though the program has been
-// told to end, and who was not waits for the next run.
+// TestServeStop holds that a client that was accepted is answered though the program has been
+// told to end, and one that was not waits for the next run.
 func TestServeStop(t *testing.T) {
 	l, f := listener(t, "tcp", "127.0.0.1:0")
 	s := &progressServer{screen: screen.Device{Root: t.TempDir(), Run: t.TempDir()}, idle: time.Hour, limit: connLimit, log: t.Output()}

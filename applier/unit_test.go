@@ -111,7 +111,7 @@ func TestFreshAddresses(t *testing.T) {
 	follower.Close()
 	<-gone
 	if got, err := ask(t.Context()); err == nil {
-		t.Errorf("got %q from nobody", got)
+		t.Errorf("got %q without an install", got)
 	}
 
 	silent, asks, err := socketPair()

@@ -19,12 +19,12 @@ func TestCheckOwner(t *testing.T) {
 		want string                 // of the error; empty: none
 	}{
 		{"all is root's", func(string) error { return nil }, false, ""},
-		{"everybody can write it", func(dir string) error { return os.Chmod(dir+"/etc/file", 0o666) }, false, "mode 0666"},
+		{"every user can write it", func(dir string) error { return os.Chmod(dir+"/etc/file", 0o666) }, false, "mode 0666"},
 		{"a group can write it", func(dir string) error { return chownMode(dir+"/etc/file", 0, stranger, 0o660) }, true, "mode 0660"},
 		{"a user's", func(dir string) error { return os.Chown(dir+"/etc/file", stranger, -1) }, true, "owner 12345"},
-		{"everybody can write its directory", func(dir string) error { return os.Chmod(dir+"/etc", 0o777) }, false, "mode 0777"},
+		{"every user can write its directory", func(dir string) error { return os.Chmod(dir+"/etc", 0o777) }, false, "mode 0777"},
 		{"a user's directory", func(dir string) error { return os.Chown(dir+"/etc", stranger, -1) }, true, "owner 12345"},
-		{"everybody can write a directory above", func(dir string) error { return os.Chmod(dir, 0o777) }, false, "mode 0777"},
+		{"every user can write a directory above", func(dir string) error { return os.Chmod(dir, 0o777) }, false, "mode 0777"},
 		{"above it only entries of others are safe", func(dir string) error { return os.Chmod(dir+"/etc", 0o777|os.ModeSticky) }, false, ""},
 		{"a link to a file of root", func(dir string) error { return fileLink(dir, dir+"/real") }, false, ""},
 		{"a relative link", func(dir string) error { return fileLink(dir, "../real") }, false, ""},

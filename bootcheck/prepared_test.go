@@ -55,7 +55,7 @@ func TestTrialPreparesItsRollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := runsNow(t, s); got != "1.0" || next.Generation != 4 {
-		t.Errorf("after the fall-back %s runs, generation %d", got, next.Generation)
+		t.Errorf("after the rollback %s runs, generation %d", got, next.Generation)
 	}
 	active := mustActive(t, s)
 	if r := active.Record; active.Damage != "" || r.Phase != PhaseFallback || r.Trial.BootID != "here" || !r.Current.Same(one) || r.Generation != 4 || r.LastRollback.Cause != CauseHealth ||
@@ -149,7 +149,7 @@ func TestPreparedIsNoBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := mustActive(t, s).Record; r.Current.Version != "1.0" {
-		t.Errorf("without a switch, after a fall-back: %s, want 1.0", r.Current)
+		t.Errorf("without a switch, after a rollback: %s, want 1.0", r.Current)
 	}
 }
 

@@ -138,7 +138,7 @@ func damages() map[string]func(dir string) error {
 		rows["the directory "+dir+" is a link to elsewhere"] = instead(dir, func(n string) error { return os.Symlink("/usr/lib", n) })
 		rows["the directory "+dir+" may be read by fewer"] = chmod(dir, 0o750)
 		rows["the directory "+dir+" may be written by all"] = chmod(dir, 0o1777)
-		rows["the directory "+dir+" may be entered by nobody"] = chmod(dir, 0o600)
+		rows["the directory "+dir+" may be entered by no user"] = chmod(dir, 0o600)
 	}
 	rows["nothing"] = func(string) error { return nil }
 	rows["the link leads elsewhere"] = instead("lib/core", func(n string) error { return os.Symlink("/etc", n) })
@@ -217,7 +217,7 @@ func TestRepair(t *testing.T) {
 	for name, damage := range damages() {
 		for _, sealed := range []bool{false, true} {
 			for _, donor := range []bool{true, false} {
-				if sealed && os.Geteuid() != 0 && (strings.Contains(name, "entered by nobody") || strings.Contains(name, "directory with files")) {
+				if sealed && os.Geteuid() != 0 && (strings.Contains(name, "entered by no user") || strings.Contains(name, "directory with files")) {
 					continue // only root can make what is in such a directory read-only
 				}
 				t.Run(fmt.Sprintf("%s, sealed %v, donor %v", name, sealed, donor), func(t *testing.T) {
@@ -270,7 +270,7 @@ func TestRepair(t *testing.T) {
 					_, err = s.Repair(t.Context(), nil, ref, got)
 					if len(lost) > 0 {
 						if Exit(err) != ExitDamaged || !strings.Contains(fmt.Sprint(err), fmt.Sprintf("%d files (", len(lost))) {
-							t.Errorf("Repair: %v, want that nobody has %v", err, lost)
+							t.Errorf("Repair: %v, want that no version has %v", err, lost)
 						}
 						want, dir = before, s.path("v1.0")
 					} else if err != nil {
@@ -674,7 +674,7 @@ func TestRepairNeverFollowsALink(t *testing.T) {
 	t.Logf("swapped %d times", swapped)
 }
 
-// Who is told to end, ends, and has not lost anything.
+// A repair that is told to end, ends, and has not lost anything.
 func TestRepairCanceled(t *testing.T) {
 	s := newStore(t)
 	ref := addTree(t, s, "1.0", treeOf1, nil)
@@ -854,7 +854,7 @@ func TestRepairWithoutDonor(t *testing.T) {
 			}
 			before := look(s.path("v1.0"))
 			if _, _, err := repair(t, s, nil, ref); Exit(err) != ExitDamaged || !strings.Contains(err.Error(), "bin/app") {
-				t.Errorf("Repair = %v; want that nobody has bin/app", err)
+				t.Errorf("Repair = %v; want that no version has bin/app", err)
 			}
 			if after := look(s.path("v1.0")); after != before || exists(s.path("v1.0~1")) {
 				t.Errorf("something changed:\n%s", cmp.Diff(before, after))
@@ -893,7 +893,7 @@ func TestRepairWithoutManifest(t *testing.T) {
 				t.Errorf("Repair: %v, want that it is the manifest", err)
 			}
 			if _, err := os.Lstat(s.path("v1.0", "bin", "app")); err == nil {
-				t.Error("bin/app was made from a manifest that nobody can trust")
+				t.Error("bin/app was made from a manifest that cannot be trusted")
 			}
 		})
 	}

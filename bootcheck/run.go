@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// The run directory is in memory, so a reboot empties it. Who writes what there:
+// The run directory is in memory, so a reboot empties it. Which program writes what there:
 //
 //	boot-seen             guardian, install   this boot was seen: Boot
 //	fallback.json         guardian            why it rolled back, which a full disk had no room for (prepared.go)

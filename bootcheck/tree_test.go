@@ -154,7 +154,7 @@ func TestCheckTreeStart(t *testing.T) {
 		{"a program in bin", []Entry{dir("bin"), file("bin/app", 0o755, 10)}, "bin/app", true},
 		{"a program in sbin", []Entry{dir("sbin"), file("sbin/app", 0o755, 10)}, "sbin/app", true},
 		{"a program that only its owner may execute", []Entry{file("app", 0o700, 10)}, "app", true},
-		{"a file in bin that nobody may execute", []Entry{dir("bin"), file("bin/data", 0o644, 10)}, "bin/data", false},
+		{"a file in bin that no user may execute", []Entry{dir("bin"), file("bin/data", 0o644, 10)}, "bin/data", false},
 		{"a program below bin", []Entry{dir("bin"), dir("bin/more"), file("bin/more/app", 0o755, 10)}, "bin/more/app", false},
 		{"a program elsewhere", []Entry{dir("lib"), file("lib/app", 0o755, 10)}, "lib/app", false},
 		{"a program as large as all may be", []Entry{file("app", 0o755, 64*mib)}, "app", true},

@@ -202,7 +202,7 @@ func TestUnknownKeysGoWithTheirObject(t *testing.T) {
 		{"a block has another reason", func(r *Record) *Record { r.Blocked[0].Check = "y"; return r }, "2.0 1.0 trial 0.8,0.9 rollback"},
 		{"another version is blocked", func(r *Record) *Record { r.Block(*three, CauseHealth, ""); return r }, "2.0 1.0 trial 0.8,0.9,- rollback"},
 		{"another version is on trial", func(r *Record) *Record { r.Confirm(*r.Current); return r.Activate(three, "", "c", nil, nil) }, "- 2.0 - 0.8,0.9 rollback"},
-		{"the trial falls back", func(r *Record) *Record {
+		{"the trial is rolled back", func(r *Record) *Record {
 			r.RolledBack(&Rollback{From: "2.0", To: "1.0", Level: LevelPrevious, Cause: CauseBoots})
 			r.Phase, r.Current, r.Previous, r.Trial = PhaseFallback, r.Previous, nil, &Trial{BootID: "d"}
 			return r

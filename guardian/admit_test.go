@@ -21,7 +21,7 @@ const stolen, safe = 0x6666666666666666, 0x1111111111111111
 func keyName(id uint64) string { return fmt.Sprintf("%016X", id) }
 
 // sign writes a signature of version as minisign writes it, with nothing behind the ID
-// that can be verified: the guardian reads who signed, no more.
+// that can be verified: the guardian reads which key signed, no more.
 func (b *board) sign(version string, id uint64) {
 	b.t.Helper()
 	raw := append([]byte("ED"), make([]byte, 8+64)...)
@@ -143,7 +143,7 @@ func TestRevokedInTheSameBoot(t *testing.T) {
 			b := newBoard(t)
 			b.try()
 			r := b.record().Clone()
-			r.Trial.Baseline = map[string]bool{"device-api runs": false} // what recover would excuse
+			r.Trial.Baseline = map[string]bool{"device-api runs": false} // what recover would not count
 			b.commit(r)
 			b.revoke(stolen)
 			g := b.device()
@@ -171,17 +171,17 @@ func TestNextIsAsked(t *testing.T) {
 		{name: "its key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(stolen) }},
 		{name: "another key was revoked", more: func(b *board, n *bootcheck.Next) { b.revoke(safe) }, runs: true},
 		{name: "its key was taken out of the directory", keys: []uint64{safe}},
-		{name: "its key is in a file that everybody can change", keys: []uint64{stolen, safe}, open: true},
+		{name: "its key is in a file that every user can change", keys: []uint64{stolen, safe}, open: true},
 		{name: "there is no directory of keys that can be read", runs: true},
 		{name: "another model", change: func(m *bootcheck.Manifest) { m.Models = []string{"x2"} }},
 		{name: "it expired", change: func(m *bootcheck.Manifest) { m.NotAfter = &past }},
 		{name: "its release is older", change: func(m *bootcheck.Manifest) { m.Release = 4 }},
 		{name: "its release is older, and that was allowed", change: func(m *bootcheck.Manifest) { m.Release = 4 }, more: func(b *board, n *bootcheck.Next) { n.AllowDowngrade = true }, runs: true},
 		{name: "its release is far ahead", change: func(m *bootcheck.Manifest) { m.Release = 1 << 60 }},
-		{name: "nobody knows what was revoked", more: func(b *board, n *bootcheck.Next) {
+		{name: "it is not known what was revoked", more: func(b *board, n *bootcheck.Next) {
 			b.must(os.WriteFile(b.path(".revoked.json"), []byte("x"), 0o600))
 		}},
-		{name: "nobody knows who signed it", more: func(b *board, n *bootcheck.Next) {
+		{name: "it is not known who signed it", more: func(b *board, n *bootcheck.Next) {
 			b.revoke(safe)
 			b.must(os.WriteFile(b.path("v4.0", ".ota", "manifest.json.minisig"), []byte("x"), 0o644))
 		}},

@@ -418,7 +418,7 @@ func TestBootWithDamagedVersions(t *testing.T) {
 	}{
 		{"current", []string{"3.0"}, "2.0", "fallback", 0},
 		{"current and previous", []string{"3.0", "2.0"}, "1.0", "factory", 0},
-		{"previous, which nobody needs now", []string{"2.0"}, "3.0", "confirmed", 0},
+		{"previous, which is not needed now", []string{"2.0"}, "3.0", "confirmed", 0},
 		{"all", []string{"3.0", "2.0", "1.0"}, "3.0", "hold", bootcheck.ExitHeld},
 	} {
 		for how, damage := range map[string]func(name string) error{
@@ -507,7 +507,7 @@ func TestBootTakesNoHalfVersion(t *testing.T) {
 	}
 }
 
-// crowd adds n versions whose manifests are FIFOs: who opens one is stuck, or says so.
+// crowd adds n versions whose manifests are FIFOs: a program that opens one hangs, or says so.
 func (b *board) crowd(n int) {
 	b.t.Helper()
 	for i := range n {

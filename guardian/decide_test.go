@@ -121,14 +121,14 @@ func TestDecide(t *testing.T) {
 		{"a boot is counted once, however often it is asked", counted(trial(0, 0, 0), "x", "b"), LastHard, damaged(), Keep, "3.0", ""},
 		{"a trial that is damaged is left at once", trial(0, 0, 0), LastClean, damaged("3.0"), RollBack, "2.0", "fallback"},
 		{"a trial without anything behind it runs on", bootCounts(record("trial", "1.0", ""), 2, 0, 0), LastHard, damaged(), Keep, "1.0", ""},
-		{"the boot of the fall back is not counted against it", counted(record("fallback", "2.0", ""), "b"), LastHard, damaged(), Keep, "2.0", ""},
+		{"the boot of the rollback is not counted against it", counted(record("fallback", "2.0", ""), "b"), LastHard, damaged(), Keep, "2.0", ""},
 		{"a fallback is counted like a trial", record("fallback", "2.0", ""), LastHard, damaged(), Count, "2.0", "fallback"},
 		{"hard ends of the fallback repeatedly: factory", bootCounts(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged(), RollBack, "1.0", "factory"},
 		{"factory is damaged: the next confirmed one", bootCounts(record("fallback", "2.0", "", "1.5", "2.0"), 2, 0, 0), LastHard, damaged("1.0"), RollBack, "1.5", "fallback"},
 		{"factory is never counted", record("factory", "1.0", ""), LastHard, damaged(), Keep, "1.0", ""},
 		{"factory is damaged and nothing else is intact: hold", record("factory", "1.0", ""), LastClean, damaged("1.0"), Hold, "1.0", "hold"},
 		{"factory is damaged: a confirmed version that is intact", record("factory", "1.0", "", "1.5"), LastClean, damaged("1.0"), RollBack, "1.5", "fallback"},
-		{"hold never switches, whatever is damaged", record("hold", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), Keep, "2.0", ""},
+		{"hold never switches for damage", record("hold", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), Keep, "2.0", ""},
 		{"a newer program's phase is left alone", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged(), Keep, "2.0", ""},
 		{"a version that is damaged is left in any phase", record("probation", "2.0", "1.5", "1.5"), LastHard, damaged("2.0"), RollBack, "1.5", "fallback"},
 		{"a trial whose key was revoked is left at once", trial(0, 0, 0), LastClean, refused("3.0"), RollBack, "2.0", "fallback"},
@@ -136,7 +136,7 @@ func TestDecide(t *testing.T) {
 		{"a trial whose key was revoked, and nothing is behind it: hold", record("trial", "3.0", ""), LastClean, refused("3.0", "1.0"), Hold, "3.0", "hold"},
 		{"previous was never confirmed, and its key was revoked: factory", bootCounts(record("trial", "3.0", "2.0"), 2, 0, 0), LastHard, refused("2.0"), RollBack, "1.0", "factory"},
 		{"a fallback that was never confirmed, and its key was revoked", record("fallback", "2.0", ""), LastClean, refused("2.0"), RollBack, "1.0", "factory"},
-		{"hold never switches, whatever was revoked", record("hold", "2.0", "1.5", "1.5"), LastHard, refused("2.0"), Keep, "2.0", ""},
+		{"hold never switches for a revoked key", record("hold", "2.0", "1.5", "1.5"), LastHard, refused("2.0"), Keep, "2.0", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			before := row.record.Clone()
@@ -194,9 +194,9 @@ func TestMarkBad(t *testing.T) {
 		blocked []string
 	}{
 		{"a trial fails its health", record("trial", "3.0", "2.0", "2.0"), health, RollBack, "2.0", "fallback", "", []string{"3.0"}},
-		{"the version fallen back to fails the same check: the environment",
+		{"the version rolled back to fails the same check: the environment",
 			rolledBack(record("fallback", "2.0", "", "2.0"), "answers"), health, Hold, "2.0", "hold", "environment", nil},
-		{"the version fallen back to fails another check",
+		{"the version rolled back to fails another check",
 			rolledBack(record("fallback", "2.0", "", "2.0"), "runs"), health, RollBack, "1.0", "factory", "", []string{"3.0", "2.0"}},
 		{"two versions that crash without a check are not the environment",
 			rolledBack(record("fallback", "2.0", "", "2.0"), ""), Failure{Cause: bootcheck.CauseCrash}, RollBack, "1.0", "factory", "", []string{"3.0", "2.0"}},

@@ -19,7 +19,7 @@ var unwanted = map[string]string{
 	"github.com/prometheus/":               "+4.7 MB; the text format is written by hand",
 	"regexp":                               "+0.3 MB",
 	"github.com/cavaliergopher/":           "only the applier downloads",
-	"github.com/tope-ota/ota/applier":      "judgement and change are separate programs: no bug of the applier may stop a boot",
+	"github.com/tope-ota/ota/applier":      "decision and change are separate programs: no bug of the applier may stop a boot",
 	"github.com/tope-ota/ota/integration/": "test machines are not part of the product",
 }
 
@@ -31,15 +31,15 @@ func TestGuardianDependencies(t *testing.T) {
 func TestApplierDoesNotImportGuardian(t *testing.T) {
 	for _, cmd := range []string{"ota-apply", "ota-bundle"} {
 		check(t, "github.com/tope-ota/ota/applier/cmd/"+cmd, map[string]string{
-			"github.com/tope-ota/ota/guardian": "judgement and change are separate programs",
+			"github.com/tope-ota/ota/guardian": "decision and change are separate programs",
 		})
 	}
 }
 
 func TestBootcheckImportsNeither(t *testing.T) {
 	check(t, "github.com/tope-ota/ota/bootcheck/...", map[string]string{
-		"github.com/tope-ota/ota/guardian": "bootcheck is the facts: it knows nothing of who uses them",
-		"github.com/tope-ota/ota/applier":  "bootcheck is the facts: it knows nothing of who uses them",
+		"github.com/tope-ota/ota/guardian": "bootcheck is the facts: it knows nothing of the programs that use them",
+		"github.com/tope-ota/ota/applier":  "bootcheck is the facts: it knows nothing of the programs that use them",
 	})
 }
 

@@ -19,7 +19,7 @@
 #   --programs DIR     where the programs are (default: where the PATH says)
 #   --dry-run          only say what would be done
 #
-# A bundle or a directory is not confirmed on this device: who runs this answers for
+# A bundle or a directory is not confirmed on this device: the caller answers for
 # it. On a device without any version it becomes the current one too, on trial. A key
 # that signs for other devices should not be on this one: make the bundle elsewhere
 # (make_release.sh) and use --bundle.

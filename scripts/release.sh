@@ -52,7 +52,7 @@ done
 diff -r "$work/first/out" "$work/second/out" >&2 || die "the two builds differ: nothing is released"
 
 new=$work/first/out
-# What is said here is what this script knows, no more: who ran it, and where, is not in it.
+# It says what this script knows, no more: who ran it, and where, is not in it.
 {
     printf '{\n  "_type": "https://in-toto.io/Statement/v1",\n  "subject": [\n'
     (cd "$new" && sha256sum -- *) | awk '{ printf "%s    {\"name\": \"%s\", \"digest\": {\"sha256\": \"%s\"}}", (NR > 1 ? ",\n" : ""), $2, $1 } END { print "" }'

@@ -13,7 +13,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-var update = flag.Bool("update", false, "write testdata/golden-v1.ota anew; only for a new format: devices in the field must read the old one")
+var update = flag.Bool("update", false, "write testdata/golden-v1.ota again; only for a new format: devices in the field must read the old one")
 
 // goldenTree is what testdata/golden-v1.ota holds.
 var goldenTree = map[string]string{

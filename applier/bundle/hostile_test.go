@@ -571,7 +571,7 @@ func TestEveryByteFlipped(t *testing.T) {
 			_, mine, _ := bytes.Cut(h.Signature, []byte("\n"))
 			_, theirs, _ := bytes.Cut(good.Signature, []byte("\n"))
 			if !bytes.Equal(mine, theirs) || !bytes.Equal(h.RawManifest, good.RawManifest) {
-				t.Errorf("byte %d changed from %#x to %#x, and nobody noticed", i, whole[i], b[i])
+				t.Errorf("byte %d changed from %#x to %#x, unnoticed", i, whole[i], b[i])
 			}
 		}
 	}

@@ -106,7 +106,7 @@ func TestTake(t *testing.T) {
 		copied []string // what is not shared although it was taken
 		damage []string // what of the donor is said to be damaged; nil: the same as fetch
 	}{
-		{name: "nobody wrote to it"},
+		{name: "no program wrote to it"},
 		{name: "a bit of a file flipped", fetch: []string{"lib/big2"}, damage: []string{"lib/big"}, meddle: func(t *testing.T, dir string, d *bootcheck.Donor) {
 			rot(t, dir+"/lib/big", 12345)
 		}},

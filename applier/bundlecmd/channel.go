@@ -54,7 +54,7 @@ func (c *command) channelVerbs(answers, makes func(func(context.Context, []strin
 				fs.StringVar(&o.out, "o", "", "write it to `FILE`")
 			},
 			Run: makes(func(ctx context.Context, _ []string) error { return c.delegate(ctx, o) }, keys...)},
-		{Name: "channel init", Args: "NAME.channel", Help: "begin a channel\nWith --renew: sign it anew, by the delegation that it has or by another one.",
+		{Name: "channel init", Args: "NAME.channel", Help: "begin a channel\nWith --renew: sign it again, by the delegation that it has or by another one.",
 			Example: "ota-bundle channel init --delegation stable.delegation --key ci.key stable.channel",
 			Flags: func(fs *flag.FlagSet) {
 				signs(fs)

@@ -156,7 +156,7 @@ func (c *command) initChannel(ctx context.Context, name string, o *channeling) e
 	_, err := os.Lstat(name)
 	switch {
 	case err == nil && !o.renew:
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).WithAdvice("sign it anew: --renew")
+		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).WithAdvice("sign it again: --renew")
 	case err == nil || o.renew:
 		if f, err = readChannel(name); err != nil {
 			return err

@@ -26,7 +26,7 @@ type inspection struct {
 	Services   []string   `json:"services"`
 	NotAfter   *time.Time `json:"not_after"`
 	Revoked    []string   `json:"revoked_keys"`
-	KeyID      string     `json:"key_id"` // who claims to have signed; empty: not signed
+	KeyID      string     `json:"key_id"` // the key that claims to have signed; empty: not signed
 	BundleSize int64      `json:"bundle_size"`
 	Files      int        `json:"files"`
 	Dirs       int        `json:"dirs"`

@@ -103,7 +103,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// Of 1,000,000 devices, a wave has its share within 0.2 % of all; who is in stays in; and the
+// Of 1,000,000 devices, a wave has its share within 0.2 % of all; a device that is in stays in; and the
 // first devices of one version are no more likely than others among the first of the next.
 func TestWaves(t *testing.T) {
 	const devices = 1_000_000

@@ -163,7 +163,7 @@ func (f *File) Expired(today time.Time) error {
 	}{{"it", f.Channel.NotAfter}, {"the delegation of its key", f.Delegation.NotAfter}} {
 		if today.After(part.end) {
 			return refused("%s expired at %s", part.name, part.end.Format(time.RFC3339)).
-				WithAdvice("sign the channel anew; if it is not %s or later, set the device's clock", today.UTC().Format(time.DateOnly))
+				WithAdvice("sign the channel again; if it is not %s or later, set the device's clock", today.UTC().Format(time.DateOnly))
 		}
 	}
 	return nil
@@ -203,7 +203,7 @@ func (s Seen) Admit(f *File) error {
 func Join(delegated, sig, channel []byte) ([]byte, error) {
 	data := bytes.Join([][]byte{delegated, line(sig), channel}, nil)
 	if len(data) > MaxSize {
-		return nil, fmt.Errorf("the channel would be longer than %d bytes: take releases out that nobody needs to walk through", MaxSize)
+		return nil, fmt.Errorf("the channel would be longer than %d bytes: take out releases that no device needs to pass", MaxSize)
 	}
 	return data, nil
 }

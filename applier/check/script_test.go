@@ -93,7 +93,7 @@ func TestScriptsThatMustNotBeRun(t *testing.T) {
 	if err := os.Chmod(open, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	refused("in a directory for everybody", run(path), "can be changed by others")
+	refused("in a directory that every user can write", run(path), "can be changed by others")
 	link := filepath.Join(dir, "link")
 	if err := os.Symlink("open/probe", link); err != nil {
 		t.Fatal(err)

@@ -297,7 +297,7 @@ func TestBroken(t *testing.T) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\n[metrics]\nfile = \"/var/lib/node-exporter/ota.prom\"\n")
 		}, "unit ota-recover.service", stateFail, "may not write /var/lib/node-exporter", "systemctl edit ota-recover.service"},
 		{"a service without its drop-in", func(m *image) { m.remove(dropIn) }, "service device-api.service", stateFail, "before ota-guardian has decided", "50-ota.conf"},
-		{"a service that is judged before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "confirmed before it has started", "50-ota.conf"},
+		{"a service that is checked before it starts", func(m *image) { m.edit(dropIn, "Before=ota-confirm.service", "") }, "service device-api.service", stateFail, "confirmed before it has started", "50-ota.conf"},
 		{"a service that crashes alone", func(m *image) { m.edit(dropIn, "OnFailure=ota-recover.service", "") }, "service device-api.service", stateFail, "nothing rolls back", "50-ota.conf"},
 		{"a service that waits for another store", func(m *image) { m.edit(dropIn, "/opt/tope/versions/current", "/srv/versions/current") }, "service device-api.service", stateFail, "not started without /srv/versions/current", "ConditionPathExists="},
 		{"a crash loop that never ends", func(m *image) { m.edit(dropIn, "RestartSec=1", "RestartSec=15s") }, "service device-api.service", stateFail, "a crash loop never ends", "50-ota.conf"},
@@ -320,7 +320,7 @@ func TestBroken(t *testing.T) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\nroot = \"/run/versions\"\n")
 		}, "place", stateFail, "emptied without asking", "move the store"},
 		{"a disk that is full", func(m *image) { m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1024GiB\"\n") }, "free space", stateFail, "1 TiB stay free (reserve), the largest version has 10 B: every install ends", "ota-apply cleanup"},
-		{"a watchdog that nobody asked for", func(m *image) { m.remove("usr/lib/systemd/system.conf.d/50-ota-watchdog.conf") }, "watchdog", stateFail, "not asked", "RuntimeWatchdogSec=30s"},
+		{"a watchdog that was not asked for", func(m *image) { m.remove("usr/lib/systemd/system.conf.d/50-ota-watchdog.conf") }, "watchdog", stateFail, "not asked", "RuntimeWatchdogSec=30s"},
 		{"no watchdog", func(m *image) { m.remove("sys/class/watchdog/watchdog0"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "there is none", "load the driver"},
 		{"a watchdog that is not armed", func(m *image) { m.write("sys/class/watchdog/watchdog0/state", "inactive\n"); m.remove("proc/1/fd/9") }, "watchdog", stateFail, "is inactive", "time-out that it can do"},
 		{"a watchdog with another time-out", func(m *image) { m.write("sys/class/watchdog/watchdog0/timeout", "10\n") }, "watchdog", stateFail, "gives 10s, systemd was asked for 30s", "time-out that it can do"},

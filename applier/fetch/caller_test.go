@@ -14,7 +14,7 @@ const headSize, frameSize = 5_000, 100_000
 
 var errDamaged = bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "a frame is damaged")
 
-// A caller is who downloads in these tests: it knows files by their heads, and what
+// A caller is a program that downloads in these tests: it knows files by their heads, and what
 // follows by its hashes.
 type caller struct {
 	files [][]byte // all that there are; none: it takes any

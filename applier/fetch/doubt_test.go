@@ -315,7 +315,7 @@ func TestDoubtWithSHA256(t *testing.T) {
 	}
 	mustHave(t, f, file)
 	if st.Restarts > 0 || st.Fetched > int64(len(file)+frameSize) {
-		t.Errorf("%+v, want one frame to be fetched anew", st)
+		t.Errorf("%+v, want one frame to be fetched again", st)
 	}
 	opt.Dir = spoolDir(t)
 	_, st, err = Fetch(t.Context(), Source{URL: s.URL + "/x", SHA256: sum(other)}, opt, file, other)

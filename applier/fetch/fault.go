@@ -33,7 +33,7 @@ type fault struct {
 	kind    kind
 	code    string        // bootcheck code; empty means CodeDownloadFailed
 	after   time.Duration // the server asked for this pause
-	slow    bool          // ended for slowness: bytes that it moved do not excuse it
+	slow    bool          // ended for slowness: bytes that it moved do not count
 	drop    bool          // the partial file is of no use after a final fault
 	expired bool          // a fresh address has to be asked for
 	bare    bool          // err is returned as it is: it is the caller's own

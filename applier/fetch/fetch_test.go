@@ -101,7 +101,7 @@ func TestUnreachable(t *testing.T) {
 		if left := entries(t, opt.Dir); len(left) != 0 {
 			t.Errorf("%v are left of a file of which nothing arrived", left)
 		}
-		// Who asked is told soon: a server that was never reached is not waited
+		// The caller is told soon: a server that was never reached is not waited
 		// for as one that has broken off.
 		if len(lines) != coldFailures-1 {
 			t.Errorf("%d lines were logged, want %d", len(lines), coldFailures-1)

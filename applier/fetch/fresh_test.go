@@ -70,7 +70,7 @@ func TestFresh(t *testing.T) {
 		{name: "as Google's storage says it", code: 400, first: 2, then: 100, parts: parts, issued: 2},
 		{name: "it never was good", code: 403, then: 100, gets: "server answered 403", report: failed, issued: 1},
 		{name: "nor is the fresh one", code: 403, first: 1, then: -1, gets: "server answered 403", report: failed, issued: 2},
-		{name: "there is no fresh one", code: 403, first: 1, gets: "nobody knows one", report: failed, issued: 1},
+		{name: "there is no fresh one", code: 403, first: 1, gets: "there is none", report: failed, issued: 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -80,7 +80,7 @@ func TestFresh(t *testing.T) {
 			opt.Log = func(line string) { log.WriteString(line + "\n") }
 			opt.Fresh = func(context.Context) (string, error) {
 				if row.then == 0 {
-					return "", errors.New("nobody knows one")
+					return "", errors.New("there is none")
 				}
 				return s.issue(row.then), nil
 			}

@@ -90,7 +90,7 @@ func (h *hops) connected(addr net.Addr) {
 	}
 }
 
-// A zone tells who can reach an address: the smaller, the fewer.
+// A zone tells which hosts can reach an address: the smaller, the fewer.
 type zone int
 
 const (

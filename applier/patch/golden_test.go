@@ -10,7 +10,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-var update = flag.Bool("update", false, "write testdata/golden-v1.otp anew; only for a new format: devices in the field must read the old one")
+var update = flag.Bool("update", false, "write testdata/golden-v1.otp again; only for a new format: devices in the field must read the old one")
 
 // Devices in the field read what an earlier ota-bundle wrote: this file, for the golden
 // bundle.

@@ -114,7 +114,7 @@ type version struct {
 }
 
 // unpack unpacks the bundle name into the new directory dir. All of it is compared with its
-// manifest; who signed that a device asks.
+// manifest; a device asks which key signed it.
 func unpack(ctx context.Context, name, dir string) (*version, error) {
 	f, err := os.Open(name)
 	if err != nil {

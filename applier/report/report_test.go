@@ -603,7 +603,7 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestReaders holds that who reads the file sees one state or the next, never
+// TestReaders holds that a reader of the file sees one state or the next, never
 // half of one and never idle meanwhile, however often it is replaced; and
 // that it says idle as soon as its writer is gone.
 func TestReaders(t *testing.T) {
@@ -652,7 +652,7 @@ func TestReaders(t *testing.T) {
 	r.Close(t.Context())
 	want := State{Stage: bootcheck.StageIdle, Message: "the last install was interrupted while installing"}
 	if s := bootcheck.ReadOperation(file); s != want {
-		t.Errorf("nobody is at work and the file says %+v, want %+v", s, want)
+		t.Errorf("no install runs and the file says %+v, want %+v", s, want)
 	}
 }
 

@@ -104,7 +104,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestLanguage holds who gets which language.
+// TestLanguage holds which request gets which language.
 func TestLanguage(t *testing.T) {
 	for _, row := range []struct{ url, accept, want string }{
 		{"/", "", "en"},

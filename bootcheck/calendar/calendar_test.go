@@ -72,7 +72,7 @@ func TestKeptDate(t *testing.T) {
 	}
 }
 
-// Who only looks leaves nothing behind.
+// A reader leaves nothing behind.
 func TestVolatile(t *testing.T) {
 	dir := t.TempDir()
 	next := bootcheck.BuildDate().AddDate(1, 0, 0)

@@ -287,7 +287,7 @@ func TestUnanswered(t *testing.T) {
 	watch := Watch{Checks: All(cfg, env), Stable: time.Hour, Deadline: time.Hour}
 	synctest.Test(t, func(t *testing.T) {
 		if v, err := watch.Run(t.Context()); !errors.Is(err, ErrUnanswered) {
-			t.Errorf("Watch = %+v, %v; want no verdict", v, err)
+			t.Errorf("Watch = %+v, %v; want neither", v, err)
 		}
 		watch.Baseline = map[string]bool{"answers": false}
 		if v, err := watch.Run(t.Context()); err != nil || !v.Good {

@@ -57,7 +57,7 @@ func TestWatch(t *testing.T) {
 		{"good a moment after the deadline", []func() Check{required("a", day{from: 10*m + s, until: always})}, nil, "a", 10 * m, 10 * m},
 		{"good before the deadline, but not for long enough", []func() Check{required("a", day{from: 10*m - 30*s, until: 10*m + 20*s})}, nil, "a", 10*m + 20*s, 10*m + 22*s},
 		{"good, then bad before it was stable", []func() Check{required("a", day{until: 59 * s})}, nil, "a", 10 * m, 10 * m},
-		{"a gap begins the time anew", []func() Check{required("a", day{until: 30 * s, again: 40 * s})}, nil, "", 100 * s, 103 * s},
+		{"a gap begins the time again", []func() Check{required("a", day{until: 30 * s, again: 40 * s})}, nil, "", 100 * s, 103 * s},
 		{"two that are never good together for long enough", []func() Check{
 			required("a", day{until: 50 * s}), required("b", day{from: 40 * s, until: always})}, nil, "a", 10 * m, 10 * m},
 		{"never answers", []func() Check{required("a", day{until: always, takes: always})}, nil, "a", 10 * m, 10 * m},
@@ -84,7 +84,7 @@ func TestWatch(t *testing.T) {
 					t.Errorf("good %v, failing %q (%s), want failing %q", v.Good, v.Failing.Check, v.Failing.Why, tt.fails)
 				}
 				if took < tt.from || took > tt.to {
-					t.Errorf("the verdict came after %s, want %s to %s", took, tt.from, tt.to)
+					t.Errorf("the result came after %s, want %s to %s", took, tt.from, tt.to)
 				}
 				if len(v.Results) != len(checks) {
 					t.Errorf("%d results of %d checks", len(v.Results), len(checks))

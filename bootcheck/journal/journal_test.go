@@ -43,7 +43,7 @@ func TestSend(t *testing.T) {
 	defer l.Close()
 	fields := map[string]string{"OTA_VERSION": "2.0", "OTA_CHECK": "answers\nPRIORITY=7"}
 	rollback := Event{"17c4e61a1034011cc15cd6f48676b485", Error}
-	if err := send("ota-guardian", rollback, fields, "fall-back:\n3.0 failed\x1b[2J"); err != nil {
+	if err := send("ota-guardian", rollback, fields, "rolled back:\n3.0 failed\x1b[2J"); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 64<<10)
@@ -52,7 +52,7 @@ func TestSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"MESSAGE": "fall-back: 3.0 failed [2J", "MESSAGE_ID": rollback.ID, "PRIORITY": "3", "SYSLOG_IDENTIFIER": "ota-guardian",
+		"MESSAGE": "rolled back: 3.0 failed [2J", "MESSAGE_ID": rollback.ID, "PRIORITY": "3", "SYSLOG_IDENTIFIER": "ota-guardian",
 		"OTA_VERSION": "2.0", "OTA_CHECK": "answers\nPRIORITY=7",
 	}
 	if diff := cmp.Diff(want, parseEntry(t, buf[:n])); diff != "" {
@@ -73,7 +73,7 @@ func TestSend(t *testing.T) {
 	select {
 	case err := <-ended:
 		if err == nil {
-			t.Error("10,000 entries that nobody reads were taken")
+			t.Error("10,000 entries without a reader were taken")
 		}
 	case <-time.After(time.Minute):
 		t.Fatal("waits for a journald that does not read")

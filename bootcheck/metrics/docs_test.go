@@ -79,7 +79,7 @@ func TestDocsListEveryMetric(t *testing.T) {
 	}
 }
 
-// Alerts and dashboard name no metric that there is not, of ours or of the collector,
+// Alerts and dashboard name no metric that there is not, of this project or of the collector,
 // and no value of a label that never comes.
 func TestAlertsAndDashboardNameWhatThereIs(t *testing.T) {
 	known := map[string]bool{"node_exporter": true, "node_textfile_mtime_seconds": true, "node_textfile_scrape_error": true, "node_filesystem_avail_bytes": true}

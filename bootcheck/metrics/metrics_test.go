@@ -228,7 +228,7 @@ func TestConventions(t *testing.T) {
 			for _, s := range f.GetMetric() {
 				for _, l := range s.GetLabel() {
 					if l.GetName() == "version" || l.GetName() == "check" {
-						t.Errorf("%s has the label %s, whose values nobody can list", m.name, l.GetName())
+						t.Errorf("%s has the label %s, whose values are not known before", m.name, l.GetName())
 					}
 				}
 			}
@@ -352,7 +352,7 @@ func TestFactoryIsWholeOrNot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	is("nobody looked", math.NaN())
+	is("not read", math.NaN())
 	must(bootcheck.FactoryCheck{Version: "0.9.0"}.Keep(d.cfg.Run))
 	is("another version was intact", math.NaN())
 	must(bootcheck.FactoryCheck{Version: "1.0.0"}.Keep(d.cfg.Run))

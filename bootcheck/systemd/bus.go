@@ -57,7 +57,7 @@ func openBus(path string) (*bus, error) {
 	return &bus{file: file, r: bufio.NewReader(file), ended: map[string]string{}}, nil
 }
 
-// greet says who calls, which the kernel confirms. It is one write, with BEGIN in it, as
+// greet names the caller, which the kernel confirms. It is one write, with BEGIN in it, as
 // libsystemd does it: a PID 1 that reads BEGIN together with what follows waits for more.
 func (b *bus) greet() error {
 	uid := hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid())))

@@ -32,7 +32,7 @@ func Inhibited(ctx context.Context) (why string, err error) {
 func (m *Manager) inhibited(ctx context.Context) (why string, err error) {
 	const logind, path = "org.freedesktop.login1", "/org/freedesktop/login1"
 	err = m.once(ctx, func(b *bus) error {
-		// a(ssssuu): what is held back, who does, why, mode, UID, PID
+		// a(ssssuu): what is held back, the holder, why, mode, UID, PID
 		answer, err := b.callTo(logind, path, logind+".Manager", "ListInhibitors")
 		if err != nil || len(answer) == 0 {
 			return err

@@ -57,7 +57,7 @@ func TestLoadKeys(t *testing.T) {
 		{"a directory that does not exist", []string{dir + "/no"}, 0},
 		{"an empty directory", []string{t.TempDir()}, 0},
 		{"a directory: only *.pub, a copy counts once", []string{dir}, 2},
-		{"a file, whatever its name", []string{file}, 1},
+		{"a file of any name", []string{file}, 1},
 		{"all of it", []string{dir, file, dir + "/no"}, 3},
 	} {
 		if k := Load(row.paths); k.Len() != row.want || k.Skipped != nil {
@@ -82,7 +82,7 @@ func TestLoadKeysDamaged(t *testing.T) {
 		"a directory": func(f string) error { return os.Mkdir(f, 0o755) },
 		"dangling":    func(f string) error { return os.Symlink("no", f) },
 		"PEM":         func(f string) error { return os.WriteFile(f, []byte("-----BEGIN PUBLIC KEY-----\nMCow\n"), 0o644) },
-		"a key that everybody can write": func(f string) error {
+		"a key that every user can write": func(f string) error {
 			writePub(t, f, other)
 			return os.Chmod(f, 0o666)
 		},

@@ -208,7 +208,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 			http.NotFound(w, r)
 			return
 		}
-		w.Header().Set("ETag", `"the same whatever is served"`)
+		w.Header().Set("ETag", `"the same for all that is served"`)
 		if _, err := os.Stat(corrupt); err == nil {
 			data[len(data)-30] ^= 0x55 // in the payload, behind the signed head
 		}

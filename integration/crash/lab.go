@@ -118,7 +118,7 @@ func runWith(ctx context.Context, s *flows.Site, args []string, procs int, start
 	}
 	exit := r.State.ExitCode()
 	if !r.Killed && exit < 0 {
-		return nil, nil, fmt.Errorf("%v ended with %v, and nobody killed it: %s", args, r.State, &stderr)
+		return nil, nil, fmt.Errorf("%v ended with %v, and was not killed: %s", args, r.State, &stderr)
 	}
 	return s.Heard(exit, stdout.String(), stderr.String()), r, nil
 }

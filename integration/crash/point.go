@@ -76,7 +76,7 @@ func (o *outcome) String() string {
 	if phase == "" {
 		phase = "-"
 	}
-	return fmt.Sprintf("%v call=%s phase=%s current=%s verdict=%s", o.point, o.call, phase, current, invariants.Result(o.problems))
+	return fmt.Sprintf("%v call=%s phase=%s current=%s result=%s", o.point, o.call, phase, current, invariants.Result(o.problems))
 }
 
 // story is the outcome with all that an operator needs to see why.

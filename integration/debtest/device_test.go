@@ -167,7 +167,7 @@ func upgrade(s *story, during func(*story)) {
 		s.wait("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
 		})
-		s.wait("the judge", func(*bootcheck.Status) bool {
+		s.wait("ota-confirm", func(*bootcheck.Status) bool {
 			r, err := s.Exec(s.ctx, "systemctl", "is-active", "ota-confirm.service")
 			return err == nil && strings.TrimSpace(r.Stdout) == "activating"
 		})
@@ -211,7 +211,7 @@ func upgrade(s *story, during func(*story)) {
 			t.Errorf("the trial is %+v; the upgrade has left the mark of an orderly shutdown", trial)
 		}
 	})
-	s.step("the new package comes to the verdict", func(t *testing.T) {
+	s.step("the new package confirms or rolls back", func(t *testing.T) {
 		defer try.Fatal(t)
 		try.Check(s.Configure(s.ctx, s.Limits.Stable, s.Limits.Deadline))
 		try.Check(s.Reboot(s.ctx))

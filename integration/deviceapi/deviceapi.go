@@ -41,7 +41,7 @@ const (
 	HealthEmpty  Behave = "health-empty"       // takes connections and closes them without an answer to /health
 	HealthHuge   Behave = "health-huge"        // answers /health with 1 GB
 	NotHTTP      Behave = "not-http"           // answers /health with what is no HTTP
-	Redirects    Behave = "redirects"          // sends who asks for /health to an address that is well
+	Redirects    Behave = "redirects"          // sends a client that asks for /health to an address that is well
 	WrongPort    Behave = "wrong-port"         // answers, and well, on another port
 	DiesAsked    Behave = "dies-asked"         // exits with 1 when it is asked for /health the second time
 )

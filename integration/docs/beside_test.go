@@ -105,7 +105,7 @@ func beside(t *testing.T, m machine.Machine, limits machine.Limits) {
 	must(d.WriteFile(ctx, sick, 0o644, nil))
 	must(d.Reboot(ctx))
 	wait("the device to be on hold", phase(bootcheck.PhaseHold))
-	wait("the verdict", func() bool {
+	wait("the end of the trial", func() bool {
 		r, err := d.Exec(ctx, "systemctl", "is-active", "ota-confirm.service")
 		return err == nil && strings.TrimSpace(r.Stdout) == "failed"
 	})

@@ -111,7 +111,7 @@ func outputLines(text string) []string {
 	return lines
 }
 
-// rewrite is what the document shall say instead of want: lines that are right
+// rewrite is what the document must say instead of want: lines that are right
 // stay as they are, with what they leave open.
 func (m *matcher) rewrite(want, got []string) []string {
 	text := make([]string, len(got))

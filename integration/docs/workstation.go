@@ -28,7 +28,7 @@ func keep(state, command string) string {
 	return fmt.Sprintf("set -a\n[ ! -e %[1]s ] || . %[1]s\nexec 2>&1\n%[2]s\n__code=$?; { export -p; printf 'cd %%q\\n' \"$PWD\"; } >%[1]s; exit $__code\n", state, command)
 }
 
-// A workstation is the machine of who makes releases: a directory of the host that
+// A workstation is the machine where releases are made: a directory of the host that
 // is home, with the programs of this checkout in its PATH.
 type workstation struct {
 	home   string

@@ -230,7 +230,7 @@ func (d *Device) now(ctx context.Context, told string) (Want, error) {
 // and hash. Two trees that are described alike are alike, byte for byte.
 func (d *Device) Tree(ctx context.Context, version string) (string, error) {
 	return d.Must(ctx, "bash", "-c", `set -e -o pipefail
-		cd "$(ls -d `+Store+`/v`+version+`~* `+Store+`/v`+version+` 2>/dev/null | head -n 1)" # made anew or not
+		cd "$(ls -d `+Store+`/v`+version+`~* `+Store+`/v`+version+` 2>/dev/null | head -n 1)" # rebuilt or not
 		find . -printf '%p %y %m %s %l\n' | LC_ALL=C sort
 		find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum`)
 }

@@ -74,7 +74,7 @@ func TestDashboard(t *testing.T) {
 		for _, target := range p.Targets {
 			expr := variables.Replace(target.Expr)
 			if v := variable.FindString(expr); v != "" {
-				t.Errorf("%s: nobody knows the variable %s", p.Title, v)
+				t.Errorf("%s: there is no variable %s", p.Title, v)
 			}
 			name := p.Title
 			if !strings.Contains(target.LegendFormat, "{{") {
@@ -84,7 +84,7 @@ func TestDashboard(t *testing.T) {
 				name := strings.TrimSpace(calc + " " + name)
 				want, ok := shows[name]
 				if !ok {
-					t.Errorf("nobody knows what the panel %q shows", name)
+					t.Errorf("it is not known what the panel %q shows", name)
 				}
 				row := try.Get(json.Marshal(map[string]any{"expr": expr, "eval_time": "24h", "exp_samples": samples(want)}))
 				tests = fmt.Appendf(tests, "      - %s\n", row) // JSON is YAML

@@ -75,7 +75,7 @@ func TestNodeExporter(t *testing.T) {
 	}
 	// The services were restarted and watched for as long as they had to be steady.
 	if got := s.value("ota_last_install_duration_seconds", `stage="judging"`); got < d.Limits.Stable.Seconds() || got > 3600 {
-		t.Errorf("the verdict took %v s, want at least %v", got, d.Limits.Stable)
+		t.Errorf("the trial took %v s, want at least %v", got, d.Limits.Stable)
 	}
 	before := s.value("ota_downloaded_bytes_total", "")
 
@@ -147,7 +147,7 @@ func TestNodeExporter(t *testing.T) {
 		t.Errorf("the boot of a confirmed version wrote the store:\n%s\nwas\n%s", now, store)
 	}
 
-	// And the release file, for who reads files.
+	// And the release file, for programs that read files.
 	if out := s.must("sh", "-c", `. /run/ota/release && echo "$OTA_VERSION $OTA_RELEASE $OTA_PHASE $OTA_MODEL $OTA_FACTORY"`); out != "1.0.0 1 confirmed test-machine 1.0.0\n" {
 		t.Errorf("/run/ota/release says %q", out)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Apart shows that ota-guardian has no network and cannot start what
-// others wrote with its own rights, and that who runs the checks can change
+// others wrote with its own rights, and that the process which runs the checks can change
 // neither the versions nor the system, before a switch and after it. It says how
 // exposed systemd finds the second one. That one is killed in the middle: nothing is
 // decided for it.
@@ -50,8 +50,8 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		done
 		[ "$(grep -v ^0:: `+said+`-1.1.0)" = "$(grep -v ^0:: `+said+`-1.2.0)" ] || echo "made a difference"
 		echo "host $(readlink /proc/1/ns/net)"
-		judge=$(systemctl show -P MainPID ota-confirm.service)
-		echo "judge $(readlink /proc/$judge/ns/net) $(grep ^CapBnd /proc/$judge/status)"
+		confirm=$(systemctl show -P MainPID ota-confirm.service)
+		echo "confirm $(readlink /proc/$confirm/ns/net) $(grep ^CapBnd /proc/$confirm/status)"
 		systemd-analyze security --no-pager ota-health@1.service | tail -n 1
 		touch `+slow+`
 		until [ -e `+waits+` ]; do sleep 0.05; done
@@ -64,8 +64,8 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		}
 		return ""
 	}
-	if net("net") == "" || net("net") != net("host") || net("judge") == "" || net("judge") == net("host") {
-		return "", fmt.Errorf("the networks are\n%swant the machine's for the checks, and another for the judge", looked)
+	if net("net") == "" || net("net") != net("host") || net("confirm") == "" || net("confirm") == net("host") {
+		return "", fmt.Errorf("the networks are\n%swant the machine's for the checks, and another for ota-confirm", looked)
 	}
 	for _, no := range []string{"wrote", "made", "changed"} {
 		if strings.Contains(looked, no) {
@@ -78,7 +78,7 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 			return "", fmt.Errorf("not %q in\n%s", want, looked)
 		}
 	}
-	try.Check(waitShell(ctx, d, "the checks to begin anew", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
+	try.Check(waitShell(ctx, d, "the checks to begin again", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
 	// Nothing of it is left, neither a unit nor the script.
 	try.Check(waitShell(ctx, d, "no check to be left",
 		`[ -z "$(systemctl list-units --all --plain --no-legend 'ota-health@*.service')" ]`))

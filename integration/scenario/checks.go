@@ -11,10 +11,10 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// Excused shows which scripts of a device roll back a version: not one that is only
+// BaselineCounts shows which scripts of a device roll back a version: not one that is only
 // wanted, and not one that failed already under the version before; one that
 // fails since the switch does, and is what is blamed.
-func Excused(ctx context.Context, d *machine.Device) (err error) {
+func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
 	const asked = "/run/asked"

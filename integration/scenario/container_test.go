@@ -13,7 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-func TestExcused(t *testing.T)        { inContainer(t, scenario.Excused) }
+func TestBaselineCounts(t *testing.T) { inContainer(t, scenario.BaselineCounts) }
 func TestWithoutPort(t *testing.T)    { inContainer(t, scenario.WithoutPort) }
 func TestFillsTheDisk(t *testing.T)   { inContainer(t, scenario.FillsTheDisk) }
 func TestBitRot(t *testing.T)         { inContainer(t, scenario.BitRot) }

@@ -113,7 +113,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 	generations := func() (string, error) { return d.Must(ctx, "ota-guardian", "history", "--json") }
 	before := try.Get(generations())
 	if n := strings.Count(before, `"phase": "fallback"`); n != 1 {
-		return fmt.Errorf("%d generations fell back, want 1:\n%s", n, before)
+		return fmt.Errorf("%d generations rolled back, want 1:\n%s", n, before)
 	}
 	// By hand, on a device that is well: nothing.
 	for range 3 {

@@ -34,7 +34,7 @@ var All = []Scenario{
 	{Name: "a good version is confirmed and still there after a reboot", Run: good, Core: true},
 	{Name: "a version that exits at start is rolled back in the same boot", Run: exitsAtStart, Core: true},
 	{Name: "a version that answers 500 is rolled back in the same boot", Run: answers500},
-	{Name: "power cuts before any verdict: previous at the third boot", Run: powerCuts, Core: true, VM: []debian.Arch{debian.AMD64}},
+	{Name: "power cuts before it is confirmed: previous at the third boot", Run: powerCuts, Core: true, VM: []debian.Arch{debian.AMD64}},
 	{Name: "the new version and previous are both bad: factory", Run: bothBad, Core: true, VM: []debian.Arch{debian.AMD64}},
 	{Name: "an install survives the restart of the service that asked for it", Run: callerDies},
 	{Name: "an operator rolls back", Run: operator},
@@ -246,7 +246,7 @@ func bothBad(ctx context.Context, d *machine.Device) (err error) {
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	bad := begin(ctx, d, v12Exits)
 	// 1.1.0 turns bad when it is not looked at any more: its health before the
-	// switch excuses nothing.
+	// switch is no reason to keep it.
 	bad.switched(ctx)
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
 	bad.ends(bootcheck.ExitRolledBack)

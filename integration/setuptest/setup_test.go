@@ -178,13 +178,13 @@ func TestVerifySetup(t *testing.T) {
 	}
 	for _, row := range []struct{ name, harm, check, state, found, hint, repair string }{
 		{"the guardian is not enabled", "mount -t tmpfs none /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload", "unit ota-guardian.service", "fail", "it is disabled", "systemctl enable ota-guardian.service", "umount /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload"}, // the root is read-only
-		{"the verdict is masked", "systemctl mask --runtime ota-confirm.service", "unit ota-confirm.service", "fail", "masked", "systemctl unmask ota-confirm.service", "systemctl unmask --runtime ota-confirm.service"},
+		{"the confirmation is masked", "systemctl mask --runtime ota-confirm.service", "unit ota-confirm.service", "fail", "masked", "systemctl unmask ota-confirm.service", "systemctl unmask --runtime ota-confirm.service"},
 		{"a file that systemd has not read", "mkdir -p /run/systemd/system/ota-guardian.service.d && echo '[Unit]' >/run/systemd/system/ota-guardian.service.d/x.conf && systemctl daemon-reload && touch -d 2040-01-01 /run/systemd/system/ota-guardian.service.d/x.conf", "unit ota-guardian.service", "warn", "changed after systemd read it", "systemctl daemon-reload", "rm -r /run/systemd/system/ota-guardian.service.d; systemctl daemon-reload"},
 		{"a drop-in that is hidden", "mkdir -p /run/systemd/system/device-api.service.d && touch /run/systemd/system/device-api.service.d/50-ota.conf && systemctl daemon-reload", "service device-api.service", "fail", "OnFailure=", "50-ota.conf", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
 		{"a crash loop that never ends", "mkdir -p /run/systemd/system/device-api.service.d && printf '[Service]\\nRestartSec=20\\n' >/run/systemd/system/device-api.service.d/90-slow.conf && systemctl daemon-reload", "service device-api.service", "fail", "a crash loop never ends", "50-ota.conf", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
 		{"a service that waits for another store", "mkdir -p /run/systemd/system/device-api.service.d && printf '[Unit]\\nConditionPathExists=/srv/current\\n' >/run/systemd/system/device-api.service.d/90-store.conf && systemctl daemon-reload", "service device-api.service", "fail", "not started without /srv/current", "ConditionPathExists=", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
 		{"a service that starts from one version", "mkdir -p /run/systemd/system/device-api.service.d && printf '[Service]\\nExecStart=\\nExecStart=/opt/tope/versions/v1.0.0/bin/device-api\\n' >/run/systemd/system/device-api.service.d/90-old.conf && systemctl daemon-reload", "service device-api.service", "fail", "which no update changes", "/opt/tope/versions/current", "rm -r /run/systemd/system/device-api.service.d; systemctl daemon-reload"},
-		{"nobody to report to", "systemctl stop device-api.service", "report", "warn", "nothing listens", "start the service", "systemctl start device-api.service; until systemctl -q is-active device-api.service; do sleep 0.1; done"},
+		{"no program to report to", "systemctl stop device-api.service", "report", "warn", "nothing listens", "start the service", "systemctl start device-api.service; until systemctl -q is-active device-api.service; do sleep 0.1; done"},
 		{"a store that is read-only", "mount -o remount,bind,ro /opt/tope", "mount option ro", "fail", "nothing can be installed", "/etc/fstab", "mount -o remount,bind,rw /opt/tope"},
 		{"a store from which nothing starts", "mount -o remount,bind,noexec /opt/tope", "mount option noexec", "fail", "no service can start", "/etc/fstab", "mount -o remount,bind,exec /opt/tope"},
 		{"a factory version that is writable", "chmod u+w /opt/tope/versions/v1.0.0", "factory", "fail", "is writable", "ota-guardian factory repair", "ota-guardian factory repair"},
@@ -239,6 +239,6 @@ func TestWatchdog(t *testing.T) {
 	must(ctx, t, d, 0, "mkdir -p /run/systemd/system.conf.d && printf '[Manager]\\nRuntimeWatchdogSec=0\\n' >/run/systemd/system.conf.d/99-off.conf && systemctl daemon-reexec")
 	f = find(t, findings(ctx, t, d), "watchdog")
 	if f.State != "fail" || !strings.Contains(f.Found, "was not asked") || !strings.Contains(f.Cure, "RuntimeWatchdogSec=30s") {
-		t.Errorf("a watchdog that nobody feeds: %+v", f)
+		t.Errorf("a watchdog that is not fed: %+v", f)
 	}
 }

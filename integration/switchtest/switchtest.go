@@ -100,7 +100,7 @@ func Measure(ctx context.Context, dir string, rounds int) (_ []Figure, err error
 		{"rename of a link", func() error {
 			return errors.Join(os.Symlink("a", link+".new"), os.Rename(link+".new", link))
 		}},
-		{"the switch: who looks sees the new version", func() error { return renameio.Symlink("a", filepath.Join(s.dir, "switch")) }},
+		{"the switch: a reader sees the new version", func() error { return renameio.Symlink("a", filepath.Join(s.dir, "switch")) }},
 		{"fsync of 4 KiB", func() error {
 			_, err := file.WriteAt(make([]byte, 4096), 0)
 			return errors.Join(err, file.Sync())

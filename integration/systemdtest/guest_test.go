@@ -391,7 +391,7 @@ func TestNobody(t *testing.T) {
 		t.Errorf("got %+v", u)
 	}
 	if err := c.Start(ctx, "t-once.service"); err == nil {
-		t.Error("nobody may start units")
+		t.Error("another user may start units")
 	}
 }
 

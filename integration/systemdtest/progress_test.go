@@ -64,7 +64,7 @@ func progress(t *testing.T, o container.Options) {
 			t.Errorf("the socket is %s, want active", got)
 		}
 		if got := s.show("ota-progress.service", "ActiveState"); got != "inactive" {
-			t.Errorf("the service is %s before anybody asked, want inactive", got)
+			t.Errorf("the service is %s before a request, want inactive", got)
 		}
 		if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
 			t.Errorf("a new device is answered %+v, want idle", got)
@@ -109,7 +109,7 @@ func progress(t *testing.T, o container.Options) {
 		}
 		for _, stage := range []string{"idle", "rebooting", "success"} {
 			if !seen[stage] {
-				t.Errorf("nobody was answered %q in two installs: %v", stage, seen)
+				t.Errorf("no request was answered %q in two installs: %v", stage, seen)
 			}
 		}
 		if got := s.now(); got.Stage != "success" || got.Message != "version 1.1.0" {

@@ -139,7 +139,7 @@ func lockAsNobody(ts *testscript.TestScript, neg bool, args []string) {
 		if os.Getenv("CI") == "true" {
 			ts.Fatalf("needs root, to be another user")
 		}
-		ts.Logf("not root: nobody else locks anything")
+		ts.Logf("not root: no other user locks anything")
 		return
 	}
 	ts.Check(os.Chmod(ts.MkAbs("."), 0o755))

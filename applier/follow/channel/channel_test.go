@@ -302,7 +302,7 @@ func TestDaysOfPower(t *testing.T) {
 	}
 }
 
-// A slow answer ends within a minute: a server, or who is between, cannot hold a device back.
+// A slow answer ends within a minute: a server, or a proxy, cannot hold a device back.
 func TestSlowAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)

@@ -22,7 +22,7 @@ import (
 )
 
 type bench struct {
-	dir    string // all of ours, removed at the end
+	dir    string // all that it makes, removed at the end
 	run    string // the programs' state
 	runs   int
 	served atomic.Pointer[[]byte]

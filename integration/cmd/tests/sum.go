@@ -188,7 +188,7 @@ var (
 )
 
 // inShort is what a test said last in its own file, at most shortLines of it. Behind it
-// come the logs of its machines, and who sees only the end must not have to guess.
+// come the logs of its machines, and a reader of the end alone must not have to guess.
 func inShort(text string) string {
 	var last []string
 	ended := true

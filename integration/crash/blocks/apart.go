@@ -95,7 +95,7 @@ func sweep() error {
 	for _, dir := range dirs {
 		f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
-			continue // another run swept it, or it is none of ours
+			continue // another run swept it, or it is of another program
 		}
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			err = os.RemoveAll(dir)

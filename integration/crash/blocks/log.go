@@ -94,7 +94,7 @@ func readEntry(r io.Reader, header []byte) (Entry, error) {
 	mark := binary.LittleEndian.Uint64(header[24:])
 	switch {
 	case e.Flags&^known != 0:
-		return Entry{}, fmt.Errorf("it has flags that nobody knows: %#x", uint64(e.Flags&^known))
+		return Entry{}, fmt.Errorf("it has unknown flags: %#x", uint64(e.Flags&^known))
 	case e.Flags&Mark != 0:
 		if mark > sector-headerSize {
 			return Entry{}, fmt.Errorf("a mark of %d bytes does not fit into a sector of %d", mark, sector)

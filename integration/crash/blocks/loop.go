@@ -10,7 +10,7 @@ import (
 )
 
 // attach makes the first size bytes of f a block device, open. The device is gone
-// when the last one has closed it, be it by a mount's end or by the death of who
+// when the last one has closed it, be it by a mount's end or by the death of the process that
 // holds it.
 func attach(f *os.File, size int64) (*os.File, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)

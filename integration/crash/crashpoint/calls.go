@@ -18,7 +18,7 @@ type act struct {
 	// done notes what is known only now; may be nil. It is not called if the call
 	// has failed.
 	done func(result int64)
-	// opens: the result is a descriptor of ours that becomes one of the caller's,
+	// opens: the result is a descriptor of the supervisor that becomes one of the caller's,
 	// with these flags.
 	opens   bool
 	fdFlags int

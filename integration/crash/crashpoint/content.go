@@ -140,7 +140,7 @@ func (a *ask) ioctl() (_ *act, err error) {
 	return t, nil
 }
 
-// mmap is asked for only if it shares a file. Who can write to the file can write
+// mmap is asked for only if it shares a file. A process that can write to the file can write
 // through it, unseen.
 func (a *ask) mmap() (_ *act, err error) {
 	defer try.End(&err)

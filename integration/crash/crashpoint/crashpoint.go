@@ -12,7 +12,7 @@
 //	content.go  calls that change what a file holds
 //	names.go    calls that change names and what is known of a file
 //	place.go    which file a path or a descriptor means
-//	process.go  memory, descriptors and umask of who asked
+//	process.go  memory, descriptors and umask of the process that asked
 //	log.go      what is noted
 //
 // The supervisor makes the call itself, on copies of the caller's descriptors and
@@ -22,7 +22,7 @@
 // was. So a call is made when all before it have ended, its result and the identity
 // of each file are known, and a look at the disk between two calls sees what
 // a crash would leave there. What is given up: the call is made with the rights of
-// the supervisor, that is root, and without RLIMIT_FSIZE. Who tests that must not do
+// the supervisor, that is root, and without RLIMIT_FSIZE. A test of that must not do
 // it here.
 //
 // No file system is changed by writes to pipes, sockets, devices, memory files,

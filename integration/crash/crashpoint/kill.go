@@ -55,7 +55,7 @@ func (s *supervisor) killAll() error {
 	}
 }
 
-// killSession kills who is left of the program's session.
+// killSession kills what is left of the program's session.
 func (s *supervisor) killSession() {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *supervisor) killSession() {
 	}
 }
 
-// family is a process and all who descend from it.
+// family is a process and all that descend from it.
 func family(pid int) []int {
 	all := []int{pid}
 	for i := 0; i < len(all); i++ {

@@ -14,7 +14,7 @@ type Call struct {
 	// the order in which the kernel was asked. The calls were made one after the
 	// other: each ended before the next began.
 	Point int
-	// PID and TID are those of who made it; Program is the base name of the
+	// PID and TID are those of the thread that made it; Program is the base name of the
 	// program's file.
 	PID, TID int
 	Program  string

@@ -163,7 +163,7 @@ func unreal(fd int) bool {
 }
 
 // file is a copy of the descriptor in argument i and its place. Of what is not on a
-// file system, the call is none of ours: errGone.
+// file system, the call is not looked at: errGone.
 func (a *ask) file(i int) (_ int, _ Place, err error) {
 	defer try.End(&err)
 	fd := try.Get(a.fd(int(int32(a.arg[i]))))

@@ -18,7 +18,7 @@ type process struct {
 	pid, pidfd int
 }
 
-// errGone is that of who was killed while it was looked at, or whose own call makes
+// errGone is that of a thread that was killed while it was looked at, or whose own call makes
 // no sense: the kernel is to answer, if a thread is left.
 var errGone = errors.New("the kernel answers this call")
 

@@ -31,7 +31,7 @@ func (r *readers) filter() string {
 
 // StartReads is Start with other points: the calls that look at what is below the
 // directory under, made by one of programs. A call that is not made to fail is left to the
-// kernel, so nothing but its name, its file and who made it is in the log, and plan
+// kernel, so nothing but its name, its file and its thread is in the log, and plan
 // cannot kill. What changes a file system continues at once.
 func StartReads(ctx context.Context, cmd *exec.Cmd, under string, programs []string, plan Plan) (*Run, error) {
 	return start(ctx, cmd, plan, &readers{under, programs})

@@ -350,7 +350,7 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 	return false, nil
 }
 
-// send answers. Who was killed meanwhile does not need it.
+// send answers. A thread that was killed meanwhile does not need it.
 func (s *supervisor) send(a *answer) {
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(a)))
 }

@@ -29,7 +29,7 @@ func init() {
 	}
 	err := stub(os.Args[1], os.Args[2:], program)
 	_ = unix.Sendto(stubSocket, []byte(err.Error()), 0, nil)
-	os.Exit(125) // only who does not read the socket sees it
+	os.Exit(125) // only a program that does not read the socket sees it
 }
 
 // stub becomes the program at path, behind the filter. It returns only if that

@@ -67,7 +67,7 @@ func (c *Case) Check() (*invariants.Found, []invariants.Problem) {
 	})
 	problems = append(problems, c.kept(found.State, f.Adopts)...)
 	if found.Spent && f.After.Phase != "fallback" && f.After.Phase != "factory" {
-		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: "what was prepared to fall back has lost its link"})
+		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: "what was prepared to roll back has lost its link"})
 	}
 	if c.Said != nil {
 		problems = append(problems, invariants.Honest(c.Said, found.State, f.Before, f.After, f.Between)...)

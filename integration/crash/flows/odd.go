@@ -32,7 +32,7 @@ var Odd = append([]*Flow{
 		After:   confirmed("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-healing", // of the current version, which is damaged
+		Name:    "install-repairing", // of the current version, which is damaged
 		Prepare: steps(append(updated("1.1.0"), step{"ruin", "v1.1.0/bin/app"})...),
 		Args:    installs("1.1.0"),
 		Ruined:  "1.1.0",
@@ -69,7 +69,7 @@ var Odd = append([]*Flow{
 		After:   confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "install-begun-anew", // what an earlier call left is of no use
+		Name:    "install-restarted", // what an earlier call left is of no use
 		Prepare: steps(append(factory, step{"half", "1.1.0"}, step{"spoil"})...),
 		Args:    installs("half/1.1.0"),
 		Before:  confirmed("1.0.0", ""),

@@ -19,7 +19,7 @@ func (l *looker) prepared(n uint64, r *record) {
 	dir := filepath.Join(l.root, fmt.Sprintf(".generations/%d.fallback", n))
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		if r.Phase == "trial" && r.Previous != nil {
-			l.torn("generation %d is a trial, and nothing is prepared to fall back from it", n)
+			l.torn("generation %d is a trial, and nothing is prepared to roll back from it", n)
 		}
 		return
 	}
@@ -29,7 +29,7 @@ func (l *looker) prepared(n uint64, r *record) {
 		return
 	}
 	if want := fmt.Sprintf(".generations/%d", n+2); err != nil || target != want {
-		l.torn("what falls back from generation %d is %q, want %q (%v)", n, target, want, err)
+		l.torn("what rolls back generation %d is %q, want %q (%v)", n, target, want, err)
 		return
 	}
 	made := filepath.Join(l.root, target)
@@ -40,18 +40,18 @@ func (l *looker) prepared(n uint64, r *record) {
 		err = json.Unmarshal(text, p)
 	}
 	if err != nil || !bytes.Equal(text, backup) {
-		l.torn("what falls back from generation %d has no record that is intact: %v", n, err)
+		l.torn("what rolls back generation %d has no record that is intact: %v", n, err)
 		return
 	}
 	l.sealed(n+2, text)
 	if p.Generation != n+2 || p.Current == nil || r.Current == nil || p.Current.Version == r.Current.Version || p.Phase != "fallback" && p.Phase != "factory" {
-		l.torn("what falls back from generation %d is generation %d in phase %q", n, p.Generation, p.Phase)
+		l.torn("what rolls back generation %d is generation %d in phase %q", n, p.Generation, p.Phase)
 	}
 	for _, name := range links {
 		got, err := os.Readlink(filepath.Join(made, name))
 		want := p.link(name)
 		if want == nil && !errors.Is(err, fs.ErrNotExist) || want != nil && (!strings.HasPrefix(got, "../../v") || versionOf(path.Base(got)) != want.Version) {
-			l.torn("what falls back from generation %d: %s leads to %q, its record says otherwise (%v)", n, name, got, err)
+			l.torn("what rolls back generation %d: %s leads to %q, its record says otherwise (%v)", n, name, got, err)
 		}
 	}
 }

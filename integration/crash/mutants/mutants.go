@@ -17,7 +17,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A Mutant is an edit of the programs, and who has to see it.
+// A Mutant is an edit of the programs, and the part that has to see it.
 type Mutant struct {
 	Name  string // what is gone
 	Edits []Edit

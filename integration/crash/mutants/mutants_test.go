@@ -112,7 +112,7 @@ func TestMutants(t *testing.T) {
 			})
 		}
 	})
-	table := "| what is gone | who saw it | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
+	table := "| what is gone | seen by | what it saw |\n|---|---|---|\n" + strings.Join(lines, "")
 	t.Logf("%d of %d mutants seen (there are %d), and none of %d controls\n%s", seen, made, len(mutants.All), len(controls), table)
 	tier.Sum("mutants", made, len(mutants.All), made-seen, began)
 	if name := os.Getenv("MUTANTS"); name != "" {

@@ -56,7 +56,7 @@ func (t *Tally) Add(t2 Tally) {
 func (t *Tally) Wrong() int { return t.Torn + t.Lies + t.Stuck }
 
 func (t Tally) String() string {
-	return fmt.Sprintf("%d states (%d distinct, %d judged, %.0f states/s), %d aftermaths: %d torn, %d lies, %d stuck",
+	return fmt.Sprintf("%d states (%d distinct, %d checked, %.0f states/s), %d aftermaths: %d torn, %d lies, %d stuck",
 		t.States, t.Distinct, t.Checked, float64(t.States)/t.Took.Seconds(), t.Aftermaths, t.Torn, t.Lies, t.Stuck)
 }
 
@@ -180,7 +180,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 		default:
 			t.Torn++
 		}
-		bad(fmt.Sprintf("flow=%s point=%d seed=%d most=%d state=%q after=%s aftermath=%v verdict=%s: %s",
+		bad(fmt.Sprintf("flow=%s point=%d seed=%d most=%d state=%q after=%s aftermath=%v result=%s: %s",
 			r.Flow.Name, s.Point, o.Seed, o.Most, s.How, r.at(calls, s.Point), after, kind, wrong))
 		return o.Enough == 0 || t.Wrong() < o.Enough
 	})
@@ -200,7 +200,7 @@ func (r *Recording) at(calls []crashpoint.Call, point int) string {
 	return "nothing"
 }
 
-// told is the point of the call that says success to who reads the screen's file; 0:
+// told is the point of the call that says success to a reader of the screen's file; 0:
 // there is none.
 func (r *Recording) told(calls []crashpoint.Call) int {
 	for i := range calls {

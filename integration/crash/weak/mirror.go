@@ -10,7 +10,7 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A Mirror shows one tree after the other at one place of a real disk, for those who
+// A Mirror shows one tree after the other at one place of a real disk, for programs that
 // only read. Of the next tree it makes only what is different, and that by giving
 // files that it made before one more name: so a tree costs microseconds.
 type Mirror struct {
@@ -77,5 +77,5 @@ func (m *Mirror) show(name string, is, want *Node) (err error) {
 		try.Check(want.write(kept, map[*Node]string{}))
 		return os.Link(kept, name)
 	}
-	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
+	return fmt.Errorf("cannot make %s: what it was is not known", name)
 }

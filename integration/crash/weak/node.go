@@ -227,7 +227,7 @@ func (n *Node) write(name string, files map[*Node]string) (err error) {
 		try.Check(os.WriteFile(name, n.Data.bytes, 0o600))
 		return os.Chmod(name, n.Mode.Perm())
 	}
-	return fmt.Errorf("cannot make %s: what it was, nobody knows", name)
+	return fmt.Errorf("cannot make %s: what it was is not known", name)
 }
 
 // Copy is n, to be changed before a caller asks for its Sum.

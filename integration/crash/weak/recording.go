@@ -83,7 +83,7 @@ type ExitError struct{ text string }
 func (e *ExitError) Error() string { return e.text }
 
 // watch looks whether the lock is held that c needs, by trying to get it: at this
-// moment all threads are stopped, so who must have it has it or never took it. Names of the
+// moment all threads are stopped, so a thread that must have it has it or never took it. Names of the
 // store's directory that are made once for ever need none.
 func (r *Recording) watch(c *crashpoint.Call) {
 	if c.Name == "fsync" || c.Name == "syncfs" || c.Name == "open" && !c.File.Made {

@@ -178,7 +178,7 @@ func (c *Client) ping(ctx context.Context) (*reply, error) {
 	}
 }
 
-// Hello asks the agent that is there now who it is, waits until one answers,
+// Hello asks the agent that is there now which it is, waits until one answers,
 // and returns the ID of its boot.
 func (c *Client) Hello(ctx context.Context) (bootID string, err error) {
 	r, err := c.ping(ctx)

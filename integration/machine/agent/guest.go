@@ -167,7 +167,7 @@ func makeDirs(dir string) (err error) {
 		err = os.Mkdir(dir, 0o755)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return nil // a file of that name is found out by who makes something in it
+		return nil // a file of that name is found out by the command that makes something in it
 	}
 	try.Check(err)
 	return syncDir(filepath.Dir(dir))

@@ -208,7 +208,7 @@ func (c *Container) remove() {
 	})
 }
 
-// notify wakes everyone who waits for the machine. c.mu is held.
+// notify wakes all that wait for the machine. c.mu is held.
 func (c *Container) notify() {
 	close(c.changed)
 	c.changed = make(chan struct{})

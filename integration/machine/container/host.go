@@ -88,7 +88,7 @@ func buildPrograms(ctx context.Context) (programs, error) {
 const namePrefix = "ota-container-"
 
 // stateDir is the directory of a machine in the host's directory for temporary files.
-// Who made it holds a lock on it: a directory without a locker is a leftover. The
+// The process that made it holds a lock on it: a directory without a locker is a leftover. The
 // machine's cgroup has the same name.
 type stateDir struct {
 	path string

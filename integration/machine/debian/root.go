@@ -92,7 +92,7 @@ var masked = []string{
 const generators = "usr/lib/systemd/system-generators"
 
 // Root returns the directory of a root of Debian 12, building it when the cache has
-// none (15 to 30 s, and the network). Everyone who may read the repository may
+// none (15 to 30 s, and the network). Every user who may read the repository may
 // read it; no test may write to it: it is shared by all tests. As the lower layer
 // of an overlay mount it makes a container; Image makes a disk of it. /proc,
 // /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
