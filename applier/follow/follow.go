@@ -6,6 +6,7 @@
 //	follow.go   the loop: deliver, ask, continue, wait
 //	source.go   what the loop asks of a server; packages ddi and channel are two
 //	job.go      one order of the server, from its first check to its end
+//	inhibit.go  what on the device holds an order
 //	program.go  ota-apply, as it is called
 //	outcome.go  what became of a version, as the record says
 //	state.go    what must survive a power cut
@@ -68,6 +69,9 @@ type Follower struct {
 	told     int             // progress messages of this job
 	shown    string          // the last of them
 	retry    time.Time       // of the job: not before
+	stale    bool            // a try failed since the last poll: perhaps because of its address
+	percent  int             // of the download of this job, the most there was
+	paid     int             // percent when an address expired last
 	waits    string          // why the job waits; empty: it does not
 	contact  error           // of the last poll
 	days     *int            // of the last answer, UnchangedDays
@@ -158,7 +162,9 @@ func (f *Follower) Follow(ctx context.Context) {
 	next := time.Now().Add(f.firstPause())
 	for failures := 0; ; {
 		f.alive()
-		if !time.Now().Before(next) {
+		// A try that follows one that failed gets an address of now, unless the server is not well.
+		again := f.stale && f.contact == nil && !time.Now().Before(f.retry)
+		if again || !time.Now().Before(next) {
 			sleep, exact, err := f.poll(ctx)
 			if failures++; err == nil {
 				failures = 0
@@ -245,6 +251,7 @@ func (f *Follower) poll(ctx context.Context) (sleep time.Duration, exact bool, e
 			return 0, false, f.state.failed
 		}
 	}
+	f.stale = false
 	for range 32 {
 		f.alive()
 		if err := f.deliver(ctx); err != nil {

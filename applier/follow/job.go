@@ -2,17 +2,14 @@ package follow
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
 const (
@@ -20,37 +17,6 @@ const (
 	firstRetry = 30 * time.Second // doubles with each try
 	busyRetry  = 30 * time.Second // another install runs: it ends first
 )
-
-// InhibitFile, in the run directory, holds every order that is not forced: the version is
-// downloaded and waits. Its first line says why, for status.
-const InhibitFile = "inhibit"
-
-// inhibited is why no version may be activated now; empty: one may. A lock of
-// systemd-inhibit(1) on the shutdown holds it, too, and what cannot be looked at, which is
-// the error of the call.
-func (f *Follower) inhibited(ctx context.Context) string {
-	name := filepath.Join(f.Run, InhibitFile)
-	if _, err := os.Lstat(name); err != nil {
-		var why string
-		if errors.Is(err, fs.ErrNotExist) {
-			why, err = systemd.Inhibited(ctx)
-		}
-		if err != nil {
-			f.result = fmt.Errorf("cannot see what is inhibited: %w", err)
-			return f.result.Error()
-		}
-		if why != "" {
-			return "inhibited by " + clip(why, 200)
-		}
-		return ""
-	}
-	data, _ := bootcheck.ReadRegular(name, 4<<10)
-	line, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
-	if line = clip(line, 200); line == "" {
-		return "inhibited by " + name
-	}
-	return "inhibited: " + line
-}
 
 // takeOrder begins or continues with the job that o is about.
 func (f *Follower) takeOrder(o *Order) {
@@ -70,6 +36,7 @@ func (f *Follower) takeOrder(o *Order) {
 	}
 	job := &Job{Action: o.Action, Confirm: confirm, Name: o.Name, Label: o.Version, Content: o.Content, Stage: Checking, Since: now()}
 	f.state.Job, f.order, f.told, f.shown, f.retry = job, o, 0, "", time.Time{}
+	f.percent, f.paid = 0, -1
 	if o.Problem != "" {
 		f.fail(bootcheck.ExitRefused, o.Problem)
 		return
@@ -267,6 +234,9 @@ func (f *Follower) finishChild(ctx context.Context) error {
 func (f *Follower) hear(ctx context.Context, n news) {
 	if n.end == nil {
 		if job := f.state.Job; job != nil && job.Stage != Checking {
+			if n.Stage == report.StageDownloading {
+				f.percent = max(f.percent, n.Progress)
+			}
 			text := fmt.Sprintf("%s %d %%", n.Stage, n.Progress/10*10)
 			if job.Stage == Switching { // the trial counts in seconds
 				text = n.Stage
@@ -318,6 +288,13 @@ func (f *Follower) again(r *result) {
 		f.retry = time.Now().Add(busyRetry)
 		return
 	case bootcheck.ExitFailed, bootcheck.ExitDownloadFailed, bootcheck.ExitUnknown, killed:
+		f.stale = true
+		if r.code == bootcheck.CodeAddressExpired && f.percent > f.paid {
+			// The next poll brings another one, at once. While each of them brings something, it is no try that failed.
+			job.Tries, f.paid, f.result = 0, f.percent, nil
+			f.state.save()
+			return
+		}
 		if job.Tries++; job.Tries < maxTries {
 			f.retry = time.Now().Add(firstRetry << job.Tries)
 			f.progress(Proceeding, 0, r.text())

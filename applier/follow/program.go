@@ -32,6 +32,7 @@ type news struct {
 	Stage    string
 	Progress int
 	Message  string
+	Error    string
 	forecast
 	end *result
 }
@@ -48,6 +49,7 @@ type forecast struct {
 type result struct {
 	exit  int
 	lines []string // what it said: the error, then the advice
+	code  string   // of its report, empty: none
 	forecast
 }
 
@@ -101,6 +103,7 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 				case <-time.After(time.Second): // the loop talks to the server
 				}
 			case "result":
+				r.code, _, _ = strings.Cut(n.Error, ":")
 				if n.Message != "" {
 					r.lines = append(r.lines, n.Message)
 				}
