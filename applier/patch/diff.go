@@ -97,6 +97,7 @@ func varints(b []byte, n int) ([3]uint64, []byte, error) {
 // A matcher finds what a window has of something else.
 type matcher struct {
 	window []byte
+	shift  int     // of a hash
 	table  []int32 // by hash: one more than the first place in the window
 	next   []int32 // by place: one more than the next of the same hash
 }
@@ -104,21 +105,23 @@ type matcher struct {
 const (
 	matchLen   = 8    // bytes that are hashed
 	matchTries = 64   // places that are looked at
+	matchGood  = 32   // bytes: long enough to look at a quarter of them
 	matchEnd   = 4096 // bytes: long enough not to look for a longer one
-	hashBits   = 18
 )
 
 func newMatcher(window []byte) *matcher {
-	m := &matcher{window: window, table: make([]int32, 1<<hashBits), next: make([]int32, len(window))}
+	// As many hashes as places: with fewer most places of a hash are of other bytes.
+	n := bits.Len(uint(len(window) / 2))
+	m := &matcher{window: window, shift: 64 - n, table: make([]int32, 1<<n), next: make([]int32, len(window))}
 	for i := len(window) - matchLen; i >= 0; i-- {
-		h := hash8(window[i:])
+		h := m.hash(window[i:])
 		m.next[i], m.table[h] = m.table[h], int32(i+1)
 	}
 	return m
 }
 
-func hash8(b []byte) uint64 {
-	return binary.LittleEndian.Uint64(b) * 0x9E3779B97F4A7C15 >> (64 - hashBits)
+func (m *matcher) hash(b []byte) uint64 {
+	return binary.LittleEndian.Uint64(b) * 0x9E3779B97F4A7C15 >> m.shift
 }
 
 // find returns the longest match of the beginning of b, preferably at first.
@@ -129,10 +132,17 @@ func (m *matcher) find(b []byte, first int) (length, at int) {
 	if len(b) < matchLen {
 		return length, at
 	}
-	i := m.table[hash8(b)]
-	for tries := 0; i > 0 && tries < matchTries && length < matchEnd; tries++ {
-		if n := common(b, m.window[i-1:]); n > length {
-			length, at = n, int(i-1)
+	tries := matchTries
+	if length >= matchGood {
+		tries /= 4
+	}
+	for i := m.table[m.hash(b)]; i > 0 && tries > 0 && length < min(matchEnd, len(b)); tries-- {
+		place := m.window[i-1:]
+		// What differs where a longer match would go on is none.
+		if length < len(place) && place[length] == b[length] {
+			if n := common(b, place); n > length {
+				length, at = n, int(i-1)
+			}
 		}
 		i = m.next[i-1]
 	}

@@ -58,12 +58,19 @@ func (r *recipe) bake(t testing.TB) []byte {
 	return slices.Concat(first, bytes.Join(r.frames, nil))
 }
 
-// put makes frame i of content, of which the head tells the truth.
-func (r *recipe) put(i int, op Op, content []byte) {
-	b, err := compress(content, nil, false)
+// compress makes the zstd frame of content, with dict if that is not nil.
+func compress(content, dict []byte) []byte {
+	enc, err := newEncoder(len(content)+len(dict), dict)
 	if err != nil {
 		panic(err)
 	}
+	defer enc.Close()
+	return enc.EncodeAll(content, nil)
+}
+
+// put makes frame i of content, of which the head tells the truth.
+func (r *recipe) put(i int, op Op, content []byte) {
+	b := compress(content, nil)
 	r.frames[i] = b
 	f := &r.head.Frames[i]
 	f.Op, f.Length, f.Size, f.SHA256 = op, int64(len(b)), int64(len(content)), sum(b)
@@ -156,7 +163,7 @@ func TestHostile(t *testing.T) {
 		{"a hash that is none", frame(func(f *Frame) { f.SHA256 = strings.Repeat("g", 64) }), "no SHA-256"},
 		{"another hash", frame(func(f *Frame) { f.SHA256 = strings.Repeat("0", 64) }), "the patch is damaged"},
 		{"a bomb", func(r *recipe) {
-			b, _ := compress(make([]byte, maxSize), nil, false)
+			b := compress(make([]byte, maxSize), nil)
 			r.frames[1] = b
 			f := &r.head.Frames[1]
 			f.Length, f.SHA256 = int64(len(b)), sum(b)
