@@ -140,7 +140,7 @@ lint: packages-lint ## gofmt, go vet, staticcheck, shellcheck, systemd-analyze v
 	scripts/lint.sh
 
 .PHONY: bench
-bench: packages ## whole installs against curl | zstd | tar, the switch, the downtime; then Go's benchmarks
+bench: packages packages-bench ## installs and updates against curl | zstd | tar, ostree and rsync; sizes, the switch, the downtime; then Go's benchmarks
 	go run ./integration/cmd/bench
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /integration)
 
@@ -153,10 +153,10 @@ bench-boot: packages ## what the guardian adds to a boot, against /bin/true on t
 	@go run ./integration/cmd/bootcost -machine container
 	@go run ./integration/cmd/bootcost -machine vm
 
-.PHONY: packages packages-demo packages-lint
+.PHONY: packages packages-demo packages-lint packages-bench
 packages: ## what the tests need of the system (apt, when root; else it says what is missing)
 	@scripts/packages.sh
-packages-demo packages-lint: packages-%:
+packages-demo packages-lint packages-bench: packages-%:
 	@scripts/packages.sh $*
 
 .PHONY: install

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests need of the system, on Debian and Ubuntu.
 #
-# usage: scripts/packages.sh [--list] [demo|lint|all]
+# usage: scripts/packages.sh [--list] [demo|lint|bench|all]
 #        scripts/packages.sh fleet
 #   --list   only print the names of the packages that are missing
 #   demo     what `make demo` needs: a virtual machine
 #   lint     what `make lint` needs
+#   bench    what `make bench` compares with
 #   all      what all tests need, if nothing is said
 #   fleet    gooseBit, from PyPI, in a virtual environment, whose name it prints
 #
@@ -17,7 +18,7 @@ list=
 [ "${1-}" != --list ] || { list=1; shift; }
 case "${1-}" in
 -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
-demo | lint | all) purpose=$1 ;;
+demo | lint | bench | all) purpose=$1 ;;
 fleet)
     wanted=$(dirname "$0")/../integration/fleet/goosebit/requirements.txt
     dir=${XDG_CACHE_HOME:-$HOME/.cache}/ota-goosebit
@@ -34,7 +35,8 @@ fleet)
 *) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
 
-# program or file -> the package that has it, and what less than all tests needs it
+# program or file -> the package that has it, and what less than all tests needs it;
+# no test needs what is for bench
 needed() {
     cat <<LIST
 qemu-system-x86_64 qemu-system-x86 demo
@@ -66,12 +68,14 @@ chromium-headless-shell chromium-headless-shell
 dash dash
 systemd-analyze systemd lint
 /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring demo
+ostree ostree bench
+rsync rsync bench
 LIST
 }
 
 missing() {
     needed | while read -r program package for; do
-        [ "$purpose" = all ] || [ "$purpose" = "$for" ] || continue
+        [ "$purpose" = "${for:-all}" ] || { [ "$purpose" = all ] && [ "$for" != bench ]; } || continue
         command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || [ -x "/sbin/$program" ] ||
             [ -e "$program" ] || echo "$package"
     done | sort -u

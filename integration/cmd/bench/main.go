@@ -1,12 +1,22 @@
-// Bench measures whole installs against what people do without an updater:
+// Bench measures installs and updates against what people do without an updater:
 //
-//	curl -s URL | zstd -d | tar x && sync -f .
+//	curl URL | zstd -d | tar x && sync -f .
 //
-// on the same bytes, in the same run, over HTTP on the loopback interface, from a
-// cold cache until all is durable. It prints a table in Markdown. Run it as root,
-// which may drop caches:
+// and against ostree and rsync where they are installed: in turn, from a cold cache
+// until all is durable. It prints tables in Markdown. Run it as root, which may drop caches:
 //
-//	go run ./integration/cmd/bench [-runs 5] [-dir /var/tmp] [-only small,large,update,switch,downtime]
+//	go run ./integration/cmd/bench [-runs 5] [-dir /var/tmp] [-only small,slow,large]
+//
+// The parts:
+//
+//	small, large         a tree of 42 MB and 300 files, one of 630 MB and 6,000 files
+//	go                   the Go distribution, at two versions
+//	slow                 small over a slow link
+//	sizes, sizes-large   the bundles of small and large at each level, the CPU time of a patch
+//	memory               a file of 500 MB
+//	switch, downtime     the switch, and how long device-api does not answer
+//
+// large needs 40 GB on the disk, 3 GB of memory.
 package main
 
 import (
@@ -18,6 +28,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -25,10 +36,21 @@ func main() {
 		runMeasured(os.Args[2:])
 		return
 	}
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	all := strings.Join(names, ",")
 	runs := flag.Int("runs", 5, "how often each is measured; the median counts")
 	dir := flag.String("dir", "/var/tmp", "a directory on the disk that is measured")
-	only := flag.String("only", "small,large,update,switch,downtime", "what is measured")
+	only := flag.String("only", all, "what is measured")
 	flag.Parse()
+	for name := range strings.SplitSeq(*only, ",") {
+		if !slices.Contains(names, name) {
+			fmt.Fprintf(os.Stderr, "bench: unknown part %q: there are %s\n", name, all)
+			os.Exit(2)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *dir, *runs, strings.Split(*only, ",")); err != nil {
@@ -37,27 +59,37 @@ func main() {
 	}
 }
 
+// parts are all there is to measure.
+var parts = []struct {
+	name string
+	run  func(*bench, context.Context) error
+}{
+	{"small", func(b *bench, ctx context.Context) error { return b.tree(ctx, "small", small) }},
+	{"large", func(b *bench, ctx context.Context) error { return b.tree(ctx, "large", large) }},
+	{"go", (*bench).golang},
+	{"slow", (*bench).slow},
+	{"sizes", (*bench).smallSizes},
+	{"sizes-large", (*bench).largeSizes},
+	{"memory", (*bench).memoryOf500MB},
+	{"switch", (*bench).switches},
+	{"downtime", (*bench).downtime},
+}
+
 func run(ctx context.Context, dir string, runs int, only []string) error {
-	b, err := newBench(ctx, dir, runs)
+	b, err := newBench(dir, runs)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	for _, part := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"small", func(ctx context.Context) error { return b.installs(ctx, "small", small) }},
-		{"large", func(ctx context.Context) error { return b.installs(ctx, "large", large) }},
-		{"update", func(ctx context.Context) error { return b.updates(ctx, "large", large) }},
-		{"switch", b.switches},
-		{"downtime", b.downtime},
-	} {
-		if slices.Contains(only, part.name) {
-			if err := part.run(ctx); err != nil {
-				return fmt.Errorf("%s: %w", part.name, err)
-			}
+	for _, part := range parts {
+		if !slices.Contains(only, part.name) {
+			continue
 		}
+		began := time.Now()
+		if err := part.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s took %.0f s\n", part.name, time.Since(began).Seconds())
 	}
 	return nil
 }

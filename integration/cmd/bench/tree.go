@@ -3,119 +3,170 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A shape is a tree to measure with.
+// shape is a tree to measure with: one big library, which is rebuilt, and a mix of
+// what applications consist of.
 type shape struct {
-	files int
+	files   int
+	library int64
+	mix     []part
+}
+
+// part is a share of the files and their bytes.
+type part struct {
+	kind  kind
+	files int // of 1,000
 	bytes int64
 }
 
 var (
-	small = shape{300, 40e6}
-	large = shape{6000, 600e6}
+	small = shape{300, 16.9e6, []part{{elf, 40, 13.5e6}, {python, 250, 1.2e6}, {script, 40, 1.4e6}, {image, 80, 7.5e6}, {text, 590, 1.5e6}}}
+	large = shape{6000, 53.2e6, []part{{elf, 15, 440e6}, {python, 250, 20e6}, {script, 25, 22e6}, {image, 60, 72e6}, {text, 650, 23e6}}}
+	// big is one file, whose size no memory of a device must depend on.
+	big = shape{1, 500e6, nil}
 )
 
-// A material is a stream of real bytes, programs and sources: those of the Go
-// installation, which is on every machine that builds this. It never ends, and
-// does not repeat at the same place.
-type material struct {
-	names []string
-	next  int
-	f     *os.File
+func (s shape) bytes() int64 {
+	sum := s.library
+	for _, p := range s.mix {
+		sum += p.bytes
+	}
+	return sum
 }
 
-func newMaterial() (_ *material, err error) {
+// changes says how many files of 1,000 are not the same in the next version.
+const (
+	patched  = 50
+	replaced = 5
+	removed  = 10
+	moved    = 10
+	added    = 20
+)
+
+// counts are the files with each fate.
+type counts struct{ kept, patched, replaced, removed, moved, added int }
+
+// generator writes two versions of a tree.
+type generator struct {
+	old, new string
+	material *material
+	r        *rand.Rand
+	counts   counts
+}
+
+// make writes a tree of the shape to old and its next version to new. The same seed
+// makes the same trees on the same machine. What did not change is one file with
+// two links.
+func (s shape) make(old, new string, m *material, seed uint64) (_ counts, err error) {
 	defer try.End(&err)
-	out := try.Get(exec.Command("go", "env", "GOROOT").Output())
-	m := &material{}
-	root := strings.TrimSpace(string(out))
-	for _, dir := range []string{"bin", "pkg/tool", "src"} {
-		try.Check(filepath.WalkDir(filepath.Join(root, dir), func(name string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				m.names = append(m.names, name)
-			}
-			return err
-		}))
+	g := &generator{old: old, new: new, material: m, r: rand.New(rand.NewPCG(seed, 2))}
+	library := try.Get(m.take(elf, s.library))
+	try.Check(g.write(g.old, "lib/libapp.so.1", library, 0))
+	try.Check(g.write(g.new, "lib/libapp.so.1", try.Get(rebuild(library, m, g.r)), 1))
+	g.counts.patched++
+	for _, p := range s.mix {
+		n := max(1, s.files*p.files/1000)
+		sizes := g.sizes(n, p.bytes)
+		fates := g.r.Perm(n) // each kind has its share of the changes
+		for i, size := range sizes {
+			try.Check(g.file(p.kind, i, size, fates[i]*1000/n))
+		}
+		for i := range (n*added + 500) / 1000 {
+			data := try.Get(m.take(p.kind, sizes[g.r.IntN(n)]))
+			try.Check(g.write(g.new, fmt.Sprintf("%s/added/%03d%s", p.kind, i, extension(p.kind)), data, 1))
+			g.counts.added++
+		}
 	}
-	if len(m.names) == 0 {
-		return nil, fmt.Errorf("no files in %s", root)
-	}
-	// Programs and sources mixed, the same way each time.
-	rand.New(rand.NewPCG(1, 2)).Shuffle(len(m.names), func(i, j int) { m.names[i], m.names[j] = m.names[j], m.names[i] })
-	return m, nil
+	return g.counts, nil
 }
 
-func (m *material) Read(p []byte) (int, error) {
-	for {
-		if m.f == nil {
-			f, err := os.Open(m.names[m.next%len(m.names)])
-			if err != nil {
-				return 0, err
-			}
-			m.f = f
-			m.next++
-		}
-		n, err := m.f.Read(p)
-		if n > 0 {
-			return n, nil
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
-		}
-		m.f.Close()
-		m.f = nil
-	}
-}
-
-// make writes a tree of the shape to dir. Few files are large and many small, as
-// in a tree of programs.
-func (s shape) make(dir string, m *material) (err error) {
-	defer try.End(&err)
-	r := rand.New(rand.NewPCG(3, 4))
-	weights := make([]float64, s.files)
-	var sum float64
+// sizes are the sizes of n files of sum bytes: few are large and many small.
+func (g *generator) sizes(n int, sum int64) []int64 {
+	weights := make([]float64, n)
+	var all float64
 	for i := range weights {
-		weights[i] = r.ExpFloat64() * r.ExpFloat64() * r.ExpFloat64()
-		sum += weights[i]
+		weights[i] = 0.1 + g.r.ExpFloat64()*g.r.ExpFloat64()
+		all += weights[i]
 	}
+	sizes := make([]int64, n)
 	for i, w := range weights {
-		name := filepath.Join(dir, fmt.Sprintf("d%02d/e%d/file-%04d", i%40, i%7, i))
-		try.Check(os.MkdirAll(filepath.Dir(name), 0o755))
-		f := try.Get(os.Create(name))
-		_, err = io.CopyN(f, m, max(1, int64(w/sum*float64(s.bytes))))
-		try.Check(errors.Join(err, f.Close()))
+		sizes[i] = max(60, int64(w/all*float64(sum)))
 	}
-	return nil
+	return sizes
 }
 
-// change changes one file in twenty, in its middle.
-func change(dir string) error {
-	n := 0
-	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		if n++; n%20 != 0 {
-			return nil
-		}
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		info, err := f.Stat()
-		if err == nil {
-			_, err = f.WriteAt([]byte("changed"), info.Size()/2)
-		}
-		return errors.Join(err, f.Close())
-	})
+// file writes a file and what becomes of it. Its fate, 0 to 999, says what that is.
+func (g *generator) file(k kind, i int, size int64, fate int) (err error) {
+	defer try.End(&err)
+	name := fmt.Sprintf("%s/d%02d/%s/%04d%s", k, i%40, [...]string{"core", "util", "api"}[i%3], i, extension(k))
+	data := try.Get(g.material.take(k, size))
+	try.Check(g.write(g.old, name, data, 0))
+	switch c := &g.counts; {
+	case fate < patched && k == elf:
+		c.patched++
+		return g.write(g.new, name, try.Get(rebuild(data, g.material, g.r)), 1)
+	case fate < patched && k != image: // no program edits an image in its middle
+		c.patched++
+		return g.write(g.new, name, try.Get(edit(data, k, g.material, g.r)), 1)
+	case fate >= 700 && fate < 700+replaced && k != elf:
+		c.replaced++
+		return g.write(g.new, name, try.Get(g.material.take(k, size)), 1)
+	case fate >= 900 && fate < 900+removed:
+		c.removed++
+		return nil
+	case fate >= 800 && fate < 800+moved:
+		c.moved++
+		return g.link(name, strings.Replace(name, "/d", "/moved", 1))
+	default:
+		c.kept++
+		return g.link(name, name)
+	}
+}
+
+func (g *generator) link(from, to string) error {
+	name := filepath.Join(g.new, to)
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return os.Link(filepath.Join(g.old, from), name)
+}
+
+// write writes a file of the tree dir, whose time is day: rsync goes by it.
+func (g *generator) write(dir, name string, data []byte, day int) error {
+	name = filepath.Join(dir, name)
+	mode := os.FileMode(0o644)
+	if strings.Contains(name, "/"+string(elf)+"/") {
+		mode = 0o755
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	at := time.Unix(1.7e9, 0).AddDate(0, 0, day)
+	return errors.Join(os.WriteFile(name, data, mode), os.Chtimes(name, at, at))
+}
+
+func extension(k kind) string {
+	return map[kind]string{python: ".py", script: ".js", text: ".txt", image: ".png"}[k]
+}
+
+// editOne writes the tree from to the tree to, with one line added to one small file.
+func editOne(from, to string) (err error) {
+	defer try.End(&err)
+	try.Get(output("cp", "-al", from, to))
+	names := try.Get(filepath.Glob(to + "/text/*/*/*"))
+	if len(names) == 0 {
+		return fmt.Errorf("no text in %s", from)
+	}
+	name := names[len(names)/2]
+	data := try.Get(os.ReadFile(name))
+	try.Check(os.Remove(name)) // it is a link to the file of the other tree
+	return os.WriteFile(name, append(data, "timeout = 30\n"...), 0o644)
 }
