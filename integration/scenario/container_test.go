@@ -105,3 +105,10 @@ func TestMarksReadOnlyShutdownVM(t *testing.T) {
 func TestFollows(t *testing.T) {
 	inContainer(t, scenario.Follows, func(o debian.Overlay) { try.Check(scenario.FleetOverlay(machine.Context(t), o)) })
 }
+
+func TestInhibited(t *testing.T) {
+	inContainer(t, scenario.Inhibited, func(o debian.Overlay) {
+		try.Check(scenario.FleetOverlay(machine.Context(t), o))
+		scenario.LogindOverlay(o)
+	})
+}

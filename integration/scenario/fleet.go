@@ -28,12 +28,9 @@ func FleetOverlay(ctx context.Context, o debian.Overlay) error {
 	return nil
 }
 
-// Follows has ota-follow.service ask a server, in its sandbox: a good version is closed as
-// a success, a bad one as a failure with its evidence, and an inhibitor holds one, across a
-// restart of the service. The machine has FleetOverlay.
-func Follows(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+// fleet starts the server, which d follows from then on, and gives what orders a version of
+// it and what waits until the server was told something of an order.
+func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v machine.Version, update string), said func(id, text string) error) {
 	try.Get(d.Must(ctx, "systemctl", "start", fleetService))
 	toml := try.Get(d.ReadFile(ctx, machine.Etc+"/ota.toml"))
 	try.Check(d.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644, fmt.Appendf(toml, "\n[follow]\nsource = \"ddi\"\nurl = \"http://%s\"\ndevice_id = \"printer-7\"\n", fleetAt)))
@@ -41,13 +38,23 @@ func Follows(ctx context.Context, d *machine.Device) (err error) {
 	// Or the first poll comes within five minutes.
 	try.Check(d.WriteFile(ctx, "/run/ota/follow.json", 0o644, []byte("{}")))
 	assigned := ""
-	assign := func(id string, v machine.Version, update string) {
+	assign = func(id string, v machine.Version, update string) {
 		assigned += fmt.Sprintf("%s %s %s %s\n", id, v.Name, update, try.Get(d.Offer(ctx, v)))
 		try.Check(d.WriteFile(ctx, fleetDir+"/assign", 0o644, []byte(assigned)))
 	}
-	said := func(id, text string) error {
+	said = func(id, text string) error {
 		return waitShell(ctx, d, "the server to hear "+text, fmt.Sprintf("grep '^%s %s' %s/said || { cat %[3]s/said; systemctl status ota-follow.service; exit 1; }", id, text, fleetDir))
 	}
+	return assign, said
+}
+
+// Follows has ota-follow.service ask a server, in its sandbox: a good version is closed as
+// a success, a bad one as a failure with its evidence, and an inhibitor holds one, across a
+// restart of the service. The machine has FleetOverlay.
+func Follows(ctx context.Context, d *machine.Device) (err error) {
+	defer try.End(&err)
+	try.Check(start(ctx, d, v11))
+	assign, said := fleet(ctx, d)
 	assign("7", v12, "attempt")
 	try.Get(d.Must(ctx, "systemctl", "start", "ota-follow.service"))
 	try.Check(said("7", "closed/success version 1.2.0 is confirmed"))
