@@ -1,5 +1,6 @@
-// Package registrytest installs bundles from a real OCI registry, Debian's
-// docker-registry: plain, with a user and a password, and behind a server of tokens.
+// Package registrytest installs bundles from a real OCI registry: plain, with a user and a
+// password, and behind a server of tokens. The registry is Debian's docker-registry and, at
+// night, the one that came after it, distribution 3.
 package registrytest
 
 import (
@@ -24,27 +25,45 @@ import (
 
 	"github.com/tope-ota/ota/integration/cmdtest"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/tier"
 )
 
 func TestMain(m *testing.M) { cmdtest.Main(m, nil) }
 
-// TestScripts has these commands:
+// Debian's docker-registry is distribution 2.
+func TestScripts(t *testing.T) {
+	dir, err := debian.Tools(t.Context(), "docker-registry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts(t, filepath.Join(dir, "usr/bin/docker-registry"))
+}
+
+// Distribution 3 is built from its sources, which takes minutes: at night only.
+func TestScriptsOfDistribution3(t *testing.T) {
+	if !tier.Nightly {
+		t.Skip("OTA_TESTS is not nightly")
+	}
+	program, err := debian.FromModule(t.Context(), "github.com/distribution/distribution/v3/cmd/registry", "v3.1.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts(t, program)
+}
+
+// scripts runs the scripts with a registry that is program. They have these commands:
 //
 //	registry         start a registry; its address is $REGISTRY
 //	registry basic   one that asks for the user u and the password marker-p
 //	registry bearer  one that asks for a token, which u and marker-p get, and which is
 //	                 good for five requests
 //	fetched MIN MAX  from MIN to MAX bytes of bundles were fetched since the last one
-func TestScripts(t *testing.T) {
-	dir, err := debian.Tools(t.Context(), "docker-registry")
-	if err != nil {
-		t.Fatal(err)
-	}
+func scripts(t *testing.T, program string) {
 	var served sync.Map // the bytes of bundles, by $REGISTRY
 	cmdtest.Run(t, "testdata/script", map[string]func(*testscript.TestScript, bool, []string){
 		"registry": func(ts *testscript.TestScript, _ bool, args []string) {
 			bytes := new(atomic.Int64)
-			start(ts, filepath.Join(dir, "usr/bin/docker-registry"), strings.Join(args, ""), bytes)
+			start(ts, program, strings.Join(args, ""), bytes)
 			served.Store(ts.Getenv("REGISTRY"), bytes)
 		},
 		"fetched": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -67,6 +86,7 @@ func start(ts *testscript.TestScript, program, kind string, served *atomic.Int64
 	config := ts.MkAbs("registry.yml")
 	ts.Check(os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n", ts.MkAbs("registry"), addr), 0o600))
 	cmd := exec.Command(program, "serve", config)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none") // or distribution 3 looks for a collector
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	ts.Check(cmd.Start())

@@ -3,7 +3,6 @@ package s3test
 
 import (
 	"bytes"
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -68,7 +67,7 @@ func TestMain(m *testing.M) { cmdtest.Main(m, map[string]func(){"presign": presi
 //	asked GETS MIN MAX       GETS requests of addresses that were good (N+: N or more) gave from
 //	                         MIN to MAX bytes since the last one, and nothing but GET was sent
 func TestScripts(t *testing.T) {
-	program, err := debian.Entry(t.Context(), "versitygw-"+version, build)
+	program, err := debian.FromModule(t.Context(), "github.com/versity/versitygw/cmd/versitygw", version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +81,7 @@ func TestScripts(t *testing.T) {
 	}
 	cmdtest.Run(t, "testdata/script", map[string]func(*testscript.TestScript, bool, []string){
 		"s3": func(ts *testscript.TestScript, _ bool, _ []string) {
-			f := start(ts, filepath.Join(program, "versitygw"))
+			f := start(ts, program)
 			ts.Setenv("S3", f.URL)
 			fronts.Store(f.URL, f)
 			f.send(ts, http.MethodPut, "/bundles", nil)
@@ -98,17 +97,6 @@ func TestScripts(t *testing.T) {
 		},
 		"asked": func(ts *testscript.TestScript, _ bool, args []string) { of(ts).asked(ts, args) },
 	})
-}
-
-// build makes versitygw from the sources of the module proxy.
-func build(ctx context.Context, dir string) error {
-	cmd := exec.CommandContext(ctx, "go", "install", "-ldflags", "-s -w", "github.com/versity/versitygw/cmd/versitygw@"+version)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOOS=", "GOARCH=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go install: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // start starts the store and its front.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -78,6 +80,22 @@ func Entry(ctx context.Context, name string, build func(ctx context.Context, dir
 	try.Check(os.Rename(tmp, dir))
 	sweep(cache, kind, dir)
 	return dir, nil
+}
+
+// FromModule returns the program that the package pkg of the module proxy is, for the host,
+// building it when the cache has none (minutes, and the network).
+func FromModule(ctx context.Context, pkg, version string) (program string, err error) {
+	name := path.Base(pkg)
+	dir, err := Entry(ctx, name+"-"+version, func(ctx context.Context, dir string) error {
+		cmd := exec.CommandContext(ctx, "go", "install", "-ldflags", "-s -w", pkg+"@"+version)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOOS=", "GOARCH=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go install: %w\n%s", err, out)
+		}
+		return nil
+	})
+	return filepath.Join(dir, name), err
 }
 
 // The eight entries of a kind that were used last are kept, and all that were used
