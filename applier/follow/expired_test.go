@@ -15,7 +15,7 @@ import (
 )
 
 // A store gives bundles at addresses that are good for a time only, as presigned ones are; the
-// server signs them anew for each poll.
+// server signs a new one for each poll.
 type store struct {
 	*device
 	action *fake.Action

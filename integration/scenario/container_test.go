@@ -112,3 +112,7 @@ func TestInhibited(t *testing.T) {
 		scenario.LogindOverlay(o)
 	})
 }
+
+func TestCores(t *testing.T) {
+	inContainer(t, scenario.Cores, func(o debian.Overlay) { try.Check(scenario.FleetOverlay(machine.Context(t), o)) })
+}
