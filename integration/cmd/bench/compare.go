@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,9 +15,10 @@ import (
 // pair is two versions of a tree, packed and published.
 type pair struct {
 	name     string
-	what     string // for the title
-	old, new string // the trees
-	one      string // new with one small file changed; empty: there is none
+	what     string   // for the title
+	old, new string   // the trees
+	one      string   // new with one small file changed; empty: there is none
+	flags    []string // of ota-bundle create
 }
 
 // makePair makes the two versions of a tree.
@@ -53,7 +55,7 @@ func (b *bench) pack(p pair, version string) error {
 // create are the arguments of ota-bundle that make the bundle name.
 func (b *bench) create(p pair, version, name string) []string {
 	tree := map[string]string{"1.0.0": p.old, "1.1.0": p.new, "1.1.1": p.one}[version]
-	return []string{"create", "--dir", tree, "--version", version, "--model", "x1", "--release", "0", "--key", b.path("release.key"), "-o", name}
+	return append([]string{"create", "--dir", tree, "--version", version, "--model", "x1", "--release", "0", "--key", b.path("release.key"), "-o", name}, p.flags...)
 }
 
 func (b *bench) bundle(p pair, version string) string {
@@ -159,8 +161,10 @@ func (b *bench) applyRows(p pair) []row {
 func (b *bench) compare(ctx context.Context, p pair, over string) (err error) {
 	defer try.End(&err)
 	defer b.tidy()
-	try.Check(b.publish(p))
-	try.Check(b.makeTarball(p))
+	packed := make(chan error)
+	go func() { packed <- b.makeTarball(p) }() // on one core, for minutes
+	published := b.publish(p)
+	try.Check(errors.Join(published, <-packed))
 	b.server.publish("/new.tar.zst", try.Get(os.ReadFile(b.tarball(p))))
 	pipe := row{"`curl \\| zstd -d \\| tar x && sync -f .`, whole", func() (result, error) {
 		dir, err := b.fresh()

@@ -29,7 +29,7 @@ type part struct {
 
 var (
 	small = shape{300, 16.9e6, []part{{elf, 40, 13.5e6}, {python, 250, 1.2e6}, {script, 40, 1.4e6}, {image, 80, 7.5e6}, {text, 590, 1.5e6}}}
-	large = shape{6000, 53.2e6, []part{{elf, 15, 440e6}, {python, 250, 20e6}, {script, 25, 22e6}, {image, 60, 72e6}, {text, 650, 23e6}}}
+	large = shape{6000, 53.2e6, []part{{elf, 15, 440e6}, {python, 250, 20e6}, {script, 25, 8e6}, {image, 60, 72e6}, {text, 650, 37e6}}}
 	// big is one file, whose size no memory of a device must depend on.
 	big = shape{1, 500e6, nil}
 )
