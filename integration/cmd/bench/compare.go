@@ -31,9 +31,9 @@ func (b *bench) makePair(name string, s shape) (p pair, err error) {
 	if _, err := os.Stat(p.old); err != nil {
 		m := try.Get(newMaterial(seed, try.Get(goroot()), "/usr/bin", "/usr/lib", "/usr/share"))
 		c := try.Get(s.make(p.old, p.new, m, seed))
-		fmt.Printf("\n%s: of %d files %d are kept, %d patched, %d replaced, %d moved, %d removed; %d are added.\n",
-			name, s.files+1, c.kept, c.patched, c.replaced, c.moved, c.removed, c.added)
 		if p.one != "" {
+			fmt.Printf("\n%s: %d files are kept, %d patched, %d replaced, %d moved, %d removed, %d added.\n",
+				name, c.kept, c.patched, c.replaced, c.moved, c.removed, c.added)
 			try.Check(editOne(p.new, p.one))
 		}
 	}
