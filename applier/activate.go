@@ -202,7 +202,7 @@ func (a *applier) restart(ctx context.Context, ref *bootcheck.Ref) error {
 		return unconfirmed(ref, "systemd does not answer (%v)", err)
 	}
 	if err := conn.RestartAll(ctx, a.cfg.Services); err != nil {
-		a.logf("%v", err) // a version that does not start fails its trial
+		a.logf("warning: %v", err) // a version that does not start fails its trial
 	}
 	return nil
 }

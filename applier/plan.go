@@ -97,13 +97,13 @@ func (a *applier) sayPlan(b *openBundle) {
 	if b.now != nil {
 		a.say("downloading %s: %s, %s reused", m.Version, bootcheck.Size(p.download+b.now.Have), bootcheck.Size(p.reused))
 		spans := b.head.Missing(m, p.offers.offered)
-		a.detail("the bundle has %s in %s; wanted are %s", bootcheck.Size(b.head.Size(m)),
+		a.detail("bundle: %s in %s; %s to download", bootcheck.Size(b.head.Size(m)),
 			cli.Plural(len(m.Frames), "frame", "frames"), cli.Plural(len(spans), "range", "ranges"))
 	} else {
 		a.say("unpacking %s: %s, %s reused", m.Version, bootcheck.Size(p.write), bootcheck.Size(p.reused))
 	}
 	if p.files > 0 {
-		a.detail("reused are %s in %s, from %s", bootcheck.Size(p.reused), cli.Plural(p.files, "file", "files"), strings.Join(p.from, ", "))
+		a.detail("reused: %s in %s of %s", bootcheck.Size(p.reused), cli.Plural(p.files, "file", "files"), strings.Join(p.from, ", "))
 	}
 }
 

@@ -199,7 +199,7 @@ func (c *command) program() *cli.Program {
 					c.actOut()
 					return c.followServer(ctx, c)
 				})},
-			{Name: "doctor", Help: "check the set-up of the device, with hints\nNothing is changed. Exit code 1: a check fails.",
+			{Name: "doctor", Help: "check the setup of the device, with hints\nNothing is changed. Exit code 1: a check fails.",
 				Flags: func(fs flags) {
 					asJSON(fs)
 					fs.StringVar(&c.sysroot, "sysroot", "", "the image of a device, below `DIR`, instead of this device")

@@ -64,7 +64,7 @@ func (s *Store) ShowStatus(w io.Writer, progress string, asJSON bool, limits Boo
 // Print writes the status on a screen of 80 columns.
 func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%-9s %s\n", name, Wrap(10, fmt.Sprintf(format, args...)))
 	}
 	phase := st.phase()
 	word := phase[:len(phase)-len(strings.TrimLeft(phase, "abcdefghijklmnopqrstuvwxyz"))]
@@ -83,7 +83,7 @@ func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 		if version == "" {
 			version = "none"
 		}
-		line(name, "%s", strings.TrimRight(fmt.Sprintf("%-*s  %s", width, version, strings.Join(known, ", ")), " "))
+		fmt.Fprintf(w, "%-9s %s\n", name, strings.TrimRight(fmt.Sprintf("%-*s  %s", width, version, strings.Join(known, ", ")), " "))
 	}
 	version("current", st.Current, st.ActivatedAt)
 	if st.Next != "" {
@@ -99,21 +99,21 @@ func (st *Status) Print(w io.Writer, limits BootLimits, now time.Time) {
 		if st.LastRollbackAt != nil {
 			when = Ago(*st.LastRollbackAt, now) + ", "
 		}
-		line("rollback", "%s%s", when, l.short())
+		line("rollback", "%s%s", when, l.row())
 		line("", "hint: `ota-guardian why` shows the evidence")
 	}
 	for _, b := range st.Blocked {
-		line("blocked", "%-*s  %s", width, b.Version, b.why())
+		fmt.Fprintf(w, "blocked   %-*s  %s\n", width, b.Version, Wrap(12+width, b.why()))
 	}
 	for _, id := range st.RevokedKeys {
 		line("revoked", "key %s: its bundles are refused", id)
 	}
-	if op := st.Operation; op.Stage != StageIdle && op.Stage != StageSuccess {
-		text := op.Message
-		if op.Error != "" {
-			text = op.Error
+	if op := st.Operation; op.Error != "" {
+		if l := st.LastRollback; l == nil || st.outdated || !strings.HasPrefix(op.Error, l.Code()+": ") { // the row above says it
+			line("install", "%s: %s", op.Stage, op.Error)
 		}
-		line("install", "%s %d %%: %s", op.Stage, op.Progress, text)
+	} else if op.Stage != StageIdle && op.Stage != StageSuccess {
+		line("install", "%s %d %%: %s", op.Stage, op.Progress, op.Message)
 	} else if op.Stage == StageIdle && op.Message != "" {
 		line("install", "%s", op.Message)
 	}

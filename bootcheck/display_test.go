@@ -56,16 +56,37 @@ func TestScreens(t *testing.T) {
 	hold := &Status{Phase: PhaseHold, Hold: HoldExhausted, Current: "1.0.0", Operation: Operation{Stage: StageIdle}, FreeBytes: 64 << 20,
 		LastRollback: &Rollback{From: "1.0.0", Level: LevelNone, Cause: CauseDamaged}}
 	later := &Status{Phase: PhaseConfirmed, Current: "1.3.0", Operation: Operation{Stage: StageSuccess}, LastRollback: trial.LastRollback, outdated: true}
+	long := "ROLLED_BACK_TO_PREVIOUS: rolled back from 1.2.0 to 1.0.0 (previous): device-api.service crashed 5 times in 5 s"
+	rolled := &Status{Phase: PhaseFallback, Current: "1.0.0", Operation: Operation{Stage: "failed", Error: long},
+		LastRollback: trial.LastRollback, LastRollbackAt: ago(time.Second)}
+	failed := &Status{Phase: PhaseConfirmed, Current: "1.0.0",
+		Operation: Operation{Stage: "failed", Error: "DOWNLOAD_FAILED: cannot download \"http://updates.example.com:8000/9.ota\": server answered 404 Not Found"}}
 	for name, row := range map[string]struct {
 		st   *Status
 		want string
 	}{
+		"rolled back just now, which the install says too": {rolled, `phase     fallback
+current   1.0.0
+previous  none
+factory   none
+rollback  1 s ago, 1.2.0 to 1.0.0 (previous): service crash
+          hint: ` + "`ota-guardian why`" + ` shows the evidence
+free      0 B
+`},
+		"an install failed, with a long text": {failed, `phase     confirmed
+current   1.0.0
+previous  none
+factory   none
+install   failed: DOWNLOAD_FAILED: cannot download
+          "http://updates.example.com:8000/9.ota": server answered 404 Not Found
+free      0 B
+`},
 		"trial": {trial, `phase     trial
 current   1.1.0  release 2, activated 40 s ago
 previous  1.0.0  release 1
 factory   1.0.0  release 1
 trial     boots: 0 of 3 crashes, 1 of 6 power cuts, 0 of 10 reboots
-rollback  2 h ago, 1.2.0 to 1.0.0 (previous): device-api.service crashed 5 times
+rollback  2 h ago, 1.2.0 to 1.0.0 (previous): service crash
           hint: ` + "`ota-guardian why`" + ` shows the evidence
 blocked   1.2.0  crash-loop, check "device-api runs"
 install   rebooting 100 %: waiting for version 1.1.0 to be confirmed
@@ -75,7 +96,7 @@ free      70.1 GiB
 current   1.0.0
 previous  none
 factory   none
-rollback  version 1.0.0 failed and no version is left to roll back to: it is damaged
+rollback  none, 1.0.0 failed: damaged
           hint: ` + "`ota-guardian why`" + ` shows the evidence
 free      64 MiB
 `},

@@ -29,11 +29,23 @@ func (l *Rollback) Summary() string {
 
 // Brief is Summary for a row of a table: `ota why` has the rest.
 func (l *Rollback) Brief() string {
+	return fmt.Sprintf("rolled back from %s: %s", l.From, l.briefly())
+}
+
+// row is Brief behind the word "rollback".
+func (l *Rollback) row() string {
+	if l.Level == LevelNone {
+		return fmt.Sprintf("none, %s failed: %s", l.From, l.briefly())
+	}
+	return fmt.Sprintf("%s to %s (%s): %s", l.From, l.To, l.Level, l.briefly())
+}
+
+func (l *Rollback) briefly() string {
 	why := map[Cause]string{
 		CauseHealth: "health check failed", CauseCrash: "service crash", CauseBoots: "too many boots", CauseHard: "system crashes",
 		CauseDamaged: "damaged", CauseRevoked: "key revoked", CauseOperator: "operator request", CauseUnrecorded: "disk full",
 	}[l.Cause]
-	return fmt.Sprintf("rolled back from %s: %s", l.From, cmp.Or(why, string(l.Cause)))
+	return cmp.Or(why, string(l.Cause))
 }
 
 // Detail is Summary and, of a service that crashed, the last line that it wrote.

@@ -3,6 +3,7 @@ package bootcheck
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Printable returns text as a terminal, a journal and a screen may get it: valid
@@ -20,6 +21,31 @@ func Printable(text string) string {
 
 // OneLine is Printable in one line, each run of white space as one space.
 func OneLine(text string) string { return strings.Join(strings.Fields(Printable(text)), " ") }
+
+// Wrap is text, which begins in column indent, in lines of at most 80 characters; the
+// further ones are indented as far. A word that is longer is not broken, nor is a command
+// in backticks, which would paste as several.
+func Wrap(indent int, text string) string {
+	var b strings.Builder
+	column := indent
+	words := strings.Fields(text)
+	for i := 0; i < len(words); i++ {
+		word := words[i]
+		for strings.Count(word, "`")%2 == 1 && i+1 < len(words) {
+			i++
+			word += " " + words[i]
+		}
+		n := utf8.RuneCountInString(word)
+		if column += n + 1; column > 81 && b.Len() > 0 {
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			column = indent + n + 1
+		} else if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(word)
+	}
+	return b.String()
+}
 
 // Clip shortens text to at most limit bytes, between two characters.
 func Clip(text string, limit int) string {

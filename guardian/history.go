@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/cli"
 )
 
 // history prints what this device ran, oldest first: one line a generation, or
@@ -105,6 +104,9 @@ func rollbackBetween(before, now *bootcheck.Record) *bootcheck.Rollback {
 	return nil
 }
 
+// shownLines of the journal are shown by why: it stays one screen.
+const shownLines = 10
+
 // why prints the evidence of the last rollback, or of the last one from version.
 func (c *command) why(version string, asJSON bool) error {
 	records, err := c.store.History()
@@ -142,7 +144,7 @@ func (c *command) why(version string, asJSON bool) error {
 	line := func(name, text string) {
 		fmt.Fprintf(c.out, "%-9s %s\n", name, strings.TrimRight(bootcheck.Printable(text), " "))
 	}
-	line("rollback", cli.Wrap(10, last.Summary()))
+	line("rollback", bootcheck.Wrap(10, last.Summary()))
 	if at != nil {
 		line("time", at.Format(time.RFC3339)+", "+ago(at))
 	}
@@ -163,7 +165,12 @@ func (c *command) why(version string, asJSON bool) error {
 		name = ""
 	}
 	name = "journal"
-	for _, text := range last.Journal {
+	lines := last.Journal
+	if more := len(lines) - shownLines; more > 0 {
+		line(name, fmt.Sprintf("the last %d lines; `ota-guardian why --json` has %d more", shownLines, more))
+		name, lines = "", lines[more:]
+	}
+	for _, text := range lines {
 		line(name, text)
 		name = ""
 	}

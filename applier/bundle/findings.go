@@ -84,7 +84,7 @@ func (f findings) tell(dir string, say func(line string)) error {
 			say(fmt.Sprintf("  and %d more", more))
 		}
 		if hint := k.advice(dir, list); hint != "" {
-			say("  hint: " + cli.Wrap(len("  hint: "), hint))
+			say("  hint: " + bootcheck.Wrap(len("  hint: "), hint))
 		}
 	}
 	if refusals > 0 {

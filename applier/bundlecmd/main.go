@@ -148,7 +148,7 @@ func (c *command) program() *cli.Program {
 				"Of each: file, version, release, models, size, sha256. Checks neither signatures nor content.",
 				Flags: withJSON, // which it is anyway
 				Run:   func(ctx context.Context, args []string) error { return c.index(ctx, args[0]) }},
-			{Name: "doctor", Help: "check the set-up of a device's image, with hints",
+			{Name: "doctor", Help: "check the setup of a device's image, with hints",
 				Flags: func(fs *flag.FlagSet) {
 					fs.BoolVar(&d.JSON, "json", false, "one JSON object")
 					fs.StringVar(&d.Config, "config", "", "the configuration, a `FILE`")

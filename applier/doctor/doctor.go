@@ -150,7 +150,7 @@ func (d *doctor) report(out io.Writer, asJSON bool) error {
 	} else {
 		wrap := func(_ int, text string) string { return text } // a line a finding, for grep
 		if o, ok := out.(*cli.Output); ok && o.Terminal() {
-			wrap = cli.Wrap
+			wrap = bootcheck.Wrap
 		}
 		for _, f := range d.findings {
 			bootcheck.Paint(out, map[string]bootcheck.Colour{stateOK: bootcheck.Green, stateWarn: bootcheck.Yellow, stateFail: bootcheck.Red}[f.State], fmt.Sprintf("%-4s", f.State))
@@ -162,7 +162,7 @@ func (d *doctor) report(out io.Writer, asJSON bool) error {
 		fmt.Fprintf(out, "%d ok, %d warn, %d fail\n", count[stateOK], count[stateWarn], count[stateFail])
 	}
 	if n := count[stateFail]; n > 0 {
-		return fmt.Errorf("%d of %d checks of the set-up fail", n, len(d.findings))
+		return fmt.Errorf("%d of %d checks of the setup fail", n, len(d.findings))
 	}
 	return nil
 }

@@ -189,12 +189,12 @@ const (
 	store   = "opt/tope/versions/"
 )
 
-// TestBroken breaks a set-up in one way each: that is found, and its hint.
+// TestBroken breaks a setup in one way each: that is found, and its hint.
 func TestBroken(t *testing.T) {
 	m := newImage(t)
 	// Only what depends on the machine of the test is said of one that is right.
 	for _, f := range m.others(t) {
-		t.Errorf("a set-up that is right: %+v", f)
+		t.Errorf("a setup that is right: %+v", f)
 	}
 	if t.Failed() {
 		return

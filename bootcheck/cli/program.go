@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -242,32 +241,7 @@ func columns(width int, left, right string) string {
 	if len(left) > width && len(left)+len(right) > 77 {
 		text += "\n" + strings.Repeat(" ", width+3)
 	}
-	return text + Wrap(width+3, right) + "\n"
-}
-
-// Wrap is text, which begins in column indent, in lines of at most 80 characters; the
-// further ones are indented as far. A word that is longer is not broken, nor is a command
-// in backticks, which would paste as several.
-func Wrap(indent int, text string) string {
-	var b strings.Builder
-	column := indent
-	words := strings.Fields(text)
-	for i := 0; i < len(words); i++ {
-		word := words[i]
-		for strings.Count(word, "`")%2 == 1 && i+1 < len(words) {
-			i++
-			word += " " + words[i]
-		}
-		n := utf8.RuneCountInString(word)
-		if column += n + 1; column > 81 && b.Len() > 0 {
-			b.WriteString("\n" + strings.Repeat(" ", indent))
-			column = indent + n + 1
-		} else if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString(word)
-	}
-	return b.String()
+	return text + bootcheck.Wrap(width+3, right) + "\n"
 }
 
 // Table is the program for a generator: a line a command, "NAME;ARGS;FLAG=VALUE …".

@@ -15,7 +15,7 @@ type JobError struct {
 }
 
 func (e *JobError) Error() string {
-	return fmt.Sprintf("cannot %s %q: %s", e.Verb, e.Unit, e.Result)
+	return fmt.Sprintf("cannot %s %s: %s", e.Verb, e.Unit, e.Result)
 }
 
 // Restart restarts the unit, or starts it if it does not run, and waits for the
@@ -65,7 +65,7 @@ func (m *Manager) Run(ctx context.Context, name string) (code int, err error) {
 			return code, nil
 		}
 		if err := Pause(ctx, 50*time.Millisecond); err != nil {
-			return 0, fmt.Errorf("cannot wait for %q: %w", name, err)
+			return 0, fmt.Errorf("cannot wait for %s: %w", name, err)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func (m *Manager) ResetFailed(ctx context.Context, name string) error {
 		return err
 	})
 	if err != nil && !isError(err, errNoSuchUnit) {
-		return fmt.Errorf("cannot reset the failure of %q: %w", name, err)
+		return fmt.Errorf("cannot reset the failure of %s: %w", name, err)
 	}
 	return nil
 }
@@ -103,10 +103,13 @@ func (m *Manager) enqueue(ctx context.Context, name, mode string) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot start %q: %w", name, err)
+		return fmt.Errorf("cannot start %s: %w", name, err)
 	}
 	return nil
 }
+
+// results are the common ends of a job that is not "done".
+var results = map[string]string{"failed": "the unit failed", "timeout": "it took too long", "dependency": "a unit that it needs failed", "canceled": "another request replaced this one"}
 
 var methods = map[string]string{"start": "StartUnit", "restart": "RestartUnit", "stop": "StopUnit"}
 
@@ -128,13 +131,16 @@ func (m *Manager) job(ctx context.Context, verb, name string) error {
 	})
 	switch {
 	case err != nil && taken:
-		return fmt.Errorf("cannot wait for the %s of %q: %w", verb, name, err)
+		return fmt.Errorf("cannot wait for the %s of %s: %w", verb, name, err)
 	case err != nil:
-		return fmt.Errorf("cannot %s %q: %w", verb, name, err)
+		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
 	case result == "":
 		return m.settled(ctx, verb, name)
 	case result != "done":
-		return &JobError{verb, name, fmt.Sprintf("the job ended with %q", result)}
+		if text := results[result]; text != "" {
+			result = text
+		}
+		return &JobError{verb, name, result}
 	}
 	return nil
 }
@@ -155,7 +161,7 @@ func (m *Manager) settled(ctx context.Context, verb, name string) error {
 			return &JobError{verb, name, "the unit is " + u.String()}
 		}
 		if err := Pause(ctx, 100*time.Millisecond); err != nil {
-			return fmt.Errorf("cannot wait for the %s of %q: %w", verb, name, err)
+			return fmt.Errorf("cannot wait for the %s of %s: %w", verb, name, err)
 		}
 	}
 }

@@ -109,16 +109,16 @@ func TestJobs(t *testing.T) {
 		}, ""},
 		"done before systemd answers": {func(m message) [][]byte { return [][]byte{removed(job, "done"), reply(m, "o", values(job))} }, ""},
 		"failed": {func(m message) [][]byte { return [][]byte{reply(m, "o", values(job)), removed(job, "failed")} },
-			`cannot restart "x.service": the job ended with "failed"`},
+			`cannot restart x.service: the unit failed`},
 		"refused": {func(m message) [][]byte {
 			refusal := reply(m, "s", values("Shutting down."))
 			refusal[1] = methodError
 			return [][]byte{refusal}
-		}, `cannot restart "x.service": Shutting down.`},
+		}, `cannot restart x.service: Shutting down.`},
 		"never ends": {func(m message) [][]byte { return [][]byte{reply(m, "o", values(job))} },
-			`cannot wait for the restart of "x.service": context deadline exceeded`},
+			`cannot wait for the restart of x.service: context deadline exceeded`},
 		"no D-Bus": {func(m message) [][]byte { return [][]byte{[]byte("HTTP/1.1 400 Bad Request")} },
-			`cannot restart "x.service": it does not speak D-Bus as this program does`},
+			`cannot restart x.service: it does not speak D-Bus as this program does`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -80,7 +80,7 @@ func (m *Manager) Unit(ctx context.Context, name string) (Unit, error) {
 		return nil
 	})
 	if err != nil {
-		return Unit{}, fmt.Errorf("cannot ask systemd about %q: %w", name, err)
+		return Unit{}, fmt.Errorf("cannot ask systemd about %s: %w", name, err)
 	}
 	return unitOf(props), nil
 }

@@ -18,7 +18,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/integration/cmdtest"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -218,7 +217,7 @@ func rewrap(text string) string {
 			b.WriteString(line)
 			continue
 		}
-		b.WriteString(line[:indent] + cli.Wrap(indent, line[indent:]) + "\n")
+		b.WriteString(line[:indent] + bootcheck.Wrap(indent, line[indent:]) + "\n")
 	}
 	return b.String()
 }

@@ -1,6 +1,6 @@
 // Package setuptest sets devices up with the scripts that scripts/install.sh brings,
 // under a real systemd: a device of another updater is adopted while it works, and
-// what is wrong with a set-up is found and repaired by the hint that is named.
+// what is wrong with a setup is found and repaired by the hint that is named.
 package setuptest
 
 import (
@@ -170,7 +170,7 @@ func TestVerifySetup(t *testing.T) {
 	sound := findings(ctx, t, d)
 	for _, f := range sound {
 		if f.State == "fail" && !slices.Contains(host, f.Check) {
-			t.Errorf("a set-up that is right: %+v", f)
+			t.Errorf("a setup that is right: %+v", f)
 		}
 	}
 	if t.Failed() {
