@@ -21,6 +21,9 @@ type Watching struct {
 	Why   string `json:"why"` // one line: why it is bad; empty: it is good
 }
 
+// NoAnswerYet is why a check is not good that has not ended once.
+const NoAnswerYet = "no answer yet"
+
 // watchingFile is in the run directory, and only while a trial is watched.
 const watchingFile = "watching.json"
 
@@ -68,6 +71,8 @@ func (w *Watching) CheckResult() string {
 		return "no check is required"
 	case w.OK:
 		return fmt.Sprintf("%q good", w.Check)
+	case w.Why == NoAnswerYet:
+		return fmt.Sprintf("%q has no answer yet", w.Check)
 	}
 	return fmt.Sprintf("%q bad: %s", w.Check, w.Why)
 }

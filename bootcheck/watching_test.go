@@ -19,6 +19,7 @@ func TestWatching(t *testing.T) {
 	}{
 		{Watching{"1.1.0", 23, 60, "device-api answers", true, ""}, 38, "healthy for 23 of 60 s", `"device-api answers" good`},
 		{Watching{"1.1.0", 0, 60, "device-api answers", false, "nothing listens on 127.0.0.1:9080"}, 0, "healthy for 0 of 60 s", `"device-api answers" bad: nothing listens on 127.0.0.1:9080`},
+		{Watching{"1.1.0", 0, 60, "device-api answers", false, NoAnswerYet}, 0, "healthy for 0 of 60 s", `"device-api answers" has no answer yet`},
 		{Watching{"1.1.0", 61, 60, "", false, ""}, 100, "healthy for 60 of 60 s", "no check is required"},
 		{Watching{"1.1.0", 5, 0, "", false, ""}, 0, "healthy for 0 of 0 s", "no check is required"},
 	} {

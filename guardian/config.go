@@ -9,6 +9,9 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
+// columnOfSource is the last one in which the source of a value begins, unless the value is longer.
+const columnOfSource = 54
+
 // printConfig prints the configuration as it counts: of one key its values, one a line,
 // which is what scripts read; of all keys lines KEY=VALUE, a list has one for each value,
 // with where the value comes from behind them.
@@ -45,6 +48,14 @@ func (c *command) printConfig(key string, asJSON bool) error {
 			rows = append(rows, []string{s.Key + "=" + l, "# " + s.From})
 		}
 	}
-	bootcheck.Table(c.out, rows)
+	width := 0
+	for _, row := range rows {
+		if n := len(row[0]); n <= columnOfSource {
+			width = max(width, n)
+		}
+	}
+	for _, row := range rows {
+		fmt.Fprintf(c.out, "%-*s  %s\n", width, row[0], row[1])
+	}
 	return nil
 }

@@ -219,13 +219,16 @@ func (p *Program) help() string {
 // helpOf is the help of one command.
 func (p *Program) helpOf(v *Verb) string {
 	text := strings.TrimRight(fmt.Sprintf("Usage: %s %s [flags] %s", p.Name, v.Name, v.Args), " ") + "\n" + v.Help + "\n\n" + flags(p.flagSet(v))
-	if v.Example != "" {
-		text += "\nExample: " + v.Example + "\n"
-	} else {
-		text += "\n"
+	example := v.Example
+	if example == "" {
+		example = strings.TrimSpace(p.Name + " " + v.Name + " " + sample.Replace(v.Args))
 	}
-	return text + p.Exits
+	return text + "\nExample: " + example + "\n" + p.Exits
 }
+
+// sample fills in the arguments of a command.
+var sample = strings.NewReplacer("VERSION|FILE", "1.2.0", "VERSION...", "1.2.0", "VERSION", "1.2.0", "FILE.ota", "1.2.0.ota", "NAME.channel", "stable.channel",
+	"KEY", "root", "UNIT", "device-api.service", "DIR", "www", "[", "", "]", "")
 
 func flags(fs *flag.FlagSet) (text string) {
 	fs.VisitAll(func(f *flag.Flag) {

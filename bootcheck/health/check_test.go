@@ -221,6 +221,11 @@ func TestDeciding(t *testing.T) {
 	if err := printTable(&table, "1.0", checks[:1], results[:1]); err != nil || !strings.Contains(table.String(), "required  not set up") {
 		t.Errorf("%v\n%s", err, &table)
 	}
+	for line := range strings.Lines(table.String()) {
+		if len(line) > 81 || strings.Count(line, "not set up") > 1 {
+			t.Errorf("longer than 80 columns, or says it twice: %s", line)
+		}
+	}
 }
 
 func TestRun(t *testing.T) {

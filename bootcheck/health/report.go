@@ -72,8 +72,12 @@ func printTable(out io.Writer, version string, checks []Check, results []Result)
 	}
 	var b strings.Builder
 	line := func(check, kind, result, took, why string) {
-		text := fmt.Sprintf("%-*s  %-8s  %-10s  %9s  %s", width, check, kind, result, took, why)
-		b.WriteString(strings.TrimRight(text, " ") + "\n")
+		text := fmt.Sprintf("%-*s  %-8s  %-10s  %9s", width, check, kind, result, took)
+		sep := "  "
+		if utf8.RuneCountInString(text+sep+why) > 80 {
+			sep = "\n  "
+		}
+		b.WriteString(strings.TrimRight(text+sep+why, " ") + "\n")
 	}
 	fmt.Fprintf(&b, "version %s\n", version)
 	line("check", "kind", "result", "took", "why")
@@ -87,6 +91,7 @@ func printTable(out io.Writer, version string, checks []Check, results []Result)
 			result = "good"
 		case r.NotSetUp:
 			result = "not set up"
+			r.Why = strings.TrimPrefix(r.Why, "not set up: ")
 		case r.Unanswered != nil, checks[i].Required && !r.Required:
 			result = "cannot run"
 		}

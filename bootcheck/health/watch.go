@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A Watch is a trial: the required checks must become good within Deadline and
@@ -67,7 +69,7 @@ func (w Watch) Run(ctx context.Context) (Outcome, error) {
 
 	t := tally{watch: w, start: start, seen: make([]sight, len(w.Checks))}
 	for i, c := range w.Checks {
-		t.seen[i].last = Result{Check: c.Name, Required: w.canRollBack(c), Why: "no answer yet"}
+		t.seen[i].last = Result{Check: c.Name, Required: w.canRollBack(c), Why: bootcheck.NoAnswerYet}
 		wg.Go(func() { w.observe(running, i, c, reports) })
 	}
 
