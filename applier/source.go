@@ -124,7 +124,7 @@ func (a *applier) openFile(ctx context.Context, path string, o installOptions) (
 func openPath(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not block
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, bootcheck.Errorf(bootcheck.ExitFailed, "", "cannot open the bundle %q: no such file", path).
+		return nil, (&bootcheck.Error{Err: fmt.Errorf("cannot open the bundle %q: %w", path, fs.ErrNotExist)}).
 			WithAdvice("check the path; an address begins with http://, https:// or oci://")
 	}
 	if err != nil {
