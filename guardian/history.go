@@ -105,7 +105,7 @@ func rollbackBetween(before, now *bootcheck.Record) *bootcheck.Rollback {
 }
 
 // shownLines of the journal are shown by why: it stays one screen.
-const shownLines = 10
+const shownLines = 15
 
 // why prints the evidence of the last rollback, or of the last one from version.
 func (c *command) why(version string, asJSON bool) error {
@@ -164,16 +164,7 @@ func (c *command) why(version string, asJSON bool) error {
 		line(name, "journalctl --boot="+id)
 		name = ""
 	}
-	name = "journal"
-	lines := last.Journal
-	if more := len(lines) - shownLines; more > 0 {
-		line(name, fmt.Sprintf("the last %d lines; `ota-guardian why --json` has %d more", shownLines, more))
-		name, lines = "", lines[more:]
-	}
-	for _, text := range lines {
-		line(name, text)
-		name = ""
-	}
+	printJournal(line, last)
 	if record, err := c.record(); err == nil {
 		for _, b := range record.Blocked {
 			if b.Version == last.From {
@@ -182,4 +173,17 @@ func (c *command) why(version string, asJSON bool) error {
 		}
 	}
 	return nil
+}
+
+// printJournal prints the end of the journal that l keeps, by line.
+func printJournal(line func(name, text string), l *bootcheck.Rollback) {
+	name, lines := "journal", l.Journal
+	if more := len(lines) - shownLines; more > 0 {
+		line(name, fmt.Sprintf("the last %d lines; `ota-guardian why --json` has %d more", shownLines, more))
+		name, lines = "", lines[more:]
+	}
+	for _, text := range lines {
+		line(name, text)
+		name = ""
+	}
 }
