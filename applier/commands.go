@@ -210,6 +210,13 @@ func (a *applier) unblock(ctx context.Context, version string) error {
 	next := record.Clone()
 	if !next.Unblock(version) && !next.Unblock(strings.TrimPrefix(version, "v")) {
 		fmt.Fprintf(a.out, "version %s is not blocked\n", version)
+		var names []string
+		for _, b := range next.Blocked {
+			names = append(names, b.Version)
+		}
+		if like := bootcheck.Nearest(version, names); like != "" {
+			fmt.Fprintf(a.log, "hint: did you mean `%s`?\n", like)
+		}
 		return nil
 	}
 	if err := a.store.Commit(next); err != nil {
