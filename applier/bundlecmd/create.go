@@ -187,7 +187,7 @@ func (c *command) say(line string) { fmt.Fprintln(c.stderr, line) }
 // cannot be read is none.
 func (c *command) nextRelease(out string) int64 {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1)) // open lowers it: to pack takes more
-	names, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(out)), "*.ota"))
+	names, _ := bundles(filepath.Dir(out))               // a directory that is not there is told of when out is made
 	highest := int64(0)
 	for _, name := range names {
 		if filepath.Base(name) == filepath.Base(out) {

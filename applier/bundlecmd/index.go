@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,9 +36,9 @@ type published struct {
 // give the same bytes. What it says is what the bundles say of themselves: a device
 // trusts their signatures and nothing else.
 func (c *command) index(ctx context.Context, dir string) error {
-	names, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*.ota"))
+	names, err := bundles(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot list the bundles: %w", err)
 	}
 	all := []published{}
 	for _, name := range names {
@@ -82,7 +83,13 @@ func look(name string) (published, error) {
 	}, nil
 }
 
-// escapeGlob takes a directory's name as it is, with any characters.
-func escapeGlob(dir string) string {
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(dir)
+// bundles are the files NAME.ota in dir, sorted.
+func bundles(dir string) (names []string, err error) {
+	all, err := os.ReadDir(dir)
+	for _, e := range all {
+		if strings.HasSuffix(e.Name(), ".ota") {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return names, err
 }
