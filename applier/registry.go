@@ -72,7 +72,7 @@ func (a *applier) locate(ctx context.Context, address string, src *fetch.Source,
 // (LoadCredential=), or else file.
 func credential(file string) string {
 	in := filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), filepath.Base(file))
-	if _, err := os.Lstat(in); err == nil && filepath.IsAbs(in) {
+	if _, err := os.Lstat(in); err == nil && file != "" && filepath.IsAbs(in) {
 		return in
 	}
 	return file

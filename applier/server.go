@@ -36,7 +36,8 @@ func (a *applier) followServer(ctx context.Context, c *command) error {
 		return err
 	}
 	a.store.Run = a.cfg.Run
-	client, err := fetch.Options{Proxy: a.cfg.Proxy, CA: a.cfg.CA, Calendar: a.calendar(), Transport: a.serverAuth()}.Client()
+	client, err := fetch.Options{Proxy: a.cfg.Proxy, CA: a.cfg.CA, ClientCertificate: credential(a.cfg.ClientCertificate),
+		Calendar: a.calendar(), Transport: a.serverAuth()}.Client()
 	if err != nil {
 		return err
 	}

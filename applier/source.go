@@ -99,17 +99,19 @@ func (a *applier) openBundle(ctx context.Context, from string, o installOptions)
 
 func (a *applier) fetchOptions() fetch.Options {
 	return fetch.Options{
-		Dir:       cmp.Or(a.spool, a.cfg.Spool),
-		Reserve:   int64(a.cfg.Reserve),
-		Proxy:     a.cfg.Proxy,
-		CA:        a.cfg.CA,
-		LimitRate: int64(a.cfg.LimitRate),
-		Deadline:  a.cfg.DownloadDeadline,
-		Calendar:  a.calendar(),
-		Transport: a.serverAuth(),
-		Progress:  a.progress,
-		Fresh:     a.fresh,
-		Log:       func(line string) { a.logf("%s", line) },
+		Dir:     cmp.Or(a.spool, a.cfg.Spool),
+		Reserve: int64(a.cfg.Reserve),
+		Proxy:   a.cfg.Proxy,
+		CA:      a.cfg.CA,
+
+		ClientCertificate: credential(a.cfg.ClientCertificate),
+		LimitRate:         int64(a.cfg.LimitRate),
+		Deadline:          a.cfg.DownloadDeadline,
+		Calendar:          a.calendar(),
+		Transport:         a.serverAuth(),
+		Progress:          a.progress,
+		Fresh:             a.fresh,
+		Log:               func(line string) { a.logf("%s", line) },
 	}
 }
 

@@ -219,6 +219,9 @@ func TestBroken(t *testing.T) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\n[[check]]\nname = \"printer\"\nscript = \"/usr/bin/check-printer\"\n")
 		}, "health check", stateFail, "/usr/bin/check-printer, which cannot be run", "chmod 0755 /usr/bin/check-printer"},
 		{"a server without an address", func(m *image) { m.follows("") }, "server", stateFail, "[follow] has no url", "set url of [follow]"},
+		{"a client certificate that is not there", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\nclient_certificate = \"/etc/ota/device.pem\"\n")
+		}, "client certificate", stateFail, "device.pem", "`client_certificate`"},
 		{"a server without a token", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "there is no token in", "LoadCredential="},
 		{"a token that all can read", func(m *image) {
 			m.follows("https://u.example")

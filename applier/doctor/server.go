@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/applier/channel"
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/follow/ddi"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
@@ -14,6 +15,11 @@ import (
 // lookAtServer sees whether the device can follow the server of [follow], if there is one.
 func (d *doctor) lookAtServer(ctx context.Context) {
 	const check, unit = "server", "ota-follow.service"
+	if name := d.cfg.ClientCertificate; name != "" {
+		if _, err := fetch.LoadClientCertificate(d.path(name)); err != nil {
+			d.fail("client certificate", err.Error(), bootcheck.Advice(err))
+		}
+	}
 	f := d.cfg.Follow
 	if f.Source == "" {
 		return

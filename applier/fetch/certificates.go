@@ -7,22 +7,45 @@ import (
 	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
-// tlsConfig trusts roots, or the system's authorities if that is nil, and
-// checks certificates by the date of dates. The first day of one that was found
-// good is a date for dates: its signer had that date.
-func tlsConfig(dates *calendar.Calendar, roots *x509.CertPool) *tls.Config {
-	return &tls.Config{
-		RootCAs:    roots,
+// tlsConfig trusts r.roots, or the system's authorities if that is nil, and
+// checks certificates by the date of r.dates. The first day of one that was found
+// good is a date for r.dates: its signer had that date. A server that asks for a client
+// certificate gets the one that is in the file now.
+func (r *route) tlsConfig() *tls.Config {
+	c := &tls.Config{
+		RootCAs:    r.roots,
 		MinVersion: tls.VersionTLS12,
-		Time:       dates.Certificates,
+		Time:       r.dates.Certificates,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			dates.Learn(s.PeerCertificates[0].NotBefore)
+			r.dates.Learn(s.PeerCertificates[0].NotBefore)
 			return nil
 		},
 	}
+	if r.own != "" {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return LoadClientCertificate(r.own) }
+	}
+	return c
+}
+
+// LoadClientCertificate reads a PEM file with a certificate, those that lead to its authority,
+// and its key. The error is an *Error with ExitUsage.
+func LoadClientCertificate(name string) (*tls.Certificate, error) {
+	err := bootcheck.CheckOwner(name)
+	var text []byte
+	if err == nil {
+		text, err = bootcheck.ReadSecret(name, 1<<20)
+	}
+	var cert tls.Certificate
+	if err == nil {
+		cert, err = tls.X509KeyPair(text, text)
+	}
+	if err != nil {
+		return nil, bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, "cannot read the client certificate %s: %w", name, err).
+			WithAdvice("correct `client_certificate` in the configuration: a PEM file with the certificate and its key, mode 0600")
+	}
+	return &cert, nil
 }
 
 // loadCA reads the certificates in PEM files. None is nil, the system's. Each

@@ -57,6 +57,7 @@ type tlsServer struct {
 	host        string    // of its certificate; empty: 127.0.0.1
 	from, until time.Time // of its certificate; zero: an hour around now
 	http2       bool
+	asks        bool   // for a certificate of the client
 	most        uint16 // newest version of TLS; 0: any
 }
 
@@ -74,6 +75,9 @@ func newTLSServer(t *testing.T, c tlsServer, handle handler) (*server, Options) 
 	s.Server = httptest.NewUnstartedServer(s.counting(handle))
 	s.EnableHTTP2 = c.http2
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: c.most}
+	if c.asks {
+		s.TLS.ClientAuth = tls.RequireAnyClientCert
+	}
 	s.Config.ErrorLog = quiet
 	s.StartTLS()
 	t.Cleanup(func() { s.CloseClientConnections(); s.Close() })

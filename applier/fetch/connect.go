@@ -18,6 +18,7 @@ type route struct {
 	proxy func(*http.Request) (*url.URL, error) // nil address: none
 	roots *x509.CertPool                        // nil: the system's
 	dates *calendar.Calendar
+	own   string                                    // Options.ClientCertificate
 	over  func(http.RoundTripper) http.RoundTripper // Options.Transport
 }
 
@@ -31,7 +32,12 @@ func newRoute(opt *Options) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &route{proxy: proxy, roots: roots, dates: opt.Calendar, over: opt.Transport}, nil
+	if opt.ClientCertificate != "" {
+		if _, err := LoadClientCertificate(opt.ClientCertificate); err != nil {
+			return nil, err
+		}
+	}
+	return &route{proxy: proxy, roots: roots, dates: opt.Calendar, own: opt.ClientCertificate, over: opt.Transport}, nil
 }
 
 // Client is a client for small requests, which reaches servers as a download with opt does:
@@ -94,7 +100,7 @@ func (r *route) newClient(h *hops) *http.Client {
 			return conn, err
 		},
 		OnProxyConnectResponse: checkProxy,
-		TLSClientConfig:        tlsConfig(r.dates, r.roots),
+		TLSClientConfig:        r.tlsConfig(),
 		TLSHandshakeTimeout:    15 * time.Second,
 		DisableCompression:     true, // lengths and ranges are those of the file
 		MaxResponseHeaderBytes: 64 << 10,

@@ -213,6 +213,8 @@ func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
 		return "only the authorities in the files of `ca` in the configuration are trusted: the server's must be among them"
 	case verification:
 		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
+	case strings.Contains(err.Error(), "tls: certificate required"): // crypto/tls has no type for what the server says
+		return "the server asks for a certificate of the device: name its file in `client_certificate` of the configuration"
 	case oldTLS(err):
 		return "the server must speak TLS 1.2 or newer"
 	}

@@ -111,6 +111,11 @@ type Options struct {
 	// the host that it goes to. nil: nothing does.
 	Transport func(http.RoundTripper) http.RoundTripper
 
+	// ClientCertificate is a PEM file with a certificate and its key, which a server that asks
+	// for one is shown. It is read for each connection, must be private (0600), and no error
+	// shows what it holds. Empty: none.
+	ClientCertificate string
+
 	CA        []string      // PEM files: authorities that a server's certificate must come from; none: the system's
 	LimitRate int64         // bytes a second that are read at most; 0 or less: as fast as it goes
 	Reserve   int64         // bytes that must stay free on the file system of Dir
@@ -147,8 +152,8 @@ type Stats struct {
 // later would be to wear it for nothing.
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
-// be right, or a proxy or CA that cannot be used, ExitBusy if another download uses the
-// directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
+// be right, or a proxy, a CA or a client certificate that cannot be used, ExitBusy if another
+// download uses the directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
 // everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH, or
 // ADDRESS_EXPIRED if the server took the address before, in this call or in an earlier one. A
 // cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the

@@ -19,6 +19,7 @@
 //
 //	proxy             = ""
 //	ca                = []
+//	client_certificate = ""
 //	limit_rate        = 0
 //	download_deadline = "24h"
 //
@@ -85,9 +86,12 @@ type Config struct {
 	// user and a password, which are for the proxy only.
 	Proxy string
 
-	CA               []string      // PEM files with the authorities that a server's certificate must come from, these and no other; default none: those of the system
-	LimitRate        Size          // of a download; default 0, as fast as it goes
-	DownloadDeadline time.Duration // for one download with all its tries; default 24h, 600 MB at 7 kB/s
+	CA []string // PEM files with the authorities that a server's certificate must come from, these and no other; default none: those of the system
+	// ClientCertificate is a PEM file with a certificate of this device and its key, for servers
+	// that ask for one; mode 0600. Empty (the default): there is none.
+	ClientCertificate string
+	LimitRate         Size          // of a download; default 0, as fast as it goes
+	DownloadDeadline  time.Duration // for one download with all its tries; default 24h, 600 MB at 7 kB/s
 
 	Report Report
 	Trial  Trial

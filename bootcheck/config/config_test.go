@@ -225,6 +225,7 @@ func TestWrongValues(t *testing.T) {
 		{`follow.url = "https://example.com/?a=b"`, `line 2: follow.url: must be the address of a server`},
 		{`follow.tenant = ""`, `line 2: follow.tenant: must be 1 to 64 bytes`},
 		{`follow.device_id = "../other"`, `line 2: follow.device_id: must be a name without a slash`},
+		{`client_certificate = "device.pem"`, `line 2: client_certificate: must be an absolute path`},
 		{`follow.token_file = "token"`, `line 2: follow.token_file: must be an absolute path`},
 		{`follow.token = "x"`, `unknown key "follow.token"`},
 		{`stable = "1m"`, `unknown key "stable", did you mean "trial.stable"?`},

@@ -40,6 +40,7 @@ func (c *Config) keys() []key {
 		{"reuse", text(&c.Reuse, oneOf(ReuseAuto, ReuseCopy)), &c.Reuse},
 		{"proxy", text(&c.Proxy, optional(proxy)), &c.Proxy},
 		{"ca", list(&c.CA, absolute), &c.CA},
+		{"client_certificate", text(&c.ClientCertificate, optional(absolute)), &c.ClientCertificate},
 		{"limit_rate", size(&c.LimitRate, rateIs), &c.LimitRate},
 		{"download_deadline", duration(&c.DownloadDeadline, 7*day), &c.DownloadDeadline}, // 600 MB at 1 KiB/s, the slowest that a download bears
 		{"report.url", text(&c.Report.URL, optional(loopbackURL)), &c.Report.URL},
