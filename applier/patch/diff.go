@@ -166,7 +166,7 @@ func common(a, b []byte) int {
 
 // makeDiff makes the difference of which applyDiff makes out. It is bsdiff's scan: a match
 // that continues beside a better one, with bytes that differ, is worth more than the better one.
-func makeDiff(out, window []byte) []byte {
+func makeDiff(out, window []byte) *diffWriter {
 	m := newMatcher(window)
 	w := &diffWriter{out: out, window: window}
 	var scan, length, at, lastScan, lastAt, lastOffset int
@@ -232,16 +232,20 @@ func makeDiff(out, window []byte) []byte {
 		w.step(lastScan, lastAt, forth, scan-back-lastScan-forth)
 		lastScan, lastAt, lastOffset = scan-back, at-back, at-scan
 	}
-	return w.stream()
+	return w
 }
 
 // A diffWriter puts a difference together.
 type diffWriter struct {
-	out, window                []byte
-	at                         int // in the window, after the last step
-	gap                        int
-	steps, gaps, diffs, copied []byte
+	out, window         []byte
+	steps               []diffStep
+	first, end          int // of the window: what is used of it
+	gap                 int
+	gaps, diffs, copied []byte
 }
+
+// A diffStep takes add bytes of the window at at, then copies some.
+type diffStep struct{ at, add, copied int }
 
 // step takes add bytes of the window at at, and then the next copied of out, of which it
 // makes what is from start on.
@@ -249,12 +253,13 @@ func (w *diffWriter) step(start, at, add, copied int) {
 	if add+copied == 0 {
 		return
 	}
-	if add == 0 {
-		at = w.at // there is nothing there
+	w.steps = append(w.steps, diffStep{at, add, copied})
+	if add > 0 && w.end == 0 {
+		w.first = at
 	}
-	w.steps = binary.AppendVarint(w.steps, int64(at-w.at))
-	w.steps = binary.AppendUvarint(w.steps, uint64(add))
-	w.steps = binary.AppendUvarint(w.steps, uint64(copied))
+	if add > 0 {
+		w.first, w.end = min(w.first, at), max(w.end, at+add)
+	}
 	for i := range add {
 		if d := w.out[start+i] - w.window[at+i]; d == 0 {
 			w.gap++
@@ -264,16 +269,26 @@ func (w *diffWriter) step(start, at, add, copied int) {
 			w.gap = 0
 		}
 	}
-	w.at = at + add
 	w.copied = append(w.copied, w.out[start+add:start+add+copied]...)
 }
 
-func (w *diffWriter) stream() []byte {
-	var b []byte
-	for _, part := range [][]byte{w.steps, w.gaps, w.diffs} {
+// stream is the difference to the window from byte first of it on.
+func (w *diffWriter) stream(first int) []byte {
+	var b, steps []byte
+	last := first
+	for _, s := range w.steps {
+		if s.add == 0 {
+			s.at = last // there is nothing there
+		}
+		steps = binary.AppendVarint(steps, int64(s.at-last))
+		steps = binary.AppendUvarint(steps, uint64(s.add))
+		steps = binary.AppendUvarint(steps, uint64(s.copied))
+		last = s.at + s.add
+	}
+	for _, part := range [][]byte{steps, w.gaps, w.diffs} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 	}
-	for _, part := range [][]byte{w.steps, w.gaps, w.diffs, w.copied} {
+	for _, part := range [][]byte{steps, w.gaps, w.diffs, w.copied} {
 		b = append(b, part...)
 	}
 	return b

@@ -65,8 +65,8 @@ func FuzzHead(f *testing.F) {
 // Any bytes as a difference: no panic, and what is made is what makeDiff's would make.
 func FuzzDiff(f *testing.F) {
 	window := noise(1, 1000)
-	f.Add(makeDiff(noise(2, 500), window), uint16(500))
-	f.Add(makeDiff(append(bytes.Clone(window[100:]), window...), window), uint16(1900))
+	f.Add(makeDiff(noise(2, 500), window).stream(0), uint16(500))
+	f.Add(makeDiff(append(bytes.Clone(window[100:]), window...), window).stream(0), uint16(1900))
 	f.Add(diff([]int64{5, 10, 2, -3, 20, 0}, []uint64{3, 4}, "ab", "cd"), uint16(32))
 	f.Fuzz(func(t *testing.T, b []byte, n uint16) {
 		out := make([]byte, n)
@@ -74,7 +74,8 @@ func FuzzDiff(f *testing.F) {
 			return
 		}
 		again := make([]byte, n)
-		if err := applyDiff(again, window, makeDiff(out, window)); err != nil || !bytes.Equal(again, out) {
+		d := makeDiff(out, window)
+		if err := applyDiff(again, window[d.first:d.end], d.stream(d.first)); err != nil || !bytes.Equal(again, out) {
 			t.Fatalf("%v", err)
 		}
 	})

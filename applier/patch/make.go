@@ -262,14 +262,26 @@ func (mk *maker) frame(f *Frame) ([]byte, error) {
 	defer plain.Close()
 	var best []byte
 	try := func(op Op, enc *zstd.Encoder, content []byte) {
-		if b := enc.EncodeAll(content, nil); best == nil || len(b) < len(best) {
+		most := len(best)
+		if op&OpDict != 0 {
+			most -= most / 50 // a device reads and decodes up to four times as much for it
+		}
+		if b := enc.EncodeAll(content, nil); best == nil || len(b) < most {
 			best, f.Op, f.Size = b, op, int64(len(content))
 		}
 	}
-	diff := makeDiff(out, window)
+	d := makeDiff(out, window)
+	diff := d.stream(0)
 	differs := len(window) > 0 && len(diff) <= len(out)+diffSlack
+	whole := f.Window
 	if differs {
-		try(OpAdd, plain, diff)
+		// A device reads no more of the old file than it uses.
+		used := diff
+		if whole.count() == 1 && d.end > 0 {
+			f.Window = ranges{whole[0], whole[1] + int64(d.first), int64(d.end - d.first)}
+			used = d.stream(d.first)
+		}
+		try(OpAdd, plain, used)
 	}
 	switch added := len(best); {
 	case len(window) == 0:
@@ -284,6 +296,9 @@ func (mk *maker) frame(f *Frame) ([]byte, error) {
 		// Of real programs the dictionary makes a difference up to 17 % smaller, not more.
 		if differs && added*3/4 < len(best) {
 			try(OpAdd|OpDict, dict, diff)
+		}
+		if f.Op&OpDict != 0 {
+			f.Window = whole
 		}
 	}
 	f.Length, f.SHA256 = int64(len(best)), sum(best)

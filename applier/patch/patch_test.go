@@ -253,9 +253,40 @@ func TestDiff(t *testing.T) {
 			out = bytes.Repeat([]byte{0}, 1+r.IntN(2000))
 		}
 		got := make([]byte, len(out))
-		if err := applyDiff(got, window, makeDiff(out, window)); err != nil || !bytes.Equal(got, out) {
+		d := makeDiff(out, window)
+		if err := applyDiff(got, window, d.stream(0)); err != nil || !bytes.Equal(got, out) {
 			t.Fatalf("%d: %v", i, err)
 		}
+		clear(got)
+		if err := applyDiff(got, window[d.first:d.end], d.stream(d.first)); err != nil || !bytes.Equal(got, out) {
+			t.Fatalf("%d, with what is used of the window: %v", i, err)
+		}
+	}
+}
+
+// A frame of a large file names no more of the old one than it uses: a device reads all of it.
+func TestWindowsAreAsUsed(t *testing.T) {
+	old := noise(1, 5<<20)
+	made := bytes.Clone(old)
+	for i := 1000; i < len(made); i += 5000 {
+		made[i]++
+	}
+	p := pairOf(t, tree{"f": string(old)}, tree{"f": string(made)})
+	opened, err := Open(t.Context(), bytes.NewReader(p.raw), p.old, testKeys(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum int64
+	for i := range opened.files {
+		if opened.files[i].Op == OpAdd {
+			sum += opened.files[i].Window.total()
+		}
+	}
+	if most := int64(len(made)) * 11 / 10; sum == 0 || sum > most {
+		t.Errorf("the windows of %d bytes have %d, want at most %d", len(made), sum, most)
+	}
+	if dir, err := p.apply(t, p.raw, Options{}); err != nil {
+		t.Errorf("%s: %v", dir, err)
 	}
 }
 
