@@ -144,7 +144,7 @@ func TestGuestJobsThatFail(t *testing.T) {
 	} {
 		err := c.Start(ctx, tt.unit)
 		var je *systemd.JobError
-		if !errors.As(err, &je) || je.Unit != tt.unit || !strings.Contains(err.Error(), `"failed"`) {
+		if !errors.As(err, &je) || je.Unit != tt.unit || je.Result != "the unit failed" {
 			t.Errorf("Start(%s) = %v, want a JobError", tt.unit, err)
 		}
 		u := state(t, c, tt.unit)
