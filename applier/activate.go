@@ -239,9 +239,9 @@ func (a *applier) baseline(ctx context.Context, record *bootcheck.Record, ref *b
 	return health.Baseline(results)
 }
 
-// unconfirmedBaseline is the baseline where the current version was never confirmed. What
-// it fails may be its own fault, and is no reason: that is what the version before it
-// failed. What is good now has to be good later.
+// unconfirmedBaseline is the baseline where the current version was never confirmed. A check
+// that it fails may be its own fault, and excludes nothing; one that the version before it
+// failed does. A check that is good now has to be good later.
 func unconfirmedBaseline(record *bootcheck.Record, results []health.Result) map[string]bool {
 	baseline := make(map[string]bool)
 	for _, r := range results {

@@ -138,7 +138,7 @@ func (m *matcher) find(b []byte, first int) (length, at int) {
 	}
 	for i := m.table[m.hash(b)]; i > 0 && tries > 0 && length < min(matchEnd, len(b)); tries-- {
 		place := m.window[i-1:]
-		// What differs where a longer match would continue is none.
+		// A place whose next byte differs has no longer match.
 		if length < len(place) && place[length] == b[length] {
 			if n := common(b, place); n > length {
 				length, at = n, int(i-1)
