@@ -47,11 +47,11 @@ func (b behaviour) run(t *testing.T, file, other []byte) {
 		src.SHA256 = sum(file)
 	}
 	opt := quick(spoolDir(t))
-	opt.MaxSize = 1_000_000
+	opt.patience.maxSize = 1_000_000
 	if b.stalls {
-		opt.Window = shortWindow
+		opt.patience.window = shortWindow
 	}
-	announced := opt.MaxSize
+	announced := opt.patience.maxSize
 	if src.Size > 0 {
 		announced = src.Size
 	}

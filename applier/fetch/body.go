@@ -19,7 +19,7 @@ type body struct {
 func newBody(g *guard, resp *http.Response) *body {
 	end := g.end
 	if end < 0 {
-		end = g.d.opt.MaxSize
+		end = g.d.maxSize
 	}
 	return &body{g: g, rc: resp.Body, left: end - g.offset}
 }
@@ -74,7 +74,7 @@ func (b *body) atEnd() error {
 	n, err := b.read(make([]byte, 1))
 	switch {
 	case n > 0 && b.g.end < 0:
-		return faultf(final, "the file is longer than the limit of %d bytes", b.g.d.opt.MaxSize).
+		return faultf(final, "the file is longer than the limit of %d bytes", b.g.d.maxSize).
 			withCode(bootcheck.CodeSizeMismatch).dropping()
 	case n > 0:
 		return faultf(final, "the server sends more than the %d bytes it announced", b.g.end-b.g.offset).

@@ -159,7 +159,7 @@ func TestTLS(t *testing.T) {
 				opt.CA = row.ca
 			}
 			if row.stalls {
-				opt.Window = shortWindow
+				opt.patience.window = shortWindow
 			}
 			if !row.seen.IsZero() {
 				if err := os.Mkdir(opt.Dir, 0o700); err != nil {

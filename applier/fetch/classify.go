@@ -19,6 +19,9 @@ const (
 	// again: another node behind its address may give them.
 	maxRewinds = 2
 
+	// coldFailures is for a server that was never reached: about 5 s.
+	coldFailures = 3
+
 	// A try counts as progress if it brought this much, or 1 % of the file.
 	// Less would let a server that breaks after each byte keep us for hours.
 	progressBytes = 64 << 10
@@ -50,7 +53,7 @@ func (d *Download) classify(ctx context.Context, err error) *fault {
 		d.rewinds++
 		kind = transient
 	}
-	if kind != final && d.failures >= d.patience(f) || kind == mismatch && d.mismatches >= maxRestarts {
+	if kind != final && d.failures >= d.bears(f) || kind == mismatch && d.mismatches >= maxRestarts {
 		kind = final
 	}
 	if kind != f.kind { // f may be shared: the deadline's is
@@ -62,18 +65,18 @@ func (d *Download) classify(ctx context.Context, err error) *fault {
 	return f
 }
 
-// patience is how many tries in a row may fail. Where nothing was ever heard of
+// bears is how many tries in a row may fail. Where nothing was ever heard of
 // the server and nothing is here to lose, few are enough: the address is wrong, or
 // the network is down, and the caller is told within seconds and can ask again.
-func (d *Download) patience(f *fault) int {
+func (d *Download) bears(f *fault) int {
 	var op *net.OpError
 	if d.opt.Whole && d.have == 0 && d.stats.Fetched == 0 {
-		return min(d.opt.Failures, 2) // there is another way
+		return min(d.tries, 2) // there is another way
 	}
 	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
-		return min(d.opt.Failures, coldFailures)
+		return min(d.tries, coldFailures)
 	}
-	return d.opt.Failures
+	return d.tries
 }
 
 func ofTotal(size int64) string {
@@ -89,10 +92,10 @@ func (d *Download) pause(f *fault) time.Duration {
 	if f.kind == rewind || f.expired && d.failures == 0 || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && d.known {
 		return 0 // the server is well: only the request changes, or nothing is left to ask for
 	}
-	p := d.opt.Backoff
-	for i := 1; i < max(d.failures, d.mismatches) && p < d.opt.MaxPause; i++ {
+	p := d.backoff
+	for i := 1; i < max(d.failures, d.mismatches) && p < d.maxPause; i++ {
 		p *= 2
 	}
 	p += time.Duration(rand.Int64N(int64(p)/2 + 1))
-	return min(max(p, f.after), d.opt.MaxPause)
+	return min(max(p, f.after), d.maxPause)
 }

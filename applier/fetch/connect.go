@@ -49,7 +49,7 @@ func (opt Options) Client() (*http.Client, error) {
 		return nil, err
 	}
 	c := r.newClient(&hops{})
-	c.Timeout = DefaultWindow
+	c.Timeout = usual.window
 	return c, nil
 }
 

@@ -30,8 +30,9 @@ const (
 
 // A Download is the state of one download over all its tries.
 type Download struct {
-	from  *origin
-	opt   Options
+	from *origin
+	opt  Options
+	patience
 	spool *spool
 	route *route
 	limit *rate.Limiter
@@ -277,7 +278,7 @@ func (d *Download) headLimit() int64 {
 // end ends it early.
 func (d *Download) guard(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
 	d.tryCtx = ctx
-	return &guard{d: d, offset: d.have, limit: limit, first: d.now == nil, stop: end, left: d.opt.Window}
+	return &guard{d: d, offset: d.have, limit: limit, first: d.now == nil, stop: end, left: d.window}
 }
 
 // try lets grab fetch what is missing, up to limit if that is not 0.

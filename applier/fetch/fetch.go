@@ -36,6 +36,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -55,20 +56,30 @@ type Source struct {
 	SHA256 string // of the whole file, 64 hex digits; empty: unknown
 }
 
-// Defaults of the fields of Options that are zero.
-const (
-	DefaultMaxSize  = 8 << 30          // a bundle is at most a few GB; the flash of the devices has 8
-	DefaultMinRate  = 1 << 10          // bytes a second: slower than any link that could ever finish a bundle
-	DefaultWindow   = 30 * time.Second // a mobile link may well be silent for 10 to 20 s
-	DefaultDeadline = 24 * time.Hour   // 600 MB at 7 kB/s
-	coldFailures    = 3                // for a server that was never reached: about 5 s
-	DefaultFailures = 8                // with the pauses below about 2 min until a dead server is given up
-	DefaultBackoff  = time.Second
-	DefaultMaxPause = time.Minute
-)
+// usualDeadline is for Options that have none: 600 MB at 7 kB/s.
+const usualDeadline = 24 * time.Hour
 
-// Options says where the file goes and how much patience there is. Only Dir
-// must be set.
+// A patience is how much of a server is borne.
+type patience struct {
+	maxSize  int64         // bytes; nothing longer is fetched
+	minRate  int64         // bytes a second, over window; time that the disk takes does not count
+	window   time.Duration // also the longest wait for a server's answer
+	tries    int           // how many in a row may fail without getting further
+	backoff  time.Duration // the pause after the first failure; it doubles
+	maxPause time.Duration // the longest pause; a server's Retry-After is cut to it
+}
+
+// usual is the patience of all downloads but those of tests.
+var usual = patience{
+	maxSize:  8 << 30,          // a bundle is at most a few GB; the flash of the devices has 8
+	minRate:  1 << 10,          // slower than any link that could ever finish a bundle
+	window:   30 * time.Second, // a mobile link may well be silent for 10 to 20 s
+	tries:    8,                // about 2 min until a dead server is given up
+	backoff:  time.Second,
+	maxPause: time.Minute,
+}
+
+// Options says where the file goes and how servers are reached. Only Dir must be set.
 type Options struct {
 	// Dir is the spool directory. It is made if missing (0700), locked while Fetch
 	// runs, and must be writable by no other user. Partial files of other
@@ -119,17 +130,13 @@ type Options struct {
 	CA        []string      // PEM files: authorities that a server's certificate must come from; none: the system's
 	LimitRate int64         // bytes a second that are read at most; 0 or less: as fast as it goes
 	Reserve   int64         // bytes that must stay free on the file system of Dir
-	MaxSize   int64         // bytes; nothing longer is fetched
-	MinRate   int64         // bytes a second, over Window; time that the disk takes does not count
-	Window    time.Duration // also the longest wait for a server's answer
-	Deadline  time.Duration // for the whole download with all its tries
-	Failures  int           // how many tries in a row may fail without getting further; at most 3 where the server was never reached
-	Backoff   time.Duration // the pause after the first failure; it doubles
-	MaxPause  time.Duration // the longest pause; a server's Retry-After is cut to it
+	Deadline  time.Duration // for the whole download with all its tries; 0: 24 h
 
 	// Calendar says by which date certificates are checked, and is told the dates
 	// that they prove. It was opened in Dir. nil: one of this Fetch's own.
 	Calendar *calendar.Calendar
+
+	patience *patience // nil: the usual one
 }
 
 // Stats tells how a download went.
@@ -159,7 +166,7 @@ type Stats struct {
 // cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
 // partial file is kept if a later call can continue from it.
 func Start(ctx context.Context, src Source, opt Options) *Download {
-	d := &Download{opt: opt.withDefaults(), began: time.Now(), heads: make(chan *File), ended: make(chan struct{})}
+	d := &Download{opt: opt, patience: *cmp.Or(opt.patience, &usual), began: time.Now(), heads: make(chan *File), ended: make(chan struct{})}
 	d.caller, d.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(d.ended)
@@ -180,8 +187,8 @@ func (d *Download) fetch(src Source) (err error) {
 	if d.route, err = newRoute(&d.opt); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(d.caller, d.opt.Deadline,
-		faultf(final, "it is not complete after %v", d.opt.Deadline))
+	deadline := cmp.Or(d.opt.Deadline, usualDeadline)
+	ctx, cancel := context.WithTimeoutCause(d.caller, deadline, faultf(final, "it is not complete after %v", deadline))
 	defer cancel()
 	if d.spool, err = openSpool(d.opt.Dir, d.from); err != nil {
 		return d.from.localError(d.opt.Dir, err)
@@ -246,23 +253,4 @@ func (src Source) parse() (*origin, error) {
 func digest(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])
-}
-
-func (opt Options) withDefaults() Options {
-	setDefault(&opt.MaxSize, DefaultMaxSize)
-	setDefault(&opt.MinRate, DefaultMinRate)
-	setDefault(&opt.Window, DefaultWindow)
-	setDefault(&opt.Deadline, DefaultDeadline)
-	setDefault(&opt.Failures, DefaultFailures)
-	setDefault(&opt.Backoff, DefaultBackoff)
-	setDefault(&opt.MaxPause, DefaultMaxPause)
-	return opt
-}
-
-// setDefault replaces what is not positive: a limit of zero or less would
-// mean no limit or no try at all.
-func setDefault[T int | int64 | time.Duration](v *T, value T) {
-	if *v <= 0 {
-		*v = value
-	}
 }

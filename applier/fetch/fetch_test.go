@@ -271,7 +271,7 @@ func TestNoRoom(t *testing.T) {
 		if sp.file, err = os.Open("/dev/full"); err != nil { // every write to it is ENOSPC
 			t.Fatal(err)
 		}
-		d := &Download{from: from, opt: quick("").withDefaults(), spool: sp, caller: t.Context()}
+		d := &Download{from: from, opt: quick(""), patience: *quick("").patience, spool: sp, caller: t.Context()}
 		d.opt.Prefix = 24
 		if d.route, err = newRoute(&d.opt); err != nil {
 			t.Fatal(err)
@@ -383,7 +383,7 @@ func TestRetryAfter(t *testing.T) {
 // TestPause holds that pauses double up to the longest, and that a server may
 // ask for more, but not for more than that.
 func TestPause(t *testing.T) {
-	d := &Download{opt: Options{Backoff: time.Second, MaxPause: time.Minute}, size: -1}
+	d := &Download{patience: usual, size: -1}
 	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 20: time.Minute} {
 		d.failures = failures
 		got := d.pause(&fault{})

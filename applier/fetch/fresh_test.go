@@ -161,7 +161,7 @@ func TestFreshWithoutProgress(t *testing.T) {
 		t.Fatal("Fetch succeeded")
 	}
 	checkError(t, err, "", lost, bootcheck.ReportCode(err))
-	if st.Requests > 2*opt.Failures {
-		t.Errorf("%d requests were sent, want at most %d", st.Requests, 2*opt.Failures)
+	if st.Requests > 2*opt.patience.tries {
+		t.Errorf("%d requests were sent, want at most %d", st.Requests, 2*opt.patience.tries)
 	}
 }

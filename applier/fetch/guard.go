@@ -35,18 +35,17 @@ type guard struct {
 // MinRate comes for a whole Window of such waiting, the try ends. The time that the disk
 // takes, or the limit of the rate, does not count.
 func (g *guard) wait(f func() (int, error)) (int, error) {
-	opt := &g.d.opt
 	began := time.Now()
 	timer := time.AfterFunc(g.left, func() {
-		f := faultf(transient, "the server sent less than %d bytes a second for %v", opt.MinRate, opt.Window)
+		f := faultf(transient, "the server sent less than %d bytes a second for %v", g.d.minRate, g.d.window)
 		f.slow = true
 		g.stop(f)
 	})
 	n, err := f()
 	timer.Stop()
 	g.left -= time.Since(began)
-	if g.got += int64(n); g.got >= max(1, int64(float64(opt.MinRate)*opt.Window.Seconds())) {
-		g.left, g.got = opt.Window, 0
+	if g.got += int64(n); g.got >= max(1, int64(float64(g.d.minRate)*g.d.window.Seconds())) {
+		g.left, g.got = g.d.window, 0
 	}
 	return n, err
 }
@@ -145,8 +144,8 @@ func (g *guard) admit(resp *http.Response) error {
 		return g.strange("the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
 	case size > 0 && d.size > 0 && size != d.size:
 		return faultf(mismatch, "the server's file has %d bytes, want %d", size, d.size).withCode(bootcheck.CodeSizeMismatch)
-	case max(size, d.size) > d.opt.MaxSize:
-		return faultf(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.opt.MaxSize).
+	case max(size, d.size) > d.maxSize:
+		return faultf(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.maxSize).
 			withCode(bootcheck.CodeSizeMismatch).dropping()
 	case size < 0 && d.size < 0 && d.from.sha256 == nil && endsByClosing(resp):
 		return faultf(mismatch, "the server does not say how long the file is, so that its end could not be told from a lost connection")

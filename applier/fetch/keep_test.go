@@ -25,14 +25,14 @@ func TestGivesUpAndKeeps(t *testing.T) {
 	})
 	opt := quick(spoolDir(t))
 	src := Source{URL: s.URL + "/x.ota"}
-	for opt.Failures = 2; opt.Failures < 6; opt.Failures++ {
+	for opt.patience.tries = 2; opt.patience.tries < 6; opt.patience.tries++ {
 		_, _, err := Fetch(t.Context(), src, opt)
 		if err == nil {
 			t.Fatal("Fetch succeeded")
 		}
 		checkError(t, err, "", lost, failed)
 		if fi, err := os.Stat(partOf(t, opt.Dir, src.URL)); err != nil || fi.Size() != int64(half) {
-			t.Errorf("given up after %d failures it left %v (%v), want %d bytes", opt.Failures, fi, err, half)
+			t.Errorf("given up after %d failures it left %v (%v), want %d bytes", opt.patience.tries, fi, err, half)
 		}
 	}
 	good = true

@@ -12,7 +12,7 @@ func TestLimitRate(t *testing.T) {
 	file := content(fileSize, 1)
 	s, opt := newTLSServer(t, tlsServer{}, func(w http.ResponseWriter, r *http.Request, n int) { serve(w, r, file) })
 	opt.LimitRate = 100_000
-	opt.MinRate, opt.Window = 100<<20, time.Second
+	opt.patience.minRate, opt.patience.window = 100<<20, time.Second
 	begin := time.Now()
 	f, st, err := Fetch(t.Context(), Source{URL: s.URL + "/x", Size: fileSize}, opt)
 	if err != nil {

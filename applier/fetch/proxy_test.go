@@ -276,7 +276,7 @@ func TestNoProxyThere(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			opt := quick(spoolDir(t))
-			opt.Proxy, opt.Failures, opt.Window = row.proxy, 2, shortWindow
+			opt.Proxy, opt.patience.tries, opt.patience.window = row.proxy, 2, shortWindow
 			_, _, err := Fetch(t.Context(), Source{URL: row.url + "?secret=1"}, opt)
 			if err == nil {
 				t.Fatal("Fetch succeeded")

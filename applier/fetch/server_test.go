@@ -138,8 +138,11 @@ func raw(w http.ResponseWriter, answer string) {
 // that is slow on purpose may end a try, not a machine that is busy.
 func quick(dir string) Options {
 	return Options{
-		Dir: dir, Backoff: 2 * time.Millisecond, MaxPause: 10 * time.Millisecond,
-		MinRate: 20 << 10, Window: 20 * time.Second, Deadline: time.Minute, Failures: 5,
+		Dir: dir, Deadline: time.Minute,
+		patience: &patience{
+			maxSize: 8 << 30, minRate: 20 << 10, window: 20 * time.Second,
+			tries: 5, backoff: 2 * time.Millisecond, maxPause: 10 * time.Millisecond,
+		},
 	}
 }
 

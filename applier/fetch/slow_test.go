@@ -80,15 +80,15 @@ func TestSlow(t *testing.T) {
 				address = newServer(t, row.handle).URL
 			}
 			opt := quick(spoolDir(t))
-			opt.Window = 100 * time.Millisecond
-			opt.Failures = 3
+			opt.patience.window = 100 * time.Millisecond
+			opt.patience.tries = 3
 			_, st, err := Fetch(t.Context(), Source{URL: address + "/x", Size: fileSize}, opt)
 			if err == nil {
 				t.Fatal("Fetch succeeded")
 			}
 			checkError(t, err, row.text, lost, failed)
-			if st.Requests > 2*opt.Failures {
-				t.Errorf("%d requests were sent, want at most %d", st.Requests, 2*opt.Failures)
+			if st.Requests > 2*opt.patience.tries {
+				t.Errorf("%d requests were sent, want at most %d", st.Requests, 2*opt.patience.tries)
 			}
 			if a := bootcheck.Advice(err); a == "" {
 				t.Errorf("%q says nothing of what to do next", err)
@@ -99,7 +99,7 @@ func TestSlow(t *testing.T) {
 		t.Parallel()
 		s := newServer(t, func(w http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() })
 		opt := quick(spoolDir(t))
-		opt.Window, opt.Deadline = time.Hour, 100*time.Millisecond
+		opt.patience.window, opt.Deadline = time.Hour, 100*time.Millisecond
 		_, _, err := Fetch(context.Background(), Source{URL: s.URL + "/x"}, opt)
 		if err == nil {
 			t.Fatal("Fetch succeeded")
