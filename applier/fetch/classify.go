@@ -29,11 +29,11 @@ const (
 
 // classify finds the fault in err, counts it, and decides what it means after
 // those before.
-func (d *Download) classify(ctx context.Context, err error) *fault {
+func (d *Download) classify(err error) *fault {
 	var f *fault
-	switch cause := context.Cause(ctx); {
-	case ctx.Err() != nil && errors.As(cause, &f): // the deadline
-	case ctx.Err() != nil:
+	switch cause := context.Cause(d.ctx); {
+	case d.ctx.Err() != nil && errors.As(cause, &f): // the deadline
+	case d.ctx.Err() != nil:
 		return faultf(final, "interrupted after %d%s bytes: %w", d.have, ofTotal(d.size), cause)
 	case errors.As(err, &f):
 	default:

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/cavaliergopher/grab/v3"
 	"golang.org/x/time/rate"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -23,9 +22,6 @@ const (
 	// thousands of files. It is asked for in two steps, so that a server has
 	// sent little when it is refused, and a good one costs few requests.
 	headFirst, headMore = 256 << 10, 1 << 20
-
-	// bufferSize of grab: 32 KiB, its default, takes 2.5 times the CPU.
-	bufferSize = 256 << 10
 )
 
 // A Download is the state of one download over all its tries.
@@ -45,15 +41,13 @@ type Download struct {
 	cancel context.CancelFunc
 	caller context.Context // of Start, without the deadline
 	ctx    context.Context // with the deadline
-	tryCtx context.Context // of the try that runs
 	idle   []*http.Client  // that no request uses now
-	ahead  []*ask          // that were sent before their turn, in order
+	ahead  []*request      // that were sent before their turn, in order
 	asked  int             // how many requests may be in flight
 	taken  bool            // the server took the address
 
 	size  int64 // of the whole file; -1: unknown
 	have  int64 // bytes in the partial file
-	moved int64 // bytes by which the last try made it longer
 	fresh bool  // all of them arrived in this call, and nothing broke off
 	broke bool  // what is there is of a try that failed, or of an earlier call
 
@@ -62,21 +56,16 @@ type Download struct {
 	mismatches int
 	rewinds    int
 
-	noHead   bool   // do not ask for parts: the server cannot give any, or it did not help
-	now      *File  // once its head is there
-	looked   int64  // have when its head was looked for last
-	parts    []Part // that are wanted; nil: all
-	repaired bool   // no hole is where something is wanted
+	noHead bool   // do not ask for parts: the server cannot give any, or it did not help
+	now    *File  // once its head is there
+	parts  []Part // that are wanted; nil: all
 
-	whole     bool         // all that is wanted was there
-	known     bool         // the server has the file that the head belongs to
-	compared  int64        // bytes of the head that are the server's
-	settled   bool         // no more doubts come
-	doubt     *doubt       // the part that is fetched again now
-	doubtAt   int64        // up to where it is
-	again     map[Part]int // how often a part was in doubt
-	rewritten bool         // a part was fetched again after the SHA-256 was checked
-	reported  time.Time
+	whole    bool         // all that is wanted was there
+	known    bool         // the server has the file that the head belongs to
+	compared int64        // bytes of the head that are the server's
+	doubt    *doubt       // the part that is fetched again now
+	again    map[Part]int // how often a part was in doubt
+	reported time.Time
 }
 
 // begin takes what an earlier call left.
@@ -100,16 +89,24 @@ func newLimiter(bytes int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(bytes), int(min(max(bytes/8, 1), bufferSize)))
 }
 
-// run tries until the file is intact or nothing more can be hoped for.
+// run makes one step after the other until the file is intact or nothing more can be hoped for.
 func (d *Download) run(ctx context.Context) error {
 	d.ctx = ctx
+	defer d.hangUp()
 	for {
-		err := d.step(ctx)
+		done, err := d.step()
 		if err == nil {
-			d.stats.Size = d.size
-			return nil
+			if done {
+				d.stats.Size = d.size
+				return nil
+			}
+			continue
 		}
-		f := d.classify(ctx, err)
+		d.hangUp() // what was asked for last was not read to its end
+		if errors.Is(err, errDoubt) {
+			continue
+		}
+		f := d.classify(err)
 		if f.kind == final {
 			return d.giveUp(f)
 		}
@@ -118,8 +115,8 @@ func (d *Download) run(ctx context.Context) error {
 		}
 		pause := d.pause(f)
 		if f.expired {
-			if err := d.renew(ctx); err != nil {
-				return d.giveUp(d.classify(ctx, err))
+			if err := d.renew(); err != nil {
+				return d.giveUp(d.classify(err))
 			}
 		} else {
 			d.asked = max(1, d.asked/2) // perhaps they are more than the server, or the link, bears
@@ -137,15 +134,57 @@ func (d *Download) run(ctx context.Context) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return d.giveUp(d.classify(ctx, ctx.Err()))
+			return d.giveUp(d.classify(ctx.Err()))
 		}
+	}
+}
+
+// step does what comes first: it compares the head with the server's if that is unsure,
+// fetches what is in doubt, then what is missing, then waits for the caller. done: all that is
+// wanted is there, and nothing of it is in doubt.
+func (d *Download) step() (done bool, err error) {
+	if err := d.arrived(); err != nil {
+		return false, err
+	}
+	switch {
+	case d.now != nil && !d.known:
+		return false, d.compare()
+	case d.doubt != nil:
+		return false, d.repeat()
+	}
+	limit, more, err := d.next()
+	switch {
+	case err != nil:
+		return false, err
+	case more:
+		return false, d.try(limit)
+	case d.now == nil:
+		return false, d.offer(true)
+	}
+	if err := d.spool.finish(d.have); err != nil {
+		return false, err
+	}
+	if d.opt.Progress != nil && !d.whole {
+		d.opt.Progress(d.amount())
+	}
+	d.whole = true
+	d.now.all(d.stats.Resumed > 0)
+	d.hangUp()
+	select {
+	case x, open := <-d.now.doubts:
+		if open {
+			return false, d.take(x)
+		}
+		return true, d.checkSum()
+	case <-d.caller.Done(): // not the deadline: all has arrived
+		return false, context.Cause(d.caller)
 	}
 }
 
 // renew replaces the address by a fresh one. The file keeps its place in the spool,
 // also if the fresh one differs.
-func (d *Download) renew(ctx context.Context) error {
-	address, err := d.opt.Fresh(ctx)
+func (d *Download) renew() error {
+	address, err := d.opt.Fresh(d.ctx)
 	if err != nil {
 		return &fault{kind: final, err: err}
 	}
@@ -154,88 +193,19 @@ func (d *Download) renew(ctx context.Context) error {
 		return &fault{kind: final, err: err}
 	}
 	from := *d.from
-	from.url, from.user, from.shown = fresh.url, fresh.user, fresh.shown
+	from.req, from.shown = fresh.req, fresh.shown
 	d.from, d.taken = &from, false
 	return nil
 }
 
-// step is one go at the whole: from looking at what is there, head first, to
-// all that is wanted and beyond doubt.
-func (d *Download) step(ctx context.Context) error {
-	defer d.hangUp()
-	for {
-		err := d.missingParts(ctx)
-		if err == nil {
-			err = d.settle()
-		}
-		if err == nil && d.rewritten {
-			err = d.checkSum(ctx)
-		}
-		if !errors.Is(err, errDoubt) {
-			return err
-		}
-		d.hangUp() // what was asked for last was not read to its end
-	}
-}
-
-// missingParts gets all that is wanted and not there. errDoubt: something else comes first.
-func (d *Download) missingParts(ctx context.Context) error {
-	for {
-		if err := d.arrived(); err != nil {
-			return err
-		}
-		if err := d.clear(ctx); err != nil {
-			return err
-		}
-		limit, more, err := d.next()
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-		if err := d.try(ctx, limit); err != nil {
-			if limit > 0 && d.moved == 0 && d.now == nil {
-				d.noHead = true // perhaps it is such a range that the server cannot bear
-			}
-			return err
-		}
-		if limit == 0 {
-			break
-		}
-	}
-	if err := d.offer(true); err != nil {
-		return err
-	}
-	if err := d.arrived(); err != nil {
-		return err
-	}
-	if err := d.spool.finish(d.have); err != nil {
-		return err
-	}
-	if d.opt.Progress != nil && !d.whole {
-		d.opt.Progress(d.amount())
-	}
-	d.whole = true
-	d.now.all(d.stats.Resumed > 0)
-	err := d.checkSum(ctx)
-	if err != nil && !d.settled {
-		// A part that is fetched again may be what is wrong.
-		d.rewritten = true
-		return nil
-	}
-	return err
-}
-
 // checkSum compares the whole file with its SHA-256, if that is known.
-func (d *Download) checkSum(ctx context.Context) error {
-	d.rewritten = false
+func (d *Download) checkSum() error {
 	if d.from.sha256 == nil {
 		return nil
 	}
 	sum := sha256.New()
 	for at := int64(0); at < d.have; at += sumStep {
-		if err := ctx.Err(); err != nil {
+		if err := d.caller.Err(); err != nil { // not the deadline: all has arrived
 			return err
 		}
 		if _, err := io.Copy(sum, io.NewSectionReader(d.spool.file, at, min(sumStep, d.have-at))); err != nil {
@@ -248,85 +218,63 @@ func (d *Download) checkSum(ctx context.Context) error {
 	return nil
 }
 
-// sumStep is how much is hashed between two looks at ctx, bytes.
+// sumStep is how much is hashed between two looks at the caller, bytes.
 const sumStep = 16 << 20
 
-// next says up to where the next try goes, 0 for the end of the file, and whether
-// there is anything more to fetch. It steps over what is not wanted.
+// next says up to where the next try goes, 0 for the end of the file, and whether there is
+// anything more to fetch. The head is fetched first; what is not wanted becomes a hole.
 func (d *Download) next() (limit int64, more bool, err error) {
-	if limit := d.headLimit(); limit > 0 {
-		return limit, true, nil
+	if d.have == d.size {
+		return 0, false, nil
 	}
-	return d.nextPart()
-}
-
-// headLimit is how far the next try goes, so that the head is checked before
-// more is fetched; 0: to the end.
-func (d *Download) headLimit() int64 {
-	if d.now != nil || d.noHead {
-		return 0
-	}
-	for _, limit := range []int64{headFirst, headMore} {
-		if d.have < limit && (d.size < 0 || limit < d.size) {
-			return limit
+	if d.now == nil && !d.noHead {
+		for _, limit := range []int64{headFirst, headMore} {
+			if d.have < limit && (d.size < 0 || limit < d.size) {
+				return limit, true, nil
+			}
 		}
 	}
-	return 0
-}
-
-// guard begins a try that asks for what is not there, up to limit if that is not 0.
-// end ends it early.
-func (d *Download) guard(ctx context.Context, limit int64, end context.CancelCauseFunc) *guard {
-	d.tryCtx = ctx
-	return &guard{d: d, offset: d.have, limit: limit, first: d.now == nil, stop: end, left: d.window}
+	if d.parts == nil {
+		return 0, true, nil
+	}
+	for _, p := range d.parts {
+		if p.End > d.have {
+			return d.limitOf(p), true, d.skip(p.First)
+		}
+	}
+	return 0, false, d.skip(d.size)
 }
 
 // try lets grab fetch what is missing, up to limit if that is not 0.
-func (d *Download) try(ctx context.Context, limit int64) error {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	g := d.guard(ctx, limit, end)
-	defer g.done()
-
-	// A new request each time: grab shares the headers of one.
-	req, err := grab.NewRequest(d.spool.dest(), d.from.url.String())
-	if err != nil {
-		return faultf(final, "the address is malformed") // cannot be: it was parsed
+func (d *Download) try(limit int64) error {
+	r := d.request(d.have, limit)
+	defer r.done()
+	r.ahead = d.now != nil // else it is not known what follows
+	err := r.appendTo(d.spool.dest())
+	if cause := context.Cause(r.ctx); cause != nil && errors.Is(err, context.Canceled) {
+		err = cause
 	}
-	req = req.WithContext(ctx)
-	req.Size = max(d.size, 0)
-	req.NoCreateDirectories = true
-	req.IgnoreRemoteTime = true
-	client := &grab.Client{HTTPClient: g, BufferSize: bufferSize}
-	err = client.Do(req).Err()
-
 	have, statErr := d.spool.length()
 	if statErr != nil {
 		return statErr
 	}
-	d.have, d.moved = have, have-g.offset
-	if d.broke && d.moved > 0 {
+	d.have = have
+	if d.broke && have > r.offset {
 		d.broke = false
 		d.stats.Resumes++
 	}
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-			return cause
-		}
-		if !errors.Is(err, grab.ErrBadLength) { // that is checked below, with the numbers
-			return err
-		}
-	}
-	want := g.end
-	if want == 0 {
-		want = d.size // nothing was asked for: the file was intact
-	}
 	switch {
+	case err != nil:
+		if limit > 0 && have == r.offset && d.now == nil {
+			d.noHead = true // perhaps it is such a range that the server cannot bear
+		}
+		return err
 	case have == 0:
 		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
-	case want > 0 && have != want:
-		return faultf(transient, "the server sent %d bytes, want %d", have, want).withCode(bootcheck.CodeSizeMismatch)
-	case want < 0:
+	case r.end > 0 && have != r.end:
+		return faultf(transient, "the server sent %d bytes, want %d", have, r.end).withCode(bootcheck.CodeSizeMismatch)
+	}
+	if r.end < 0 {
 		d.size = have // the end of the answer was the end of the file
 	}
 	return nil
@@ -339,9 +287,6 @@ func (d *Download) arrived() error {
 		return err
 	}
 	if d.now != nil {
-		if err := d.repair(); err != nil {
-			return err
-		}
 		d.now.grow(d.have)
 		if err := d.doubted(); err != nil {
 			return err
@@ -385,8 +330,7 @@ func (d *Download) restart(k kind) error {
 		d.now.end(ErrStartedOver)
 		d.now.file.Close()
 	}
-	d.now, d.looked, d.parts, d.repaired = nil, 0, nil, false
-	d.whole, d.compared, d.settled, d.doubt, d.again = false, 0, false, nil, nil
+	d.now, d.parts, d.whole, d.compared, d.doubt, d.again = nil, nil, false, 0, nil, nil
 	d.noHead = d.opt.Whole || k != mismatch // another file on a server with ranges: its head comes first, too
 	d.stats.Resumed, d.broke = 0, false
 	d.stats.Restarts++

@@ -5,18 +5,17 @@
 // The bytes are moved by grab. Used plainly, grab splices old and new halves
 // of a file that changed, appends a whole answer to a partial one, hangs for
 // ever on a silent server and fills the disk from an endless one. Everything
-// that prevents this sits between grab and the network, in its HTTPClient:
+// that prevents this is in its HTTPClient, the request:
 //
-//	Download ── the loop: try, classify the failure, pause, again    download.go, classify.go
-//	  └ grab ── stat, Range, append
-//	      └ guard ── lets only the answer pass that was asked for     guard.go
-//	          ├ body ── never more bytes than announced, never slower
-//	          │         than the minimum nor faster than the limit     body.go
-//	          ├ ask ── the request, perhaps sent before its turn         ahead.go
-//	          └ http.Client ── proxy, dialling, redirects, credentials connect.go, redirect.go
-//	                           certificates, checked without a clock    certificates.go, package calendar
-//	File ── the reader meanwhile: what is wanted, what is in doubt    file.go, parts.go, doubt.go
-//	spool ── the partial file, its sidecar, what of it can be trusted  spool.go, mark.go
+//	Download ── the loop: a step; after a failure classify it, pause, again  download.go, classify.go
+//	  └ grab ── stat, append
+//	      └ request ── sent in its turn or before; its body: never more bytes      request.go
+//	          │        than announced, never slower than the minimum nor faster than the limit
+//	          ├ admit ── lets only the answer pass that was asked for      answer.go
+//	          └ http.Client ── proxy, dialling, redirects                  connect.go, redirect.go
+//	                           certificates, checked without a clock       certificates.go, package calendar
+//	File ── the reader meanwhile: what is wanted, what is in doubt         file.go, parts.go, doubt.go
+//	spool ── the partial file, its sidecar, what of it can be trusted      spool.go, mark.go
 //
 // In the spool directory, NAME being a hash of the address without its query:
 //
@@ -204,8 +203,7 @@ func (d *Download) fetch(src Source) (err error) {
 
 // An origin is a Source that has been checked.
 type origin struct {
-	url    *url.URL      // without credentials and fragment
-	user   *url.Userinfo // nil: none
+	req    *http.Request // to be cloned
 	shown  string        // the address as it may be printed
 	name   string        // of the spool files, without their endings
 	size   int64         // -1: unknown
@@ -235,7 +233,7 @@ func (src Source) parse() (*origin, error) {
 	if u.Hostname() == "" {
 		return nil, usage("cannot download %q: the address names no host", shown)
 	}
-	o := &origin{url: u, user: u.User, shown: shown, size: src.Size}
+	o := &origin{shown: shown, size: src.Size}
 	if o.size <= 0 {
 		o.size = -1
 	}
@@ -245,7 +243,16 @@ func (src Source) parse() (*origin, error) {
 			return nil, usage("cannot download %q: %q is not a SHA-256 of 64 hex digits", shown, src.SHA256)
 		}
 	}
+	user := u.User
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
+	if o.req, err = http.NewRequest(http.MethodGet, u.String(), nil); err != nil {
+		return nil, usage("cannot download: the address is malformed")
+	}
+	o.req.Header = http.Header{"User-Agent": {"ota-apply"}, "Accept-Encoding": {"identity"}, "Cache-Control": {"no-transform"}}
+	if user != nil {
+		password, _ := user.Password()
+		o.req.SetBasicAuth(user.Username(), password)
+	}
 	o.name = digest(u.Scheme + "://" + strings.ToLower(u.Host) + u.EscapedPath())[:nameLen]
 	return o, nil
 }

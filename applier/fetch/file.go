@@ -196,10 +196,9 @@ func (d *Download) headOf(f io.ReaderAt, have int64) (int64, error) {
 // offer gives the file, once its head is there or all of it is, to the caller,
 // and waits for what is wanted of it.
 func (d *Download) offer(all bool) error {
-	if d.now != nil || d.have <= d.looked && !all {
+	if d.now != nil {
 		return nil
 	}
-	d.looked = d.have
 	whole := d.have
 	if holes := d.spool.holes(); len(holes) > 0 {
 		whole = holes[0].First
@@ -226,8 +225,7 @@ func (d *Download) offer(all bool) error {
 	}
 	select {
 	case parts := <-f.wanted:
-		d.choose(parts)
-		return nil
+		return d.choose(parts)
 	case err := <-f.refused:
 		return d.refused(err)
 	case <-d.caller.Done():

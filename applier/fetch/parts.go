@@ -48,28 +48,16 @@ func mergeGap(parts []Part, gap int64) []Part {
 func Requests(parts []Part) int { return len(merge(parts)) }
 
 // choose notes which parts are wanted of a file that was checked. A file whose SHA-256 is
-// known has to be fetched whole: nothing else can be compared with it.
-func (d *Download) choose(parts []Part) {
-	if parts == nil || d.noHead || d.size < 0 || d.from.sha256 != nil {
-		return
+// known has to be fetched whole: nothing else can be compared with it. At the first hole of
+// an earlier call where this one wants something, the partial file is cut off. The head has no
+// holes.
+func (d *Download) choose(parts []Part) error {
+	if parts != nil && !d.noHead && d.size >= 0 && d.from.sha256 == nil {
+		d.parts = append([]Part{}, merge(parts)...) // none is not all
 	}
-	d.parts = append([]Part{}, merge(parts)...) // none is not all
-}
-
-// repair cuts the partial file off, once, at the first hole that an earlier call
-// left where this one wants something. Which that is, is known when it is checked,
-// before anything is fetched: the head has no holes.
-func (d *Download) repair() error {
-	if d.repaired {
-		return nil
-	}
-	d.repaired = true
 	holes := d.spool.holes()
 	i := slices.IndexFunc(holes, func(h Part) bool {
-		if d.parts == nil {
-			return true
-		}
-		return slices.ContainsFunc(d.parts, func(p Part) bool { return p.First < h.End && h.First < p.End })
+		return d.parts == nil || slices.ContainsFunc(d.parts, func(p Part) bool { return p.First < h.End && h.First < p.End })
 	})
 	if i < 0 {
 		return nil
@@ -80,24 +68,6 @@ func (d *Download) repair() error {
 	d.have = holes[i].First
 	d.best, d.stats.Resumed = min(d.best, d.have), min(d.stats.Resumed, d.have)
 	return nil
-}
-
-// nextPart says up to where the next try goes, 0 for the end of the file, and
-// whether anything is left to fetch. What is not wanted it makes a hole.
-func (d *Download) nextPart() (limit int64, more bool, err error) {
-	if d.parts == nil || d.noHead {
-		return 0, true, nil
-	}
-	for _, p := range d.parts {
-		if p.End <= d.have {
-			continue
-		}
-		if err := d.skip(p.First); err != nil {
-			return 0, false, err
-		}
-		return d.limitOf(p), true, nil
-	}
-	return 0, false, d.skip(d.size)
 }
 
 // limitOf is up to where the request for p goes, 0 for the end of the file.
@@ -139,7 +109,7 @@ func (d *Download) amount() (done, total int64) {
 
 // missing is how much is still to be fetched, bytes, as far as it is known.
 func (d *Download) missing() int64 {
-	if d.parts == nil || d.noHead {
+	if d.parts == nil {
 		return max(0, d.size-d.have)
 	}
 	var n int64

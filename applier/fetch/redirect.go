@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -113,17 +112,4 @@ var zoneOf = func(a netip.Addr) zone {
 		return zoneNetwork
 	}
 	return zonePublic
-}
-
-// send sends req with the origin's credentials and remembers nothing of it.
-func send(ctx context.Context, client *http.Client, req *http.Request, from *origin) (*http.Response, error) {
-	if from.user != nil {
-		password, _ := from.user.Password()
-		req.SetBasicAuth(from.user.Username(), password)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, netFault(ctx, err)
-	}
-	return resp, nil
 }
