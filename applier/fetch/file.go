@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"io"
 	"math"
 	"os"
 	"sync"
@@ -34,19 +33,23 @@ type File struct {
 
 	Requests int // that were sent until the head was there
 
-	wanted  chan []Part
-	refused chan error
+	choice  chan choice
 	doubts  chan *doubt   // closed by Finish
 	arrived chan struct{} // closed when all that is wanted has, or the end came
 	over    chan struct{} // closed at the end of the download of this file; then err is known
 
-	mu    sync.Mutex
-	more  sync.Cond
-	want  bool // Want was called
-	have  int64
-	took  time.Duration // until all that is wanted was there; 0: it is not
-	ended bool
-	err   error // once it ended
+	mu   sync.Mutex
+	more sync.Cond
+	want bool // Want was called
+	have int64
+	took time.Duration // until all that is wanted was there; 0: it is not
+	err  error         // that it ended with
+}
+
+// A choice is what the caller makes of a head: it wants some parts of the file, or refuses it.
+type choice struct {
+	parts []Part
+	err   error
 }
 
 // newFile reads along in f, of which have bytes are there. f itself may be closed, and
@@ -58,8 +61,7 @@ func newFile(f *os.File, head, have int64, began time.Time) (*File, error) {
 	}
 	g := &File{
 		file: os.NewFile(uintptr(fd), f.Name()), head: head, Have: have, have: have, began: began,
-		wanted: make(chan []Part, 1), refused: make(chan error, 1),
-		doubts: make(chan *doubt), arrived: make(chan struct{}), over: make(chan struct{}),
+		choice: make(chan choice, 1), doubts: make(chan *doubt), arrived: make(chan struct{}), over: make(chan struct{}),
 	}
 	g.more.L = &g.mu
 	return g, nil
@@ -73,7 +75,7 @@ func (f *File) Want(parts []Part) {
 	f.mu.Lock()
 	f.want = true
 	f.mu.Unlock()
-	f.wanted <- parts
+	f.choice <- choice{parts: parts}
 }
 
 // Refuse ends the download because of what the head says, in the place of Want, and
@@ -81,7 +83,7 @@ func (f *File) Want(parts []Part) {
 // (ExitNoSpace), that is kept: it is wanted once there is. If it says that the head is
 // damaged, and the head is of an earlier call, it is fetched again: ErrStartedOver.
 func (f *File) Refuse(err error) error {
-	f.refused <- err
+	f.choice <- choice{err: err}
 	<-f.over
 	return f.err
 }
@@ -89,7 +91,7 @@ func (f *File) Refuse(err error) error {
 // ReadAt is io.ReaderAt. Its error may be a *Broken.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	f.mu.Lock()
-	for f.want && !f.ended && f.took == 0 && f.have < off+int64(len(p)) {
+	for f.want && f.err == nil && f.took == 0 && f.have < off+int64(len(p)) {
 		f.more.Wait()
 	}
 	err := f.err
@@ -108,26 +110,21 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 // has another file. It returns wrong if it stays so.
 func (f *File) Again(ctx context.Context, p Part, wrong error) error {
 	x := &doubt{Part: p, err: wrong, again: make(chan struct{})}
-	over := func() error {
-		if f.err != nil {
-			return &Broken{f.err}
+	doubts := f.doubts
+	for {
+		select {
+		case doubts <- x:
+			doubts = nil // it is taken: now wait
+		case <-x.again:
+			return nil
+		case <-f.over:
+			if f.err != nil {
+				return &Broken{f.err}
+			}
+			return wrong
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return wrong
-	}
-	select {
-	case f.doubts <- x:
-	case <-f.over:
-		return over()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-x.again:
-		return nil
-	case <-f.over:
-		return over()
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -154,7 +151,7 @@ func (f *File) grow(have int64) {
 func (f *File) all(resumed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.took == 0 && !f.ended {
+	if f.took == 0 {
 		close(f.arrived)
 	}
 	if f.took = max(1, time.Since(f.began)); resumed {
@@ -167,30 +164,11 @@ func (f *File) all(resumed bool) {
 func (f *File) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended {
-		return
-	}
-	if f.ended, f.err = true, err; f.took == 0 {
+	if f.err = err; f.took == 0 {
 		close(f.arrived)
 	}
 	close(f.over)
 	f.more.Broadcast()
-}
-
-// headOf is the length of the head of f, of which have bytes are there; 0: not all of it is.
-func (d *Download) headOf(f io.ReaderAt, have int64) (int64, error) {
-	first := make([]byte, d.opt.Prefix)
-	if have < int64(len(first)) {
-		return 0, nil
-	}
-	if _, err := f.ReadAt(first, 0); err != nil {
-		return 0, err
-	}
-	size, err := d.opt.HeadSize(first)
-	if err != nil || have < size {
-		return 0, err
-	}
-	return size, nil
 }
 
 // offer gives the file, once its head is there or all of it is, to the caller,
@@ -199,18 +177,26 @@ func (d *Download) offer(all bool) error {
 	if d.now != nil {
 		return nil
 	}
-	whole := d.have
-	if holes := d.spool.holes(); len(holes) > 0 {
-		whole = holes[0].First
+	have, head := d.have, int64(0)
+	if holes := d.spool.mark.Holes; len(holes) > 0 {
+		have = holes[0].First
 	}
-	head, err := d.headOf(d.spool.file, whole)
-	if err != nil {
-		return d.refused(err)
+	if first := make([]byte, d.opt.Prefix); have >= int64(len(first)) {
+		_, err := d.spool.file.ReadAt(first, 0)
+		if err == nil {
+			head, err = d.opt.HeadSize(first)
+		}
+		if err != nil {
+			return d.refused(err)
+		}
+	}
+	if have < head {
+		head = 0 // not all of it is there
 	}
 	if head == 0 && !all {
 		return nil
 	}
-	f, err := newFile(d.spool.file, head, whole, d.began)
+	f, err := newFile(d.spool.file, head, have, d.began)
 	if err != nil {
 		return d.spool.local(d.spool.part, err)
 	}
@@ -224,10 +210,11 @@ func (d *Download) offer(all bool) error {
 		return d.caller.Err()
 	}
 	select {
-	case parts := <-f.wanted:
-		return d.choose(parts)
-	case err := <-f.refused:
-		return d.refused(err)
+	case c := <-f.choice:
+		if c.err != nil {
+			return d.refused(c.err)
+		}
+		return d.choose(c.parts)
 	case <-d.caller.Done():
 		return d.caller.Err()
 	}
