@@ -60,7 +60,7 @@ func (r *request) admit(resp *http.Response) error {
 	if r.offset > 0 && d.spool.mark.Size == d.size {
 		return nil // nothing new
 	}
-	return d.spool.note(func(m *mark) { m.Size = d.size })
+	return d.spool.note(d.size)
 }
 
 // checkStatus passes 200 and 206 where they were asked for.

@@ -69,14 +69,15 @@ type Download struct {
 }
 
 // begin takes what an earlier call left.
-func (d *Download) begin() {
-	d.limit, d.size, d.asked = newLimiter(d.opt.LimitRate), d.from.size, maxAsked
-	if d.spool.left > 0 {
-		d.have, d.best, d.broke = d.spool.left, d.spool.left, true
-		d.stats.Resumed, d.size, d.taken = d.spool.left, d.spool.mark.Size, true
+func (d *Download) begin() (err error) {
+	if d.have, err = d.spool.length(); err != nil {
+		return d.spool.local(d.spool.part, err)
 	}
-	d.fresh, d.noHead = d.have == 0, d.opt.Whole
-	d.known = d.fresh || d.from.sha256 != nil
+	d.limit, d.asked = newLimiter(d.opt.LimitRate), maxAsked
+	d.best, d.size, d.stats.Resumed = d.have, d.spool.mark.Size, d.have
+	d.fresh, d.broke, d.taken = d.have == 0, d.have > 0, d.have > 0
+	d.known, d.noHead = d.fresh || d.from.sha256 != nil, d.opt.Whole
+	return nil
 }
 
 // newLimiter allows bytes bytes a second, 0 or less: any number, in bursts of an eighth of a

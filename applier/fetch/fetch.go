@@ -197,7 +197,9 @@ func (d *Download) fetch(src Source) (err error) {
 		d.route.dates = calendar.Open(d.opt.Dir, nil)
 	}
 	defer d.route.dates.Save()
-	d.begin()
+	if err := d.begin(); err != nil {
+		return err
+	}
 	return d.run(ctx)
 }
 

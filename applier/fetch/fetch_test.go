@@ -277,7 +277,9 @@ func TestNoRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.route.dates = calendar.Open(sp.dir.Name(), nil)
-		d.begin()
+		if err := d.begin(); err != nil {
+			t.Fatal(err)
+		}
 		err = d.run(t.Context())
 		if err == nil {
 			t.Fatal("the download succeeded")

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"syscall"
 )
 
 // A mark is the sidecar of a partial file: what must be known to continue.
@@ -21,14 +19,11 @@ type mark struct {
 // readMark reads a sidecar. Anything odd in it is an error: the download
 // then starts over.
 func readMark(name string) (*mark, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, _, err := openPrivate(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !private(fi) {
-		return nil, fmt.Errorf("%q is not a file of ota-apply", name)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxMark))
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"os"
 	"slices"
 )
 
@@ -55,7 +54,7 @@ func (d *Download) choose(parts []Part) error {
 	if parts != nil && !d.noHead && d.size >= 0 && d.from.sha256 == nil {
 		d.parts = append([]Part{}, merge(parts)...) // none is not all
 	}
-	holes := d.spool.holes()
+	holes := d.spool.mark.Holes
 	i := slices.IndexFunc(holes, func(h Part) bool {
 		return d.parts == nil || slices.ContainsFunc(d.parts, func(p Part) bool { return p.First < h.End && h.First < p.End })
 	})
@@ -98,7 +97,7 @@ func (d *Download) skip(offset int64) error {
 // not known.
 func (d *Download) amount() (done, total int64) {
 	done, total = d.have, d.size
-	for _, h := range d.spool.holes() {
+	for _, h := range d.spool.mark.Holes {
 		done -= h.End - h.First
 	}
 	if total >= 0 {
@@ -117,43 +116,4 @@ func (d *Download) missing() int64 {
 		n += max(0, p.End-max(p.First, d.have))
 	}
 	return n
-}
-
-// holes are those of the partial file, in order.
-func (s *spool) holes() []Part {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mark.Holes
-}
-
-// skip makes the partial file, which ends at from, end at to, and notes the hole.
-// The first one is noted on the disk before it is made: the length of a file with
-// holes does not say what of it is there.
-func (s *spool) skip(from, to int64) error {
-	s.mu.Lock()
-	first := len(s.mark.Holes) == 0
-	s.mark.Holes = append(s.mark.Holes[:len(s.mark.Holes):len(s.mark.Holes)], Part{from, to})
-	if first {
-		if err := s.writeMark(false); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-	}
-	s.mu.Unlock()
-	return os.Truncate(s.dest(), to)
-}
-
-// cut lets the partial file end at length again, with holes before that.
-func (s *spool) cut(length int64, holes []Part) error {
-	s.syncing.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mark.Holes = slices.Clone(holes)
-	s.mark.Synced = min(s.mark.Synced, length)
-	s.lastBytes = min(s.lastBytes, length)
-	// Noted first: that the file is longer than the note says is no harm.
-	if err := s.writeMark(true); err != nil {
-		return err
-	}
-	return os.Truncate(s.dest(), length)
 }

@@ -299,7 +299,7 @@ func TestSyncs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	if err := s.note(func(m *mark) { m.Size = src.Size }); err != nil {
+	if err := s.note(src.Size); err != nil {
 		t.Fatal(err)
 	}
 	write(t, s.part, file)
@@ -313,7 +313,7 @@ func TestSyncs(t *testing.T) {
 	}
 	step := func(have int64, ago time.Duration, want int64) {
 		t.Helper()
-		s.lastTime = time.Now().Add(-ago)
+		s.synced = time.Now().Add(-ago)
 		if err := s.keep(have, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -349,7 +349,7 @@ func TestSyncFails(t *testing.T) {
 	}
 	s.file.Close()
 	s.file = pipe
-	s.lastTime = time.Now().Add(-syncInterval)
+	s.synced = time.Now().Add(-syncInterval)
 	if err := s.keep(50, 0); err != nil {
 		t.Fatalf("keep waits for the sync: %v", err)
 	}
@@ -363,6 +363,29 @@ func TestSyncFails(t *testing.T) {
 	}
 	if m, err := readMark(s.json); err == nil {
 		t.Errorf("the sidecar promises %d bytes", m.Synced)
+	}
+}
+
+// TestSyncFailed holds that what came after a sync that failed is promised by no later one,
+// which the kernel may let succeed: what of the partial file is on the disk is unknown.
+func TestSyncFailed(t *testing.T) {
+	from, err := Source{URL: "http://host.invalid/x", Size: 100}.parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openSpool(spoolDir(t), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	if err := s.note(100); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.part, content(50, 1))
+	s.syncErr = syscall.EIO
+	s.save(50)
+	if m, err := readMark(s.json); err != nil || m.Synced > 0 {
+		t.Errorf("the sidecar promises %+v (%v), want 0 bytes", m, err)
 	}
 }
 

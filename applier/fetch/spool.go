@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,19 +59,15 @@ type spool struct {
 	part string
 	json string
 	file *os.File // the partial file, read-only; grab opens it again for writing
-	left int64    // bytes of an earlier call that are good to continue from
 
 	unlock func()
-
-	looked    int64 // have when the room was looked at
-	lastBytes int64 // have at the last sync
-	lastTime  time.Time
+	looked int64     // have when the room was looked at
+	synced time.Time // when the last sync began
 
 	syncing sync.WaitGroup // the sync in the background, at most one
-	mu      sync.Mutex
-	mark    mark // fields other than Synced are changed by the download only
+	mu      sync.Mutex     // for what a sync changes: mark.Synced, and what follows
+	mark    mark
 	busy    bool
-	closed  bool
 	syncErr error
 }
 
@@ -99,7 +96,7 @@ func openSpool(dir string, from *origin) (*spool, error) {
 		return nil, err
 	}
 	s := &spool{
-		from: from, dir: d, lastTime: time.Now(),
+		from: from, dir: d, synced: time.Now(),
 		unlock: func() { os.Remove(lock); unlock() },
 		part:   filepath.Join(dir, from.name+partSuffix),
 		json:   filepath.Join(dir, from.name+noteSuffix),
@@ -125,7 +122,7 @@ func (s *spool) sweep() {
 	}
 }
 
-// adopt opens what an earlier call left, if it can be gone on from. Its length
+// adopt opens what an earlier call left, if this one can continue from it. Its length
 // is trusted only in the boot in which it was written; after a power cut the
 // end of a file may be zeros, and only what the sidecar calls synced is sure.
 func (s *spool) adopt() bool {
@@ -133,54 +130,53 @@ func (s *spool) adopt() bool {
 	if err != nil {
 		return false
 	}
-	f, err := os.OpenFile(s.part, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, fi, err := openPrivate(s.part)
 	if err != nil {
 		return false
 	}
 	s.file = f
-	fi, err := f.Stat()
-	if err != nil || !private(fi) {
-		return false
-	}
-	length := fi.Size()
+	length, known := fi.Size(), hex.EncodeToString(s.from.sha256)
 	if boot := bootID(); boot == "" || boot != m.Boot || len(m.Holes) > 0 {
 		length = min(length, m.Synced) // behind that there may be holes that are not noted
 	}
-	total := max(m.Size, s.from.size)
-	known := hex.EncodeToString(s.from.sha256)
+	size := max(m.Size, s.from.size)
 	switch {
-	case s.from.size > 0 && m.Size > 0 && s.from.size != m.Size:
-		return false
-	case total > 0 && fi.Size() > total:
-		return false
-	case known != "" && m.SHA256 != "" && known != m.SHA256:
-		return false
-	}
-	if length <= 0 {
+	case length <= 0,
+		size > 0 && fi.Size() > size,
+		s.from.size > 0 && m.Size > 0 && s.from.size != m.Size,
+		known != "" && m.SHA256 != "" && known != m.SHA256,
+		length < fi.Size() && os.Truncate(s.dest(), length) != nil:
 		return false
 	}
-	if length < fi.Size() && os.Truncate(s.dest(), length) != nil {
-		return false
-	}
-	s.mark, s.left = *m, length
-	s.mark.Holes = nil
+	s.mark = *m
+	s.mark.Boot, s.mark.Size, s.mark.SHA256, s.mark.Synced, s.mark.Holes = bootID(), size, known, length, nil
 	for _, h := range m.Holes {
 		if h.End = min(h.End, length); h.First < h.End {
 			s.mark.Holes = append(s.mark.Holes, h)
 		}
 	}
-	s.mark.Boot, s.mark.Synced, s.mark.SHA256 = bootID(), length, known
-	s.mark.Size = total
-	s.lastBytes = length
 	return true
 }
 
-// private reports whether only this program can have changed the file, so that
-// what was verified is what will be read.
-func private(fi fs.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 == 0 &&
-		int(st.Uid) == os.Geteuid() && st.Nlink == 1
+// openPrivate opens a file that only this program can have changed, so that what was verified
+// is what will be read.
+func openPrivate(name string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok || !fi.Mode().IsRegular() || fi.Mode().Perm()&0o077 != 0 || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
+			err = fmt.Errorf("%q is not a file of ota-apply", name)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, fi, nil
 }
 
 // reset throws the partial file away and makes an empty one: another file, so
@@ -191,7 +187,6 @@ func (s *spool) reset() error {
 		s.file.Close()
 		s.file = nil
 	}
-	s.left, s.lastBytes = 0, 0
 	s.mark = mark{
 		URL: s.from.shown, SHA256: hex.EncodeToString(s.from.sha256),
 		Size: s.from.size, Boot: bootID(),
@@ -247,13 +242,41 @@ func (s *spool) length() (int64, error) {
 	return fi.Size(), nil
 }
 
-// note changes the sidecar, for a later call in this boot. After a power cut it
-// does not matter whether it is there: what it says that nothing was synced of is
-// not trusted then.
-func (s *spool) note(change func(*mark)) error {
+// skip makes the partial file, which ends at from, end at to, and notes the hole.
+// The first one is noted on the disk before it is made: the length of a file with
+// holes does not say what of it is there.
+func (s *spool) skip(from, to int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	change(&s.mark)
+	s.mark.Holes = append(s.mark.Holes, Part{from, to})
+	if len(s.mark.Holes) == 1 {
+		if err := s.writeMark(false); err != nil {
+			return err
+		}
+	}
+	return os.Truncate(s.dest(), to)
+}
+
+// cut lets the partial file end at length again, with holes before that.
+func (s *spool) cut(length int64, holes []Part) error {
+	s.syncing.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark.Holes = slices.Clone(holes)
+	s.mark.Synced = min(s.mark.Synced, length)
+	// Noted first: that the file is longer than the note says is no harm.
+	if err := s.writeMark(true); err != nil {
+		return err
+	}
+	return os.Truncate(s.dest(), length)
+}
+
+// note notes the length of the whole file, for a later call in this boot. After a power cut it
+// does not matter whether that is there: what nothing was synced of is not trusted then.
+func (s *spool) note(size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark.Size = size
 	if err := s.writeMark(false); err != nil {
 		return s.local(s.json, err)
 	}
@@ -278,18 +301,18 @@ func (s *spool) keep(have, reserve int64) error {
 	if s.syncErr != nil {
 		return s.unsynced()
 	}
-	since := time.Since(s.lastTime)
 	if have-s.looked >= roomStep || have < s.looked {
 		if err := s.room(1, reserve); err != nil {
 			return err // another writer, or a file of unknown length, has used it up
 		}
 		s.looked = have
 	}
-	if have <= s.lastBytes || since < syncInterval || s.busy {
+	if have <= s.mark.Synced || time.Since(s.synced) < syncInterval || s.busy {
 		return nil
 	}
-	s.busy, s.lastBytes, s.lastTime = true, have, time.Now()
-	s.syncing.Go(func() { s.sync(s.file, have) })
+	s.busy, s.synced = true, time.Now()
+	f := s.file
+	s.syncing.Go(func() { s.sync(f, have) })
 	return nil
 }
 
@@ -300,16 +323,14 @@ func (s *spool) sync(f *os.File, have int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = false
-	if s.closed {
-		return
+	if s.file != f || s.syncErr != nil {
+		return // it is closed, or what of it is on the disk is not known
 	}
 	if err == nil {
 		s.mark.Synced = have
 		err = s.writeMark(true)
 	}
-	if err != nil {
-		s.syncErr = err
-	}
+	s.syncErr = err
 }
 
 // finish notes that the file is complete.
@@ -318,7 +339,7 @@ func (s *spool) finish(have int64) error {
 	if s.syncErr != nil {
 		return s.unsynced()
 	}
-	return s.note(func(m *mark) { m.Size = have })
+	return s.note(have)
 }
 
 // save makes what has arrived durable for a later call if that is quick: a
@@ -377,9 +398,9 @@ func (s *spool) drop() {
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
 	if s.file != nil {
 		s.file.Close()
+		s.file = nil
 	}
 	s.dir.Close()
 	s.unlock()
