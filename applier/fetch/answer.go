@@ -67,6 +67,7 @@ func (r *request) admit(resp *http.Response) error {
 func (r *request) checkStatus(resp *http.Response) *fault {
 	ranged := r.offset > 0 || r.limit > 0
 	status := statusOf(resp)
+	_, _, total, _ := contentRange(resp)
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK && (r.offset > 0 || r.aside) && r.foreign(resp):
 		return r.strange("the server answers with something else: %d bytes of %.40q", resp.ContentLength, resp.Header.Get("Content-Type"))
@@ -74,8 +75,7 @@ func (r *request) checkStatus(resp *http.Response) *fault {
 		return nil
 	case code == http.StatusOK:
 		return faultf(rewind, "the server sends all of the file instead of the rest")
-	case ranged && code == http.StatusRequestedRangeNotSatisfiable && r.tooShort(resp):
-		_, _, total, _ := contentRange(resp)
+	case ranged && code == http.StatusRequestedRangeNotSatisfiable && total >= 0 && r.d.size > 0 && total != r.d.size:
 		return faultf(mismatch, "the server's file has %d bytes, want %d", total, r.d.size).withCode(bootcheck.CodeSizeMismatch)
 	case r.d.taken && (code == 401 || code == 403 || code == 400 && r.d.opt.Fresh != nil): // 400: Google's storage
 		f := &fault{kind: final, err: answer{code, status}, code: bootcheck.CodeAddressExpired}
@@ -134,12 +134,6 @@ func (r *request) strange(format string, args ...any) *fault {
 	return faultf(mismatch, format, args...)
 }
 
-// tooShort reports whether a 416 says that the file has another length.
-func (r *request) tooShort(resp *http.Response) bool {
-	_, _, total, ok := contentRange(resp)
-	return ok && total >= 0 && r.d.size > 0 && total != r.d.size
-}
-
 // foreign reports whether a 200 in place of the rest cannot be the file.
 func (r *request) foreign(resp *http.Response) bool {
 	wrongSize := r.d.from.size > 0 && resp.ContentLength >= 0 && resp.ContentLength != r.d.from.size
@@ -170,20 +164,14 @@ func (r *request) checkRange(resp *http.Response) (int64, *fault) {
 func contentRange(resp *http.Response) (first, last, total int64, ok bool) {
 	span, ofTotal, slash := strings.Cut(resp.Header.Get("Content-Range"), "/")
 	span, unit := strings.CutPrefix(span, "bytes ")
-	if !slash || !unit {
-		return -1, -1, -1, false
-	}
-	ok = true
+	ok = slash && unit
 	number := func(s string) int64 {
 		n, err := strconv.ParseUint(s, 10, 63)
-		if err != nil || len(s) > 18 {
-			ok = false
-		}
+		ok = ok && err == nil && len(s) <= 18
 		return int64(n)
 	}
 	first, last, total = -1, -1, -1
-	if span != "*" {
-		from, to, _ := strings.Cut(span, "-")
+	if from, to, _ := strings.Cut(span, "-"); span != "*" {
 		first, last = number(from), number(to)
 	}
 	if ofTotal != "*" {

@@ -17,8 +17,7 @@ const maxRedirects = 5
 // other, but what dials may be left over from the one before.
 type hops struct {
 	mu       sync.Mutex
-	first    zone // of the host that the address names, once it is known
-	known    bool
+	first    zone // of the host that the address names
 	redirect bool // a redirect was followed: what is dialled now was not named by the caller
 	proxied  bool // what is dialled now is a proxy, which the device's owner named
 }
@@ -56,10 +55,10 @@ func (h *hops) through(proxy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.proxied = proxy
-	if proxy && !h.redirect && !h.known {
+	if proxy && !h.redirect && h.first == zoneUnknown {
 		// Where the proxy finds the server is not known. What a redirect then makes us
 		// dial ourselves must not be what only the device can reach.
-		h.first, h.known = zonePublic, true
+		h.first = zonePublic
 	}
 }
 
@@ -73,7 +72,7 @@ func (h *hops) control(_, address string, _ syscall.RawConn) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if z := zoneOf(ap.Addr()); h.redirect && h.known && !h.proxied && z < h.first {
+	if z := zoneOf(ap.Addr()); h.redirect && !h.proxied && z < h.first {
 		return faultf(final, "redirect from %v into %v (%v)", h.first, z, ap.Addr())
 	}
 	return nil
@@ -84,8 +83,8 @@ func (h *hops) control(_, address string, _ syscall.RawConn) error {
 func (h *hops) connected(addr net.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a, ok := addr.(*net.TCPAddr); ok && !h.known && !h.proxied {
-		h.first, h.known = zoneOf(a.AddrPort().Addr()), true
+	if a, ok := addr.(*net.TCPAddr); ok && h.first == zoneUnknown && !h.proxied {
+		h.first = zoneOf(a.AddrPort().Addr())
 	}
 }
 
@@ -93,13 +92,14 @@ func (h *hops) connected(addr net.Addr) {
 type zone int
 
 const (
-	zoneDevice  zone = iota // this machine and its link: services that trust every caller
-	zoneNetwork             // the private network that the device is in
+	zoneUnknown zone = iota
+	zoneDevice       // this machine and its link: services that trust every caller
+	zoneNetwork      // the private network that the device is in
 	zonePublic
 )
 
 func (z zone) String() string {
-	return [...]string{"the device itself", "the local network", "the internet"}[z]
+	return [...]string{"", "the device itself", "the local network", "the internet"}[z]
 }
 
 // zoneOf is a variable so that tests can have a public host without a network.
