@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"time"
 )
 
@@ -53,27 +52,26 @@ func (d *Download) classify(err error) *fault {
 		d.rewinds++
 		kind = transient
 	}
-	if kind != final && d.failures >= d.bears(f) || kind == mismatch && d.mismatches >= maxRestarts {
+	if kind != final && d.failures >= d.mostFailures(f) || kind == mismatch && d.mismatches >= maxRestarts {
 		kind = final
 	}
-	if kind != f.kind { // f may be shared: the deadline's is
-		g := *f
-		g.kind = kind
-		g.drop = f.drop || f.kind == mismatch
-		f = &g
+	if kind == mismatch {
+		d.mismatches++
 	}
-	return f
+	g := *f // f may be shared: the deadline's is
+	g.kind, g.drop = kind, f.drop || f.kind == mismatch
+	return &g
 }
 
-// bears is how many tries in a row may fail. Where nothing was ever heard of
+// mostFailures is how many tries in a row may fail. Where nothing was ever heard of
 // the server and nothing is here to lose, few are enough: the address is wrong, or
 // the network is down, and the caller is told within seconds and can ask again.
-func (d *Download) bears(f *fault) int {
-	var op *net.OpError
-	if d.opt.Whole && d.have == 0 && d.stats.Fetched == 0 {
+func (d *Download) mostFailures(f *fault) int {
+	switch {
+	case d.have > 0 || d.stats.Fetched > 0:
+	case d.opt.Whole:
 		return min(d.tries, 2) // there is another way
-	}
-	if d.have == 0 && d.stats.Fetched == 0 && errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect") {
+	case unreached(f):
 		return min(d.tries, coldFailures)
 	}
 	return d.tries

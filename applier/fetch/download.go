@@ -2,12 +2,14 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -110,9 +112,6 @@ func (d *Download) run(ctx context.Context) error {
 		f := d.classify(err)
 		if f.kind == final {
 			return d.giveUp(f)
-		}
-		if f.kind == mismatch {
-			d.mismatches++
 		}
 		pause := d.pause(f)
 		if f.expired {
@@ -311,14 +310,8 @@ func (d *Download) refused(err error) *fault {
 }
 
 func looksDamaged(err error) bool {
-	if bootcheck.Exit(err) == bootcheck.ExitDamaged {
-		return true
-	}
-	switch bootcheck.ReportCode(err) {
-	case bootcheck.CodeSignatureInvalid, bootcheck.CodeInvalidManifest, bootcheck.CodeHashMismatch:
-		return true
-	}
-	return false
+	damaged := []string{bootcheck.CodeSignatureInvalid, bootcheck.CodeInvalidManifest, bootcheck.CodeHashMismatch}
+	return bootcheck.Exit(err) == bootcheck.ExitDamaged || slices.Contains(damaged, bootcheck.ReportCode(err))
 }
 
 // restart begins at the first byte again, after a fault of kind k.
@@ -338,13 +331,18 @@ func (d *Download) restart(k kind) error {
 	return nil
 }
 
-// giveUp ends the download with f. What a later call cannot continue from goes:
-// an empty file, too.
+// giveUp ends the download with f, and returns its error. What a later call cannot continue
+// from is deleted: an empty file, too.
 func (d *Download) giveUp(f *fault) error {
 	if f.drop || d.have == 0 {
 		d.spool.drop()
 	} else {
 		d.spool.save(d.have)
 	}
-	return d.from.failed(f, d.advise(f))
+	if _, ok := errors.AsType[*bootcheck.Error](f.err); ok || f.bare {
+		return f.err
+	}
+	e := bootcheck.Errorf(bootcheck.ExitDownloadFailed, cmp.Or(f.code, bootcheck.CodeDownloadFailed), "cannot download %q: %w", d.from.shown, f.err)
+	e.Advice = d.advise(f)
+	return e
 }

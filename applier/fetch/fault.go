@@ -61,14 +61,11 @@ func netFault(ctx context.Context, err error) *fault {
 	if errors.As(err, &f) || errors.As(context.Cause(ctx), &f) {
 		return f
 	}
-	k := transient
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		k = final // a certificate does not get better within minutes
+	f = &fault{kind: transient, err: Reason(err)}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok || oldTLS(err) {
+		f.kind = final // neither gets better within minutes
 	}
-	if oldTLS(err) {
-		k = final
-	}
-	return &fault{kind: k, err: Reason(err)}
+	return f
 }
 
 // Reason is err, of a request, in words that have neither credentials nor queries.
@@ -151,22 +148,10 @@ func Redact(s string) string {
 	return b.String()
 }
 
-// failed makes the error that Fetch returns for a download that f ended, with
-// what an operator does next.
-func (o *origin) failed(f *fault, advice string) error {
-	if f.bare {
-		return f.err
-	}
-	if _, ok := errors.AsType[*bootcheck.Error](f.err); ok {
-		return f.err
-	}
-	code := f.code
-	if code == "" {
-		code = bootcheck.CodeDownloadFailed
-	}
-	e := bootcheck.Errorf(bootcheck.ExitDownloadFailed, code, "cannot download %q: %w", o.shown, f.err)
-	e.Advice = advice
-	return e
+// unreached reports whether err is that no connection was made.
+func unreached(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
 // advise says what an operator does after f ended the download. Empty, if it was
@@ -178,16 +163,15 @@ func (d *Download) advise(f *fault) string {
 	if a := adviseTLS(f, d.route.dates, len(d.opt.CA) > 0); a != "" {
 		return a
 	}
-	var dns *net.DNSError
-	var op *net.OpError
+	_, isDNS := errors.AsType[*net.DNSError](f)
 	switch {
 	case errors.Is(f, context.Canceled):
 		return ""
 	case f.code == bootcheck.CodeSizeMismatch, f.code == bootcheck.CodeHashMismatch:
 		return "the server has another file than the one that was asked for: check the address, the size and the SHA-256, and whether a login page is in between"
-	case errors.As(f, &dns):
+	case isDNS:
 		return "check the host's name in the address, and the device's network and DNS"
-	case errors.As(f, &op) && (op.Op == "dial" || op.Op == "proxyconnect"):
+	case unreached(f):
 		return "check the address and the network, then run the same command again"
 	case d.have > 0 && !f.drop:
 		return "run the same command again to resume"
