@@ -38,7 +38,7 @@ func (r *request) admit(resp *http.Response) error {
 	case max(size, d.size) > d.maxSize:
 		return faultf(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.maxSize).
 			withCode(bootcheck.CodeSizeMismatch).dropping()
-	case size < 0 && d.size < 0 && d.from.sha256 == nil && endsByClosing(resp):
+	case size < 0 && d.size < 0 && d.from.sha256 == "" && endsByClosing(resp):
 		return faultf(mismatch, "the server does not say how long the file is, so that its end could not be told from a lost connection")
 	}
 	if size > 0 {

@@ -23,8 +23,10 @@ func (r *route) tlsConfig() *tls.Config {
 			return nil
 		},
 	}
-	if r.own != "" {
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return LoadClientCertificate(r.own) }
+	if r.ClientCertificate != "" {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return LoadClientCertificate(r.ClientCertificate)
+		}
 	}
 	return c
 }
@@ -32,14 +34,13 @@ func (r *route) tlsConfig() *tls.Config {
 // LoadClientCertificate reads a PEM file with a certificate, those that lead to its authority,
 // and its key. The error is an *Error with ExitUsage.
 func LoadClientCertificate(name string) (*tls.Certificate, error) {
-	err := bootcheck.CheckOwner(name)
-	var text []byte
-	if err == nil {
-		text, err = bootcheck.ReadSecret(name, 1<<20)
-	}
 	var cert tls.Certificate
+	err := bootcheck.CheckOwner(name)
 	if err == nil {
-		cert, err = tls.X509KeyPair(text, text)
+		var text []byte
+		if text, err = bootcheck.ReadSecret(name, 1<<20); err == nil {
+			cert, err = tls.X509KeyPair(text, text)
+		}
 	}
 	if err != nil {
 		return nil, bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, "cannot read the client certificate %s: %w", name, err).
@@ -75,20 +76,16 @@ func addCA(pool *x509.CertPool, name string) error {
 		return err
 	}
 	n := 0
-	for {
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			break
-		}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
+		n++
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return fmt.Errorf("certificate %d in %q is damaged: %w", n+1, name, err)
+			return fmt.Errorf("certificate %d in %q is damaged: %w", n, name, err)
 		}
 		pool.AddCert(cert)
-		n++
 	}
 	if n == 0 {
 		return fmt.Errorf("%q holds no certificate in PEM form", name)

@@ -15,29 +15,26 @@ import (
 
 // A route is how servers are reached, the same for all tries of a download.
 type route struct {
+	*Options
 	proxy func(*http.Request) (*url.URL, error) // nil address: none
 	roots *x509.CertPool                        // nil: the system's
 	dates *calendar.Calendar
-	own   string                                    // Options.ClientCertificate
-	over  func(http.RoundTripper) http.RoundTripper // Options.Transport
 }
 
 // newRoute makes the route that opt asks for, but for the dates.
 func newRoute(opt *Options) (*route, error) {
-	roots, err := loadCA(opt.CA)
-	if err != nil {
+	r := &route{Options: opt, dates: opt.Calendar}
+	var err error
+	if r.roots, err = loadCA(opt.CA); err != nil {
 		return nil, err
 	}
-	proxy, err := proxyFunc(opt.Proxy)
-	if err != nil {
+	if r.proxy, err = proxyFunc(opt.Proxy); err != nil {
 		return nil, err
 	}
 	if opt.ClientCertificate != "" {
-		if _, err := LoadClientCertificate(opt.ClientCertificate); err != nil {
-			return nil, err
-		}
+		_, err = LoadClientCertificate(opt.ClientCertificate)
 	}
-	return &route{proxy: proxy, roots: roots, dates: opt.Calendar, own: opt.ClientCertificate, over: opt.Transport}, nil
+	return r, err
 }
 
 // Client is a client for small requests, which reaches servers as a download with opt does:
@@ -107,8 +104,8 @@ func (r *route) newClient(h *hops) *http.Client {
 		ReadBufferSize:         64 << 10,
 	}
 	c := &http.Client{CheckRedirect: h.check, Transport: t}
-	if r.over != nil {
-		c.Transport = r.over(t)
+	if r.Transport != nil {
+		c.Transport = r.Transport(t)
 	}
 	return c
 }

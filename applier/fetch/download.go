@@ -1,10 +1,10 @@
 package fetch
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -71,15 +71,12 @@ type Download struct {
 }
 
 // begin takes what an earlier call left.
-func (d *Download) begin() (err error) {
-	if d.have, err = d.spool.length(); err != nil {
-		return d.spool.local(d.spool.part, err)
-	}
+func (d *Download) begin() {
+	d.have, d.size = d.spool.mark.Synced, d.spool.mark.Size
 	d.limit, d.asked = newLimiter(d.opt.LimitRate), maxAsked
-	d.best, d.size, d.stats.Resumed = d.have, d.spool.mark.Size, d.have
+	d.best, d.stats.Resumed = d.have, d.have
 	d.fresh, d.broke, d.taken = d.have == 0, d.have > 0, d.have > 0
-	d.known, d.noHead = d.fresh || d.from.sha256 != nil, d.opt.Whole
-	return nil
+	d.known, d.noHead = d.fresh || d.from.sha256 != "", d.opt.Whole
 }
 
 // newLimiter allows bytes bytes a second, 0 or less: any number, in bursts of an eighth of a
@@ -200,26 +197,24 @@ func (d *Download) renew() error {
 
 // checkSum compares the whole file with its SHA-256, if that is known.
 func (d *Download) checkSum() error {
-	if d.from.sha256 == nil {
+	if d.from.sha256 == "" {
 		return nil
 	}
+	const step = 16 << 20 // bytes between two looks at the caller; not at the deadline: all has arrived
 	sum := sha256.New()
-	for at := int64(0); at < d.have; at += sumStep {
-		if err := d.caller.Err(); err != nil { // not the deadline: all has arrived
+	for at := int64(0); at < d.have; at += step {
+		if err := d.caller.Err(); err != nil {
 			return err
 		}
-		if _, err := io.Copy(sum, io.NewSectionReader(d.spool.file, at, min(sumStep, d.have-at))); err != nil {
+		if _, err := io.Copy(sum, io.NewSectionReader(d.spool.file, at, min(step, d.have-at))); err != nil {
 			return err
 		}
 	}
-	if !bytes.Equal(sum.Sum(nil), d.from.sha256) {
-		return faultf(mismatch, "its SHA-256 is not %x", d.from.sha256).withCode(bootcheck.CodeHashMismatch)
+	if hex.EncodeToString(sum.Sum(nil)) != d.from.sha256 {
+		return faultf(mismatch, "its SHA-256 is not %s", d.from.sha256).withCode(bootcheck.CodeHashMismatch)
 	}
 	return nil
 }
-
-// sumStep is how much is hashed between two looks at the caller, bytes.
-const sumStep = 16 << 20
 
 // next says up to where the next try goes, 0 for the end of the file, and whether there is
 // anything more to fetch. The head is fetched first; what is not wanted becomes a hole.

@@ -40,7 +40,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -197,9 +196,7 @@ func (d *Download) fetch(src Source) (err error) {
 		d.route.dates = calendar.Open(d.opt.Dir, nil)
 	}
 	defer d.route.dates.Save()
-	if err := d.begin(); err != nil {
-		return err
-	}
+	d.begin()
 	return d.run(ctx)
 }
 
@@ -209,14 +206,14 @@ type origin struct {
 	shown  string        // the address as it may be printed
 	name   string        // of the spool files, without their endings
 	size   int64         // -1: unknown
-	sha256 []byte        // nil: unknown
+	sha256 string        // hex digits; empty: unknown
 }
 
 func (src Source) parse() (*origin, error) {
 	usage := func(format string, args ...any) error {
 		return bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, format, args...)
 	}
-	u, err := url.Parse(src.URL)
+	req, err := http.NewRequest(http.MethodGet, src.URL, nil)
 	if err != nil {
 		// Neither the parser's error nor the address may be shown: where the
 		// password of a malformed address ends is unknown.
@@ -227,39 +224,27 @@ func (src Source) parse() (*origin, error) {
 		}
 		return nil, usage("cannot download: the address is malformed")
 	}
-	shown := Redact(src.URL)
-	u.Scheme = strings.ToLower(u.Scheme)
+	u, shown := req.URL, Redact(src.URL)
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return nil, usage("cannot download %q: the address must begin with http:// or https://", shown)
 	}
 	if u.Hostname() == "" {
 		return nil, usage("cannot download %q: the address names no host", shown)
 	}
-	o := &origin{shown: shown, size: src.Size}
+	o := &origin{req: req, shown: shown, size: src.Size, sha256: strings.ToLower(src.SHA256)}
 	if o.size <= 0 {
 		o.size = -1
 	}
-	if src.SHA256 != "" {
-		o.sha256, err = hex.DecodeString(src.SHA256)
-		if err != nil || len(o.sha256) != sha256.Size {
-			return nil, usage("cannot download %q: %q is not a SHA-256 of 64 hex digits", shown, src.SHA256)
-		}
+	if sum, err := hex.DecodeString(o.sha256); err != nil || len(sum) != sha256.Size && len(sum) > 0 {
+		return nil, usage("cannot download %q: %q is not a SHA-256 of 64 hex digits", shown, src.SHA256)
 	}
-	user := u.User
+	req.Header = http.Header{"User-Agent": {"ota-apply"}, "Accept-Encoding": {"identity"}, "Cache-Control": {"no-transform"}}
+	if u.User != nil {
+		password, _ := u.User.Password()
+		req.SetBasicAuth(u.User.Username(), password)
+	}
 	u.User, u.Fragment, u.RawFragment = nil, "", ""
-	if o.req, err = http.NewRequest(http.MethodGet, u.String(), nil); err != nil {
-		return nil, usage("cannot download: the address is malformed")
-	}
-	o.req.Header = http.Header{"User-Agent": {"ota-apply"}, "Accept-Encoding": {"identity"}, "Cache-Control": {"no-transform"}}
-	if user != nil {
-		password, _ := user.Password()
-		o.req.SetBasicAuth(user.Username(), password)
-	}
-	o.name = digest(u.Scheme + "://" + strings.ToLower(u.Host) + u.EscapedPath())[:nameLen]
+	sum := sha256.Sum256([]byte(u.Scheme + "://" + strings.ToLower(u.Host) + u.EscapedPath()))
+	o.name = hex.EncodeToString(sum[:])[:nameLen]
 	return o, nil
-}
-
-func digest(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
 }

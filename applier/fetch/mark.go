@@ -3,7 +3,8 @@ package fetch
 import (
 	"encoding/json"
 	"fmt"
-	"io"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A mark is the sidecar of a partial file: what must be known to continue.
@@ -19,12 +20,7 @@ type mark struct {
 // readMark reads a sidecar. Anything odd in it is an error: the download
 // then starts over.
 func readMark(name string) (*mark, error) {
-	f, _, err := openPrivate(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxMark))
+	data, err := bootcheck.ReadRegular(name, maxMark)
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func Requests(parts []Part) int { return len(merge(parts)) }
 // an earlier call where this one wants something, the partial file is cut off. The head has no
 // holes.
 func (d *Download) choose(parts []Part) error {
-	if parts != nil && !d.noHead && d.size >= 0 && d.from.sha256 == nil {
+	if parts != nil && !d.noHead && d.size >= 0 && d.from.sha256 == "" {
 		d.parts = append([]Part{}, merge(parts)...) // none is not all
 	}
 	holes := d.spool.mark.Holes

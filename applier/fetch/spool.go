@@ -3,7 +3,6 @@ package fetch
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,12 +129,14 @@ func (s *spool) adopt() bool {
 	if err != nil {
 		return false
 	}
-	f, fi, err := openPrivate(s.part)
-	if err != nil {
+	if s.file, err = os.OpenFile(s.part, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0); err != nil {
 		return false
 	}
-	s.file = f
-	length, known := fi.Size(), hex.EncodeToString(s.from.sha256)
+	fi, err := s.file.Stat()
+	if err != nil || !private(fi) {
+		return false
+	}
+	length, known := fi.Size(), s.from.sha256
 	if boot := bootID(); boot == "" || boot != m.Boot || len(m.Holes) > 0 {
 		length = min(length, m.Synced) // behind that there may be holes that are not noted
 	}
@@ -158,25 +159,12 @@ func (s *spool) adopt() bool {
 	return true
 }
 
-// openPrivate opens a file that only this program can have changed, so that what was verified
-// is what will be read.
-func openPrivate(name string) (*os.File, fs.FileInfo, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	fi, err := f.Stat()
-	if err == nil {
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok || !fi.Mode().IsRegular() || fi.Mode().Perm()&0o077 != 0 || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
-			err = fmt.Errorf("%q is not a file of ota-apply", name)
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return f, fi, nil
+// private reports whether only this program can have changed the file, so that
+// what was verified is what will be read.
+func private(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 == 0 &&
+		int(st.Uid) == os.Geteuid() && st.Nlink == 1
 }
 
 // reset throws the partial file away and makes an empty one: another file, so
@@ -188,7 +176,7 @@ func (s *spool) reset() error {
 		s.file = nil
 	}
 	s.mark = mark{
-		URL: s.from.shown, SHA256: hex.EncodeToString(s.from.sha256),
+		URL: s.from.shown, SHA256: s.from.sha256,
 		Size: s.from.size, Boot: bootID(),
 	}
 	_, err := os.Lstat(s.json)
