@@ -101,11 +101,11 @@ func (d *Download) aside(p Part, w io.Writer) (n int64, err error) {
 	if err := r.open(); err != nil {
 		return 0, err
 	}
-	n, err = io.Copy(w, io.LimitReader(r, p.End-p.First))
+	n, err = io.CopyN(w, r, p.End-p.First)
 	if n >= progressBytes {
 		d.failures = 0
 	}
-	if err == nil && n < p.End-p.First {
+	if err == io.EOF {
 		err = faultf(transient, "the server sent %d bytes, want %d", n, p.End-p.First).withCode(bootcheck.CodeSizeMismatch)
 	}
 	return n, err

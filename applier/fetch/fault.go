@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/bootcheck/calendar"
 )
 
 // What a failure means for the download.
@@ -38,8 +38,7 @@ type fault struct {
 	expired bool          // a fresh address has to be asked for
 	bare    bool          // err is returned as it is: it is the caller's own
 	err     error
-
-	advice string // what an operator does next; empty: see advise
+	advice  string // what an operator does next; empty: see advise
 }
 
 func (f *fault) Error() string { return f.err.Error() }
@@ -157,14 +156,27 @@ func unreached(err error) bool {
 // advise says what an operator does after f ended the download. Empty, if it was
 // interrupted: the caller did that.
 func (d *Download) advise(f *fault) string {
-	if f.advice != "" {
-		return f.advice
-	}
-	if a := adviseTLS(f, d.route.dates, len(d.opt.CA) > 0); a != "" {
-		return a
-	}
+	invalid, _ := errors.AsType[x509.CertificateInvalidError](f)
+	_, otherName := errors.AsType[x509.HostnameError](f)
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](f)
 	_, isDNS := errors.AsType[*net.DNSError](f)
-	switch {
+	switch dates := d.route.dates; {
+	case f.advice != "":
+		return f.advice
+	case invalid.Reason == x509.Expired && dates.Unset():
+		return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then run the same command again", dates.Clock().UTC().Format(time.DateOnly))
+	case invalid.Reason == x509.Expired:
+		return "if the date in the message is not today's, set the device's clock; else the server needs a new certificate"
+	case otherName:
+		return "ask for it by a name that the server's certificate is for"
+	case untrusted && len(d.opt.CA) > 0:
+		return "only the authorities in the files of `ca` in the configuration are trusted: the server's must be among them"
+	case untrusted:
+		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
+	case strings.Contains(f.Error(), "tls: certificate required"): // crypto/tls has no type for what the server says
+		return "the server asks for a certificate of the device: name its file in `client_certificate` of the configuration"
+	case oldTLS(f):
+		return "the server must speak TLS 1.2 or newer"
 	case errors.Is(f, context.Canceled):
 		return ""
 	case f.code == bootcheck.CodeSizeMismatch, f.code == bootcheck.CodeHashMismatch:
@@ -177,32 +189,6 @@ func (d *Download) advise(f *fault) string {
 		return "run the same command again to resume"
 	}
 	return "run the same command again later"
-}
-
-// adviseTLS is advise for an https server that was not trusted. pinned: only
-// authorities that the configuration names are.
-func adviseTLS(err error, dates *calendar.Calendar, pinned bool) string {
-	if c, ok := errors.AsType[x509.CertificateInvalidError](err); ok && c.Reason == x509.Expired {
-		if dates.Unset() {
-			return fmt.Sprintf("the device's clock is not set, it shows %s: set it, then run the same command again", dates.Clock().UTC().Format(time.DateOnly))
-		}
-		return "if the date in the message is not today's, set the device's clock; else the server needs a new certificate"
-	}
-	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "ask for it by a name that the server's certificate is for"
-	}
-	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
-	switch {
-	case verification && pinned:
-		return "only the authorities in the files of `ca` in the configuration are trusted: the server's must be among them"
-	case verification:
-		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
-	case strings.Contains(err.Error(), "tls: certificate required"): // crypto/tls has no type for what the server says
-		return "the server asks for a certificate of the device: name its file in `client_certificate` of the configuration"
-	case oldTLS(err):
-		return "the server must speak TLS 1.2 or newer"
-	}
-	return ""
 }
 
 // localError makes the error for trouble with the spool directory or the file
@@ -220,4 +206,91 @@ func (o *origin) localError(where string, err error) error {
 		exit, code = bootcheck.ExitNoSpace, bootcheck.CodeDiskFull
 	}
 	return bootcheck.Errorf(exit, code, "cannot download %q: %w", o.shown, err)
+}
+
+const (
+	// maxRestarts is how often a file that turned out to be the wrong one is
+	// fetched again. Once repairs a bad partial file, twice a file that was
+	// replaced while we fetched it; after that the server has no better one.
+	maxRestarts = 2
+
+	// maxRewinds is how often in a row a server that gives no ranges is asked for one
+	// again: another node behind its address may give them.
+	maxRewinds = 2
+
+	// coldFailures is for a server that was never reached: about 5 s.
+	coldFailures = 3
+
+	// A try counts as progress if it brought this much, or 1 % of the file.
+	// Less would let a server that breaks after each byte keep us for hours.
+	progressBytes = 64 << 10
+)
+
+// classify finds the fault in err, counts it, and decides what it means after
+// those before.
+func (d *Download) classify(err error) *fault {
+	var f *fault
+	switch cause := context.Cause(d.ctx); {
+	case d.ctx.Err() != nil && errors.As(cause, &f): // the deadline
+	case d.ctx.Err() != nil:
+		return faultf(final, "interrupted after %d%s bytes: %w", d.have, ofTotal(d.size), cause)
+	case errors.As(err, &f):
+	default:
+		return d.spool.local(d.spool.part, err) // grab's other errors are those of the file
+	}
+	step := int64(progressBytes)
+	if d.size > 0 {
+		step = min(step, max(1, d.size/100))
+	}
+	if f.kind == transient && !f.slow && d.have >= d.best+step {
+		d.best, d.failures, d.rewinds = d.have, 0, 0
+	} else {
+		d.failures++
+	}
+	kind := f.kind
+	if kind == rewind && d.have > 0 && d.rewinds < maxRewinds {
+		d.rewinds++
+		kind = transient
+	}
+	if kind != final && d.failures >= d.mostFailures(f) || kind == mismatch && d.mismatches >= maxRestarts {
+		kind = final
+	}
+	if kind == mismatch {
+		d.mismatches++
+	}
+	g := *f // f may be shared: the deadline's is
+	g.kind, g.drop = kind, f.drop || f.kind == mismatch
+	return &g
+}
+
+// mostFailures is how many tries in a row may fail. Where nothing was ever heard of
+// the server and nothing is here to lose, few are enough: the address is wrong, or
+// the network is down, and the caller is told within seconds and can ask again.
+func (d *Download) mostFailures(f *fault) int {
+	switch {
+	case d.have > 0 || d.stats.Fetched > 0:
+	case d.opt.Whole:
+		return min(d.tries, 2) // there is another way
+	case unreached(f):
+		return min(d.tries, coldFailures)
+	}
+	return d.tries
+}
+
+func ofTotal(size int64) string {
+	if size < 0 {
+		return ""
+	}
+	return fmt.Sprintf(" of %d", size)
+}
+
+// pause is how long to wait after f: doubling, a little random so that a
+// thousand devices do not come back together, and as long as the server asked.
+func (d *Download) pause(f *fault) time.Duration {
+	if f.kind == rewind || f.expired && d.failures == 0 || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && d.known {
+		return 0 // the server is well: only the request changes, or nothing is left to ask for
+	}
+	p := d.backoff << min(max(d.failures, d.mismatches, 1)-1, 10)
+	p += time.Duration(rand.Int64N(int64(p)/2 + 1))
+	return min(max(p, f.after), d.maxPause)
 }

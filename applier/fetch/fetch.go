@@ -7,7 +7,7 @@
 // ever on a silent server and fills the disk from an endless one. Everything
 // that prevents this is in its HTTPClient, the request:
 //
-//	Download ── the loop: a step; after a failure classify it, pause, again  download.go, classify.go
+//	Download ── the loop: a step; after a failure classify it, pause, again  download.go, fault.go
 //	  └ grab ── stat, append
 //	      └ request ── sent in its turn or before; its body: never more bytes      request.go
 //	          │        than announced, never slower than the minimum nor faster than the limit
@@ -15,7 +15,7 @@
 //	          └ http.Client ── proxy, dialling, redirects                  connect.go, redirect.go
 //	                           certificates, checked without a clock       certificates.go, package calendar
 //	File ── the reader meanwhile: what is wanted, what is in doubt         file.go, parts.go, doubt.go
-//	spool ── the partial file, its sidecar, what of it can be trusted      spool.go, mark.go
+//	spool ── the partial file, its sidecar, what of it can be trusted      spool.go
 //
 // In the spool directory, NAME being a hash of the address without its query:
 //
