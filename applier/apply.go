@@ -30,6 +30,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/tope-ota/ota/applier/fetch"
@@ -64,6 +65,8 @@ type applier struct {
 	bundle   *os.File                                              // that is to be installed; nil: it is downloaded, or opened by its path
 	version  bootcheck.VersionInfo                                 // of the bundle or the snapshot; empty: it is not known yet
 	account  account                                               // of the install, for the fleet's figures
+	current  *bootcheck.Snapshot                                   // see snapshot
+	damaged  sync.Map                                              // files of versions of which that was said
 }
 
 func (a *applier) logf(format string, args ...any) {
@@ -285,6 +288,20 @@ func (a *applier) record() (*bootcheck.Record, error) {
 		return nil, bootcheck.CannotRead(err)
 	}
 	return active.Record, nil
+}
+
+// snapshot is a version of the store. That of record's current version, which an install
+// asks for again and again, is read once: it is only what to take files from, each of which
+// is hashed.
+func (a *applier) snapshot(record *bootcheck.Record, version string) (*bootcheck.Snapshot, error) {
+	if a.current != nil && a.current.Ref.Version == version {
+		return a.current, nil
+	}
+	s, err := a.store.Snapshot(version)
+	if err == nil && version == record.Current.Version {
+		a.current = s
+	}
+	return s, err
 }
 
 // lockRecord takes the store's lock, waiting for it at most wait, and reads the record. With

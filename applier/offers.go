@@ -6,9 +6,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +31,8 @@ type donor struct {
 type offers struct {
 	donors []donor
 	has    []uint8 // by entry of the new version: a bit for each donor that has its content
-	shared []uint8 // and for each with which it can be the same on the disk, as far as can be seen
+	shared []uint8 // and for each with which it can be the same on the disk, as far as was looked
+	roomy  bool    // there is room for a copy of all of it
 }
 
 // maxDonors bounds the time that it takes to read manifests: a file that none of
@@ -38,8 +41,9 @@ const maxDonors = 4
 
 // offers asks the versions of the store, the most like m first: the current version, then
 // the newest. Factory comes last and shares nothing: it must not suffer from what
-// is done to another version. record nil: nothing is installed yet.
-func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record) (*offers, error) {
+// is done to another version. look: it matters what can be shared, which costs the metadata
+// of each file. record nil: nothing is installed yet.
+func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record, look bool) (*offers, error) {
 	o := &offers{has: make([]uint8, len(m.Entries)), shared: make([]uint8, len(m.Entries))}
 	names, err := a.store.VersionNames()
 	if err != nil || record == nil {
@@ -69,27 +73,38 @@ func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record) (*offe
 		if version == m.Version {
 			continue
 		}
-		snapshot, err := a.store.Snapshot(version)
+		snapshot, err := a.snapshot(record, version)
 		if err != nil {
 			continue // not a version to take anything from
 		}
 		d := donor{version, a.cfg.Reuse != config.ReuseCopy && rank(version) < 2}
-		var disk *sharing // made with the first file
+		bit := uint8(1) << len(o.donors)
+		var files []*bootcheck.Entry // of the donor
 		for i := range snapshot.Manifest.Entries {
 			e := &snapshot.Manifest.Entries[i]
 			if e.Type != bootcheck.TypeFile || len(wanted[e.SHA256]) == 0 {
 				continue
 			}
-			name := filepath.Join(snapshot.Dir, e.Path)
-			if disk == nil && d.share && !a.unshared {
-				disk = lookAtSharing(a.store.Dir(), name)
+			files = append(files, e)
+			for _, k := range wanted[e.SHA256] {
+				o.has[k] |= bit
 			}
-			for n, k := range wanted[e.SHA256] {
-				o.has[k] |= 1 << len(o.donors)
-				if disk.can(name, &m.Entries[k], n) {
-					o.shared[k] |= 1 << len(o.donors)
+		}
+		if look && d.share && !a.unshared && len(files) > 0 {
+			disk := lookAtSharing(a.store.Dir(), filepath.Join(snapshot.Dir, files[0].Path))
+			var mu sync.Mutex
+			bootcheck.Parallel(len(files), func(share iter.Seq[int]) {
+				for i := range share {
+					from := disk.look(filepath.Join(snapshot.Dir, files[i].Path))
+					mu.Lock()
+					for n, k := range wanted[files[i].SHA256] {
+						if disk.can(from, &m.Entries[k], n) {
+							o.shared[k] |= bit
+						}
+					}
+					mu.Unlock()
 				}
-			}
+			})
 		}
 		o.donors = append(o.donors, d)
 	}
@@ -111,12 +126,12 @@ func (o *offers) without(version string) {
 // offered reports whether a version has the content of entry i of the new one.
 func (o *offers) offered(i int) bool { return o.has[i] != 0 }
 
-// shareable reports whether there are offers and each of them can be the same on the
-// disk: then it is known before the first write how much room the new version takes.
-func (o *offers) shareable() bool {
+// planned reports whether there are offers, and there is room for the new version however
+// much of them can be the same on the disk.
+func (o *offers) planned() bool {
 	some := false
 	for i, from := range o.has {
-		if from != 0 && o.shared[i] == 0 {
+		if from != 0 && o.shared[i] == 0 && !o.roomy {
 			return false
 		}
 		some = some || from != 0
@@ -201,15 +216,22 @@ func project(name string) (x fsxattr) {
 	return x
 }
 
-// can reports whether e can be the same on the disk as the donor's file name, after n
-// others were made so.
-func (s *sharing) can(name string, e *bootcheck.Entry, n int) bool {
-	if s == nil || s.clones || !s.links {
-		return s != nil && s.clones
-	}
+// look is what can asks of the donor's file name; nil: it cannot be linked, or need not.
+func (s *sharing) look(name string) *unix.Statx_t {
 	var x unix.Statx_t
-	return unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &x) == nil &&
-		bootcheck.Linkable(uint32(x.Mode), x.Uid, x.Gid, e.Mode) &&
+	if s == nil || s.clones || !s.links || unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &x) != nil {
+		return nil
+	}
+	return &x
+}
+
+// can reports whether e can be the same on the disk as the donor's file x, of look, after
+// n others were made so.
+func (s *sharing) can(x *unix.Statx_t, e *bootcheck.Entry, n int) bool {
+	if s != nil && s.clones {
+		return true
+	}
+	return x != nil && bootcheck.Linkable(uint32(x.Mode), x.Uid, x.Gid, e.Mode) &&
 		unix.Mkdev(x.Dev_major, x.Dev_minor) == s.dev && uint64(x.Nlink)+uint64(n) < maxLinks &&
 		x.Attributes&unix.STATX_ATTR_IMMUTABLE == 0 // what must not be changed gets no more names either
 }
@@ -217,13 +239,12 @@ func (s *sharing) can(name string, e *bootcheck.Entry, n int) bool {
 // takeOffers gets from other versions what they have of u, which is to be b: first what
 // takes no room. If that is less than o says, there has to be room for the rest.
 func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBundle, o *offers) error {
-	damaged := make(map[string]bool)
 	take := func(noCopy bool) error {
 		for d, donor := range o.donors {
 			if noCopy && !donor.share || !missing(u, o.has, 1<<d) {
 				continue
 			}
-			if err := a.takeFrom(ctx, u, donor, b.record, noCopy, damaged); err != nil {
+			if err := a.takeFrom(ctx, u, donor, b.record, noCopy); err != nil {
 				return err
 			}
 		}
@@ -245,8 +266,8 @@ func (a *applier) takeOffers(ctx context.Context, u *bundle.Unpacker, b *openBun
 	return take(false)
 }
 
-func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record, noCopy bool, known map[string]bool) error {
-	snapshot, err := a.store.Snapshot(d.version)
+func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, record *bootcheck.Record, noCopy bool) error {
+	snapshot, err := a.snapshot(record, d.version)
 	if err != nil {
 		return nil // removed, or damaged meanwhile: it comes out of the bundle
 	}
@@ -257,11 +278,9 @@ func (a *applier) takeFrom(ctx context.Context, u *bundle.Unpacker, d donor, rec
 	var damaged int
 	var first string
 	err = u.Take(ctx, bootcheck.Donor{Dir: snapshot.Dir, Manifest: snapshot.Manifest, Share: share, NoCopy: noCopy, Damaged: func(path string, why error) {
-		name := d.version + "/" + path
-		if known[name] {
+		if _, known := a.damaged.LoadOrStore(d.version+"/"+path, true); known {
 			return
 		}
-		known[name] = true
 		damaged++
 		first = cmp.Or(first, fmt.Sprintf("%s: %v", path, why))
 	}})

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/report"
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // TestDryRunKnowsWhatIsShared holds that the plan counts a file as shared only if it
@@ -72,5 +74,39 @@ func TestDryRunKnowsWhatIsShared(t *testing.T) {
 				t.Error("it was counted as shared, and is not")
 			}
 		})
+	}
+}
+
+// TestPlanWithRoom holds that an install looks at what can be shared only if it matters: it
+// costs the metadata of each file.
+func TestPlanWithRoom(t *testing.T) {
+	d := newDevice(t)
+	d.must(d.install(d.wide("2.0.0", 5, 5), installOptions{}))
+	d.confirm()
+	a := &applier{cfg: d.cfg, out: io.Discard, log: &d.log}
+	var err error
+	a.store, err = bootcheck.Open(d.cfg.Root)
+	d.must(err)
+	keys, err := a.keys()
+	d.must(err)
+	src, err := a.open(t.Context(), d.wide("2.1.0", 5, 4), installOptions{})
+	d.must(err)
+	defer src.close()
+	b, err := src.next(keys)
+	d.must(err)
+	b.record, err = a.record()
+	d.must(err)
+	for _, dry := range []bool{false, true} {
+		if a.report = nil; !dry {
+			a.report = report.New("", a.progressFile())
+		}
+		p, err := a.planUnpack(b, nil, nil)
+		d.must(err)
+		if looked := bytes.ContainsFunc(p.offers.shared, func(r rune) bool { return r != 0 }); looked != dry {
+			t.Errorf("dry run %v: it looked at what can be shared: %v", dry, looked)
+		}
+		if p.files != 4 || !p.offers.planned() {
+			t.Errorf("dry run %v: %d files are reused, planned: %v", dry, p.files, p.offers.planned())
+		}
 	}
 }

@@ -22,9 +22,8 @@ import (
 // A patched is the progress of a source that is a patch.
 type patched struct {
 	ctx      context.Context
-	dir      string // of the version that the patch is for
-	ref      bootcheck.Ref
-	manifest string // what the digest of the new version has to be; empty: anything
+	old      *bootcheck.Snapshot // what the patch is for
+	manifest string              // what the digest of the new version has to be; empty: anything
 	bundle   func() (*source, error)
 }
 
@@ -47,7 +46,7 @@ func (a *applier) openPatch(ctx context.Context, from string, o installOptions) 
 	if err != nil || record == nil {
 		return nil, nil // what cannot be read is checked when it is needed
 	}
-	old, err := a.store.Snapshot(record.Current.Version)
+	old, err := a.snapshot(record, record.Current.Version)
 	if err != nil || !old.Ref.Same(record.Current) {
 		return nil, nil // damaged: there is nothing to patch
 	}
@@ -56,7 +55,7 @@ func (a *applier) openPatch(ctx context.Context, from string, o installOptions) 
 	opt.Prefix, opt.HeadSize, opt.Whole = patch.PrefixSize, patch.HeadSize, true
 	name := cmp.Or(o.patch, patchAddress(from, strings.TrimPrefix(old.Ref.Digest, "sha256:")))
 	return &source{a: a, download: fetch.Start(ctx, fetch.Source{URL: name}, opt), patched: &patched{
-		ctx: ctx, dir: old.Dir, ref: old.Ref, manifest: o.manifest,
+		ctx: ctx, old: old, manifest: o.manifest,
 		bundle: func() (*source, error) { return a.openBundle(ctx, from, o) },
 	}}, nil
 }
@@ -90,9 +89,13 @@ func (s *source) nextPatched(keys *trust.Keys) (*openBundle, error) {
 		return nil, not(err)
 	}
 	b := &openBundle{ReaderAt: now, source: s, now: now}
-	raw, _, err := bootcheck.ReadManifest(s.patched.dir)
+	old := s.patched.old
+	raw, err := bootcheck.ReadSnapshotFile(old.Dir, bootcheck.ManifestPath, bootcheck.MaxManifest)
+	if err == nil && bootcheck.Digest(raw) != old.Ref.Digest {
+		err = fmt.Errorf("the manifest of version %s has changed", &old.Ref)
+	}
 	if err == nil {
-		b.patch, err = patch.Open(s.patched.ctx, now, raw, keys, nil)
+		b.patch, err = patch.Open(s.patched.ctx, now, raw, old.Manifest, keys, nil)
 	}
 	if err == nil && s.patched.manifest != "" && bootcheck.Digest(b.patch.Manifest) != s.patched.manifest {
 		err = fmt.Errorf("it makes the version with the digest %s", bootcheck.Digest(b.patch.Manifest))
@@ -127,22 +130,27 @@ func (s *source) withoutPatch(why *noPatch) error {
 	return err
 }
 
-// finishPatched makes what u lacks with the patch.
-func (a *applier) finishPatched(ctx context.Context, u *bundle.Unpacker, b *openBundle, progress func(done, total int64)) error {
-	var again patch.Again
-	if fetchAgain := b.again(); fetchAgain != nil {
-		again = func(ctx context.Context, first, end int64, wrong error) error {
-			return fetchAgain(ctx, bundle.Span{First: first, End: end}, wrong)
+// patchMaker makes with b's patch what is to be unpacked; nil: b is the bundle.
+func (a *applier) patchMaker(b *openBundle, opt bundle.Options) bundle.Maker {
+	if b.patch == nil {
+		return nil
+	}
+	old := b.patched.old
+	o := patch.Options{Progress: opt.Progress, Damaged: func(path string, why error) {
+		if _, known := a.damaged.LoadOrStore(old.Ref.Version+"/"+path, true); !known {
+			a.foundDamage(&old.Ref, b.record, 1, fmt.Sprintf("%s: %v", path, why))
+		}
+	}}
+	if opt.Again != nil {
+		o.Again = func(ctx context.Context, first, end int64, wrong error) error {
+			return opt.Again(ctx, bundle.Span{First: first, End: end}, wrong)
 		}
 	}
-	return u.FinishWith(func(fill *bootcheck.Fill) error {
-		return b.patch.Apply(ctx, b, b.patched.dir, fill, patch.Options{
-			Progress: progress, Again: again,
-			Damaged: func(path string, why error) {
-				a.foundDamage(&b.patched.ref, b.record, 1, fmt.Sprintf("%s: %v", path, why))
-			},
-		})
-	})
+	return func(ctx context.Context, fill *bootcheck.Fill, have []bool, done int64) (int64, error) {
+		o := o
+		o.Have, o.Done = have, done
+		return b.patch.Apply(ctx, b, old.Dir, fill, o)
+	}
 }
 
 // unpackFailed is err, of an unpacking, or that of the download if that failed first, or

@@ -66,26 +66,34 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 		// What is replaced goes anyway, and gives nothing to itself.
 		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version || slices.Contains(stays, v) })
 	}
-	if p.offers, err = a.offers(b.manifest, record); err != nil {
-		return nil, err
+	// Where a copy of all of it has room, nobody has to look at what can be shared; but a
+	// dry run says how little it takes.
+	looks := []bool{false, true}
+	if a.report == nil {
+		looks = looks[1:]
 	}
-	for {
-		p.estimate(b, u, a.cfg)
-		if p.fits() {
+	for _, look := range looks {
+		if p.offers, err = a.offers(b.manifest, record, look); err != nil {
+			return nil, err
+		}
+		if p.estimate(b, u, a.cfg); p.fits() {
+			p.offers.roomy = !look
 			return p, nil
 		}
-		if len(surplus) == 0 {
-			return nil, p.refusal(b, a.store.Dir(), int64(a.cfg.Reserve))
-		}
-		p.remove = append(p.remove, surplus[0])
-		p.offers.without(surplus[0])
-		surplus = surplus[1:]
+	}
+	for _, version := range surplus {
+		p.remove = append(p.remove, version)
+		p.offers.without(version)
 		if p.freed, err = a.store.Occupied(p.remove...); err != nil {
 			return nil, err
 		}
 		p.freed.Bytes += swept.Bytes
 		p.freed.Inodes += swept.Inodes
+		if p.estimate(b, u, a.cfg); p.fits() {
+			return p, nil
+		}
 	}
+	return nil, p.refusal(b, a.store.Dir(), int64(a.cfg.Reserve))
 }
 
 // sayPlan says what an install of b fetches, and what other versions give.

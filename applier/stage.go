@@ -146,14 +146,19 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	}
 	progress(0, b.manifest.Size)
 	opt := bundle.Options{Progress: progress, Again: b.again()}
-	if o.shareable() && b.patch == nil {
+	patched := a.patchMaker(b, opt)
+	switch {
+	case !o.planned():
+	case patched != nil:
+		u.StartWith(ctx, o.offered, patched)
+	default:
 		u.Start(ctx, b, o.offered, opt)
 	}
 	if err := a.takeOffers(ctx, u, b, o); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
-	if b.patch != nil {
-		err = a.finishPatched(ctx, u, b, progress)
+	if patched != nil {
+		err = u.FinishWith(ctx, patched)
 	} else {
 		err = u.Finish(ctx, b, opt)
 	}

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -183,4 +187,38 @@ func TestBatches(t *testing.T) {
 	if none := f.batches(nil); len(none) != 0 {
 		t.Errorf("batches of nothing = %v", none)
 	}
+}
+
+// TestParallel holds that each number is worked on once, by several at once, also when two
+// work in parallel, and that GOMAXPROCS is what it was after the last.
+func TestParallel(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	const n = 4
+	var done [2][n]atomic.Int32
+	var all sync.WaitGroup
+	for c := range done {
+		all.Go(func() {
+			var together sync.WaitGroup
+			together.Add(n)
+			Parallel(n, func(share iter.Seq[int]) {
+				for i := range share {
+					done[c][i].Add(1)
+					together.Done()
+					together.Wait() // for ever, if one does it all
+				}
+			})
+		})
+	}
+	all.Wait()
+	for c := range done {
+		for i := range done[c] {
+			if got := done[c][i].Load(); got != 1 {
+				t.Errorf("caller %d: number %d was worked on %d times", c, i, got)
+			}
+		}
+	}
+	if got := runtime.GOMAXPROCS(0); got != before {
+		t.Errorf("GOMAXPROCS is %d, it was %d", got, before)
+	}
+	Parallel(0, func(share iter.Seq[int]) { t.Error("there is nothing to do") })
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"os"
 	"path"
 	"runtime"
@@ -50,8 +51,8 @@ type Donor struct {
 }
 
 const (
-	maxTakers  = 16        // how many files are hashed at once, at most: each needs a buffer
-	takeAtOnce = 128 << 10 // bytes that are read at once, and the size of that buffer
+	maxTakers  = 16        // how many work at once, at most: one that hashes needs a buffer
+	takeAtOnce = 256 << 10 // bytes that are read at once, and the size of that buffer
 )
 
 // Take gets from donor what it has of the files that are missing, by their SHA-256.
@@ -68,9 +69,7 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 		return nil // nothing to be had here
 	}
 	defer root.Close()
-	var next atomic.Int64
 	var mu sync.Mutex
-	var wg sync.WaitGroup
 	var failed error
 	var noClone, stop atomic.Bool
 	damaged := make(map[string]bool) // files of the donor
@@ -104,34 +103,67 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 			f.Unread = err
 		}
 	}
-	// More than cores, as each waits for the disk, too; a disk wants to be asked for
-	// several things at once. One that waits keeps its place of GOMAXPROCS until Go sees
-	// that, which takes longer than to read a file: each has a place of its own.
-	cores := runtime.GOMAXPROCS(0)
-	takers := min(8*cores, maxTakers, len(batches))
-	if cores == runtime.NumCPU() && takers > cores { // else a test wants the same order each time
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(takers))
-	}
-	for range takers {
-		wg.Go(func() {
-			t := taker{Donor: &donor, fill: f, ctx: ctx, noClone: &noClone, from: Dirs{root: root}, to: f.Dirs()}
-			defer t.close()
-			for !stop.Load() {
-				i := int(next.Add(1) - 1)
-				if i >= len(batches) {
+	Parallel(len(batches), func(share iter.Seq[int]) {
+		t := taker{Donor: &donor, fill: f, ctx: ctx, noClone: &noClone, from: Dirs{root: root}, to: f.Dirs()}
+		defer t.close()
+		for i := range share {
+			for _, p := range batches[i] {
+				if stop.Load() {
 					return
 				}
-				for _, p := range batches[i] {
-					if stop.Load() {
-						return
-					}
-					one(&t, p)
-				}
+				one(&t, p)
 			}
+		}
+	})
+	return failed
+}
+
+// Parallel has work done by several goroutines at once: each gets a share of the numbers
+// below n, one after the other. There are more of them than cores, as each waits for the
+// disk, too; a disk wants to be asked for several things at once.
+func Parallel(n int, work func(share iter.Seq[int])) {
+	workers := min(8*morePlaces(), maxTakers, n)
+	defer fewerPlaces()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			work(func(yield func(int) bool) {
+				for i := int(next.Add(1)) - 1; i < n && yield(i); i = int(next.Add(1)) - 1 {
+				}
+			})
 		})
 	}
 	wg.Wait()
-	return failed
+}
+
+// places counts who works in parallel; cores is what GOMAXPROCS is when nobody does.
+var places struct {
+	sync.Mutex
+	callers, cores int
+}
+
+// morePlaces sees that each goroutine of Parallel has a place of GOMAXPROCS of its own, until
+// fewerPlaces: one that waits for the disk keeps its place until Go sees that, which takes
+// longer than to read a file.
+func morePlaces() (cores int) {
+	places.Lock()
+	defer places.Unlock()
+	if places.callers++; places.callers == 1 {
+		places.cores = runtime.GOMAXPROCS(0)
+		if places.cores == runtime.NumCPU() { // else a test wants the same order each time
+			runtime.GOMAXPROCS(max(places.cores, maxTakers))
+		}
+	}
+	return places.cores
+}
+
+func fewerPlaces() {
+	places.Lock()
+	defer places.Unlock()
+	if places.callers--; places.callers == 0 {
+		runtime.GOMAXPROCS(places.cores)
+	}
 }
 
 // A pair is a missing entry and those of the donor that have its content.

@@ -183,6 +183,17 @@ func (u *Unpacker) needs(i int, have []bool) bool {
 // Start begins to unpack the files of the bundle r that are missing and that offered
 // does not name: those Take gets, at the same time. Wait returns its error.
 func (u *Unpacker) Start(ctx context.Context, r io.ReaderAt, offered func(entry int) bool, opt Options) {
+	u.StartWith(ctx, offered, func(ctx context.Context, _ *bootcheck.Fill, have []bool, done int64) (int64, error) {
+		return u.run(ctx, r, have, false, done, opt)
+	})
+}
+
+// A Maker makes, in the place of the bundle, the files of fill that have does not name,
+// by entry. done bytes of content were there before; it returns how many are there then.
+type Maker func(ctx context.Context, fill *bootcheck.Fill, have []bool, done int64) (int64, error)
+
+// StartWith is Start without the bundle.
+func (u *Unpacker) StartWith(ctx context.Context, offered func(entry int) bool, maker Maker) {
 	skip := slices.Clone(u.have)
 	for i := range u.m.Entries {
 		e := &u.m.Entries[i]
@@ -193,7 +204,7 @@ func (u *Unpacker) Start(ctx context.Context, r io.ReaderAt, offered func(entry 
 	u.started = &started{stop: stop, ended: make(chan struct{})}
 	go func() {
 		defer close(u.started.ended)
-		u.started.done, u.started.err = u.run(ctx, r, skip, false, 0, opt)
+		u.started.done, u.started.err = maker(ctx, u.fill, skip, 0)
 	}()
 }
 
@@ -215,6 +226,17 @@ func (u *Unpacker) Wait() error {
 // no link is followed. Links are made last, and each must then lead to a place
 // inside the directory, or to none.
 func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error {
+	return u.FinishWith(ctx, func(ctx context.Context, _ *bootcheck.Fill, have []bool, done int64) (int64, error) {
+		done, err := u.run(ctx, r, have, u.all(), done, opt)
+		if err == nil {
+			err = u.ends(r)
+		}
+		return done, err
+	})
+}
+
+// FinishWith is Finish without the bundle.
+func (u *Unpacker) FinishWith(ctx context.Context, maker Maker) error {
 	if err := u.Wait(); err != nil {
 		return err
 	}
@@ -222,28 +244,13 @@ func (u *Unpacker) Finish(ctx context.Context, r io.ReaderAt, opt Options) error
 	if u.started != nil {
 		done += u.started.done
 	}
-	if _, err := u.run(ctx, r, u.have, u.all(), done, opt); err != nil {
+	if _, err := maker(ctx, u.fill, u.have, done); err != nil {
 		return err
 	}
-	if err := u.ends(r); err != nil {
-		return err
-	}
-	return u.finish()
-}
-
-func (u *Unpacker) finish() error {
 	if err := u.fill.Finish(); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
-}
-
-// FinishWith is Finish without the bundle: make makes all files that are missing.
-func (u *Unpacker) FinishWith(make func(*bootcheck.Fill) error) error {
-	if err := make(u.fill); err != nil {
-		return err
-	}
-	return u.finish()
 }
 
 // Sync makes all that was unpacked durable, see Fill.

@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"iter"
 	"os"
 	"runtime"
 	"sync"
@@ -28,6 +30,10 @@ type Options struct {
 	// Calls do not overlap. nil: not called.
 	Progress func(doneBytes, total int64)
 	Again    Again
+	// Have are the files that need not be made, by entry, of which there are Done bytes of
+	// content. nil: fill.Have, and what it took.
+	Have []bool
+	Done int64
 	// Damaged is told the file of the old version that is not what its manifest says, and why.
 	// nil: not called.
 	Damaged func(path string, why error)
@@ -36,24 +42,28 @@ type Options struct {
 // Apply makes the files that fill, of the manifest that p makes, has not, from r, the same as that of Open, and from the
 // old version in the directory from. r may still grow: see bundle.Unpacker.Finish. Each file of the old version
 // that is used is hashed once, whole, through the descriptor that is read afterwards. Each file has the SHA-256 of
-// the manifest before it counts in fill.Have.
+// the manifest before it counts in fill.Have. done is opt.Done, with what it made.
 //
 // Errors are *bootcheck.Error with ExitDamaged for the patch, the old version and a file that comes out
 // wrong, else those of r, of ctx and of the disk. What an error leaves behind the caller
 // removes.
-func (p *Patch) Apply(ctx context.Context, r io.ReaderAt, from string, fill *bootcheck.Fill, opt Options) error {
+func (p *Patch) Apply(ctx context.Context, r io.ReaderAt, from string, fill *bootcheck.Fill, opt Options) (done int64, err error) {
 	root, err := os.OpenRoot(from)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer root.Close()
-	a := &application{Patch: p, fill: fill, root: root, opt: opt, done: fill.Taken, links: make([]link, len(p.files))}
+	if opt.Have == nil {
+		opt.Have, opt.Done = fill.Have, fill.Taken
+	}
+	a := &application{Patch: p, fill: fill, root: root, opt: opt, links: make([]link, len(p.files))}
 	if err := a.plan(); err != nil {
-		return err
+		return 0, err
 	}
 	defer func() {
 		for _, f := range p.old {
 			f.close()
+			f.uses = 0
 		}
 	}()
 	ctx, stop := context.WithCancelCause(ctx)
@@ -73,9 +83,9 @@ func (p *Patch) Apply(ctx context.Context, r io.ReaderAt, from string, fill *boo
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	return a.ends(r)
+	return a.opt.Done, a.ends(r)
 }
 
 // An application is one Apply.
@@ -87,8 +97,7 @@ type application struct {
 	next  atomic.Int64 // the frame that the next free worker takes
 	links []link       // by frame
 
-	mu   sync.Mutex
-	done int64
+	mu sync.Mutex
 }
 
 // A link is what a frame that makes a part of a file has to do with the others of it.
@@ -117,6 +126,9 @@ func (a *application) plan() error {
 		f := &a.files[i]
 		a.links[i].offset = at
 		at += f.Length
+		for k := range f.Window.count() {
+			a.old[f.Window.part(k).entry].uses++
+		}
 		for k := range f.Out.count() {
 			made[f.Out.part(k).entry] = true
 		}
@@ -129,7 +141,7 @@ func (a *application) plan() error {
 		}
 	}
 	for i := range m.Entries {
-		if m.Entries[i].Type == bootcheck.TypeFile && !a.fill.Have[i] && !made[i] {
+		if m.Entries[i].Type == bootcheck.TypeFile && !a.opt.Have[i] && !made[i] {
 			return damaged(bootcheck.CodeHashMismatch, "the patch does not make %q, and no version here has it", m.Entries[i].Path)
 		}
 	}
@@ -178,7 +190,7 @@ func (a *application) frame(ctx context.Context, w *worker, dirs *bootcheck.Dirs
 	defer a.used(f)
 	missing := false
 	for k := range f.Out.count() {
-		missing = missing || !a.fill.Have[f.Out.part(k).entry]
+		missing = missing || !a.opt.Have[f.Out.part(k).entry]
 	}
 	if !missing {
 		return nil
@@ -193,7 +205,7 @@ func (a *application) frame(ctx context.Context, w *worker, dirs *bootcheck.Dirs
 		out = out[p.length:]
 		if l.large != nil {
 			err = a.partOf(ctx, dirs, i, p, content)
-		} else if !a.fill.Have[p.entry] {
+		} else if !a.opt.Have[p.entry] {
 			err = a.whole(dirs, p.entry, content)
 		}
 		if err != nil {
@@ -262,12 +274,12 @@ func (a *application) partOf(ctx context.Context, dirs *bootcheck.Dirs, i int, p
 func (a *application) made(i int, n int64, whole bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if whole {
+	if whole && !a.fill.Have[i] {
 		a.fill.Have[i] = true
 	}
-	a.done += n
+	a.opt.Done += n
 	if a.opt.Progress != nil {
-		a.opt.Progress(a.done, a.fill.M.Size)
+		a.opt.Progress(a.opt.Done, a.fill.M.Size)
 	}
 }
 
@@ -278,22 +290,29 @@ func checkSum(e *bootcheck.Entry, sum []byte) error {
 	return nil
 }
 
-// read fills the window of f.
+// read fills the window of f, of several old files at once: each has its own wait for the
+// disk.
 func (a *application) read(ctx context.Context, f *Frame, window []byte) error {
-	for k := range f.Window.count() {
-		p := f.Window.part(k)
-		part := window[:p.length]
-		window = window[p.length:]
-		old := a.old[p.entry]
-		err := old.open(ctx, a.root)
-		if err == nil {
-			_, err = old.file.ReadAt(part, p.offset)
-		}
-		if err != nil {
-			return a.rotten(old, err)
-		}
+	parts := make([][]byte, f.Window.count())
+	for k := range parts {
+		n := f.Window.part(k).length
+		parts[k], window = window[:n], window[n:]
 	}
-	return nil
+	var mu sync.Mutex
+	var failed error
+	bootcheck.Parallel(len(parts), func(share iter.Seq[int]) {
+		for k := range share {
+			p := f.Window.part(k)
+			old := a.old[p.entry]
+			if err := old.read(ctx, a.root, parts[k], p.offset); err != nil {
+				mu.Lock()
+				failed = cmp.Or(failed, a.rotten(old, err))
+				mu.Unlock()
+				return
+			}
+		}
+	})
+	return failed
 }
 
 // rotten is err, which says that a file of the old version cannot be used.
@@ -335,10 +354,18 @@ type oldFile struct {
 // A rot is what is wrong with a file of the old version.
 type rot struct{ error }
 
-// open opens and hashes f, once.
-func (f *oldFile) open(ctx context.Context, root *os.Root) error {
+// read reads what f has at offset at into part. Before the first time, it opens and hashes f.
+func (f *oldFile) read(ctx context.Context, root *os.Root, part []byte, at int64) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	err := f.open(ctx, root)
+	f.mu.Unlock()
+	if err == nil {
+		_, err = f.file.ReadAt(part, at)
+	}
+	return err
+}
+
+func (f *oldFile) open(ctx context.Context, root *os.Root) error {
 	if f.file != nil {
 		return nil
 	}

@@ -53,7 +53,7 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-	x, err := Open(t.Context(), bytes.NewReader(raw), old.RawManifest, testKeys(), nil)
+	x, err := open(t, t.Context(), bytes.NewReader(raw), old.RawManifest, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

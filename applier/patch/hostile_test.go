@@ -293,7 +293,7 @@ func TestAgain(t *testing.T) {
 		t.Fatal("it is taken")
 	}
 	r := bytes.NewReader(raw)
-	x, err := Open(context.Background(), r, p.old, testKeys(), nil)
+	x, err := open(t, context.Background(), r, p.old, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestAgain(t *testing.T) {
 	}
 	defer fill.Close()
 	fill.Have[slices.IndexFunc(p.m.Entries, func(e bootcheck.Entry) bool { return e.Path == "other" })] = true
-	err = x.Apply(context.Background(), r, p.dir, fill, Options{Again: func(_ context.Context, first, end int64, wrong error) error {
+	_, err = x.Apply(context.Background(), r, p.dir, fill, Options{Again: func(_ context.Context, first, end int64, wrong error) error {
 		asked++
 		copy(raw[first:end], p.raw[first:end])
 		return nil
@@ -326,7 +326,7 @@ func TestWriteFails(t *testing.T) {
 		if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
 			t.Fatal(err)
 		}
-		x, err := Open(t.Context(), bytes.NewReader(p.raw), p.old, testKeys(), nil)
+		x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -337,7 +337,7 @@ func TestWriteFails(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(n - 1), Max: was.Max}); err != nil {
 			t.Fatal(err)
 		}
-		err = x.Apply(t.Context(), bytes.NewReader(p.raw), p.dir, fill, Options{})
+		_, err = x.Apply(t.Context(), bytes.NewReader(p.raw), p.dir, fill, Options{})
 		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
 			t.Fatal(err)
 		}

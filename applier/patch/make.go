@@ -368,7 +368,7 @@ func concatenate(f *os.File, first []byte, payload *os.File) (size int64, err er
 
 // readBack makes the new version in the new directory dir, as a device does.
 func (mk *maker) readBack(ctx context.Context, r io.ReaderAt, dir string, key minisign.PrivateKey) error {
-	p, err := Open(ctx, r, mk.old.RawManifest, trust.These(key.Public().(minisign.PublicKey)), nil)
+	p, err := Open(ctx, r, mk.old.RawManifest, mk.old.m, trust.These(key.Public().(minisign.PublicKey)), nil)
 	if err != nil {
 		return err
 	}
@@ -384,7 +384,8 @@ func (mk *maker) readBack(ctx context.Context, r io.ReaderAt, dir string, key mi
 	for i := range mk.made.m.Entries {
 		fill.Have[i] = fill.Have[i] || has[mk.made.m.Entries[i].SHA256]
 	}
-	return p.Apply(ctx, r, mk.old.dir, fill, Options{})
+	_, err = p.Apply(ctx, r, mk.old.dir, fill, Options{})
+	return err
 }
 
 func sum(b []byte) string {

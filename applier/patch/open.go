@@ -27,11 +27,12 @@ type Patch struct {
 }
 
 // Open reads the head of the patch r, of which HeadSize bytes have to be there, and the
-// manifest that it makes of manifest, that of the old version. It looks at nothing before a key of
+// manifest that it makes of that of the old version: manifest, which is old as it is parsed.
+// It looks at nothing before a key of
 // keys has signed it, but at the first PrefixSize bytes. Errors are *bootcheck.Error: ExitRefused
 // for the signature, ExitDamaged for anything else that is wrong with it, also when it is for another
 // version; or those of r.
-func Open(ctx context.Context, r io.ReaderAt, manifest []byte, keys *trust.Keys, again Again) (*Patch, error) {
+func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Manifest, keys *trust.Keys, again Again) (*Patch, error) {
 	prefix := make([]byte, PrefixSize)
 	if err := readFull(r, prefix, 0); err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func Open(ctx context.Context, r io.ReaderAt, manifest []byte, keys *trust.Keys,
 	if sum := sha256.Sum256(p.Manifest); hex.EncodeToString(sum[:]) != h.To {
 		return nil, damaged(bootcheck.CodeHashMismatch, "the manifest that the patch makes has the SHA-256 %x, want %s", sum, h.To)
 	}
-	return p, p.bind(manifest)
+	return p, p.bind(old)
 }
 
 // makeManifest makes the new manifest of the old one.
@@ -102,11 +103,7 @@ func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []
 
 // bind compares what the frames use and make with the manifests, and keeps what is needed
 // of the old one.
-func (p *Patch) bind(manifest []byte) error {
-	old, err := bootcheck.ParseManifest(manifest)
-	if err != nil {
-		return err
-	}
+func (p *Patch) bind(old *bootcheck.Manifest) error {
 	p.old = make(map[int]*oldFile)
 	p.Size = p.offset
 	for i := range p.files {
@@ -120,7 +117,6 @@ func (p *Patch) bind(manifest []byte) error {
 			if p.old[n] == nil {
 				p.old[n] = &oldFile{Entry: old.Entries[n]}
 			}
-			p.old[n].uses++
 		}
 	}
 	return nil

@@ -139,9 +139,19 @@ func (p *pair) apply(t testing.TB, raw []byte, opt Options) (string, error) {
 	return p.applyFrom(t, context.Background(), bytes.NewReader(raw), opt)
 }
 
+// open is Open of a patch for the version with the manifest raw.
+func open(t testing.TB, ctx context.Context, r io.ReaderAt, raw []byte, again Again) (*Patch, error) {
+	t.Helper()
+	old, err := bootcheck.ParseManifest(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Open(ctx, r, raw, old, testKeys(), again)
+}
+
 func (p *pair) applyFrom(t testing.TB, ctx context.Context, r io.ReaderAt, opt Options) (string, error) {
 	t.Helper()
-	x, err := Open(ctx, r, p.old, testKeys(), opt.Again)
+	x, err := open(t, ctx, r, p.old, opt.Again)
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +172,7 @@ func (p *pair) applyFrom(t testing.TB, ctx context.Context, r io.ReaderAt, opt O
 	if err := fill.Take(ctx, bootcheck.Donor{Dir: p.dir, Manifest: old}); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Apply(ctx, r, p.dir, fill, opt); err != nil {
+	if _, err := x.Apply(ctx, r, p.dir, fill, opt); err != nil {
 		return dir, err
 	}
 	if err := fill.Finish(); err != nil {
@@ -272,7 +282,7 @@ func TestWindowsAreAsUsed(t *testing.T) {
 		made[i]++
 	}
 	p := pairOf(t, tree{"f": string(old)}, tree{"f": string(made)})
-	opened, err := Open(t.Context(), bytes.NewReader(p.raw), p.old, testKeys(), nil)
+	opened, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,5 +315,45 @@ func TestWindowAround(t *testing.T) {
 		if got, want := around(3, tt.old, tt.at, tt.n, tt.size), (ranges{3, tt.first, tt.length}); cmp.Compare(fmt.Sprint(got), fmt.Sprint(want)) != 0 {
 			t.Errorf("around(%d, %d, %d, %d) = %v, want %v", tt.old, tt.at, tt.n, tt.size, got, want)
 		}
+	}
+}
+
+// What is to be reused is left out while that is taken. What could not be taken is made
+// afterwards, of the same patch.
+func TestTwice(t *testing.T) {
+	old, made := tree{}, tree{}
+	for i, name := range []string{"a", "b", "c", "d"} {
+		old[name] = text(i+2, 2000)
+		made[name] = old[name] + "more\n"
+	}
+	p := pairOf(t, old, made)
+	x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	fill, err := bootcheck.NewFill(dir, p.m, x.Manifest, x.Signature, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fill.Close()
+	var done int64
+	for _, have := range []string{"b c", "a d"} {
+		there := make([]bool, len(p.m.Entries))
+		for i, e := range p.m.Entries {
+			there[i] = strings.Contains(have, e.Path)
+		}
+		if done, err = x.Apply(t.Context(), bytes.NewReader(p.raw), p.dir, fill, Options{Have: there, Done: done}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if done != p.m.Size {
+		t.Errorf("%d bytes are there, want %d", done, p.m.Size)
+	}
+	if err := fill.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := bootcheck.CheckTree(t.Context(), dir, p.m, bootcheck.Full); err != nil {
+		t.Error(err)
 	}
 }
