@@ -95,11 +95,11 @@ func (d *Download) run(ctx context.Context) error {
 	defer d.hangUp()
 	for {
 		done, err := d.step()
+		if done && err == nil {
+			d.stats.Size = d.size
+			return nil
+		}
 		if err == nil {
-			if done {
-				d.stats.Size = d.size
-				return nil
-			}
 			continue
 		}
 		d.hangUp() // what was asked for last was not read to its end
@@ -249,30 +249,27 @@ func (d *Download) try(limit int64) error {
 	if cause := context.Cause(r.ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}
-	have, statErr := d.spool.length()
+	fi, statErr := d.spool.file.Stat()
 	if statErr != nil {
 		return statErr
 	}
-	d.have = have
-	if d.broke && have > r.offset {
+	d.have = fi.Size()
+	if d.broke && d.have > r.offset {
 		d.broke = false
 		d.stats.Resumes++
 	}
 	switch {
+	case err != nil && limit > 0 && d.have == r.offset && d.now == nil:
+		d.noHead = true // perhaps it is such a range that the server cannot bear
 	case err != nil:
-		if limit > 0 && have == r.offset && d.now == nil {
-			d.noHead = true // perhaps it is such a range that the server cannot bear
-		}
-		return err
-	case have == 0:
+	case d.have == 0:
 		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
-	case r.end > 0 && have != r.end:
-		return faultf(transient, "the server sent %d bytes, want %d", have, r.end).withCode(bootcheck.CodeSizeMismatch)
+	case r.end > 0 && d.have != r.end:
+		return faultf(transient, "the server sent %d bytes, want %d", d.have, r.end).withCode(bootcheck.CodeSizeMismatch)
+	case r.end < 0:
+		d.size = d.have // the end of the answer was the end of the file
 	}
-	if r.end < 0 {
-		d.size = have // the end of the answer was the end of the file
-	}
-	return nil
+	return err
 }
 
 // arrived runs whenever the file has grown: it offers it when its head is there, reports

@@ -253,8 +253,6 @@ func (h *hanger) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func exists(name string) bool { _, err := os.Stat(name); return err == nil }
-
 // TestMerge holds that what is little apart is asked for together, and that a file in many
 // parts is not asked for in more than maxParts.
 func TestMerge(t *testing.T) {

@@ -47,8 +47,7 @@ func ours(name string) bool {
 // is deleted again before any of it has to be written.
 const syncInterval = 15 * time.Second
 
-// roomStep is how much may arrive until it is looked again how much room is left,
-// bytes.
+// roomStep is how much may arrive between two looks at the room left, bytes.
 const roomStep = 4 << 20
 
 // A spool is the directory, locked, with the partial file of one origin.
@@ -211,31 +210,27 @@ func (s *spool) reset() error {
 		s.file.Close()
 		s.file = nil
 	}
-	s.mark = mark{
-		URL: s.from.shown, SHA256: s.from.sha256,
-		Size: s.from.size, Boot: bootID(),
-	}
-	_, err := os.Lstat(s.json)
-	if removeErr := removeFiles(s.dir.Name(), s.from.name); removeErr != nil {
+	s.mark = mark{URL: s.from.shown, SHA256: s.from.sha256, Size: s.from.size, Boot: bootID()}
+	noted := exists(s.json)
+	if err := removeFiles(s.dir.Name(), s.from.name); err != nil {
 		// A later call does not find it there, and starts over.
-		s.part = filepath.Join(s.dir.Name(), s.from.name+elseSuffix)
-		if _, err := os.Lstat(s.part); err == nil {
-			return removeErr
+		if s.part = filepath.Join(s.dir.Name(), s.from.name+elseSuffix); exists(s.part) {
+			return err
 		}
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		// The old sidecar must not come back after a power cut and speak for the
-		// new file.
+	if noted { // the old sidecar must not come back after a power cut and speak for the new file
 		if err := s.dir.Sync(); err != nil {
 			return err
 		}
 	}
-	f, err := os.OpenFile(s.part, os.O_RDONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	s.file = f
-	return nil
+	var err error
+	s.file, err = os.OpenFile(s.part, os.O_RDONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	return err
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // removeFiles deletes the sidecar, then the partial file: the one without the
@@ -250,20 +245,10 @@ func removeFiles(dir, name string) (err error) {
 // dest is the name under which grab opens the partial file. Through /proc it
 // is the very file that we hold open, also if its name now means another.
 func (s *spool) dest() string {
-	name := fmt.Sprintf("/proc/self/fd/%d", s.file.Fd())
-	if _, err := os.Stat(name); err != nil {
-		return s.part // no /proc here
+	if name := fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()); exists(name) {
+		return name
 	}
-	return name
-}
-
-// length is what the partial file has on the disk or in the page cache.
-func (s *spool) length() (int64, error) {
-	fi, err := s.file.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return fi.Size(), nil
+	return s.part // no /proc here
 }
 
 // skip makes the partial file, which ends at from, end at to, and notes the hole.
@@ -313,8 +298,7 @@ func (s *spool) writeMark(durable bool) error {
 	if err != nil {
 		return err
 	}
-	data = append(data, '\n')
-	return bootcheck.ReplaceFile(s.json, data, 0o600, durable)
+	return bootcheck.ReplaceFile(s.json, append(data, '\n'), 0o600, durable)
 }
 
 // keep starts to make the first have bytes durable if it is time for that. It
