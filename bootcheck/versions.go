@@ -210,8 +210,12 @@ func (absent) Is(target error) bool { return target == fs.ErrNotExist }
 // Find is the version that an operator means by name: "1.2.0", its directory's name
 // "v1.2.0", or one of the links "current", "previous", "factory".
 func (s *Store) Find(record *Record, name string) (string, error) {
+	var names []string
 	if record != nil {
 		for _, l := range record.Links() {
+			if l.Ref != nil {
+				names = append(names, l.Name)
+			}
 			if l.Name == name {
 				if l.Ref == nil {
 					return "", Errorf(ExitFailed, "", "there is no %s version", name).WithAdvice("`ota-apply list` shows the versions")
@@ -234,10 +238,9 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 		return "", Errorf(ExitUsage, "", "%q cannot be a version", name)
 	}
 	advice := "`ota-apply list` shows the versions"
-	if names, err := s.VersionNames(); err == nil {
-		if like := Nearest(name, names); like != "" {
-			advice = "did you mean `" + like + "`? " + advice
-		}
+	versions, _ := s.VersionNames() // of an error the advice is shorter
+	if like := Nearest(name, append(names, versions...)); like != "" {
+		advice = "did you mean `" + like + "`? " + advice
 	}
 	return "", (&Error{Err: absent(name)}).WithAdvice("%s", advice)
 }

@@ -115,15 +115,22 @@ func (c *command) why(version string, asJSON bool) error {
 	}
 	var last *bootcheck.Rollback
 	var at *time.Time
-	for i := len(records) - 1; i > 0 && at == nil; i-- {
-		l := rollbackBetween(records[i-1], records[i])
-		if l != nil && (version == "" || l.From == version) {
+	var others []string // versions that were rolled back
+	is := func(l *bootcheck.Rollback) bool {
+		if l == nil || version == "" || l.From == version {
+			return l != nil
+		}
+		others = append(others, l.From)
+		return false
+	}
+	for i := len(records) - 1; i > 0; i-- {
+		if l := rollbackBetween(records[i-1], records[i]); is(l) {
 			last, at = l, c.store.WrittenAt(records[i])
 			break
 		}
 	}
 	if last == nil && len(records) > 0 { // older than the history
-		if l := records[len(records)-1].LastRollback; l != nil && (version == "" || l.From == version) {
+		if l := records[len(records)-1].LastRollback; is(l) {
 			last = l
 		}
 	}
@@ -139,6 +146,9 @@ func (c *command) why(version string, asJSON bool) error {
 	}
 	if last == nil {
 		fmt.Fprintln(c.out, strings.TrimSuffix("no rollback is recorded from "+version, " from "))
+		if like := bootcheck.Nearest(version, others); like != "" {
+			fmt.Fprintf(c.log, "hint: did you mean `%s`?\n", like)
+		}
 		return nil
 	}
 	line := func(name, text string) {
