@@ -32,7 +32,8 @@ func (r *route) tlsConfig() *tls.Config {
 }
 
 // LoadClientCertificate reads a PEM file with a certificate, those that lead to its authority,
-// and its key. The error is an *Error with ExitUsage.
+// and its key. The error is an *Error with ExitDownloadFailed: the file may be replaced at this
+// moment, so a follower asks again.
 func LoadClientCertificate(name string) (*tls.Certificate, error) {
 	var cert tls.Certificate
 	err := bootcheck.CheckOwner(name)
@@ -43,8 +44,8 @@ func LoadClientCertificate(name string) (*tls.Certificate, error) {
 		}
 	}
 	if err != nil {
-		return nil, bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, "cannot read the client certificate %s: %w", name, err).
-			WithAdvice("correct `client_certificate` in the configuration: a PEM file with the certificate and its key, mode 0600")
+		return nil, bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeDownloadFailed, "cannot read the client certificate %s: %w", name, err).
+			WithAdvice("correct `client_certificate` in the configuration: a PEM file with the certificate, those that lead to its authority, and its key, not encrypted, mode 0600")
 	}
 	return &cert, nil
 }

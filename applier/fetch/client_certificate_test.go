@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/http"
 	"os"
@@ -77,6 +78,13 @@ func TestClientCertificate(t *testing.T) {
 	}
 
 	opt.ClientCertificate = filepath.Join(t.TempDir(), "device.pem")
+	client, err := opt.Client()
+	if err != nil {
+		t.Fatal(err) // a follower that begins before the file is there
+	}
+	if _, err := client.Get(s.URL); bootcheck.Exit(err) != bootcheck.ExitDownloadFailed || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("before the file is there: %v, exit code %d", err, bootcheck.Exit(err))
+	}
 	for name, key := range map[string]crypto.Signer{"ec": ec, "rsa": rsaKey} {
 		if err := os.WriteFile(opt.ClientCertificate, own(t, name, key), 0o600); err != nil {
 			t.Fatal(err)
@@ -92,10 +100,6 @@ func TestClientCertificate(t *testing.T) {
 		}
 	}
 
-	client, err := opt.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Replaced while the program runs.
 	if err := os.WriteFile(opt.ClientCertificate, own(t, "second", ec), 0o600); err != nil {
 		t.Fatal(err)
@@ -105,6 +109,15 @@ func TestClientCertificate(t *testing.T) {
 		t.Fatalf("a small request: %v, the server saw %v", err, got)
 	}
 	resp.Body.Close()
+
+	// One that the server refuses.
+	s.TLS.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("no") }
+	opt.Dir = spoolDir(t)
+	_, _, err = Fetch(t.Context(), src, opt)
+	checkError(t, err, "bad certificate", bootcheck.ExitDownloadFailed, failed)
+	if !strings.Contains(bootcheck.Advice(err), "the server refuses the certificate") {
+		t.Errorf("of a certificate that is refused the hint is %q", bootcheck.Advice(err))
+	}
 }
 
 // A file that cannot be the client certificate is told of before anything is asked for, and
@@ -144,7 +157,7 @@ func TestClientCertificateRefused(t *testing.T) {
 			t.Errorf("%s was taken", row.name)
 			continue
 		}
-		checkError(t, err, row.gets, bootcheck.ExitUsage, failed)
+		checkError(t, err, row.gets, bootcheck.ExitDownloadFailed, failed)
 		if strings.Contains(err.Error(), "marker") || !strings.Contains(bootcheck.Advice(err), "`client_certificate`") {
 			t.Errorf("%s: %v, hint %q", row.name, err, bootcheck.Advice(err))
 		}

@@ -31,15 +31,13 @@ func newRoute(opt *Options) (*route, error) {
 	if r.proxy, err = proxyFunc(opt.Proxy); err != nil {
 		return nil, err
 	}
-	if opt.ClientCertificate != "" {
-		_, err = LoadClientCertificate(opt.ClientCertificate)
-	}
-	return r, err
+	return r, nil
 }
 
 // Client is a client for small requests, which reaches servers as a download with opt does:
 // through the same proxy, with the same trust. opt.Calendar must be set. Errors are as those
-// of Start.
+// of Start, but a client certificate that cannot be used is one of each request: a follower
+// that begins while the file is replaced continues.
 func (opt Options) Client() (*http.Client, error) {
 	r, err := newRoute(&opt)
 	if err != nil {

@@ -175,6 +175,8 @@ func (d *Download) advise(f *fault) string {
 		return "if the server is yours, name the file with the certificate of its authority in `ca` of the configuration"
 	case strings.Contains(f.Error(), "tls: certificate required"): // crypto/tls has no type for what the server says
 		return "the server asks for a certificate of the device: name its file in `client_certificate` of the configuration"
+	case strings.Contains(f.Error(), "remote error: tls:") && strings.Contains(f.Error(), "certificate"):
+		return "the server refuses the certificate in `client_certificate` of the configuration: `openssl x509 -in FILE -text` shows its dates and its authority"
 	case oldTLS(f):
 		return "the server must speak TLS 1.2 or newer"
 	case errors.Is(f, context.Canceled):

@@ -157,8 +157,8 @@ type Stats struct {
 // later would be to wear it for nothing.
 //
 // Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
-// be right, or a proxy, a CA or a client certificate that cannot be used, ExitBusy if another
-// download uses the directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
+// be right, or a proxy or a CA that cannot be used, ExitBusy if another download uses the
+// directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
 // everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH, or
 // ADDRESS_EXPIRED if the server took the address before, in this call or in an earlier one. A
 // cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
@@ -184,6 +184,11 @@ func (d *Download) fetch(src Source) (err error) {
 	// Before the spool is touched: a mistake here must not cost what is there.
 	if d.route, err = newRoute(&d.opt); err != nil {
 		return err
+	}
+	if d.opt.ClientCertificate != "" {
+		if _, err := LoadClientCertificate(d.opt.ClientCertificate); err != nil {
+			return err
+		}
 	}
 	deadline := cmp.Or(d.opt.Deadline, usualDeadline)
 	ctx, cancel := context.WithTimeoutCause(d.caller, deadline, faultf(final, "it is not complete after %v", deadline))
