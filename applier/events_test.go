@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"log"
 	"os"
 	"strings"
 	"testing"
@@ -57,6 +59,15 @@ func TestEventsConfig(t *testing.T) {
 	var r resultEvent
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil || code != bootcheck.ExitUsage || r.Exit != code || r.Event != "result" || r.Stage != "failed" || !strings.Contains(r.Error, "missing.toml") {
 		t.Errorf("exit %d, %v: %s", code, err, &out)
+	}
+}
+
+// TestForeignWords holds that package net/http prints nothing of its own, such as what a server
+// sends that was not asked for.
+func TestForeignWords(t *testing.T) {
+	Main(t.Context(), []string{"--version"}, io.Discard, io.Discard)
+	if log.Writer() != io.Discard {
+		t.Error("the log of other packages goes to stderr")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -54,6 +55,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	// Services may run as other users than the one who installs.
 	syscall.Umask(0o022)
 	readAhead()
+	log.SetOutput(io.Discard) // package net/http prints what servers send that was not asked for
 	limitMemory()
 	out := &cli.Output{W: stdout}
 	c, err := parse(args, out, stderr)

@@ -161,13 +161,16 @@ func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
 		}
 	}
 	p.write = m.Size - p.reused
+	have := b.head.Size(m) - b.coming
 	var wanted int64
 	var parts []fetch.Part
 	for _, s := range b.head.Missing(m, func(i int) bool { return o.has[i] != 0 || u != nil && u.Has(i) }) {
-		wanted += s.End - s.First
-		parts = append(parts, fetch.Part{First: s.First, End: s.End})
+		if first := max(s.First, have); first < s.End {
+			wanted += s.End - first
+			parts = append(parts, fetch.Part{First: first, End: s.End})
+		}
 	}
-	p.download, p.requests = min(b.coming, wanted), fetch.Requests(parts)
+	p.download, p.requests = wanted, fetch.Requests(parts)
 	if b.patch != nil { // it comes with what was asked for its head
 		p.download, p.requests = b.coming, 0
 	}
