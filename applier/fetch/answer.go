@@ -80,7 +80,7 @@ func (r *request) checkStatus(resp *http.Response) *fault {
 	case r.d.taken && (code == 401 || code == 403 || code == 400 && r.d.opt.Fresh != nil): // 400: Google's storage
 		f := &fault{kind: final, err: answer{code, status}, code: bootcheck.CodeAddressExpired}
 		if r.d.opt.Fresh != nil {
-			f.kind, f.expired = transient, true
+			f.kind = transient // a fresh one is asked for
 		}
 		return f.advising("the server took this address before: install from a fresh one, or with --url-from, to resume")
 	case ranged && (code == 400 || code == 412 || code == 416 || code == 501):

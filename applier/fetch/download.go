@@ -17,14 +17,10 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-const (
-	progressInterval = 200 * time.Millisecond
-
-	// The head of a bundle is a few kB for a small version and some 100 kB for
-	// thousands of files. It is asked for in two steps, so that a server has
-	// sent little when it is refused, and a good one costs few requests.
-	headFirst, headMore = 256 << 10, 1 << 20
-)
+// The head of a bundle is a few kB for a small version and some 100 kB for
+// thousands of files. It is asked for in two steps, so that a server has
+// sent little when it is refused, and a good one costs few requests.
+const headFirst, headMore = 256 << 10, 1 << 20
 
 // A Download is the state of one download over all its tries.
 type Download struct {
@@ -67,7 +63,6 @@ type Download struct {
 	compared int64        // bytes of the head that are the server's
 	doubt    *doubt       // the part that is fetched again now
 	again    map[Part]int // how often a part was in doubt
-	reported time.Time
 }
 
 // begin takes what an earlier call left.
@@ -111,7 +106,7 @@ func (d *Download) run(ctx context.Context) error {
 			return d.giveUp(f)
 		}
 		pause := d.pause(f)
-		if f.expired {
+		if f.code == bootcheck.CodeAddressExpired {
 			if err := d.renew(); err != nil {
 				return d.giveUp(d.classify(err))
 			}
@@ -160,9 +155,6 @@ func (d *Download) step() (done bool, err error) {
 	}
 	if err := d.spool.finish(d.have); err != nil {
 		return false, err
-	}
-	if d.opt.Progress != nil && !d.whole {
-		d.opt.Progress(d.amount())
 	}
 	d.whole = true
 	d.now.all(d.stats.Resumed > 0)
@@ -284,8 +276,7 @@ func (d *Download) arrived() error {
 			return err
 		}
 	}
-	if d.opt.Progress != nil && !d.whole && time.Since(d.reported) >= progressInterval {
-		d.reported = time.Now()
+	if d.opt.Progress != nil && !d.whole {
 		d.opt.Progress(d.amount())
 	}
 	return d.spool.keep(d.have, d.opt.Reserve)

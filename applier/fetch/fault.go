@@ -30,15 +30,14 @@ const (
 
 // A fault is a failure of one try, with what follows from it.
 type fault struct {
-	kind    kind
-	code    string        // bootcheck code; empty means CodeDownloadFailed
-	after   time.Duration // the server asked for this pause
-	slow    bool          // ended for slowness: bytes that it moved do not count
-	drop    bool          // the partial file is of no use after a final fault
-	expired bool          // a fresh address has to be asked for
-	bare    bool          // err is returned as it is: it is the caller's own
-	err     error
-	advice  string // what an operator does next; empty: see advise
+	kind   kind
+	code   string        // bootcheck code; empty means CodeDownloadFailed
+	after  time.Duration // the server asked for this pause
+	slow   bool          // ended for slowness: bytes that it moved do not count
+	drop   bool          // the partial file is of no use after a final fault
+	bare   bool          // err is returned as it is: it is the caller's own
+	err    error
+	advice string // what an operator does next; empty: see advise
 }
 
 func (f *fault) Error() string { return f.err.Error() }
@@ -289,7 +288,7 @@ func ofTotal(size int64) string {
 // pause is how long to wait after f: doubling, a little random so that a
 // thousand devices do not come back together, and as long as the server asked.
 func (d *Download) pause(f *fault) time.Duration {
-	if f.kind == rewind || f.expired && d.failures == 0 || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && d.known {
+	if f.kind == rewind || f.code == bootcheck.CodeAddressExpired && d.failures == 0 || d.size > 0 && d.have == d.size && f.kind == transient && d.doubt == nil && d.known {
 		return 0 // the server is well: only the request changes, or nothing is left to ask for
 	}
 	p := d.backoff << min(max(d.failures, d.mismatches, 1)-1, 10)

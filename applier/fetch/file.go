@@ -52,21 +52,6 @@ type choice struct {
 	err   error
 }
 
-// newFile reads along in f, of which have bytes are there. f itself may be closed, and
-// its name be given to another file.
-func newFile(f *os.File, head, have int64, began time.Time) (*File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	g := &File{
-		file: os.NewFile(uintptr(fd), f.Name()), head: head, Have: have, have: have, began: began,
-		choice: make(chan choice, 1), doubts: make(chan *doubt), arrived: make(chan struct{}), over: make(chan struct{}),
-	}
-	g.more.L = &g.mu
-	return g, nil
-}
-
 // Want says what else of the file is wanted, in order; nil: all. What is not becomes a
 // hole of the file: it is neither fetched nor given room. Where the whole file has to be
 // fetched, as its SHA-256 is known or the server gives no ranges, it is. It is called
@@ -196,11 +181,16 @@ func (d *Download) offer(all bool) error {
 	if head == 0 && !all {
 		return nil
 	}
-	f, err := newFile(d.spool.file, head, have, d.began)
+	// The spool may close its file, and give its name to another one.
+	fd, err := unix.FcntlInt(d.spool.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return d.spool.local(d.spool.part, err)
+		return d.spool.local(d.spool.part, os.NewSyscallError("fcntl", err))
 	}
-	f.Requests = d.stats.Requests
+	f := &File{
+		file: os.NewFile(uintptr(fd), d.spool.file.Name()), head: head, Have: have, have: have, began: d.began, Requests: d.stats.Requests,
+		choice: make(chan choice, 1), doubts: make(chan *doubt), arrived: make(chan struct{}), over: make(chan struct{}),
+	}
+	f.more.L = &f.mu
 	d.now = f
 	// A head that only became whole with bytes of this call is the server's.
 	d.known = d.known || d.stats.Fetched > 0 || head == 0

@@ -1,8 +1,6 @@
 package fetch
 
-import (
-	"slices"
-)
+import "slices"
 
 // A Part is some bytes of the file: from First on, up to End, exclusive.
 type Part struct {
@@ -79,11 +77,8 @@ func (d *Download) limitOf(p Part) int64 {
 
 // skip makes a hole of the partial file up to offset.
 func (d *Download) skip(offset int64) error {
-	if offset-d.have < minGap && offset < d.size {
+	if offset <= d.have || offset-d.have < minGap && offset < d.size {
 		return nil // it is fetched together with what follows
-	}
-	if offset <= d.have {
-		return nil
 	}
 	if err := d.spool.skip(d.have, offset); err != nil {
 		return d.spool.local(d.spool.part, err)
