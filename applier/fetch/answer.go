@@ -34,10 +34,9 @@ func (r *request) admit(resp *http.Response) error {
 	case size == 0:
 		return r.strange("the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
 	case size > 0 && d.size > 0 && size != d.size:
-		return faultf(mismatch, "the server's file has %d bytes, want %d", size, d.size).withCode(bootcheck.CodeSizeMismatch)
+		return sizeFault(mismatch, "the server's file has %d bytes, want %d", size, d.size)
 	case max(size, d.size) > d.maxSize:
-		return faultf(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.maxSize).
-			withCode(bootcheck.CodeSizeMismatch).dropping()
+		return sizeFault(final, "the file has %d bytes, more than the limit of %d", max(size, d.size), d.maxSize).dropping()
 	case size < 0 && d.size < 0 && d.from.sha256 == "" && endsByClosing(resp):
 		return faultf(mismatch, "the server does not say how long the file is, so that its end could not be told from a lost connection")
 	}
@@ -76,7 +75,7 @@ func (r *request) checkStatus(resp *http.Response) *fault {
 	case code == http.StatusOK:
 		return faultf(rewind, "the server sends all of the file instead of the rest")
 	case ranged && code == http.StatusRequestedRangeNotSatisfiable && total >= 0 && r.d.size > 0 && total != r.d.size:
-		return faultf(mismatch, "the server's file has %d bytes, want %d", total, r.d.size).withCode(bootcheck.CodeSizeMismatch)
+		return sizeFault(mismatch, "the server's file has %d bytes, want %d", total, r.d.size)
 	case r.d.taken && (code == 401 || code == 403 || code == 400 && r.d.opt.Fresh != nil): // 400: Google's storage
 		f := &fault{kind: final, err: answer{code, status}, code: bootcheck.CodeAddressExpired}
 		if r.d.opt.Fresh != nil {

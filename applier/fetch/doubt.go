@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A doubt is a part of the file whose content is wrong. It is fetched again, at most
@@ -106,7 +104,7 @@ func (d *Download) aside(p Part, w io.Writer) (n int64, err error) {
 		d.failures = 0
 	}
 	if err == io.EOF {
-		err = faultf(transient, "the server sent %d bytes, want %d", n, p.End-p.First).withCode(bootcheck.CodeSizeMismatch)
+		err = sizeFault(transient, "the server sent %d bytes, want %d", n, p.End-p.First)
 	}
 	return n, err
 }

@@ -255,9 +255,9 @@ func (d *Download) try(limit int64) error {
 		d.noHead = true // perhaps it is such a range that the server cannot bear
 	case err != nil:
 	case d.have == 0:
-		return faultf(mismatch, "the server sends an empty file").withCode(bootcheck.CodeSizeMismatch)
+		return sizeFault(mismatch, "the server sends an empty file")
 	case r.end > 0 && d.have != r.end:
-		return faultf(transient, "the server sent %d bytes, want %d", d.have, r.end).withCode(bootcheck.CodeSizeMismatch)
+		return sizeFault(transient, "the server sent %d bytes, want %d", d.have, r.end)
 	case r.end < 0:
 		d.size = d.have // the end of the answer was the end of the file
 	}

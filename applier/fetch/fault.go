@@ -47,6 +47,11 @@ func faultf(k kind, format string, args ...any) *fault {
 	return &fault{kind: k, err: fmt.Errorf(format, args...)}
 }
 
+// sizeFault is a fault for which the length of the file is wrong.
+func sizeFault(k kind, format string, args ...any) *fault {
+	return faultf(k, format, args...).withCode(bootcheck.CodeSizeMismatch)
+}
+
 func (f *fault) withCode(code string) *fault { f.code = code; return f }
 func (f *fault) dropping() *fault            { f.drop = true; return f }
 func (f *fault) advising(what string) *fault { f.advice = what; return f }

@@ -9,8 +9,6 @@ import (
 
 	"github.com/cavaliergopher/grab/v3"
 	"golang.org/x/time/rate"
-
-	"github.com/tope-ota/ota/bootcheck"
 )
 
 const (
@@ -251,11 +249,9 @@ func (r *request) atEnd() error {
 	n, err := r.read(make([]byte, 1))
 	switch {
 	case n > 0 && r.end < 0:
-		return faultf(final, "the file is longer than the limit of %d bytes", r.d.maxSize).
-			withCode(bootcheck.CodeSizeMismatch).dropping()
+		return sizeFault(final, "the file is longer than the limit of %d bytes", r.d.maxSize).dropping()
 	case n > 0:
-		return faultf(final, "the server sends more than the %d bytes it announced", r.end-r.offset).
-			withCode(bootcheck.CodeSizeMismatch).dropping()
+		return sizeFault(final, "the server sends more than the %d bytes it announced", r.end-r.offset).dropping()
 	case r.end < 0 && err != io.EOF:
 		return netFault(r.ctx, err)
 	}

@@ -30,15 +30,9 @@ const (
 // kill leaves behind) included: 32 hex digits, the ending, maybe a dot before and
 // digits behind.
 func ours(name string) bool {
-	name = strings.TrimPrefix(name, ".")
-	if len(name) < nameLen || strings.Trim(name[:nameLen], "0123456789abcdef") != "" {
-		return false
-	}
-	digits, is := strings.CutPrefix(name[nameLen:], partSuffix)
-	if !is {
-		digits, is = strings.CutPrefix(name[nameLen:], noteSuffix)
-	}
-	return is && strings.Trim(digits, "0123456789") == ""
+	sum, kind, _ := strings.Cut(strings.TrimPrefix(name, "."), ".")
+	kind = "." + strings.TrimRight(kind, "0123456789")
+	return len(sum) == nameLen && strings.Trim(sum, "0123456789abcdef") == "" && (kind == partSuffix || kind == noteSuffix)
 }
 
 // syncInterval is how often what has arrived is made durable, and so how much of a
