@@ -135,8 +135,8 @@ func (r *request) strange(format string, args ...any) *fault {
 
 // foreign reports whether a 200 in place of the rest cannot be the file.
 func (r *request) foreign(resp *http.Response) bool {
-	wrongSize := r.d.from.size > 0 && resp.ContentLength >= 0 && resp.ContentLength != r.d.from.size
-	return wrongSize || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+	size, want := resp.ContentLength, r.d.from.size
+	return want > 0 && size >= 0 && size != want || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
 }
 
 // checkRange passes a 206 that goes from our offset to the limit or to the

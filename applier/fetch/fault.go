@@ -197,9 +197,8 @@ func (d *Download) advise(f *fault) string {
 	return "run the same command again later"
 }
 
-// localError makes the error for trouble with the spool directory or the file
-// in it. where names the one that err is about: grab knows it only as a
-// number in /proc.
+// localError makes the error for trouble with the disk. where names the file that err is
+// about: grab knows it only as a number in /proc.
 func (o *origin) localError(where string, err error) error {
 	if e, ok := errors.AsType[*bootcheck.Error](err); ok {
 		return e
@@ -207,11 +206,10 @@ func (o *origin) localError(where string, err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		err = &fs.PathError{Op: p.Op, Path: where, Err: p.Err}
 	}
-	exit, code := bootcheck.ExitFailed, bootcheck.CodeDownloadFailed
 	if bootcheck.IsNoSpace(err) {
-		exit, code = bootcheck.ExitNoSpace, bootcheck.CodeDiskFull
+		return bootcheck.Errorf(bootcheck.ExitNoSpace, bootcheck.CodeDiskFull, "cannot download %q: %w", o.shown, err)
 	}
-	return bootcheck.Errorf(exit, code, "cannot download %q: %w", o.shown, err)
+	return bootcheck.Errorf(bootcheck.ExitFailed, bootcheck.CodeDownloadFailed, "cannot download %q: %w", o.shown, err)
 }
 
 const (
@@ -239,7 +237,7 @@ func (d *Download) classify(err error) *fault {
 	switch cause := context.Cause(d.ctx); {
 	case d.ctx.Err() != nil && errors.As(cause, &f): // the deadline
 	case d.ctx.Err() != nil:
-		return faultf(final, "interrupted after %d%s bytes: %w", d.have, ofTotal(d.size), cause)
+		return faultf(final, "interrupted after %s bytes: %w", d.soFar(), cause)
 	case errors.As(err, &f):
 	default:
 		return d.spool.local(d.spool.part, err) // grab's other errors are those of the file
@@ -283,11 +281,12 @@ func (d *Download) mostFailures(f *fault) int {
 	return d.tries
 }
 
-func ofTotal(size int64) string {
-	if size < 0 {
-		return ""
+// soFar is how many bytes have arrived, and of how many if that is known.
+func (d *Download) soFar() string {
+	if d.size < 0 {
+		return fmt.Sprint(d.have)
 	}
-	return fmt.Sprintf(" of %d", size)
+	return fmt.Sprintf("%d of %d", d.have, d.size)
 }
 
 // pause is how long to wait after f: doubling, a little random so that a

@@ -155,13 +155,12 @@ type Stats struct {
 // later call fetches that again. To write a bundle to the flash that is deleted a moment
 // later would be to wear it for nothing.
 //
-// Errors are *bootcheck.Error: ExitUsage for an address or a hash that cannot
-// be right, or a proxy or a CA that cannot be used, ExitBusy if another download uses the
-// directory, ExitNoSpace, ExitFailed for other trouble with the disk, ExitDownloadFailed for
-// everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or HASH_MISMATCH, or
-// ADDRESS_EXPIRED if the server took the address before, in this call or in an earlier one. A
-// cancelled ctx is ExitDownloadFailed wrapping context.Canceled. After an error the
-// partial file is kept if a later call can continue from it.
+// Errors are *bootcheck.Error: ExitUsage for what src or opt say wrongly, ExitBusy if another
+// download uses the directory, ExitNoSpace, ExitFailed for other trouble with the disk,
+// ExitDownloadFailed for everything else, with the code DOWNLOAD_FAILED, SIZE_MISMATCH or
+// HASH_MISMATCH, or ADDRESS_EXPIRED if the server took the address before. A cancelled ctx is
+// ExitDownloadFailed wrapping context.Canceled. After an error the partial file is kept if a
+// later call can continue from it.
 func Start(ctx context.Context, src Source, opt Options) *Download {
 	d := &Download{opt: opt, patience: *cmp.Or(opt.patience, &usual), began: time.Now(), heads: make(chan *File), ended: make(chan struct{})}
 	d.caller, d.cancel = context.WithCancel(ctx)

@@ -223,7 +223,7 @@ func (r *request) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		f := netFault(r.ctx, err)
 		if f.kind == transient && !f.slow {
-			f = faultf(transient, "the connection was lost after %d%s bytes: %w", d.have, ofTotal(d.size), f)
+			f = faultf(transient, "the connection was lost after %s bytes: %w", d.soFar(), f)
 		}
 		return n, f
 	}
