@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"aead.dev/minisign"
 
@@ -112,7 +114,7 @@ func (k *kind) advice(dir string, list []finding) string {
 		what, rest, _ = strings.Cut(rest, "}")
 		if strings.HasPrefix(what, "--") {
 			for i, name := range names {
-				text += " "[:min(i, 1)] + what + " " + quote(literal.Replace(name))
+				text += " "[:min(i, 1)] + what + " " + quote(pattern(name))
 			}
 		} else {
 			text += what
@@ -126,8 +128,16 @@ func (k *kind) advice(dir string, list []finding) string {
 	return text
 }
 
-// literal makes a pattern of a name.
-var literal = strings.NewReplacer("*", "?", "[", "?", `\`, "?")
+// pattern makes a pattern of a name, to be pasted: ? is for what has a meaning in one, and
+// for what a terminal does not show.
+func pattern(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) || strings.ContainsRune(`*[\`, r) {
+			return '?'
+		}
+		return r
+	}, name)
+}
 
 // quote is s as a word of the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(bootcheck.OneLine(s), "'", `'\''`) + "'" }
