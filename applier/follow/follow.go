@@ -120,7 +120,11 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 		}
 	}()
 	defer f.show()
-	for range 32 { // a server that has an order for each answer is a broken one
+	settled := false
+	for n := 0; !settled; n++ {
+		if n == 32 {
+			return errors.New("the server gives an order for each answer")
+		}
 		_, _, err := f.poll(ctx)
 		if err != nil {
 			return err
@@ -143,12 +147,7 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 			}
 			return f.result
 		}
-		if f.state.stamp() == before && len(f.state.Outbox) == 0 {
-			break
-		}
-	}
-	if len(f.state.Outbox) > 0 {
-		return errors.New("the server gives an order for each answer")
+		settled = f.state.stamp() == before && len(f.state.Outbox) == 0
 	}
 	if job := f.state.Job; job != nil && f.result == nil {
 		f.logf("version %s: %s, waits: %s", job.name(), job.Stage, f.waits)

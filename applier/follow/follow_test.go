@@ -578,3 +578,33 @@ func TestStateThatIsNoFile(t *testing.T) {
 	}
 	d.current("1.1.0")
 }
+
+// A server that gives a new order for each answer is a broken one, and --once says so.
+func TestOrderForEachAnswer(t *testing.T) {
+	d := newDevice(t)
+	var n atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const deployment, api = "/deploymentBase/", "/DEFAULT/controller/v1/printer 7"
+		if strings.HasPrefix(r.URL.Path, api) {
+			w.Header().Set("Content-Type", "application/json")
+		}
+		switch {
+		case r.Method != http.MethodGet:
+		case strings.Contains(r.URL.Path, deployment):
+			fmt.Fprintf(w, `{"id": "%d", "deployment": {"download": "forced", "update": "forced", "chunks": [{"part": "bApp", "version": "1.1.0",
+				"artifacts": [{"filename": "x.ota", "_links": {"download-http": {"href": "/x.ota"}}}]}]}}`, n.Load())
+		case strings.HasPrefix(r.URL.Path, api):
+			fmt.Fprintf(w, `{"_links": {"deploymentBase": {"href": "%s%d"}}}`, strings.ReplaceAll(api, " ", "%20")+deployment, n.Add(1))
+		default:
+			http.ServeFile(w, r, filepath.Join(releases, "1.1.0.ota"))
+		}
+	}))
+	defer server.Close()
+	text, err := os.ReadFile(d.path("ota.toml"))
+	d.check(err)
+	d.write("ota.toml", strings.ReplaceAll(string(text), d.server.URL, server.URL), 0o644)
+	d.once(1)
+	if !strings.Contains(d.out.String(), "the server gives an order for each answer") {
+		t.Errorf("it says %s", &d.out)
+	}
+}
