@@ -291,7 +291,7 @@ func (a *applier) record() (*bootcheck.Record, error) {
 }
 
 // snapshot is a version of the store. That of record's current version, which an install
-// asks for again and again, is read once: it is only what to take files from, each of which
+// asks for several times, is read once: it is only what to take files from, each of which
 // is hashed.
 func (a *applier) snapshot(record *bootcheck.Record, version string) (*bootcheck.Snapshot, error) {
 	if a.current != nil && a.current.Ref.Version == version {

@@ -66,8 +66,8 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 		// What is replaced goes anyway, and gives nothing to itself.
 		surplus = slices.DeleteFunc(surplus, func(v string) bool { return v == b.manifest.Version || slices.Contains(stays, v) })
 	}
-	// Where a copy of all of it has room, nobody has to look at what can be shared; but a
-	// dry run says how little it takes.
+	// Where a copy of all of it has room, it does not matter what can be shared; but a dry
+	// run says how little it takes.
 	looks := []bool{false, true}
 	if a.report == nil {
 		looks = looks[1:]

@@ -137,7 +137,7 @@ func Parallel(n int, work func(share iter.Seq[int])) {
 	wg.Wait()
 }
 
-// places counts who works in parallel; cores is what GOMAXPROCS is when nobody does.
+// places counts who works in parallel; cores is GOMAXPROCS without them.
 var places struct {
 	sync.Mutex
 	callers, cores int
