@@ -286,7 +286,7 @@ func takeRequest(log io.Writer) (c *command, stdout, stderr io.Writer, err error
 	}
 	os.Remove(requestFile) // no other program may read it
 	var r request
-	if err = json.Unmarshal(data, &r); err == nil {
+	if err = bootcheck.ReadJSON(data, &r); err == nil {
 		c, err = r.command()
 	}
 	if err != nil {

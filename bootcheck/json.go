@@ -3,6 +3,8 @@ package bootcheck
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 )
 
@@ -16,6 +18,21 @@ func WriteJSON(w io.Writer, v any) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// ReadJSON is json.Unmarshal, with an error in words: that one shows types of Go.
+func ReadJSON(data []byte, v any) error { return JSONError(json.Unmarshal(data, v)) }
+
+// JSONError is err, of encoding/json, in words.
+func JSONError(err error) error {
+	t, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return err
+	case t.Field == "":
+		return fmt.Errorf("it cannot be a JSON %s", t.Value)
+	}
+	return fmt.Errorf("%s cannot be a JSON %s", t.Field, t.Value)
 }
 
 // OrNull is a text that JSON has as null when it is empty.

@@ -3,7 +3,6 @@ package bootcheck
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -179,7 +178,7 @@ func parseManifest(raw []byte) (*Manifest, error) {
 	m := &Manifest{Entries: make([]Entry, 0, scan.entries), Frames: make([]Frame, 0, scan.frames)}
 	err := scan.badKey
 	if err == nil {
-		err = json.Unmarshal(raw, m)
+		err = ReadJSON(raw, m)
 	}
 	if err != nil || m.Format != ManifestFormat {
 		// A newer format may give the other fields other types: look at it alone.
@@ -191,13 +190,13 @@ func parseManifest(raw []byte) (*Manifest, error) {
 	return m, nil
 }
 
-// explainFormat says why raw, for which json.Unmarshal gave err, is not a
+// explainFormat says why raw, for which ReadJSON gave err, is not a
 // manifest of the known format.
 func explainFormat(raw []byte, err error) error {
 	var head struct {
 		Format *int `json:"format"`
 	}
-	switch headErr := json.Unmarshal(raw, &head); {
+	switch headErr := ReadJSON(raw, &head); {
 	case headErr != nil:
 		return fmt.Errorf("not a manifest: %v", headErr)
 	case head.Format == nil:

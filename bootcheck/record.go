@@ -358,7 +358,7 @@ func ParseRecord(data []byte) (*Record, error) {
 	}
 	type plain Record // without the methods: no recursion
 	var r Record
-	if err := json.Unmarshal(data, (*plain)(&r)); err != nil {
+	if err := ReadJSON(data, (*plain)(&r)); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrRecord, err)
 	}
 	r.keepUnknown(data)

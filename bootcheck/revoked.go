@@ -67,7 +67,7 @@ func (s *Store) readRevoked() ([]string, error) {
 		return nil, err
 	}
 	var list revokedList
-	switch err := json.Unmarshal(data, &list); {
+	switch err := ReadJSON(data, &list); {
 	case err != nil:
 		return nil, fmt.Errorf("%s is damaged: %v", s.path(revokedFile), err)
 	case list.Seal != seal(list.Keys) || len(list.Keys) == 0:

@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"strconv"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // results are what the devices tell that took a version: how many of them confirmed it, and
@@ -58,7 +60,7 @@ func (r *results) readPrometheus(data []byte, version string) error {
 			Result     json.RawMessage
 		}
 	}
-	if err := json.Unmarshal(data, &answer); err != nil {
+	if err := bootcheck.ReadJSON(data, &answer); err != nil {
 		return err
 	}
 	if answer.Status != "success" || answer.Data.ResultType != "vector" {
@@ -68,7 +70,7 @@ func (r *results) readPrometheus(data []byte, version string) error {
 		Metric map[string]string
 		Value  []any
 	}
-	if err := json.Unmarshal(answer.Data.Result, &samples); err != nil {
+	if err := bootcheck.ReadJSON(answer.Data.Result, &samples); err != nil {
 		return err
 	}
 	for _, s := range samples {

@@ -165,7 +165,7 @@ func decode(raw []byte, v any, strict bool) error {
 	var head struct {
 		Format *int `json:"format"`
 	}
-	if err := json.Unmarshal(raw, &head); err != nil {
+	if err := bootcheck.ReadJSON(raw, &head); err != nil {
 		return err
 	}
 	switch {
@@ -178,7 +178,7 @@ func decode(raw []byte, v any, strict bool) error {
 	if strict {
 		d.DisallowUnknownFields()
 	}
-	return d.Decode(v)
+	return bootcheck.JSONError(d.Decode(v))
 }
 
 // checkKeys reads one value.

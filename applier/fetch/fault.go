@@ -93,6 +93,8 @@ func plain(err error) string {
 		return "the name " + dns.Name + " is not known"
 	case isDNS:
 		return "no name server answers for " + dns.Name
+	case !ok && errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
 	case !ok || op.Addr == nil:
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens on " + op.Addr.String()

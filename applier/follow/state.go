@@ -95,7 +95,7 @@ func load(store *bootcheck.Store, server string) (*State, error) {
 	}
 	s := &State{}
 	if err == nil {
-		err = json.Unmarshal(data, s)
+		err = bootcheck.ReadJSON(data, s)
 	}
 	if err != nil {
 		return fresh, fmt.Errorf("cannot read the state of the follower: %w", err)

@@ -69,7 +69,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -236,7 +235,7 @@ func parseHead(raw []byte, l lengths, old int64) (*Head, error) {
 		return nil, err
 	}
 	h := new(Head)
-	if err := json.Unmarshal(raw, h); err != nil {
+	if err := bootcheck.ReadJSON(raw, h); err != nil {
 		return nil, fmt.Errorf("not a head: %v", err)
 	}
 	switch {

@@ -351,7 +351,7 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, in, out any)
 	case len(data) > maxAnswer:
 		err = fmt.Errorf("it is longer than %d bytes", maxAnswer)
 	default:
-		err = json.Unmarshal(data, out)
+		err = bootcheck.ReadJSON(data, out)
 	}
 	if err != nil {
 		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "cannot use the answer of the server: %w", err)

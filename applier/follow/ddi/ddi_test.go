@@ -124,6 +124,7 @@ func TestMisbehaviour(t *testing.T) {
 			got := fails
 			switch {
 			case err != nil:
+				inWords(t, err)
 			case len(a.Orders) == 0:
 				got = noOrder
 			case a.Orders[0].Problem != "":
@@ -137,6 +138,16 @@ func TestMisbehaviour(t *testing.T) {
 				t.Errorf("Ask = %s (%+v, %v), want %s", got, a, err, tt.want)
 			}
 		})
+	}
+}
+
+// inWords holds that an error is for people who do not know Go.
+func inWords(t *testing.T, err error) {
+	t.Helper()
+	for _, text := range []string{"unmarshal", "Go struct", "Go value", "context deadline", "Client.Timeout"} {
+		if strings.Contains(err.Error(), text) {
+			t.Errorf("%v: %q is for those who know Go", err, text)
+		}
 	}
 }
 
@@ -166,6 +177,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
+			inWords(t, err)
 			if got := errors.Is(err, follow.ErrDenied); got != tt.denied {
 				t.Errorf("denied is %v, want %v: %v", got, tt.denied, err)
 			}
