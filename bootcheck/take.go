@@ -14,7 +14,6 @@ import (
 	"iter"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -50,10 +49,8 @@ type Donor struct {
 	Damaged func(path string, why error)
 }
 
-const (
-	maxTakers  = 16        // how many work at once, at most: one that hashes needs a buffer
-	takeAtOnce = 256 << 10 // bytes that are read at once, and the size of that buffer
-)
+// takeAtOnce is how many bytes are read at once, and the size of the buffer for them.
+const takeAtOnce = 256 << 10
 
 // Take gets from donor what it has of the files that are missing, by their SHA-256.
 // Every byte is hashed, of the very file that is then in the new version, on all cores. A
@@ -116,54 +113,6 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 		}
 	})
 	return failed
-}
-
-// Parallel has work done by several goroutines at once: each gets a share of the numbers
-// below n, one after the other. There are more of them than cores, as each waits for the
-// disk, too; a disk wants to be asked for several things at once.
-func Parallel(n int, work func(share iter.Seq[int])) {
-	workers := min(8*morePlaces(), maxTakers, n)
-	defer fewerPlaces()
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			work(func(yield func(int) bool) {
-				for i := int(next.Add(1)) - 1; i < n && yield(i); i = int(next.Add(1)) - 1 {
-				}
-			})
-		})
-	}
-	wg.Wait()
-}
-
-// places counts who works in parallel; cores is GOMAXPROCS without them.
-var places struct {
-	sync.Mutex
-	callers, cores int
-}
-
-// morePlaces sees that each goroutine of Parallel has a place of GOMAXPROCS of its own, until
-// fewerPlaces: one that waits for the disk keeps its place until Go sees that, which takes
-// longer than to read a file.
-func morePlaces() (cores int) {
-	places.Lock()
-	defer places.Unlock()
-	if places.callers++; places.callers == 1 {
-		places.cores = runtime.GOMAXPROCS(0)
-		if places.cores == runtime.NumCPU() { // else a test wants the same order each time
-			runtime.GOMAXPROCS(max(places.cores, maxTakers))
-		}
-	}
-	return places.cores
-}
-
-func fewerPlaces() {
-	places.Lock()
-	defer places.Unlock()
-	if places.callers--; places.callers == 0 {
-		runtime.GOMAXPROCS(places.cores)
-	}
 }
 
 // A pair is a missing entry and those of the donor that have its content.
