@@ -26,6 +26,7 @@ func TestMatch(t *testing.T) {
 		{"an example of a key, and then another one", "key 054F3E65460EA1D2\nby 054F3E65460EA1D2\n", "key 344033F05DDB9FA7\nby E7115822F119519C\n", false},
 		{"two examples for one key", "key 054F3E65460EA1D2\nby 16D2054F3E65460E\n", "key 344033F05DDB9FA7\nby 344033F05DDB9FA7\n", false},
 		{"an example of a digest that is too short", "sha256:" + strings.Repeat("1", 64) + "\n", "sha256:1234\n", false},
+		{"the first build on a machine", "done\n", "go: downloading example.org/a v1.2.3\ndone\n", true},
 		{"any lines twice", "…\nb\n…\nd\n", "a\nb\nb\nc\nd\n", true},
 	} {
 		m := matcher{is: map[string]string{}}

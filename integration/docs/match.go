@@ -98,11 +98,15 @@ func (m *matcher) line(want, got string) bool {
 	return true
 }
 
-// outputLines are the lines of what a command printed, without spaces at their end.
+// outputLines are the lines of what a command printed, without spaces at their end, and
+// without what go fetches on a machine that has not built this before.
 func outputLines(text string) []string {
 	text = strings.ReplaceAll(text, "\r", "")
 	var lines []string
 	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "go: downloading ") {
+			continue
+		}
 		lines = append(lines, strings.TrimRight(line, " \t\n"))
 	}
 	for len(lines) > 0 && lines[len(lines)-1] == "" {
