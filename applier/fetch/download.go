@@ -17,10 +17,16 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// The head of a bundle is a few kB for a small version and some 100 kB for
-// thousands of files. It is asked for in two steps, so that a server has
-// sent little when it is refused, and a good one costs few requests.
-const headFirst, headMore = 256 << 10, 1 << 20
+const (
+	// progressInterval is for those who write a file and send a report: a download of a second
+	// is no twenty steps.
+	progressInterval = 200 * time.Millisecond
+
+	// The head of a bundle is a few kB for a small version and some 100 kB for
+	// thousands of files. It is asked for in two steps, so that a server has
+	// sent little when it is refused, and a good one costs few requests.
+	headFirst, headMore = 256 << 10, 1 << 20
+)
 
 // A Download is the state of one download over all its tries.
 type Download struct {
@@ -63,6 +69,7 @@ type Download struct {
 	compared int64        // bytes of the head that are the server's
 	doubt    *doubt       // the part that is fetched again now
 	again    map[Part]int // how often a part was in doubt
+	reported time.Time
 }
 
 // begin takes what an earlier call left.
@@ -156,6 +163,7 @@ func (d *Download) step() (done bool, err error) {
 	if err := d.spool.finish(d.have); err != nil {
 		return false, err
 	}
+	d.report()
 	d.whole = true
 	d.now.all(d.stats.Resumed > 0)
 	d.hangUp()
@@ -276,10 +284,18 @@ func (d *Download) arrived() error {
 			return err
 		}
 	}
-	if d.opt.Progress != nil && !d.whole {
-		d.opt.Progress(d.amount())
+	if time.Since(d.reported) >= progressInterval {
+		d.report()
 	}
 	return d.spool.keep(d.have, d.opt.Reserve)
+}
+
+// report tells the progress, until all that is wanted was there.
+func (d *Download) report() {
+	if d.opt.Progress != nil && !d.whole {
+		d.reported = time.Now()
+		d.opt.Progress(d.amount())
+	}
 }
 
 // refused decides why the file was refused by its head. If that came from an earlier

@@ -96,9 +96,10 @@ type Options struct {
 	// begin to send it is given up soon.
 	Whole bool
 
-	// Progress is called whenever more has arrived, with the bytes that are there (resumed
-	// ones included) and how many are wanted in all, -1 while that is unknown. done falls when
-	// a download starts over, total when not all is wanted.
+	// Progress is called at most every 200 ms and once at the end, with the
+	// bytes that are there (resumed ones included) and how many are wanted in all,
+	// -1 while that is unknown. done falls when a download starts over, total when
+	// not all is wanted.
 	Progress func(done, total int64)
 
 	// Log gets one line for each failure after which the download continues.
