@@ -113,7 +113,7 @@ test: ## the tests that need neither root nor QEMU, in 90 s on two idle cores
 	go test -short ./integration/docs
 
 # How long each fuzz target runs.
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
 
 .PHONY: fuzz
 fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
