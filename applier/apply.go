@@ -66,7 +66,7 @@ type applier struct {
 	version  bootcheck.VersionInfo                                 // of the bundle or the snapshot; empty: it is not known yet
 	account  account                                               // of the install, for the fleet's figures
 	current  *bootcheck.Snapshot                                   // see snapshot
-	damaged  sync.Map                                              // files of versions of which that was said
+	damaged  sync.Map                                              // "VERSION/PATH" of the files that were said to be damaged
 }
 
 func (a *applier) logf(format string, args ...any) {

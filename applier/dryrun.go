@@ -83,8 +83,9 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 		return err
 	}
 	if b.now != nil && !f.Here {
-		f.Download += b.now.Have                                // what was fetched to see the head
-		f.Requests += b.now.Requests + a.account.stats.Requests // the latter for a patch that cannot be used
+		// What was fetched to see the head, and to see that a patch cannot be used.
+		f.Download += b.now.Have
+		f.Requests += b.now.Requests + a.account.stats.Requests
 	}
 	if b.patch != nil {
 		f.Patch = f.Download

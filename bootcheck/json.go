@@ -20,7 +20,7 @@ func WriteJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// ReadJSON is json.Unmarshal, with an error in words: that one shows types of Go.
+// ReadJSON is json.Unmarshal with an error in words: its own shows types of Go.
 func ReadJSON(data []byte, v any) error { return JSONError(json.Unmarshal(data, v)) }
 
 // JSONError is err, of encoding/json, in words.

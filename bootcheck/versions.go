@@ -238,7 +238,7 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 		return "", Errorf(ExitUsage, "", "%q cannot be a version", name)
 	}
 	advice := "`ota-apply list` shows the versions"
-	versions, _ := s.VersionNames() // of an error the advice is shorter
+	versions, _ := s.VersionNames() // without them the advice is shorter
 	if like := Nearest(name, append(names, versions...)); like != "" {
 		advice = "did you mean `" + like + "`? " + advice
 	}

@@ -31,7 +31,7 @@ func TestAhead(t *testing.T) {
 		want  int32 // requests at once
 	}{
 		{"many ranges", 12, 0, maxAsked},
-		{"as many as pay for a connection more", pays, 0, 2},
+		{"as many as pay for a connection more", minAhead, 0, 2},
 		{"many ranges with a limit of the rate", 12, 1 << 30, 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -219,8 +219,8 @@ func TestAheadHidesRoundTrips(t *testing.T) {
 		t.Errorf("20 ranges take %v, one after the other %v, want at most half of %v", ahead, inTurn, 21*roundTrip)
 	}
 	// A connection more costs what it saves.
-	if few := took(pays-1, 0); few != pays*roundTrip {
-		t.Errorf("%d ranges take %v, want %v", pays-1, few, pays*roundTrip)
+	if few := took(minAhead-1, 0); few != minAhead*roundTrip {
+		t.Errorf("%d ranges take %v, want %v", minAhead-1, few, minAhead*roundTrip)
 	}
 }
 

@@ -23,9 +23,9 @@ const (
 	// A server breaks off an answer that is not read for a minute.
 	aheadBytes = 1 << 20
 
-	// pays is how many ranges must be left for one more connection: with TLS it costs three
+	// minAhead is how many ranges must be left for one more connection: with TLS it costs three
 	// round trips.
-	pays = 3
+	minAhead = 3
 )
 
 // A request is for the bytes of the file from offset on, up to limit if that is not 0. It may
@@ -135,7 +135,7 @@ func (r *request) askAhead(unread int64) {
 			continue
 		}
 		if n := len(d.ahead); n == 0 || p.First > d.ahead[n-1].offset {
-			if n+1 >= d.asked || unread > aheadBytes || len(d.idle) == 0 && len(d.parts)-i < pays-1 {
+			if n+1 >= d.asked || unread > aheadBytes || len(d.idle) == 0 && len(d.parts)-i < minAhead-1 {
 				return
 			}
 			d.ahead = append(d.ahead, d.ask(p.First, d.limitOf(p)))

@@ -331,9 +331,9 @@ func TestSyncs(t *testing.T) {
 	}
 }
 
-// TestSyncFails holds that a sync that failed ends the download and takes the
-// partial file with it: what of it is on the disk is unknown.
-func TestSyncFails(t *testing.T) {
+// spoolOf100 is a spool for a file of 100 bytes.
+func spoolOf100(t *testing.T) *spool {
+	t.Helper()
 	from, err := Source{URL: "http://host.invalid/x", Size: 100}.parse()
 	if err != nil {
 		t.Fatal(err)
@@ -342,7 +342,14 @@ func TestSyncFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	t.Cleanup(s.close)
+	return s
+}
+
+// TestSyncFails holds that a sync that failed ends the download and takes the
+// partial file with it: what of it is on the disk is unknown.
+func TestSyncFails(t *testing.T) {
+	s := spoolOf100(t)
 	pipe, _, err := os.Pipe() // a pipe cannot be synced
 	if err != nil {
 		t.Fatal(err)
@@ -369,15 +376,7 @@ func TestSyncFails(t *testing.T) {
 // TestSyncFailed holds that what came after a sync that failed is promised by no later one,
 // which the kernel may let succeed: what of the partial file is on the disk is unknown.
 func TestSyncFailed(t *testing.T) {
-	from, err := Source{URL: "http://host.invalid/x", Size: 100}.parse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := openSpool(spoolDir(t), from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
+	s := spoolOf100(t)
 	if err := s.note(100); err != nil {
 		t.Fatal(err)
 	}
