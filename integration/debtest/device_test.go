@@ -148,14 +148,10 @@ func begin(t *testing.T, ctx context.Context, m machine.Machine, limits machine.
 // waits for its end, and takes the power afterwards. Before that it calls
 // during, which may be nil.
 func upgrade(s *story, during func(*story)) {
+	defer try.Fatal(s.t)
 	// A trial that this boot does not see the end of.
-	if err := s.Configure(s.ctx, 10*s.Limits.Wait, 20*s.Limits.Wait); err != nil {
-		s.t.Fatal(err)
-	}
-	url, err := s.Offer(s.ctx, v11)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	try.Check(s.Configure(s.ctx, 10*s.Limits.Wait, 20*s.Limits.Wait))
+	url := try.Get(s.Offer(s.ctx, v11))
 	install, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	ended := make(chan error, 1)

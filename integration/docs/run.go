@@ -143,11 +143,9 @@ func (r *runner) dropIn(ctx context.Context, b *block, unit, name string) error 
 	return err
 }
 
-func (r *runner) transcript(ctx context.Context, b *block) error {
-	steps, err := b.steps()
-	if err != nil {
-		return err
-	}
+func (r *runner) transcript(ctx context.Context, b *block) (err error) {
+	defer try.End(&err)
+	steps := try.Get(b.steps())
 	for i := range steps {
 		s := &steps[i]
 		began := time.Now()
@@ -164,9 +162,7 @@ func (r *runner) transcript(ctx context.Context, b *block) error {
 			return fmt.Errorf("%s: %w\n%s", s.command, err, out)
 		}
 		if argv := strings.Fields(s.command); !strings.ContainsAny(s.command, "|&;<>$") {
-			if err := host.CheckOutput(argv, machine.Result{Stdout: out}); err != nil {
-				return err
-			}
+			try.Check(host.CheckOutput(argv, machine.Result{Stdout: out}))
 		}
 		got := outputLines(out)
 		differs := r.match.match(s.output, got)

@@ -74,20 +74,15 @@ func (d *device) must(name string, args ...string) string {
 // bundle makes a bundle of `same` MiB that all versions have, and `own` that it alone has.
 func (d *device) bundle(version string, release, same, own int) string {
 	d.t.Helper()
+	defer try.Fatal(d.t)
 	tree := filepath.Join(d.dir, "tree-"+version)
-	if err := os.MkdirAll(tree, 0o755); err != nil {
-		d.t.Fatal(err)
-	}
+	try.Check(os.MkdirAll(tree, 0o755))
 	for i := range same {
-		if err := os.WriteFile(fmt.Sprintf("%s/same%d", tree, i), bytes.Repeat([]byte{byte(i), 1, 7}, 1<<20/3), 0o644); err != nil {
-			d.t.Fatal(err)
-		}
+		try.Check(os.WriteFile(fmt.Sprintf("%s/same%d", tree, i), bytes.Repeat([]byte{byte(i), 1, 7}, 1<<20/3), 0o644))
 	}
 	data := make([]byte, own<<20)
 	_, _ = rand.Read(data)
-	if err := os.WriteFile(tree+"/own", data, 0o644); err != nil {
-		d.t.Fatal(err)
-	}
+	try.Check(os.WriteFile(tree+"/own", data, 0o644))
 	out := filepath.Join(d.dir, version+".ota")
 	d.must("ota-bundle", "create", "--dir", tree, "--version", version, "--model", "x1", "--release", fmt.Sprint(release),
 		"--key", d.dir+"/k.key", "--level", "fastest", "-o", out)

@@ -16,6 +16,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var update = flag.Bool("update", false, "write the table of "+treesDoc)
@@ -27,6 +28,7 @@ const treesDoc = "../../docs/recipes/trees.md"
 // It logs what of each create refused at first; with -update that is the table of
 // docs/recipes/trees.md.
 func TestTrees(t *testing.T) {
+	defer try.Fatal(t)
 	needsRoot(t)
 	const large = 150 << 20     // bytes; larger ones are for the night
 	trees := map[string]string{ // what makes the tree in the current directory; empty: it is there
@@ -42,10 +44,7 @@ func TestTrees(t *testing.T) {
 		"/usr/lib/systemd", "/usr/share/zoneinfo", "/usr/local/go", "/usr/lib/go-1*", "/usr/lib/node_modules", "/usr/lib/git-core", "/usr/lib/gcc", "/usr/share/vim", "/usr/share/mime",
 		"/usr/share/man", "/usr/share/locale", "/usr/lib/ssl", "/etc/ssl", "/usr/lib/udev", "/usr/lib/*/qt5", "/usr/lib/*/qt6", "/usr/lib/jvm", "/usr/lib/modules/*", "/usr/lib/*/perl-base",
 	} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
+		found := try.Get(filepath.Glob(pattern))
 		for _, dir := range found {
 			trees[dir] = ""
 		}
@@ -79,17 +78,12 @@ func TestTrees(t *testing.T) {
 	t.Logf("packed, installed, verified, equal, factory, rolled back: %d trees\n%s", done, &log)
 	if *update && !t.Failed() {
 		const begin = "| tree | entries | size | refused at first |\n|---|---|---|---|\n"
-		text, err := os.ReadFile(treesDoc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := try.Get(os.ReadFile(treesDoc))
 		head, _, found := strings.Cut(string(text), begin)
 		if !found {
 			t.Fatalf("%s has no table", treesDoc)
 		}
-		if err := os.WriteFile(treesDoc, []byte(head+begin+table.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(os.WriteFile(treesDoc, []byte(head+begin+table.String()), 0o644))
 	}
 	if done < 15 && os.Getenv("CI") != "true" {
 		t.Errorf("%d trees of this machine, want 15", done)

@@ -193,15 +193,10 @@ func (d *Device) Reach(ctx context.Context, want Want) error {
 
 // now is the device in Want's terms. That the links and the record say the same
 // is part of it: one that do not is an error.
-func (d *Device) now(ctx context.Context, told string) (Want, error) {
-	status, err := d.Status(ctx)
-	if err != nil {
-		return Want{}, err
-	}
-	links, err := d.Links(ctx)
-	if err != nil {
-		return Want{}, err
-	}
+func (d *Device) now(ctx context.Context, told string) (_ Want, err error) {
+	defer try.End(&err)
+	status := try.Get(d.Status(ctx))
+	links := try.Get(d.Links(ctx))
 	if links["current"] != status.Current || links["previous"] != status.Previous || links["factory"] != status.Factory {
 		return Want{}, fmt.Errorf("the links say %v, the status says %s, %s, %s", links, status.Current, status.Previous, status.Factory)
 	}
@@ -213,10 +208,7 @@ func (d *Device) now(ctx context.Context, told string) (Want, error) {
 		w.Running = err.Error()
 	}
 	if told != "" {
-		reports, err := d.Reports(ctx)
-		if err != nil {
-			return Want{}, err
-		}
+		reports := try.Get(d.Reports(ctx))
 		for _, r := range reports {
 			if r.Stage == told || strings.HasPrefix(r.Error, told) {
 				w.Told = told

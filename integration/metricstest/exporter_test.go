@@ -178,17 +178,14 @@ func (s *scraper) must(argv ...string) string {
 // configure switches the metrics on, and gives a trial this long.
 func (s *scraper) configure(deadline time.Duration) {
 	s.t.Helper()
-	if err := s.d.Configure(s.ctx, s.d.Limits.Stable, deadline); err != nil {
-		s.t.Fatal(err)
-	}
+	defer try.Fatal(s.t)
+	try.Check(s.d.Configure(s.ctx, s.d.Limits.Stable, deadline))
 	const file = machine.Etc + "/ota.toml"
 	text, err := s.d.ReadFile(s.ctx, file)
 	if err == nil {
 		err = s.d.WriteFile(s.ctx, file, 0o644, append(text, metricsConfig...))
 	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	try.Check(err)
 }
 
 // scrape asks the exporter. By bash, as the guest has no HTTP client.

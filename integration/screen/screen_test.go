@@ -22,6 +22,7 @@ import (
 
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var update = flag.Bool("update", false, "write the pictures of docs/SCREEN.md")
@@ -330,16 +331,11 @@ func TestHours(t *testing.T) {
 // shot writes a picture of the page in its 64 most frequent colours.
 func (b *browser) shot(file string) {
 	b.t.Helper()
+	defer try.Fatal(b.t)
 	var r struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &r)
-	data, err := base64.StdEncoding.DecodeString(r.Data)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	full, err := png.Decode(bytes.NewReader(data))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	data := try.Get(base64.StdEncoding.DecodeString(r.Data))
+	full := try.Get(png.Decode(bytes.NewReader(data)))
 	seen := map[color.Color]int{}
 	for y := range full.Bounds().Max.Y {
 		for x := range full.Bounds().Max.X {
@@ -355,11 +351,7 @@ func (b *browser) shot(file string) {
 		}
 	}
 	var out bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, small); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	try.Check((&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, small))
+	try.Check(os.WriteFile(file, out.Bytes(), 0o644))
 	b.t.Logf("%s: %d bytes", file, out.Len())
 }

@@ -61,20 +61,14 @@ func TestEvents(t *testing.T) {
 }
 
 func events(t *testing.T, o container.Options, catalog string) {
+	defer try.Fatal(t)
 	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
 	defer cancel()
 	c := machine.StartContainer(t, o)
-	d, err := machine.NewDevice(ctx, c, machine.Quick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
-		t.Fatal(err)
-	}
+	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
+	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	back := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	if err := d.Reach(ctx, back); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(d.Reach(ctx, back))
 	t.Run("a crash loop", func(t *testing.T) {
 		// Only ota-recover may decide, and not whichever of the two is faster.
 		confirms(t, ctx, d, false)
@@ -111,41 +105,24 @@ func events(t *testing.T, o container.Options, catalog string) {
 	})
 
 	t.Run("a boot that ends unconfirmed", func(t *testing.T) {
+		defer try.Fatal(t)
 		// One power cut is too many, and no boot is long enough for the deadline.
 		config := machine.Etc + "/ota.toml"
-		if err := d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait); err != nil {
-			t.Fatal(err)
-		}
-		text, err := d.ReadFile(ctx, config)
-		if err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
+		text := try.Get(d.ReadFile(ctx, config))
 		text = bytes.Replace(text, []byte("[trial]\n"), []byte("[trial]\nunclean = 1\n"), 1)
-		if err := d.WriteFile(ctx, config, 0o644, text); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.WriteFile(ctx, config, 0o644, text))
 		bad := machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
-		url, err := d.Offer(ctx, bad)
-		if err != nil {
-			t.Fatal(err)
-		}
+		url := try.Get(d.Offer(ctx, bad))
 		install, cancel := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
 		defer func() { cancel(); <-ended }()
 		// It said what it has to say, and journald wrote that to the disk.
-		if err := c.WaitLog(ctx, "watching version 1.3.0"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := d.Must(ctx, "journalctl", "--sync"); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.PowerCut(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Reach(ctx, back); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(c.WaitLog(ctx, "watching version 1.3.0"))
+		try.Get(d.Must(ctx, "journalctl", "--sync"))
+		try.Check(d.PowerCut(ctx))
+		try.Check(d.Reach(ctx, back))
 		e := onlyRollback(t, ctx, d, "1.3.0")
 		mustHave(t, e, map[string]string{
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "boots", "OTA_CHECK": "", "OTA_ATTEMPTS": "1", "_SYSTEMD_UNIT": "ota-guardian.service",

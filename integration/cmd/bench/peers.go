@@ -50,9 +50,7 @@ func (b *bench) ostree(p pair) (_ []row, err error) {
 		try.Check(os.WriteFile(ids, []byte(commits[0]+" "+commits[1]), 0o644))
 	}
 	var old, new string
-	if _, err := fmt.Sscan(string(try.Get(os.ReadFile(ids))), &old, &new); err != nil {
-		return nil, err
-	}
+	try.Get(fmt.Sscan(string(try.Get(os.ReadFile(ids))), &old, &new))
 	pull := func(flag string) (_ result, err error) {
 		defer try.End(&err)
 		dir := try.Get(b.fresh())

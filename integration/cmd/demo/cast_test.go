@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestCast: each line is in the picture once, with any content, and the picture is XML.
 func TestCast(t *testing.T) {
+	defer try.Fatal(t)
 	var c cast
 	for _, s := range []string{"line 1\nline", " 2\n", "\n", "          A <chapter> & more\n", "          $ ota status\n", strings.Repeat("ä", 200) + "\n"} {
 		fmt.Fprint(&c, s)
@@ -21,13 +24,8 @@ func TestCast(t *testing.T) {
 		t.Fatalf("lines %q at %v", c.lines, c.at)
 	}
 	file := filepath.Join(t.TempDir(), "x.svg")
-	if err := c.save(file); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.save(file))
+	text := try.Get(os.ReadFile(file))
 	shown := ""
 	for d := xml.NewDecoder(strings.NewReader(string(text))); ; {
 		token, err := d.Token()

@@ -63,29 +63,17 @@ func (t Tally) String() string {
 // Weak checks what power cuts may leave of r. bad is told of each state that is
 // wrong, in a line that says how to have it again.
 func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad func(line string)) (t Tally, err error) {
+	defer try.End(&err)
 	defer func(start time.Time) { t.Took = time.Since(start) }(time.Now())
-	dir, err := Scratch()
-	if err != nil {
-		return t, err
-	}
+	dir := try.Get(Scratch())
 	defer os.RemoveAll(dir)
-	mirror, err := NewMirror(dir)
-	if err != nil {
-		return t, err
-	}
-	rel, err := filepath.Rel(r.Dir, r.Root)
-	if err != nil {
-		return t, err
-	}
+	mirror := try.Get(NewMirror(dir))
+	rel := try.Get(filepath.Rel(r.Dir, r.Root))
 	site := &flows.Site{World: w, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel), Keep: "2", Reserve: "0"}
 	// What nothing may change, with the times that the mirror gives it.
-	if err := mirror.Show(r.Before); err != nil {
-		return t, err
-	}
+	try.Check(mirror.Show(r.Before))
 	c := flows.Case{Flow: r.Flow, Site: site}
-	if c.Kept, err = r.Flow.KeptOf(site); err != nil {
-		return t, err
-	}
+	c.Kept = try.Get(r.Flow.KeptOf(site))
 
 	calls := r.Calls
 	last := 0

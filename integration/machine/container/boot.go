@@ -55,12 +55,11 @@ func (c *Container) run() {
 
 // bootOnce boots the machine and waits for its end. It returns nil when the
 // machine wants to be started again, and otherwise why it is off.
-func (c *Container) bootOnce(number int) error {
+func (c *Container) bootOnce(number int) (err error) {
+	defer try.End(&err)
 	id := newBootID()
 	master, slave, err := openConsole()
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	defer master.Close()
 	logged := make(chan struct{})
 	go func() {
@@ -74,9 +73,7 @@ func (c *Container) bootOnce(number int) error {
 	// as ended.
 	defer slave.Close()
 	cmd, failure, err := c.spawn(id, slave)
-	if err != nil {
-		return err
-	}
+	try.Check(err)
 	c.mu.Lock()
 	b := &boot{id: id, init: cmd.Process, number: number}
 	c.boot, c.off = b, nil

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/agent"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // qemu is one run of QEMU, from power on to power off.
@@ -30,7 +31,8 @@ type qemu struct {
 // startQEMU starts program with args and the three connections that they
 // name: file descriptors fdSerial, fdQMP and fdAgent. They are socket pairs, not
 // named sockets, as QEMU would have to make those before anyone can connect.
-func startQEMU(program string, args []string, log *agent.Console, onEvent func(string, json.RawMessage)) (*qemu, error) {
+func startQEMU(program string, args []string, log *agent.Console, onEvent func(string, json.RawMessage)) (_ *qemu, err error) {
+	defer try.End(&err)
 	var ours, theirs []*os.File
 	defer func() {
 		for _, f := range append(ours, theirs...) {
@@ -48,24 +50,16 @@ func startQEMU(program string, args []string, log *agent.Console, onEvent func(s
 	conns := make([]net.Conn, len(ours))
 	for i, f := range ours {
 		conn, err := net.FileConn(f) // a copy: f is closed above
-		if err != nil {
-			return nil, err
-		}
+		try.Check(err)
 		conns[i] = conn
 	}
 	serial, control, port := conns[0], conns[1], conns[2]
 
-	program, err := exec.LookPath(program)
-	if err != nil {
-		return nil, err
-	}
+	program = try.Get(exec.LookPath(program))
 	q := &qemu{agent: port, cmd: exec.Command(program, args...), ended: make(chan struct{})}
 	q.cmd.ExtraFiles = theirs // 3, 4, 5
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := q.cmd.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
+	stderr := try.Get(q.cmd.StderrPipe())
 	started := make(chan error)
 	go func() {
 		// Pdeathsig comes when the thread that started QEMU ends, not the process.
