@@ -187,16 +187,11 @@ func form(place string, v any) (all []string) {
 // knows nothing of the server of the other tests.
 func TestGooseBit(t *testing.T) {
 	defer try.Fatal(t)
-	r := newRelease(t)
-	file := func(version string) string { return filepath.Join(string(r), version+".ota") }
-	g := newGoose(t, "x1", file("1.2.0"), file("1.1.0"))
-	d := newDevice(r, "x1-00", t.TempDir(), g.url)
-	text := string(try.Get(os.ReadFile(d.path("ota.toml")))) + fmt.Sprintf("parts = [\"os\"]\ntoken_file = %q\n", d.path("token"))
-	for name, deadline := range map[string]string{"ota.toml": "1m", "impatient.toml": "300ms"} {
-		try.Check(os.WriteFile(d.path(name), []byte(strings.Replace(text, `"1m"`, `"`+deadline+`"`, 1)), 0o644))
-	}
-	try.Check(d.ota("ota-apply", "install", file("1.0.0")))
-	try.Check(d.ota("ota-guardian", "confirm"))
+	r := newRollout(t)
+	g := newGoose(t, "x1", r.path("1.2.0.ota"), r.path("1.1.0.ota"))
+	d := newDevice(r, "x1-00", t.TempDir(), "ddi", g.url, true)
+	d.configure(string(try.Get(os.ReadFile(d.path("ota.toml")))) + fmt.Sprintf("parts = [\"os\"]\ntoken_file = %q\n", d.path("token")))
+	d.begin("1.0.0.ota")
 	follow := func(code int) {
 		t.Helper()
 		if err := d.ota("ota-apply", "follow", "--once"); exit(err) != code || err != nil && code == 0 {
