@@ -149,12 +149,11 @@ bench: packages packages-bench ## installs and updates against curl | zstd | tar
 
 .PHONY: bench-small
 bench-small: packages ## install and update with 64 to 512 MiB, 1 and 4 slow cores, a slow disk, and on armv7; as root
-	@go run ./integration/cmd/benchsmall
+	@go run ./integration/cmd/bench -only machines
 
 .PHONY: bench-boot
 bench-boot: packages ## what the guardian adds to a boot, against /bin/true on the same machine
-	@go run ./integration/cmd/bootcost -machine container
-	@go run ./integration/cmd/bootcost -machine vm
+	@go run ./integration/cmd/bench -only boot -runs 10
 
 .PHONY: packages packages-demo packages-lint packages-bench
 packages: ## what the tests need of the system (apt, when root; else it says what is missing)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,13 +22,15 @@ type bench struct {
 	dir    string // all that bench makes on the disk, removed at the end
 	memory string // the same in memory: the programs' state, a repository of ostree
 	runs   int
-	server server
-	http   *http.Server
-	direct string // address of the server
-	addr   string // the address that is measured: the server's, or a link's
+	// machine is the one of the part machines; empty: all are measured.
+	machine string
+	server  server
+	http    *http.Server
+	direct  string // address of the server
+	addr    string // the address that is measured: the server's, or a link's
 }
 
-func newBench(dir string, runs int) (_ *bench, err error) {
+func newBench(dir, machine string, runs int) (_ *bench, err error) {
 	for _, tool := range []string{"curl", "zstd", "tar", "sync"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is missing: apt-get install curl zstd tar coreutils", tool)
@@ -38,7 +39,7 @@ func newBench(dir string, runs int) (_ *bench, err error) {
 	if err := dropCaches(); err != nil {
 		return nil, fmt.Errorf("cannot drop the caches, run it as root: %w", err)
 	}
-	b := &bench{runs: runs, server: server{files: map[string][]byte{}}}
+	b := &bench{runs: runs, machine: machine, server: server{files: map[string][]byte{}}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -108,32 +109,45 @@ type row struct {
 func (b *bench) measure(dir, shell string, args ...string) (r result, err error) {
 	defer try.End(&err)
 	try.Check(dropCaches())
-	cmd := exec.Command(os.Args[0], append([]string{measured, "bash", "-ec", "set -o pipefail; " + shell, "bash"}, args...)...)
+	cmd := bySmallParent(append([]string{"bash", "-ec", "set -o pipefail; " + shell, "bash"}, args...)...)
 	cmd.Dir = dir
 	b.server.sent.Store(0)
 	b.server.requests.Store(0)
 	began := time.Now()
-	out, err := cmd.CombinedOutput()
-	r = result{took: time.Since(began), bytes: b.server.sent.Load(), requests: b.server.requests.Load()}
-	if err != nil {
-		return r, fmt.Errorf("%s %q: %w\n%s", shell, args, err, out)
-	}
-	_, kib, _ := strings.Cut(string(out), measured+" ")
-	r.rss = try.Get(strconv.ParseInt(strings.TrimSpace(kib), 10, 64)) << 10
+	r.rss, _, err = used(cmd)
+	try.Check(err)
+	r.took, r.bytes, r.requests = time.Since(began), b.server.sent.Load(), b.server.requests.Load()
 	return r, nil
 }
 
-// measured is the argument with which this program runs another one and says how
-// much memory that took, KiB. A process is born with the peak of its parent, so its
-// parent must be small.
-const measured = "peak-memory-of"
+// measured is the argument with which this program runs another one and says how much
+// memory that took, KiB, and how many blocks it wrote. A process is born with the peak of
+// its parent, so its parent must be small.
+const measured = "resources-of"
+
+// bySmallParent is a command with a parent that is small.
+func bySmallParent(args ...string) *exec.Cmd {
+	return exec.Command(os.Args[0], append([]string{measured}, args...)...)
+}
+
+// used runs such a command, and says what its largest process had of memory, and what all
+// of them wrote, in bytes.
+func used(cmd *exec.Cmd) (rss, written int64, err error) {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return 0, 0, fmt.Errorf("%q: %w\n%s", cmd.Args[2:], err, out)
+	}
+	_, text, _ := strings.Cut(string(out), measured+" ")
+	_, err = fmt.Sscan(text, &rss, &written)
+	return rss << 10, written << 9, err
+}
 
 func runMeasured(args []string) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		fmt.Println(measured, usage.Maxrss)
+		fmt.Println(measured, usage.Maxrss, usage.Oublock)
 	}
 	if err != nil {
 		fmt.Println(err)

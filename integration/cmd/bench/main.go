@@ -16,7 +16,10 @@
 //	memory               a file of 500 MB
 //	switch, downtime     the switch, and how long device-api does not answer
 //
-// large needs 40 GB on the disk, 3 GB of memory.
+// large needs 40 GB on the disk, 3 GB of memory. These are measured if they are named:
+//
+//	machines             installs and updates on small machines, or on the one of -machine
+//	boot                 what ota-guardian adds to a boot
 package main
 
 import (
@@ -40,20 +43,21 @@ func main() {
 	for _, p := range parts {
 		names = append(names, p.name)
 	}
-	all := strings.Join(names, ",")
+	all := strings.Join(names[:len(names)-apart], ",")
 	runs := flag.Int("runs", 5, "how often each is measured; the median counts")
 	dir := flag.String("dir", "/var/tmp", "a directory on the disk that is measured")
 	only := flag.String("only", all, "what is measured")
+	machine := flag.String("machine", "", "of machines: MiB of memory, cores, MB/s of its disk, as 64,1,10")
 	flag.Parse()
 	for name := range strings.SplitSeq(*only, ",") {
 		if !slices.Contains(names, name) {
-			fmt.Fprintf(os.Stderr, "bench: unknown part %q: there are %s\n", name, all)
+			fmt.Fprintf(os.Stderr, "bench: unknown part %q: there are %s\n", name, strings.Join(names, ","))
 			os.Exit(2)
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *dir, *runs, strings.Split(*only, ",")); err != nil {
+	if err := run(ctx, *dir, *machine, *runs, strings.Split(*only, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -73,10 +77,15 @@ var parts = []struct {
 	{"memory", (*bench).memoryOf500MB},
 	{"switch", (*bench).switches},
 	{"downtime", (*bench).downtime},
+	{"machines", (*bench).machines},
+	{"boot", (*bench).boot},
 }
 
-func run(ctx context.Context, dir string, runs int, only []string) error {
-	b, err := newBench(dir, runs)
+// apart are the last of parts, which are measured if they are named.
+const apart = 2
+
+func run(ctx context.Context, dir, machine string, runs int, only []string) error {
+	b, err := newBench(dir, machine, runs)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -83,11 +82,8 @@ func newCgroups() (_ *cgroups, err error) {
 	return c, nil
 }
 
-// close removes them; d is unlimited again.
-func (c *cgroups) close(d *disk) {
-	if c.v2 == "" && d != nil {
-		_ = throttle(d, 0)
-	}
+// close removes them.
+func (c *cgroups) close() {
 	for _, dir := range c.dirs {
 		_ = os.Remove(dir)
 	}
@@ -107,12 +103,15 @@ func (c *cgroups) limit(s size, d *disk) (err error) {
 	put(c.dirs[0]+"/memory.limit_in_bytes", memory)
 	put(c.dirs[1]+"/cpu.cfs_period_us", "100000")
 	put(c.dirs[1]+"/cpu.cfs_quota_us", fmt.Sprint(quota))
-	return throttle(d, rate)
+	return c.throttle(d, rate)
 }
 
 // throttle limits d to rate bytes a second, with the first version of cgroups; 0: no
 // longer. What is written back belongs to the root there: it is the device that is limited.
-func throttle(d *disk, rate int64) error {
+func (c *cgroups) throttle(d *disk, rate int64) error {
+	if c.v2 != "" {
+		return nil
+	}
 	var errs []error
 	for _, way := range []string{"read", "write"} {
 		errs = append(errs, os.WriteFile(hierarchy+"/blkio/blkio.throttle."+way+"_bps_device", fmt.Appendf(nil, "%s %d", d.number, rate), 0))
@@ -120,25 +119,13 @@ func throttle(d *disk, rate int64) error {
 	return errors.Join(errs...)
 }
 
-// run runs args on the machine, and says what it used.
-func (c *cgroups) run(cores int, args ...string) (syscall.Rusage, error) {
+// command is args on the machine.
+func (c *cgroups) command(cores int, args ...string) *exec.Cmd {
 	script := ""
 	for _, dir := range c.dirs {
 		script += "echo $$ >" + dir + "/cgroup.procs; "
 	}
-	cmd := exec.Command("sh", append([]string{"-ec", script + `exec "$@"`, "sh"}, args...)...)
+	cmd := bySmallParent(append([]string{"sh", "-ec", script + `exec "$@"`, "sh"}, args...)...)
 	cmd.Env = append(os.Environ(), fmt.Sprint("GOMAXPROCS=", cores)) // as many as the program would count there
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return syscall.Rusage{}, fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return *cmd.ProcessState.SysUsage().(*syscall.Rusage), nil
-}
-
-func output(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
+	return cmd
 }
