@@ -323,9 +323,24 @@ func (c *Dirs) chmod(p string, mode Mode) error {
 // Close lets go of the directories that are open.
 func (c *Dirs) Close() { c.closeBelow(0) }
 
+// Write writes content to f. The disk begins to take what is long while the rest is made:
+// a kernel with memory to spare keeps all of it until Sync.
+func Write(f *os.File, content []byte) error {
+	_, err := f.Write(content)
+	if err == nil && len(content) >= longWrite {
+		// A wish: what the disk does not take, Sync says.
+		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return err
+}
+
+// longWrite, in bytes, is from where a write to the disk is worth one of its own; what is
+// shorter it takes together with other files.
+const longWrite = 256 << 10
+
 // WriteAndClose writes the end of f, and gives it its mode.
 func WriteAndClose(f *os.File, content []byte, mode Mode) error {
-	_, err := f.Write(content)
+	err := Write(f, content)
 	if err == nil {
 		err = setMode(f, mode)
 	}

@@ -278,7 +278,7 @@ func (w *worker) partOf(ctx context.Context, i int, tar []byte) (int64, error) {
 	if p.out != nil {
 		var err error
 		if next < p.size {
-			_, err = p.out.Write(content)
+			err = bootcheck.Write(p.out, content)
 		} else {
 			err = bootcheck.WriteAndClose(p.out, content, e.Mode)
 			p.out = nil

@@ -260,7 +260,7 @@ func (a *application) partOf(ctx context.Context, dirs *bootcheck.Dirs, i int, p
 		file.out = nil
 		err = bootcheck.WriteAndClose(out, content, e.Mode)
 	} else {
-		_, err = file.out.Write(content)
+		err = bootcheck.Write(file.out, content)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)

@@ -98,8 +98,7 @@ var calls = map[uint32]func(*ask) (*act, error){
 	unix.SYS_SYNC: func(*ask) (*act, error) {
 		return &act{Call: Call{Name: "syncfs"}, do: func() (int64, error) { unix.Sync(); return 0, nil }}, nil
 	},
-	// It makes nothing last that counts on it.
-	unix.SYS_SYNC_FILE_RANGE: unknownTo("sync_file_range", 0),
+	// Not sync_file_range: it changes nothing, and makes nothing last.
 
 	// A socket with a name makes a file.
 	unix.SYS_BIND: func(a *ask) (*act, error) {
