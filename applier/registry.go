@@ -28,10 +28,7 @@ func (a *applier) locate(ctx context.Context, address string, src *fetch.Source,
 	if err != nil {
 		return err
 	}
-	auth := &oci.Auth{Host: ref.Host, Credentials: credentials}
-	opt.Transport = func(base http.RoundTripper) http.RoundTripper { // a download makes a new client for each try
-		return auth.Over(base)
-	}
+	opt.Transport = oci.Auth(ref.Host, credentials)
 	client, err := opt.Client()
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -212,6 +213,12 @@ func explainFormat(raw []byte, err error) error {
 func Digest(rawManifest []byte) string {
 	sum := sha256.Sum256(rawManifest)
 	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// ValidDigest reports whether s can be a Digest.
+func ValidDigest(s string) bool {
+	sum, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(sum) == 64 && strings.Trim(sum, "0123456789abcdef") == ""
 }
 
 // ReadManifest reads the manifest of the snapshot in dir. It does not check the

@@ -47,8 +47,7 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 	if err != nil {
 		return err
 	}
-	auth := &oci.Auth{Host: ref.Host, Credentials: credentials}
-	pushed, err := ref.Push(ctx, &http.Client{Transport: auth.Over(http.DefaultTransport)}, name)
+	pushed, err := ref.Push(ctx, &http.Client{Transport: oci.Auth(ref.Host, credentials)(http.DefaultTransport)}, name)
 	var status *oci.StatusError
 	switch {
 	case errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden):

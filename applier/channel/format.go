@@ -317,7 +317,7 @@ func checkStops(stops []string) error {
 		return fmt.Errorf("it stops more than %d versions", maxStops)
 	}
 	for i, s := range stops {
-		if !validDigest(s) || slices.Contains(stops[:i], s) {
+		if !bootcheck.ValidDigest(s) || slices.Contains(stops[:i], s) {
 			return fmt.Errorf("stop %.80q is not the digest of a manifest, once", s)
 		}
 	}
@@ -330,7 +330,7 @@ func (r *Release) check() error {
 		return errors.New("that cannot be a version")
 	case r.Release < 1:
 		return fmt.Errorf("release %d: a device does not know whether it is newer; 1 or more", r.Release)
-	case !validDigest(r.Manifest):
+	case !bootcheck.ValidDigest(r.Manifest):
 		return fmt.Errorf("manifest %.80q is not the digest of one", r.Manifest)
 	case r.Size < 1 || r.Size > bootcheck.MaxTreeSize:
 		return fmt.Errorf("size %d is not within 1 and %d", r.Size, int64(bootcheck.MaxTreeSize))
@@ -369,9 +369,4 @@ func CheckAddress(s string) error {
 		return nil
 	}
 	return errors.New("an address is not http, https, oci or relative to the channel's, in ASCII, without a user")
-}
-
-func validDigest(s string) bool {
-	hex, ok := strings.CutPrefix(s, "sha256:")
-	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }

@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -15,85 +17,80 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// Credentials are a user and a password for a registry; the zero value is none.
-type Credentials struct{ User, Password string }
-
 // maxSmall is how long a file of credentials or the answer with a token may be, bytes.
 const maxSmall = 64 << 10
 
-// ReadCredentials reads those for host from file, which has the form that docker, podman
-// and oras write: {"auths":{"HOST":{"auth":"base64 of USER:PASSWORD"}}}. None if there is
-// no file, or nothing in it for host. A file that others than its owner can read
+// ReadCredentials reads the Authorization for host from file, which has the form that docker,
+// podman and oras write: {"auths":{"HOST":{"auth":"base64 of USER:PASSWORD"}}}. Empty if there
+// is no file, or nothing in it for host. A file that others than its owner can read
 // is refused.
-func ReadCredentials(file, host string) (Credentials, error) {
-	var none Credentials
+func ReadCredentials(file, host string) (basic string, err error) {
 	text, err := bootcheck.ReadSecret(file, maxSmall)
 	if errors.Is(err, fs.ErrNotExist) {
-		return none, nil
+		return "", nil
 	} else if err != nil {
-		return none, fmt.Errorf("cannot use the registry's credentials in %s: %w", file, err)
+		return "", fmt.Errorf("cannot use the registry's credentials in %s: %w", file, err)
 	}
 	var all struct {
 		Auths map[string]struct{ Auth string }
 	}
 	if json.Unmarshal(text, &all) != nil { // its text may be in the error
-		return none, fmt.Errorf("cannot read the registry's credentials: %s is not JSON as docker writes it", file)
+		return "", fmt.Errorf("cannot read the registry's credentials: %s is not JSON as docker writes it", file)
 	}
 	entry, ok := all.Auths[host]
 	if !ok {
-		return none, nil
+		return "", nil
 	}
 	plain, err := base64.StdEncoding.DecodeString(entry.Auth)
-	user, password, colon := strings.Cut(string(plain), ":")
-	if err != nil || !colon {
-		return none, fmt.Errorf("cannot read the registry's credentials: in %s, auth of %s is not the base64 of USER:PASSWORD", file, host)
+	if err != nil || !bytes.Contains(plain, []byte(":")) {
+		return "", fmt.Errorf("cannot read the registry's credentials: in %s, auth of %s is not the base64 of USER:PASSWORD", file, host)
 	}
-	return Credentials{user, password}, nil
+	return "Basic " + base64.StdEncoding.EncodeToString(plain), nil
 }
 
-// Auth answers the challenges of one registry: with a token that it gets where the
-// registry says (Bearer), or with the credentials (Basic). Requests to other hosts, as of a
-// redirect to the store behind it, pass as they are.
-type Auth struct {
-	Host        string
-	Credentials Credentials
+// Auth answers the challenges of the registry host: with a token that it gets where the
+// registry says (Bearer), or with basic, of ReadCredentials. Requests to other hosts, as of a
+// redirect to the store behind it, pass as they are. What one transport found out serves all.
+func Auth(host, basic string) func(base http.RoundTripper) http.RoundTripper {
+	a := &auth{host: host, basic: basic}
+	return func(base http.RoundTripper) http.RoundTripper { return &transport{a, base} }
+}
+
+type auth struct {
+	host, basic string
 
 	mu   sync.Mutex
 	have string // the Authorization that was good last
 }
 
-// Over answers the challenges of what base sends. What one transport found out serves all.
-func (a *Auth) Over(base http.RoundTripper) http.RoundTripper { return &transport{a, base} }
-
 type transport struct {
-	*Auth
+	*auth
 	base http.RoundTripper
 }
 
-// RoundTrip sends req, and once more if it is answered with a challenge.
+// RoundTrip sends req, whose body GetBody makes, and once more if it is answered with a challenge.
 func (a *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Host != a.Host {
+	if req.URL.Host != a.host {
 		return a.base.RoundTrip(req)
 	}
-	if req.Body != nil && req.GetBody != nil {
+	if req.Body != nil {
 		defer req.Body.Close() // send makes its own
 	}
 	a.mu.Lock()
 	have := a.have
 	a.mu.Unlock()
 	resp, err := a.send(req, have)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
 	fresh, err := a.answer(req, resp.Header.Values("WWW-Authenticate"))
-	if err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	if fresh == "" || fresh == have {
+	if err == nil && (fresh == "" || fresh == have) {
 		return resp, nil // there is nothing else to try
 	}
 	resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
 	resp, err = a.send(req, fresh)
 	if err == nil && resp.StatusCode != http.StatusUnauthorized {
 		a.mu.Lock()
@@ -103,14 +100,12 @@ func (a *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (a *transport) send(req *http.Request, authorization string) (*http.Response, error) {
+func (a *transport) send(req *http.Request, authorization string) (_ *http.Response, err error) {
 	again := req.Clone(req.Context())
 	if req.GetBody != nil {
-		body, err := req.GetBody()
-		if err != nil {
+		if again.Body, err = req.GetBody(); err != nil {
 			return nil, err
 		}
-		again.Body = body
 	}
 	if authorization != "" {
 		again.Header.Set("Authorization", authorization)
@@ -120,16 +115,12 @@ func (a *transport) send(req *http.Request, authorization string) (*http.Respons
 
 // answer is the Authorization that one of the challenges asks for; empty: none can be had.
 func (a *transport) answer(req *http.Request, challenges []string) (string, error) {
-	basic := ""
-	if a.Credentials != (Credentials{}) {
-		basic = "Basic " + base64.StdEncoding.EncodeToString([]byte(a.Credentials.User+":"+a.Credentials.Password))
-	}
 	for _, c := range challenges {
 		switch scheme, rest, _ := strings.Cut(c, " "); strings.ToLower(scheme) {
 		case "basic":
-			return basic, nil
+			return a.basic, nil
 		case "bearer":
-			token, err := a.token(req, parameters(rest), basic)
+			token, err := a.token(req, parameters(rest))
 			if err != nil {
 				return "", fmt.Errorf("cannot get a token for the registry: %w", err)
 			}
@@ -140,7 +131,7 @@ func (a *transport) answer(req *http.Request, challenges []string) (string, erro
 }
 
 // token asks for one where the challenge says.
-func (a *transport) token(req *http.Request, c map[string]string, basic string) (string, error) {
+func (a *transport) token(req *http.Request, c map[string]string) (string, error) {
 	realm, err := url.Parse(c["realm"])
 	if err != nil || realm.Host == "" || realm.Scheme != "https" && realm.Scheme != req.URL.Scheme {
 		return "", fmt.Errorf("the registry names no https address for it: %.200q", c["realm"])
@@ -156,8 +147,8 @@ func (a *transport) token(req *http.Request, c map[string]string, basic string) 
 	if err != nil {
 		return "", err
 	}
-	if basic != "" {
-		ask.Header.Set("Authorization", basic)
+	if a.basic != "" {
+		ask.Header.Set("Authorization", a.basic)
 	}
 	resp, err := a.base.RoundTrip(ask)
 	if err != nil {
@@ -168,16 +159,15 @@ func (a *transport) token(req *http.Request, c map[string]string, basic string) 
 		return "", &StatusError{realm.Host, resp.StatusCode}
 	}
 	var answer struct {
-		Token       string `json:"token"`
+		Token       string
 		AccessToken string `json:"access_token"`
 	}
-	if json.NewDecoder(io.LimitReader(resp.Body, maxSmall)).Decode(&answer) != nil || answer.Token+answer.AccessToken == "" {
+	err = json.NewDecoder(io.LimitReader(resp.Body, maxSmall)).Decode(&answer)
+	token := cmp.Or(answer.Token, answer.AccessToken)
+	if err != nil || token == "" {
 		return "", fmt.Errorf("%s answered without one", realm.Host)
 	}
-	if answer.Token == "" {
-		return answer.AccessToken, nil
-	}
-	return answer.Token, nil
+	return token, nil
 }
 
 // parameters reads key="value", key=value, … of a challenge.

@@ -9,24 +9,26 @@
 package oci
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // Scheme begins an address of this package.
 const Scheme = "oci://"
 
-// ArtifactType is what a manifest that holds a bundle says that it is, and the media type
+// artifactType is what a manifest that holds a bundle says that it is, and the media type
 // of its layer.
-const ArtifactType = "application/vnd.tope.ota.bundle.v1"
+const artifactType = "application/vnd.tope.ota.bundle.v1"
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 
@@ -58,7 +60,7 @@ func Parse(address string) (Reference, error) {
 		return r, fmt.Errorf("%.200q: the name of a repository has small letters, digits and ._-/", address)
 	case r.Digest == "" && (!only(strings.ToLower(r.Tag), "._-") || len(r.Tag) > 128 || strings.HasPrefix(r.Tag, ".") || strings.HasPrefix(r.Tag, "-")):
 		return r, fmt.Errorf("%.200q names neither a tag (:1.2.0) nor a digest (@sha256:…)", address)
-	case r.Digest != "" && !validDigest(r.Digest):
+	case r.Digest != "" && !bootcheck.ValidDigest(r.Digest):
 		return r, fmt.Errorf("%.200q: a digest is sha256: and 64 hex digits", address)
 	}
 	return r, nil
@@ -79,11 +81,6 @@ func validName(s string) bool {
 	return true
 }
 
-func validDigest(s string) bool {
-	sum, err := hex.DecodeString(strings.TrimPrefix(s, "sha256:"))
-	return err == nil && len(sum) == sha256.Size && strings.HasPrefix(s, "sha256:") && strings.ToLower(s) == s
-}
-
 // String is the address.
 func (r Reference) String() string {
 	if r.Digest != "" {
@@ -94,28 +91,24 @@ func (r Reference) String() string {
 
 // url is the address of what in the repository: manifests/TAG, blobs/DIGEST.
 func (r Reference) url(what string) string {
-	scheme := "https"
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if ip := net.ParseIP(strings.Trim(host, "[]")); host == "localhost" || ip != nil && ip.IsLoopback() {
+	scheme, host := "https", (&url.URL{Host: r.Host}).Hostname()
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 		scheme = "http"
 	}
 	return scheme + "://" + r.Host + "/v2/" + r.Name + "/" + what
 }
 
-// A Manifest describes an artifact.
-type Manifest struct {
+// A manifest describes an artifact.
+type manifest struct {
 	SchemaVersion int          `json:"schemaVersion"`
 	MediaType     string       `json:"mediaType"`
 	ArtifactType  string       `json:"artifactType,omitempty"`
-	Config        Descriptor   `json:"config"`
-	Layers        []Descriptor `json:"layers"`
+	Config        descriptor   `json:"config"`
+	Layers        []descriptor `json:"layers"`
 }
 
-// A Descriptor describes a part of an artifact.
-type Descriptor struct {
+// A descriptor describes a part of an artifact.
+type descriptor struct {
 	MediaType   string            `json:"mediaType"`
 	Digest      string            `json:"digest"`
 	Size        int64             `json:"size"` // bytes
@@ -140,25 +133,13 @@ func (e *StatusError) Transient() bool {
 // Locate asks the registry where the bundle of r is: the address of its bytes, and how
 // many there are. Errors are *StatusError, or those of client, or say that r is no bundle.
 func (r Reference) Locate(ctx context.Context, client *http.Client) (url string, size int64, err error) {
-	which := r.Digest
-	if which == "" {
-		which = r.Tag
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("manifests/"+which), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("manifests/"+cmp.Or(r.Digest, r.Tag)), nil)
 	if err != nil {
 		return "", 0, err
 	}
 	req.Header.Set("Accept", manifestType)
 	req.Header.Set("User-Agent", "ota-apply")
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return "", 0, &StatusError{r.String(), resp.StatusCode}
-	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	_, text, err := r.send(client, req, http.StatusOK)
 	if err != nil {
 		return "", 0, err
 	}
@@ -169,25 +150,35 @@ func (r Reference) Locate(ctx context.Context, client *http.Client) (url string,
 	return r.url("blobs/" + layer.Digest), layer.Size, nil
 }
 
+// send sends req, whose answer must have the status want. text is what it says, up to a byte
+// more than maxManifest.
+func (r Reference) send(client *http.Client, req *http.Request, want int) (resp *http.Response, text []byte, err error) {
+	if resp, err = client.Do(req); err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	text, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	if resp.StatusCode != want {
+		err = &StatusError{r.String(), resp.StatusCode}
+	}
+	return resp, text, err
+}
+
 // layer is the bundle in the manifest text.
-func (r Reference) layer(text []byte) (Descriptor, error) {
-	var none Descriptor
-	if len(text) > maxManifest {
-		return none, fmt.Errorf("its manifest is longer than %d bytes", maxManifest)
+func (r Reference) layer(text []byte) (l descriptor, err error) {
+	var m manifest
+	switch {
+	case len(text) > maxManifest:
+		return l, fmt.Errorf("its manifest is longer than %d bytes", maxManifest)
+	case r.Digest != "" && r.Digest != bootcheck.Digest(text):
+		return l, errors.New("its manifest does not have the digest that was asked for")
+	case json.Unmarshal(text, &m) != nil:
+		return l, errors.New("its manifest cannot be read")
+	case len(m.Layers) != 1:
+		return l, fmt.Errorf("it has %d layers, want 1, the bundle", len(m.Layers))
 	}
-	if sum := sha256.Sum256(text); r.Digest != "" && r.Digest != "sha256:"+hex.EncodeToString(sum[:]) {
-		return none, errors.New("its manifest does not have the digest that was asked for")
-	}
-	var m Manifest
-	if err := json.Unmarshal(text, &m); err != nil {
-		return none, errors.New("its manifest cannot be read")
-	}
-	if len(m.Layers) != 1 {
-		return none, fmt.Errorf("it has %d layers, want 1, the bundle", len(m.Layers))
-	}
-	l := m.Layers[0]
-	if !validDigest(l.Digest) || l.Size <= 0 {
-		return none, errors.New("its layer has no SHA-256 or no size")
+	if l = m.Layers[0]; !bootcheck.ValidDigest(l.Digest) || l.Size <= 0 {
+		return l, errors.New("its layer has no SHA-256 or no size")
 	}
 	return l, nil
 }

@@ -99,8 +99,8 @@ func TestAuthStays(t *testing.T) {
 		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
 	}))
 	defer srv.Close()
-	auth := &Auth{Host: srv.Listener.Addr().String(), Credentials: Credentials{"u", "p"}}
-	resp, err := (&http.Client{Transport: auth.Over(http.DefaultTransport)}).Get(srv.URL)
+	auth := Auth(srv.Listener.Addr().String(), "Basic dTpw")
+	resp, err := (&http.Client{Transport: auth(http.DefaultTransport)}).Get(srv.URL)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || resp.Request.URL.String() != other.URL {
 		t.Errorf("got %v, %v", resp, err)
 	}
@@ -113,8 +113,8 @@ func TestTokenRealm(t *testing.T) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="`+realm+`",service="s"`)
 			w.WriteHeader(http.StatusUnauthorized)
 		}))
-		auth := &Auth{Host: srv.Listener.Addr().String(), Credentials: Credentials{"u", "p"}}
-		_, err := (&http.Client{Transport: auth.Over(srv.Client().Transport)}).Get(srv.URL)
+		auth := Auth(srv.Listener.Addr().String(), "Basic dTpw")
+		_, err := (&http.Client{Transport: auth(srv.Client().Transport)}).Get(srv.URL)
 		if err == nil || !strings.Contains(err.Error(), "no https address") {
 			t.Errorf("realm %q: %v", realm, err)
 		}
@@ -135,21 +135,21 @@ func TestParameters(t *testing.T) {
 
 func TestReadCredentials(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "auth.json")
-	if c, err := ReadCredentials(file, "h"); err != nil || c != (Credentials{}) {
+	if c, err := ReadCredentials(file, "h"); err != nil || c != "" {
 		t.Errorf("no file: %v, %v", c, err)
 	}
 	for _, row := range []struct {
 		text string
 		mode os.FileMode
-		want Credentials
+		want string
 		err  string
 	}{
-		{`{"auths":{"h":{"auth":"dTpwOjE="}}}`, 0o600, Credentials{"u", "p:1"}, ""},
-		{`{"auths":{"other":{"auth":"dTpw"}}}`, 0o600, Credentials{}, ""},
-		{`{"auths":{"h":{"auth":"dTpw"}}}`, 0o640, Credentials{}, "others can read"},
-		{`{"auths":{"h":{"auth":"secret"}}}`, 0o600, Credentials{}, "is not the base64"},
-		{`{"auths":{"h":{}}}`, 0o600, Credentials{}, "is not the base64"},
-		{`secret`, 0o600, Credentials{}, "not JSON"},
+		{`{"auths":{"h":{"auth":"dTpwOjE="}}}`, 0o600, "Basic dTpwOjE=", ""},
+		{`{"auths":{"other":{"auth":"dTpw"}}}`, 0o600, "", ""},
+		{`{"auths":{"h":{"auth":"dTpw"}}}`, 0o640, "", "others can read"},
+		{`{"auths":{"h":{"auth":"secret"}}}`, 0o600, "", "is not the base64"},
+		{`{"auths":{"h":{}}}`, 0o600, "", "is not the base64"},
+		{`secret`, 0o600, "", "not JSON"},
 	} {
 		if err := os.WriteFile(file, []byte(row.text), row.mode); err != nil {
 			t.Fatal(err)

@@ -1,17 +1,17 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // emptyConfig is the config of an artifact that needs none, by OCI's image specification.
@@ -31,71 +31,61 @@ func (r Reference) Push(ctx context.Context, client *http.Client, name string) (
 	if err != nil {
 		return r, err
 	}
-	layer := Descriptor{
-		MediaType: ArtifactType, Digest: "sha256:" + hex.EncodeToString(sum.Sum(nil)), Size: size,
+	layer := descriptor{
+		MediaType: artifactType, Digest: "sha256:" + hex.EncodeToString(sum.Sum(nil)), Size: size,
 		Annotations: map[string]string{"org.opencontainers.image.title": filepath.Base(name)},
 	}
-	config := Descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: digestOf([]byte(emptyConfig)), Size: int64(len(emptyConfig))}
-	if err := r.pushBlob(ctx, client, layer, func() io.ReadCloser { return io.NopCloser(io.NewSectionReader(f, 0, size)) }); err != nil {
+	config := descriptor{MediaType: "application/vnd.oci.empty.v1+json", Digest: bootcheck.Digest([]byte(emptyConfig)), Size: int64(len(emptyConfig))}
+	if err := r.pushBlob(ctx, client, layer, f); err != nil {
 		return r, err
 	}
-	if err := r.pushBlob(ctx, client, config, func() io.ReadCloser { return io.NopCloser(bytes.NewReader([]byte(emptyConfig))) }); err != nil {
+	if err := r.pushBlob(ctx, client, config, strings.NewReader(emptyConfig)); err != nil {
 		return r, err
 	}
-	text, err := json.Marshal(Manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: ArtifactType, Config: config, Layers: []Descriptor{layer}})
+	text, err := json.Marshal(manifest{SchemaVersion: 2, MediaType: manifestType, ArtifactType: artifactType, Config: config, Layers: []descriptor{layer}})
 	if err != nil {
 		return r, err
 	}
-	err = r.send(ctx, client, http.MethodPut, r.url("manifests/"+r.Tag), manifestType, int64(len(text)),
-		func() io.ReadCloser { return io.NopCloser(bytes.NewReader(text)) }, nil, http.StatusCreated)
-	return Reference{Host: r.Host, Name: r.Name, Digest: digestOf(text)}, err
+	tagged := descriptor{MediaType: manifestType, Digest: bootcheck.Digest(text), Size: int64(len(text))}
+	_, err = r.push(ctx, client, http.MethodPut, r.url("manifests/"+r.Tag), tagged, strings.NewReader(string(text)), http.StatusCreated)
+	return Reference{Host: r.Host, Name: r.Name, Digest: tagged.Digest}, err
 }
 
-func digestOf(b []byte) string {
-	sum := sha256.Sum256(b)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
-
-func (r Reference) pushBlob(ctx context.Context, client *http.Client, d Descriptor, body func() io.ReadCloser) error {
-	if r.send(ctx, client, http.MethodHead, r.url("blobs/"+d.Digest), "", 0, nil, nil, http.StatusOK) == nil {
+func (r Reference) pushBlob(ctx context.Context, client *http.Client, d descriptor, content io.ReaderAt) error {
+	none := descriptor{}
+	if _, err := r.push(ctx, client, http.MethodHead, r.url("blobs/"+d.Digest), none, nil, http.StatusOK); err == nil {
 		return nil
 	}
-	var location *url.URL
-	if err := r.send(ctx, client, http.MethodPost, r.url("blobs/uploads/"), "", 0, nil, &location, http.StatusAccepted); err != nil {
+	resp, err := r.push(ctx, client, http.MethodPost, r.url("blobs/uploads/"), none, nil, http.StatusAccepted)
+	if err != nil {
 		return err
 	}
-	if location == nil {
-		return fmt.Errorf("%s: the registry does not say where the upload goes", r)
+	to, err := resp.Location()
+	if err != nil {
+		return err
 	}
-	q := location.Query()
+	q := to.Query()
 	q.Set("digest", d.Digest)
-	location.RawQuery = q.Encode()
-	return r.send(ctx, client, http.MethodPut, location.String(), "application/octet-stream", d.Size, body, nil, http.StatusCreated)
+	to.RawQuery = q.Encode()
+	d.MediaType = "application/octet-stream"
+	_, err = r.push(ctx, client, http.MethodPut, to.String(), d, content, http.StatusCreated)
+	return err
 }
 
-// send makes one request, whose answer must have the status want, and notes its Location.
-func (r Reference) send(ctx context.Context, client *http.Client, method, to, contentType string, size int64, body func() io.ReadCloser, location **url.URL, want int) error {
+// push makes one request, with content, which d describes, if that is not nil. The answer must
+// have the status want.
+func (r Reference) push(ctx context.Context, client *http.Client, method, to string, d descriptor, content io.ReaderAt, want int) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, to, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("User-Agent", "ota-bundle")
-	if body != nil {
-		req.ContentLength, req.Body = size, body()
-		req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
-		req.Header.Set("Content-Type", contentType)
+	if content != nil {
+		req.ContentLength = d.Size
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(io.NewSectionReader(content, 0, d.Size)), nil }
+		req.Body, _ = req.GetBody()
+		req.Header.Set("Content-Type", d.MediaType)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxSmall))
-	if resp.StatusCode != want {
-		return &StatusError{r.String(), resp.StatusCode}
-	}
-	if location != nil {
-		*location, err = resp.Location()
-	}
-	return err
+	resp, _, err := r.send(client, req, want)
+	return resp, err
 }
