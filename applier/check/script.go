@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -32,7 +31,7 @@ func script(ctx context.Context, path, version string) health.Answer {
 	if err := mayRun(path); err != nil {
 		return health.Answer{Error: err.Error(), CannotRun: true}
 	}
-	var out tailBuffer
+	var out tail
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Dir = "/"
 	cmd.Env = []string{
@@ -52,7 +51,7 @@ func script(ctx context.Context, path, version string) health.Answer {
 	if cmd.ProcessState.Success() { // also if its output was lost
 		return health.Answer{}
 	}
-	return health.Answer{Error: fmt.Sprintf("%s: %v", filepath.Base(path), err), Output: out.String()}
+	return health.Answer{Error: fmt.Sprintf("%s: %v", filepath.Base(path), err), Output: string(out)}
 }
 
 // wait waits for the program and kills what is left of its process group. It
@@ -87,28 +86,11 @@ func mayRun(path string) error {
 	return bootcheck.CheckOwner(path)
 }
 
-// tailBuffer keeps the last health.MaxOutput bytes that were written to it.
-type tailBuffer struct {
-	mu sync.Mutex // what escaped the process group may still write when String is called
-	b  []byte
-}
+// tail is the last health.MaxOutput bytes that were written to it.
+type tail []byte
 
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := len(p)
-	if n > health.MaxOutput {
-		p = p[n-health.MaxOutput:]
-	}
-	if over := len(t.b) + len(p) - health.MaxOutput; over > 0 {
-		t.b = t.b[:copy(t.b, t.b[over:])]
-	}
-	t.b = append(t.b, p...)
-	return n, nil
-}
-
-func (t *tailBuffer) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-health.MaxOutput):]
+	return len(p), nil
 }

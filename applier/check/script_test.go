@@ -187,16 +187,16 @@ func alive(pid int) bool {
 	return len(state) > 0 && state[0] != 'Z' && state[0] != 'X'
 }
 
-func TestTailBuffer(t *testing.T) {
+func TestTail(t *testing.T) {
 	var all []byte
-	var b tailBuffer
+	var b tail
 	for i := range 300 {
 		p := bytes.Repeat([]byte{byte('a' + i%26)}, i*7%5000)
 		all = append(all, p...)
 		if n, err := b.Write(p); n != len(p) || err != nil {
 			t.Fatalf("Write = %d, %v", n, err)
 		}
-		if want := string(all[max(0, len(all)-health.MaxOutput):]); b.String() != want {
+		if want := string(all[max(0, len(all)-health.MaxOutput):]); string(b) != want {
 			t.Fatalf("after %d bytes: not the last %d", len(all), health.MaxOutput)
 		}
 	}

@@ -8,21 +8,19 @@
 package report
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/tope-ota/ota/applier/check"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 // The stages of an install, in their order. The words are API: device-api and
@@ -43,7 +41,6 @@ const (
 	postLimit = 2 * time.Second        // for one report
 	lastLimit = time.Second            // in Close, for all that waits, then again for the last report
 	slowLimit = 250 * time.Millisecond // instead, if the report before timed out; and in Flush
-	replyMax  = 4 << 10                // bytes that are read of a reply, so that device-api can send it
 	keepEvery = time.Second            // between two states of the file that say how many bytes are done
 	textMax   = 1000                   // bytes of a message: a cause may quote an address of any length
 )
@@ -60,36 +57,32 @@ type kept struct {
 
 // A Reporter reports one install. Its methods may be called from several goroutines.
 type Reporter struct {
-	url    string // empty: nothing is posted
-	client *http.Client
-	file   string // empty: no state is kept
+	url  string
+	file string // empty: no state is kept
 
 	mu      sync.Mutex
 	watch   func(State)
-	state   State
-	version string              // that is installed; empty: not known yet
-	done    int64               // bytes of the stage
-	total   int64               // 0: the stage does not count them
-	noted   time.Time           // when state was last to be kept
-	told    int                 // percent of the last state that was told
-	exit    *bootcheck.ExitCode // with the last state
-	kept    chan struct{}       // closed while state is in the file
-	waiting []State             // to be posted, the oldest first, no two neighbours of the same stage
-	idle    chan struct{}       // closed while nothing waits or is under way
-	cancel  func()              // ends the post under way
-	slow    bool                // the last report timed out
+	state   kept          // the newest
+	noted   time.Time     // when state was last to be kept
+	told    int           // percent of the last state that was told
+	kept    chan struct{} // closed while state is in the file
+	waiting []State       // to be posted, the oldest first, no two neighbours of the same stage
+	idle    chan struct{} // closed while nothing waits or is under way
+	cancel  func()        // ends the post under way
+	slow    bool          // the last report timed out
 	closed  bool
-	muted   bool
+	muted   bool // nothing is posted
 	err     error
 
 	there *os.File // what is at file: open, as it is locked; of the process that keeps it
 }
 
-// New makes a Reporter that posts to address and keeps the last state in file, as
-// bootcheck.Operation says (mode 0644; its directory is made if missing). Empty means: do
-// not. The caller calls Close at the end.
+// New makes a Reporter that posts to address, of the configuration, and keeps the last state
+// in file, as bootcheck.Operation says (mode 0644; its directory is made if missing). Empty
+// means: do not. The caller calls Close at the end.
 func New(address, file string) *Reporter {
-	r := &Reporter{file: file, cancel: func() {}, idle: make(chan struct{}), kept: make(chan struct{})}
+	r := &Reporter{url: address, muted: address == "", file: file, cancel: func() {}, idle: make(chan struct{}), kept: make(chan struct{})}
+	r.state.Schema = bootcheck.OutputSchema
 	close(r.idle)
 	close(r.kept)
 	if file != "" {
@@ -98,22 +91,6 @@ func New(address, file string) *Reporter {
 		for _, name := range left {
 			os.Remove(name)
 		}
-	}
-	if address == "" {
-		return r
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		r.err = fmt.Errorf("cannot report to %q: want an address that begins with http:// or https://", address)
-		return r
-	}
-	r.url = address
-	r.client = &http.Client{
-		// Each report has its own connection: a kept one may be that of a device-api that
-		// has ended.
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10},
-		// A report goes where the configuration says, nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return r
 }
@@ -127,7 +104,7 @@ func (r *Reporter) Watch(f func(State)) { r.watch = f }
 func (r *Reporter) Stage(stage string, progress int, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done, r.total = 0, 0
+	r.state.Done, r.state.Total = 0, 0
 	r.set(State{Stage: stage, Progress: percent(progress), Message: message})
 }
 
@@ -135,7 +112,7 @@ func (r *Reporter) Stage(stage string, progress int, message string) {
 func (r *Reporter) Version(version string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.version = version
+	r.state.Version = bootcheck.OrNull(version)
 }
 
 // Progress says how far the stage is: done of total bytes, which are above 0. It is told at
@@ -143,14 +120,13 @@ func (r *Reporter) Version(version string) {
 func (r *Reporter) Progress(done, total int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done, r.total = done, total
-	s := r.state
-	s.Progress = percent(int(done * 100 / total))
-	moved := s.Progress - r.state.Progress // falls when a download starts over
-	if moved >= step || moved <= -step || s.Progress == 100 && moved != 0 {
+	r.state.Done, r.state.Total = done, total
+	s := r.state.Operation
+	if p := percent(int(done * 100 / total)); isStep(s.Progress, p) {
+		s.Progress = p
 		r.set(s)
 	} else if time.Since(r.noted) >= keepEvery {
-		r.keepState(r.state)
+		r.keepState(s)
 	}
 }
 
@@ -159,12 +135,17 @@ func (r *Reporter) Progress(done, total int64) {
 func (r *Reporter) Trial(p int, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.state
+	s := r.state.Operation
 	s.Progress, s.Message = percent(p), message
-	moved := s.Progress - r.told
-	if r.keepState(s) && (moved >= step || moved <= -step || s.Progress == 100 && moved != 0) {
+	if r.keepState(s) && isStep(r.told, s.Progress) {
 		r.tell()
 	}
+}
+
+// isStep reports whether a progress is to be told after that of before, which is more when a
+// download starts over.
+func isStep(before, now int) bool {
+	return max(now-before, before-now) >= step || now == 100 && before != 100
 }
 
 // Mute ends the posts. What comes from now on is kept in the file and watched all the same.
@@ -178,20 +159,22 @@ func (r *Reporter) Mute() {
 func (r *Reporter) Fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text, code := err.Error(), bootcheck.Exit(err)
-	r.exit = &code
-	r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text})
+	text := err.Error()
+	if r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text}) {
+		r.state.Exit = new(bootcheck.Exit(err))
+	}
 }
 
 // Success ends the reports with stage "success" at 100 %.
 func (r *Reporter) Success(message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.exit = new(bootcheck.ExitCode)
-	r.set(State{Stage: StageSuccess, Progress: 100, Message: message})
+	if r.set(State{Stage: StageSuccess, Progress: 100, Message: message}) {
+		r.state.Exit = new(bootcheck.ExitDone)
+	}
 }
 
-// Err is the first thing that was wrong with the address or the state file. It is
+// Err is the first thing that was wrong with the state file. It is
 // worth a line in the log, and no reason to stop.
 func (r *Reporter) Err() error {
 	r.mu.Lock()
@@ -200,10 +183,12 @@ func (r *Reporter) Err() error {
 }
 
 // set makes s the state: r.mu is held. Nothing follows success or failed.
-func (r *Reporter) set(s State) {
-	if r.keepState(s) {
-		r.tell()
+func (r *Reporter) set(s State) bool {
+	if !r.keepState(s) {
+		return false
 	}
+	r.tell()
+	return true
 }
 
 // keepState makes s the state, in the file too, and sends nothing: r.mu is held.
@@ -212,7 +197,7 @@ func (r *Reporter) keepState(s State) bool {
 		return false
 	}
 	s.Message, s.Error = clip(s.Message), clip(s.Error)
-	r.state, r.noted = s, time.Now()
+	r.state.Operation, r.noted = s, time.Now()
 	if r.file != "" {
 		begin(&r.kept, r.keepNewest)
 	}
@@ -221,12 +206,12 @@ func (r *Reporter) keepState(s State) bool {
 
 // tell tells the watcher and device-api of the state: r.mu is held.
 func (r *Reporter) tell() {
-	s := r.state
+	s := r.state.Operation
 	r.told = s.Progress
 	if r.watch != nil {
 		r.watch(s)
 	}
-	if r.url == "" || r.muted {
+	if r.muted {
 		return
 	}
 	if n := len(r.waiting); n > 0 && r.waiting[n-1].Stage == s.Stage {
@@ -249,18 +234,17 @@ func begin(done *chan struct{}, f func(done chan struct{})) {
 
 // keepNewest writes the state until there is no newer one.
 func (r *Reporter) keepNewest(done chan struct{}) {
-	for written := (bootcheck.Install{}); ; {
+	for written := (kept{}); ; {
 		r.mu.Lock()
-		s := bootcheck.Install{Operation: r.state, Version: bootcheck.OrNull(r.version), Done: r.done, Total: r.total}
+		s := r.state
 		if s == written {
 			close(done)
 			r.mu.Unlock()
 			return
 		}
-		file := kept{s, r.exit, bootcheck.OutputSchema}
 		r.mu.Unlock()
 		written = s
-		if err := r.keep(file); err != nil {
+		if err := r.keep(s); err != nil {
 			r.mu.Lock()
 			r.err = cmp.Or(r.err, fmt.Errorf("cannot keep the progress of the install: %w", err))
 			r.mu.Unlock()
@@ -313,37 +297,17 @@ func (r *Reporter) postWaiting(done chan struct{}) {
 			r.mu.Unlock()
 			return
 		}
-		s := r.waiting[0]
+		body, _ := json.Marshal(r.waiting[0]) // of texts and a number
 		r.waiting = r.waiting[1:]
-		ctx, cancel := context.WithTimeout(context.Background(), postLimit)
+		ctx, cancel := context.WithCancel(context.Background())
 		r.cancel = cancel
 		r.mu.Unlock()
-		err := r.send(ctx, s)
+		answer := check.Do(ctx, health.Request{Report: r.url, Body: body, Timeout: postLimit})
 		cancel()
 		r.mu.Lock()
-		r.slow = errors.Is(err, context.DeadlineExceeded)
+		r.slow = answer.Late
 		r.mu.Unlock()
 	}
-}
-
-func (r *Reporter) send(ctx context.Context, s State) error {
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "ota-apply")
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.CopyN(io.Discard, resp.Body, replyMax)
-	return err
 }
 
 // wait waits until nothing waits or is under way, for limit at most, and for slowLimit
@@ -373,13 +337,9 @@ func (r *Reporter) Flush(ctx context.Context) { r.wait(ctx, slowLimit) }
 // more than once.
 func (r *Reporter) Close(ctx context.Context) {
 	r.mu.Lock()
-	again := r.closed
 	r.closed = true
 	kept := r.kept
 	r.mu.Unlock()
-	if again {
-		return
-	}
 	// First: a screen and a report say the same at the same moment.
 	select {
 	case <-kept:
