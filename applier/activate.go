@@ -87,7 +87,7 @@ func onHold(record *bootcheck.Record) error {
 // commitTrial is the switch: it returns when ref is current, on trial, durable,
 // and the services have been restarted.
 func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
-	before, err := a.record()
+	before, err := a.store.Record()
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (a *applier) guardianFirst(ctx context.Context, o installOptions) {
 	if o.atReboot || o.noActivate || !systemd.Running() {
 		return
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return
 	}
@@ -335,7 +335,7 @@ func watchingText(w *bootcheck.Watching) string {
 
 // trialOutcome reads how the trial of ref ended; done is false while it continues.
 func (a *applier) trialOutcome(ref *bootcheck.Ref) (done bool, err error) {
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil || record == nil {
 		return false, nil // the guardian is just switching, or repairs it
 	}

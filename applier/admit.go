@@ -29,7 +29,7 @@ func (a *applier) checkAdmission(ctx context.Context, b *openBundle, o installOp
 		return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeHashMismatch,
 			"version %s is refused: its digest is %s, not %s", b.manifest.Version, b.digest, o.manifest)
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}

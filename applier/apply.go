@@ -163,7 +163,7 @@ func (a *applier) obtain(ctx context.Context, from string, o installOptions, key
 			return nil, false, err
 		}
 		a.guardianFirst(ctx, o)
-		if b.record, err = a.record(); err != nil {
+		if b.record, err = a.store.Record(); err != nil {
 			return nil, false, err
 		}
 		if runs(b.record, b.ref()) {
@@ -221,7 +221,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 		return err
 	}
 	a.guardianFirst(ctx, o)
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}
@@ -278,18 +278,6 @@ func (a *applier) storeIsFree(ctx context.Context) error {
 	return err
 }
 
-// record reads what the store says; nil is a store in which nothing was installed.
-func (a *applier) record() (*bootcheck.Record, error) {
-	active, err := a.store.Active()
-	switch {
-	case errors.Is(err, bootcheck.ErrEmpty):
-		return nil, nil
-	case err != nil:
-		return nil, bootcheck.CannotRead(err)
-	}
-	return active.Record, nil
-}
-
 // snapshot is a version of the store. That of record's current version, which an install
 // asks for several times, is read once: it is only what to take files from, each of which
 // is hashed.
@@ -310,7 +298,7 @@ func (a *applier) lockRecord(ctx context.Context, wait time.Duration) (record *b
 	if unlock, err = a.store.Lock(ctx, wait); err != nil {
 		return nil, nil, err
 	}
-	if record, err = a.record(); err != nil {
+	if record, err = a.store.Record(); err != nil {
 		unlock()
 	}
 	return record, unlock, err

@@ -26,7 +26,7 @@ func serveCheck(ctx context.Context) error {
 // check runs the health checks once on the current version, prints what they
 // say and changes nothing. See health.Report for the error.
 func (a *applier) check(ctx context.Context, asJSON bool) error {
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (a *applier) verify(ctx context.Context, name string, strict, prune bool) (
 		seen, err = a.verifyBundle(ctx, name)
 		return err
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (a *applier) cleanup(ctx context.Context, dryRun bool) error {
 		return err
 	}
 	defer unlock()
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}

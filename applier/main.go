@@ -133,7 +133,7 @@ func (c *command) actOut() {
 func (c *command) give(err error) error {
 	var record *bootcheck.Record
 	if c.store != nil {
-		record, _ = c.record()
+		record, _ = c.store.Record()
 	}
 	for name, info := range c.store.LinkInfo(record) {
 		c.answer.Set(name, info)

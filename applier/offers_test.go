@@ -94,7 +94,7 @@ func TestPlanWithRoom(t *testing.T) {
 	defer src.close()
 	b, err := src.next(keys)
 	d.must(err)
-	b.record, err = a.record()
+	b.record, err = a.store.Record()
 	d.must(err)
 	for _, dry := range []bool{false, true} {
 		if a.report = nil; !dry {

@@ -42,7 +42,7 @@ func (a *applier) openPatch(ctx context.Context, from string, o installOptions) 
 	if err != nil || o.noPatch || o.sha256 != "" || o.patch == "" && !beside {
 		return nil, err
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil || record == nil {
 		return nil, nil // what cannot be read is checked when it is needed
 	}

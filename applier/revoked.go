@@ -17,7 +17,7 @@ func (a *applier) applyRevoked(keys *trust.Keys) error {
 	if a.store == nil {
 		return nil // it is not open yet: the install asks again when it opens it
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}

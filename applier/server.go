@@ -96,7 +96,7 @@ func uptime() time.Duration {
 
 // channelDevice is what a channel chooses by.
 func (a *applier) channelDevice(id string) (*filechannel.Device, error) {
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (a *applier) channelKeys() (*trust.Keys, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -153,5 +153,5 @@ func (a *applier) serverAuth() func(http.RoundTripper) http.RoundTripper {
 		return nil
 	}
 	file := credential(a.cfg.Follow.TokenFile)
-	return func(over http.RoundTripper) http.RoundTripper { return ddi.Auth(base, file, over) }
+	return func(over http.RoundTripper) http.RoundTripper { return &ddi.Auth{Base: base, File: file, Over: over} }
 }

@@ -90,7 +90,7 @@ func (e *noRoom) Unwrap() error { return e.error }
 // replace publishes ref in the place of its damaged snapshot: beside one that is linked,
 // and the record's next generation leads to it.
 func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
-	record, err := a.record()
+	record, err := a.store.Record()
 	if err != nil {
 		return err
 	}

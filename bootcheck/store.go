@@ -192,6 +192,18 @@ type Active struct {
 // generations an operator deleted.
 var ErrEmpty = errors.New("no version is installed")
 
+// Record is that of Active; nil: nothing was ever installed.
+func (s *Store) Record() (*Record, error) {
+	active, err := s.Active()
+	switch {
+	case errors.Is(err, ErrEmpty):
+		return nil, nil
+	case err != nil:
+		return nil, CannotRead(err)
+	}
+	return active.Record, nil
+}
+
 // Active reads the current version. One damaged or unreadable copy of the record loses
 // nothing. Even a record that is lost is never a reason to change the current version: it is
 // put together from the newest older generation that is intact and from the links,

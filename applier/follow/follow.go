@@ -46,7 +46,10 @@ const (
 	firstBackoff = 30 * time.Second // after any other failure; it doubles up to mostBackoff
 	mostBackoff  = time.Hour
 	look         = 5 * time.Second // how often the end of a trial, or of an inhibitor, is looked for
+	mostRounds   = 32              // answers in a row that each bring an order
 )
+
+var errEndless = errors.New("the server gives an order for each answer")
 
 // Options are what a Follower is made of.
 type Options struct {
@@ -62,24 +65,29 @@ type Options struct {
 type Follower struct {
 	Options
 	lockFree func()
+	alive    func() // tells systemd's watchdog
 	state    *State
-	order    *Order // what the server said of state.Job last; nil: nothing yet in this process
-	child    *child
+	work
 	denied   map[string]bool // orders whose confirmation was denied in this process
-	told     int             // progress messages of this job
-	shown    string          // the last of them
-	retry    time.Time       // of the job: not before
 	stale    bool            // a try failed since the last poll: perhaps because of its address
-	percent  int             // of the download of this job, the most there was
-	paid     int             // percent when an address expired last
-	waits    string          // why the job waits; empty: it does not
 	contact  error           // of the last poll
 	days     *int            // of the last answer, UnchangedDays
 	logged   string          // the last failure that was logged
 	failed   bool            // an action was closed as failed in this process
 	switched bool            // an activation began in this process
 	result   error           // of the last job that failed here, unless one succeeded after it
-	alive    func()          // tells systemd's watchdog
+}
+
+// work is what this process knows of state.Job.
+type work struct {
+	order   *Order // what the server said of it last; nil: nothing yet
+	child   *child
+	told    int       // progress messages
+	shown   string    // the last of them
+	retry   time.Time // not before
+	percent int       // of the download, the most there was
+	paid    int       // percent when an address expired last
+	waits   string    // why it waits; empty: it does not
 }
 
 // New opens the follower's state and takes its lock, until Close. The error has ExitBusy
@@ -96,9 +104,6 @@ func New(o Options) (*Follower, error) {
 	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}, alive: watchdog()}
 	if f.state, err = load(o.Store, o.Source.Name()); err != nil {
 		f.logf("%v; what the server does not ask for again is forgotten", err)
-	}
-	if r, ok := o.Source.(Rememberer); ok {
-		r.Remember(f.state.Memory)
 	}
 	return f, nil
 }
@@ -120,16 +125,11 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 		}
 	}()
 	defer f.show()
-	settled := false
-	for n := 0; !settled; n++ {
-		if n == 32 {
-			return errors.New("the server gives an order for each answer")
-		}
-		_, _, err := f.poll(ctx)
-		if err != nil {
+	for range mostRounds {
+		if _, err := f.poll(ctx); err != nil {
 			return err
 		}
-		before := f.state.stamp()
+		before := f.state.saves
 		if !f.failed {
 			f.advance(ctx)
 		}
@@ -147,12 +147,14 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 			}
 			return f.result
 		}
-		settled = f.state.stamp() == before && len(f.state.Outbox) == 0
+		if f.state.saves == before && len(f.state.Outbox) == 0 {
+			if job := f.state.Job; job != nil && f.result == nil {
+				f.logf("version %s: %s, waits: %s", job.name(), job.Stage, f.waits)
+			}
+			return f.result
+		}
 	}
-	if job := f.state.Job; job != nil && f.result == nil {
-		f.logf("version %s: %s, waits: %s", job.name(), job.Stage, f.waits)
-	}
-	return f.result
+	return errEndless
 }
 
 // Follow asks until ctx ends. While the state cannot be written, nothing is asked and nothing
@@ -164,15 +166,11 @@ func (f *Follower) Follow(ctx context.Context) {
 		// A try that follows one that failed gets an address of now, unless the server is not well.
 		again := f.stale && f.contact == nil && !time.Now().Before(f.retry)
 		if again || !time.Now().Before(next) {
-			sleep, exact, err := f.poll(ctx)
+			answer, err := f.poll(ctx)
 			if failures++; err == nil {
 				failures = 0
 			}
-			wait := pause(sleep, failures, err)
-			if exact {
-				wait = sleep
-			}
-			next = time.Now().Add(wait)
+			next = time.Now().Add(pause(answer, failures, err))
 		}
 		closed := len(f.state.Outbox)
 		f.advance(ctx)
@@ -180,12 +178,11 @@ func (f *Follower) Follow(ctx context.Context) {
 			next = time.Now()
 		}
 		f.show()
-		wait := time.Until(next)
+		wait := min(time.Until(next), watchEvery)
 		if f.state.Job != nil {
 			wait = min(wait, look)
 		}
-		wait = min(wait, watchEvery)
-		var news <-chan news
+		var news <-chan said
 		if f.child != nil {
 			news = f.child.news
 		}
@@ -195,9 +192,9 @@ func (f *Follower) Follow(ctx context.Context) {
 				f.child.leave()
 			}
 			return
-		case n := <-news:
-			f.hear(ctx, n)
-		case <-time.After(max(wait, 0)):
+		case n, more := <-news:
+			f.hear(ctx, n, more)
+		case <-time.After(wait):
 		}
 	}
 }
@@ -211,31 +208,31 @@ func (f *Follower) firstPause() time.Duration {
 	return rand.N(defaultSleep)
 }
 
-// pause is how long after a poll the next one is. sleep is the server's, of a poll that
-// succeeded.
-func pause(sleep time.Duration, failures int, err error) time.Duration {
+// pause is how long after a poll the next one is. answer is that of a poll that succeeded.
+func pause(answer *Answer, failures int, err error) time.Duration {
 	jitter := func(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5+1) }
-	if err == nil {
-		if sleep <= 0 {
-			sleep = defaultSleep
-		}
-		return jitter(min(max(sleep, leastSleep), mostSleep))
+	switch {
+	case err == nil && answer.Exact:
+		return answer.Sleep
+	case err == nil && answer.Sleep <= 0:
+		return jitter(defaultSleep)
+	case err == nil:
+		return jitter(min(max(answer.Sleep, leastSleep), mostSleep))
 	}
 	first, most := firstBackoff, mostBackoff
 	if errors.Is(err, ErrDenied) {
 		first, most = deniedPause, mostDenied
 	}
 	wait := jitter(min(first<<min(failures-1, 10), most))
-	var f interface{ RetryAfter() time.Duration }
-	if errors.As(err, &f) {
-		wait = max(wait, min(f.RetryAfter(), mostSleep))
+	if e, ok := errors.AsType[*StatusError](err); ok {
+		wait = max(wait, min(e.After, mostSleep))
 	}
 	return wait
 }
 
 // poll delivers what is not delivered, then asks, until there is nothing new. Work that
 // continues is not waited for.
-func (f *Follower) poll(ctx context.Context) (sleep time.Duration, exact bool, err error) {
+func (f *Follower) poll(ctx context.Context) (answer *Answer, err error) {
 	defer func() {
 		f.contact = err
 		if err != nil && ctx.Err() == nil && err.Error() != f.logged {
@@ -246,36 +243,36 @@ func (f *Follower) poll(ctx context.Context) (sleep time.Duration, exact bool, e
 		}
 	}()
 	if f.state.failed != nil {
-		if f.state.save(); f.state.failed != nil {
-			return 0, false, f.state.failed
+		if err := f.state.save(); err != nil {
+			return nil, err
 		}
 	}
 	f.stale = false
-	for range 32 {
+	for range mostRounds {
 		f.alive()
 		if err := f.deliver(ctx); err != nil {
-			return 0, false, err
+			return nil, err
 		}
-		answer, err := f.Source.Ask(ctx)
+		answer, err := f.Source.Ask(ctx, f.state.Memory)
 		if err != nil {
-			return 0, false, err
+			return nil, err
 		}
 		f.days = answer.UnchangedDays
 		if answer.Memory != nil && !bytes.Equal(answer.Memory, f.state.Memory) {
 			f.state.Memory = answer.Memory
-			if f.state.save(); f.state.failed != nil {
-				return 0, false, f.state.failed
+			if err := f.state.save(); err != nil {
+				return nil, err
 			}
 		}
 		f.takeIn(answer.Orders)
 		if err := f.tell(ctx, answer.Attributes); err != nil {
-			return 0, false, err
+			return nil, err
 		}
 		if len(f.state.Outbox) == 0 {
-			return answer.Sleep, answer.Exact, f.state.failed
+			return answer, f.state.failed
 		}
 	}
-	return 0, false, errors.New("the server gives an order for each answer")
+	return nil, errEndless
 }
 
 // deliver sends what waits, oldest first. What the server does not take, ever, is
@@ -314,23 +311,17 @@ func (f *Follower) tell(ctx context.Context, asked bool) error {
 
 // takeIn compares orders with the job.
 func (f *Follower) takeIn(orders []Order) {
-	wanted := false
 	for i := range orders {
-		o := &orders[i]
-		if job := f.state.Job; job != nil && job.Action == o.Action && (o.Kind == KindCancel || job.Confirm == (o.Kind == KindConfirm)) {
-			wanted = true
-		}
-		switch {
+		switch o := &orders[i]; {
 		case o.Kind == KindCancel:
 			f.takeCancel(o)
 		case o.Kind == KindConfirm && f.denied[o.Action]:
 		default:
 			f.takeOrder(o)
-			wanted = wanted || f.state.Job != nil && f.state.Job.Action == o.Action
 		}
 	}
 	// The server has forgotten the order, or another one replaced it.
-	if job := f.state.Job; job != nil && !wanted && job.Stage != Switching {
+	if job := f.state.Job; job != nil && job.Stage != Switching && !slices.ContainsFunc(orders, job.isOf) {
 		f.logf("the server no longer asks for version %s", job.name())
 		f.abandon()
 	}

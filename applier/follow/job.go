@@ -20,9 +20,8 @@ const (
 
 // takeOrder begins or continues with the job that o is about.
 func (f *Follower) takeOrder(o *Order) {
-	confirm := o.Kind == KindConfirm
 	if job := f.state.Job; job != nil {
-		if job.Action == o.Action && job.Confirm == confirm {
+		if job.isOf(*o) {
 			if f.order == nil && job.Stage == Staging {
 				f.progress(Resumed, 0, "the download continues")
 			}
@@ -34,9 +33,8 @@ func (f *Follower) takeOrder(o *Order) {
 		}
 		f.abandon()
 	}
-	job := &Job{Action: o.Action, Confirm: confirm, Name: o.Name, Label: o.Version, Content: o.Content, Stage: Checking, Since: now()}
-	f.state.Job, f.order, f.told, f.shown, f.retry = job, o, 0, "", time.Time{}
-	f.percent, f.paid = 0, -1
+	job := &Job{Action: o.Action, Confirm: o.Kind == KindConfirm, Name: o.Name, Label: o.Version, Content: o.Content, Stage: Checking, Since: now()}
+	f.state.Job, f.work = job, work{order: o, paid: -1}
 	if o.Problem != "" {
 		f.fail(bootcheck.ExitRefused, o.Problem)
 		return
@@ -46,14 +44,15 @@ func (f *Follower) takeOrder(o *Order) {
 		if e.Content == "" || e.Content != o.Content {
 			continue
 		}
-		job.Version, job.Digest = e.Version, e.Digest
-		if r, err := f.record(); err == nil && r != nil {
-			if b := r.BlockedBy(job.ref()); b != nil {
-				f.fail(bootcheck.ExitRefused, blockedText(b))
-				return
-			}
+		r, err := f.Store.Record()
+		if err != nil || r == nil {
+			break
 		}
-		job.Version, job.Digest = "", ""
+		if b := r.BlockedBy(&bootcheck.Ref{Version: e.Version, Digest: e.Digest}); b != nil {
+			job.Version, job.Digest = e.Version, e.Digest
+			f.fail(bootcheck.ExitRefused, blockedText(b))
+			return
+		}
 	}
 	f.logf("the server asks for version %s (action %s)", o.Version, o.Action)
 	f.state.save()
@@ -89,9 +88,8 @@ func (f *Follower) abandon() {
 func (f *Follower) drop() {
 	if f.child != nil {
 		f.child.stop()
-		f.child = nil
 	}
-	f.state.Job, f.order, f.waits = nil, nil, ""
+	f.state.Job, f.work = nil, work{}
 }
 
 // post keeps m until the server has it, and with it what else changed in the state.
@@ -175,7 +173,7 @@ func (f *Follower) tellStaged() {
 
 func (f *Follower) activate(ctx context.Context) {
 	job := f.state.Job
-	record, err := f.record()
+	record, err := f.Store.Record()
 	if err != nil {
 		f.waits, f.result = err.Error(), err
 		return
@@ -184,43 +182,46 @@ func (f *Follower) activate(ctx context.Context) {
 	if record != nil && record.Current != nil {
 		job.Before = record.Current.Digest
 	}
-	if f.state.save(); f.state.failed == nil {
+	if f.state.save() == nil {
 		f.switched = true
 		f.start(ctx, "activate", "-q", "--json", job.Version)
 	}
 }
 
-// start calls ota-apply. The last argument --url-file gets a file with the address, which
-// can hold a secret.
+// start calls ota-apply, see call.
 func (f *Follower) start(ctx context.Context, args ...string) {
+	var err error
+	if f.child, err = f.call(ctx, args); err != nil {
+		f.logf("%v", err)
+		f.result, f.retry = err, time.Now().Add(firstRetry)
+	}
+}
+
+// call starts ota-apply. The last argument --url-file gets a file with the address, which
+// can hold a secret.
+func (f *Follower) call(ctx context.Context, args []string) (*child, error) {
 	file := ""
 	if args[len(args)-1] == "--url-file" {
 		file = filepath.Join(f.Run, ".follow-url")
 		urls := append([]string{f.order.URL}, f.order.Mirrors...)
 		if err := bootcheck.ReplaceFile(file, []byte(urls[f.state.Job.Tries%len(urls)]+"\n"), 0o600, false); err != nil {
-			f.result = fmt.Errorf("cannot begin: %w", err)
-			f.logf("%v", f.result)
-			f.retry = time.Now().Add(firstRetry)
-			return
+			return nil, fmt.Errorf("cannot begin: %w", err)
 		}
 		args = append(args, file)
 	}
 	c, err := startChild(ctx, append(slices.Clone(f.Program), args...), f.Log, file)
 	if err != nil {
-		f.result = fmt.Errorf("cannot start ota-apply: %w", err)
-		f.logf("%v", f.result)
-		f.retry = time.Now().Add(firstRetry)
-		return
+		return nil, fmt.Errorf("cannot start ota-apply: %w", err)
 	}
-	f.child = c
+	return c, nil
 }
 
 // finishChild waits for the end of the child, for Once.
 func (f *Follower) finishChild(ctx context.Context) error {
 	for f.child != nil {
 		select {
-		case n := <-f.child.news:
-			f.hear(ctx, n)
+		case n, more := <-f.child.news:
+			f.hear(ctx, n, more)
 		case <-ctx.Done():
 			f.child.leave()
 			f.child = nil
@@ -230,10 +231,11 @@ func (f *Follower) finishChild(ctx context.Context) error {
 	return f.state.failed
 }
 
-// hear takes what the child says.
-func (f *Follower) hear(ctx context.Context, n news) {
-	if n.end == nil {
-		if job := f.state.Job; job != nil && job.Stage != Checking {
+// hear takes what the child says; no more: its end.
+func (f *Follower) hear(ctx context.Context, n said, more bool) {
+	job := f.state.Job
+	if more {
+		if job.Stage != Checking {
 			if n.Stage == report.StageDownloading {
 				f.percent = max(f.percent, n.Progress)
 			}
@@ -245,12 +247,12 @@ func (f *Follower) hear(ctx context.Context, n news) {
 		}
 		return
 	}
+	r := &f.child.result
 	f.child = nil
-	job := f.state.Job
-	if job == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return // the same stage begins again in the next process
 	}
-	switch r := n.end; {
+	switch {
 	case job.Stage == Switching:
 		f.checkSwitch(r)
 	case r.exit == 0 && job.Stage == Checking:
@@ -282,7 +284,7 @@ func (f *Follower) accepted(r *result) {
 func (f *Follower) again(r *result) {
 	job := f.state.Job
 	f.result = r.err()
-	switch bootcheck.ExitCode(r.exit) {
+	switch r.exit {
 	case bootcheck.ExitBusy:
 		f.waits = "another install runs"
 		f.retry = time.Now().Add(busyRetry)
@@ -297,19 +299,19 @@ func (f *Follower) again(r *result) {
 		}
 		if job.Tries++; job.Tries < maxTries {
 			f.retry = time.Now().Add(firstRetry << job.Tries)
-			f.progress(Proceeding, 0, r.text())
+			f.progress(Proceeding, 0, r.lines[0])
 			f.state.save()
 			return
 		}
 	}
-	f.fail(bootcheck.ExitCode(r.exit), r.details()...)
+	f.fail(r.exit, r.lines...)
 }
 
 // checkSwitch looks what became of the version after the switch. r is how the activation
 // ended; nil: it was interrupted, or is to be awaited.
 func (f *Follower) checkSwitch(r *result) {
 	job := f.state.Job
-	record, err := f.record()
+	record, err := f.Store.Record()
 	if err != nil { // the guardian is just switching, or repairs it
 		f.waits, f.result = err.Error(), bootcheck.Errorf(bootcheck.ExitUnknown, "", "version %s was activated: %w", job.name(), err)
 		return
@@ -333,13 +335,13 @@ func (f *Follower) checkSwitch(r *result) {
 		f.fail(code, text...)
 	case v == pending:
 		f.waits = "the trial of version " + job.Version
-		if r != nil && r.exit == int(bootcheck.ExitUnknown) {
+		if r != nil && r.exit == bootcheck.ExitUnknown {
 			f.result = r.err()
 		}
 	case r != nil && r.exit != 0:
 		// It goes back so that what changed meanwhile is seen.
 		job.Stage = Staged
-		if bootcheck.ExitCode(r.exit) != bootcheck.ExitBusy {
+		if r.exit != bootcheck.ExitBusy {
 			job.Stage = Checking
 		}
 		if f.again(r); f.state.Job != nil {
@@ -378,18 +380,6 @@ func (f *Follower) end(m Message) {
 	}
 	f.drop()
 	f.post(m)
-}
-
-// record reads what the store says; nil: nothing was installed.
-func (f *Follower) record() (*bootcheck.Record, error) {
-	active, err := f.Store.Active()
-	switch {
-	case isEmpty(err):
-		return nil, nil
-	case err != nil:
-		return nil, bootcheck.CannotRead(err)
-	}
-	return active.Record, nil
 }
 
 // details are the lines of a message.

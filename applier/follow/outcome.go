@@ -3,7 +3,6 @@ package follow
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -74,8 +73,6 @@ func evidence(record *bootcheck.Record, ref *bootcheck.Ref) (lines []string) {
 	return lines
 }
 
-func isEmpty(err error) bool { return errors.Is(err, bootcheck.ErrEmpty) }
-
 // Attributes are what the server may know of the device.
 type Attributes map[string]string
 
@@ -95,7 +92,7 @@ func (a Attributes) sum(installed *Installed) string {
 // calls it: nil where that is not known, or the version is not confirmed.
 func (f *Follower) attributes() (a Attributes, installed *Installed) {
 	a = Attributes{"ota_phase": "unknown"}
-	record, err := f.record()
+	record, err := f.Store.Record()
 	if err != nil {
 		return a, nil
 	}
@@ -103,14 +100,10 @@ func (f *Follower) attributes() (a Attributes, installed *Installed) {
 		return a, nil
 	}
 	a["ota_phase"] = string(record.Phase)
-	for _, l := range record.Links() {
-		name := map[string]string{"current": "ota_version"}[l.Name]
-		if name == "" {
-			name = "ota_" + l.Name
-		}
+	for name, ref := range map[string]*bootcheck.Ref{"ota_version": record.Current, "ota_previous": record.Previous, "ota_factory": record.Factory} {
 		a[name] = ""
-		if l.Ref != nil {
-			a[name] = l.Ref.Version
+		if ref != nil {
+			a[name] = ref.Version
 		}
 	}
 	if record.Current != nil {

@@ -10,10 +10,6 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-type later struct{ error }
-
-func (later) RetryAfter() time.Duration { return 90 * time.Minute }
-
 // Rows 13, 14, 19: as told, but neither at once nor never; spread; longer with each
 // failure; much longer when an operator has to act.
 func TestPause(t *testing.T) {
@@ -34,11 +30,11 @@ func TestPause(t *testing.T) {
 		{"the hundredth", 0, 100, other, 54 * time.Minute, 66 * time.Minute},
 		{"denied", 0, 1, fmt.Errorf("401: %w", ErrDenied), 27 * time.Minute, 33 * time.Minute},
 		{"denied for days", 0, 100, ErrDenied, 216 * time.Minute, 264 * time.Minute},
-		{"the server says when", 0, 1, fmt.Errorf("503: %w", later{other}), 90 * time.Minute, 90 * time.Minute},
+		{"the server says when", 0, 1, fmt.Errorf("503: %w", &StatusError{Code: 503, After: 90 * time.Minute}), 90 * time.Minute, 90 * time.Minute},
 	} {
 		least, most := time.Duration(1<<62), time.Duration(0)
 		for range 500 {
-			d := pause(tt.sleep, tt.failures, tt.err)
+			d := pause(&Answer{Sleep: tt.sleep}, tt.failures, tt.err)
 			least, most = min(least, d), max(most, d)
 		}
 		if least < tt.low || most > tt.high || tt.low != tt.high && most-least < (tt.high-tt.low)/2 {

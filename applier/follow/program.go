@@ -1,15 +1,14 @@
 package follow
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -22,22 +21,21 @@ const killed bootcheck.ExitCode = -1
 
 // A child is ota-apply at work, as an operator would call it.
 type child struct {
-	cmd  *exec.Cmd
-	news chan news
+	cmd    *exec.Cmd
+	news   chan said // its progress; closed at its end
+	result result    // then
 }
 
-// news is a line of `install --json`, or the end.
-type news struct {
+// said is a line of `install --json`, or what --dry-run --json says.
+type said struct {
 	Event    string
 	Stage    string
 	Progress int
 	Message  string
 	Error    string
 	forecast
-	end *result
 }
 
-// forecast is what --dry-run --json says.
 type forecast struct {
 	Version string
 	Digest  string
@@ -47,28 +45,14 @@ type forecast struct {
 
 // A result is how it ended.
 type result struct {
-	exit  int
-	lines []string // what it said: the error, then the advice
+	exit  bootcheck.ExitCode
+	lines []string // why, unless exit is 0: the error, then the advice
 	code  string   // of its report, empty: none
 	forecast
 }
 
-func (r *result) text() string {
-	if len(r.lines) == 0 {
-		return "ota-apply ended with exit code " + strconv.Itoa(r.exit)
-	}
-	return r.lines[0]
-}
-
-func (r *result) details() []string {
-	if len(r.lines) == 0 {
-		return []string{r.text()}
-	}
-	return r.lines
-}
-
 func (r *result) err() error {
-	return bootcheck.Errorf(bootcheck.ExitCode(max(r.exit, int(bootcheck.ExitFailed))), "", "%s", r.text())
+	return bootcheck.Errorf(max(r.exit, bootcheck.ExitFailed), "", "%s", r.lines[0])
 }
 
 // startChild starts program. file is removed at its end. The context only ends the
@@ -79,8 +63,8 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 		return nil, err
 	}
 	cmd := &exec.Cmd{Path: exe, Args: program, Env: append(os.Environ(), "OTA_ASKED_BY="+bootcheck.AskedByFollower)}
-	var said bytes.Buffer
-	cmd.Stderr = io.MultiWriter(log, &limited{&said, 8 << 10})
+	var stderr head
+	cmd.Stderr = io.MultiWriter(log, &stderr)
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -88,11 +72,12 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd, make(chan news)}
+	c := &child{cmd: cmd, news: make(chan said)}
 	go func() {
-		r := &result{}
+		defer close(c.news)
+		r := &c.result
 		for d := json.NewDecoder(out); ; {
-			var n news
+			var n said
 			if d.Decode(&n) != nil {
 				break
 			}
@@ -116,15 +101,17 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 		if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
 			r.lines = append(r.lines, err.Error())
 		}
-		if r.exit = cmd.ProcessState.ExitCode(); r.exit != 0 && len(r.lines) == 0 {
-			for line := range strings.Lines(said.String()) {
+		if r.exit = bootcheck.ExitCode(cmd.ProcessState.ExitCode()); r.exit != 0 && len(r.lines) == 0 {
+			for line := range strings.Lines(string(stderr)) {
 				r.lines = append(r.lines, strings.TrimSpace(strings.TrimPrefix(line, "ota-apply: ")))
 			}
+		}
+		if len(r.lines) == 0 {
+			r.lines = []string{fmt.Sprintf("ota-apply ended with exit code %d", r.exit)}
 		}
 		if file != "" {
 			_ = os.Remove(file)
 		}
-		c.news <- news{end: r}
 	}()
 	return c, nil
 }
@@ -141,21 +128,15 @@ func (c *child) signal(s os.Signal, patience time.Duration) {
 	_ = c.cmd.Process.Signal(s)
 	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
-	for n := range c.news {
-		if n.end != nil {
-			return
-		}
+	for range c.news {
 	}
 }
 
-// limited keeps the first bytes, and takes all.
-type limited struct {
-	w    *bytes.Buffer
-	most int
-}
+// head is the first 8 KiB that were written to it.
+type head []byte
 
-func (l *limited) Write(p []byte) (int, error) {
-	l.w.Write(p[:min(len(p), max(0, l.most-l.w.Len()))])
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), 8<<10-len(*h))]...)
 	return len(p), nil
 }
 

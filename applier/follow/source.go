@@ -11,13 +11,14 @@ import (
 )
 
 // A Source is a server that says what should run. Its methods do not try again by
-// themselves; an error may have RetryAfter() time.Duration.
+// themselves; an error may be a *StatusError.
 type Source interface {
 	// Name is the address of the device at the server, without secrets. Actions of one
 	// name mean nothing to another.
 	Name() string
-	// Ask asks what should run.
-	Ask(ctx context.Context) (*Answer, error)
+	// Ask asks what should run. memory is that of the newest Answer that had one, perhaps of
+	// a process before, or of another source; nil: there was none.
+	Ask(ctx context.Context, memory json.RawMessage) (*Answer, error)
 	// Tell delivers m. The error is ErrUnwanted if the server will never take it.
 	Tell(ctx context.Context, m *Message) error
 	// Attributes tells the server what the device is and runs. installed is what the
@@ -56,8 +57,7 @@ func NewStatusError(resp *http.Response) *StatusError {
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("the server answered %d %s", e.Code, http.StatusText(e.Code))
 }
-func (e *StatusError) Unwrap() error             { return e.Kind }
-func (e *StatusError) RetryAfter() time.Duration { return e.After }
+func (e *StatusError) Unwrap() error { return e.Kind }
 
 // An Answer is what a server says to a poll.
 type Answer struct {
@@ -69,14 +69,10 @@ type Answer struct {
 	Exact bool
 	// UnchangedDays is how many days of power the server has said the same; nil: not counted.
 	UnchangedDays *int
-	// Memory is what the source must not forget: it is on the disk before an order is taken,
-	// and New gives it back, see Rememberer. nil: nothing new.
+	// Memory is what the source must not forget: it is on the disk before an order is taken.
+	// nil: nothing new.
 	Memory json.RawMessage
 }
-
-// A Rememberer is a Source that needs what it gave as Answer.Memory last. Remember is called
-// once, before Ask; it may be of another source, and nil if there is none.
-type Rememberer interface{ Remember(json.RawMessage) }
 
 // A Kind is what an order asks for.
 type Kind int

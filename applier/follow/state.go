@@ -48,6 +48,11 @@ type Job struct {
 
 func (j *Job) ref() *bootcheck.Ref { return &bootcheck.Ref{Version: j.Version, Digest: j.Digest} }
 
+// isOf reports whether o asks for j.
+func (j *Job) isOf(o Order) bool {
+	return j.Action == o.Action && j.Confirm == (o.Kind == KindConfirm)
+}
+
 // name is the version as far as it is known.
 func (j *Job) name() string {
 	if j.Version != "" {
@@ -80,7 +85,7 @@ type State struct {
 
 	path   string
 	failed error // of the last save
-	saves  int
+	saves  int   // in this process
 }
 
 // load reads the state for server. One of another server, or none, is a new state. One
@@ -110,7 +115,7 @@ func load(store *bootcheck.Store, server string) (*State, error) {
 
 // save makes s durable. A failure is kept in s.failed until a save succeeds: what the state
 // says must be on the disk before the follower continues.
-func (s *State) save() {
+func (s *State) save() error {
 	data, err := json.Marshal(s)
 	if err == nil {
 		err = bootcheck.ReplaceFile(s.path, append(data, '\n'), 0o600, true)
@@ -120,15 +125,11 @@ func (s *State) save() {
 		// A sync that failed leaves the old state or the new one.
 		s.failed = bootcheck.Errorf(bootcheck.ExitUnknown, "", "cannot write the state of the follower: %w", err)
 	}
+	return s.failed
 }
-
-// stamp differs after each save.
-func (s *State) stamp() int { return s.saves }
 
 // ended notes that job was closed.
 func (s *State) ended(job *Job) {
 	s.Ended = append(s.Ended, Ended{job.Action, job.Content, job.Version, job.Digest})
-	if n := len(s.Ended); n > maxEnded {
-		s.Ended = s.Ended[n-maxEnded:]
-	}
+	s.Ended = s.Ended[max(0, len(s.Ended)-maxEnded):]
 }

@@ -59,11 +59,10 @@ type Source struct {
 	Keys   func() (release *trust.Keys, revoked []string, err error)
 	Uptime func() time.Duration // since the boot
 
-	cached   bool   // the run directory was read
-	etag     string // of body
-	body     []byte // the last file that was good; nil: none yet
-	memory   memory
-	failures map[string]*failure // by digest of the manifest
+	cached   bool               // the run directory was read
+	etag     string             // of body
+	body     []byte             // the last file that was good; nil: none yet
+	failures map[string]failure // by digest of the manifest
 }
 
 // A memory is what a device must not forget. It is written when the channel changed, and once
@@ -81,15 +80,12 @@ type failure struct {
 // Name is the address.
 func (s *Source) Name() string { return s.URL.String() }
 
-// Remember takes what was seen of the channel before.
-func (s *Source) Remember(text json.RawMessage) {
-	if json.Unmarshal(text, &s.memory) != nil {
-		s.memory = memory{} // of another source, or none
-	}
-}
-
 // Ask fetches the channel, if it changed, and chooses.
-func (s *Source) Ask(ctx context.Context) (*follow.Answer, error) {
+func (s *Source) Ask(ctx context.Context, before json.RawMessage) (*follow.Answer, error) {
+	var seen memory
+	if json.Unmarshal(before, &seen) != nil {
+		seen = memory{} // of another source, or none
+	}
 	if !s.cached {
 		s.cached = true
 		if data, err := bootcheck.ReadRegular(s.cache(), channel.MaxSize+1024); err == nil {
@@ -102,7 +98,7 @@ func (s *Source) Ask(ctx context.Context) (*follow.Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := s.accept(body)
+	file, err := s.accept(body, seen.Seen)
 	if err != nil {
 		if etag == s.etag {
 			s.etag, s.body = "", nil // as keys and dates change, what was good may not be so any more
@@ -119,20 +115,17 @@ func (s *Source) Ask(ctx context.Context) (*follow.Answer, error) {
 		return nil, err
 	}
 	days := s.newDays()
-	if now := file.Seen(); now != s.memory.Seen {
-		s.memory = memory{Seen: now}
+	if now := file.Seen(); now != seen.Seen {
+		seen = memory{Seen: now}
 	} else {
-		s.memory.Days += days
+		seen.Days += days
 	}
-	answer := &follow.Answer{Sleep: interval(device.ID), Exact: true, UnchangedDays: new(s.memory.Days)}
-	if answer.Memory, err = json.Marshal(s.memory); err != nil {
+	answer := &follow.Answer{Sleep: interval(device.ID), Exact: true, UnchangedDays: &seen.Days}
+	if answer.Memory, err = json.Marshal(seen); err != nil {
 		return nil, err
 	}
 	r := file.Channel.Choose(device)
-	if r == nil {
-		return answer, nil
-	}
-	if f := s.failures[r.Manifest]; f != nil && time.Now().Before(f.again) {
+	if r == nil || time.Now().Before(s.failures[r.Manifest].again) {
 		return answer, nil
 	}
 	order := follow.Order{
@@ -179,7 +172,7 @@ func (s *Source) newDays() int {
 }
 
 // accept verifies the file body, compares it with what was seen, and learns its date.
-func (s *Source) accept(body []byte) (*channel.File, error) {
+func (s *Source) accept(body []byte, seen channel.Seen) (*channel.File, error) {
 	release, revoked, err := s.Keys()
 	if err != nil {
 		return nil, err
@@ -188,7 +181,7 @@ func (s *Source) accept(body []byte) (*channel.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.memory.Admit(file); err != nil {
+	if err := seen.Admit(file); err != nil {
 		return nil, err
 	}
 	s.Calendar.LearnChannel(file.Channel.Made)
@@ -249,15 +242,10 @@ func (s *Source) Tell(_ context.Context, m *follow.Message) error {
 	switch m.Outcome {
 	case follow.Failed:
 		if s.failures == nil {
-			s.failures = make(map[string]*failure)
+			s.failures = make(map[string]failure)
 		}
-		f := s.failures[m.Action]
-		if f == nil {
-			f = new(failure)
-			s.failures[m.Action] = f
-		}
-		f.again = time.Now().Add(min(firstPause<<min(f.times, 10), mostPause))
-		f.times++
+		times := s.failures[m.Action].times
+		s.failures[m.Action] = failure{times + 1, time.Now().Add(min(firstPause<<min(times, 10), mostPause))}
 	case follow.Done:
 		s.failures = nil
 	}

@@ -42,6 +42,7 @@ type site struct {
 	run          string
 	clock        func() time.Time
 	uptime       time.Duration
+	memory       json.RawMessage // that the device keeps
 }
 
 func newSite(t *testing.T) *site {
@@ -114,16 +115,17 @@ func (s *site) start(memory json.RawMessage) *Source {
 		Keys:   func() (*trust.Keys, []string, error) { return trust.These(s.trusted), nil, nil },
 		Uptime: func() time.Duration { return s.uptime },
 	}
-	source.Remember(memory)
+	s.memory = memory
 	return source
 }
 
 func (s *site) ask(source *Source) *follow.Answer {
 	s.Helper()
-	a, err := source.Ask(context.Background())
+	a, err := source.Ask(context.Background(), s.memory)
 	if err != nil {
 		s.Fatal(err)
 	}
+	s.memory = a.Memory
 	return a
 }
 
@@ -174,7 +176,7 @@ func TestClocks(t *testing.T) {
 	s.c.Serial, s.c.Made, s.c.NotAfter = 2, s.c.Made.AddDate(1, 0, 0), s.c.Made.AddDate(2, 0, 0)
 	s.ask(s.start(memory))
 	s.c.Serial, s.c.Made, s.c.NotAfter = 3, bootcheck.BuildDate().Truncate(time.Second), bootcheck.BuildDate().AddDate(0, 2, 0).Truncate(time.Second)
-	if _, err := s.start(memory).Ask(t.Context()); bootcheck.Exit(err) != bootcheck.ExitRefused || !strings.Contains(err.Error(), "expired at") {
+	if _, err := s.start(memory).Ask(t.Context(), memory); bootcheck.Exit(err) != bootcheck.ExitRefused || !strings.Contains(err.Error(), "expired at") {
 		t.Errorf("a channel that ended before the date of another: %v", err)
 	}
 }
@@ -205,7 +207,7 @@ func TestNotModified(t *testing.T) {
 		t.Fatal(err)
 	}
 	source = s.start(nil)
-	if _, err := source.Ask(t.Context()); bootcheck.Exit(err) != bootcheck.ExitRefused {
+	if _, err := source.Ask(t.Context(), s.memory); bootcheck.Exit(err) != bootcheck.ExitRefused {
 		t.Errorf("what was kept is damaged: %v", err)
 	}
 	if a := s.ask(source); len(a.Orders) != 1 { // and fetched again
@@ -233,7 +235,7 @@ func TestServerErrors(t *testing.T) {
 		if s.status = tt.status; tt.text != "" {
 			s.text = []byte(tt.text)
 		}
-		_, err := s.start(nil).Ask(t.Context())
+		_, err := s.start(nil).Ask(t.Context(), nil)
 		if bootcheck.Exit(err) != tt.exit || errors.Is(err, follow.ErrDenied) != tt.denied {
 			t.Errorf("%d %.20q: %v, exit %d", tt.status, tt.text, err, bootcheck.Exit(err))
 		}
@@ -321,7 +323,7 @@ func TestSlowAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if _, err = source.Ask(t.Context()); bootcheck.Exit(err) != bootcheck.ExitDownloadFailed || time.Since(began) > time.Minute {
+		if _, err = source.Ask(t.Context(), s.memory); bootcheck.Exit(err) != bootcheck.ExitDownloadFailed || time.Since(began) > time.Minute {
 			t.Errorf("one byte a second: %v, exit %d, after %v", err, bootcheck.Exit(err), time.Since(began))
 		}
 	})
@@ -353,7 +355,7 @@ func TestFailureIsTriedLater(t *testing.T) {
 			}
 			time.Sleep(2 * time.Second)
 		}
-		source.failures[s.c.Releases[0].Manifest].again = time.Now().Add(time.Hour)
+		source.failures[s.c.Releases[0].Manifest] = failure{again: time.Now().Add(time.Hour)}
 		next := s.c.Releases[0]
 		next.Version, next.Release, next.Manifest = "1.2.0", 3, "sha256:"+strings.Repeat("2", 64)
 		s.c.Releases, s.c.Serial = append(s.c.Releases, next), 2

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -55,7 +56,7 @@ type links map[string]struct {
 }
 
 // Ask polls, and fetches the actions that the answer links to.
-func (c *Client) Ask(ctx context.Context) (*follow.Answer, error) {
+func (c *Client) Ask(ctx context.Context, _ json.RawMessage) (*follow.Answer, error) {
 	var root struct {
 		Config struct {
 			Polling struct {
@@ -76,7 +77,7 @@ func (c *Client) Ask(ctx context.Context) (*follow.Answer, error) {
 		}
 		order, err := c.order(ctx, kind, link.Href)
 		if err != nil {
-			if errors.Is(err, follow.ErrUnwanted) || errors.Is(err, errGone) {
+			if errors.Is(err, follow.ErrUnwanted) {
 				continue // the action ended, or was cancelled, between the two requests
 			}
 			return nil, err
@@ -222,26 +223,6 @@ func parseSleep(s string) time.Duration {
 	return t.Sub(t.Truncate(24 * time.Hour))
 }
 
-type feedback struct {
-	ID     string `json:"id"`
-	Status struct {
-		Execution string   `json:"execution"`
-		Result    result   `json:"result"`
-		Code      int      `json:"code"`
-		Details   []string `json:"details"`
-	} `json:"status"`
-}
-
-type result struct {
-	Finished string    `json:"finished"`
-	Progress *progress `json:"progress,omitempty"`
-}
-
-type progress struct {
-	Count int `json:"cnt"`
-	Of    int `json:"of"`
-}
-
 // statuses are DDI's words. closed with none would count as a success.
 var statuses = map[follow.Outcome]struct{ execution, finished string }{
 	follow.Proceeding: {"proceeding", "none"},
@@ -266,12 +247,12 @@ func (c *Client) Tell(ctx context.Context, m *follow.Message) error {
 			where[0], where[1] = "cancelAction", m.Cancel
 		}
 		s := statuses[m.Outcome]
-		f := &feedback{ID: where[1]}
-		f.Status.Execution, f.Status.Result.Finished, f.Status.Code, f.Status.Details = s.execution, s.finished, m.Code, m.Details
+		result := map[string]any{"finished": s.finished}
 		if m.Percent > 0 {
-			f.Status.Result.Progress = &progress{m.Percent, 100}
+			result["progress"] = map[string]int{"cnt": m.Percent, "of": 100}
 		}
-		body = f
+		status := map[string]any{"execution": s.execution, "result": result, "code": m.Code, "details": m.Details}
+		body = map[string]any{"id": where[1], "status": status}
 	}
 	where[1] = url.PathEscape(where[1])
 	return c.do(ctx, http.MethodPost, c.Base.JoinPath(where...), body, nil)
@@ -280,12 +261,8 @@ func (c *Client) Tell(ctx context.Context, m *follow.Message) error {
 // Attributes puts the attributes, and what hawkBit should show as installed.
 func (c *Client) Attributes(ctx context.Context, a follow.Attributes, installed *follow.Installed) error {
 	data := map[string]string{}
-	for k, v := range c.Device {
-		data[k] = v
-	}
-	for k, v := range a {
-		data[k] = v
-	}
+	maps.Copy(data, c.Device)
+	maps.Copy(data, a)
 	// Some servers have no installedBase, and take this instead, as from SWUpdate. A version
 	// on trial is not yet installed.
 	switch data["sw_version"] = a["ota_version"]; {
@@ -305,9 +282,6 @@ func (c *Client) Attributes(ctx context.Context, a follow.Attributes, installed 
 	}
 	return err
 }
-
-// errGone: the server knows that address no longer.
-var errGone = errors.New("gone")
 
 // do sends one request. in is its body, nil none; out takes that of the answer, nil
 // ignores it.
@@ -367,13 +341,8 @@ func answerError(method string, resp *http.Response, base bool) error {
 		e.Kind = follow.ErrDenied
 	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests, http.StatusTooEarly:
 	case http.StatusNotFound, http.StatusGone:
-		switch {
-		case base:
+		if e.Kind = follow.ErrUnwanted; base {
 			e.Kind = follow.ErrDenied // the device was deleted there, or the address is wrong
-		case method == http.MethodGet:
-			e.Kind = errGone
-		default:
-			e.Kind = follow.ErrUnwanted
 		}
 	default:
 		if e.Code/100 == 4 && method != http.MethodGet {

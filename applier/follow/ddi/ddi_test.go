@@ -120,7 +120,7 @@ func TestMisbehaviour(t *testing.T) {
 				}
 				fmt.Fprint(w, text)
 			})
-			a, err := c.Ask(t.Context())
+			a, err := c.Ask(t.Context(), nil)
 			got := fails
 			switch {
 			case err != nil:
@@ -173,7 +173,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := client(t, func(w http.ResponseWriter, _ *http.Request) { tt.answer(w) }).Ask(t.Context())
+			_, err := client(t, func(w http.ResponseWriter, _ *http.Request) { tt.answer(w) }).Ask(t.Context(), nil)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -181,9 +181,8 @@ func TestRefusals(t *testing.T) {
 			if got := errors.Is(err, follow.ErrDenied); got != tt.denied {
 				t.Errorf("denied is %v, want %v: %v", got, tt.denied, err)
 			}
-			var f interface{ RetryAfter() time.Duration }
-			if errors.As(err, &f) && f.RetryAfter() != tt.after {
-				t.Errorf("try again after %v, want %v", f.RetryAfter(), tt.after)
+			if e, ok := errors.AsType[*follow.StatusError](err); ok && e.After != tt.after {
+				t.Errorf("try again after %v, want %v", e.After, tt.after)
 			}
 		})
 	}
@@ -211,7 +210,7 @@ func TestLinksToAnotherHost(t *testing.T) {
 		}
 		fmt.Fprint(w, strings.Replace(goodRoot, `"/DEFAULT`, `"http://inside.invalid/DEFAULT`, 1))
 	})
-	if _, err := c.Ask(t.Context()); err != nil || !asked {
+	if _, err := c.Ask(t.Context(), nil); err != nil || !asked {
 		t.Errorf("asked is %v, %v", asked, err)
 	}
 }
@@ -226,7 +225,7 @@ func TestOneConnection(t *testing.T) {
 		}
 	})
 	for range 5 {
-		_, err := c.Ask(context.Background())
+		_, err := c.Ask(context.Background(), nil)
 		if err := errors.Join(err, c.Tell(t.Context(), &follow.Message{Action: "7"}), c.Attributes(t.Context(), nil, nil)); err != nil {
 			t.Fatal(err)
 		}

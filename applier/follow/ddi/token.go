@@ -11,24 +11,21 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// Auth adds the token of file to requests that go to the scheme and host of base, and to no
+// Auth adds the token of File to requests that go to the scheme and host of Base, and to no
 // other, as those that a redirect or a download link leads to. The file is read for each
 // request, so a new token needs no restart. No file: no token.
-func Auth(base *url.URL, file string, over http.RoundTripper) http.RoundTripper {
-	return &auth{base, file, over}
+type Auth struct {
+	Base *url.URL
+	File string
+	Over http.RoundTripper
 }
 
-type auth struct {
-	base *url.URL
-	file string
-	over http.RoundTripper
-}
-
-func (a *auth) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != a.base.Scheme || req.URL.Host != a.base.Host {
-		return a.over.RoundTrip(req)
+// RoundTrip sends req by Over.
+func (a *Auth) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != a.Base.Scheme || req.URL.Host != a.Base.Host {
+		return a.Over.RoundTrip(req)
 	}
-	token, err := ReadToken(a.file)
+	token, err := ReadToken(a.File)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +33,7 @@ func (a *auth) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = req.Clone(req.Context())
 		req.Header.Set("Authorization", token)
 	}
-	return a.over.RoundTrip(req)
+	return a.Over.RoundTrip(req)
 }
 
 // ReadToken returns the Authorization that file holds; empty: there is no file. One that
