@@ -36,58 +36,54 @@ func TestDowngrade(t *testing.T) {
 	t.Run("container", func(t *testing.T) {
 		machine.RequireContainer(t)
 		m := machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker(debian.Bookworm), Writable: true})
-		downgrade(begin(t, machine.Context(t), m, machine.Quick), old)
+		downgrade(begin(t, m, machine.Quick), old)
 	})
 	if tier.Nightly {
 		t.Run("vm", func(t *testing.T) {
 			machine.RequireVM(t, debian.AMD64)
 			m := machine.StartVM(t, vm.Options{Overlay: service(), Variant: taker(debian.Bookworm), Writable: true, Cold: true})
-			downgrade(begin(t, machine.Context(t), m, machine.Slow), old)
+			downgrade(begin(t, m, machine.Slow), old)
 		})
 	}
 }
 
 // downgrade has old, the package of 0.1, and that of this checkout take turns.
-func downgrade(s *story, old string) {
-	now, with01 := s.ctx, host.WithOlder(s.ctx)
+func downgrade(s *machine.Story, old string) {
+	now, with01 := s.Ctx, host.WithOlder(s.Ctx)
 	runs := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	s.step("a version is on trial after a power cut", func(t *testing.T) {
-		defer try.Fatal(t)
-		try.Check(s.WriteFile(s.ctx, "/data/0.1.deb", 0o644, try.Get(os.ReadFile(old))))
-		try.Check(s.Configure(s.ctx, 10*s.Limits.Wait, 20*s.Limits.Wait)) // this boot does not see the end
-		url := try.Get(s.Offer(s.ctx, v11))
-		s.must("ota-apply install --at-reboot " + url)
-		try.Check(s.PowerCut(s.ctx))
-		s.wait("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
+	s.Step("a version is on trial after a power cut", func(t *testing.T) {
+		try.Check(s.WriteFile(s.Ctx, "/data/0.1.deb", 0o644, try.Get(os.ReadFile(old))))
+		try.Check(s.Configure(s.Ctx, 10*s.Limits.Wait, 20*s.Limits.Wait)) // this boot does not see the end
+		url := try.Get(s.Offer(s.Ctx, v11))
+		s.Sh("ota-apply install --at-reboot " + url)
+		try.Check(s.PowerCut(s.Ctx))
+		s.Waits("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
 		})
 	})
-	s.step("0.1 confirms it", func(t *testing.T) {
-		defer try.Fatal(t)
-		s.ctx = with01
-		s.must("dpkg -i /data/0.1.deb")
-		s.says("ota-guardian --version", "ota-guardian 0.1.0")
-		s.wait("the trial to continue", func(st *bootcheck.Status) bool {
+	s.Step("0.1 confirms it", func(t *testing.T) {
+		s.Ctx = with01
+		s.Sh("dpkg -i /data/0.1.deb")
+		s.Says("ota-guardian --version", "ota-guardian 0.1.0")
+		s.Waits("the trial to continue", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
 		})
-		try.Check(s.Configure(s.ctx, s.Limits.Stable, s.Limits.Deadline))
-		try.Check(s.Reboot(s.ctx))
-		s.reach(runs)
+		try.Check(s.Configure(s.Ctx, s.Limits.Stable, s.Limits.Deadline))
+		try.Check(s.Reboot(s.Ctx))
+		s.Reaches(runs)
 	})
-	s.step("0.2 continues from there", func(t *testing.T) {
-		defer try.Fatal(t)
-		s.ctx = now
-		s.must("dpkg -i /data/older.deb")
-		try.Check(s.Reboot(s.ctx))
-		s.reach(runs)
-		s.must("ota-guardian verify")
+	s.Step("0.2 continues from there", func(t *testing.T) {
+		s.Ctx = now
+		s.Sh("dpkg -i /data/older.deb")
+		try.Check(s.Reboot(s.Ctx))
+		s.Reaches(runs)
+		s.Sh("ota-guardian verify")
 	})
-	s.step("0.1 over a confirmed version: the same one runs", func(t *testing.T) {
-		defer try.Fatal(t)
-		s.ctx = with01
-		s.must("dpkg -i /data/0.1.deb")
-		try.Check(s.Reboot(s.ctx))
-		s.reach(runs)
-		s.must("ota-guardian verify && ota-guardian factory verify")
+	s.Step("0.1 over a confirmed version: the same one runs", func(t *testing.T) {
+		s.Ctx = with01
+		s.Sh("dpkg -i /data/0.1.deb")
+		try.Check(s.Reboot(s.Ctx))
+		s.Reaches(runs)
+		s.Sh("ota-guardian verify && ota-guardian factory verify")
 	})
 }

@@ -1,13 +1,8 @@
 package docs
 
 import (
-	"context"
-	"fmt"
 	"path/filepath"
-	"strings"
 	"testing"
-
-	"github.com/tope-ota/ota/integration/tier"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/deviceapi"
@@ -15,6 +10,8 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // updater stands for the updater of the system: it notes which boot it was told is good.
@@ -25,13 +22,10 @@ const updater = "#!/bin/sh\necho \"$* $(cat /proc/sys/kernel/random/boot_id)\" >
 // version of it does. It does so in a container, and nightly in a virtual machine.
 func TestBeside(t *testing.T) {
 	overlay := func(t *testing.T) debian.Overlay {
-		o, err := product()
-		if err != nil {
-			t.Fatal(err)
-		}
+		defer try.Fatal(t)
 		const name = "os-good.service"
 		with := debian.Overlay{"/usr/bin/rauc": {Mode: 0o755, Data: []byte(updater)}}
-		with.Add(o)
+		with.Add(try.Get(product()))
 		for _, b := range read(t, filepath.Join(root(t), "docs/yocto.md")).blocks {
 			if filepath.Base(b.notes.device) == name {
 				with["/etc/systemd/system/"+name] = debian.Unit(b.text())
@@ -56,80 +50,37 @@ func TestBeside(t *testing.T) {
 }
 
 func beside(t *testing.T, m machine.Machine, limits machine.Limits) {
+	defer try.Fatal(t)
 	ctx := machine.Context(t)
-	d, err := machine.NewDevice(ctx, m, limits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	marked := func() bool {
-		t.Helper()
-		id, err := d.BootID(ctx)
-		must(err)
-		r, err := d.Exec(ctx, "cat", "/data/os-good")
-		must(err)
-		return strings.Contains(r.Stdout, "status mark-good "+id)
-	}
-	wait := func(what string, yes func() bool) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(ctx, limits.Wait)
-		defer cancel()
-		must(machine.Poll(ctx, what, func(context.Context) (bool, error) { return yes(), nil }))
-	}
-	phase := func(want bootcheck.Phase) func() bool {
-		return func() bool {
-			s, err := d.Status(ctx)
-			return err == nil && s.Phase == want
-		}
-	}
+	s := machine.NewStory(ctx, t, m, limits)
+	const marked = `grep -q "status mark-good $(cat /proc/sys/kernel/random/boot_id)" /data/os-good`
 	const sick = "/data/sick"
 	first := machine.Version{Name: "1.0.0", Release: 1, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Exit}}
 	next := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
-	must(d.Factory(ctx, first))
+	try.Check(s.Factory(ctx, first))
 
 	// The application works: the system is told so.
-	must(d.Reboot(ctx))
-	wait("a boot with a confirmed version to be marked as good", marked)
+	try.Check(s.Reboot(ctx))
+	try.Check(s.WaitShell(ctx, "a boot with a confirmed version to be marked as good", marked))
 
 	// The next boot has a version that is bad, and the one before it turns bad too:
 	// it is neither, maybe it is the system.
-	url, err := d.Offer(ctx, next)
-	must(err)
-	_, err = d.Must(ctx, "ota-apply", "install", "--at-reboot", url)
-	must(err)
-	must(d.WriteFile(ctx, sick, 0o644, nil))
-	must(d.Reboot(ctx))
-	wait("the device to be on hold", phase(bootcheck.PhaseHold))
-	wait("the end of the trial", func() bool {
-		r, err := d.Exec(ctx, "systemctl", "is-active", "ota-confirm.service")
-		return err == nil && strings.TrimSpace(r.Stdout) == "failed"
-	})
-	wait("the unit to have no job any more", func() bool {
-		r, err := d.Exec(ctx, "systemctl", "list-jobs", "--no-legend", "os-good.service", "boot-complete.target")
-		return err == nil && r.Code == 0 && strings.TrimSpace(r.Stdout) == ""
-	})
-	r, err := d.Exec(ctx, "systemctl", "is-active", "boot-complete.target")
-	must(err)
-	if state := strings.TrimSpace(r.Stdout); state != "inactive" || marked() {
-		t.Errorf("on hold boot-complete.target is %s, and the boot is marked as good: %t", state, marked())
-	}
+	s.Out("ota-apply", "install", "--at-reboot", try.Get(s.Offer(ctx, next)))
+	try.Check(s.WriteFile(ctx, sick, 0o644, nil))
+	try.Check(s.Reboot(ctx))
+	s.Waits("the device to be on hold", func(s *bootcheck.Status) bool { return s.Phase == bootcheck.PhaseHold })
+	try.Check(s.WaitShell(ctx, "the end of the trial", `[ "$(systemctl is-active ota-confirm.service)" = failed ]`))
+	try.Check(s.WaitShell(ctx, "the unit to have no job any more", `jobs=$(systemctl list-jobs --no-legend os-good.service boot-complete.target) && [ -z "$jobs" ]`))
+	s.Says("systemctl is-active boot-complete.target", "inactive")
+	s.Says(marked+" || echo it is not marked", "it is not marked")
 	// Not even asked: by the time that the application is well, it would say yes.
-	if id, err := d.Must(ctx, "systemctl", "show", "-P", "InvocationID", "os-good.service"); err != nil || strings.TrimSpace(id) != "" {
-		t.Errorf("os-good.service was started on hold: %q, %v", id, err)
-	}
+	s.Says("systemctl show -P InvocationID os-good.service", "")
 
 	// It turns well again, and so does the next boot.
-	_, err = d.Must(ctx, "rm", sick)
-	must(err)
-	good := machine.Version{Name: "1.2.0", Release: 3}
-	if r, err := d.Install(ctx, good); err != nil || r.Code != 0 {
-		t.Fatal(fmt.Errorf("install: %v, %s", err, r))
+	s.Out("rm", sick)
+	if r := try.Get(s.Install(ctx, machine.Version{Name: "1.2.0", Release: 3})); r.Code != 0 {
+		t.Fatalf("install: %s", r)
 	}
-	must(d.Reboot(ctx))
-	wait("a boot after the hold to be marked as good", marked)
+	try.Check(s.Reboot(ctx))
+	try.Check(s.WaitShell(ctx, "a boot after the hold to be marked as good", marked))
 }

@@ -174,20 +174,55 @@ type Want struct {
 
 // Reach waits until the device is as want says.
 func (d *Device) Reach(ctx context.Context, want Want) error {
-	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
-	defer cancel()
 	if want.Running == "" {
 		want.Running = want.Current
 	}
-	return Poll(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) (bool, error) {
+	return d.poll(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) error {
 		got, err := d.now(ctx, want.Told)
-		if err != nil {
-			return false, err
+		if err == nil && got != want {
+			err = fmt.Errorf("the device is %+v", got)
 		}
-		if got != want {
-			return false, fmt.Errorf("the device is %+v", got)
+		return err
+	})
+}
+
+// Wait waits until the status of the device is as yes wants it.
+func (d *Device) Wait(ctx context.Context, what string, yes func(*bootcheck.Status) bool) error {
+	return d.poll(ctx, what, func(ctx context.Context) error {
+		s, err := d.Status(ctx)
+		if err == nil && !yes(s) {
+			err = fmt.Errorf("%s is %s, trial %+v", s.Current, s.Phase, s.Trial)
 		}
-		return true, nil
+		return err
+	})
+}
+
+// WaitShell waits until a line of shell succeeds.
+func (d *Device) WaitShell(ctx context.Context, what, line string) error {
+	return d.poll(ctx, what, func(ctx context.Context) error {
+		_, err := d.Must(ctx, "bash", "-c", line)
+		return err
+	})
+}
+
+// WaitRunning waits until version answers.
+func (d *Device) WaitRunning(ctx context.Context, version string) error {
+	return d.poll(ctx, version+" to answer", func(ctx context.Context) error {
+		running, err := d.Running(ctx)
+		if err == nil && running != version {
+			err = fmt.Errorf("%s answers", running)
+		}
+		return err
+	})
+}
+
+// poll waits until there is no error, as long as the device's limits allow.
+func (d *Device) poll(ctx context.Context, what string, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
+	defer cancel()
+	return Poll(ctx, what, func(ctx context.Context) (bool, error) {
+		err := ask(ctx)
+		return err == nil, err
 	})
 }
 

@@ -5,10 +5,12 @@ package metricstest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -54,13 +56,13 @@ func TestNodeExporter(t *testing.T) {
 	overlay.Enable("exporter.service", "multi-user.target")
 	overlay[collected+"/ota.prom"] = debian.File{Link: "/run/ota/ota.prom"}
 	c := machine.StartContainer(t, container.Options{Overlay: overlay})
-	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
-	s := &scraper{t: t, ctx: ctx, d: d}
+	s := &scraper{machine.NewStory(ctx, t, c, machine.Quick)}
+	d := s.Device
 	s.configure(d.Limits.Deadline)
 
 	// The first version: on trial, confirmed, made the factory version.
 	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
-	s.must("ota-guardian", "factory", "verify")
+	s.Out("ota-guardian", "factory", "verify")
 	s.want("a new device",
 		row{1, "ota_version_info", `role="current" version="1.0.0"`},
 		row{1, "ota_version_info", `role="factory" version="1.0.0"`},
@@ -98,7 +100,7 @@ func TestNodeExporter(t *testing.T) {
 	)
 
 	// It fails: a rollback.
-	s.must("ota-guardian", "rollback")
+	s.Out("ota-guardian", "rollback")
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(<-done)
 	s.until("a version that an operator left",
@@ -123,8 +125,8 @@ func TestNodeExporter(t *testing.T) {
 
 	// A reboot empties /run, and nothing that was counted is lost. The store is not
 	// written.
-	generation := s.must("readlink", machine.Store+"/.active")
-	store := s.must("find", machine.Store, "-printf", `%p %T@ %C@\n`)
+	generation := s.Out("readlink", machine.Store+"/.active")
+	store := s.Out("find", machine.Store, "-printf", `%p %T@ %C@\n`)
 	try.Check(d.Reboot(ctx))
 	s.until("after a reboot",
 		row{1, "ota_last_boot", `class="unknown"`},
@@ -140,15 +142,15 @@ func TestNodeExporter(t *testing.T) {
 	if got := s.value("ota_downloaded_bytes_total", ""); got <= before {
 		t.Errorf("two more bundles were downloaded, and there are %v bytes instead of %v", got, before)
 	}
-	if now := s.must("readlink", machine.Store+"/.active"); now != generation {
+	if now := s.Out("readlink", machine.Store+"/.active"); now != generation {
 		t.Errorf("the boot wrote generation %s, after %s", now, generation)
 	}
-	if now := s.must("find", machine.Store, "-printf", `%p %T@ %C@\n`); now != store {
+	if now := s.Out("find", machine.Store, "-printf", `%p %T@ %C@\n`); now != store {
 		t.Errorf("the boot of a confirmed version wrote the store:\n%s\nwas\n%s", now, store)
 	}
 
 	// And the release file, for programs that read files.
-	if out := s.must("sh", "-c", `. /run/ota/release && echo "$OTA_VERSION $OTA_RELEASE $OTA_PHASE $OTA_MODEL $OTA_FACTORY"`); out != "1.0.0 1 confirmed test-machine 1.0.0\n" {
+	if out := s.Out("sh", "-c", `. /run/ota/release && echo "$OTA_VERSION $OTA_RELEASE $OTA_PHASE $OTA_MODEL $OTA_FACTORY"`); out != "1.0.0 1 confirmed test-machine 1.0.0\n" {
 		t.Errorf("/run/ota/release says %q", out)
 	}
 }
@@ -160,37 +162,24 @@ type row struct {
 	labels string
 }
 
-type scraper struct {
-	t   *testing.T
-	ctx context.Context
-	d   *machine.Device
-}
-
-func (s *scraper) must(argv ...string) string {
-	s.t.Helper()
-	out, err := s.d.Must(s.ctx, argv...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return out
-}
+type scraper struct{ *machine.Story }
 
 // configure switches the metrics on, and gives a trial this long.
 func (s *scraper) configure(deadline time.Duration) {
-	s.t.Helper()
-	defer try.Fatal(s.t)
-	try.Check(s.d.Configure(s.ctx, s.d.Limits.Stable, deadline))
+	s.T.Helper()
+	defer try.Fatal(s.T)
+	try.Check(s.Configure(s.Ctx, s.Limits.Stable, deadline))
 	const file = machine.Etc + "/ota.toml"
-	text, err := s.d.ReadFile(s.ctx, file)
+	text, err := s.ReadFile(s.Ctx, file)
 	if err == nil {
-		err = s.d.WriteFile(s.ctx, file, 0o644, append(text, metricsConfig...))
+		err = s.WriteFile(s.Ctx, file, 0o644, append(text, metricsConfig...))
 	}
 	try.Check(err)
 }
 
 // scrape asks the exporter. By bash, as the guest has no HTTP client.
 func (s *scraper) scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-	r, err := s.d.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9100 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+	r, err := s.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9100 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
 	if err != nil {
 		return nil, err
 	}
@@ -210,21 +199,25 @@ func (s *scraper) scrape(ctx context.Context) (map[string]*dto.MetricFamily, err
 	return families, nil
 }
 
+// sample is the value of the sample of name with labels, as text.
+func sample(families map[string]*dto.MetricFamily, name, labels string) string {
+	for _, m := range families[name].GetMetric() {
+		var all []string
+		for _, l := range m.GetLabel() {
+			all = append(all, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+		}
+		slices.Sort(all)
+		if strings.Join(all, " ") == labels {
+			return fmt.Sprint(m.GetGauge().GetValue() + m.GetCounter().GetValue())
+		}
+	}
+	return "no sample"
+}
+
 // missing is the first of rows that is not so; empty: all are.
 func missing(families map[string]*dto.MetricFamily, rows []row) string {
 	for _, r := range rows {
-		found := "no sample"
-		for _, m := range families[r.name].GetMetric() {
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-			}
-			slices.Sort(labels)
-			if strings.Join(labels, " ") == r.labels {
-				found = fmt.Sprint(m.GetGauge().GetValue() + m.GetCounter().GetValue())
-			}
-		}
-		if found != fmt.Sprint(r.value) {
+		if found := sample(families, r.name, r.labels); found != fmt.Sprint(r.value) {
 			return fmt.Sprintf("%s{%s} is %s, want %v", r.name, r.labels, found, r.value)
 		}
 	}
@@ -233,54 +226,36 @@ func missing(families map[string]*dto.MetricFamily, rows []row) string {
 
 // until waits for rows.
 func (s *scraper) until(what string, rows ...row) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, s.d.Limits.Wait)
+	s.T.Helper()
+	defer try.Fatal(s.T)
+	ctx, cancel := context.WithTimeout(s.Ctx, s.Limits.Wait)
 	defer cancel()
-	err := machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
+	try.Check(machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
 		families, err := s.scrape(ctx)
-		if err != nil {
-			return false, err
+		if text := missing(families, rows); err == nil && text != "" {
+			err = errors.New(text)
 		}
-		if text := missing(families, rows); text != "" {
-			return false, fmt.Errorf("%s", text)
-		}
-		return true, nil
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+		return err == nil, err
+	}))
 }
 
 // want is until for what is so at once.
 func (s *scraper) want(what string, rows ...row) {
-	s.t.Helper()
-	families, err := s.scrape(s.ctx)
+	s.T.Helper()
+	families, err := s.scrape(s.Ctx)
 	if err != nil {
-		s.t.Fatalf("%s: %v", what, err)
+		s.T.Fatalf("%s: %v", what, err)
 	}
 	for _, r := range rows {
 		if text := missing(families, []row{r}); text != "" {
-			s.t.Errorf("%s: %s", what, text)
+			s.T.Errorf("%s: %s", what, text)
 		}
 	}
 }
 
 // value is that of the one sample of name with labels.
 func (s *scraper) value(name, labels string) float64 {
-	s.t.Helper()
-	families, err := s.scrape(s.ctx)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, m := range families[name].GetMetric() {
-		var all []string
-		for _, l := range m.GetLabel() {
-			all = append(all, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-		}
-		if strings.Join(all, " ") == labels {
-			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	s.t.Fatalf("there is no %s{%s}", name, labels)
-	return 0
+	s.T.Helper()
+	defer try.Fatal(s.T)
+	return try.Get(strconv.ParseFloat(sample(try.Get(s.scrape(s.Ctx)), name, labels), 64))
 }

@@ -78,9 +78,9 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 			return "", fmt.Errorf("not %q in\n%s", want, looked)
 		}
 	}
-	try.Check(waitShell(ctx, d, "the checks to begin again", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
+	try.Check(d.WaitShell(ctx, "the checks to begin again", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
 	// Nothing of it is left, neither a unit nor the script.
-	try.Check(waitShell(ctx, d, "no check to be left",
+	try.Check(d.WaitShell(ctx, "no check to be left",
 		`[ -z "$(systemctl list-units --all --plain --no-legend 'ota-health@*.service')" ]`))
 	lines := strings.Split(strings.TrimSpace(looked), "\n")
 	return lines[len(lines)-1], d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})

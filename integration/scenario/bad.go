@@ -200,7 +200,7 @@ func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Versio
 		try.Check(installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
 	}
 	install := begin(ctx, d, bad)
-	try.Check(waitFor(ctx, d, bad.Name+" to be current", func(s *bootcheck.Status) bool {
+	try.Check(d.Wait(ctx, bad.Name+" to be current", func(s *bootcheck.Status) bool {
 		return s.Current == bad.Name || s.LastRollback != nil && s.LastRollback.From == bad.Name
 	}))
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))

@@ -32,22 +32,22 @@ func BitRot(ctx context.Context, d *machine.Device) (err error) {
 			return fmt.Errorf("verify of a version %s with a wrong byte: %s (%v)", row.version, r, err)
 		}
 		try.Get(d.Must(ctx, "systemctl", "restart", row.unit))
-		try.Check(waitShell(ctx, d, row.unit+" to be through", `[ "$(systemctl show -P ActiveState `+row.unit+`)" != active ]`))
+		try.Check(d.WaitShell(ctx, row.unit+" to be through", `[ "$(systemctl show -P ActiveState `+row.unit+`)" != active ]`))
 		if out, err := d.Must(ctx, "ota-guardian", "verify"); err != nil || strings.Count(out, "intact") != 3 {
 			return fmt.Errorf("after %s the versions are %s (%v), want three that are intact", row.unit, out, err)
 		}
 		// The journal says what was repaired.
-		try.Check(waitShell(ctx, d, "the entry of the repair",
+		try.Check(d.WaitShell(ctx, "the entry of the repair",
 			`journalctl -o cat --no-pager MESSAGE_ID=8aa00be5ac0e7495d57822a858f03547 OTA_VERSION=`+row.version+` | grep device-api`))
 	}
 	// What no version has any more is a unit that failed.
 	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/previous/etc/device-api.json; systemctl restart ota-verify.service"))
-	try.Check(waitShell(ctx, d, "ota-verify.service to fail", `[ "$(systemctl show -P Result,ExecMainStatus ota-verify.service | tr '\n' ' ')" = "exit-code 5 " ]`))
+	try.Check(d.WaitShell(ctx, "ota-verify.service to fail", `[ "$(systemctl show -P Result,ExecMainStatus ota-verify.service | tr '\n' ' ')" = "exit-code 5 " ]`))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(factoryIs(ctx, d, factory))
 	// A last fallback that is lost is said by every look at the device.
 	try.Get(d.Must(ctx, "bash", "-c", "echo x >>"+machine.Store+"/factory/etc/device-api.json; systemctl restart ota-factory.service"))
-	return waitFor(ctx, d, "status to say that factory is damaged", func(s *bootcheck.Status) bool {
+	return d.Wait(ctx, "status to say that factory is damaged", func(s *bootcheck.Status) bool {
 		return strings.Contains(string(s.Damage), "factory version 1.0.0 is damaged")
 	})
 }

@@ -84,7 +84,7 @@ func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
 		}, true},
 	} {
 		try.Check(row.next(ctx))
-		try.Check(waitRunning(ctx, d, "1.0.0"))
+		try.Check(d.WaitRunning(ctx, "1.0.0"))
 		out := try.Get(d.Must(ctx, "sh", "-c", `cat /run/cost-before /run/cost-after &&
 			journalctl --sync && journalctl -b -o cat --no-pager -u ota-guardian.service | grep '^write_bytes: '`))
 		// Sectors written are the seventh field, Documentation/block/stat.rst.
@@ -132,7 +132,7 @@ func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool
 		}
 		try.Get(d.Must(ctx, toggle...))
 		try.Check(d.Reboot(ctx))
-		try.Check(waitRunning(ctx, d, "1.0.0"))
+		try.Check(d.WaitRunning(ctx, "1.0.0"))
 		c := try.Get(costOf(ctx, d, stubbed))
 		if each != nil {
 			each(stubbed, c)

@@ -50,11 +50,11 @@ func Cores(ctx context.Context, d *machine.Device) (err error) {
 	begin := map[string]func(){
 		"ota-follow.service": func() {
 			try.Get(d.Must(ctx, "systemctl", "start", "ota-follow.service"))
-			try.Check(waitShell(ctx, d, "the version to wait", "ota status | grep 'is staged, waits: inhibited'"))
+			try.Check(d.WaitShell(ctx, "the version to wait", "ota status | grep 'is staged, waits: inhibited'"))
 		},
 		"ota-install.service": func() {
 			try.Get(d.Must(ctx, "systemd-run", "--collect", "--unit=asks", "ota-apply", "install", "--limit-rate", "1KiB", "--url-from", "cat /run/address"))
-			try.Check(waitShell(ctx, d, "the download", fmt.Sprintf("systemctl show -P ActiveState ota-install.service | grep activating && ls %s/.spool/*.json", machine.Store)))
+			try.Check(d.WaitShell(ctx, "the download", fmt.Sprintf("systemctl show -P ActiveState ota-install.service | grep activating && ls %s/.spool/*.json", machine.Store)))
 		},
 	}
 	ended := func(how string) string { return "Main process exited, code=" + how + ", status=6\n" }

@@ -55,7 +55,7 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ 
 		text, err := d.Must(ctx, "bash", "-c", asker)
 		done <- answers{text, err}
 	}()
-	try.Check(waitForFile(ctx, d, "/run/asking"))
+	try.Check(d.WaitShell(ctx, "the client", "[ -e /run/asking ]"))
 	time.Sleep(100 * time.Millisecond) // some answers before
 	err = do()
 	time.Sleep(100 * time.Millisecond) // and after
@@ -82,17 +82,4 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ 
 		return 0, fmt.Errorf("device-api answered less than twice: %q", a.text)
 	}
 	return time.Duration(longest) * time.Microsecond, nil
-}
-
-func waitForFile(ctx context.Context, d *machine.Device, name string) error {
-	for {
-		if r, err := d.Exec(ctx, "test", "-e", name); err != nil || r.Code == 0 {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

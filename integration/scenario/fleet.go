@@ -43,7 +43,7 @@ func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v mac
 		try.Check(d.WriteFile(ctx, fleetDir+"/assign", 0o644, []byte(assigned)))
 	}
 	said = func(id, text string) error {
-		return waitShell(ctx, d, "the server to hear "+text, fmt.Sprintf("grep '^%s %s' %s/said || { cat %[3]s/said; systemctl status ota-follow.service; exit 1; }", id, text, fleetDir))
+		return d.WaitShell(ctx, "the server to hear "+text, fmt.Sprintf("grep '^%s %s' %s/said || { cat %[3]s/said; systemctl status ota-follow.service; exit 1; }", id, text, fleetDir))
 	}
 	return assign, said
 }
@@ -64,7 +64,7 @@ func Follows(ctx context.Context, d *machine.Device) (err error) {
 	bad := v12Fails
 	bad.Name, bad.Release = "1.3.0", 4
 	assign("8", bad, "attempt")
-	try.Check(waitShell(ctx, d, "the version to wait", `ota status | grep '1.3.0 is staged, waits: inhibited: a print is under way'`))
+	try.Check(d.WaitShell(ctx, "the version to wait", `ota status | grep '1.3.0 is staged, waits: inhibited: a print is under way'`))
 	try.Get(d.Must(ctx, "systemctl", "restart", "ota-follow.service"))
 	try.Get(d.Must(ctx, "rm", "/run/ota/inhibit"))
 	try.Check(said("8", "closed/failure rolled back from 1.3.0 to 1.2.0"))

@@ -63,11 +63,11 @@ func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (er
 			err = row.next(ctx)
 		}
 		if err == nil {
-			err = waitRunning(ctx, d, "1.1.0")
+			err = d.WaitRunning(ctx, "1.1.0")
 		}
 		// The unit failed: what is shown here is not an ordinary boot.
 		if err == nil {
-			err = waitShell(ctx, d, "the end of the boot, and a guardian that failed in it",
+			err = d.WaitShell(ctx, "the end of the boot, and a guardian that failed in it",
 				`systemctl is-active multi-user.target device-api.service && systemctl is-failed ota-guardian.service`)
 		}
 		if err != nil {
@@ -102,7 +102,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(installs(ctx, d, twice, bootcheck.ExitDone))
 	well := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, well))
-	try.Check(waitShell(ctx, d, "ota-recover.service to have seen a death that was not the last",
+	try.Check(d.WaitShell(ctx, "ota-recover.service to have seen a death that was not the last",
 		`journalctl -b -o cat --no-pager -u ota-recover.service | grep 'systemd still restarts'`))
 
 	bad := v12Exits
@@ -133,7 +133,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 func NothingInstalled(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	for range 2 {
-		try.Check(waitShell(ctx, d, "the end of the boot", "systemctl is-active multi-user.target"))
+		try.Check(d.WaitShell(ctx, "the end of the boot", "systemctl is-active multi-user.target"))
 		// A restart is a second away.
 		state := try.Get(d.Must(ctx, "sh", "-c", "sleep 3; for p in ActiveState NRestarts ConditionResult; do systemctl show -P $p device-api.service; done"))
 		if got := strings.Join(strings.Fields(state), " "); got != "inactive 0 no" {

@@ -29,7 +29,7 @@ func Inhibited(ctx context.Context, d *machine.Device) (err error) {
 	try.Get(d.Must(ctx, "systemctl", "start", "systemd-logind.service"))
 	lock := func(unit, what, mode, why string) {
 		try.Get(d.Must(ctx, "systemd-run", "--unit="+unit, "systemd-inhibit", "--what="+what, "--mode="+mode, "--who=printer", "--why="+why, "sleep", "infinity"))
-		try.Check(waitShell(ctx, d, "the lock "+unit, fmt.Sprintf("systemd-inhibit --list --no-pager | grep '%s' || { systemctl status %s systemd-logind; exit 1; }", why, unit)))
+		try.Check(d.WaitShell(ctx, "the lock "+unit, fmt.Sprintf("systemd-inhibit --list --no-pager | grep '%s' || { systemctl status %s systemd-logind; exit 1; }", why, unit)))
 	}
 	lock("delays", "shutdown", "delay", "saves a page")
 	lock("idles", "idle", "block", "plays a film")
@@ -38,7 +38,7 @@ func Inhibited(ctx context.Context, d *machine.Device) (err error) {
 	const waits = "1.2.0 is staged, waits: inhibited by printer: a print is under way"
 	assign("7", v12, "attempt")
 	try.Get(d.Must(ctx, "systemctl", "start", "ota-follow.service"))
-	try.Check(waitShell(ctx, d, "the version to wait", "ota status | grep '"+waits+"' || { ota status; exit 1; }"))
+	try.Check(d.WaitShell(ctx, "the version to wait", "ota status | grep '"+waits+"' || { ota status; exit 1; }"))
 	try.Check(said("7", "proceeding/none downloaded, waits: inhibited by printer: a print is under way"))
 	try.Get(d.Must(ctx, "systemctl", "stop", "ota-follow.service"))
 	r := try.Get(d.Exec(ctx, "ota-apply", "follow", "--once"))
@@ -50,7 +50,7 @@ func Inhibited(ctx context.Context, d *machine.Device) (err error) {
 	}
 
 	try.Get(d.Must(ctx, "systemctl", "start", "ota-follow.service"))
-	try.Check(waitShell(ctx, d, "the version to wait again", "ota status | grep '"+waits+"'"))
+	try.Check(d.WaitShell(ctx, "the version to wait again", "ota status | grep '"+waits+"'"))
 	try.Get(d.Must(ctx, "systemctl", "stop", "prints.service"))
 	try.Check(said("7", "closed/success version 1.2.0 is confirmed"))
 

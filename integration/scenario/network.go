@@ -42,17 +42,17 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 		[]byte("#!/bin/bash\nexec 3<>/dev/tcp/"+host+"/"+port+"\n")))
 	const server = `ota-guardian check | grep -E '^server +wanted +%s'`
 	try.Get(d.Must(ctx, "systemctl", "start", uplinkService))
-	try.Check(waitShell(ctx, d, "the server to answer", fmt.Sprintf(server, "good")))
+	try.Check(d.WaitShell(ctx, "the server to answer", fmt.Sprintf(server, "good")))
 	// Long enough to look at the server with and without it.
 	try.Check(d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline))
 	install := begin(ctx, d, v12)
 	// It is watched, and the server was good.
-	try.Check(waitShell(ctx, d, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching version 1.2.0/,$p' | grep 'check "server" good'`))
+	try.Check(d.WaitShell(ctx, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching version 1.2.0/,$p' | grep 'check "server" good'`))
 	try.Get(d.Must(ctx, "systemctl", "stop", uplinkService))
 	install.ends(bootcheck.ExitDone)
 	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, good))
-	try.Check(waitShell(ctx, d, "the server to be out of reach", fmt.Sprintf(server, "BAD")))
+	try.Check(d.WaitShell(ctx, "the server to be out of reach", fmt.Sprintf(server, "BAD")))
 
 	// The whole life of a version without it, with a power cut in the trial.
 	v13 := machine.Version{Name: "1.3.0", Release: 4}
@@ -61,21 +61,8 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 	bad := v12Fails
 	bad.Name, bad.Release = "1.4.0", 5
 	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
-	try.Check(waitFor(ctx, d, now+" to be confirmed again", func(s *bootcheck.Status) bool {
+	try.Check(d.Wait(ctx, now+" to be confirmed again", func(s *bootcheck.Status) bool {
 		return s.Current == now && s.Phase == bootcheck.PhaseConfirmed
 	}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.4.0", To: now, Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "device-api answers"})
-}
-
-// waitShell waits until a line of shell succeeds.
-func waitShell(ctx context.Context, d *machine.Device, what, line string) error {
-	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
-	defer cancel()
-	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
-		r, err := d.Exec(ctx, "bash", "-c", line)
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("%s", r)
-		}
-		return err == nil, err
-	})
 }

@@ -40,7 +40,7 @@ func WithoutPort(ctx context.Context, d *machine.Device) (err error) {
 	url := try.Get(d.Offer(ctx, runs("1.0.0", 1, "exec sleep infinity")))
 	said("checks    sensor runs\n", "          device-api answers "+unset)(d.Must(ctx, "ota-apply", "install", "--dry-run", url))
 	try.Check(d.Factory(ctx, runs("1.0.0", 1, "exec sleep infinity")))
-	try.Check(waitFor(ctx, d, "1.0.0 to be confirmed", func(s *bootcheck.Status) bool { return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed }))
+	try.Check(d.Wait(ctx, "1.0.0 to be confirmed", func(s *bootcheck.Status) bool { return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed }))
 	said(unset)(d.Must(ctx, "journalctl", "-u", "ota-confirm.service", "-o", "cat"))
 	said("not set up", "sensor runs", "good")(d.Must(ctx, "ota-guardian", "check"))
 	said("not set up", "sensor runs", "good")(d.Must(ctx, "ota-apply", "check"))
@@ -59,7 +59,7 @@ func WithoutPort(ctx context.Context, d *machine.Device) (err error) {
 	}
 
 	try.Check(installs(ctx, d, runs("1.1.0", 2, "echo 'no sensor is there'; exit 1"), bootcheck.ExitRolledBack))
-	try.Check(waitFor(ctx, d, "1.0.0 to be confirmed", func(s *bootcheck.Status) bool { return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed }))
+	try.Check(d.Wait(ctx, "1.0.0 to be confirmed", func(s *bootcheck.Status) bool { return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed }))
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "sensor runs"}))
 
 	// One that answers, then one that does not any more, though it runs.

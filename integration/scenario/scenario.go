@@ -162,12 +162,12 @@ func powerCuts(ctx context.Context, d *machine.Device) (err error) {
 			boot--
 			continue
 		}
-		try.Check(waitFor(ctx, d, fmt.Sprintf("boot %d to be counted", boot), func(s *bootcheck.Status) bool {
+		try.Check(d.Wait(ctx, fmt.Sprintf("boot %d to be counted", boot), func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Attempts() == boot
 		}))
 		try.Check(d.PowerCut(ctx))
 	}
-	try.Check(waitFor(ctx, d, "the third boot to run previous", func(s *bootcheck.Status) bool {
+	try.Check(d.Wait(ctx, "the third boot to run previous", func(s *bootcheck.Status) bool {
 		return s.Current == "1.1.0"
 	}))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
@@ -203,7 +203,7 @@ func begin(ctx context.Context, d *machine.Device, v machine.Version) *begun {
 
 // switched waits until its version is current.
 func (b *begun) switched(ctx context.Context) {
-	err := waitFor(ctx, b.d, b.version+" to be current", func(s *bootcheck.Status) bool { return s.Current == b.version })
+	err := b.d.Wait(ctx, b.version+" to be current", func(s *bootcheck.Status) bool { return s.Current == b.version })
 	if err == nil {
 		return
 	}
@@ -222,22 +222,6 @@ func (b *begun) ends(code bootcheck.ExitCode) {
 	if b.result.Code != int(code) {
 		try.Check(fmt.Errorf("ota-apply install %s: %s; want exit %d", b.version, b.result, code))
 	}
-}
-
-// waitFor waits until the device's status is as yes wants it.
-func waitFor(ctx context.Context, d *machine.Device, what string, yes func(*bootcheck.Status) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
-	defer cancel()
-	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
-		s, err := d.Status(ctx)
-		if err != nil {
-			return false, err
-		}
-		if !yes(s) {
-			return false, fmt.Errorf("%s is %s, trial %+v", s.Current, s.Phase, s.Trial)
-		}
-		return true, nil
-	})
 }
 
 func bothBad(ctx context.Context, d *machine.Device) (err error) {
@@ -324,21 +308,12 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 func oneOf(ctx context.Context, d *machine.Device, versions ...string) (_ string, err error) {
 	defer try.End(&err)
 	var current string
-	try.Check(waitFor(ctx, d, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
+	try.Check(d.Wait(ctx, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
 		current = s.Current
 		return s.Phase == bootcheck.PhaseConfirmed && slices.Contains(versions, current) && s.LastRollback == nil
 	}))
 	try.Get(d.Must(ctx, "ota-apply", "verify", "current"))
-	return current, waitRunning(ctx, d, current)
-}
-
-func waitRunning(ctx context.Context, d *machine.Device, version string) error {
-	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
-	defer cancel()
-	return machine.Poll(ctx, version+" to answer", func(ctx context.Context) (bool, error) {
-		running, err := d.Running(ctx)
-		return running == version, err
-	})
+	return current, d.WaitRunning(ctx, current)
 }
 
 func operator(ctx context.Context, d *machine.Device) (err error) {

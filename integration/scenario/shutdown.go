@@ -42,7 +42,7 @@ func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait))
 	begin(ctx, d, v12).switched(ctx)
 	counted := func(what string, want bootcheck.Trial) error {
-		return waitFor(ctx, d, what, func(s *bootcheck.Status) bool {
+		return d.Wait(ctx, what, func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Clean == want.Clean && s.Trial.Unclean == want.Unclean && s.Trial.Hard == want.Hard
 		})
 	}

@@ -27,108 +27,87 @@ var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.De
 
 const scripts = "/usr/lib/ota/"
 
-func start(t *testing.T) (context.Context, *machine.Device) {
+func start(t *testing.T) *machine.Story {
 	t.Helper()
 	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o := try.Get(overlay())
-	ctx := machine.Context(t)
-	d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, container.Options{Overlay: o}), machine.Quick))
-	return ctx, d
-}
-
-// must runs a command line of the guest, which has to end with code, and returns what it printed.
-func must(ctx context.Context, t *testing.T, m machine.Machine, code int, line string) string {
-	t.Helper()
-	r, err := m.Exec(ctx, "sh", "-c", line)
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
-	if r.Code != code {
-		t.Fatalf("%s: %s; want exit %d", line, r, code)
-	}
-	return r.Stdout
+	m := machine.StartContainer(t, container.Options{Overlay: try.Get(overlay())})
+	return machine.NewStory(machine.Context(t), t, m, machine.Quick)
 }
 
 // TestAdopt brings a device of another updater over while its service runs: that is
 // not disturbed, a bad version goes back to what was adopted, and a good one stays.
 func TestAdopt(t *testing.T) {
 	defer try.Fatal(t)
-	ctx, d := start(t)
-	program := try.Get(debian.Program(ctx, deviceapi.Package))
+	d := start(t)
+	program := try.Get(debian.Program(d.Ctx, deviceapi.Package))
 	for _, version := range []string{"0.9.0", "1.0.0"} {
 		dir := t.TempDir()
 		try.Check(deviceapi.Tree(dir, version, deviceapi.Options{Binary: program}))
 		for _, name := range []string{"bin/device-api", "etc/device-api.json"} {
 			data := try.Get(os.ReadFile(filepath.Join(dir, name)))
-			try.Check(d.WriteFile(ctx, machine.Store+"/v"+version+"/"+name, 0o755, data))
+			try.Check(d.WriteFile(d.Ctx, machine.Store+"/v"+version+"/"+name, 0o755, data))
 		}
 	}
-	must(ctx, t, d, 0, `cd `+machine.Store+` && ln -s v1.0.0 current && ln -s v0.9.0 previous && ln -s v0.9.0 factory && sync
+	d.Ends(0, `cd `+machine.Store+` && ln -s v1.0.0 current && ln -s v0.9.0 previous && ln -s v0.9.0 factory && sync
 		systemctl reset-failed device-api; systemctl restart device-api`)
-	pid := must(ctx, t, d, 0, "systemctl show -P MainPID device-api")
+	pid := d.Ends(0, "systemctl show -P MainPID device-api")
 
 	// Both updaters are there: a boot and the services continue with the plain links.
-	if f := find(t, findings(ctx, t, d), "links"); f.State != "fail" || !strings.Contains(f.Cure, scripts+"setup_symlinks.sh") {
+	if f := find(t, findings(d), "links"); f.State != "fail" || !strings.Contains(f.Cure, scripts+"setup_symlinks.sh") {
 		t.Errorf("before the adoption: %+v", f)
 	}
 	line := "sh " + scripts + "setup_symlinks.sh --bin-dir /opt/tope/bin --bin device-api"
-	before := must(ctx, t, d, 0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort")
-	must(ctx, t, d, 0, line+" --dry-run")
-	if after := must(ctx, t, d, 0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort"); after != before {
+	before := d.Ends(0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort")
+	d.Ends(0, line+" --dry-run")
+	if after := d.Ends(0, "find /opt/tope -printf '%p %y %m %T@ %l\\n' | sort"); after != before {
 		t.Errorf("a dry run changed\n%s\nto\n%s", before, after)
 	}
-	must(ctx, t, d, 0, line)
-	must(ctx, t, d, 0, line)
-	if now := must(ctx, t, d, 0, "systemctl show -P MainPID device-api"); now != pid {
+	d.Ends(0, line)
+	d.Ends(0, line)
+	if now := d.Ends(0, "systemctl show -P MainPID device-api"); now != pid {
 		t.Errorf("the service was restarted: %s, was %s", now, pid)
 	}
 	adopted := machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}
-	reach := func(w machine.Want) {
-		t.Helper()
-		if err := d.Reach(ctx, w); err != nil {
-			t.Fatal(err)
-		}
-	}
-	reach(adopted)
-	try.Check(d.Reboot(ctx))
-	reach(adopted)
-	must(ctx, t, d, 0, "/opt/tope/bin/device-api --help >/dev/null 2>&1 || test $? -ne 127")
+	d.Reaches(adopted)
+	try.Check(d.Reboot(d.Ctx))
+	d.Reaches(adopted)
+	d.Ends(0, "/opt/tope/bin/device-api --help >/dev/null 2>&1 || test $? -ne 127")
 
-	r, err := d.Install(ctx, machine.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
+	r, err := d.Install(d.Ctx, machine.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	if err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 		t.Fatalf("a bad version: %s, %v; want exit 8", r, err)
 	}
-	reach(machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	d.Reaches(machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
 	good := machine.Version{Name: "1.2.0", Release: 2}
-	if r, err = d.Install(ctx, good); err != nil || r.Code != 0 {
+	if r, err = d.Install(d.Ctx, good); err != nil || r.Code != 0 {
 		t.Fatalf("a good version: %s, %v", r, err)
 	}
-	reach(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
-	must(ctx, t, d, 4, "sh "+scripts+"create_factory_version.sh")
-	must(ctx, t, d, 0, "sh "+scripts+"create_factory_version.sh --replace")
-	reach(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
-	must(ctx, t, d, 0, "sh "+scripts+"test_symlink_switch.sh --rounds 50")
+	d.Reaches(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	d.Ends(4, "sh "+scripts+"create_factory_version.sh")
+	d.Ends(0, "sh "+scripts+"create_factory_version.sh --replace")
+	d.Reaches(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
+	d.Ends(0, "sh "+scripts+"test_symlink_switch.sh --rounds 50")
 }
 
 // finding is one of verify_setup.sh --json.
 type finding struct{ Check, State, Found, Cure string }
 
-func findings(ctx context.Context, t *testing.T, d *machine.Device) []finding {
-	t.Helper()
-	r, err := d.Exec(ctx, "sh", scripts+"verify_setup.sh", "--json")
+func findings(d *machine.Story) []finding {
+	d.T.Helper()
+	r, err := d.Exec(d.Ctx, "sh", scripts+"verify_setup.sh", "--json")
 	if err != nil {
-		t.Fatal(err)
+		d.T.Fatal(err)
 	}
 	var said struct {
 		Fail     int
 		Findings []finding
 	}
 	if err := json.Unmarshal([]byte(r.Stdout), &said); err != nil {
-		t.Fatalf("%v: %s", err, r)
+		d.T.Fatalf("%v: %s", err, r)
 	}
 	if want := min(said.Fail, 1); r.Code != want {
-		t.Errorf("verify_setup.sh: %s; want exit %d", r, want)
+		d.T.Errorf("verify_setup.sh: %s; want exit %d", r, want)
 	}
 	return said.Findings
 }
@@ -161,13 +140,13 @@ func failing(all []finding) []string {
 // finds nothing any more.
 func TestVerifySetup(t *testing.T) {
 	defer try.Fatal(t)
-	ctx, d := start(t)
-	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
-	try.Check(d.Reboot(ctx))
-	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	d := start(t)
+	try.Check(d.Factory(d.Ctx, machine.Version{Name: "1.0.0", Release: 1}))
+	try.Check(d.Reboot(d.Ctx))
+	d.Reaches(machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 	// A container has no watchdog, and the kernel and the disk of its host.
 	host := []string{"watchdog", "kernel.panic", "file system", "free space", "inodes"}
-	sound := findings(ctx, t, d)
+	sound := findings(d)
 	for _, f := range sound {
 		if f.State == "fail" && !slices.Contains(host, f.Check) {
 			t.Errorf("a setup that is right: %+v", f)
@@ -191,32 +170,32 @@ func TestVerifySetup(t *testing.T) {
 		{"a link that is gone", "rm /opt/tope/versions/previous", "record", "fail", "previous is not the link", "ota-guardian adopt", "ota-guardian adopt"},
 		{"no key", "mv /etc/ota/keys/test.pub /etc/ota/", "keys", "fail", "every install is refused", "copy NAME.pub", "mv /etc/ota/test.pub /etc/ota/keys/"},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			must(ctx, t, d, 0, row.harm)
-			f := find(t, findings(ctx, t, d), row.check)
+		d.Run(row.name, func(t *testing.T) {
+			d.Ends(0, row.harm)
+			f := find(t, findings(d), row.check)
 			if f.State != row.state || !strings.Contains(f.Found, row.found) || !strings.Contains(f.Cure, row.hint) {
 				t.Errorf("found %+v, want %s %q and the hint %q", f, row.state, row.found, row.hint)
 			}
-			must(ctx, t, d, 0, row.repair)
-			if now, want := failing(findings(ctx, t, d)), failing(sound); !slices.Equal(now, want) {
+			d.Ends(0, row.repair)
+			if now, want := failing(findings(d)), failing(sound); !slices.Equal(now, want) {
 				t.Errorf("after the hint there fail %q, want %q", now, want)
 			}
 		})
 	}
 
 	// Programs that do not run cannot say so.
-	must(ctx, t, d, 0, "mkdir /data/bin && cp /usr/bin/ota-* /data/bin/ && printf '\\177ELF of another machine' >/data/bin/ota-apply")
-	if out := must(ctx, t, d, 1, "sh "+scripts+"verify_setup.sh --programs /data/bin"); !strings.Contains(out, "ota-apply cannot be run") || !strings.Contains(out, "install.sh --bin") {
+	d.Ends(0, "mkdir /data/bin && cp /usr/bin/ota-* /data/bin/ && printf '\\177ELF of another machine' >/data/bin/ota-apply")
+	if out := d.Ends(1, "sh "+scripts+"verify_setup.sh --programs /data/bin"); !strings.Contains(out, "ota-apply cannot be run") || !strings.Contains(out, "install.sh --bin") {
 		t.Errorf("a program for another machine: %s", out)
 	}
-	must(ctx, t, d, 0, "rm /data/bin/ota-bundle")
-	out := must(ctx, t, d, 1, "rm -f /data/bin/ota-apply; sh "+scripts+"verify_setup.sh --json --programs /data/bin")
+	d.Ends(0, "rm /data/bin/ota-bundle")
+	out := d.Ends(1, "rm -f /data/bin/ota-apply; sh "+scripts+"verify_setup.sh --json --programs /data/bin")
 	var said struct{ Findings []finding }
 	if err := json.Unmarshal([]byte(out), &said); err != nil || len(said.Findings) != 1 || !strings.Contains(said.Findings[0].Found, "ota-apply is not there") {
 		t.Errorf("no program: %v %s", err, out)
 	}
-	must(ctx, t, d, 2, "sh "+scripts+"verify_setup.sh --fly")
-	if out := must(ctx, t, d, 0, "sh "+scripts+"verify_setup.sh --help"); !strings.Contains(out, "Exit codes:") {
+	d.Ends(2, "sh "+scripts+"verify_setup.sh --fly")
+	if out := d.Ends(0, "sh "+scripts+"verify_setup.sh --help"); !strings.Contains(out, "Exit codes:") {
 		t.Errorf("--help: %s", out)
 	}
 }
@@ -226,18 +205,17 @@ func TestVerifySetup(t *testing.T) {
 func TestWatchdog(t *testing.T) {
 	defer try.Fatal(t)
 	machine.RequireVM(t, debian.AMD64)
-	o := try.Get(overlay())
-	ctx := machine.Context(t)
-	d := try.Get(machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: maps.Clone(o), Watchdog: true}), machine.Slow))
-	f := find(t, findings(ctx, t, d), "watchdog")
+	m := machine.StartVM(t, vm.Options{Overlay: maps.Clone(try.Get(overlay())), Watchdog: true})
+	d := machine.NewStory(machine.Context(t), t, m, machine.Slow)
+	f := find(t, findings(d), "watchdog")
 	if f.State != "ok" || !strings.Contains(f.Found, "30 s, held by PID 1 (asked: 30s)") {
 		t.Errorf("a watchdog that is armed: %+v", f)
 	}
-	if f := find(t, findings(ctx, t, d), "file system"); f.State != "ok" || !strings.Contains(f.Found, "ext4") {
+	if f := find(t, findings(d), "file system"); f.State != "ok" || !strings.Contains(f.Found, "ext4") {
 		t.Errorf("the file system: %+v", f)
 	}
-	must(ctx, t, d, 0, "mkdir -p /run/systemd/system.conf.d && printf '[Manager]\\nRuntimeWatchdogSec=0\\n' >/run/systemd/system.conf.d/99-off.conf && systemctl daemon-reexec")
-	f = find(t, findings(ctx, t, d), "watchdog")
+	d.Ends(0, "mkdir -p /run/systemd/system.conf.d && printf '[Manager]\\nRuntimeWatchdogSec=0\\n' >/run/systemd/system.conf.d/99-off.conf && systemctl daemon-reexec")
+	f = find(t, findings(d), "watchdog")
 	if f.State != "fail" || !strings.Contains(f.Found, "was not asked") || !strings.Contains(f.Cure, "RuntimeWatchdogSec=30s") {
 		t.Errorf("a watchdog that is not fed: %+v", f)
 	}

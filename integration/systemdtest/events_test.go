@@ -14,7 +14,6 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -43,69 +42,56 @@ func mustHave(t *testing.T, e map[string]any, want map[string]string) {
 // it is written and read in the sandboxes of the units as they are installed.
 func TestEvents(t *testing.T) {
 	defer try.Fatal(t)
-	if os.Getenv(guestMark) != "" {
-		t.Skip("this is the guest")
-	}
-	machine.RequireContainer(t)
-	overlay := try.Get(machine.DeviceOverlay(t.Context()))
 	const catalog = "/usr/lib/systemd/catalog/ota.catalog"
 	text := try.Get(os.ReadFile("../../units/ota.catalog"))
-	overlay[catalog] = debian.File{Data: text}
-	// A device that keeps its journal, on a disk that is there when the guardian starts.
-	overlay["/etc/systemd/journald.conf.d/95-kept.conf"] = debian.Unit("[Journal]\nStorage=persistent\n")
-	overlay["/etc/systemd/system/journal-disk.service"] = debian.Unit(journalDisk)
-	overlay.Enable("journal-disk.service", "sysinit.target")
-	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
-		events(t, container.Options{Overlay: overlay, Variant: debian.Variant{Suite: s}}, string(text))
-	})
+	more := debian.Overlay{
+		catalog: {Data: text},
+		// A device that keeps its journal, on a disk that is there when the guardian starts.
+		"/etc/systemd/journald.conf.d/95-kept.conf": debian.Unit("[Journal]\nStorage=persistent\n"),
+		"/etc/systemd/system/journal-disk.service":  debian.Unit(journalDisk),
+	}
+	more.Enable("journal-disk.service", "sysinit.target")
+	onDevices(t, more, func(s *served, _ debian.Suite) { events(s, string(text)) })
 }
 
-func events(t *testing.T, o container.Options, catalog string) {
-	defer try.Fatal(t)
-	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
-	defer cancel()
-	c := machine.StartContainer(t, o)
-	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
+func events(s *served, catalog string) {
+	d, ctx := s.Device, s.Ctx
 	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	back := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	try.Check(d.Reach(ctx, back))
-	t.Run("a crash loop", func(t *testing.T) {
+	s.Reaches(back)
+	s.Run("a crash loop", func(t *testing.T) {
 		// Only ota-recover may decide, and not whichever of the two is faster.
-		confirms(t, ctx, d, false)
+		s.confirms(false)
 		bad := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 			t.Fatalf("install: %v, %s", err, r)
 		}
-		e := onlyRollback(t, ctx, d, "1.1.0")
+		e := s.onlyRollback("1.1.0")
 		mustHave(t, e, map[string]string{
 			"OTA_VERSION": "1.0.0", "OTA_PHASE": "fallback", "OTA_FROM": "1.1.0", "OTA_TO": "1.0.0", "OTA_LEVEL": "previous",
 			"OTA_CAUSE": "crash-loop", "OTA_CHECK": "device-api runs", "OTA_ATTEMPTS": "0",
 			"PRIORITY": "3", "SYSLOG_IDENTIFIER": "ota-guardian", "_SYSTEMD_UNIT": "ota-recover.service",
 		})
-		remembers(t, ctx, d, "device-api: exits because it is meant to", "device-api.service: Start request repeated too quickly.")
-		confirms(t, ctx, d, true)
-		if err := d.Reach(ctx, back); err != nil {
-			t.Fatal(err)
-		}
+		s.remembers("device-api: exits because it is meant to", "device-api.service: Start request repeated too quickly.")
+		s.confirms(true)
+		s.Reaches(back)
 	})
 
-	t.Run("a health check that fails", func(t *testing.T) {
-		defer try.Fatal(t)
+	s.Run("a health check that fails", func(t *testing.T) {
 		try.Check(d.Configure(ctx, d.Limits.Stable, 4*time.Second))
 		bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
 			t.Fatalf("install: %v, %s", err, r)
 		}
-		e := onlyRollback(t, ctx, d, "1.2.0")
+		e := s.onlyRollback("1.2.0")
 		mustHave(t, e, map[string]string{
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "health", "OTA_CHECK": "device-api answers", "_SYSTEMD_UNIT": "ota-confirm.service",
 		})
-		remembers(t, ctx, d, "device-api 1.2.0 answers on 127.0.0.1:9080")
-		try.Check(d.Reach(ctx, back))
+		s.remembers("device-api 1.2.0 answers on 127.0.0.1:9080")
+		s.Reaches(back)
 	})
 
-	t.Run("a boot that ends unconfirmed", func(t *testing.T) {
-		defer try.Fatal(t)
+	s.Run("a boot that ends unconfirmed", func(t *testing.T) {
 		// One power cut is too many, and no boot is long enough for the deadline.
 		config := machine.Etc + "/ota.toml"
 		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
@@ -119,28 +105,27 @@ func events(t *testing.T, o container.Options, catalog string) {
 		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
 		defer func() { cancel(); <-ended }()
 		// It said what it has to say, and journald wrote that to the disk.
-		try.Check(c.WaitLog(ctx, "watching version 1.3.0"))
-		try.Get(d.Must(ctx, "journalctl", "--sync"))
+		try.Check(s.c.WaitLog(ctx, "watching version 1.3.0"))
+		s.Out("journalctl", "--sync")
 		try.Check(d.PowerCut(ctx))
-		try.Check(d.Reach(ctx, back))
-		e := onlyRollback(t, ctx, d, "1.3.0")
+		s.Reaches(back)
+		e := s.onlyRollback("1.3.0")
 		mustHave(t, e, map[string]string{
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "boots", "OTA_CHECK": "", "OTA_ATTEMPTS": "1", "_SYSTEMD_UNIT": "ota-guardian.service",
 		})
-		remembers(t, ctx, d, "device-api 1.3.0 answers on 127.0.0.1:9080")
+		s.remembers("device-api 1.3.0 answers on 127.0.0.1:9080")
 	})
 
-	t.Run("the catalog", func(t *testing.T) {
-		defer try.Fatal(t)
-		try.Get(d.Must(ctx, "journalctl", "--update-catalog"))
+	s.Run("the catalog", func(t *testing.T) {
+		s.Out("journalctl", "--update-catalog")
 		// Without an ID it lists all of them, those of systemd too.
-		list := try.Get(d.Must(ctx, "journalctl", "--list-catalog"))
+		list := s.Out("journalctl", "--list-catalog")
 		for line := range strings.Lines(catalog) {
 			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "-- "); ok && !strings.Contains(list, id+" ota-guardian: ") && !strings.Contains(list, id+" ota-apply: ") {
 				t.Errorf("systemd does not list %s:\n%s", id, list)
 			}
 		}
-		out := try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack))
+		out := s.Out("journalctl", "-x", "--no-pager", "MESSAGE_ID="+rolledBack)
 		for _, want := range []string{
 			"Subject: Rolled back from version 1.1.0 to 1.0.0",
 			"failed (health device-api answers)",
@@ -150,17 +135,17 @@ func events(t *testing.T, o container.Options, catalog string) {
 				t.Errorf("no %q in\n%s", want, out)
 			}
 		}
-		out = try.Get(d.Must(ctx, "journalctl", "-x", "--no-pager"))
+		out = s.Out("journalctl", "-x", "--no-pager")
 		if i := strings.Index(out, "@OTA_"); i >= 0 {
 			t.Errorf("a text names a field that its entry does not have:\n%s", out[max(0, i-500):min(len(out), i+100)])
 		}
 	})
 
-	t.Run("installs", func(t *testing.T) {
+	s.Run("installs", func(t *testing.T) {
 		// The last one was cut off by the power.
 		var got []string
 		for _, id := range []string{begun, ended} {
-			for _, e := range entries(t, ctx, d, "MESSAGE_ID="+id, "_SYSTEMD_UNIT=ota-install.service") {
+			for _, e := range s.entries("MESSAGE_ID="+id, "_SYSTEMD_UNIT=ota-install.service") {
 				address, _ := e["OTA_ADDRESS"].(string)
 				line := address[strings.LastIndex(address, "/")+1:]
 				if id == ended {
@@ -178,13 +163,13 @@ func events(t *testing.T, o container.Options, catalog string) {
 
 	// Each version that was confirmed says so once, and nothing is said twice: as
 	// an entry and as a line.
-	if got := entries(t, ctx, d, "MESSAGE_ID="+confirmed); len(got) != 4 {
-		t.Errorf("%d versions were confirmed, want 1.0.0 four times: %v", len(got), got)
+	if got := s.entries("MESSAGE_ID=" + confirmed); len(got) != 4 {
+		s.T.Errorf("%d versions were confirmed, want 1.0.0 four times: %v", len(got), got)
 	}
-	for _, e := range entries(t, ctx, d, "SYSLOG_IDENTIFIER=ota-guardian") {
+	for _, e := range s.entries("SYSLOG_IDENTIFIER=ota-guardian") {
 		message := fmt.Sprint(e["MESSAGE"])
 		if id, _ := e["MESSAGE_ID"].(string); id == "" && strings.HasPrefix(message, "rolled back from ") {
-			t.Errorf("a line that is an entry too: %q", message)
+			s.T.Errorf("a line that is an entry too: %q", message)
 		}
 	}
 }
@@ -202,33 +187,28 @@ ExecStart=journalctl --flush
 `
 
 // confirms lets ota-confirm decide, or not.
-func confirms(t *testing.T, ctx context.Context, d *machine.Device, decides bool) {
-	t.Helper()
-	defer try.Fatal(t)
+func (s *served) confirms(decides bool) {
 	const dropIn = "/run/systemd/system/ota-confirm.service.d/99-test.conf"
+	if !decides {
+		try.Check(s.WriteFile(s.Ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")))
+		s.Out("systemctl", "daemon-reload")
+		return
+	}
 	// Not stopped and started: the start of device-api pulls it in, and a start that is
 	// queued cancels a stop.
-	commands := [][]string{{"rm", dropIn}, {"systemctl", "daemon-reload"}, {"systemctl", "restart", "ota-confirm.service"}}
-	if !decides {
-		try.Check(d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=sleep infinity\n")))
-		commands = [][]string{{"systemctl", "daemon-reload"}}
-	}
-	for _, argv := range commands {
-		try.Get(d.Must(ctx, argv...))
-	}
+	s.Sh("rm " + dropIn + "; systemctl daemon-reload; systemctl restart ota-confirm.service")
 }
 
 // entries are what journalctl finds, the oldest first.
-func entries(t *testing.T, ctx context.Context, d *machine.Device, match ...string) []map[string]any {
-	t.Helper()
-	defer try.Fatal(t)
-	try.Get(d.Must(ctx, "journalctl", "--sync"))
-	out := try.Get(d.Must(ctx, append([]string{"journalctl", "--output=json", "--no-pager", "--all"}, match...)...))
+func (s *served) entries(match ...string) []map[string]any {
+	s.T.Helper()
+	s.Out("journalctl", "--sync")
+	out := s.Out(append([]string{"journalctl", "--output=json", "--no-pager", "--all"}, match...)...)
 	var all []map[string]any
 	for line := range strings.Lines(out) {
 		var e map[string]any
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%v: %s", err, line)
+			s.T.Fatalf("%v: %s", err, line)
 		}
 		all = append(all, e)
 	}
@@ -236,26 +216,22 @@ func entries(t *testing.T, ctx context.Context, d *machine.Device, match ...stri
 }
 
 // onlyRollback is the one entry that says that version was rolled back.
-func onlyRollback(t *testing.T, ctx context.Context, d *machine.Device, version string) map[string]any {
-	t.Helper()
-	all := entries(t, ctx, d, "MESSAGE_ID="+rolledBack, "OTA_FROM="+version)
+func (s *served) onlyRollback(version string) map[string]any {
+	s.T.Helper()
+	all := s.entries("MESSAGE_ID="+rolledBack, "OTA_FROM="+version)
 	if len(all) != 1 {
-		t.Fatalf("%d entries say that %s was left, want 1: %v", len(all), version, all)
+		s.T.Fatalf("%d entries say that %s was left, want 1: %v", len(all), version, all)
 	}
 	return all[0]
 }
 
 // remembers expects lines in what the record keeps of the unit's journal.
-func remembers(t *testing.T, ctx context.Context, d *machine.Device, lines ...string) {
-	t.Helper()
-	s, err := d.Status(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := s.LastRollback.Journal
+func (s *served) remembers(lines ...string) {
+	s.T.Helper()
+	kept := try.Get(s.Status(s.Ctx)).LastRollback.Journal
 	for _, want := range lines {
 		if !slices.ContainsFunc(kept, func(line string) bool { return strings.HasSuffix(line, ": "+want) }) {
-			t.Errorf("the record does not keep %q:\n%s", want, strings.Join(kept, "\n"))
+			s.T.Errorf("the record does not keep %q:\n%s", want, strings.Join(kept, "\n"))
 		}
 	}
 }

@@ -2,15 +2,12 @@ package systemdtest
 
 import (
 	"context"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // What the releases of systemd do otherwise, and the units rely on: the table in
@@ -42,56 +39,35 @@ var factUnits = map[string]string{
 }
 
 func TestFacts(t *testing.T) {
-	if os.Getenv(guestMark) != "" {
-		t.Skip("this is the guest")
-	}
-	machine.RequireContainer(t)
-	files, err := machine.DeviceOverlay(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := debian.Overlay{}
 	for name, text := range factUnits {
 		files["/etc/systemd/system/"+name] = debian.Unit(text)
 	}
-	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
-		ctx, cancel := context.WithTimeout(machine.Context(t), 3*time.Minute)
-		defer cancel()
-		m := machine.StartContainer(t, container.Options{Overlay: files, Variant: debian.Variant{Suite: s}})
+	onDevices(t, files, func(s *served, suite debian.Suite) {
 		for name := range factUnits {
-			if name == "t-on-failure.service" {
-				continue
-			}
-			// t-fails fails at once, which is what it is for.
-			if _, err := m.Exec(ctx, "systemctl", "start", name); err != nil {
-				t.Fatal(err)
+			if name != "t-on-failure.service" {
+				// t-fails fails at once, which is what it is for.
+				try.Get(s.Exec(s.Ctx, "systemctl", "start", name))
 			}
 		}
 		for _, f := range facts {
 			var got string
-			err := machine.Poll(ctx, f.name, func(ctx context.Context) (bool, error) {
-				r, err := m.Exec(ctx, "sh", "-c", f.ask)
+			err := machine.Poll(s.Ctx, f.name, func(ctx context.Context) (bool, error) {
+				r, err := s.Exec(ctx, "sh", "-c", f.ask)
 				got = strings.TrimSpace(r.Stdout)
 				return got != "", err
 			})
-			want := map[bool]string{true: "yes", false: "no"}[s.Systemd() >= f.since]
+			want := map[bool]string{true: "yes", false: "no"}[suite.Systemd() >= f.since]
 			if err != nil || got != want {
-				t.Errorf("%s: %s on systemd %d, want %s (%v)", f.name, got, s.Systemd(), want, err)
+				s.T.Errorf("%s: %s on systemd %d, want %s (%v)", f.name, got, suite.Systemd(), want, err)
 			}
 		}
-		unknown(t, ctx, m, s)
-	})
-}
-
-// unknown wants the units as they are installed to be understood: what an old systemd
-// does not know, it says so of, and runs the unit without.
-func unknown(t *testing.T, ctx context.Context, m machine.Machine, s debian.Suite) {
-	r, err := m.Exec(ctx, "journalctl", "-b", "-q", "-o", "cat", "--no-pager", "_PID=1")
-	if err != nil || r.Code != 0 {
-		t.Fatalf("journalctl: %v, %s", err, r)
-	}
-	for line := range strings.Lines(r.Stdout) {
-		if strings.Contains(line, "/ota-") && strings.Contains(line, "nknown") || strings.Contains(line, "Failed to parse") {
-			t.Errorf("systemd %s says %s", strconv.Itoa(s.Systemd()), line)
+		// The units as they are installed are understood: what an old systemd does not know, it
+		// says so of, and runs the unit without.
+		for line := range strings.Lines(s.Out("journalctl", "-b", "-q", "-o", "cat", "--no-pager", "_PID=1")) {
+			if strings.Contains(line, "/ota-") && strings.Contains(line, "nknown") || strings.Contains(line, "Failed to parse") {
+				s.T.Errorf("systemd %d says %s", suite.Systemd(), line)
+			}
 		}
-	}
+	})
 }

@@ -31,26 +31,45 @@ const (
 )
 
 func TestInContainer(t *testing.T) {
-	if os.Getenv(guestMark) != "" {
-		t.Skip("this is the guest")
-	}
-	machine.RequireContainer(t)
-	ctx := machine.Context(t)
-	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, ctx)}}
+	host(t)
+	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, machine.Context(t))}}
 	for name, text := range units {
 		files["/etc/systemd/system/"+name] = debian.Unit(text)
 	}
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
-		inGuest(t, ctx, container.Options{Overlay: files, Variant: debian.Variant{Suite: s}})
+		inGuest(t, machine.StartContainer(t, container.Options{Overlay: files, Variant: debian.Variant{Suite: s}}))
+	})
+}
+
+// host skips a test where this is the guest, and where there can be none.
+func host(t *testing.T) {
+	t.Helper()
+	if os.Getenv(guestMark) != "" {
+		t.Skip("this is the guest")
+	}
+	machine.RequireContainer(t)
+}
+
+// onDevices tells a story of a device with the product, and with more, on each suite.
+func onDevices(t *testing.T, more debian.Overlay, story func(s *served, suite debian.Suite)) {
+	defer try.Fatal(t)
+	host(t)
+	files := try.Get(machine.DeviceOverlay(t.Context()))
+	files.Add(more)
+	machine.EachSuite(t, func(t *testing.T, suite debian.Suite) {
+		defer try.Fatal(t)
+		ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
+		defer cancel()
+		c := machine.StartContainer(t, container.Options{Overlay: files, Variant: debian.Variant{Suite: suite}})
+		story(&served{machine.NewStory(ctx, t, c, machine.Quick), c}, suite)
 	})
 }
 
 // inGuest runs the tests of the guest in one machine.
-func inGuest(t *testing.T, ctx context.Context, o container.Options) {
+func inGuest(t *testing.T, m machine.Machine) {
 	defer try.Fatal(t)
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel := context.WithTimeout(machine.Context(t), 4*time.Minute)
 	defer cancel()
-	m := machine.StartContainer(t, o)
 
 	// One report for each test of the guest.
 	r := try.Get(m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m"))

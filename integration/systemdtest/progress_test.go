@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,61 +35,41 @@ done`
 // What a screen is answered, by the units as they are installed: while device-api
 // restarts, across the end and the start of the service, and after a power cut; and
 // what a program reads of an install that was handed to its unit.
-func TestProgress(t *testing.T) {
-	if os.Getenv(guestMark) != "" {
-		t.Skip("this is the guest")
-	}
-	machine.RequireContainer(t)
-	overlay, err := machine.DeviceOverlay(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
-		progress(t, container.Options{Overlay: overlay, Variant: debian.Variant{Suite: s}})
-	})
-}
+func TestProgress(t *testing.T) { onDevices(t, nil, progress) }
 
-func progress(t *testing.T, o container.Options) {
-	defer try.Fatal(t)
-	ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
-	defer cancel()
-	d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick))
-	s := &served{t, ctx, d}
+func progress(s *served, _ debian.Suite) {
+	d, ctx := s.Device, s.Ctx
 
-	t.Run("the first request starts it", func(t *testing.T) {
-		s := &served{t, ctx, d}
-		s.must("sh", "-c", "systemctl is-system-running --wait || true") // the agent answers before that; degraded: nothing is installed
-		if got := s.show("ota-progress.socket", "ActiveState"); got != "active" {
+	s.Run("the first request starts it", func(t *testing.T) {
+		s.Out("sh", "-c", "systemctl is-system-running --wait || true") // the agent answers before that; degraded: nothing is installed
+		if got := s.Show("ota-progress.socket", "ActiveState"); got != "active" {
 			t.Errorf("the socket is %s, want active", got)
 		}
-		if got := s.show("ota-progress.service", "ActiveState"); got != "inactive" {
+		if got := s.Show("ota-progress.service", "ActiveState"); got != "inactive" {
 			t.Errorf("the service is %s before a request, want inactive", got)
 		}
 		if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
 			t.Errorf("a new device is answered %+v, want idle", got)
 		}
-		pid := s.show("ota-progress.service", "MainPID")
-		out := s.must("sh", "-c", "stat -c %u /proc/"+pid+"; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/"+pid+"/status; ls /proc/"+pid+"/net/ >/dev/null; wc -l </proc/"+pid+"/net/dev")
+		pid := s.Show("ota-progress.service", "MainPID")
+		out := s.Out("sh", "-c", "stat -c %u /proc/"+pid+"; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/"+pid+"/status; ls /proc/"+pid+"/net/ >/dev/null; wc -l </proc/"+pid+"/net/dev")
 		if uid, rest, _ := strings.Cut(out, "\n"); uid == "0" || !strings.Contains(rest, "CapEff:\t0000000000000000") || !strings.Contains(rest, "NoNewPrivs:\t1") || !strings.Contains(rest, "Seccomp:\t2") {
 			t.Errorf("the service has more than it needs:\n%s", out)
 		}
 		// 127.0.0.1:12315, as the kernel writes it, and nothing else of this port.
-		if got := s.must("sh", "-c", `cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == "0A" && $2 ~ /:301B$/ { print $2 }'`); got != "0100007F:301B\n" {
+		if got := s.Out("sh", "-c", `cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == "0A" && $2 ~ /:301B$/ { print $2 }'`); got != "0100007F:301B\n" {
 			t.Errorf("it listens on %q", got)
 		}
-		if out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.0 404 Not Found\r\n") {
+		if out := s.Out("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.0 404 Not Found\r\n") {
 			t.Errorf("another path is answered %q", out)
 		}
 	})
 
-	t.Run("while device-api restarts", func(t *testing.T) {
-		s := &served{t, ctx, d}
+	s.Run("while device-api restarts", func(t *testing.T) {
 		end := s.screen(30, 40)
-		if err := d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 		for range 3 {
-			s.must("systemctl", "restart", "device-api.service")
+			s.Out("systemctl", "restart", "device-api.service")
 		}
 		if r, err := d.Install(ctx, machine.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}); err != nil || r.Code != 0 {
 			t.Fatalf("install: %v, %s", err, r)
@@ -116,19 +95,18 @@ func progress(t *testing.T, o container.Options) {
 			t.Errorf("the end is served as %+v", got)
 		}
 		// What the page shows is in the version store, which its sandbox can read.
-		out := s.must("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /api/v1.0/screen HTTP/1.0\r\n\r\n' >&3; cat <&3`)
+		out := s.Out("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /api/v1.0/screen HTTP/1.0\r\n\r\n' >&3; cat <&3`)
 		_, body, _ := strings.Cut(out, "\r\n\r\n")
 		var shown page.State
 		if err := json.Unmarshal([]byte(body), &shown); err != nil || schema.Check("screen", []byte(body)) != nil || shown.Error != "" || shown.Phase != bootcheck.PhaseConfirmed || shown.Current != "1.1.0" || shown.Operation.Version != "1.1.0" {
 			t.Errorf("the page is to show %q (%v)", out, err)
 		}
-		if got := s.show("ota-progress.service", "NRestarts"); got != "0" {
+		if got := s.Show("ota-progress.service", "NRestarts"); got != "0" {
 			t.Errorf("the service was restarted %s times", got)
 		}
 	})
 
-	t.Run("events of an install in its unit", func(t *testing.T) {
-		s := &served{t, ctx, d}
+	s.Run("events of an install in its unit", func(t *testing.T) {
 		r, err := d.Install(ctx, machine.Version{Name: "1.2.0", Release: 3}, "--json")
 		if err != nil || r.Code != 0 {
 			t.Fatalf("install: %v, %s", err, r)
@@ -154,9 +132,7 @@ func progress(t *testing.T, o container.Options) {
 		}
 	})
 
-	t.Run("an install that is killed in its unit", func(t *testing.T) {
-		defer try.Fatal(t)
-		s := &served{t, ctx, d}
+	s.Run("an install that is killed in its unit", func(t *testing.T) {
 		// It waits for an end that never comes.
 		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 		url := try.Get(d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
@@ -169,7 +145,7 @@ func progress(t *testing.T, o container.Options) {
 			result <- r
 		}()
 		s.wait("the restart", func(op bootcheck.Operation) bool { return op.Stage == "rebooting" })
-		s.must("systemctl", "kill", "--signal=KILL", "ota-install.service")
+		s.Out("systemctl", "kill", "--signal=KILL", "ota-install.service")
 		r := <-result
 		events := s.events(r.Stdout)
 		last := events[len(events)-1]
@@ -182,18 +158,15 @@ func progress(t *testing.T, o container.Options) {
 		try.Get(d.Must(ctx, "ota-guardian", "rollback"))
 	})
 
-	t.Run("it ends and starts again", func(t *testing.T) {
-		s := &served{t, ctx, d}
+	s.Run("it ends and starts again", func(t *testing.T) {
 		const dropIn = "/run/systemd/system/ota-progress.service.d/99-test.conf"
-		if err := d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=/usr/bin/ota-apply serve-progress --idle 200ms\n")); err != nil {
-			t.Fatal(err)
-		}
-		s.must("systemctl", "daemon-reload")
-		s.must("systemctl", "stop", "ota-progress.service")
+		try.Check(d.WriteFile(ctx, dropIn, 0o644, []byte("[Service]\nExecStart=\nExecStart=/usr/bin/ota-apply serve-progress --idle 200ms\n")))
+		s.Out("systemctl", "daemon-reload")
+		s.Out("systemctl", "stop", "ota-progress.service")
 		first := s.invocation()
 		s.now()
 		s.inactive()
-		if got := s.show("ota-progress.service", "Result"); got != "success" {
+		if got := s.Show("ota-progress.service", "Result"); got != "success" {
 			t.Errorf("it ended with %s, want success", got)
 		}
 		if second := s.invocation(); second == first {
@@ -222,58 +195,41 @@ func progress(t *testing.T, o container.Options) {
 
 		// One that crashes is started again too, while screens wait.
 		s.now()
-		s.must("systemctl", "kill", "--signal=KILL", "ota-progress.service")
+		s.Out("systemctl", "kill", "--signal=KILL", "ota-progress.service")
 		s.now()
-		s.must("systemctl", "stop", "device-api.service")
+		s.Out("systemctl", "stop", "device-api.service")
 		s.now()
-		if got := s.show("ota-progress.socket", "ActiveState"); got != "active" {
+		if got := s.Show("ota-progress.socket", "ActiveState"); got != "active" {
 			t.Errorf("the socket is %s, want active", got)
 		}
 	})
 
 	try.Check(d.PowerCut(ctx))
 	try.Check(machine.Poll(ctx, "the socket", func(context.Context) (bool, error) {
-		return s.show("ota-progress.socket", "ActiveState") == "active", nil
+		return s.Show("ota-progress.socket", "ActiveState") == "active", nil
 	}))
 	if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
-		t.Errorf("after a power cut a screen is answered %+v, want idle", got)
+		s.T.Errorf("after a power cut a screen is answered %+v, want idle", got)
 	}
 }
 
 // served asks a device as a screen does.
 type served struct {
-	t   *testing.T
-	ctx context.Context
-	d   *machine.Device
-}
-
-func (s *served) must(argv ...string) string {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, s.d.Limits.Wait)
-	defer cancel()
-	out, err := s.d.Must(ctx, argv...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return out
-}
-
-func (s *served) show(unit, property string) string {
-	s.t.Helper()
-	return strings.TrimSpace(s.must("systemctl", "show", "-P", property, unit))
+	*machine.Story
+	c *container.Container
 }
 
 func (s *served) invocation() string {
-	s.t.Helper()
-	return s.show("ota-progress.service", "InvocationID")
+	s.T.Helper()
+	return s.Show("ota-progress.service", "InvocationID")
 }
 
 func (s *served) inactive() {
-	s.t.Helper()
-	if err := machine.Poll(s.ctx, "the service to end", func(context.Context) (bool, error) {
-		return s.show("ota-progress.service", "ActiveState") == "inactive", nil
+	s.T.Helper()
+	if err := machine.Poll(s.Ctx, "the service to end", func(context.Context) (bool, error) {
+		return s.Show("ota-progress.service", "ActiveState") == "inactive", nil
 	}); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 }
 
@@ -284,7 +240,7 @@ type answer struct {
 }
 
 func (s *served) answers(out string) []answer {
-	s.t.Helper()
+	s.T.Helper()
 	var all []answer
 	for line := range strings.Lines(out) {
 		took, body, _ := strings.Cut(line, " ")
@@ -294,7 +250,7 @@ func (s *served) answers(out string) []answer {
 			err = schema.Check("progress", []byte(body))
 		}
 		if err != nil || json.Unmarshal([]byte(body), &a.Operation) != nil {
-			s.t.Errorf("a screen was answered %q (%v)", line, err)
+			s.T.Errorf("a screen was answered %q (%v)", line, err)
 			continue
 		}
 		all = append(all, a)
@@ -304,54 +260,54 @@ func (s *served) answers(out string) []answer {
 
 // now is the answer at this moment.
 func (s *served) now() bootcheck.Operation {
-	s.t.Helper()
-	out := s.must("bash", "-c", strings.Replace(screen, "while [ ! -e /data/stop ]; do", "for once in 1; do", 1), "screen", "0", "1")
+	s.T.Helper()
+	out := s.Out("bash", "-c", strings.Replace(screen, "while [ ! -e /data/stop ]; do", "for once in 1; do", 1), "screen", "0", "1")
 	all := s.answers(out)
 	if len(all) != 1 {
-		s.t.Fatalf("a screen was answered %q", out)
+		s.T.Fatalf("a screen was answered %q", out)
 	}
 	return all[0].Operation
 }
 
 // wait asks until the answer is right.
 func (s *served) wait(what string, right func(bootcheck.Operation) bool) {
-	s.t.Helper()
-	if err := machine.Poll(s.ctx, what, func(context.Context) (bool, error) {
+	s.T.Helper()
+	if err := machine.Poll(s.Ctx, what, func(context.Context) (bool, error) {
 		if op := s.now(); !right(op) {
 			return false, fmt.Errorf("it is %+v", op)
 		}
 		return true, nil
 	}); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 }
 
 // screen asks all the time, until the function is called that it returns: every
 // request must have its answer.
 func (s *served) screen(atLeast, random int) (end func() []answer) {
-	s.t.Helper()
-	s.must("rm", "-f", "/data/stop")
+	s.T.Helper()
+	s.Out("rm", "-f", "/data/stop")
 	out := make(chan string, 1)
 	go func() {
-		r, err := s.d.Exec(s.ctx, "bash", "-c", screen, "screen", strconv.Itoa(atLeast), strconv.Itoa(random))
+		r, err := s.Exec(s.Ctx, "bash", "-c", screen, "screen", strconv.Itoa(atLeast), strconv.Itoa(random))
 		if err != nil || r.Code != 0 || r.Stderr != "" {
 			r.Stdout += fmt.Sprintf("%v: %s", err, r)
 		}
 		out <- r.Stdout
 	}()
 	return func() []answer {
-		s.t.Helper()
-		s.must("touch", "/data/stop")
+		s.T.Helper()
+		s.Out("touch", "/data/stop")
 		all := s.answers(<-out)
 		if len(all) == 0 {
-			s.t.Fatal("a screen had no answer")
+			s.T.Fatal("a screen had no answer")
 		}
 		took := make([]time.Duration, 0, len(all))
 		for _, a := range all {
 			took = append(took, a.took)
 		}
 		slices.Sort(took)
-		s.t.Logf("%d answers within %v (median), %v (99 of 100), %v (all)", len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+		s.T.Logf("%d answers within %v (median), %v (99 of 100), %v (all)", len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 		return all
 	}
 }
@@ -368,17 +324,17 @@ type event struct {
 }
 
 func (s *served) events(out string) []event {
-	s.t.Helper()
+	s.T.Helper()
 	var all []event
 	for line := range strings.Lines(out) {
 		var e event
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Event == "" {
-			s.t.Errorf("no event: %q", line)
+			s.T.Errorf("no event: %q", line)
 		}
 		all = append(all, e)
 	}
 	if len(all) == 0 {
-		s.t.Fatal("no events")
+		s.T.Fatal("no events")
 	}
 	return all
 }

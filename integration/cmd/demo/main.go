@@ -265,13 +265,8 @@ func (s *story) reach(ctx context.Context, when string, want machine.Want) error
 }
 
 func (s *story) wait(ctx context.Context, what string, yes func(*bootcheck.Status) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, s.d.Limits.Wait)
-	defer cancel()
 	s.waitsFor("waiting for %s", what)
-	return machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
-		st, err := s.d.Status(ctx)
-		return err == nil && yes(st), err
-	})
+	return s.d.Wait(ctx, what, yes)
 }
 
 func tail(log string, lines int) string {
