@@ -192,11 +192,7 @@ func TestContents(t *testing.T) {
 // TestLintian: Debian's own checker finds nothing that scripts/package/lintian-overrides does
 // not explain, and each line of that is still needed.
 func TestLintian(t *testing.T) {
-	var missing []string
-	if _, err := debian.LookTool("lintian"); err != nil {
-		missing = append(missing, "lintian")
-	}
-	machine.Require(t, "package", missing)
+	machine.Require(t, "package", debian.MissingTools("lintian"))
 	lintian := func(deb string) (string, error) {
 		cmd := exec.Command("lintian", "--no-cfg", "--profile", "debian", "--fail-on", "error,warning", "--display-info", "--tag-display-limit", "0", deb)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")

@@ -22,11 +22,7 @@ import (
 // modes, need the same systemd, and enable the units at the same moments.
 func TestFormats(t *testing.T) {
 	defer try.Fatal(t)
-	var missing []string
-	if _, err := debian.LookTool("rpm"); err != nil {
-		missing = append(missing, "rpm")
-	}
-	machine.Require(t, "package", missing)
+	machine.Require(t, "package", debian.MissingTools("rpm"))
 	dir, work := t.TempDir(), t.TempDir()
 	run := func(name string, args ...string) string {
 		t.Helper()

@@ -26,9 +26,6 @@ type Options struct {
 	// Payload adds lib/payload, that many bytes that do not compress and are
 	// different in each version; 0 adds none.
 	Payload int
-
-	// Extra are more files: path in the tree to content.
-	Extra map[string][]byte
 }
 
 // Tree writes an intact version into the directory dir, which it makes, ready for
@@ -55,9 +52,6 @@ func Tree(dir, version string, o Options) (err error) {
 	}
 	if o.Payload > 0 {
 		files["lib/payload"] = noise(version, o.Payload)
-	}
-	for name, data := range o.Extra {
-		files[name] = data
 	}
 	for name, data := range files {
 		path := filepath.Join(dir, name)

@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
 // as far as it is shell or make, and lets systemd read the result.
 func TestRecipes(t *testing.T) {
-	machine.Require(t, "recipe", missingTools("systemd-analyze", "shellcheck", "make"))
+	machine.Require(t, "recipe", debian.MissingTools("systemd-analyze", "shellcheck", "make"))
 	repo, bin := root(t), programs(t)
 	run := func(t *testing.T, name string, argv ...string) string {
 		t.Helper()
@@ -129,14 +130,4 @@ func TestRecipes(t *testing.T) {
 		}
 		verify(t, target)
 	})
-}
-
-func missingTools(names ...string) []string {
-	var missing []string
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			missing = append(missing, name)
-		}
-	}
-	return missing
 }

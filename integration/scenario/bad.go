@@ -95,7 +95,7 @@ var AllBad = []Bad{
 // there: true(1) of the machine, which names the C library otherwise than it is.
 func withoutLibrary(dir string) (err error) {
 	defer try.End(&err)
-	root := try.Get(debian.Root(context.Background()))
+	root := try.Get(debian.Variant{}.Root(context.Background()))
 	data := try.Get(os.ReadFile(filepath.Join(root, "usr/bin/true")))
 	was, is := []byte("\x00libc.so.6\x00"), []byte("\x00gone.so.6\x00")
 	if bytes.Count(data, was) != 1 {

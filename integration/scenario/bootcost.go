@@ -11,7 +11,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 

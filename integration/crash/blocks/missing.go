@@ -25,32 +25,17 @@ var Filesystems = []Filesystem{
 
 // Missing names what the host lacks; empty: nothing.
 func Missing() []string {
-	var missing []string
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if os.Geteuid() != 0 {
-		missing = append(missing, "root (loop devices and mounts need it)")
-	} else if unix.Capget(&head, &data[0]) != nil || data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
-		missing = append(missing, "CAP_SYS_ADMIN (loop devices and mounts need it; an unprivileged container's root has it not)")
-	}
+	missing := append(debian.MissingRights("loop devices and mounts"), debian.MissingTools("qemu-storage-daemon")...)
 	for _, device := range []string{"/dev/loop-control", "/dev/fuse"} {
 		if _, err := os.Stat(device); err != nil {
 			missing = append(missing, device)
 		}
 	}
-	if _, err := debian.LookTool("qemu-storage-daemon"); err != nil {
-		missing = append(missing, "qemu-storage-daemon")
-	}
 	supported, _ := os.ReadFile("/proc/filesystems")
 	for _, fs := range Filesystems {
-		if _, err := debian.LookTool("mkfs." + fs.Name); err != nil {
-			missing = append(missing, "mkfs."+fs.Name)
-		}
-		if !strings.Contains(string(supported), "\t"+fs.Name+"\n") {
-			// It may be a module; modprobe knows.
-			if !loadable(fs.Name) {
-				missing = append(missing, fs.Name+" in the kernel")
-			}
+		missing = append(missing, debian.MissingTools("mkfs."+fs.Name)...)
+		if !strings.Contains(string(supported), "\t"+fs.Name+"\n") && !loadable(fs.Name) {
+			missing = append(missing, fs.Name+" in the kernel")
 		}
 	}
 	return missing

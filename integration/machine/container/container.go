@@ -55,13 +55,6 @@ type Options struct {
 	Writable bool
 }
 
-// binds are the directories of the data disk that the guest has in other places.
-var binds = []Bind{
-	{From: "opt-tope", To: "/opt/tope"},
-	{From: "etc-ota", To: "/etc/ota"},
-	{From: "var-lib-ota", To: "/var/lib/ota"},
-}
-
 // Container is a running machine. It is a machine.Machine.
 type Container struct {
 	host.Remote
@@ -113,7 +106,7 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	programs, err := buildPrograms(ctx)
+	programs, err := built()
 	if err != nil {
 		return nil, err
 	}
@@ -170,16 +163,7 @@ func (c *Container) prepare(root string, p programs, o Options) (err error) {
 	try.Check(all.Install(filepath.Join(in, "files")))
 	c.cgroup = try.Get(c.dir.makeCgroup())
 	c.agents = try.Get(c.listen(filepath.Join(in, "agent")))
-	c.plan = Plan{
-		Dir:     in,
-		Root:    root,
-		Data:    filepath.Join(in, "data"),
-		Agent:   filepath.Join(in, "agent"),
-		AgentAt: filepath.Dir(agent.SocketPath),
-		Binds:   binds,
-
-		Writable: o.Writable,
-	}
+	c.plan = Plan{Dir: in, Root: root, Writable: o.Writable}
 	return nil
 }
 
@@ -239,7 +223,7 @@ func (c *Container) Name() string { return "container" }
 func (c *Container) Dir() string { return c.dir.path }
 
 // Data is the host's path of the guest's /data.
-func (c *Container) Data() string { return c.plan.Data }
+func (c *Container) Data() string { return c.plan.data() }
 
 // Log implements machine.Machine: systemd's output and the journal, and behind
 // dashes what the harness did.

@@ -18,12 +18,7 @@ import (
 
 // Missing names what the host lacks to run containers; empty: nothing.
 func Missing() []string {
-	var missing []string
-	if os.Geteuid() != 0 {
-		missing = append(missing, "root (namespaces and mounts need it)")
-	} else if !canAdminister() {
-		missing = append(missing, "CAP_SYS_ADMIN (namespaces and mounts need it; an unprivileged container's root has it not)")
-	}
+	missing := debian.MissingRights("namespaces and mounts")
 	for _, ns := range []string{"mnt", "pid", "ipc", "uts", "net", "cgroup"} {
 		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
 			missing = append(missing, ns+" namespaces in the kernel")
@@ -33,13 +28,6 @@ func Missing() []string {
 		missing = append(missing, err.Error())
 	}
 	return append(missing, debian.Missing()...)
-}
-
-// canAdminister reports whether this process has CAP_SYS_ADMIN in effect.
-func canAdminister() bool {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 // cgroup2 is where the host has its cgroup2: /sys/fs/cgroup, or below it where
@@ -60,29 +48,13 @@ func cgroup2() (string, error) {
 
 type programs struct{ init, agent []byte }
 
-var (
-	programsMu    sync.Mutex
-	programsBuilt programs
-)
-
-// buildPrograms makes the programs once for all machines of this process.
-func buildPrograms(ctx context.Context) (programs, error) {
-	programsMu.Lock()
-	defer programsMu.Unlock()
-	if programsBuilt.init != nil {
-		return programsBuilt, nil
-	}
-	var p programs
-	var err error
-	if p.agent, err = debian.Program(ctx, "./integration/machine/agent/cmd/ota-test-agent"); err != nil {
-		return p, err
-	}
-	if p.init, err = debian.Program(ctx, "./integration/machine/container/cmd/ota-container-init"); err != nil {
-		return p, err
-	}
-	programsBuilt = p
+// built are the programs, made once for all machines of this process.
+var built = sync.OnceValues(func() (p programs, err error) {
+	defer try.End(&err)
+	p.agent = try.Get(debian.Program(context.Background(), "./integration/machine/agent/cmd/ota-test-agent"))
+	p.init = try.Get(debian.Program(context.Background(), "./integration/machine/container/cmd/ota-container-init"))
 	return p, nil
-}
+})
 
 // namePrefix begins the names of everything a machine has on the host.
 const namePrefix = "ota-container-"

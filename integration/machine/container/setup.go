@@ -8,26 +8,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
 // A Plan says what a boot is made of. Paths are the host's.
 type Plan struct {
-	Dir     string // of the machine: lower/ and root/ are empty, and mounted on; files/ goes over Root
+	Dir     string // of the machine: lower/ and root/ are empty, and mounted on; files/ goes over Root; data/ is the disk, agent/ has the socket
 	Root    string // the Debian root; only read
-	Data    string // becomes /data
-	Agent   string // directory of the agent's socket
-	AgentAt string // where the guest sees it
 	BootID  string // the boot's ID, a UUID
 	Console string // device that becomes /dev/console
 
-	Binds []Bind // more of Data
-
 	Writable bool // the root, with its changes in Dir/upper
 }
-
-// A Bind shows the directory From of /data at the guest's path To too.
-type Bind struct{ From, To string }
 
 // BootIDFile is where the guest has its boot ID too. A unit whose sandbox mounts
 // a /proc of its own (ProtectKernelTunables= and others do) would see the host's
@@ -57,7 +50,7 @@ func Init(p Plan) error {
 		{"leave the host's mounts alone", private},
 		{"make the machine's cgroup the root of all", cgroupRoot},
 		{"mount the root", mountRoot},
-		{"mount what a boot forgets", mountVolatile},
+		{"mount what a boot forgets", func(p Plan) error { return layout.MountMemory(p.in("/"), p.Writable) }},
 		{"mount /proc", mountProc},
 		{"mount /sys", mountSys},
 		{"make /dev", makeDev},
@@ -122,6 +115,9 @@ func dropRights(Plan) error {
 	}
 	return nil
 }
+
+// data becomes /data.
+func (p Plan) data() string { return filepath.Join(p.Dir, "data") }
 
 // in is the guest's path under the new root.
 func (p Plan) in(guest string) string {

@@ -29,6 +29,9 @@ package debian
 import (
 	"os"
 	"os/exec"
+	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Mirrors used unless $OTA_DEBIAN_MIRROR names another for both (a mirror that
@@ -65,6 +68,27 @@ func Missing() []string {
 		missing = append(missing, "debian-archive-keyring")
 	}
 	return missing
+}
+
+// MissingRights names what this process lacks for what root alone may do; empty: nothing.
+func MissingRights(what string) []string {
+	if os.Geteuid() != 0 {
+		return []string{"root (for " + what + ")"}
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&head, &data[0]) != nil || data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return []string{"CAP_SYS_ADMIN (for " + what + "; an unprivileged container's root has it not)"}
+	}
+	return nil
+}
+
+// MissingTools are those of the programs that the host does not have.
+func MissingTools(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		_, err := LookTool(name)
+		return err == nil
+	})
 }
 
 // LookTool finds a program of the host. It also looks in the sbin directories, which

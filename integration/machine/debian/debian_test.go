@@ -1,4 +1,4 @@
-package debian
+package debian_test
 
 import (
 	"context"
@@ -12,37 +12,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tope-ota/ota/integration/machine"
+	. "github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// require ends a test that needs packages of the host, or the network once.
 func require(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("downloads and unpacks Debian when the cache is empty: not in -short")
-	}
-	if missing := Missing(); len(missing) > 0 {
-		text := "the Debian root cannot be built here; MISSING: apt-get install " + strings.Join(missing, " ")
-		if os.Getenv("CI") == "true" {
-			t.Fatal(text)
-		}
-		t.Skip(text)
-	}
+	machine.Require(t, "Debian root", Missing())
 }
 
-func TestRoot(t *testing.T) { eachKind(t, testRoot) }
-
-// eachKind runs the test for each kind of guest that tests have.
-func eachKind(t *testing.T, test func(*testing.T, Suite, Arch)) {
+// Each kind of guest that tests have.
+func TestRoot(t *testing.T) {
 	require(t)
-	suites, err := Suites()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range suites {
-		t.Run(s.String(), func(t *testing.T) { test(t, s, AMD64) })
-	}
-	t.Run(ARM64.String(), func(t *testing.T) { test(t, Bookworm, ARM64) })
+	machine.EachSuite(t, func(t *testing.T, s Suite) { testRoot(t, s, AMD64) })
+	t.Run(ARM64.String(), func(t *testing.T) { testRoot(t, Bookworm, ARM64) })
 }
 
 func testRoot(t *testing.T, s Suite, a Arch) {
@@ -72,7 +56,7 @@ func testRoot(t *testing.T, s Suite, a Arch) {
 		t.Errorf("systemd is for %v, want %v", f.Machine, a.Facts().ELF)
 	}
 	// A masked generator of a name that no package has would mask nothing.
-	gens, err := os.ReadDir(filepath.Join(root, generators))
+	gens, err := os.ReadDir(filepath.Join(root, "usr/lib/systemd/system-generators"))
 	if err != nil || len(gens) == 0 {
 		t.Errorf("the root has %d generators, %v", len(gens), err)
 	}
@@ -104,7 +88,7 @@ func TestRootWithoutAMirror(t *testing.T) {
 	for range 2 { // the second try finds what the first one left, its lock among it
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err := Root(ctx)
+		_, err := Variant{}.Root(ctx)
 		if err == nil || !strings.Contains(err.Error(), mirror.URL) {
 			t.Fatalf("Root = %v, want an error that names %s", err, mirror.URL)
 		}

@@ -157,21 +157,17 @@ func (v Variant) Image(ctx context.Context, o Overlay) (file string, err error) 
 
 // Program builds the command in the package of this repository ("./guardian/cmd/
 // ota-guardian", or an import path) for the guest: static, without symbols, as
-// `make build` does. ldflags are added to "-s -w": "-X main.version=1.2.0". Go's
-// own build cache makes a second call cheap (0.3 s).
-func Program(ctx context.Context, pkg string, ldflags ...string) ([]byte, error) {
-	return ProgramFor(ctx, AMD64, pkg, ldflags...)
-}
+// `make build` does. Go's own build cache makes a second call cheap (0.3 s).
+func Program(ctx context.Context, pkg string) ([]byte, error) { return ProgramFor(ctx, AMD64, pkg) }
 
 // ProgramFor is Program for a guest that is not the usual one.
-func ProgramFor(ctx context.Context, a Arch, pkg string, ldflags ...string) (_ []byte, err error) {
+func ProgramFor(ctx context.Context, a Arch, pkg string) (_ []byte, err error) {
 	defer try.End(&err)
 	repo := try.Get(RepoDir())
 	dir := try.Get(os.MkdirTemp("", "ota-build-"))
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "program")
-	flags := strings.Join(append([]string{"-s", "-w"}, ldflags...), " ")
 	try.Get(output(ctx, repo, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + a.String()},
-		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out, pkg))
+		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg))
 	return os.ReadFile(out)
 }

@@ -91,15 +91,7 @@ var masked = []string{
 // directory's content is masked as it comes from the packages.
 const generators = "usr/lib/systemd/system-generators"
 
-// Root returns the directory of a root of Debian 12, building it when the cache has
-// none (15 to 30 s, and the network). Every user who may read the repository may
-// read it; no test may write to it: it is shared by all tests. As the lower layer
-// of an overlay mount it makes a container; Image makes a disk of it. /proc,
-// /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
-// /etc/ota, /var/lib/ota and /srv.
-func Root(ctx context.Context) (dir string, err error) { return Variant{}.Root(ctx) }
-
-// A Variant is a root other than the usual one.
+// A Variant is a root; the zero value is the usual one, of Debian 12.
 type Variant struct {
 	// Suite is the release of Debian.
 	Suite Suite
@@ -138,7 +130,12 @@ func leftOut(a Arch) (all []string) {
 	return append(all, "./var/lib/dpkg", "./var/cache")
 }
 
-// Root is the function Root for v.
+// Root returns the directory of the root, building it when the cache has
+// none (15 to 30 s, and the network). Every user who may read the repository may
+// read it; no test may write to it: it is shared by all tests. As the lower layer
+// of an overlay mount it makes a container; Image makes a disk of it. /proc,
+// /sys, /dev and /run are empty, and so are the mount points /data, /opt/tope,
+// /etc/ota, /var/lib/ota and /srv.
 func (v Variant) Root(ctx context.Context) (dir string, err error) {
 	wanted, unwanted := slices.Concat(wanted, v.Packages), unwanted
 	if v.Dpkg {

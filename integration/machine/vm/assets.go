@@ -13,8 +13,6 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-const portName = agent.PortName
-
 // assets are the files that a machine is started with.
 type assets struct {
 	kernel    *debian.Kernel

@@ -2,23 +2,20 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/machine/layout"
 )
 
-// newDataDisk makes an ext4 disk of size bytes at file: a sparse copy of one that
-// is in the cache.
-func newDataDisk(ctx context.Context, file string, size int64) error {
-	dir, err := debian.Entry(ctx, fmt.Sprintf("disk-3-%d", size), func(ctx context.Context, dir string) error {
+// dataSize is that of the data disk, a sparse file, in bytes.
+const dataSize = 1 << 30
+
+// newDataDisk makes an ext4 disk at file: a sparse copy of one that is in the cache.
+func newDataDisk(ctx context.Context, file string) error {
+	dir, err := debian.Entry(ctx, fmt.Sprint("disk-3-", dataSize), func(ctx context.Context, dir string) error {
 		tool, err := debian.LookTool("mke2fs")
 		if err != nil {
 			return err
@@ -27,7 +24,7 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 		// root_owner: or the root directory belongs to the user who runs this.
 		out, err := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.DataSerial,
 			"-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
-			filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", size>>10)).CombinedOutput()
+			filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", dataSize>>10)).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("mke2fs: %w: %s", err, out)
 		}
@@ -36,53 +33,14 @@ func newDataDisk(ctx context.Context, file string, size int64) error {
 	if err != nil {
 		return err
 	}
-	return CopySparse(filepath.Join(dir, "disk.img"), file)
+	return copySparse(filepath.Join(dir, "disk.img"), file)
 }
 
-// CopySparse copies a file, as a disk, and leaves its holes holes. Where the file system can
-// share blocks, it does.
-func CopySparse(from, to string) (err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	st, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	dst, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := dst.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return nil
-	}
-	if err := dst.Truncate(st.Size()); err != nil {
-		return err
-	}
-	for pos := int64(0); pos < st.Size(); {
-		start, err := unix.Seek(int(src.Fd()), pos, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil // only a hole is left
-		}
-		if err != nil {
-			return fmt.Errorf("cannot find the data in %q: %v", from, err)
-		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return fmt.Errorf("cannot find the holes in %q: %v", from, err)
-		}
-		_, err = io.Copy(io.NewOffsetWriter(dst, start), io.NewSectionReader(src, start, end-start))
-		if err != nil {
-			return err
-		}
-		pos = end
+// copySparse copies a disk, and leaves its holes holes. Where the file system can share
+// blocks, it does.
+func copySparse(from, to string) error {
+	if out, err := exec.Command("cp", "--reflink=auto", "--sparse=always", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot copy a disk: %w: %s", err, out)
 	}
 	return nil
 }

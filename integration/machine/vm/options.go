@@ -6,8 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/machine/layout"
 )
 
 // Options describe a machine. The zero value is a machine with the agent in it
@@ -39,14 +40,9 @@ type Options struct {
 	// must be told to use it: RuntimeWatchdogSec= in a drop-in of the overlay.
 	Watchdog bool
 
-	DataSize int64  // bytes of the data disk; 0 means 1 GiB (a sparse file)
-	RTC      string // start of the clock, as "2001-02-03T04:05:06" (UTC); empty means now
+	RTC string // start of the clock, as "2001-02-03T04:05:06" (UTC); empty means now
 
 	Append string // added to the kernel's command line; the last word of a kind wins
-
-	// Dir holds the data disk, data.img. Empty means a new temporary directory that
-	// is removed by Stop. A disk that is already there is used.
-	Dir string
 }
 
 // Missing lists the host's packages that have to be installed for a machine to
@@ -70,29 +66,25 @@ func MissingFor(a debian.Arch) []string {
 // could be measured.
 const cmdline = "quiet cryptomgr.notests panic=0 audit=0 mitigations=off systemd.journald.forward_to_console=1"
 
-// rootWord is what tells /init that the root is to be written.
-func (o Options) rootWord() string {
-	if o.Writable {
-		return layout.Writable
-	}
-	return ""
-}
-
 // args are QEMU's without the disks, which do not matter for a snapshot.
 func (o Options) args(a *assets) []string {
 	// Always emulation: a /dev/kvm that is there may still not run a stock kernel.
 	guest := o.Variant.Arch.Facts()
+	rootWord := ""
+	if o.Writable {
+		rootWord = layout.Writable
+	}
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none"}
 	args = append(args, guest.Machine...)
 	args = append(args,
 		"-accel", "tcg,thread=multi",
 		"-smp", "1", "-m", "512M", // two machines of one CPU do more than one of two
 		"-kernel", a.kernel.Image, "-initrd", a.initramfs,
-		"-append", strings.Join(strings.Fields("console="+guest.Console+" "+cmdline+" "+o.rootWord()+" "+o.Append), " "),
+		"-append", strings.Join(strings.Fields("console="+guest.Console+" "+cmdline+" "+rootWord+" "+o.Append), " "),
 		"-chardev", fmt.Sprintf("socket,id=serial,fd=%d", fdSerial), "-serial", "chardev:serial",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdQMP), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci",
-		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent), "-device", "virtserialport,chardev=agent,name="+portName,
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent), "-device", "virtserialport,chardev=agent,name="+agent.PortName,
 		"-device", "virtio-rng-pci",
 	)
 	if o.Watchdog {

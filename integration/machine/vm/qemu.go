@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -113,8 +112,3 @@ func (q *qemu) gone() bool {
 
 // escape makes a path the value of an option of QEMU, where a comma ends one.
 func escape(path string) string { return strings.ReplaceAll(path, ",", ",,") }
-
-// handshake makes the control connection ready.
-func (q *qemu) handshake(ctx context.Context) error {
-	return q.qmp.call(ctx, "qmp_capabilities", nil, nil)
-}

@@ -25,7 +25,7 @@ func (v *VM) startWarm(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s --version: %w", program, err)
 	}
-	key := append([]string{string(version), v.assets.root, fmt.Sprint(v.opts.DataSize)}, v.opts.args(v.assets)...)
+	key := append([]string{string(version), v.assets.root, fmt.Sprint(dataSize)}, v.opts.args(v.assets)...)
 	dir, err := debian.Entry(ctx, "snapshot-"+debian.Hash(key...), func(ctx context.Context, dir string) error {
 		return v.makeSnapshot(ctx, dir)
 	})
@@ -38,7 +38,7 @@ func (v *VM) startWarm(ctx context.Context) error {
 // restore continues a machine from the snapshot in dir.
 func (v *VM) restore(ctx context.Context, dir string) (err error) {
 	defer try.End(&err)
-	try.Check(CopySparse(filepath.Join(dir, "data.img"), v.Disk()))
+	try.Check(copySparse(filepath.Join(dir, "data.img"), v.Disk()))
 	try.Check(v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))))
 	return v.resume(ctx)
 }
@@ -75,7 +75,7 @@ func (v *VM) resume(ctx context.Context) (err error) {
 // is over, and writes it to dir.
 func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
 	o := v.opts
-	o.Dir, o.Cold = dir, true
+	o.Cold = true
 	m := newVM(o, v.assets, dir, v.log)
 	defer m.Stop()
 	defer context.AfterFunc(ctx, m.Stop)()
@@ -105,7 +105,7 @@ func (v *VM) Save(ctx context.Context, dir string) (err error) {
 		return fmt.Errorf("cannot save the virtual machine: %w", err)
 	}
 	try.Check(v.PowerOff())
-	return CopySparse(v.Disk(), filepath.Join(dir, "data.img"))
+	return copySparse(v.Disk(), filepath.Join(dir, "data.img"))
 }
 
 // pause stops the guest and writes its memory to dir.

@@ -14,7 +14,6 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +27,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/host"
-	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -60,16 +59,12 @@ type VM struct {
 // ctx stops the machine, also much later. The caller calls Stop.
 func Start(ctx context.Context, o Options) (_ *VM, err error) {
 	defer try.End(&err)
-	o.DataSize = cmp.Or(o.DataSize, 1<<30)
 	if missing := MissingFor(o.Variant.Arch); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
 	a := try.Get(prepare(ctx, o))
-	v := newVM(o, a, o.Dir, agent.NewConsole())
-	if v.dir == "" {
-		v.dir = try.Get(os.MkdirTemp("", "ota-vm-"))
-		v.ownDir = true
-	}
+	v := newVM(o, a, try.Get(os.MkdirTemp("", "ota-vm-")), agent.NewConsole())
+	v.ownDir = true
 	context.AfterFunc(ctx, func() { v.Stop() })
 	if err := v.start(ctx); err != nil {
 		v.Stop()
@@ -94,16 +89,13 @@ func (v *VM) start(ctx context.Context) error {
 	if v.opts.From != "" {
 		return v.restore(ctx, v.opts.From)
 	}
-	_, err := os.Stat(v.Disk())
-	if fresh := errors.Is(err, os.ErrNotExist); !fresh || v.opts.Cold {
-		if fresh {
-			if err := newDataDisk(ctx, v.Disk(), v.opts.DataSize); err != nil {
-				return err
-			}
-		}
-		return v.PowerOn(ctx)
+	if !v.opts.Cold {
+		return v.startWarm(ctx)
 	}
-	return v.startWarm(ctx)
+	if err := newDataDisk(ctx, v.Disk()); err != nil {
+		return err
+	}
+	return v.PowerOn(ctx)
 }
 
 // Disk is the file of the data disk. Only while the machine is off or frozen it is
@@ -145,7 +137,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := q.handshake(ctx); err != nil {
+	if err := q.qmp.call(ctx, "qmp_capabilities", nil, nil); err != nil {
 		q.kill()
 		return fmt.Errorf("%w\n%s", err, v.log.Tail(10))
 	}
@@ -273,21 +265,11 @@ func (v *VM) Reset(ctx context.Context) (err error) {
 	return v.waitBoot(ctx, last, "the next boot after a reset")
 }
 
-// WaitLog returns when what Log returns contains text.
-func (v *VM) WaitLog(ctx context.Context, text string) error {
-	ctx, cancel := context.WithTimeout(ctx, bootLimit)
-	defer cancel()
-	return agent.Poll(ctx, fmt.Sprintf("%q on the console", text), func(context.Context) (bool, error) {
-		return strings.Contains(v.Log(), text), nil
-	})
-}
-
 // Log implements machine.Machine: the serial console, and in brackets what the
 // harness did (--) and what QEMU complained about ([qemu]).
 func (v *VM) Log() string { return v.log.String() }
 
-// Stop ends the machine for good and removes the disk, unless Options.Dir was
-// given. It may be called more than once.
+// Stop ends the machine for good and removes the disk, unless that is a snapshot's. It may be called more than once.
 func (v *VM) Stop() {
 	v.mu.Lock()
 	v.stopped = true

@@ -16,9 +16,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/vm/layout"
+	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -40,7 +38,7 @@ const newRoot = "/newroot"
 func main() {
 	defer func() { powerOff(recover()) }()
 	time.AfterFunc(limit, func() { powerOff(fmt.Sprintf("not done after %s", limit)) })
-	for _, step := range []func() error{mountKernel, loadModules, mountRoot, mountMemory, mountData, becomeSystemd} {
+	for _, step := range []func() error{mountKernel, loadModules, mountRoot, func() error { return layout.MountMemory(newRoot, writable()) }, mountData, becomeSystemd} {
 		if err := step(); err != nil {
 			powerOff(err)
 		}
@@ -56,18 +54,11 @@ func powerOff(why any) {
 	}
 }
 
-func mount(source, target, fstype string, flags uintptr, data string) error {
-	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
-		return fmt.Errorf("cannot mount %s %q on %q: %w", fstype, source, target, err)
-	}
-	return nil
-}
-
 func mountKernel() (err error) {
 	defer try.End(&err)
 	for _, m := range []struct{ fstype, target string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
 		try.Check(os.MkdirAll(m.target, 0o755))
-		try.Check(mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""))
+		try.Check(layout.Mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""))
 	}
 	return nil
 }
@@ -109,19 +100,19 @@ func mountRoot() (err error) {
 	defer try.End(&err)
 	dev := try.Get(disk(layout.RootSerial))
 	if !writable() {
-		return mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
+		return layout.Mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
 	}
 	for _, dir := range []string{"/lower", "/upper"} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	try.Check(mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
+	try.Check(layout.Mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
 	dev = try.Get(disk(layout.DataSerial))
-	try.Check(mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
+	try.Check(layout.Mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
 	upper, work := "/upper/"+layout.UpperDir, "/upper/"+layout.WorkDir
 	for _, dir := range []string{upper, work} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	return mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
+	return layout.Mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
 }
 
 // writable reports whether the root is to be written.
@@ -130,51 +121,12 @@ func writable() bool {
 	return err == nil && slices.Contains(strings.Fields(string(words)), layout.Writable)
 }
 
-// mountMemory gives the read-only root the directories that programs write to.
-func mountMemory() (err error) {
-	defer try.End(&err)
-	for _, m := range []struct{ target, mode string }{{"/tmp", "mode=1777"}, {"/var", "mode=755"}, {"/run", "mode=755"}} {
-		if m.target == "/var" && writable() {
-			continue
-		}
-		try.Check(mount("tmpfs", newRoot+m.target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.mode))
-	}
-	for _, dir := range []string{"lib/ota", "lib/systemd", "log", "cache", "spool", "tmp"} {
-		try.Check(os.MkdirAll(newRoot+"/var/"+dir, 0o755))
-	}
-	try.Check(os.MkdirAll(newRoot+"/run/lock", 0o755))
-	try.Check(os.Chmod(newRoot+"/var/tmp", 0o777|os.ModeSticky))
-	if writable() {
-		return nil // the root has the links
-	}
-	for name, to := range map[string]string{"run": "/run", "lock": "/run/lock"} {
-		try.Check(os.Symlink(to, newRoot+"/var/"+name))
-	}
-	return nil
-}
-
 // mountData mounts the disk that survives. ext4's defaults are what a device
 // has: data=ordered, barriers, commit every 5 s. The journal is replayed here.
 func mountData() (err error) {
 	defer try.End(&err)
-	dev := try.Get(disk(layout.DataSerial))
-	data := newRoot + "/data"
-	try.Check(mount(dev, data, "ext4", unix.MS_NOATIME, ""))
-	made := false
-	for _, f := range layout.DataDirs {
-		dir := filepath.Join(data, f.Name)
-		switch err := os.Mkdir(dir, 0o755); {
-		case err == nil: // a new disk
-			made = true
-		case !errors.Is(err, fs.ErrExist):
-			return err
-		}
-		try.Check(mount(dir, newRoot+f.Target, "", unix.MS_BIND, ""))
-	}
-	if made { // or a power cut could take a directory away, with the synced files in it
-		unix.Sync()
-	}
-	return nil
+	try.Check(layout.Mount(try.Get(disk(layout.DataSerial)), newRoot+"/data", "ext4", unix.MS_NOATIME, ""))
+	return layout.BindData(newRoot)
 }
 
 // becomeSystemd moves the root over the initramfs, whose files are removed: they
@@ -182,13 +134,13 @@ func mountData() (err error) {
 func becomeSystemd() (err error) {
 	defer try.End(&err)
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		try.Check(mount(dir, newRoot+dir, "", unix.MS_MOVE, ""))
+		try.Check(layout.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""))
 	}
 	for _, name := range []string{"/modules", "/modules.order", "/init"} {
 		try.Check(os.RemoveAll(name))
 	}
 	try.Check(os.Chdir(newRoot))
-	try.Check(mount(".", "/", "", unix.MS_MOVE, ""))
+	try.Check(layout.Mount(".", "/", "", unix.MS_MOVE, ""))
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("cannot make %q the root: %w", newRoot, err)
 	}
