@@ -17,8 +17,8 @@
 //	serve DIR                   serve DIR over HTTP; its address is $URL. While there is a file
 //	                            $WORK/corrupt, one byte near the end of what it serves is wrong. An
 //	                            address that ends in ?uses=N&sig=ANY expires after N answers: 403
-//	snapshot NAME               remember every link, file and mode of the store
-//	unchanged NAME              all of that must be as it was
+//	snapshot NAME [DIR]         remember every link, file and mode of the store, or of DIR
+//	unchanged NAME [DIR]        all of that must be as it was
 //
 // $TREE is a directory of thousands of real files, Go's own sources.
 //
@@ -218,31 +218,28 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("URL", server.URL)
 }
 
-// state describes everything in the store, but for the lock files and what is
+// state describes everything in a directory, but for the lock files and what is
 // spooled: a download that failed may be kept to be resumed.
-func state(ts *testscript.TestScript) string {
+func state(ts *testscript.TestScript, root string) string {
 	var b strings.Builder
-	store := ts.Getenv("STORE")
-	ts.Check(filepath.WalkDir(store, func(name string, d fs.DirEntry, failed error) (err error) {
+	ts.Check(filepath.WalkDir(root, func(name string, d fs.DirEntry, failed error) (err error) {
 		defer try.End(&err)
 		try.Check(failed)
 		info := try.Get(d.Info())
-		rel, err := filepath.Rel(store, name)
+		rel := try.Get(filepath.Rel(root, name))
 		if rel == ".spool" {
 			return filepath.SkipDir
 		}
-		if err != nil || strings.HasSuffix(rel, ".lock") {
-			return err
+		if strings.HasSuffix(rel, "lock") {
+			return nil
 		}
 		fmt.Fprintf(&b, "%s %v", rel, info.Mode())
+		// The inode and the time too: a file that was replaced by its like was written to.
 		switch {
 		case d.Type()&fs.ModeSymlink != 0:
-			target := try.Get(os.Readlink(name))
-			fmt.Fprintf(&b, " -> %s", target)
+			fmt.Fprintf(&b, " -> %s %d", try.Get(os.Readlink(name)), info.ModTime().UnixNano())
 		case d.Type().IsRegular():
-			data := try.Get(os.ReadFile(name))
-			// The inode too: a file that was replaced by its like was written to.
-			fmt.Fprintf(&b, " %x %d", sha256.Sum256(data), info.Sys().(*syscall.Stat_t).Ino)
+			fmt.Fprintf(&b, " %x %d %d", sha256.Sum256(try.Get(os.ReadFile(name))), info.Sys().(*syscall.Stat_t).Ino, info.ModTime().UnixNano())
 		}
 		b.WriteByte('\n')
 		return nil
@@ -250,19 +247,26 @@ func state(ts *testscript.TestScript) string {
 	return b.String()
 }
 
-func snapshot(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: snapshot NAME")
+// stateOf is the state that the arguments of snapshot or unchanged mean.
+func stateOf(ts *testscript.TestScript, neg bool, args []string) string {
+	switch {
+	case neg || len(args) < 1 || len(args) > 2:
+		ts.Fatalf("usage: snapshot|unchanged NAME [DIR]")
+	case len(args) == 2:
+		return state(ts, ts.MkAbs(args[1]))
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".state"), []byte(state(ts)), 0o644))
+	return state(ts, ts.Getenv("STORE"))
+}
+
+func snapshot(ts *testscript.TestScript, neg bool, args []string) {
+	now := stateOf(ts, neg, args)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".state"), []byte(now), 0o644))
 }
 
 func unchanged(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: unchanged NAME")
-	}
-	if got, want := state(ts), ts.ReadFile(args[0]+".state"); got != want {
-		ts.Fatalf("the store changed.\nbefore:\n%s\nafter:\n%s", want, got)
+	now := stateOf(ts, neg, args)
+	if was := ts.ReadFile(args[0] + ".state"); now != was {
+		ts.Fatalf("%s changed.\nbefore:\n%s\nafter:\n%s", strings.Join(args, " of "), was, now)
 	}
 }
 
