@@ -5,6 +5,7 @@ package debtest
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -21,21 +22,13 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// build makes the package of this machine's architecture in a directory of its own.
+// build makes the package in a directory of its own.
 func build(version string, environment ...string) (deb string, err error) {
-	defer try.End(&err)
-	repo := try.Get(debian.RepoDir())
-	dir := try.Get(os.MkdirTemp(scratch, "deb-"))
-	cmd := exec.Command("scripts/package.sh", "amd64")
-	cmd.Dir = repo
-	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version, "SOURCE_DATE_EPOCH=1700000000", "TZ=UTC")
-	cmd.Env = append(cmd.Env, environment...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("scripts/package.sh: %w\n%s", err, out)
+	dir, err := os.MkdirTemp(scratch, "deb-")
+	if err != nil {
+		return "", err
 	}
-	deb = filepath.Join(dir, "ota_"+version+"_amd64.deb")
-	try.Get(os.Stat(deb))
-	return deb, os.RemoveAll(dir + "/bin")
+	return machine.Deb(context.Background(), dir, version, append([]string{"SOURCE_DATE_EPOCH=1700000000", "TZ=UTC"}, environment...)...)
 }
 
 // scratch is for the packages, which several tests share.

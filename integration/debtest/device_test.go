@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tope-ota/ota/bootcheck"
-	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
@@ -24,13 +23,6 @@ import (
 
 // taker is a Debian that takes packages.
 func taker(s debian.Suite) debian.Variant { return debian.Variant{Suite: s, Dpkg: true} }
-
-// service is all that the device has before the package comes.
-func service() debian.Overlay {
-	o := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
-	o.Enable("device-api.service", "multi-user.target")
-	return o
-}
 
 var (
 	v10 = machine.Version{Name: "1.0.0", Release: 1}
@@ -161,7 +153,7 @@ func TestDevice(t *testing.T) {
 }
 
 func inContainer(t *testing.T, suite debian.Suite) {
-	s := begin(t, machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker(suite), Writable: true}), machine.Quick)
+	s := begin(t, machine.StartContainer(t, container.Options{Overlay: machine.ServiceOverlay(), Variant: taker(suite), Writable: true}), machine.Quick)
 	ctx := s.Ctx
 	upgrade(s, isNotRemoved)
 
@@ -208,7 +200,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 
 func inVM(t *testing.T) {
 	machine.RequireVM(t, debian.AMD64)
-	overlay := service()
+	overlay := machine.ServiceOverlay()
 	// Ten starts of Perl are most of the time of an emulated installation; systemctl
 	// stands in for it.
 	overlay["/usr/bin/deb-systemd-helper"] = debian.File{Data: []byte("not a program\n")}

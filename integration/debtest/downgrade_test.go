@@ -35,13 +35,13 @@ func TestDowngrade(t *testing.T) {
 	old := build01(t)
 	t.Run("container", func(t *testing.T) {
 		machine.RequireContainer(t)
-		m := machine.StartContainer(t, container.Options{Overlay: service(), Variant: taker(debian.Bookworm), Writable: true})
+		m := machine.StartContainer(t, container.Options{Overlay: machine.ServiceOverlay(), Variant: taker(debian.Bookworm), Writable: true})
 		downgrade(begin(t, m, machine.Quick), old)
 	})
 	if tier.Nightly {
 		t.Run("vm", func(t *testing.T) {
 			machine.RequireVM(t, debian.AMD64)
-			m := machine.StartVM(t, vm.Options{Overlay: service(), Variant: taker(debian.Bookworm), Writable: true, Cold: true})
+			m := machine.StartVM(t, vm.Options{Overlay: machine.ServiceOverlay(), Variant: taker(debian.Bookworm), Writable: true, Cold: true})
 			downgrade(begin(t, m, machine.Slow), old)
 		})
 	}

@@ -57,9 +57,29 @@ func DeviceOverlayFor(ctx context.Context, a debian.Arch) (_ debian.Overlay, err
 		}
 	}
 	overlay := try.Get(treeOverlay(dest))
-	overlay["/etc/systemd/system/device-api.service"] = debian.Unit(deviceapi.Unit)
-	overlay.Enable("device-api.service", "multi-user.target")
+	overlay.Add(ServiceOverlay())
 	return overlay, nil
+}
+
+// ServiceOverlay is all that a device has before the product comes: the unit of its
+// application.
+func ServiceOverlay() debian.Overlay {
+	o := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
+	o.Enable("device-api.service", "multi-user.target")
+	return o
+}
+
+// Deb makes the Debian package of a version, for amd64, in the directory dir; environment
+// is added to that of scripts/package.sh.
+func Deb(ctx context.Context, dir, version string, environment ...string) (file string, err error) {
+	defer try.End(&err)
+	cmd := exec.CommandContext(ctx, "scripts/package.sh", "amd64")
+	cmd.Dir = try.Get(debian.RepoDir())
+	cmd.Env = append(append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version), environment...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("scripts/package.sh: %w\n%s", err, out)
+	}
+	return filepath.Join(dir, "ota_"+version+"_amd64.deb"), os.RemoveAll(dir + "/bin")
 }
 
 // treeOverlay is the tree at dir, without what a guest has on its data disk.

@@ -10,9 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -56,10 +54,10 @@ func run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 		return fmt.Errorf("missing: %s", strings.Join(missing, "; "))
 	}
 	fmt.Fprintln(out, "a device with Debian 12 is made, and the package is built (the first time: a minute or two)")
-	pkg := try.Get(build(ctx))
-	overlay := debian.Overlay{"/etc/systemd/system/device-api.service": debian.Unit(deviceapi.Unit)}
-	overlay.Enable("device-api.service", "multi-user.target")
-	m := try.Get(container.Start(ctx, container.Options{Overlay: overlay, Variant: debian.Variant{Dpkg: true}, Writable: true}))
+	dir := try.Get(os.MkdirTemp("", "ota-shell-"))
+	defer os.RemoveAll(dir)
+	pkg := try.Get(os.ReadFile(try.Get(machine.Deb(ctx, dir, "0.0.1"))))
+	m := try.Get(container.Start(ctx, container.Options{Overlay: machine.ServiceOverlay(), Variant: debian.Variant{Dpkg: true}, Writable: true}))
 	defer m.Stop()
 	d := try.Get(machine.NewDevice(ctx, m, machine.Quick))
 	fmt.Fprintln(out, "the package is installed, then the first version")
@@ -71,21 +69,6 @@ func run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	}
 	fmt.Fprintf(out, hint, machine.BundleAt)
 	return prompt(ctx, d, in, out)
-}
-
-// build is the Debian package of this machine's processor.
-func build(ctx context.Context) (_ []byte, err error) {
-	defer try.End(&err)
-	repo := try.Get(debian.RepoDir())
-	dir := try.Get(os.MkdirTemp("", "ota-shell-"))
-	defer os.RemoveAll(dir)
-	cmd := exec.CommandContext(ctx, "scripts/package.sh", "amd64")
-	cmd.Dir = repo
-	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION=0.0.1")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("scripts/package.sh: %w\n%s", err, text)
-	}
-	return os.ReadFile(filepath.Join(dir, "ota_0.0.1_amd64.deb"))
 }
 
 // line runs $2 in the directory $1, and leaves in $3 where it ended.
