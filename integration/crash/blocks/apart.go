@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // inside is set where this process is the first of namespaces of its own: to the
@@ -43,26 +45,15 @@ func Isolate() (code int, ended bool) {
 const tempPrefix = "ota-blocks-"
 
 func isolated() (code int, err error) {
-	if err := sweep(); err != nil {
-		return 1, err
-	}
-	dir, err := os.MkdirTemp("", tempPrefix)
-	if err != nil {
-		return 1, err
-	}
-	lock, err := os.Open(dir)
-	if err != nil {
-		return 1, err
-	}
+	defer try.End(&err)
+	code = 1
+	try.Check(sweep())
+	dir := try.Get(os.MkdirTemp("", tempPrefix))
+	lock := try.Get(os.Open(dir))
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return 1, err
-	}
+	try.Check(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	defer os.RemoveAll(dir)
-	mounts, err := os.Open("/proc/self/ns/mnt")
-	if err != nil {
-		return 1, err
-	}
+	mounts := try.Get(os.Open("/proc/self/ns/mnt"))
 	defer mounts.Close()
 
 	runtime.LockOSThread() // Pdeathsig is of the thread
@@ -77,21 +68,16 @@ func isolated() (code int, err error) {
 		Pdeathsig:    syscall.SIGKILL,
 	}
 	err = cmd.Run()
-	if exit := new(exec.ExitError); errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return max(1, exit.ExitCode()), nil
 	}
-	if err != nil {
-		return 1, err
-	}
+	try.Check(err)
 	return 0, nil
 }
 
 // sweep removes the directories of runs that were killed.
 func sweep() error {
-	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+"*"))
-	if err != nil {
-		return err
-	}
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+"*"))
 	for _, dir := range dirs {
 		f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {

@@ -51,32 +51,23 @@ func require(t *testing.T) {
 	machine.Require(t, "power cut of a file system", Missing())
 }
 
-// One world for all tests of the process: it takes seconds to build.
-var world struct {
-	sync.Once
-	*flows.World
-	err error
-}
+// One world for all tests of the process: it takes seconds to build. What Isolate made for
+// it goes with the process.
+var world = sync.OnceValues(func() (*flows.World, error) {
+	dir, err := os.MkdirTemp("", "world-")
+	if err != nil {
+		return nil, err
+	}
+	return flows.NewWorld(context.Background(), dir)
+})
 
 func theWorld(t *testing.T) *flows.World {
 	t.Helper()
-	world.Do(func() {
-		var dir string
-		if dir, world.err = os.MkdirTemp("", "world-"); world.err == nil {
-			world.World, world.err = flows.NewWorld(context.Background(), dir)
-		}
-	})
-	if world.err != nil {
-		t.Fatal(world.err)
+	w, err := world()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return world.World
-}
-
-func closeWorld() {
-	if world.World != nil {
-		world.Close()
-		os.RemoveAll(world.Dir)
-	}
+	return w
 }
 
 // filesystems are those that were asked for.

@@ -28,11 +28,16 @@ func NewImage(size int64) (*Image, error) {
 }
 
 // LoadImage is a copy of the first size bytes of f.
-func LoadImage(f *os.File, size int64) (*Image, error) {
+func LoadImage(f *os.File, size int64) (_ *Image, err error) {
 	m, err := NewImage(size)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
 	buf := make([]byte, 1<<20)
 	for at := int64(0); at < size; {
 		// Holes are skipped, and so are pages of zeros.
@@ -41,13 +46,11 @@ func LoadImage(f *os.File, size int64) (*Image, error) {
 			break
 		}
 		if err != nil {
-			m.Close()
 			return nil, fmt.Errorf("cannot look for the data in %s: %w", f.Name(), err)
 		}
 		at = next / pageSize * pageSize
 		n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
 		if err != nil && err != io.EOF || n == 0 {
-			m.Close()
 			return nil, fmt.Errorf("cannot read %s at %d: %w", f.Name(), at, err)
 		}
 		for off := 0; off < n; off += pageSize {

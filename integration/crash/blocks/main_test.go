@@ -11,7 +11,5 @@ func TestMain(m *testing.M) {
 			os.Exit(code)
 		}
 	}
-	code := m.Run()
-	closeWorld()
-	os.Exit(code)
+	os.Exit(m.Run())
 }

@@ -82,47 +82,32 @@ type disk struct {
 
 // serve starts a disk with a copy of base. It dies with this process, or by stop.
 func serve(ctx context.Context, base *Image) (_ *disk, err error) {
-	program, err := debian.LookTool("qemu-storage-daemon")
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "ota-blocks-")
-	if err != nil {
-		return nil, err
-	}
-	d := &disk{dir: dir, ended: make(chan error, 1)}
+	d := &disk{ended: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			d.stop()
 		}
 	}()
-	f, err := os.Create(filepath.Join(dir, "disk"))
-	if err != nil {
-		return nil, err
-	}
-	if err = base.CopyTo(f); err == nil {
-		err = f.Truncate(base.Size() + tail)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
+	defer try.End(&err)
+	program := try.Get(debian.LookTool("qemu-storage-daemon"))
+	d.dir = try.Get(os.MkdirTemp("", "ota-blocks-"))
+	f := try.Get(os.Create(filepath.Join(d.dir, "disk")))
+	defer f.Close()
+	try.Check(base.CopyTo(f))
+	try.Check(f.Truncate(base.Size() + tail))
 	// What the loop device shows as its file is what it is found by.
-	export := filepath.Join(dir, filepath.Base(dir)+".disk")
-	for _, name := range []string{export, filepath.Join(dir, "log")} {
-		if err := os.WriteFile(name, nil, 0o600); err != nil {
-			return nil, err
-		}
+	export := filepath.Join(d.dir, filepath.Base(d.dir)+".disk")
+	for _, name := range []string{export, filepath.Join(d.dir, "log")} {
+		try.Check(os.WriteFile(name, nil, 0o600))
 	}
 	d.server = exec.Command(program,
 		"--blockdev", "driver=file,node-name=disk,filename=disk",
 		"--blockdev", "driver=file,node-name=log,filename=log",
 		"--blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log",
 		"--export", "type=fuse,id=export,node-name=logged,mountpoint="+export+",writable=on")
-	d.server.Dir = dir
+	d.server.Dir = d.dir
 	d.server.Stderr = &d.stderr
-	if err := startApart(d.server); err != nil {
-		return nil, err
-	}
+	try.Check(startApart(d.server))
 	go func() { d.ended <- d.server.Wait() }()
 	// It is there when something is mounted on the file, as the server sees it.
 	export = filepath.Join("/proc", strconv.Itoa(d.server.Process.Pid), "root", export)

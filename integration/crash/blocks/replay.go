@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // sectorSize is what a disk writes whole or not at all: that of a loop device.
@@ -232,16 +234,13 @@ func (p *Replay) File(set Set) (_ *os.File, err error) {
 			f.Close()
 		}
 	}()
-	if err := p.durable.CopyTo(f); err != nil {
-		return nil, err
-	}
+	defer try.End(&err)
+	try.Check(p.durable.CopyTo(f))
 	for _, w := range set.Writes {
 		e := p.r.Entries[w.Entry-1]
 		if e.Flags&Discard != 0 {
 			if w.Arrived != nil { // whole or not at all
-				if err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Offset, e.Length); err != nil {
-					return nil, fmt.Errorf("cannot discard: %w", err)
-				}
+				try.Check(unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Offset, e.Length))
 			}
 			continue
 		}
@@ -254,9 +253,7 @@ func (p *Replay) File(set Set) (_ *os.File, err error) {
 				s++
 			}
 			to := min(int64(s+1)*sectorSize, e.Length)
-			if _, err := f.WriteAt(e.Data[from:to], e.Offset+from); err != nil {
-				return nil, err
-			}
+			try.Get(f.WriteAt(e.Data[from:to], e.Offset+from))
 		}
 	}
 	return f, nil

@@ -1,7 +1,6 @@
 package crashpoint
 
 import (
-	"errors"
 	"fmt"
 	"unsafe"
 
@@ -227,11 +226,4 @@ func (a *ask) openHow(dir, path int, how unix.OpenHow, open func(name, uint32) (
 func (a *ask) isUnreal(n name) bool {
 	fd, err := unix.Openat(n.dir, n.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	return err == nil && unreal(a.keep(fd))
-}
-
-// errnoOf is the number of an error of a call.
-func errnoOf(err error) (unix.Errno, bool) {
-	var errno unix.Errno
-	ok := errors.As(err, &errno)
-	return errno, ok
 }

@@ -56,20 +56,20 @@ func Kill(n int) Plan {
 
 // Fail makes call n fail with errno.
 func Fail(n int, errno unix.Errno) Plan {
-	return func(c *Call) Action {
-		if c.Point != n {
-			return Action{}
+	return func(c *Call) (a Action) {
+		if c.Point == n {
+			a.Errno = errno
 		}
-		return Action{Errno: errno}
+		return a
 	}
 }
 
 // FailFrom makes call n and all after it fail with errno.
 func FailFrom(n int, errno unix.Errno) Plan {
-	return func(c *Call) Action {
-		if c.Point < n {
-			return Action{}
+	return func(c *Call) (a Action) {
+		if c.Point >= n {
+			a.Errno = errno
 		}
-		return Action{Errno: errno}
+		return a
 	}
 }

@@ -70,18 +70,16 @@ func start(ctx context.Context, cmd *exec.Cmd, plan Plan, of *readers) (*Run, er
 		return nil, err
 	}
 	listener, err := receive(ours)
+	pidfd := -1
+	if err == nil {
+		if pidfd, err = unix.PidfdOpen(cmd.Process.Pid, 0); err != nil {
+			_ = unix.Close(listener)
+		}
+	}
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		return nil, fmt.Errorf("cannot supervise %s: %w", name, err)
-	}
-
-	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
-	if err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = unix.Close(listener)
-		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	s := &supervisor{
 		main: cmd.Process.Pid, pidfd: pidfd, listener: listener, plan: plan, readers: of,
@@ -320,7 +318,7 @@ func (s *supervisor) answer(q *question) (end bool, err error) {
 	}
 	result, err := t.do()
 	if err != nil {
-		errno, ok := errnoOf(err)
+		errno, ok := errors.AsType[unix.Errno](err)
 		if !ok {
 			return false, err
 		}

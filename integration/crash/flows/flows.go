@@ -123,21 +123,21 @@ var All = append([]*Flow{
 	{
 		Name:    "follow-stages", // a server asks for it, and an inhibitor holds it; each call of ota-apply is killed, too
 		Prepare: steps(append(factory, step{"inhibit"})...),
-		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Args:    runs("ota-apply", "follow", "--once"),
 		Before:  confirmed("1.0.0", ""),
 		After:   confirmed("1.0.0", ""),
 	},
 	{
 		Name:    "follow-activates",
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Args:    runs("ota-apply", "follow", "--once"),
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
 		Name:    "follow-channel", // a signed file wants it
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}, step{"channel"})...),
-		Args:    func(*Site) []string { return []string{"ota-apply", "follow", "--once"} },
+		Args:    runs("ota-apply", "follow", "--once"),
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
@@ -151,14 +151,14 @@ var All = append([]*Flow{
 	{
 		Name:    "activate",
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    func(*Site) []string { return []string{"ota-apply", "activate", "1.1.0"} },
+		Args:    runs("ota-apply", "activate", "1.1.0"),
 		Before:  confirmed("1.0.0", ""),
 		After:   trial("1.1.0", "1.0.0"),
 	},
 	{
 		Name:    "activate-at-reboot",
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    func(*Site) []string { return []string{"ota-apply", "activate", "--at-reboot", "1.1.0"} },
+		Args:    runs("ota-apply", "activate", "--at-reboot", "1.1.0"),
 		Before:  confirmed("1.0.0", ""),
 		After:   confirmed("1.0.0", ""),
 	},
@@ -179,13 +179,13 @@ var All = append([]*Flow{
 	{
 		Name:    "confirm",
 		Prepare: steps(tried("1.1.0")...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Args:    runs("ota-guardian", "confirm"),
 		Before:  trial("1.1.0", "1.0.0"),
 		After:   confirmed("1.1.0", "1.0.0"),
 	},
 	{
 		Name: "fallback", // at the third boot that ended hard
-		Prepare: steps(append(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...),
+		Prepare: steps(onTrial(
 			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
 			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...),
 		Args:   boots("hard"),
@@ -194,27 +194,25 @@ var All = append([]*Flow{
 	},
 	{
 		Name:    "fallback-health", // in the boot in which its health was bad
-		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):], step{"sick"})...)...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Prepare: steps(onTrial(step{"sick"})...),
+		Args:    runs("ota-guardian", "confirm"),
 		Exit:    8,
 		Before:  trial("1.2.0", "1.1.0"),
 		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 	{
-		Name: "fallback-damaged", // a file of the version on trial was lost
-		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
-			step{"ruin", "v1.2.0/bin/app"})...)...),
-		Args:   boots("clean"),
-		Ruined: "1.2.0",
-		Before: trial("1.2.0", "1.1.0"),
-		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		Name:    "fallback-damaged", // a file of the version on trial was lost
+		Prepare: steps(onTrial(step{"ruin", "v1.2.0/bin/app"})...),
+		Args:    boots("clean"),
+		Ruined:  "1.2.0",
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 	{
 		Name: "fallback-factory", // and nothing but factory is left
-		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
-			step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
+		Prepare: steps(onTrial(step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
 			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
-			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...)...),
+			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...),
 		Args:   boots("hard"),
 		Before: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 		After:  state("factory", "1.0.0", "", "1.0.0"),
@@ -222,21 +220,21 @@ var All = append([]*Flow{
 	{
 		Name:    "rollback",
 		Prepare: steps(updated("1.1.0")...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "rollback"} },
+		Args:    runs("ota-guardian", "rollback"),
 		Before:  confirmed("1.1.0", "1.0.0"),
 		After:   state("fallback", "1.0.0", "", "1.0.0"),
 	},
 	{
 		Name:    "factory-create-first",
 		Prepare: steps(factory[:2]...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "factory", "create"} },
+		Args:    runs("ota-guardian", "factory", "create"),
 		Before:  first,
 		After:   confirmed("1.0.0", ""),
 	},
 	{
 		Name:    "factory-create", // from a version that shares files with another one
 		Prepare: steps(updated("1.1.0", "1.2.0")...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "factory", "create"} },
+		Args:    runs("ota-guardian", "factory", "create"),
 		Spares:  []string{"1.1.0"},
 		Before:  confirmed("1.2.0", "1.1.0"),
 		After:   state("confirmed", "1.2.0", "1.1.0", "1.2.0"),
@@ -245,7 +243,7 @@ var All = append([]*Flow{
 		Name: "cleanup", // of versions beyond `keep`, and of what a crash left
 		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.3.0.ota"},
 			step{"ota-apply", "install", "--no-activate", "{url}/1.4.0.ota"}, step{"litter"}, step{"keep", "0"})...),
-		Args:   func(*Site) []string { return []string{"ota-apply", "cleanup"} },
+		Args:   runs("ota-apply", "cleanup"),
 		Before: confirmed("1.2.0", "1.1.0"),
 		After:  confirmed("1.2.0", "1.1.0"),
 	},
@@ -260,7 +258,7 @@ var All = append([]*Flow{
 		Name: "unblock",
 		Prepare: steps(append(tried("1.1.0"), step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
 			step{"ota-guardian", "confirm"})...),
-		Args:   func(*Site) []string { return []string{"ota-apply", "unblock", "1.1.0"} },
+		Args:   runs("ota-apply", "unblock", "1.1.0"),
 		Before: confirmed("1.0.0", ""),
 		After:  confirmed("1.0.0", ""),
 	},
@@ -268,7 +266,7 @@ var All = append([]*Flow{
 		Name: "repair", // a file of the current version, from another that has it
 		Prepare: steps(append(updated("1.1.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.2.0.ota"},
 			step{"copies"}, step{"ruin", "v1.1.0/share/same"})...),
-		Args:   func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },
+		Args:   runs("ota-guardian", "verify", "--repair"),
 		Ruined: "1.1.0",
 		Before: confirmed("1.1.0", "1.0.0"),
 		After:  confirmed("1.1.0", "1.0.0"),
@@ -297,10 +295,10 @@ func installs(version string) func(*Site) []string {
 	return func(s *Site) []string { return []string{"ota-apply", "install", s.url(version)} }
 }
 
+func runs(args ...string) func(*Site) []string { return func(*Site) []string { return args } }
+
 func boots(last string) func(*Site) []string {
-	return func(*Site) []string {
-		return []string{"ota-guardian", "boot", "--boot-id", "flow", "--last-boot", last}
-	}
+	return runs("ota-guardian", "boot", "--boot-id", "flow", "--last-boot", last)
 }
 
 // factory brings a device to 1.0.0, which is its factory version, too.
@@ -322,6 +320,11 @@ func updated(versions ...string) []step {
 // tried is factory and then version on trial.
 func tried(version string) []step {
 	return append(slices.Clone(factory), step{"ota-apply", "install", "{url}/" + version + ".ota"})
+}
+
+// onTrial is factory, 1.1.0, and 1.2.0 on trial, with more steps.
+func onTrial(more ...step) []step {
+	return append(append(updated("1.1.0"), step{"ota-apply", "install", "{url}/1.2.0.ota"}), more...)
 }
 
 // steps makes a Prepare of commands. A first word "!N" is the exit code; sick, well,
@@ -411,10 +414,7 @@ func (s *Site) ruin(name string) (err error) {
 // link, a generation that was never switched to.
 func (s *Site) litter() (err error) {
 	defer try.End(&err)
-	for _, dir := range []string{".staging/v9.0.0/bin", ".trash/v0.9.0-0/bin", ".trash/v0.9.0-0/share", ".active1234", ".generations/99"} {
-		if dir == ".active1234" {
-			dir = "..active1234"
-		}
+	for _, dir := range []string{".staging/v9.0.0/bin", ".trash/v0.9.0-0/bin", ".trash/v0.9.0-0/share", "..active1234", ".generations/99"} {
 		try.Check(os.MkdirAll(filepath.Join(s.Root, dir), 0o755))
 	}
 	for _, file := range []string{".staging/v9.0.0/bin/app", ".trash/v0.9.0-0/bin/app", ".trash/v0.9.0-0/share/data"} {

@@ -18,8 +18,8 @@ import (
 var fullDisk = []*Flow{
 	{
 		Name:    "full-fallback", // what was prepared when the trial began is switched to
-		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):], step{"sick"})...)...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "confirm"} },
+		Prepare: steps(onTrial(step{"sick"})...),
+		Args:    runs("ota-guardian", "confirm"),
 		Full:    true,
 		Exit:    8,
 		Before:  trial("1.2.0", "1.1.0"),
@@ -27,8 +27,8 @@ var fullDisk = []*Flow{
 	},
 	{
 		Name:    "full-rollback",
-		Prepare: steps(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...)...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "rollback"} },
+		Prepare: steps(onTrial()...),
+		Args:    runs("ota-guardian", "rollback"),
 		Full:    true,
 		Before:  trial("1.2.0", "1.1.0"),
 		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
@@ -40,7 +40,7 @@ var fullDisk = []*Flow{
 var uncountedBoots = []*Flow{
 	{
 		Name:    "full-boot", // which cannot be counted
-		Prepare: steps(append(updated("1.1.0"), tried("1.2.0")[len(factory):]...)...),
+		Prepare: steps(onTrial()...),
 		Args:    boots("hard"),
 		Full:    true,
 		Exit:    7,
@@ -48,13 +48,12 @@ var uncountedBoots = []*Flow{
 		After:   trial("1.2.0", "1.1.0"),
 	},
 	{
-		Name: "full-boots", // too many of which were not counted
-		Prepare: steps(append(updated("1.1.0"), append(tried("1.2.0")[len(factory):],
-			step{"remove", ".generations/6.fallback/boot-1"}, step{"remove", ".generations/6.fallback/boot-2"})...)...),
-		Args:   boots("hard"),
-		Full:   true,
-		Before: trial("1.2.0", "1.1.0"),
-		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		Name:    "full-boots", // too many of which were not counted
+		Prepare: steps(onTrial(step{"remove", ".generations/6.fallback/boot-1"}, step{"remove", ".generations/6.fallback/boot-2"})...),
+		Args:    boots("hard"),
+		Full:    true,
+		Before:  trial("1.2.0", "1.1.0"),
+		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 }
 

@@ -21,7 +21,7 @@ var Odd = append([]*Flow{
 		Name: "activate-emptied", // an operator deleted every generation
 		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"},
 			step{"remove", ".generations"}, step{"remove", ".active"})...),
-		Args:  func(*Site) []string { return []string{"ota-apply", "activate", "1.1.0"} },
+		Args:  runs("ota-apply", "activate", "1.1.0"),
 		After: State{Phase: "trial", Current: "1.1.0"},
 	},
 	{
@@ -42,7 +42,7 @@ var Odd = append([]*Flow{
 	{
 		Name:    "repair-mode",
 		Prepare: steps(append(updated("1.1.0"), step{"mode", "v1.1.0/share/1.1.0"})...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "verify", "--repair"} },
+		Args:    runs("ota-guardian", "verify", "--repair"),
 		Ruined:  "1.1.0",
 		Before:  confirmed("1.1.0", "1.0.0"),
 		After:   confirmed("1.1.0", "1.0.0"),
@@ -50,7 +50,7 @@ var Odd = append([]*Flow{
 	{
 		Name:    "shutdown",
 		Prepare: steps(tried("1.1.0")...),
-		Args:    func(*Site) []string { return []string{"ota-guardian", "shutdown"} },
+		Args:    runs("ota-guardian", "shutdown"),
 		Before:  trial("1.1.0", "1.0.0"),
 		After:   trial("1.1.0", "1.0.0"),
 	},
@@ -121,7 +121,7 @@ var Odd = append([]*Flow{
 	},
 }, uncountedBoots...)
 
-func adopts(*Site) []string { return []string{"ota-guardian", "adopt"} }
+var adopts = runs("ota-guardian", "adopt")
 
 // odd does the steps of Odd.
 func (s *Site) odd(st step) (done bool, err error) {

@@ -20,7 +20,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -115,23 +114,13 @@ func look(l *looker) *Found {
 	l.names()
 	l.revoked()
 	record := l.active()
-	for _, directory := range slices.Sorted(keys(l.directories())) {
+	for _, directory := range l.directories() {
 		l.version(directory, record)
 	}
 	if record != nil {
 		l.refs(record)
 	}
 	return l.found
-}
-
-func keys(names []string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, name := range names {
-			if !yield(name) {
-				return
-			}
-		}
-	}
 }
 
 // known are the names of the store that are no version, and what they must be.
@@ -403,7 +392,7 @@ func isDir(name string) bool {
 	return err == nil && info.IsDir()
 }
 
-// directories are those that must be complete.
+// directories are those that must be complete, in order.
 func (l *looker) directories() (names []string) {
 	entries, _ := os.ReadDir(l.root)
 	for _, e := range entries {

@@ -1,7 +1,6 @@
 package invariants
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,6 +63,6 @@ func Honest(said *Said, found, before, after State, between []State) []Problem {
 }
 
 func firstLine(s string) string {
-	line, _, _ := bytes.Cut([]byte(strings.TrimSpace(s)), []byte("\n"))
-	return string(line)
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
 }

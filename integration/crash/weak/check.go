@@ -95,7 +95,7 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 	}
 	var failed error
 	err = Each(Run{
-		Root: r.Root, Before: map[string]*Node{r.Dir: r.Before}, Calls: calls,
+		Root: r.Root, Top: r.Dir, Before: r.Before, Calls: calls,
 		Lost: []string{filepath.Join(r.Dir, "run")},
 	}, o.Most, o.Seed, func(s State) bool {
 		if o.Point != 0 && s.Point != o.Point {

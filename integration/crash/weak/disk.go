@@ -194,16 +194,6 @@ func (i *Inode) Unsynced(name string) []*Change {
 	return changes
 }
 
-// Walk calls f for i and everything below, with its path below i, in order.
-func (i *Inode) Walk(f func(name string, i *Inode)) { i.walk(".", f) }
-
-func (i *Inode) walk(at string, f func(string, *Inode)) {
-	f(at, i)
-	for _, name := range slices.Sorted(maps.Keys(i.Names)) {
-		i.Names[name].walk(path.Join(at, name), f)
-	}
-}
-
 // MayHold is what a power cut may leave in the directory i, each once, in an order
 // that is the same each time.
 func (i *Inode) MayHold() []*Inode {

@@ -37,12 +37,6 @@ type Blob struct {
 
 var empty = &Blob{}
 
-// NewBlob makes one of data, which the caller does not change any more.
-func NewBlob(data []byte) *Blob { return &Blob{bytes: data} }
-
-// Bytes are not to be changed.
-func (b *Blob) Bytes() []byte { return b.bytes }
-
 // Len is its length in bytes.
 func (b *Blob) Len() int64 { return int64(len(b.bytes)) }
 
@@ -124,8 +118,7 @@ func read(name string, seen map[crashpoint.ID]*Node) (_ *Node, err error) {
 		n.Mode |= fs.ModeSymlink
 		n.Target = try.Get(os.Readlink(name))
 	case unix.S_IFREG:
-		data := try.Get(os.ReadFile(name))
-		n.Data = NewBlob(data)
+		n.Data = &Blob{bytes: try.Get(os.ReadFile(name))}
 	default:
 		n.Mode |= fs.ModeIrregular // a FIFO or socket: nothing is written to it
 	}
@@ -202,9 +195,6 @@ func (c *crash) node(i *Inode) (n *Node, clean bool) {
 	return n, clean
 }
 
-// Kept is what of a file's content no power cut takes.
-func (i *Inode) Kept() *Blob { return i.kept.data }
-
 // Write makes the tree n at dir, which must not exist. Files with two names get them.
 func (n *Node) Write(dir string) error { return n.write(dir, make(map[*Node]string)) }
 
@@ -228,9 +218,4 @@ func (n *Node) write(name string, files map[*Node]string) (err error) {
 		return os.Chmod(name, n.Mode.Perm())
 	}
 	return fmt.Errorf("cannot make %s: what it was is not known", name)
-}
-
-// Copy is n, to be changed before a caller asks for its Sum.
-func (n *Node) Copy() *Node {
-	return &Node{ID: n.ID, Mode: n.Mode, Data: n.Data, Target: n.Target, Names: n.Names}
 }

@@ -193,10 +193,8 @@ func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
 // Scratch makes a directory for what is made and read many times: in memory, if it can
 // be. The caller removes it.
 func Scratch() (string, error) {
-	for _, dir := range []string{"/dev/shm", ""} {
-		if name, err := os.MkdirTemp(dir, "ota-weak-"); err == nil {
-			return name, nil
-		}
+	if name, err := os.MkdirTemp("/dev/shm", "ota-weak-"); err == nil {
+		return name, nil
 	}
 	return os.MkdirTemp("", "ota-weak-")
 }

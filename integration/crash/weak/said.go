@@ -88,7 +88,7 @@ func changes(c *crashpoint.Call) bool {
 // vouches is how many bytes of a download its note says to be durable.
 func vouches(note *Blob) int64 {
 	var says struct{ Synced int64 }
-	if note == nil || json.Unmarshal(note.Bytes(), &says) != nil {
+	if note == nil || json.Unmarshal(note.bytes, &says) != nil {
 		return 0
 	}
 	return says.Synced
@@ -115,7 +115,7 @@ func vouched(tree *Node, now *Inode) string {
 			return fmt.Sprintf("%s vouches for %d bytes of a download that are not there", name, n)
 		}
 		if dir := now.Names[".spool"]; dir != nil {
-			if is := dir.Names[base+".part"]; is != nil && is.ID == part.ID && is.Data.Len() >= n && !bytes.Equal(is.Data.Bytes()[:n], part.Data.Bytes()[:n]) {
+			if is := dir.Names[base+".part"]; is != nil && is.ID == part.ID && is.Data.Len() >= n && !bytes.Equal(is.Data.bytes[:n], part.Data.bytes[:n]) {
 				return fmt.Sprintf("%s vouches for %d bytes that were not synced", name, n)
 			}
 		}

@@ -29,10 +29,10 @@ import (
 
 // A Run is what states are made of.
 type Run struct {
-	// Root is the path of the store. Before is the one directory that was there, by its
-	// path, all of it durable: the store or one that it is in.
-	Root   string
-	Before map[string]*Node
+	// Root is the path of the store. Top is that of the one directory that was there, all of
+	// it durable, the store or one that it is in; Before is what was in it.
+	Root, Top string
+	Before    *Node
 	// Lost are the paths of directories that no power cut leaves, as /run.
 	Lost  []string
 	Calls []crashpoint.Call
@@ -44,7 +44,7 @@ type State struct {
 	// there: with the seed of Each it is enough to have the state again.
 	Point int
 	How   string
-	Tree  *Node // the one directory of Before
+	Tree  *Node // Top
 	// Seen is Tree without what is in the store's directories for what is half: that has
 	// to be of no account.
 	Seen *Node
@@ -60,25 +60,20 @@ const block = 4096
 // only one change, and all but one; and others that seed chooses. It ends when yield
 // returns false. The error is of a log that is not complete.
 func Each(r Run, most int, seed uint64, yield func(State) bool) error {
-	if len(r.Before) != 1 {
-		return fmt.Errorf("%d directories to play on, want one", len(r.Before))
+	d := NewDisk(map[string]*Node{r.Top: r.Before})
+	m := model{Run: r, disk: d, most: most, yield: yield}
+	m.dull = []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
+	m.dull = append(m.dull, r.Lost...)
+	if !m.at(0, seed) {
+		return nil
 	}
-	d := NewDisk(r.Before)
-	for top := range r.Before {
-		m := model{Run: r, top: top, disk: d, most: most, yield: yield}
-		m.dull = []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
-		m.dull = append(m.dull, r.Lost...)
-		if !m.at(0, seed) {
-			return nil
+	for i := range r.Calls {
+		c := &r.Calls[i]
+		if err := d.Play(c); err != nil {
+			return err
 		}
-		for i := range r.Calls {
-			c := &r.Calls[i]
-			if err := d.Play(c); err != nil {
-				return err
-			}
-			if !m.at(c.Point, seed) {
-				return nil
-			}
+		if !m.at(c.Point, seed) {
+			return nil
 		}
 	}
 	return nil
@@ -86,7 +81,6 @@ func Each(r Run, most int, seed uint64, yield func(State) bool) error {
 
 type model struct {
 	Run
-	top  string
 	dull []string
 	disk *Disk
 	most int
@@ -243,7 +237,7 @@ func (m *model) find() {
 			visit(is)
 		}
 	}
-	visit(m.disk.Lookup(m.top))
+	visit(m.disk.Lookup(m.Top))
 	m.sort(0)
 	m.free = len(m.choices)
 	// Now what is only to be seen through the directories for what is half.
@@ -276,7 +270,7 @@ func (m *model) emit(point int, how string, bits []int) bool {
 		}
 	}
 	held := make(map[*Inode]*Blob) // a file that is met twice is one
-	tree := m.disk.Crash(m.top, func(i *Inode, k int) bool {
+	tree := m.disk.Crash(m.Top, func(i *Inode, k int) bool {
 		left := m.left[i]
 		return left == nil || left[k] // nil: below what is lost
 	}, func(i *Inode) *Blob {
@@ -285,8 +279,8 @@ func (m *model) emit(point int, how string, bits []int) bool {
 		}
 		return held[i]
 	})
-	tree = without(tree, m.top, m.Lost, true)
-	seen := without(tree, m.top, m.dull, false)
+	tree = without(tree, m.Top, m.Lost, true)
+	seen := without(tree, m.Top, m.dull, false)
 	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen, Disk: m.disk})
 }
 
@@ -312,8 +306,7 @@ func prune(n *Node, names []string, directory bool) *Node {
 	if sub == nil {
 		return n
 	}
-	next := n.Copy()
-	next.Names = maps.Clone(n.Names)
+	next := &Node{ID: n.ID, Mode: n.Mode, Names: maps.Clone(n.Names)}
 	if directory && len(names) == 1 {
 		delete(next.Names, names[0])
 	} else {
@@ -324,10 +317,10 @@ func prune(n *Node, names []string, directory bool) *Node {
 
 // hold is what the file i holds in a variant.
 func (m *model) hold(i *Inode, variant int) *Blob {
-	was, is := i.Kept().Bytes(), i.Data.Bytes()
+	was, is := i.kept.data.bytes, i.Data.bytes
 	switch variant {
 	case old:
-		return i.Kept()
+		return i.kept.data
 	case now:
 		return i.Data
 	case earlier:
@@ -339,7 +332,7 @@ func (m *model) hold(i *Inode, variant int) *Blob {
 			base = len(was) // it was appended to: what was durable is
 		}
 		if len(is) > base {
-			return NewBlob(is[:base+m.rand.IntN(len(is)-base)])
+			return &Blob{bytes: is[:base+m.rand.IntN(len(is)-base)]}
 		}
 		return i.Data
 	}
@@ -370,7 +363,7 @@ func (m *model) hold(i *Inode, variant int) *Blob {
 			}
 		}
 	}
-	return NewBlob(data)
+	return &Blob{bytes: data}
 }
 
 // between is what i held before one of the changes that are pending; nil: there was
