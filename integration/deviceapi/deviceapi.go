@@ -24,6 +24,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Behave is a way in which a version behaves.
@@ -82,11 +83,7 @@ func (c *Config) check() error {
 		return errors.New(`"version" is missing`)
 	}
 	for _, b := range []Behave{c.Behave, c.BadBehave} {
-		known := false
-		for _, k := range behaves {
-			known = known || b == k
-		}
-		if !known {
+		if !slices.Contains(behaves, b) {
 			return fmt.Errorf("unknown way to behave %q", b)
 		}
 	}

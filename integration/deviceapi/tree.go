@@ -2,6 +2,7 @@ package deviceapi
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -13,6 +14,14 @@ import (
 
 // Package is what debian.Program builds to get the binary of a Tree.
 const Package = "./integration/deviceapi/cmd/device-api"
+
+// Unit is the text of device-api.service.
+//
+//go:embed device-api.service
+var Unit string
+
+// State is the directory in which Unit's device-api keeps reports.jsonl.
+const State = "/data/device-api"
 
 // Options say what a Tree is made of.
 type Options struct {

@@ -9,6 +9,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // What the product is for, once more on the processor that most devices have: Debian's
@@ -16,11 +17,9 @@ import (
 // the machines have a watchdog that is armed, as a device has.
 func TestARM64(t *testing.T) {
 	machine.RequireVM(t, debian.ARM64)
+	defer try.Fatal(t)
 	ctx := machine.Context(t)
-	o, err := machine.DeviceOverlayFor(ctx, debian.ARM64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(machine.DeviceOverlayFor(ctx, debian.ARM64))
 	// Shorter than what is installed, so that the test does not wait for three times half
 	// a minute; long enough for a systemd that is emulated on a host with other work.
 	o["/etc/systemd/system.conf.d/90-test.conf"] = debian.Unit("[Manager]\nRuntimeWatchdogSec=15s\n")

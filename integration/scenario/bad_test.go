@@ -11,17 +11,16 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Each bad version is installed on a device that others were rolled back on
 // before: four devices share them. They wait for deadlines and restarts most of the
 // time, so they are not among the tests that share the processors (t.Parallel).
 func TestBadVersions(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(overlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) { badVersions(t, options(o, s)) })
 }
 
@@ -32,14 +31,10 @@ func badVersions(t *testing.T, o container.Options) {
 	for i := range devices {
 		all.Go(func() {
 			t.Run(fmt.Sprintf("device %d", i+1), func(t *testing.T) {
+				defer try.Fatal(t)
 				ctx := machine.Context(t)
-				d, err := machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick)
-				if err == nil {
-					err = scenario.Start(ctx, d)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick))
+				try.Check(scenario.Start(ctx, d))
 				rollBackAll(t, ctx, d, i, devices)
 			})
 		})

@@ -175,14 +175,11 @@ func costOf(ctx context.Context, d *machine.Device, stubbed bool) (Cost, error) 
 }
 
 // Median is the median of what f says of each.
-func Median(costs []Cost, f func(Cost) time.Duration) time.Duration {
-	all := make([]time.Duration, 0, len(costs))
-	for _, c := range costs {
-		all = append(all, f(c))
+func Median[T any](all []T, f func(T) time.Duration) time.Duration {
+	ds := make([]time.Duration, len(all))
+	for i, v := range all {
+		ds[i] = f(v)
 	}
-	slices.Sort(all)
-	if len(all) == 0 {
-		return 0
-	}
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+	slices.Sort(ds)
+	return (ds[(len(ds)-1)/2] + ds[len(ds)/2]) / 2
 }

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -46,29 +47,21 @@ func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts 
 // longestSilence is how long device-api gave no answer at most while do ran.
 func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ time.Duration, err error) {
 	defer try.End(&err)
-	type answers struct {
-		text string
-		err  error
-	}
-	done := make(chan answers, 1)
+	var answers string
+	done := make(chan error, 1)
 	go func() {
-		text, err := d.Must(ctx, "bash", "-c", asker)
-		done <- answers{text, err}
+		var err error
+		answers, err = d.Must(ctx, "bash", "-c", asker)
+		done <- err
 	}()
 	try.Check(d.WaitShell(ctx, "the client", "[ -e /run/asking ]"))
 	time.Sleep(100 * time.Millisecond) // some answers before
 	err = do()
 	time.Sleep(100 * time.Millisecond) // and after
-	if _, rmErr := d.Must(ctx, "rm", "/run/asking"); err == nil {
-		err = rmErr
-	}
-	a := <-done
-	if err == nil {
-		err = a.err
-	}
-	try.Check(err)
+	_, rmErr := d.Must(ctx, "rm", "/run/asking")
+	try.Check(errors.Join(err, rmErr, <-done))
 	var last, longest int64
-	for word := range strings.FieldsSeq(a.text) {
+	for word := range strings.FieldsSeq(answers) {
 		at, err := strconv.ParseInt(word, 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("the client printed %q: %w", word, err)
@@ -79,7 +72,7 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ 
 		last = at
 	}
 	if longest == 0 {
-		return 0, fmt.Errorf("device-api answered less than twice: %q", a.text)
+		return 0, fmt.Errorf("device-api answered less than twice: %q", answers)
 	}
 	return time.Duration(longest) * time.Microsecond, nil
 }

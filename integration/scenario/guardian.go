@@ -53,24 +53,7 @@ func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (er
 		{"crashes", []byte("#!/bin/bash\nkill -SEGV $$\n"), d.Reboot},
 		{"hangs and does not stop when it is told to", []byte("#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n"), d.PowerCut},
 	} {
-		var err error
-		if row.data == nil {
-			_, err = d.Must(ctx, "rm", guardianAt)
-		} else {
-			err = d.WriteFile(ctx, guardianAt, 0o755, row.data)
-		}
-		if err == nil {
-			err = row.next(ctx)
-		}
-		if err == nil {
-			err = d.WaitRunning(ctx, "1.1.0")
-		}
-		// The unit failed: what is shown here is not an ordinary boot.
-		if err == nil {
-			err = d.WaitShell(ctx, "the end of the boot, and a guardian that failed in it",
-				`systemctl is-active multi-user.target device-api.service && systemctl is-failed ota-guardian.service`)
-		}
-		if err != nil {
+		if err := boots(ctx, d, row.data, row.next); err != nil {
 			return fmt.Errorf("a guardian that %s: %w", row.name, err)
 		}
 	}
@@ -82,6 +65,21 @@ func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (er
 		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
 	}
 	return installs(ctx, d, v12, bootcheck.ExitDone)
+}
+
+// boots boots d with that in the place of its guardian, which fails; nil: with none.
+func boots(ctx context.Context, d *machine.Device, guardian []byte, next func(context.Context) error) (err error) {
+	defer try.End(&err)
+	if guardian == nil {
+		try.Get(d.Must(ctx, "rm", guardianAt))
+	} else {
+		try.Check(d.WriteFile(ctx, guardianAt, 0o755, guardian))
+	}
+	try.Check(next(ctx))
+	try.Check(d.WaitRunning(ctx, "1.1.0"))
+	// The unit failed: what is shown here is not an ordinary boot.
+	return d.WaitShell(ctx, "the end of the boot, and a guardian that failed in it",
+		`systemctl is-active multi-user.target device-api.service && systemctl is-failed ota-guardian.service`)
 }
 
 // RecoverOverlay starts ota-recover.service at each failure of device-api, as

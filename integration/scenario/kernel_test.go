@@ -6,21 +6,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tope-ota/ota/integration/tier"
-
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/scenario"
+	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // What only a kernel can show.
 func TestKernel(t *testing.T) {
 	machine.RequireVM(t, debian.AMD64)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	o := try.Get(overlay())
 	// A watchdog that does not make the test wait for half a minute.
 	quick := maps.Clone(o)
 	quick["/etc/systemd/system.conf.d/90-test.conf"] = debian.File{Mode: 0o644, Data: []byte("[Manager]\nRuntimeWatchdogSec=5s\n")}
@@ -34,15 +32,9 @@ func TestKernel(t *testing.T) {
 		run     func(ctx context.Context, t *testing.T, d *machine.Device) error
 	}
 	rows := []row{
-		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.Reboots, "clean", "reboot 3 of 3")
-		}},
-		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.PanicsEarly, "unclean", "power cut 3 of 3")
-		}},
-		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-			return scenario.Boots(ctx, d, scenario.PanicsLate, "hard", "system crash 3 of 3")
-		}},
+		{"a version that reboots the machine cleanly", vm.Options{Overlay: o}, true, boots(scenario.Reboots, "clean", "reboot 3 of 3")},
+		{"a version that panics the kernel at its start", vm.Options{Overlay: o, Append: "panic=1"}, true, boots(scenario.PanicsEarly, "unclean", "power cut 3 of 3")},
+		{"a version that hangs the kernel until the watchdog resets it", vm.Options{Overlay: quick, Watchdog: true}, false, boots(scenario.PanicsLate, "hard", "system crash 3 of 3")},
 		{"a clock that begins in 1970 and jumps", vm.Options{Overlay: o, RTC: "1970-01-01T00:00:00", Cold: true}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 			return scenario.WithoutClock(ctx, d)
 		}},
@@ -56,9 +48,7 @@ func TestKernel(t *testing.T) {
 	if tier.Nightly {
 		// Longer versions of rows above.
 		rows = append(rows, []row{
-			{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
-				return scenario.Boots(ctx, d, scenario.PanicsLate, "unclean", "power cut 3 of 3")
-			}},
+			{"a version that panics the kernel when it was well", vm.Options{Overlay: o, Append: "panic=1"}, true, boots(scenario.PanicsLate, "unclean", "power cut 3 of 3")},
 			{"two versions that panic the kernel", vm.Options{Overlay: o, Append: "panic=1"}, false, func(ctx context.Context, _ *testing.T, d *machine.Device) error {
 				return scenario.BootsToFactory(ctx, d, "unclean")
 			}},
@@ -71,23 +61,24 @@ func TestKernel(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
+			defer try.Fatal(t)
 			began := time.Now()
 			ctx := machine.Context(t)
 			var d *machine.Device
-			var err error
 			if row.started {
-				d, err = started(t, row.options)
+				d = try.Get(started(t, row.options))
 			} else {
-				d, err = machine.NewDevice(ctx, machine.StartVM(t, row.options), machine.Slow)
+				d = try.Get(machine.NewDevice(ctx, machine.StartVM(t, row.options), machine.Slow))
 			}
-			if err == nil {
-				err = row.run(ctx, t, d)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			try.Check(row.run(ctx, t, d))
 			t.Logf("%s", time.Since(began).Round(100*time.Millisecond))
 		})
+	}
+}
+
+func boots(bad machine.Version, class, evidence string) func(context.Context, *testing.T, *machine.Device) error {
+	return func(ctx context.Context, _ *testing.T, d *machine.Device) error {
+		return scenario.Boots(ctx, d, bad, class, evidence)
 	}
 }
 

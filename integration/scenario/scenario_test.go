@@ -29,11 +29,9 @@ func options(o debian.Overlay, s debian.Suite) container.Options {
 }
 
 func TestContainer(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(overlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
 		t.Parallel()
 		run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*machine.Device, error) {
@@ -43,11 +41,9 @@ func TestContainer(t *testing.T) {
 }
 
 func TestVM(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireVM(t, debian.AMD64)
-	o, err := overlay()
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := try.Get(overlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
 		run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) (*machine.Device, error) {
 			return started(t, vm.Options{Overlay: o, Variant: debian.Variant{Suite: s}})
@@ -102,7 +98,7 @@ func started(t *testing.T, o vm.Options) (*machine.Device, error) {
 }
 
 // save makes a device on which scenario.Start has been, in dir.
-func save(o vm.Options, dir string) error {
+func save(o vm.Options, dir string) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*machine.Slow.Wait)
 	defer cancel()
 	m, err := vm.Start(ctx, o)
@@ -110,21 +106,17 @@ func save(o vm.Options, dir string) error {
 		return err
 	}
 	defer m.Stop()
-	d, err := machine.NewDevice(ctx, m, machine.Slow)
-	if err == nil {
-		d.Arch = o.Variant.Arch
-		err = scenario.Start(ctx, d)
-	}
-	if err == nil {
-		_, err = d.Must(ctx, "sync")
-	}
-	if err == nil {
-		err = m.Save(ctx, dir)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot make a device that others continue from: %w\nthe machine's log:\n%s", err, m.Log())
-	}
-	return nil
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot make a device that others continue from: %w\nthe machine's log:\n%s", err, m.Log())
+		}
+	}()
+	defer try.End(&err)
+	d := try.Get(machine.NewDevice(ctx, m, machine.Slow))
+	d.Arch = o.Variant.Arch
+	try.Check(scenario.Start(ctx, d))
+	try.Get(d.Must(ctx, "sync"))
+	return m.Save(ctx, dir)
 }
 
 func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*machine.Device, error)) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,11 +25,8 @@ func (b *bench) downtime(ctx context.Context) (err error) {
 	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))
 	updates, restarts, err := scenario.Downtime(ctx, d, b.runs)
 	try.Check(err)
-	median := func(ds []time.Duration) time.Duration {
-		slices.Sort(ds)
-		return ds[len(ds)/2]
-	}
-	u, r := median(updates), median(restarts)
+	itself := func(d time.Duration) time.Duration { return d }
+	u, r := scenario.Median(updates, itself), scenario.Median(restarts, itself)
 	fmt.Printf("\nThe longest time without an answer from device-api, asked each 10 ms, medians of %d: %.0f ms in an update, %.0f ms in a `systemctl restart` (ratio %.2f)\n",
 		b.runs, ms(u), ms(r), float64(u)/float64(r))
 	return nil

@@ -10,12 +10,11 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/tope-ota/ota/integration/machine/agent"
 )
 
 // An Action asks one device for one thing.
@@ -38,7 +37,6 @@ type Action struct {
 
 // Feedback is what a device says of an action.
 type Feedback struct {
-	About     string // deploymentBase, cancelAction or confirmationBase
 	Execution string
 	Finished  string
 	Code      int
@@ -137,16 +135,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	if name, ok := strings.CutPrefix(r.URL.Path, "/files/"); ok {
-		f, err := os.Open(filepath.Join(s.Dir, path.Base(name)))
-		if err != nil {
-			http.NotFound(w, r)
-			return
-		}
-		defer f.Close()
-		info, _ := f.Stat()
-		w.Header().Set("ETag", `"`+name+`"`)
-		http.ServeContent(w, r, "", info.ModTime(), f)
+	if strings.HasPrefix(r.URL.Path, "/files/") {
+		http.StripPrefix("/files", agent.Bundles(s.Dir)).ServeHTTP(w, r)
 		return
 	}
 	elem := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
@@ -271,9 +261,9 @@ func (s *Server) feedback(kind string, a *Action, body []byte) int {
 	if a.Closed != "" {
 		return http.StatusGone
 	}
-	said := Feedback{kind, f.Status.Execution, f.Status.Result.Finished, f.Status.Code, f.Status.Details}
+	said := Feedback{f.Status.Execution, f.Status.Result.Finished, f.Status.Code, f.Status.Details}
 	if kind == "confirmationBase" {
-		said = Feedback{kind, f.Confirmation, "", f.Code, f.Details}
+		said = Feedback{f.Confirmation, "", f.Code, f.Details}
 	}
 	a.Log = append(a.Log, said)
 	switch {

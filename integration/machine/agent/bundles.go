@@ -2,7 +2,7 @@ package agent
 
 import (
 	"fmt"
-	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path"
@@ -20,20 +20,13 @@ func Bundles(dir string) http.Handler {
 	files := os.DirFS(dir)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := path.Clean("/" + r.URL.Path)[1:]
-		f, err := files.Open(name)
-		if err != nil {
-			http.NotFound(w, r)
-			return
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		body, ok := f.(io.ReadSeeker)
-		if err != nil || !ok || !info.Mode().IsRegular() {
+		info, err := fs.Stat(files, name)
+		if err != nil || !info.Mode().IsRegular() {
 			http.NotFound(w, r)
 			return
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.Size(), info.ModTime().UnixNano()))
-		http.ServeContent(w, r, name, info.ModTime(), body)
+		http.ServeFileFS(w, r, files, name)
 	})
 }
