@@ -27,6 +27,9 @@ func deaf(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), deafLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, lookPath(ts, args[2]), args[3:]...)
+	bySh := func(redirect string) {
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `exec "$@" ` + redirect, "sh"}, cmd.Args...)
+	}
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = []string{unchecked + "=1"}
 	for _, name := range []string{"OTA_CONFIG", "STORE", "PATH", "WORK", "TMPDIR"} {
@@ -58,13 +61,11 @@ func deaf(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		defer unix.Close(fds[0])
 		// Not by os.NewFile, which would change how the pipe blocks.
-		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec "$@" >&3 2>&3 3>&-`, "sh", cmd.Path}
-		cmd.Args = append(cmd.Args, args[3:]...)
+		bySh(">&3 2>&3 3>&-")
 		out = os.NewFile(uintptr(fds[1]), "stuck")
 		cmd.ExtraFiles = []*os.File{out}
 	case "closed":
-		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec "$@" >&- 2>&-`, "sh", cmd.Path}
-		cmd.Args = append(cmd.Args, args[3:]...)
+		bySh(">&- 2>&-")
 	default:
 		ts.Fatalf("deaf: %q is not gone, closed, full, stuck or stuck-nonblocking", args[0])
 	}

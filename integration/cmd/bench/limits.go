@@ -20,8 +20,8 @@ type size struct {
 	disk   int64 // MB/s, to read and to write
 }
 
-// A disk is an ext4 in a file, on a loop device of its own.
-type disk struct{ dir, device, number string }
+// A disk is an ext4 in a file, on a loop device of its own, by whose number it is limited.
+type disk struct{ dir, number string }
 
 // newDisk makes a disk of 1 GiB in the directory work and mounts it.
 func newDisk(work string) (_ *disk, err error) {
@@ -29,29 +29,17 @@ func newDisk(work string) (_ *disk, err error) {
 	image := filepath.Join(work, "disk")
 	d := &disk{dir: filepath.Join(work, "mnt")}
 	try.Check(os.Mkdir(d.dir, 0o755))
-	f := try.Get(os.Create(image))
-	try.Check(f.Truncate(1 << 30))
-	try.Check(f.Close())
+	try.Get(output("truncate", "-s", "1G", image))
 	try.Get(output("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", image))
-	d.device = try.Get(output("losetup", "--find", "--show", image))
+	try.Get(output("mount", "-o", "loop", image, d.dir))
 	var st unix.Stat_t
-	err = unix.Stat(d.device, &st)
-	if err == nil {
-		d.number = fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-		_, err = output("mount", d.device, d.dir)
-	}
-	if err != nil {
-		_, detached := output("losetup", "--detach", d.device)
-		try.Check(fmt.Errorf("%w (%v)", err, detached))
-	}
+	try.Check(unix.Stat(d.dir, &st))
+	d.number = fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	return d, nil
 }
 
 func (d *disk) close() error {
-	if _, err := output("umount", d.dir); err != nil {
-		return err
-	}
-	_, err := output("losetup", "--detach", d.device)
+	_, err := output("umount", d.dir)
 	return err
 }
 

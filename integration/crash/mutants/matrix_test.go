@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/crash/blocks"
-	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/mutants"
 	"github.com/tope-ota/ota/integration/machine"
@@ -36,14 +35,7 @@ func TestMatrix(t *testing.T) {
 	if !tier.Nightly && os.Getenv("MUTANT") == "" {
 		t.Skip("it takes an hour: OTA_TESTS=nightly, or MUTANT=a regular expression")
 	}
-	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
-	ctx := machine.Context(t)
-	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-matrix-"))
-	defer os.RemoveAll(dir)
-	w := try.Get(flows.NewWorld(ctx, dir))
-	defer w.Close()
-	b := mutants.NewBench(w)
-	b.Syncs = true
+	b := newBench(t)
 	chosen := regexp.MustCompile(os.Getenv("MUTANT"))
 	rows := make([]string, len(mutants.All))
 	alone := make([]string, len(mutants.All))
@@ -54,7 +46,7 @@ func TestMatrix(t *testing.T) {
 			for i := range work {
 				m := &mutants.All[i]
 				began := time.Now()
-				seen, err := row(t, b, m, filepath.Join(dir, fmt.Sprint("mutant-", i)))
+				seen, err := row(t, b, m, filepath.Join(b.World.Dir, fmt.Sprint("mutant-", i)))
 				if err != nil {
 					t.Errorf("%s: %v", m.Name, err)
 					continue

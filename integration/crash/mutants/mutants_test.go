@@ -39,6 +39,18 @@ func repo(t *testing.T) string {
 	return dir
 }
 
+// newBench is one in memory, in whose directory the mutants are, too.
+func newBench(t *testing.T) *mutants.Bench {
+	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
+	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-mutants-"))
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := try.Get(flows.NewWorld(machine.Context(t), dir))
+	t.Cleanup(w.Close)
+	b := mutants.NewBench(w)
+	b.Syncs = true
+	return b
+}
+
 // Each mutant is seen. MUTANT chooses by name, a regular expression; MUTANTS names a
 // file for the table.
 func TestMutants(t *testing.T) {
@@ -46,17 +58,11 @@ func TestMutants(t *testing.T) {
 	if tier.Check && os.Getenv("MUTANT") == "" {
 		t.Skip("a check only looks whether they fit")
 	}
-	machine.Require(t, "supervisor", append(crashpoint.Missing(), blocks.Missing()...))
-	repo := repo(t)
-	dir := try.Get(os.MkdirTemp("/dev/shm", "ota-mutants-"))
-	defer os.RemoveAll(dir)
-	w := try.Get(flows.NewWorld(t.Context(), dir))
-	defer w.Close()
-	b := mutants.NewBench(w)
+	b := newBench(t)
+	repo, dir := repo(t), b.World.Dir
 	if tier.Nightly {
 		b.Filesystems = len(blocks.Filesystems)
 	}
-	b.Syncs = true
 	chosen := try.Get(regexp.Compile(os.Getenv("MUTANT")))
 	// The programs as they are are seen by no engine, or a mutant would be seen for nothing.
 	controls := make(map[mutants.Catcher]bool)
