@@ -38,19 +38,18 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	if *state == "" {
 		*state = DefaultState
 	}
-	exe, err := os.Executable()
-	if err == nil {
-		var c *Config
-		if c, err = configOf(exe); err == nil {
-			s := &server{config: c, journal: journal{path: *state + "/reports.jsonl"}, stderr: stderr, dies: make(chan error, 1)}
-			err = s.run(ctx, *listen)
-		}
-	}
-	if err != nil {
+	if err := serve(ctx, *listen, *state+"/reports.jsonl", stderr); err != nil {
 		fmt.Fprintln(stderr, "device-api:", err)
 		return 1
 	}
 	return 0
+}
+
+func serve(ctx context.Context, addr, reports string, stderr io.Writer) (err error) {
+	defer try.End(&err)
+	c := try.Get(configOf(try.Get(os.Executable())))
+	s := &server{config: c, journal: journal{path: reports}, stderr: stderr, dies: make(chan error, 1)}
+	return s.run(ctx, addr)
 }
 
 type server struct {

@@ -23,44 +23,29 @@ var Unit string
 // State is the directory in which Unit's device-api keeps reports.jsonl.
 const State = "/data/device-api"
 
-// Options say what a Tree is made of.
-type Options struct {
-	// Binary is the program, from Package.
-	Binary []byte
-
-	// Config is how the version behaves; the zero value is good. Its Version is
-	// set by Tree.
-	Config Config
-
-	// Payload adds lib/payload, that many bytes that do not compress and are
-	// different in each version; 0 adds none.
-	Payload int
-}
-
-// Tree writes an intact version into the directory dir, which it makes, ready for
-// `ota-bundle create --dir`. The same arguments give the same bytes. Files are
-// 0644, the binary and the directories 0755. Of the files in lib/, shared.dat is the
-// same in each version and version.txt is not.
-func Tree(dir, version string, o Options) (err error) {
+// Tree writes an intact version of binary, the program of Package, into the directory dir,
+// which it makes, ready for `ota-bundle create --dir`. config is how it behaves, the zero
+// value is good. The same arguments give the same bytes. Files are 0644, the binary and the
+// directories 0755. Of the files in lib/, shared.dat is the same in each version and
+// version.txt is not; payload is that many bytes that do not compress and are different in
+// each version, if it is not 0.
+func Tree(dir, version string, binary []byte, config Config, payload int) (err error) {
 	defer try.End(&err)
-	o.Config.Version = version
-	if err := o.Config.check(); err != nil {
+	config.Version = version
+	if err := config.check(); err != nil {
 		return fmt.Errorf("cannot make device-api %s: %w", version, err)
 	}
-	if len(o.Binary) == 0 {
-		return fmt.Errorf("cannot make device-api %s: no binary", version)
-	}
-	config := try.Get(json.MarshalIndent(o.Config, "", "  "))
+	text := try.Get(json.MarshalIndent(config, "", "  "))
 	files := map[string][]byte{
-		"bin/device-api":      o.Binary,
-		"etc/device-api.json": append(config, '\n'),
+		"bin/device-api":      binary,
+		"etc/device-api.json": append(text, '\n'),
 		"lib/version.txt":     []byte(version + "\n"),
 		"lib/shared.dat":      bytes.Repeat([]byte("the same in each version\n"), 4<<10),
 		"lib/empty":           {},
 		"lib/tope/1/core.so":  bytes.Repeat([]byte("core of "+version+"\n"), 1<<10),
 	}
-	if o.Payload > 0 {
-		files["lib/payload"] = noise(version, o.Payload)
+	if payload > 0 {
+		files["lib/payload"] = noise(version, payload)
 	}
 	for name, data := range files {
 		path := filepath.Join(dir, name)

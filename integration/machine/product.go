@@ -144,7 +144,7 @@ func Bundle(ctx context.Context, a debian.Arch, v Version) (_ []byte, err error)
 	if v.Script != "" {
 		program = []byte(v.Script)
 	}
-	try.Check(deviceapi.Tree(tree, v.Name, deviceapi.Options{Binary: program, Config: v.Behave, Payload: v.Payload}))
+	try.Check(deviceapi.Tree(tree, v.Name, program, v.Behave, v.Payload))
 	if v.Spoil != nil {
 		try.Check(v.Spoil(tree))
 	}

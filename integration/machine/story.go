@@ -61,6 +61,17 @@ func (s *Story) Sh(line string) string {
 	return strings.TrimSpace(s.Out("sh", "-ec", line))
 }
 
+// Sh runs a command line on m, which has to succeed, and returns what it printed, without
+// spaces at its end.
+func Sh(t testing.TB, m Machine, line string) string {
+	t.Helper()
+	r, err := m.Exec(Context(t), "sh", "-ec", line)
+	if err != nil || r.Code != 0 {
+		t.Fatalf("%s: %s, %v", line, r, err)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
 // Says runs a command line, with any exit code, and wants it to print that.
 func (s *Story) Says(line, want string) {
 	s.T.Helper()

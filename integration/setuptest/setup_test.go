@@ -43,7 +43,7 @@ func TestAdopt(t *testing.T) {
 	program := try.Get(debian.Program(d.Ctx, deviceapi.Package))
 	for _, version := range []string{"0.9.0", "1.0.0"} {
 		dir := t.TempDir()
-		try.Check(deviceapi.Tree(dir, version, deviceapi.Options{Binary: program}))
+		try.Check(deviceapi.Tree(dir, version, program, deviceapi.Config{}, 0))
 		for _, name := range []string{"bin/device-api", "etc/device-api.json"} {
 			data := try.Get(os.ReadFile(filepath.Join(dir, name)))
 			try.Check(d.WriteFile(d.Ctx, machine.Store+"/v"+version+"/"+name, 0o755, data))

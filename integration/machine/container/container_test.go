@@ -23,16 +23,6 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// sh runs a shell command in the guest, which must succeed.
-func sh(t *testing.T, m machine.Machine, command string) string {
-	t.Helper()
-	r, err := m.Exec(testContext(t), "/bin/sh", "-c", command)
-	if err != nil || r.Code != 0 {
-		t.Fatalf("%s: %v, %v", command, r, err)
-	}
-	return strings.TrimSpace(r.Stdout)
-}
-
 func bootID(t *testing.T, m machine.Machine) string {
 	t.Helper()
 	id, err := m.BootID(testContext(t))
@@ -48,7 +38,7 @@ func TestBoot(t *testing.T) {
 		"/etc/from-files":        {Data: []byte("hello\n"), Mode: 0o600},
 		"/etc/systemd/from-link": {Link: "../from-files"},
 	}})
-	if got := sh(t, c, "systemctl is-system-running --wait; systemctl --failed --no-legend"); got != "running" {
+	if got := machine.Sh(t, c, "systemctl is-system-running --wait; systemctl --failed --no-legend"); got != "running" {
 		t.Errorf("the system is %s, want running", got)
 	}
 	for command, want := range map[string]string{
@@ -74,7 +64,7 @@ func TestBoot(t *testing.T) {
 		"cd /var/lib/ota && touch x && ls /data/var-lib-ota":                            "x",
 		"for d in /var/log /var/tmp /tmp /run /dev/shm; do touch $d/x; done && echo ok": "ok",
 	} {
-		if got := sh(t, c, command+" || true"); got != want {
+		if got := machine.Sh(t, c, command+" || true"); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}
@@ -119,19 +109,19 @@ WantedBy=sysinit.target
 	o["/etc/systemd/system/sysinit.target.wants/ota-many@2.service"] = debian.File{Link: "../ota-many@.service"}
 	c := machine.StartContainer(t, container.Options{Overlay: o})
 	id := bootID(t, c)
-	sh(t, c, "systemctl is-system-running --wait")
+	machine.Sh(t, c, "systemctl is-system-running --wait")
 	if err := c.Reboot(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"ota-one-.stop", "ota-many-2.stop"} {
-		if got := sh(t, c, "cat /data/"+name); got != id {
+		if got := machine.Sh(t, c, "cat /data/"+name); got != id {
 			t.Errorf("%s saw the boot %q, want %q", name, got, id)
 		}
 	}
-	sh(t, c, "systemctl is-system-running --wait")
+	machine.Sh(t, c, "systemctl is-system-running --wait")
 	id = bootID(t, c)
 	for _, name := range []string{"ota-one-.start", "ota-many-2.start"} {
-		if got := sh(t, c, "cat /data/"+name); got != id {
+		if got := machine.Sh(t, c, "cat /data/"+name); got != id {
 			t.Errorf("%s saw the boot %q, want %q", name, got, id)
 		}
 	}
@@ -167,7 +157,7 @@ func TestWhatSurvives(t *testing.T) {
 		}},
 		{"systemctl poweroff and PowerOn", func(ctx context.Context) error {
 			last := bootID(t, c)
-			sh(t, c, "systemctl poweroff --no-wall")
+			machine.Sh(t, c, "systemctl poweroff --no-wall")
 			if err := c.WaitReboot(ctx, last); err == nil || !strings.Contains(err.Error(), "switched off from inside") {
 				t.Errorf("WaitReboot after a poweroff = %v", err)
 			}
@@ -178,7 +168,7 @@ func TestWhatSurvives(t *testing.T) {
 		}},
 		{"reboot by itself", func(ctx context.Context) error {
 			last := bootID(t, c)
-			sh(t, c, "systemctl --no-block reboot")
+			machine.Sh(t, c, "systemctl --no-block reboot")
 			return c.WaitReboot(ctx, last)
 		}},
 		{"reboot -f", func(ctx context.Context) error {
@@ -229,12 +219,12 @@ WantedBy=multi-user.target
 	o.Enable("witness.service", "multi-user.target")
 	c := machine.StartContainer(t, container.Options{Overlay: o})
 	ctx := testContext(t)
-	sh(t, c, "systemctl is-system-running --wait")
+	machine.Sh(t, c, "systemctl is-system-running --wait")
 	try.Check(c.Reboot(ctx))
-	sh(t, c, "systemctl is-system-running --wait")
+	machine.Sh(t, c, "systemctl is-system-running --wait")
 	try.Check(c.PowerCut(ctx))
-	sh(t, c, "systemctl is-system-running --wait")
-	if got := sh(t, c, "cat /data/witness"); got != "start\nstop\nstart\nstart" {
+	machine.Sh(t, c, "systemctl is-system-running --wait")
+	if got := machine.Sh(t, c, "cat /data/witness"); got != "start\nstop\nstart\nstart" {
 		t.Errorf("the service saw %q, want start, stop, start, start", got)
 	}
 }

@@ -72,7 +72,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		switch i % 4 {
 		case 0: // at work
-			sh(t, c, "sleep 1000 >/dev/null 2>&1 & systemd-run --quiet sleep 1000")
+			machine.Sh(t, c, "sleep 1000 >/dev/null 2>&1 & systemd-run --quiet sleep 1000")
 		case 1:
 			c.Exec(ctx, "systemctl", "--no-block", "reboot")
 		case 2:

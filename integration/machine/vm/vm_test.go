@@ -24,19 +24,6 @@ func timed(t *testing.T, what string, f func() error) {
 	t.Logf("%s in %s", what, time.Since(start).Round(time.Millisecond))
 }
 
-// sh runs a script in the machine that must succeed, and returns what it printed.
-func sh(t *testing.T, m machine.Machine, script string) string {
-	t.Helper()
-	r, err := m.Exec(t.Context(), "sh", "-ec", script)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Code != 0 {
-		t.Fatalf("%s: %s", script, r)
-	}
-	return strings.TrimSpace(r.Stdout)
-}
-
 func TestColdMachine(t *testing.T) {
 	t.Parallel()
 	m := machine.StartVM(t, vm.Options{Cold: true})
@@ -45,7 +32,7 @@ func TestColdMachine(t *testing.T) {
 	timed(t, "boot to running", func() error {
 		r, err := m.Exec(ctx, "systemctl", "is-system-running", "--wait")
 		if err == nil && strings.TrimSpace(r.Stdout) != "running" {
-			t.Errorf("systemctl is-system-running = %s; failed units: %s", r, sh(t, m, "systemctl --failed"))
+			t.Errorf("systemctl is-system-running = %s; failed units: %s", r, machine.Sh(t, m, "systemctl --failed"))
 		}
 		return err
 	})
@@ -55,7 +42,7 @@ func TestColdMachine(t *testing.T) {
 	for _, f := range []struct{ path, want string }{
 		{"/", "erofs ro"}, {"/data", "ext4 rw"}, {"/opt/tope", "ext4 rw"}, {"/etc/ota", "ext4 rw"}, {"/var/lib/ota", "ext4 rw"}, {"/var", "tmpfs rw"},
 	} {
-		if got := sh(t, m, "findmnt -rno FSTYPE,OPTIONS --mountpoint "+f.path); !strings.HasPrefix(got, f.want) {
+		if got := machine.Sh(t, m, "findmnt -rno FSTYPE,OPTIONS --mountpoint "+f.path); !strings.HasPrefix(got, f.want) {
 			t.Errorf("%s is mounted as %q, want %q", f.path, got, f.want)
 		}
 	}
@@ -79,11 +66,11 @@ func TestColdMachine(t *testing.T) {
 		if got, err := m.ReadFile(ctx, "/opt/tope/kept"); err != nil || !bytes.Equal(got, text) {
 			t.Errorf("after a %s the durable file holds %q, %v; want %q", end.name, got, err, text)
 		}
-		if got := sh(t, m, "stat -c %a /opt/tope/kept; cat /data/opt-tope/kept"); got != "640\nkept" {
+		if got := machine.Sh(t, m, "stat -c %a /opt/tope/kept; cat /data/opt-tope/kept"); got != "640\nkept" {
 			t.Errorf("after a %s: %q, want mode 640 and the same file on /data", end.name, got)
 		}
 	}
-	if got := sh(t, m, "stat -c %u:%g:%a /opt/tope /etc/ota /var/lib/ota | sort -u"); got != "0:0:755" {
+	if got := machine.Sh(t, m, "stat -c %u:%g:%a /opt/tope /etc/ota /var/lib/ota | sort -u"); got != "0:0:755" {
 		t.Errorf("the directories of the data disk are %q, want root:root 755", got)
 	}
 	if !strings.Contains(m.Log(), "systemd[1]") {
@@ -105,12 +92,12 @@ func bootID(t *testing.T, m machine.Machine) string {
 func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	t.Parallel()
 	m := machine.StartVM(t, vm.Options{Cold: true})
-	sh(t, m, `cd /data
+	machine.Sh(t, m, `cd /data
 		echo durable > synced; sync synced .
 		dd if=/dev/urandom of=unsynced bs=64k count=16 status=none
 		sha256sum unsynced > /dev/null`)
 	timed(t, "power cut", func() error { return m.PowerCut(t.Context()) })
-	if got := sh(t, m, "cat /data/synced"); got != "durable" {
+	if got := machine.Sh(t, m, "cat /data/synced"); got != "durable" {
 		t.Errorf("the synced file holds %q", got)
 	}
 	// ext4 commits its names every 5 s, data later: a whole file would mean that
@@ -134,23 +121,23 @@ func TestWarmStart(t *testing.T) {
 		t.Errorf("a warm start took %s", took)
 	}
 	ctx := t.Context()
-	if got := sh(t, m, "systemctl is-system-running"); got != "running" {
+	if got := machine.Sh(t, m, "systemctl is-system-running"); got != "running" {
 		t.Errorf("after a warm start systemd is %q, want the boot to be over", got)
 	}
 	// Two machines of one snapshot have disks of their own.
-	sh(t, m, "echo mine > /data/mine; sync /data/mine /data")
+	machine.Sh(t, m, "echo mine > /data/mine; sync /data/mine /data")
 	other := machine.StartVM(t, vm.Options{})
-	if got := sh(t, other, "ls /data"); strings.Contains(got, "mine") {
+	if got := machine.Sh(t, other, "ls /data"); strings.Contains(got, "mine") {
 		t.Errorf("a second machine sees the first one's disk: %s", got)
 	}
 	other.Stop()
 
 	timed(t, "power cut after a warm start", func() error { return m.PowerCut(ctx) })
-	if got := sh(t, m, "cat /data/mine"); got != "mine" {
+	if got := machine.Sh(t, m, "cat /data/mine"); got != "mine" {
 		t.Errorf("after a power cut the synced file holds %q", got)
 	}
 	timed(t, "clean reboot", func() error { return m.Reboot(ctx) })
-	if got := sh(t, m, "cat /data/mine"); got != "mine" {
+	if got := machine.Sh(t, m, "cat /data/mine"); got != "mine" {
 		t.Errorf("after a reboot the file holds %q", got)
 	}
 }
@@ -165,7 +152,7 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 	t.Parallel()
 	m := machine.StartVM(t, vm.Options{Cold: true, Watchdog: true, Overlay: watchdogOverlay()})
 	ctx := t.Context()
-	if got := sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
+	if got := machine.Sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
 		t.Errorf("bootstatus = %s after power on, want 0", got)
 	}
 	err := machine.Poll(ctx, "systemd to arm the watchdog", func(ctx context.Context) (bool, error) {
@@ -190,7 +177,7 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 		t.Errorf("QEMU's events are %q, want a WATCHDOG among them", events)
 	}
 	// 32 is WDIOF_CARDRESET, linux/watchdog.h.
-	if got := sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "32" {
+	if got := machine.Sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "32" {
 		t.Errorf("bootstatus = %s after the watchdog's reset, want 32", got)
 	}
 }
