@@ -81,16 +81,16 @@ func (r *runner) run(ctx context.Context, b *block) (err error) {
 		}
 		return r.vet(ctx, filepath.Join(r.work.home, b.notes.file))
 	case "python":
-		return r.onDevice(ctx, b, "program.py", "python3", "-m", "py_compile")
+		return r.onDevice(ctx, b, "program.py", "python3", "-m", "py_compile", "/run/docs/program.py")
 	case "ini":
 		name := filepath.Base(b.notes.device + b.notes.file)
 		if name == "." {
 			return errors.New("a unit has a name: <!-- device: /etc/systemd/system/NAME.service -->")
 		}
 		if unit, is := strings.CutSuffix(filepath.Base(filepath.Dir(b.notes.device+b.notes.file)), ".d"); is {
-			return r.dropIn(ctx, b, unit, name)
+			return r.onDevice(ctx, b, unit+".d/"+name, "env", "SYSTEMD_UNIT_PATH=/run/docs:", "systemd-analyze", "verify", "--man=no", unit)
 		}
-		return r.onDevice(ctx, b, name, "systemd-analyze", "verify", "--man=no")
+		return r.onDevice(ctx, b, name, "systemd-analyze", "verify", "--man=no", "/run/docs/"+name)
 	}
 	return nil
 }
@@ -115,30 +115,14 @@ func harmless(stderr string) bool {
 	return rest != stderr && strings.TrimSpace(rest) == ""
 }
 
-// onDevice lets a program of the device look at the block.
-func (r *runner) onDevice(ctx context.Context, b *block, name string, argv ...string) error {
-	file := "/run/docs/" + name
-	if err := r.device.WriteFile(ctx, file, 0o644, []byte(b.text())); err != nil {
+// onDevice lets a program of the device look at the block, in a file below /run/docs.
+func (r *runner) onDevice(ctx context.Context, b *block, file string, argv ...string) error {
+	if err := r.device.WriteFile(ctx, "/run/docs/"+file, 0o644, []byte(b.text())); err != nil {
 		return err
 	}
-	res, err := r.device.Exec(ctx, append(argv, file)...)
-	if err == nil && harmless(res.Stderr) {
-		return nil
-	}
-	if err == nil && (res.Code != 0 || strings.Contains(res.Stderr, name)) {
+	res, err := r.device.Exec(ctx, argv...)
+	if err == nil && !harmless(res.Stderr) && (res.Code != 0 || strings.Contains(res.Stderr, filepath.Base(file))) {
 		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), res)
-	}
-	return err
-}
-
-// dropIn lets systemd look at a unit of the device with the block as its drop-in name.
-func (r *runner) dropIn(ctx context.Context, b *block, unit, name string) error {
-	if err := r.device.WriteFile(ctx, "/run/docs/"+unit+".d/"+name, 0o644, []byte(b.text())); err != nil {
-		return err
-	}
-	res, err := r.device.Exec(ctx, "env", "SYSTEMD_UNIT_PATH=/run/docs:", "systemd-analyze", "verify", "--man=no", unit)
-	if err == nil && !harmless(res.Stderr) && (res.Code != 0 || strings.Contains(res.Stderr, name)) {
-		err = fmt.Errorf("systemd-analyze verify %s with the drop-in %s: %s", unit, name, res)
 	}
 	return err
 }

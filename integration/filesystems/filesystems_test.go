@@ -9,15 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 func needsRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root, to mount a file system from a file")
-		}
-		t.Skip("needs root, to mount a file system from a file")
-	}
+	t.Helper()
+	machine.Require(t, "file system", debian.MissingRights("mounts"))
 }
 
 func TestReuse(t *testing.T) {

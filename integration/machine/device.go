@@ -94,17 +94,22 @@ func (d *Device) Install(ctx context.Context, v Version, flags ...string) (Resul
 	return d.Exec(ctx, append([]string{"ota-apply", "install", url}, flags...)...)
 }
 
+// Installs is Install, which must end with code.
+func (d *Device) Installs(ctx context.Context, v Version, code bootcheck.ExitCode, flags ...string) error {
+	r, err := d.Install(ctx, v, flags...)
+	if err == nil && r.Code != int(code) {
+		err = fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
+	}
+	return err
+}
+
 // Factory brings a new device to life: v is installed, is confirmed and is
 // made the factory version.
 func (d *Device) Factory(ctx context.Context, v Version) error {
-	r, err := d.Install(ctx, v)
-	if err != nil {
+	if err := d.Installs(ctx, v, bootcheck.ExitDone); err != nil {
 		return err
 	}
-	if r.Code != 0 {
-		return fmt.Errorf("installing the first version: %s", r)
-	}
-	_, err = d.Must(ctx, "ota-guardian", "factory", "create")
+	_, err := d.Must(ctx, "ota-guardian", "factory", "create")
 	return err
 }
 

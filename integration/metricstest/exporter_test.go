@@ -85,13 +85,7 @@ func TestNodeExporter(t *testing.T) {
 	done := make(chan error, 1)
 	s.configure(10 * d.Limits.Wait)
 	sick := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
-	go func() {
-		r, err := d.Install(ctx, sick)
-		if err == nil && r.Code != int(bootcheck.ExitRolledBack) {
-			err = fmt.Errorf("install: %s", r)
-		}
-		done <- err
-	}()
+	go func() { done <- d.Installs(ctx, sick, bootcheck.ExitRolledBack) }()
 	s.until("a version on trial", row{1, "ota_phase", `phase="trial"`})
 	s.want("a version on trial",
 		row{1, "ota_version_info", `role="current" version="1.1.0"`},
@@ -113,9 +107,7 @@ func TestNodeExporter(t *testing.T) {
 	)
 	s.configure(4 * time.Second)
 	sick.Name, sick.Release = "1.2.0", 3
-	if r, err := d.Install(ctx, sick); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
-		t.Fatalf("install: %v, %s", err, r)
-	}
+	try.Check(d.Installs(ctx, sick, bootcheck.ExitRolledBack))
 	s.until("a version that failed its check",
 		row{1, "ota_rollbacks_total", `cause="health" level="previous"`},
 		row{1, "ota_last_rollback_info", `cause="health" check="device-api answers" from="1.2.0" level="previous" to="1.0.0"`},

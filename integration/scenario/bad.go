@@ -112,7 +112,7 @@ func EatsMemory(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")))
 	try.Get(d.Must(ctx, "systemctl", "daemon-reload"))
 	eats := machine.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
-	try.Check(installs(ctx, d, eats, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, eats, bootcheck.ExitRolledBack))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	s := try.Get(d.Status(ctx))
 	l := s.LastRollback
@@ -158,7 +158,7 @@ func RollsBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed str
 		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
 			want.Previous = "1.1.0" // it was confirmed, and nothing is known against it
 		}
-	} else if err := installs(ctx, d, bad, bootcheck.ExitRolledBack); err != nil {
+	} else if err := d.Installs(ctx, bad, bootcheck.ExitRolledBack); err != nil {
 		return "", err
 	}
 	try.Check(d.Reach(ctx, want))
@@ -197,7 +197,7 @@ func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Versio
 	s := try.Get(d.Status(ctx))
 	if s.Current != previous.Name {
 		// It may have been left here before.
-		try.Check(installs(ctx, d, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
+		try.Check(d.Installs(ctx, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
 	}
 	install := begin(ctx, d, bad)
 	try.Check(d.Wait(ctx, bad.Name+" to be current", func(s *bootcheck.Status) bool {

@@ -15,7 +15,7 @@ import (
 func BitRot(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
-	try.Check(installs(ctx, d, v12, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, v12, bootcheck.ExitDone))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	try.Get(d.Must(ctx, "systemctl", "is-active", "ota-verify.timer"))
 	for _, row := range []struct{ version, unit string }{

@@ -22,7 +22,7 @@ func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
 	for _, name := range []string{"wanted/camera", "required/lamp"} {
 		try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/"+name, 0o755, []byte(fails)))
 	}
-	try.Check(installs(ctx, d, v12, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, v12, bootcheck.ExitDone))
 	confirmed := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	try.Check(d.Reach(ctx, confirmed))
 	s := try.Get(d.Status(ctx))
@@ -38,7 +38,7 @@ func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
 
 	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/required/door", 0o755,
 		[]byte("#!/bin/sh\n[ \"$OTA_VERSION\" = 1.2.0 ] || { echo 'the door is open'; exit 1; }\n")))
-	try.Check(installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack))
 	try.Check(d.Reach(ctx, confirmed))
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "door"}))
 	s = try.Get(d.Status(ctx))
@@ -58,7 +58,7 @@ func FillsTheDisk(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(start(ctx, d, v11))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	fills := machine.Version{Name: "1.2.0", Release: 3, Script: "#!/bin/bash\ncat /dev/zero >>" + disk + "/full\nexit 1\n"}
-	try.Check(installs(ctx, d, fills, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, fills, bootcheck.ExitRolledBack))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"}))
 	s := try.Get(d.Status(ctx))
@@ -67,6 +67,6 @@ func FillsTheDisk(ctx context.Context, d *machine.Device) (err error) {
 	}
 	try.Check(factoryIs(ctx, d, factory))
 	try.Get(d.Must(ctx, "rm", disk+"/full"))
-	try.Check(installs(ctx, d, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone))
 	return d.Reach(ctx, machine.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }

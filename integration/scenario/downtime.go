@@ -33,7 +33,7 @@ func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts 
 	try.Check(start(ctx, d, v11))
 	for i := range n {
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
-		gap := try.Get(longestSilence(ctx, d, func() error { return installs(ctx, d, v, bootcheck.ExitDone) }))
+		gap := try.Get(longestSilence(ctx, d, func() error { return d.Installs(ctx, v, bootcheck.ExitDone) }))
 		updates = append(updates, gap)
 		gap = try.Get(longestSilence(ctx, d, func() error {
 			_, err := d.Must(ctx, "systemctl", "restart", "device-api.service")

@@ -64,7 +64,7 @@ func WithoutGuardian(ctx context.Context, d *machine.Device, program []byte) (er
 	if s.LastRollback != nil || len(s.Blocked) > 0 {
 		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
 	}
-	return installs(ctx, d, v12, bootcheck.ExitDone)
+	return d.Installs(ctx, v12, bootcheck.ExitDone)
 }
 
 // boots boots d with that in the place of its guardian, which fails; nil: with none.
@@ -97,7 +97,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
 	twice := wrapped("1.2.0", 3, `echo >>/run/deaths; [ "$(wc -l </run/deaths)" -gt 2 ] || exit 1`)
-	try.Check(installs(ctx, d, twice, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, twice, bootcheck.ExitDone))
 	well := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, well))
 	try.Check(d.WaitShell(ctx, "ota-recover.service to have seen a death that was not the last",
@@ -105,7 +105,7 @@ func RecoversAtEachFailure(ctx context.Context, d *machine.Device) (err error) {
 
 	bad := v12Exits
 	bad.Name, bad.Release = "1.3.0", 4
-	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 	well.Told = "ROLLED_BACK_TO_PREVIOUS"
 	try.Check(d.Reach(ctx, well))
 	generations := func() (string, error) { return d.Must(ctx, "ota-guardian", "history", "--json") }

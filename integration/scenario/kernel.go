@@ -95,7 +95,7 @@ func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
 				}
 			}
 		}()
-		err := installs(ctx, d, v, code)
+		err := d.Installs(ctx, v, code)
 		close(stop)
 		if jumpErr := <-ended; err == nil {
 			err = jumpErr

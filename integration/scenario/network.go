@@ -60,7 +60,7 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) (err error) {
 	now := try.Get(oneOf(ctx, d, "1.2.0", "1.3.0"))
 	bad := v12Fails
 	bad.Name, bad.Release = "1.4.0", 5
-	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 	try.Check(d.Wait(ctx, now+" to be confirmed again", func(s *bootcheck.Status) bool {
 		return s.Current == now && s.Phase == bootcheck.PhaseConfirmed
 	}))

@@ -58,12 +58,12 @@ func WithoutPort(ctx context.Context, d *machine.Device) (err error) {
 			[ ! -e `+machine.Store+`/current/bin/cache ]`))
 	}
 
-	try.Check(installs(ctx, d, runs("1.1.0", 2, "echo 'no sensor is there'; exit 1"), bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, runs("1.1.0", 2, "echo 'no sensor is there'; exit 1"), bootcheck.ExitRolledBack))
 	try.Check(d.Wait(ctx, "1.0.0 to be confirmed", func(s *bootcheck.Status) bool { return s.Current == "1.0.0" && s.Phase == bootcheck.PhaseConfirmed }))
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "sensor runs"}))
 
 	// One that answers, then one that does not any more, though it runs.
-	try.Check(installs(ctx, d, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
-	try.Check(installs(ctx, d, runs("1.3.0", 4, "exec sleep infinity"), bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, runs("1.3.0", 4, "exec sleep infinity"), bootcheck.ExitRolledBack))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "device-api answers"})
 }

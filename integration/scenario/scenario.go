@@ -66,7 +66,7 @@ func start(ctx context.Context, d *machine.Device, v machine.Version) (err error
 	}
 	try.Check(d.Factory(ctx, v10))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
-	try.Check(installs(ctx, d, v, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, v, bootcheck.ExitDone))
 	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
 }
 
@@ -76,18 +76,6 @@ func startedBefore(ctx context.Context, d *machine.Device, v machine.Version) er
 		return fmt.Errorf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
 	}
 	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
-}
-
-// installs installs v, which must end with code.
-func installs(ctx context.Context, d *machine.Device, v machine.Version, code bootcheck.ExitCode, flags ...string) error {
-	r, err := d.Install(ctx, v, flags...)
-	if err != nil {
-		return err
-	}
-	if r.Code != int(code) {
-		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
-	}
-	return nil
 }
 
 func good(ctx context.Context, d *machine.Device) (err error) {
@@ -121,7 +109,7 @@ func rolledBack(ctx context.Context, d *machine.Device, bad machine.Version, cau
 	try.Check(start(ctx, d, v11))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	boot := try.Get(d.BootID(ctx))
-	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack))
+	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 	back := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
 	try.Check(d.Reach(ctx, back))
 	if now, err := d.BootID(ctx); err != nil || now != boot {
@@ -130,9 +118,9 @@ func rolledBack(ctx context.Context, d *machine.Device, bad machine.Version, cau
 	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}))
 
 	// What just failed is not installed again, unless the operator insists.
-	try.Check(installs(ctx, d, bad, bootcheck.ExitRefused))
+	try.Check(d.Installs(ctx, bad, bootcheck.ExitRefused))
 	try.Check(d.Reach(ctx, back))
-	try.Check(installs(ctx, d, bad, bootcheck.ExitRolledBack, "--force"))
+	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack, "--force"))
 	try.Check(d.Reach(ctx, back))
 	return factoryIs(ctx, d, factory)
 }
@@ -272,7 +260,7 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(start(ctx, d, v11))
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	began := time.Now()
-	try.Check(installs(ctx, d, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
 	took := time.Since(began)
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -294,7 +282,7 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 		}
 	}
 	last := machine.Version{Name: "1.4.0", Release: 99}
-	if err := installs(ctx, d, last, bootcheck.ExitDone); err != nil {
+	if err := d.Installs(ctx, last, bootcheck.ExitDone); err != nil {
 		return fmt.Errorf("seed %d: %w", seed, err)
 	}
 	if err := d.Reach(ctx, machine.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
@@ -319,7 +307,7 @@ func oneOf(ctx context.Context, d *machine.Device, versions ...string) (_ string
 func operator(ctx context.Context, d *machine.Device) (err error) {
 	defer try.End(&err)
 	try.Check(start(ctx, d, v11))
-	try.Check(installs(ctx, d, v12, bootcheck.ExitDone))
+	try.Check(d.Installs(ctx, v12, bootcheck.ExitDone))
 	try.Get(d.Must(ctx, "ota-guardian", "rollback"))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})

@@ -3,7 +3,6 @@
 package scriptstest
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tope-ota/ota/integration/cmdtest"
+	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 )
 
 func TestMain(m *testing.M) { cmdtest.Main(m, nil) }
@@ -59,12 +60,7 @@ func TestRelease(t *testing.T) {
 // need is the path of a program that scripts/packages.sh installs.
 func need(t *testing.T, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skipf("NOT TESTED: %v; scripts/packages.sh installs it", err)
-	}
+	machine.Require(t, "script", debian.MissingTools(name))
+	path, _ := debian.LookTool(name)
 	return path
 }

@@ -63,9 +63,7 @@ func events(s *served, catalog string) {
 		// Only ota-recover may decide, and not whichever of the two is faster.
 		s.confirms(false)
 		bad := machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
-		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
-			t.Fatalf("install: %v, %s", err, r)
-		}
+		try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 		e := s.onlyRollback("1.1.0")
 		mustHave(t, e, map[string]string{
 			"OTA_VERSION": "1.0.0", "OTA_PHASE": "fallback", "OTA_FROM": "1.1.0", "OTA_TO": "1.0.0", "OTA_LEVEL": "previous",
@@ -80,9 +78,7 @@ func events(s *served, catalog string) {
 	s.Run("a health check that fails", func(t *testing.T) {
 		try.Check(d.Configure(ctx, d.Limits.Stable, 4*time.Second))
 		bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
-		if r, err := d.Install(ctx, bad); err != nil || r.Code != int(bootcheck.ExitRolledBack) {
-			t.Fatalf("install: %v, %s", err, r)
-		}
+		try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 		e := s.onlyRollback("1.2.0")
 		mustHave(t, e, map[string]string{
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "health", "OTA_CHECK": "device-api answers", "_SYSTEMD_UNIT": "ota-confirm.service",

@@ -71,9 +71,7 @@ func progress(s *served, _ debian.Suite) {
 		for range 3 {
 			s.Out("systemctl", "restart", "device-api.service")
 		}
-		if r, err := d.Install(ctx, machine.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}); err != nil || r.Code != 0 {
-			t.Fatalf("install: %v, %s", err, r)
-		}
+		try.Check(d.Installs(ctx, machine.Version{Name: "1.1.0", Release: 2, Payload: 4 << 20}, bootcheck.ExitDone))
 		answers := end()
 		seen, soon := map[string]bool{}, 0
 		for _, a := range answers {

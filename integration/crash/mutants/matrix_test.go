@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/mutants"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/tier"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -97,7 +98,7 @@ func row(t *testing.T, b *mutants.Bench, m *mutants.Mutant, dir string) (_ map[m
 	ctx := machine.Context(t)
 	try.Check(os.Mkdir(dir, 0o755))
 	defer os.RemoveAll(dir)
-	overlay := try.Get(m.Overlay(repo(t), dir))
+	overlay := try.Get(m.Overlay(try.Get(debian.RepoDir()), dir))
 	trial := try.Get(b.Try(ctx, flows.Find(m.Flow()), overlay, dir))
 	seen := make(map[mutants.Engine]string)
 	for _, e := range mutants.Engines {

@@ -22,21 +22,13 @@ import (
 
 // Every mutant still is one: its edits fit.
 func TestMutantsFit(t *testing.T) {
-	repo := repo(t)
+	defer try.Fatal(t)
+	repo := try.Get(debian.RepoDir())
 	for _, m := range mutants.All {
 		if _, err := m.Overlay(repo, t.TempDir()); err != nil {
 			t.Error(err)
 		}
 	}
-}
-
-func repo(t *testing.T) string {
-	t.Helper()
-	dir, err := debian.RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // newBench is one in memory, in whose directory the mutants are, too.
@@ -59,7 +51,7 @@ func TestMutants(t *testing.T) {
 		t.Skip("a check only looks whether they fit")
 	}
 	b := newBench(t)
-	repo, dir := repo(t), b.World.Dir
+	repo, dir := try.Get(debian.RepoDir()), b.World.Dir
 	if tier.Nightly {
 		b.Filesystems = len(blocks.Filesystems)
 	}
