@@ -142,7 +142,7 @@ func (a *applier) verifyBundle(ctx context.Context, name string) (seen *bootchec
 	if err != nil {
 		return nil, err
 	}
-	err = bundle.Check(ctx, b, b.head, b.manifest, bundle.Options{})
+	err = bundle.Check(ctx, b, b.head, b.manifest, nil)
 	seen = new(bootcheck.NewVerified(b.manifest.Info(b.digest), nil, err))
 	if seen.File = bootcheck.OrNull(name); err != nil {
 		return seen, err

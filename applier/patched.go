@@ -95,7 +95,7 @@ func (s *source) nextPatched(keys *trust.Keys) (*openBundle, error) {
 		err = fmt.Errorf("the manifest of version %s has changed", &old.Ref)
 	}
 	if err == nil {
-		b.patch, err = patch.Open(s.patched.ctx, now, raw, old.Manifest, keys, nil)
+		b.patch, err = patch.Open(s.patched.ctx, now, raw, old.Manifest, keys)
 	}
 	if err == nil && s.patched.manifest != "" && bootcheck.Digest(b.patch.Manifest) != s.patched.manifest {
 		err = fmt.Errorf("it makes the version with the digest %s", bootcheck.Digest(b.patch.Manifest))
@@ -130,27 +130,17 @@ func (s *source) withoutPatch(why *noPatch) error {
 	return err
 }
 
-// patchMaker makes with b's patch what is to be unpacked; nil: b is the bundle.
-func (a *applier) patchMaker(b *openBundle, opt bundle.Options) bundle.Maker {
+// maker makes files from b: from the bundle, or from the patch and the version that it is for.
+func (a *applier) maker(b *openBundle) bundle.Maker {
 	if b.patch == nil {
-		return nil
+		return b.head.Maker(b, b.again())
 	}
 	old := b.patched.old
-	o := patch.Options{Progress: opt.Progress, Damaged: func(path string, why error) {
+	return b.patch.Maker(b, old.Dir, b.again(), func(path string, why error) {
 		if _, known := a.damaged.LoadOrStore(old.Ref.Version+"/"+path, true); !known {
 			a.foundDamage(&old.Ref, b.record, 1, fmt.Sprintf("%s: %v", path, why))
 		}
-	}}
-	if opt.Again != nil {
-		o.Again = func(ctx context.Context, first, end int64, wrong error) error {
-			return opt.Again(ctx, bundle.Span{First: first, End: end}, wrong)
-		}
-	}
-	return func(ctx context.Context, fill *bootcheck.Fill, have []bool, done int64) (int64, error) {
-		o := o
-		o.Have, o.Done = have, done
-		return b.patch.Apply(ctx, b, old.Dir, fill, o)
-	}
+	})
 }
 
 // unpackFailed is err, of an unpacking, or that of the download if that failed first, or

@@ -229,8 +229,8 @@ func (b *openBundle) want(spans []bundle.Span) {
 	b.now.Want(parts)
 }
 
-// again is for bundle.Options.Again; nil: the bundle does not change.
-func (b *openBundle) again() func(ctx context.Context, s bundle.Span, wrong error) error {
+// again fetches a part of b once more; nil: b does not change.
+func (b *openBundle) again() bundle.Again {
 	if b.now == nil {
 		return nil
 	}

@@ -118,18 +118,6 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		return err
 	}
 	defer root.Close()
-	u, err := bundle.Begin(b.head, b.manifest, root)
-	if err != nil {
-		return err
-	}
-	defer u.Close()
-	// The rest is fetched while what is reused is hashed. What is damaged of that is a
-	// hole of the bundle then, and fetched when Finish comes to it.
-	if b.patch != nil {
-		b.now.Want(nil)
-	} else {
-		b.want(b.head.Missing(b.manifest, o.offered))
-	}
 	// As long as it arrives, that is what is shown: it is the slower of the two.
 	arrived := sync.OnceFunc(func() {
 		a.stage(report.StageVerifying, "version "+version)
@@ -144,25 +132,27 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 		default:
 		}
 	}
+	u, err := bundle.Begin(b.head, b.manifest, root, progress)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	// The rest is fetched while what is reused is hashed. What is damaged of that is a
+	// hole of the bundle then, and fetched when Finish comes to it.
+	if b.patch != nil {
+		b.now.Want(nil)
+	} else {
+		b.want(b.head.Missing(b.manifest, o.offered))
+	}
 	progress(0, b.manifest.Size)
-	opt := bundle.Options{Progress: progress, Again: b.again()}
-	patched := a.patchMaker(b, opt)
-	switch {
-	case !o.planned():
-	case patched != nil:
-		u.StartWith(ctx, o.offered, patched)
-	default:
-		u.Start(ctx, b, o.offered, opt)
+	maker := a.maker(b)
+	if o.planned() {
+		u.Start(ctx, o.offered, maker)
 	}
 	if err := a.takeOffers(ctx, u, b, o); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
-	if patched != nil {
-		err = u.FinishWith(ctx, patched)
-	} else {
-		err = u.Finish(ctx, b, opt)
-	}
-	if err != nil {
+	if err := u.Finish(ctx, maker); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
 	<-b.arrived()

@@ -39,7 +39,7 @@ func benchmarkTree(b *testing.B) (f *os.File, h *Head, m *bootcheck.Manifest) {
 func BenchmarkCheck(b *testing.B) {
 	f, h, m := benchmarkTree(b)
 	for b.Loop() {
-		if err := Check(b.Context(), f, h, m, Options{}); err != nil {
+		if err := Check(b.Context(), f, h, m, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -49,7 +49,7 @@ func BenchmarkUnpack(b *testing.B) {
 	f, h, m := benchmarkTree(b)
 	for b.Loop() {
 		dir := b.TempDir()
-		if err := unpackTo(b.Context(), f, h, m, openRoot(b, dir), Options{}); err != nil {
+		if err := unpackTo(b.Context(), f, h, m, openRoot(b, dir), nil); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -55,8 +55,8 @@ func checkFrame(b []byte) (size uint64, err error) {
 	return h.FrameContentSize, nil
 }
 
-// newDecoder makes a decoder of frames that decode to at most max bytes.
-func newDecoder(max int64) (*zstd.Decoder, error) {
+// NewDecoder makes a decoder for DecodeInto, of frames that decode to at most max bytes.
+func NewDecoder(max int64) (*zstd.Decoder, error) {
 	return zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
@@ -69,13 +69,13 @@ func newDecoder(max int64) (*zstd.Decoder, error) {
 	)
 }
 
-// decodeSlack is what the decoder's fast loop writes beyond the end, bytes. In a
+// DecodeSlack is what the decoder's fast loop writes beyond the end, bytes. In a
 // buffer without it the last block is decoded by a slower one.
-const decodeSlack = 64
+const DecodeSlack = 64
 
-// decodeFrame decodes b, one whole zstd frame of exactly size bytes, into buf,
-// which it enlarges if need be.
-func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
+// DecodeInto decodes b, one whole zstd frame of exactly size bytes that says so, into buf,
+// which it enlarges if need be: to DecodeSlack more.
+func DecodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 	announced, err := checkFrame(b)
 	if err != nil {
 		return nil, err
@@ -83,10 +83,10 @@ func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 	if announced != uint64(size) {
 		return nil, fmt.Errorf("a zstd frame of %d bytes, want %d", announced, size)
 	}
-	if int64(cap(buf)) < size+decodeSlack {
-		buf = make([]byte, 0, size+decodeSlack)
+	if int64(cap(buf)) < size+DecodeSlack {
+		buf = make([]byte, 0, size+DecodeSlack)
 	}
-	out, err := d.DecodeAll(b, buf[:0:size+decodeSlack])
+	out, err := d.DecodeAll(b, buf[:0:size+DecodeSlack])
 	if err != nil {
 		return nil, fmt.Errorf("cannot decode it: %v", err)
 	}
@@ -94,17 +94,6 @@ func decodeFrame(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 		return nil, fmt.Errorf("it decodes to %d bytes, want %d", len(out), size)
 	}
 	return out, nil
-}
-
-// NewDecoder makes a decoder for DecodeInto, of frames that decode to at most max bytes.
-func NewDecoder(max int64) (*zstd.Decoder, error) { return newDecoder(max) }
-
-// DecodeSlack is how much longer, bytes, the buffer of DecodeInto is than what is decoded.
-const DecodeSlack = decodeSlack
-
-// DecodeInto decodes b, one whole zstd frame of exactly size bytes that says so, into buf.
-func DecodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
-	return decodeFrame(d, b, buf, size)
 }
 
 // DecodeFrame decodes b, one whole zstd frame that says that it decodes to at most max bytes.
@@ -116,10 +105,10 @@ func DecodeFrame(b []byte, max int64) ([]byte, error) {
 	if size > uint64(max) {
 		return nil, fmt.Errorf("it decodes to %d bytes, at most %d are allowed", size, max)
 	}
-	d, err := newDecoder(max)
+	d, err := NewDecoder(max)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	return decodeFrame(d, b, nil, int64(size))
+	return DecodeInto(d, b, nil, int64(size))
 }

@@ -51,8 +51,8 @@ func install(t testing.TB, b []byte) (staged []string, err error) {
 			}
 		}
 		// The same must come out when nothing is written.
-		checkErr := Check(t.Context(), r, h, m, Options{})
-		unpackErr := unpackTo(t.Context(), r, h, m, root, Options{})
+		checkErr := Check(t.Context(), r, h, m, nil)
+		unpackErr := unpackTo(t.Context(), r, h, m, root, nil)
 		if (checkErr == nil) != (unpackErr == nil) {
 			t.Errorf("Check: %v, Unpack: %v, want both or none", checkErr, unpackErr)
 		}
@@ -540,7 +540,7 @@ func TestTruncated(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Check(t.Context(), bytes.NewReader(whole[:n]), h, m, Options{})
+		err = Check(t.Context(), bytes.NewReader(whole[:n]), h, m, nil)
 		if bootcheck.Exit(err) != bootcheck.ExitDamaged || bootcheck.ReportCode(err) != bootcheck.CodeSizeMismatch {
 			t.Errorf("cut off after %d bytes, length unknown: %v", n, err)
 		}
@@ -565,7 +565,7 @@ func TestEveryByteFlipped(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		if err := Check(t.Context(), r, h, m, Options{}); err == nil {
+		if err := Check(t.Context(), r, h, m, nil); err == nil {
 			// Only the untrusted comment of the signature may differ.
 			good, _ := ReadHead(bytes.NewReader(whole), -1)
 			_, mine, _ := bytes.Cut(h.Signature, []byte("\n"))

@@ -72,13 +72,13 @@ func (p packing) compressors() (func() (compressor, error), error) {
 		return nil, e.WithAdvice("apt-get install zstd, or --level best")
 	}
 	return func() (compressor, error) {
-		d, err := newDecoder(bootcheck.MaxFrameSize)
+		d, err := NewDecoder(bootcheck.MaxFrameSize)
 		return func(ctx context.Context, tar []byte) ([]byte, error) {
 			frame, err := runZstd(ctx, program, tar)
 			if err != nil {
 				return nil, fmt.Errorf("cannot compress with %s: %w", program, err)
 			}
-			got, err := decodeFrame(d, frame, nil, int64(len(tar)))
+			got, err := DecodeInto(d, frame, nil, int64(len(tar)))
 			if err == nil && !bytes.Equal(got, tar) {
 				err = errors.New("it decodes to other bytes")
 			}

@@ -2,8 +2,10 @@ package bundle
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +28,13 @@ var (
 	fieldMagic = [2]int{257, 265}
 )
 
+// Typeflags of the members that a bundle has.
+const (
+	typeFile = '0'
+	typeDir  = '5'
+	typeLink = '2'
+)
+
 const (
 	typeOffset = 156
 	ustarMagic = "ustar\x0000"
@@ -43,11 +52,11 @@ type member struct {
 func entryMember(e *bootcheck.Entry) member {
 	switch e.Type {
 	case bootcheck.TypeDir:
-		return member{name: e.Path + "/", mode: e.Mode, kind: '5'}
+		return member{name: e.Path + "/", mode: e.Mode, kind: typeDir}
 	case bootcheck.TypeLink:
-		return member{name: e.Path, mode: 0o777, kind: '2', link: e.Target}
+		return member{name: e.Path, mode: 0o777, kind: typeLink, link: e.Target}
 	}
-	return member{name: e.Path, mode: e.Mode, size: e.Size, kind: '0'}
+	return member{name: e.Path, mode: e.Mode, size: e.Size, kind: typeFile}
 }
 
 // headerLen is the length of the header that appendHeader makes.
@@ -151,23 +160,23 @@ func paxRecord(key, value string) string {
 }
 
 // checkHeader compares the beginning of tar, a member of the payload, with the
-// header that want must have.
-func checkHeader(tar []byte, want member, listed func(name string) bool) error {
+// header that want must have. entries are all that the manifest lists.
+func checkHeader(tar []byte, want member, entries []bootcheck.Entry) error {
 	header := want.appendHeader(make([]byte, 0, 3*blockSize))
 	if bytes.HasPrefix(tar, header) {
 		return nil
 	}
-	return fmt.Errorf("member %q: %w", want.name, explain(tar, want, listed))
+	return fmt.Errorf("member %q: %w", want.name, explain(tar, want, entries))
 }
 
 // explain says how tar is not the header of want. It is not what decides: it is
 // called when the bytes differ, and always returns an error.
-func explain(tar []byte, want member, listed func(name string) bool) error {
+func explain(tar []byte, want member, entries []bootcheck.Entry) error {
 	if len(tar) < blockSize {
 		return errors.New("its header is cut off")
 	}
 	h := tar[:blockSize]
-	if !bytes.ContainsFunc(h, func(r rune) bool { return r != 0 }) {
+	if zero(h) {
 		return errors.New("the archive ends before it")
 	}
 	if string(h[fieldSum[0]:fieldSum[1]]) != fmt.Sprintf("%06o\x00 ", checksum(h)) {
@@ -179,9 +188,10 @@ func explain(tar []byte, want member, listed func(name string) bool) error {
 			return errors.New("a pax header that it does not need")
 		}
 		return errors.New("its pax header is not what the format says")
-	case '0', '2', '5':
+	case typeFile, typeLink, typeDir:
 		if got := cString(h, fieldName); got != short(want.name) {
-			if !listed(strings.TrimSuffix(got, "/")) {
+			path := strings.TrimSuffix(got, "/")
+			if !slices.ContainsFunc(entries, func(e bootcheck.Entry) bool { return e.Path == path }) {
 				return fmt.Errorf("in its place is %q, which the manifest does not list", got)
 			}
 			return fmt.Errorf("in its place is %q", got)
@@ -213,30 +223,23 @@ func cString(h []byte, field [2]int) string {
 	return s
 }
 
+// kindNames are those of typeflags, for messages.
+var kindNames = map[byte]string{
+	typeFile: "file",
+	typeDir:  "directory",
+	typeLink: "symbolic link",
+	'1':      "hard link",
+	'3':      "character device",
+	'4':      "block device",
+	'6':      "FIFO",
+	'g':      "global pax header",
+	'S':      "sparse file",
+	'L':      "GNU long name",
+	'K':      "GNU long name",
+}
+
 func kindName(kind byte) string {
-	switch kind {
-	case '0':
-		return "file"
-	case '5':
-		return "directory"
-	case '2':
-		return "symbolic link"
-	case '1':
-		return "hard link"
-	case '3':
-		return "character device"
-	case '4':
-		return "block device"
-	case '6':
-		return "FIFO"
-	case 'g':
-		return "global pax header"
-	case 'S':
-		return "sparse file"
-	case 'L', 'K':
-		return "GNU long name"
-	}
-	return fmt.Sprintf("member of type %q", kind)
+	return cmp.Or(kindNames[kind], fmt.Sprintf("member of type %q", kind))
 }
 
 // cutMember takes the member named name off the front of tar, the decoded head.
@@ -250,9 +253,8 @@ func cutMember(tar []byte, name string, max int64) (content, rest []byte, err er
 	if err != nil || size < 0 {
 		return nil, nil, fmt.Errorf("size %q is not octal", digits)
 	}
-	want := member{name: name, mode: 0o644, size: size, kind: '0'}
-	none := func(string) bool { return false }
-	if err := checkHeader(tar, want, none); err != nil {
+	want := member{name: name, mode: 0o644, size: size, kind: typeFile}
+	if err := checkHeader(tar, want, nil); err != nil {
 		return nil, nil, err
 	}
 	if size > max {
@@ -268,11 +270,4 @@ func cutMember(tar []byte, name string, max int64) (content, rest []byte, err er
 	return tar[blockSize : blockSize+size : blockSize+size], tar[end:], nil
 }
 
-func zero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
+func zero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

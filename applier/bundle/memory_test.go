@@ -189,7 +189,7 @@ func installHungry(t *testing.T, name string) {
 		m, _, err = h.Verify(testKeys())
 	}
 	if err == nil {
-		err = unpackTo(t.Context(), f, h, m, openRoot(t, dir), Options{})
+		err = unpackTo(t.Context(), f, h, m, openRoot(t, dir), nil)
 	}
 	var declared, written int64
 	if m != nil {

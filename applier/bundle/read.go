@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -106,7 +105,7 @@ func (h *Head) Parse() (*bootcheck.Manifest, error) {
 		return nil, err
 	}
 	if _, err := planFrames(m); err != nil {
-		return nil, damaged(bootcheck.CodeInvalidManifest, "manifest refused: %v", err)
+		return nil, err
 	}
 	switch want := h.Size(m); {
 	case h.size >= 0 && h.size < want:
@@ -130,39 +129,10 @@ func (h *Head) ReadFile(ctx context.Context, r io.ReaderAt, m *bootcheck.Manifes
 	if e.Size > max {
 		return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", path, e.Size, max)
 	}
-	u, err := newUnpacker(h, m)
-	if err != nil {
-		return nil, err
-	}
-	d, err := newDecoder(bootcheck.MaxFrameSize)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	var tar []byte // of the frames that hold it
-	first := i     // entry in tar
-	for k, s := range u.shares {
-		if s.first > i || i >= s.first+s.count {
-			continue
-		}
-		f := &m.Frames[k]
-		w := worker{unpacking: &unpacking{Unpacker: u, r: r}, zstd: d, packed: make([]byte, f.Length), frame: make([]byte, f.Size+decodeSlack)}
-		part, err := w.readFrame(ctx, k)
-		if err != nil {
-			return nil, err
-		}
-		tar, first = append(tar, part...), min(first, s.first)
-	}
-	for ; first < i; first++ {
-		tar = tar[entryMember(&m.Entries[first]).memberLen():]
-	}
-	mem := entryMember(e)
-	if err := checkHeader(tar, mem, func(string) bool { return false }); err != nil {
-		return nil, damaged(bootcheck.CodeInvalidManifest, "%w", err)
-	}
-	content := tar[mem.headerLen():][:e.Size]
-	sum := sha256.Sum256(content)
-	return content, checkSum(e, sum[:])
+	files := newFiles(m, slices.Repeat([]bool{true}, len(m.Entries)), nil)
+	files.have[i] = false
+	files.keep = make([]byte, e.Size)
+	return files.keep, h.Maker(r, nil)(ctx, files)
 }
 
 // Size is the length of the whole bundle whose manifest is m, bytes.

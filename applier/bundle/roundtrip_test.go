@@ -23,13 +23,13 @@ import (
 )
 
 // unpackTo does all steps of an Unpacker that takes nothing from other versions.
-func unpackTo(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, opt Options) error {
-	u, err := Begin(h, m, root)
+func unpackTo(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, root *os.Root, progress Progress) error {
+	u, err := Begin(h, m, root, progress)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	if err := u.Finish(ctx, r, opt); err != nil {
+	if err := u.Finish(ctx, h.Maker(r, nil)); err != nil {
 		return err
 	}
 	return u.Sync()
@@ -208,7 +208,7 @@ func unpack(t testing.TB, name string) (dir string, m *bootcheck.Manifest) {
 	t.Helper()
 	f, h, m := openBundle(t, name)
 	dir = t.TempDir()
-	if err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), Options{}); err != nil {
+	if err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { // read-only directories stop t.TempDir's own cleaning
@@ -276,7 +276,7 @@ func TestRoundTripLarge(t *testing.T) {
 func TestUnpackNeedsAnEmptyDirectory(t *testing.T) {
 	f, h, m := openBundle(t, mustCreate(t, contents(treeOf(t, map[string]string{"a": "new"}))))
 	dir := treeOf(t, map[string]string{"a": "old"})
-	err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), Options{})
+	err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), nil)
 	if err == nil || !strings.Contains(err.Error(), "is not empty") {
 		t.Errorf("Unpack: %v", err)
 	}
@@ -288,7 +288,7 @@ func TestUnpackNeedsAnEmptyDirectory(t *testing.T) {
 func TestUnpackCanceled(t *testing.T) {
 	f, h, m := openBundle(t, mustCreate(t, contents(treeOf(t, map[string]string{"a": bigFile, "b": bigFile}))))
 	ctx, cancel := context.WithCancel(t.Context())
-	err := unpackTo(ctx, f, h, m, openRoot(t, t.TempDir()), Options{Progress: func(int64, int64) { cancel() }})
+	err := unpackTo(ctx, f, h, m, openRoot(t, t.TempDir()), func(int64, int64) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Unpack: %v, want %v", err, context.Canceled)
 	}
@@ -298,13 +298,13 @@ func TestProgress(t *testing.T) {
 	f, h, m := openBundle(t, mustCreate(t, contents(sampleTree(t))))
 	var last int64
 	calls := 0
-	err := Check(t.Context(), f, h, m, Options{Progress: func(done, total int64) {
+	err := Check(t.Context(), f, h, m, func(done, total int64) {
 		calls++
 		if done < last || total != m.Size {
 			t.Errorf("progress %d of %d after %d, want of %d", done, total, last, m.Size)
 		}
 		last = done
-	}})
+	})
 	if err != nil || last != m.Size || calls != len(m.Frames) {
 		t.Errorf("Check: %v; progress ended at %d of %d after %d calls, want %d calls", err, last, m.Size, calls, len(m.Frames))
 	}
@@ -342,7 +342,7 @@ func TestReadErrors(t *testing.T) {
 			r := readerAt{whole, bad, cause}
 			_, err := ReadHead(r, -1)
 			if err == nil {
-				err = Check(t.Context(), r, h, m, Options{})
+				err = Check(t.Context(), r, h, m, nil)
 			}
 			if !errors.Is(err, cause) || bootcheck.Exit(err) != bootcheck.ExitFailed {
 				t.Errorf("%v at byte %d: %v, exit %d, want exit %d", cause, bad, err, bootcheck.Exit(err), bootcheck.ExitFailed)
@@ -351,7 +351,7 @@ func TestReadErrors(t *testing.T) {
 	}
 	// More arrived than was signed, and the length was unknown.
 	long := append(bytes.Clone(b), 'x')
-	if err := Check(t.Context(), bytes.NewReader(long), h, m, Options{}); bootcheck.Exit(err) != bootcheck.ExitDamaged {
+	if err := Check(t.Context(), bytes.NewReader(long), h, m, nil); bootcheck.Exit(err) != bootcheck.ExitDamaged {
 		t.Errorf("Check of a bundle with something behind it: %v", err)
 	}
 }
@@ -368,11 +368,11 @@ func TestMemory(t *testing.T) {
 	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)
 	peak := uint64(0)
-	err := Check(t.Context(), f, h, m, Options{Progress: func(int64, int64) {
+	err := Check(t.Context(), f, h, m, func(int64, int64) {
 		runtime.GC() // what is held, not what a busy machine has not collected yet
 		runtime.ReadMemStats(&now)
 		peak = max(peak, now.HeapAlloc)
-	}})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

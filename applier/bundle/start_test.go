@@ -32,7 +32,13 @@ func TestStart(t *testing.T) {
 			}
 			f, h, m := openBundle(t, name)
 			dir := t.TempDir()
-			u, err := Begin(h, m, openRoot(t, dir))
+			var last int64
+			u, err := Begin(h, m, openRoot(t, dir), func(done, _ int64) {
+				if done < last {
+					t.Errorf("progress went back from %d to %d", last, done)
+				}
+				last = done
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -43,14 +49,7 @@ func TestStart(t *testing.T) {
 				spans = []Span{{0, h.Size(m)}} // what it turns out to need
 			}
 			r := &onlyAt{t: t, r: f, spans: spans, size: h.Size(m)}
-			var last int64
-			opt := Options{Progress: func(done, _ int64) {
-				if done < last {
-					t.Errorf("progress went back from %d to %d", last, done)
-				}
-				last = done
-			}}
-			u.Start(t.Context(), r, offered, opt)
+			u.Start(t.Context(), offered, h.Maker(r, nil))
 			if err := u.Take(t.Context(), d); err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +61,7 @@ func TestStart(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if err := u.Finish(t.Context(), r, opt); err != nil {
+			if err := u.Finish(t.Context(), h.Maker(r, nil)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(describe(t, next), describe(t, dir)); diff != "" {
@@ -79,18 +78,18 @@ func TestStartFails(t *testing.T) {
 	next := treeOf(t, map[string]string{"bin/app": "the app", "lib/new": "new"})
 	f, h, m := openBundle(t, mustCreate(t, contents(next)))
 	_ = f.Close()
-	u, err := Begin(h, m, openRoot(t, t.TempDir()))
+	u, err := Begin(h, m, openRoot(t, t.TempDir()), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone := errors.New("the download broke off")
 	read := make(chan struct{})
-	u.Start(t.Context(), &failing{gone, read}, func(i int) bool { return m.Entries[i].Path == "bin/app" }, Options{})
+	u.Start(t.Context(), func(i int) bool { return m.Entries[i].Path == "bin/app" }, h.Maker(&failing{gone, read}, nil))
 	<-read
 	if err := u.Take(t.Context(), donor(t, src, t.TempDir())); err != nil {
 		t.Error(err)
 	}
-	err = u.Finish(t.Context(), &failing{err: gone}, Options{})
+	err = u.Finish(t.Context(), h.Maker(&failing{err: gone}, nil))
 	if !errors.Is(err, gone) {
 		t.Errorf("error %v, want %v", err, gone)
 	}

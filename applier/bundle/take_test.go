@@ -45,7 +45,7 @@ func (o *onlyAt) ReadAt(p []byte, off int64) (int, error) {
 func donor(t *testing.T, src, dir string) bootcheck.Donor {
 	t.Helper()
 	f, h, m := openBundle(t, mustCreate(t, contents(src)))
-	if err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), Options{}); err != nil {
+	if err := unpackTo(t.Context(), f, h, m, openRoot(t, dir), nil); err != nil {
 		t.Fatal(err)
 	}
 	return bootcheck.Donor{Dir: dir, Manifest: m, Share: bootcheck.ShareFile}
@@ -177,7 +177,7 @@ func TestTake(t *testing.T) {
 			}
 			before := describe(t, old)
 			f, h, m := openBundle(t, name)
-			u, err := Begin(h, m, openRoot(t, new))
+			u, err := Begin(h, m, openRoot(t, new), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,8 +192,8 @@ func TestTake(t *testing.T) {
 			if slices.Sort(damage); !slices.Equal(damage, want) {
 				t.Errorf("damaged: %q, want %q", damage, want)
 			}
-			r := &onlyAt{t: t, r: f, spans: u.Missing(), size: h.Size(m)}
-			if err := u.Finish(t.Context(), r, Options{}); err != nil {
+			r := &onlyAt{t: t, r: f, spans: h.Missing(m, u.Has), size: h.Size(m)}
+			if err := u.Finish(t.Context(), h.Maker(r, nil)); err != nil {
 				t.Fatal(err)
 			}
 			if err := u.Sync(); err != nil {
@@ -269,7 +269,8 @@ func TestTakeFromSeveral(t *testing.T) {
 	b := donor(t, treeOf(t, map[string]string{"b": "of the second", "a": "else"}), store+"/2")
 	next := treeOf(t, map[string]string{"one": "of the first", "two": "of the second"})
 	_, h, m := openBundle(t, mustCreate(t, contents(next)))
-	u, err := Begin(h, m, openRoot(t, store+"/3"))
+	var last int64
+	u, err := Begin(h, m, openRoot(t, store+"/3"), func(done, _ int64) { last = done })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,8 +280,8 @@ func TestTakeFromSeveral(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(u.Missing()) != 0 {
-		t.Errorf("missing: %v, want nothing", u.Missing())
+	if spans := h.Missing(m, u.Has); len(spans) != 0 {
+		t.Errorf("missing: %v, want nothing", spans)
 	}
 	if spans := h.Missing(m, func(int) bool { return true }); len(spans) != 0 {
 		t.Errorf("Missing = %v when all is there, want nothing", spans)
@@ -288,9 +289,8 @@ func TestTakeFromSeveral(t *testing.T) {
 	if spans := h.Missing(m, func(int) bool { return false }); len(spans) != 1 || spans[0] != (Span{h.PayloadOffset, h.Size(m)}) {
 		t.Errorf("Missing = %v when nothing is there, want the payload", spans)
 	}
-	var last int64
 	nothing := &onlyAt{t: t, size: h.Size(m)}
-	if err := u.Finish(t.Context(), nothing, Options{Progress: func(done, _ int64) { last = done }}); err != nil {
+	if err := u.Finish(t.Context(), h.Maker(nothing, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(describe(t, next), describe(t, store+"/3")); diff != "" {
@@ -311,7 +311,7 @@ func TestTakeCanceled(t *testing.T) {
 	src := treeOf(t, map[string]string{"a": "1", "b": "2"})
 	d := donor(t, src, store+"/1")
 	_, h, m := openBundle(t, mustCreate(t, contents(src)))
-	u, err := Begin(h, m, openRoot(t, store+"/2"))
+	u, err := Begin(h, m, openRoot(t, store+"/2"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

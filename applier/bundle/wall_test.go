@@ -66,7 +66,7 @@ func TestSecondWall(t *testing.T) {
 				})
 				payload = append(payload, packed...)
 			}
-			err := unpackTo(t.Context(), bytes.NewReader(payload), &Head{}, m, openRoot(t, staging), Options{})
+			err := unpackTo(t.Context(), bytes.NewReader(payload), &Head{}, m, openRoot(t, staging), nil)
 			if err == nil || !strings.Contains(err.Error(), row.want) {
 				t.Errorf("Unpack: %v, want %q in it", err, row.want)
 			}
@@ -114,7 +114,7 @@ func TestUnpackWhileItGrows(t *testing.T) {
 	g := &growing{b: b, ready: make(chan struct{}), early: h.PayloadOffset + m.Frames[0].Length}
 	dir := t.TempDir()
 	arrived := false
-	err = unpackTo(context.Background(), g, h, m, openRoot(t, dir), Options{Progress: func(int64, int64) {
+	err = unpackTo(context.Background(), g, h, m, openRoot(t, dir), func(int64, int64) {
 		if !arrived {
 			arrived = true
 			if _, err := os.Stat(filepath.Join(dir, "bin/app")); err != nil {
@@ -122,7 +122,7 @@ func TestUnpackWhileItGrows(t *testing.T) {
 			}
 			close(g.ready)
 		}
-	}})
+	})
 	if err != nil || !arrived {
 		t.Fatalf("Unpack: %v, first frame done before the last arrived: %v", err, arrived)
 	}

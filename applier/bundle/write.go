@@ -254,7 +254,7 @@ func readBack(ctx context.Context, r io.ReaderAt, size int64, keys *trust.Keys) 
 	if err != nil {
 		return err
 	}
-	return Check(ctx, r, h, m, Options{})
+	return Check(ctx, r, h, m, nil)
 }
 
 // refuseEarly has the manifest checked as a device will check it, with stand-ins

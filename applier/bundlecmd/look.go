@@ -150,7 +150,7 @@ func (c *command) verify(ctx context.Context, name string, paths []string) error
 	if err != nil {
 		return err
 	}
-	err = bundle.Check(ctx, f, h, m, bundle.Options{Progress: c.progress("checking")})
+	err = bundle.Check(ctx, f, h, m, c.progress("checking"))
 	seen := bootcheck.NewVerified(m.Info(bootcheck.Digest(h.RawManifest)), nil, err)
 	seen.File = bootcheck.OrNull(name)
 	c.answer.Set("versions", []bootcheck.Verified{seen})

@@ -3,20 +3,16 @@ package patch
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"hash"
 	"io"
 	"iter"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -24,133 +20,85 @@ import (
 // in the decoder.
 const maxWorkers = 2
 
-// Options of Apply.
-type Options struct {
-	// Progress is told how many bytes of content are there, of how many, after each frame.
-	// Calls do not overlap. nil: not called.
-	Progress func(doneBytes, total int64)
-	Again    Again
-	// Have are the files that need not be made, by entry, of which there are Done bytes of
-	// content. nil: fill.Have, and what it took.
-	Have []bool
-	Done int64
-	// Damaged is told the file of the old version that is not what its manifest says, and why.
-	// nil: not called.
-	Damaged func(path string, why error)
-}
-
-// Apply makes the files that fill, of the manifest that p makes, has not, from r, the same as that of Open, and from the
-// old version in the directory from. r may still grow: see bundle.Unpacker.Finish. Each file of the old version
-// that is used is hashed once, whole, through the descriptor that is read afterwards. Each file has the SHA-256 of
-// the manifest before it counts in fill.Have. done is opt.Done, with what it made.
+// Maker makes files of the version that p makes from r, the same as that of Open, and from the
+// old version in the directory from. r may still grow: see bundle.Head.Maker. Each file of the
+// old version that is used is hashed once, whole, through the descriptor that is read afterwards.
+// damaged is told those that are not what their manifest says, each once, and why. Calls do not
+// overlap. nil: not called.
 //
 // Errors are *bootcheck.Error with ExitDamaged for the patch, the old version and a file that comes out
-// wrong, else those of r, of ctx and of the disk. What an error leaves behind the caller
-// removes.
-func (p *Patch) Apply(ctx context.Context, r io.ReaderAt, from string, fill *bootcheck.Fill, opt Options) (done int64, err error) {
-	root, err := os.OpenRoot(from)
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
-	if opt.Have == nil {
-		opt.Have, opt.Done = fill.Have, fill.Taken
-	}
-	a := &application{Patch: p, fill: fill, root: root, opt: opt, links: make([]link, len(p.files))}
-	if err := a.plan(); err != nil {
-		return 0, err
-	}
-	defer func() {
-		for _, f := range p.old {
-			f.close()
-			f.uses = 0
+// wrong, else those of r, of ctx and of the disk.
+func (p *Patch) Maker(r io.ReaderAt, from string, again bundle.Again, damaged func(path string, why error)) bundle.Maker {
+	return func(ctx context.Context, files *bundle.Files) error {
+		root, err := os.OpenRoot(from)
+		if err != nil {
+			return err
 		}
-	}()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var wg sync.WaitGroup
-	for range min(maxWorkers, runtime.GOMAXPROCS(0), len(p.files)) {
-		wg.Go(func() {
-			if err := a.work(ctx, r); err != nil {
-				stop(err) // only the first counts
+		defer root.Close()
+		a := &application{Patch: p, Files: files, r: r, root: root, again: again, damaged: damaged, used: make(map[int64]*oldFile)}
+		frames, err := a.plan()
+		if err != nil {
+			return err
+		}
+		defer func() {
+			for _, f := range a.used {
+				_ = f.file.Close() // what an error leaves open
 			}
-		})
-	}
-	wg.Wait()
-	for i := range a.links {
-		if l := a.links[i].large; l != nil && l.out != nil {
-			l.out.Close()
+		}()
+		if err := files.Work(ctx, frames, maxWorkers, a.newWorker); err != nil {
+			return err
 		}
+		return a.ends()
 	}
-	if err := context.Cause(ctx); err != nil {
-		return 0, err
-	}
-	return a.opt.Done, a.ends(r)
 }
 
-// An application is one Apply.
+// An application is one call of a Maker.
 type application struct {
 	*Patch
-	fill  *bootcheck.Fill
+	*bundle.Files
+	r     io.ReaderAt
 	root  *os.Root // of the old version
-	opt   Options
-	next  atomic.Int64 // the frame that the next free worker takes
-	links []link       // by frame
+	again bundle.Again
+	used  map[int64]*oldFile // by entry: those that windows show
 
-	mu sync.Mutex
+	mu      sync.Mutex
+	damaged func(path string, why error)
 }
 
-// A link is what a frame that makes a part of a file has to do with the others of it.
-type link struct {
-	offset int64         // of the frame, from the beginning of the patch
-	large  *large        // nil: the frame makes whole files
-	done   chan struct{} // of a part: closed when the next may be written
-}
-
-// A large is one file that several frames make, one after another.
-type large struct {
-	out *os.File // nil: not begun, or at its end
-	sum hash.Hash
-}
-
-// plan compares the frames with the new manifest.
-func (a *application) plan() error {
-	m := a.fill.M
-	if err := checkFrames(a.files, func(int) int64 { return bootcheck.MaxFileSize }, fileSize(m)); err != nil {
-		return damaged(bootcheck.CodeInvalidManifest, "the patch is refused: %w", err)
+// plan compares the frames with the new manifest, and lists those that make what is needed.
+func (a *application) plan() (needed []int, err error) {
+	if err := checkFrames(a.frames, fileSize(a.old), fileSize(a.M)); err != nil {
+		return nil, damaged(bootcheck.CodeInvalidManifest, "the patch is refused: %w", err)
 	}
-	made := make([]bool, len(m.Entries))
-	at := a.offset
-	var now *large
-	for i := range a.files {
-		f := &a.files[i]
-		a.links[i].offset = at
-		at += f.Length
-		for k := range f.Window.count() {
-			a.old[f.Window.part(k).entry].uses++
+	made := make(map[int64]bool)
+	for i := range a.frames {
+		f, needs := &a.frames[i], false
+		for out := range f.Out.parts() {
+			made[out.entry] = true
+			needs = needs || a.Needs(int(out.entry))
 		}
-		for k := range f.Out.count() {
-			made[f.Out.part(k).entry] = true
+		if !needs {
+			continue
 		}
-		p := f.Out.part(0)
-		if size := m.Entries[p.entry].Size; p.length < size {
-			if p.offset == 0 {
-				now = new(large)
+		needed = append(needed, i)
+		for p := range f.Window.parts() {
+			if a.used[p.entry] == nil {
+				a.used[p.entry] = &oldFile{Entry: &a.old.Entries[p.entry]}
 			}
-			a.links[i].large, a.links[i].done = now, make(chan struct{})
+			a.used[p.entry].uses.Add(1)
 		}
 	}
-	for i := range m.Entries {
-		if m.Entries[i].Type == bootcheck.TypeFile && !a.opt.Have[i] && !made[i] {
-			return damaged(bootcheck.CodeHashMismatch, "the patch does not make %q, and no version here has it", m.Entries[i].Path)
+	for i := range a.M.Entries {
+		if a.Needs(i) && !made[int64(i)] {
+			return nil, damaged(bootcheck.CodeHashMismatch, "the patch does not make %q, and no version here has it", a.M.Entries[i].Path)
 		}
 	}
-	return nil
+	return needed, nil
 }
 
-// ends reports whether r ends where it must.
-func (a *application) ends(r io.ReaderAt) error {
-	n, err := r.ReadAt(make([]byte, 1), a.Size)
+// ends fails unless r ends where it must.
+func (a *application) ends() error {
+	n, err := a.r.ReadAt(make([]byte, 1), a.Size)
 	if n > 0 {
 		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the patch")
 	}
@@ -160,132 +108,46 @@ func (a *application) ends(r io.ReaderAt) error {
 	return nil
 }
 
-// work makes one frame after another, in their order, until none is left. A worker waits
-// only for the frame before its own, so one of them always continues.
-func (a *application) work(ctx context.Context, r io.ReaderAt) error {
-	w, err := newWorker(r, a.opt.Again)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	dirs := a.fill.Dirs()
-	defer dirs.Close()
-	for {
-		i := int(a.next.Add(1) - 1)
-		if i >= len(a.files) {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := a.frame(ctx, w, &dirs, i); err != nil {
-			return err
-		}
-	}
+// An applier is what one goroutine keeps from frame to frame.
+type applier struct {
+	*application
+	*decoder
+	dirs bootcheck.Dirs
 }
 
-// frame makes what frame i is for, unless all of it is there.
-func (a *application) frame(ctx context.Context, w *worker, dirs *bootcheck.Dirs, i int) error {
-	f, l := &a.files[i], &a.links[i]
-	defer a.used(f)
-	missing := false
-	for k := range f.Out.count() {
-		missing = missing || !a.opt.Have[f.Out.part(k).entry]
+func (a *application) newWorker() (bundle.Worker, error) {
+	d, err := newDecoder(a.r, a.again)
+	if err != nil {
+		return nil, err
 	}
-	if !missing {
-		return nil
-	}
-	out, err := w.make(ctx, f, l.offset, func(window []byte) error { return a.read(ctx, f, window) })
+	return &applier{a, d, a.Dirs()}, nil
+}
+
+func (w *applier) Close() {
+	w.dirs.Close()
+	w.decoder.close()
+}
+
+// Frame makes what frame i is for.
+func (w *applier) Frame(ctx context.Context, i int) error {
+	f := &w.frames[i]
+	out, err := w.make(ctx, f, w.at[i], func(window []byte) error { return w.read(ctx, f, window) })
 	if err != nil {
 		return err
 	}
-	for k := range f.Out.count() {
-		p := f.Out.part(k)
+	for p := range f.Window.parts() {
+		if old := w.used[p.entry]; old.uses.Add(-1) == 0 {
+			_ = old.file.Close()
+		}
+	}
+	for p := range f.Out.parts() {
 		content := out[:p.length]
 		out = out[p.length:]
-		if l.large != nil {
-			err = a.partOf(ctx, dirs, i, p, content)
-		} else if !a.opt.Have[p.entry] {
-			err = a.whole(dirs, p.entry, content)
+		if w.Needs(int(p.entry)) {
+			if err := w.Write(ctx, &w.dirs, int(p.entry), p.offset, content); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// whole makes the file of entry i.
-func (a *application) whole(dirs *bootcheck.Dirs, i int, content []byte) error {
-	e := &a.fill.M.Entries[i]
-	sum := sha256.Sum256(content)
-	if err := checkSum(e, sum[:]); err != nil {
-		return err
-	}
-	f, err := dirs.Create(e.Path)
-	if err == nil {
-		err = bootcheck.WriteAndClose(f, content, e.Mode)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
-	}
-	a.made(i, e.Size, true)
-	return nil
-}
-
-// partOf writes content, which frame i makes of a file.
-func (a *application) partOf(ctx context.Context, dirs *bootcheck.Dirs, i int, p part, content []byte) (err error) {
-	l, e := &a.links[i], &a.fill.M.Entries[p.entry]
-	file := l.large
-	if p.offset > 0 {
-		// The part before is with another worker.
-		select {
-		case <-a.links[i-1].done:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	} else {
-		file.sum = sha256.New()
-		if file.out, err = dirs.Create(e.Path); err != nil {
-			return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
-		}
-	}
-	file.sum.Write(content)
-	last := p.offset+p.length == e.Size
-	if last {
-		if err := checkSum(e, file.sum.Sum(nil)); err != nil {
-			return err
-		}
-		out := file.out
-		file.out = nil
-		err = bootcheck.WriteAndClose(out, content, e.Mode)
-	} else {
-		err = bootcheck.Write(file.out, content)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot unpack %q: %w", e.Path, err)
-	}
-	a.made(p.entry, p.length, last)
-	close(l.done)
-	return nil
-}
-
-// made counts n bytes of entry i; whole: it is there now.
-func (a *application) made(i int, n int64, whole bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if whole && !a.fill.Have[i] {
-		a.fill.Have[i] = true
-	}
-	a.opt.Done += n
-	if a.opt.Progress != nil {
-		a.opt.Progress(a.opt.Done, a.fill.M.Size)
-	}
-}
-
-func checkSum(e *bootcheck.Entry, sum []byte) error {
-	if got := hex.EncodeToString(sum); got != e.SHA256 {
-		return damaged(bootcheck.CodeHashMismatch, "file %q: sha256 %s, the manifest says %s", e.Path, got, e.SHA256)
 	}
 	return nil
 }
@@ -293,20 +155,26 @@ func checkSum(e *bootcheck.Entry, sum []byte) error {
 // read fills the window of f, of several old files at once: each has its own wait for the
 // disk.
 func (a *application) read(ctx context.Context, f *Frame, window []byte) error {
-	parts := make([][]byte, f.Window.count())
-	for k := range parts {
-		n := f.Window.part(k).length
-		parts[k], window = window[:n], window[n:]
+	var reads []func() error
+	for p := range f.Window.parts() {
+		part := window[:p.length]
+		window = window[p.length:]
+		reads = append(reads, func() error {
+			old := a.used[p.entry]
+			err := a.open(ctx, old)
+			if err == nil {
+				_, err = old.file.ReadAt(part, p.offset)
+			}
+			return err
+		})
 	}
 	var mu sync.Mutex
 	var failed error
-	bootcheck.Parallel(len(parts), func(share iter.Seq[int]) {
+	bootcheck.Parallel(len(reads), func(share iter.Seq[int]) {
 		for k := range share {
-			p := f.Window.part(k)
-			old := a.old[p.entry]
-			if err := old.read(ctx, a.root, parts[k], p.offset); err != nil {
+			if err := reads[k](); err != nil {
 				mu.Lock()
-				failed = cmp.Or(failed, a.rotten(old, err))
+				failed = cmp.Or(failed, err)
 				mu.Unlock()
 				return
 			}
@@ -315,75 +183,41 @@ func (a *application) read(ctx context.Context, f *Frame, window []byte) error {
 	return failed
 }
 
-// rotten is err, which says that a file of the old version cannot be used.
-func (a *application) rotten(old *oldFile, err error) error {
-	if _, ok := errors.AsType[rot](err); !ok {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.opt.Damaged != nil && !old.told {
-		a.opt.Damaged(old.Path, err)
-	}
-	old.told = true
-	return damaged(bootcheck.CodeHashMismatch, "the patch cannot be used: %q of the old version: %w", old.Path, err)
-}
-
-// used lets go of the old files that f was the last to use.
-func (a *application) used(f *Frame) {
-	for k := range f.Window.count() {
-		old := a.old[f.Window.part(k).entry]
-		old.mu.Lock()
-		if old.uses--; old.uses == 0 {
-			old.close()
-		}
-		old.mu.Unlock()
-	}
-}
-
 // An oldFile is a file of the old version that windows show.
 type oldFile struct {
-	bootcheck.Entry
-	uses int // windows that are still to be filled
+	*bootcheck.Entry
+	uses atomic.Int32 // windows that are still to be filled
 
-	mu   sync.Mutex
-	file *os.File // hashed; nil: not yet
-	told bool
+	opened sync.Once
+	file   *os.File // hashed; nil: it cannot be used
+	err    error    // why
 }
 
-// A rot is what is wrong with a file of the old version.
-type rot struct{ error }
-
-// read reads what f has at offset at into part. Before the first time, it opens and hashes f.
-func (f *oldFile) read(ctx context.Context, root *os.Root, part []byte, at int64) error {
-	f.mu.Lock()
-	err := f.open(ctx, root)
-	f.mu.Unlock()
-	if err == nil {
-		_, err = f.file.ReadAt(part, at)
-	}
-	return err
-}
-
-func (f *oldFile) open(ctx context.Context, root *os.Root) error {
-	if f.file != nil {
-		return nil
-	}
-	file, err := root.OpenFile(f.Path, os.O_RDONLY|unix.O_NONBLOCK, 0) // what it is its hash says
-	if err == nil {
-		if err = f.hash(ctx, file); err == nil {
-			f.file = file
-			return nil
+// open opens f, once, and compares it with the manifest of the old version.
+func (a *application) open(ctx context.Context, f *oldFile) error {
+	f.opened.Do(func() {
+		file, err := a.root.OpenFile(f.Path, os.O_RDONLY|unix.O_NONBLOCK, 0) // what it is its hash says
+		if err == nil {
+			if err = f.check(ctx, file); err == nil {
+				f.file = file
+				return
+			}
+			file.Close()
 		}
-		file.Close()
-	}
-	if ctx.Err() != nil || bootcheck.Inconclusive(err) {
-		return err
-	}
-	return rot{err}
+		if f.err = err; ctx.Err() != nil || bootcheck.Inconclusive(err) {
+			return
+		}
+		if a.damaged != nil {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.damaged(f.Path, err)
+		}
+		f.err = damaged(bootcheck.CodeHashMismatch, "the patch cannot be used: %q of the old version: %w", f.Path, err)
+	})
+	return f.err
 }
 
-func (f *oldFile) hash(ctx context.Context, file *os.File) error {
+func (f *oldFile) check(ctx context.Context, file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -392,11 +226,4 @@ func (f *oldFile) hash(ctx context.Context, file *os.File) error {
 		return errors.New("it is not a file")
 	}
 	return f.CheckContent(ctx, file)
-}
-
-func (f *oldFile) close() {
-	if f.file != nil {
-		f.file.Close()
-		f.file = nil
-	}
 }

@@ -71,6 +71,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -137,39 +138,35 @@ const (
 // ranges are parts of files: each is entry, offset, length.
 type ranges []int64
 
-type part struct {
-	entry          int
-	offset, length int64
-}
+type part struct{ entry, offset, length int64 }
 
 func (r ranges) count() int { return len(r) / 3 }
 
-func (r ranges) part(i int) part {
-	return part{int(r[3*i]), r[3*i+1], r[3*i+2]}
+func (r ranges) parts() iter.Seq[part] {
+	return func(yield func(part) bool) {
+		for ; len(r) > 0 && yield(part{r[0], r[1], r[2]}); r = r[3:] {
+		}
+	}
 }
 
 // total is how long all parts are together. They were checked.
 func (r ranges) total() (n int64) {
-	for i := range r.count() {
-		n += r.part(i).length
+	for p := range r.parts() {
+		n += p.length
 	}
 	return n
 }
 
 // check fails if r is more than max parts, or longer than limit, or if a part is not in its
 // file; size is -1 for an entry that is no file.
-func (r ranges) check(max int, limit int64, size func(entry int) int64) error {
+func (r ranges) check(max int, limit int64, size func(entry int64) int64) error {
 	if len(r)%3 != 0 || r.count() > max {
 		return fmt.Errorf("%d numbers are not at most %d ranges", len(r), max)
 	}
-	for i := range r.count() {
-		p := r.part(i)
-		is := int64(-1)
-		if int64(p.entry) == r[3*i] {
-			is = size(p.entry)
-		}
+	for p := range r.parts() {
+		is := size(p.entry)
 		if p.offset < 0 || p.length < 1 || p.length > is || p.offset > is-p.length {
-			return fmt.Errorf("entry %d has no %d bytes at %d", r[3*i], p.length, p.offset)
+			return fmt.Errorf("entry %d has no %d bytes at %d", p.entry, p.length, p.offset)
 		}
 		if limit -= p.length; limit < 0 {
 			return errors.New("its ranges are too long")
@@ -250,8 +247,8 @@ func parseHead(raw []byte, l lengths, old int64) (*Head, error) {
 	case h.Manifest < 1 || h.Manifest > len(h.Frames):
 		return nil, fmt.Errorf("%d of %d frames make the manifest", h.Manifest, len(h.Frames))
 	}
-	only := func(n int64) func(int) int64 {
-		return func(entry int) int64 {
+	only := func(n int64) func(int64) int64 {
+		return func(entry int64) int64 {
 			if entry == theManifest {
 				return n
 			}
@@ -287,8 +284,8 @@ func countHead(raw []byte) error {
 
 // checkFrames fails unless each frame can be made, of files whose lengths old and made say
 // (-1: no file), and no file is made twice, or in part.
-func checkFrames(frames []Frame, old, made func(entry int) int64) error {
-	seen := make(map[int]bool)
+func checkFrames(frames []Frame, old, made func(entry int64) int64) error {
+	seen := make(map[int64]bool)
 	var open part // that the next frame continues with: up to where it was made
 	for i := range frames {
 		f := &frames[i]
@@ -315,8 +312,7 @@ func checkFrames(frames []Frame, old, made func(entry int) int64) error {
 		case !isSum(f.SHA256):
 			return bad("%q is no SHA-256", f.SHA256)
 		}
-		for k := range f.Out.count() {
-			p := f.Out.part(k)
+		for p := range f.Out.parts() {
 			size := made(p.entry)
 			switch goesOn := open.length > 0; {
 			case goesOn && (p.entry != open.entry || p.offset != open.length):

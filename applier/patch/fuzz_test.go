@@ -15,7 +15,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(p.raw[:PrefixSize])
 	f.Add(bytes.Replace(p.raw, []byte("OTP1"), []byte("OTP2"), 1))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		x, err := open(t, context.Background(), bytes.NewReader(raw), p.old, nil)
+		x, err := open(t, context.Background(), bytes.NewReader(raw), p.old)
 		if err != nil {
 			if exit := bootcheck.Exit(err); exit != bootcheck.ExitDamaged && exit != bootcheck.ExitRefused {
 				t.Fatalf("%v: exit %d", err, exit)

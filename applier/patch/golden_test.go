@@ -44,7 +44,7 @@ func TestGolden(t *testing.T) {
 	}
 	defer old.root.Close()
 	p := &pair{old: old.RawManifest, dir: old.dir}
-	dir, err := p.apply(t, raw, Options{})
+	dir, err := p.apply(t, raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
-	x, err := open(t, t.Context(), bytes.NewReader(raw), old.RawManifest, nil)
+	x, err := open(t, t.Context(), bytes.NewReader(raw), old.RawManifest)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -223,7 +223,7 @@ func mustJSON(t testing.TB, v any) []byte {
 // refuses holds that nothing comes of raw, and that want says why.
 func (p *pair) refuses(t *testing.T, raw []byte, want string) {
 	t.Helper()
-	dir, err := p.apply(t, raw, Options{})
+	dir, err := p.apply(t, raw)
 	exit := bootcheck.Exit(err)
 	if err == nil || exit != bootcheck.ExitDamaged && exit != bootcheck.ExitRefused || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v (exit %d), want it refused with %q", err, exit, want)
@@ -235,7 +235,7 @@ func (p *pair) refuses(t *testing.T, raw []byte, want string) {
 
 // What the frames of one patch say is bounded, with anything on the disk.
 func TestBounds(t *testing.T) {
-	size := func(int) int64 { return 1 << 32 }
+	size := func(int64) int64 { return 1 << 32 }
 	good := Frame{Length: 1, Size: 1, SHA256: strings.Repeat("0", 64), Op: OpDict, Window: ranges{0, 0, 1}, Out: ranges{0, 0, 1}}
 	good.Out = ranges{0, 0, maxOut}
 	good.Size = maxOut
@@ -252,7 +252,7 @@ func TestBounds(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := checkFrames([]Frame{good}, size, func(int) int64 { return maxOut }); err != nil {
+	if err := checkFrames([]Frame{good}, size, func(int64) int64 { return maxOut }); err != nil {
 		t.Error(err)
 	}
 }
@@ -263,7 +263,7 @@ func TestDamaged(t *testing.T) {
 	for i := range p.raw {
 		raw := bytes.Clone(p.raw)
 		raw[i] ^= 0x10
-		if _, err := p.apply(t, raw, Options{}); err == nil && !comment(raw, i) {
+		if _, err := p.apply(t, raw); err == nil && !comment(raw, i) {
 			t.Errorf("byte %d of %d may be wrong", i, len(raw))
 		}
 	}
@@ -272,7 +272,7 @@ func TestDamaged(t *testing.T) {
 			p.refuses(t, p.raw[:n], "")
 		}
 	}
-	if _, err := p.apply(t, append(bytes.Clone(p.raw), 0), Options{}); err == nil || !strings.Contains(err.Error(), "something follows") {
+	if _, err := p.apply(t, append(bytes.Clone(p.raw), 0)); err == nil || !strings.Contains(err.Error(), "something follows") {
 		t.Errorf("%v, want something that follows to be refused", err)
 	}
 }
@@ -289,25 +289,22 @@ func TestAgain(t *testing.T) {
 	raw := bytes.Clone(p.raw)
 	raw[len(raw)-1] ^= 1
 	asked := 0
-	if _, err := p.apply(t, raw, Options{}); err == nil {
+	if _, err := p.apply(t, raw); err == nil {
 		t.Fatal("it is taken")
 	}
 	r := bytes.NewReader(raw)
-	x, err := open(t, context.Background(), r, p.old, nil)
+	x, err := open(t, context.Background(), r, p.old)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fill, err := bootcheck.NewFill(t.TempDir(), p.m, x.Manifest, x.Signature, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fill.Close()
-	fill.Have[slices.IndexFunc(p.m.Entries, func(e bootcheck.Entry) bool { return e.Path == "other" })] = true
-	_, err = x.Apply(context.Background(), r, p.dir, fill, Options{Again: func(_ context.Context, first, end int64, wrong error) error {
+	u := begin(t, x, p.m, t.TempDir(), nil)
+	again := func(_ context.Context, s bundle.Span, wrong error) error {
 		asked++
-		copy(raw[first:end], p.raw[first:end])
+		copy(raw[s.First:s.End], p.raw[s.First:s.End])
 		return nil
-	}})
+	}
+	u.Start(t.Context(), func(i int) bool { return p.m.Entries[i].Path == "other" }, x.Maker(r, p.dir, again, nil))
+	err = u.Wait()
 	if err != nil || asked != 1 {
 		t.Errorf("%v, asked %d times", err, asked)
 	}
@@ -326,24 +323,21 @@ func TestWriteFails(t *testing.T) {
 		if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
 			t.Fatal(err)
 		}
-		x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
+		x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fill, err := bootcheck.NewFill(t.TempDir(), p.m, x.Manifest, x.Signature, false)
-		if err != nil {
-			t.Fatal(err)
-		}
+		done := int64(-1)
+		u := begin(t, x, p.m, t.TempDir(), func(n, _ int64) { done = max(done, n) })
 		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(n - 1), Max: was.Max}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = x.Apply(t.Context(), bytes.NewReader(p.raw), p.dir, fill, Options{})
+		err = u.Finish(t.Context(), x.Maker(bytes.NewReader(p.raw), p.dir, nil, nil))
 		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
 			t.Fatal(err)
 		}
-		fill.Close()
-		if !errors.Is(err, unix.EFBIG) || slices.Contains(fill.Have, true) {
-			t.Errorf("%d bytes: %v, want %v, and nothing to count", n, err, unix.EFBIG)
+		if !errors.Is(err, unix.EFBIG) || done >= int64(n) {
+			t.Errorf("%d bytes: %v, want %v, and %d not to count", n, err, unix.EFBIG, done)
 		}
 	}
 }
@@ -369,7 +363,7 @@ func TestRotten(t *testing.T) {
 				t.Fatal(err)
 			}
 			told := ""
-			_, err := p.apply(t, p.raw, Options{Damaged: func(path string, _ error) { told += path }})
+			_, err := p.applyFrom(t, t.Context(), bytes.NewReader(p.raw), func(path string, _ error) { told += path })
 			if bootcheck.Exit(err) != bootcheck.ExitDamaged || !strings.Contains(err.Error(), "\"data\" of the old version") || told != "data" {
 				t.Errorf("%v, told %q", err, told)
 			}

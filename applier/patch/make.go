@@ -98,8 +98,7 @@ func Make(ctx context.Context, from, to string, key minisign.PrivateKey, progres
 		return nil, fmt.Errorf("cannot make the patch: %w", err)
 	}
 	result := &Made{File: out, From: old.m.Info(bootcheck.Digest(old.RawManifest)), To: made.m.Info(bootcheck.Digest(made.RawManifest)), Size: size, Frames: made.PayloadOffset}
-	has := old.has()
-	for _, s := range made.Missing(made.m, func(i int) bool { return has[made.m.Entries[i].SHA256] }) {
+	for _, s := range made.Missing(made.m, mk.reused()) {
 		result.Frames += s.End - s.First
 	}
 	return result, nil
@@ -132,16 +131,13 @@ func unpack(ctx context.Context, name, dir string) (*version, error) {
 	if v.m, err = v.Parse(); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if v.root, err = newRoot(dir); err != nil {
 		return nil, err
 	}
-	if v.root, err = os.OpenRoot(dir); err != nil {
-		return nil, err
-	}
-	u, err := bundle.Begin(v.Head, v.m, v.root)
+	u, err := bundle.Begin(v.Head, v.m, v.root, nil)
 	if err == nil {
 		defer u.Close()
-		err = u.Finish(ctx, f, bundle.Options{}) // without Sync: it is removed in a moment
+		err = u.Finish(ctx, v.Maker(f, nil)) // without Sync: it is removed in a moment
 	}
 	if err != nil {
 		v.root.Close()
@@ -150,19 +146,9 @@ func unpack(ctx context.Context, name, dir string) (*version, error) {
 	return v, nil
 }
 
-// has are the hashes of the version's files.
-func (v *version) has() map[string]bool {
-	has := make(map[string]bool)
-	for i := range v.m.Entries {
-		has[v.m.Entries[i].SHA256] = true
-	}
-	return has
-}
-
 // read appends the parts of the version's files to b.
 func (v *version) read(b []byte, parts ranges) ([]byte, error) {
-	for i := range parts.count() {
-		p := parts.part(i)
+	for p := range parts.parts() {
 		if p.entry == theManifest {
 			b = append(b, v.RawManifest[p.offset:p.offset+p.length]...)
 			continue
@@ -185,6 +171,15 @@ func (v *version) read(b []byte, parts ranges) ([]byte, error) {
 type maker struct {
 	old, made *version
 	progress  func(done, total int64)
+}
+
+// reused says which entries of the new version have content that the old one has.
+func (mk *maker) reused() func(entry int) bool {
+	has := make(map[string]bool)
+	for i := range mk.old.m.Entries {
+		has[mk.old.m.Entries[i].SHA256] = true
+	}
+	return func(entry int) bool { return has[mk.made.m.Entries[entry].SHA256] }
 }
 
 // frames fills in the frames, and writes their bytes to w: several are made at once, and
@@ -367,26 +362,31 @@ func concatenate(f *os.File, first []byte, payload *os.File) (size int64, err er
 	return int64(len(first)) + n, errors.Join(err, f.Chmod(0o644), f.Sync())
 }
 
-// readBack makes the new version in the new directory dir, as a device does.
+// readBack makes what is new of the new version in the new directory dir, as a device does.
 func (mk *maker) readBack(ctx context.Context, r io.ReaderAt, dir string, key minisign.PrivateKey) error {
-	p, err := Open(ctx, r, mk.old.RawManifest, mk.old.m, trust.These(key.Public().(minisign.PublicKey)), nil)
+	p, err := Open(ctx, r, mk.old.RawManifest, mk.old.m, trust.These(key.Public().(minisign.PublicKey)))
 	if err != nil {
 		return err
 	}
+	root, err := newRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	u, err := bundle.Begin(bundle.NewHead(p.Manifest, p.Signature), mk.made.m, root, nil)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	u.Start(ctx, mk.reused(), p.Maker(r, mk.old.dir, nil, nil))
+	return u.Wait()
+}
+
+func newRoot(dir string) (*os.Root, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+		return nil, err
 	}
-	fill, err := bootcheck.NewFill(dir, mk.made.m, p.Manifest, p.Signature, false)
-	if err != nil {
-		return err
-	}
-	defer fill.Close()
-	has := mk.old.has()
-	for i := range mk.made.m.Entries {
-		fill.Have[i] = fill.Have[i] || has[mk.made.m.Entries[i].SHA256]
-	}
-	_, err = p.Apply(ctx, r, mk.old.dir, fill, Options{})
-	return err
+	return os.OpenRoot(dir)
 }
 
 func sum(b []byte) string {

@@ -116,7 +116,7 @@ func applyMeasured(t *testing.T, dir string) {
 	}
 	defer f.Close()
 	said := ""
-	if _, err := p.applyFrom(t, context.Background(), f, Options{}); err != nil {
+	if _, err := p.applyFrom(t, context.Background(), f, nil); err != nil {
 		said = err.Error()
 	}
 	const program = 12 << 20 // of ota-apply itself, idle

@@ -21,9 +21,9 @@ type Patch struct {
 	Bundle    int64  // length of the new bundle, bytes; 0: not known
 	Size      int64  // of the whole patch, bytes
 
-	files  []Frame // without those of the manifest
-	offset int64   // of the first of files
-	old    map[int]*oldFile
+	old    *bootcheck.Manifest
+	frames []Frame // without those of the manifest
+	at     []int64 // where they are in the patch
 }
 
 // Open reads the head of the patch r, of which HeadSize bytes have to be there, and the
@@ -32,7 +32,7 @@ type Patch struct {
 // keys has signed it, but at the first PrefixSize bytes. Errors are *bootcheck.Error: ExitRefused
 // for the signature, ExitDamaged for anything else that is wrong with it, also when it is for another
 // version; or those of r.
-func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Manifest, keys *trust.Keys, again Again) (*Patch, error) {
+func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Manifest, keys *trust.Keys) (*Patch, error) {
 	prefix := make([]byte, PrefixSize)
 	if err := readFull(r, prefix, 0); err != nil {
 		return nil, err
@@ -63,31 +63,38 @@ func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Ma
 	if sum := sha256.Sum256(manifest); hex.EncodeToString(sum[:]) != h.From {
 		return refuse(fmt.Errorf("it is for the version with the manifest %s, not %x", h.From, sum))
 	}
-	p := &Patch{Signature: []byte(h.Signature), Bundle: h.Bundle, files: h.Frames[h.Manifest:], offset: l.total()}
-	if p.Manifest, err = makeManifest(ctx, r, h, l, manifest, again); err != nil {
+	p := &Patch{Signature: []byte(h.Signature), Bundle: h.Bundle, Size: l.total(), old: old, frames: h.Frames[h.Manifest:]}
+	if p.Manifest, err = makeManifest(ctx, r, h, l, manifest); err != nil {
 		return nil, err
 	}
 	if sum := sha256.Sum256(p.Manifest); hex.EncodeToString(sum[:]) != h.To {
 		return nil, damaged(bootcheck.CodeHashMismatch, "the manifest that the patch makes has the SHA-256 %x, want %s", sum, h.To)
 	}
-	return p, p.bind(old)
+	for i := range p.frames {
+		f := &p.frames[i]
+		p.at = append(p.at, p.Size)
+		p.Size += f.Length
+		if err := f.Window.check(maxRanges, maxWindow, fileSize(old)); err != nil {
+			return refuse(fmt.Errorf("window: %w", err))
+		}
+	}
+	return p, nil
 }
 
 // makeManifest makes the new manifest of the old one.
-func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []byte, again Again) ([]byte, error) {
-	w, err := newWorker(r, again)
+func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []byte) ([]byte, error) {
+	d, err := newDecoder(r, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
+	defer d.close()
 	made := make([]byte, 0, h.Size)
 	at := l.total() - l.manifest
 	for i := range h.Manifest {
 		f := &h.Frames[i]
-		out, err := w.make(ctx, f, at, func(window []byte) error {
+		out, err := d.make(ctx, f, at, func(window []byte) error {
 			n := 0
-			for k := range f.Window.count() {
-				p := f.Window.part(k)
+			for p := range f.Window.parts() {
 				n += copy(window[n:], old[p.offset:p.offset+p.length])
 			}
 			return nil
@@ -101,74 +108,51 @@ func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []
 	return made, nil
 }
 
-// bind compares what the frames use and make with the manifests, and keeps what is needed
-// of the old one.
-func (p *Patch) bind(old *bootcheck.Manifest) error {
-	p.old = make(map[int]*oldFile)
-	p.Size = p.offset
-	for i := range p.files {
-		f := &p.files[i]
-		p.Size += f.Length
-		if err := f.Window.check(maxRanges, maxWindow, fileSize(old)); err != nil {
-			return damaged(bootcheck.CodeInvalidManifest, "the patch is refused: window: %w", err)
-		}
-		for k := range f.Window.count() {
-			n := f.Window.part(k).entry
-			if p.old[n] == nil {
-				p.old[n] = &oldFile{Entry: old.Entries[n]}
-			}
-		}
-	}
-	return nil
-}
-
-func fileSize(m *bootcheck.Manifest) func(entry int) int64 {
-	return func(entry int) int64 {
-		if entry < 0 || entry >= len(m.Entries) || m.Entries[entry].Type != bootcheck.TypeFile {
+// fileSize says how long the files of m are; -1 for an entry that is no file.
+func fileSize(m *bootcheck.Manifest) func(entry int64) int64 {
+	return func(entry int64) int64 {
+		if entry < 0 || entry >= int64(len(m.Entries)) || m.Entries[entry].Type != bootcheck.TypeFile {
 			return -1
 		}
 		return m.Entries[entry].Size
 	}
 }
 
-// Again is called when bytes of a patch, from first up to end, are not what its head says,
-// as wrong tells. It returns nil when they were fetched again, else the error that is the end. nil: the
-// patch does not change.
-type Again func(ctx context.Context, first, end int64, wrong error) error
-
-// A worker is what one goroutine keeps from frame to frame.
-type worker struct {
+// A decoder is what one goroutine keeps from frame to frame.
+type decoder struct {
 	r             io.ReaderAt
-	again         Again
+	again         bundle.Again
 	zstd          *zstd.Decoder
-	packed, frame []byte
+	buffer        []byte
+	packed, frame []byte // of buffer
 	window, out   []byte
 }
 
-func newWorker(r io.ReaderAt, again Again) (*worker, error) {
-	w := &worker{r: r, again: again}
-	var err error
-	if w.zstd, err = bundle.NewDecoder(maxSize); err != nil {
+func newDecoder(r io.ReaderAt, again bundle.Again) (*decoder, error) {
+	buffer, err := bootcheck.Buffer(maxLength + maxSize + bundle.DecodeSlack + maxWindow + maxOut)
+	if err != nil {
 		return nil, err
 	}
+	d := &decoder{r: r, again: again, buffer: buffer}
 	for _, b := range []struct {
 		to *[]byte
-		n  int64
-	}{{&w.packed, maxLength}, {&w.frame, maxSize + bundle.DecodeSlack}, {&w.window, maxWindow}, {&w.out, maxOut}} {
-		if *b.to, err = bootcheck.Buffer(b.n); err != nil {
-			w.close()
-			return nil, err
-		}
+		n  int
+	}{{&d.packed, maxLength}, {&d.frame, maxSize + bundle.DecodeSlack}, {&d.window, maxWindow}, {&d.out, maxOut}} {
+		*b.to, buffer = buffer[:b.n:b.n], buffer[b.n:]
 	}
-	return w, nil
+	if d.zstd, err = bundle.NewDecoder(maxSize); err != nil {
+		bootcheck.Unmap(d.buffer)
+		return nil, err
+	}
+	return d, nil
 }
 
 // make makes what f, whose bytes are at offset at, says; read fills its window. The result
-// is the worker's, until the next call.
-func (w *worker) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
-	packed := w.packed[:f.Length]
+// is the decoder's, until the next call.
+func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
+	packed := d.packed[:f.Length]
 	for {
-		if err := readFull(w.r, packed, at); err != nil {
+		if err := readFull(d.r, packed, at); err != nil {
 			return nil, err
 		}
 		sum := sha256.Sum256(packed)
@@ -176,14 +160,14 @@ func (w *worker) make(ctx context.Context, f *Frame, at int64, read func(window 
 			break
 		}
 		err := damaged(bootcheck.CodeHashMismatch, "the patch is damaged: sha256 %x of its bytes %d to %d, want %s", sum, at, at+f.Length, f.SHA256)
-		if w.again == nil {
+		if d.again == nil {
 			return nil, err
 		}
-		if err := w.again(ctx, at, at+f.Length, err); err != nil {
+		if err := d.again(ctx, bundle.Span{First: at, End: at + f.Length}, err); err != nil {
 			return nil, err
 		}
 	}
-	window := w.window[:f.Window.total()]
+	window := d.window[:f.Window.total()]
 	if len(window) > 0 {
 		if err := read(window); err != nil {
 			return nil, err
@@ -193,14 +177,14 @@ func (w *worker) make(ctx context.Context, f *Frame, at int64, read func(window 
 	if f.Op&OpDict != 0 {
 		options = append(options, zstd.WithDecoderDictRaw(0, window))
 	}
-	err := w.zstd.ResetWithOptions(nil, options...)
+	err := d.zstd.ResetWithOptions(nil, options...)
 	var frame []byte
 	if err == nil {
-		frame, err = bundle.DecodeInto(w.zstd, packed, w.frame[:0], f.Size)
+		frame, err = bundle.DecodeInto(d.zstd, packed, d.frame[:0], f.Size)
 	}
 	out := frame
 	if err == nil && f.Op&OpAdd != 0 {
-		out = w.out[:f.Out.total()]
+		out = d.out[:f.Out.total()]
 		err = applyDiff(out, window, frame)
 	}
 	if err != nil {
@@ -209,9 +193,9 @@ func (w *worker) make(ctx context.Context, f *Frame, at int64, read func(window 
 	return out, nil
 }
 
-func (w *worker) close() {
-	w.zstd.Close()
-	bootcheck.Unmap(w.packed, w.frame, w.window, w.out)
+func (d *decoder) close() {
+	d.zstd.Close()
+	bootcheck.Unmap(d.buffer)
 }
 
 // readFull fills b from r at offset. The end of the patch is an *bootcheck.Error, every

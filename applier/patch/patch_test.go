@@ -134,24 +134,24 @@ func pairOf(t testing.TB, old, made tree) *pair {
 
 // apply installs the patch raw, as a device that runs p.dir does, and returns the new
 // version's directory.
-func (p *pair) apply(t testing.TB, raw []byte, opt Options) (string, error) {
+func (p *pair) apply(t testing.TB, raw []byte) (string, error) {
 	t.Helper()
-	return p.applyFrom(t, context.Background(), bytes.NewReader(raw), opt)
+	return p.applyFrom(t, context.Background(), bytes.NewReader(raw), nil)
 }
 
 // open is Open of a patch for the version with the manifest raw.
-func open(t testing.TB, ctx context.Context, r io.ReaderAt, raw []byte, again Again) (*Patch, error) {
+func open(t testing.TB, ctx context.Context, r io.ReaderAt, raw []byte) (*Patch, error) {
 	t.Helper()
 	old, err := bootcheck.ParseManifest(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Open(ctx, r, raw, old, testKeys(), again)
+	return Open(ctx, r, raw, old, testKeys())
 }
 
-func (p *pair) applyFrom(t testing.TB, ctx context.Context, r io.ReaderAt, opt Options) (string, error) {
+func (p *pair) applyFrom(t testing.TB, ctx context.Context, r io.ReaderAt, damaged func(path string, why error)) (string, error) {
 	t.Helper()
-	x, err := open(t, ctx, r, p.old, opt.Again)
+	x, err := open(t, ctx, r, p.old)
 	if err != nil {
 		return "", err
 	}
@@ -160,25 +160,34 @@ func (p *pair) applyFrom(t testing.TB, ctx context.Context, r io.ReaderAt, opt O
 		return "", err
 	}
 	dir := t.TempDir()
-	fill, err := bootcheck.NewFill(dir, m, x.Manifest, x.Signature, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fill.Close()
+	u := begin(t, x, m, dir, nil)
 	_, old, err := bootcheck.ReadManifest(p.dir)
 	if err != nil {
 		return "", err
 	}
-	if err := fill.Take(ctx, bootcheck.Donor{Dir: p.dir, Manifest: old}); err != nil {
+	if err := u.Take(ctx, bootcheck.Donor{Dir: p.dir, Manifest: old}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := x.Apply(ctx, r, p.dir, fill, opt); err != nil {
+	if err := u.Finish(ctx, x.Maker(r, p.dir, nil, damaged)); err != nil {
 		return dir, err
 	}
-	if err := fill.Finish(); err != nil {
+	return dir, bootcheck.CheckTree(ctx, dir, m, bootcheck.Full)
+}
+
+// begin begins to unpack the version m, which x makes, into the directory dir.
+func begin(t testing.TB, x *Patch, m *bootcheck.Manifest, dir string, progress bundle.Progress) *bundle.Unpacker {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return dir, bootcheck.CheckTree(ctx, dir, m, bootcheck.Full)
+	t.Cleanup(func() { root.Close() })
+	u, err := bundle.Begin(bundle.NewHead(x.Manifest, x.Signature), m, root, progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(u.Close)
+	return u
 }
 
 // sample has one file of each kind that the planner knows.
@@ -207,7 +216,7 @@ func sample() (old, made tree) {
 func TestRoundTrip(t *testing.T) {
 	old, made := sample()
 	p := pairOf(t, old, made)
-	if _, err := p.apply(t, p.raw, Options{}); err != nil {
+	if _, err := p.apply(t, p.raw); err != nil {
 		t.Fatal(err)
 	}
 	// 4 MiB of noise are new, and all else is small.
@@ -282,20 +291,20 @@ func TestWindowsAreAsUsed(t *testing.T) {
 		made[i]++
 	}
 	p := pairOf(t, tree{"f": string(old)}, tree{"f": string(made)})
-	opened, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
+	opened, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var sum int64
-	for i := range opened.files {
-		if opened.files[i].Op == OpAdd {
-			sum += opened.files[i].Window.total()
+	for i := range opened.frames {
+		if opened.frames[i].Op == OpAdd {
+			sum += opened.frames[i].Window.total()
 		}
 	}
 	if most := int64(len(made)) * 11 / 10; sum == 0 || sum > most {
 		t.Errorf("the windows of %d bytes have %d, want at most %d", len(made), sum, most)
 	}
-	if dir, err := p.apply(t, p.raw, Options{}); err != nil {
+	if dir, err := p.apply(t, p.raw); err != nil {
 		t.Errorf("%s: %v", dir, err)
 	}
 }
@@ -327,31 +336,26 @@ func TestTwice(t *testing.T) {
 		made[name] = old[name] + "more\n"
 	}
 	p := pairOf(t, old, made)
-	x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old, nil)
+	x, err := open(t, t.Context(), bytes.NewReader(p.raw), p.old)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	fill, err := bootcheck.NewFill(dir, p.m, x.Manifest, x.Signature, false)
-	if err != nil {
+	var done int64
+	u := begin(t, x, p.m, dir, func(n, _ int64) { done = n })
+	maker := x.Maker(bytes.NewReader(p.raw), p.dir, nil, nil)
+	u.Start(t.Context(), func(i int) bool { return strings.Contains("b c", p.m.Entries[i].Path) }, maker)
+	if err := u.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	defer fill.Close()
-	var done int64
-	for _, have := range []string{"b c", "a d"} {
-		there := make([]bool, len(p.m.Entries))
-		for i, e := range p.m.Entries {
-			there[i] = strings.Contains(have, e.Path)
-		}
-		if done, err = x.Apply(t.Context(), bytes.NewReader(p.raw), p.dir, fill, Options{Have: there, Done: done}); err != nil {
-			t.Fatal(err)
-		}
+	if size := int64(len(made["a"]) + len(made["d"])); done != size {
+		t.Errorf("%d bytes were made at first, want %d", done, size)
+	}
+	if err := u.Finish(t.Context(), maker); err != nil {
+		t.Fatal(err)
 	}
 	if done != p.m.Size {
 		t.Errorf("%d bytes are there, want %d", done, p.m.Size)
-	}
-	if err := fill.Finish(); err != nil {
-		t.Fatal(err)
 	}
 	if err := bootcheck.CheckTree(t.Context(), dir, p.m, bootcheck.Full); err != nil {
 		t.Error(err)

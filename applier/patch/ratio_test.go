@@ -78,7 +78,7 @@ func TestRatio(t *testing.T) {
 	if limit := info.Size() / 20; int64(len(p.raw)) > limit {
 		t.Errorf("the patch has %d bytes, want at most %d", len(p.raw), limit)
 	}
-	if _, err := p.apply(t, p.raw, Options{}); err != nil {
+	if _, err := p.apply(t, p.raw); err != nil {
 		t.Error(err)
 	}
 }
