@@ -53,7 +53,7 @@ func (l Level) Valid() bool {
 }
 
 // A compressor makes one zstd frame of tar. It is used by one goroutine.
-type compressor func(ctx context.Context, tar []byte) ([]byte, error)
+type compressor = func(ctx context.Context, tar []byte) ([]byte, error)
 
 // compressors returns what makes a compressor for each goroutine. It fails if the program
 // that p needs is not installed.

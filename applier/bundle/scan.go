@@ -99,15 +99,10 @@ func (s *scanner) sbom() error {
 
 // readIgnore reads an ignoreFile, which need not be there.
 func readIgnore(name string) ([]string, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	text, err := readSmall(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxKey))
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +117,21 @@ func readIgnore(name string) ([]string, error) {
 		patterns = append(patterns, line)
 	}
 	return patterns, nil
+}
+
+// openNoFollow opens a file of the tree; a FIFO is not waited for.
+func openNoFollow(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+}
+
+// readSmall reads at most the first maxKey bytes of a file of the tree.
+func readSmall(name string) ([]byte, error) {
+	f, err := openNoFollow(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxKey))
 }
 
 // CheckPattern says what is wrong with a pattern of Contents.
@@ -282,12 +292,7 @@ func (s *scanner) look(name string, e *bootcheck.Entry, st *syscall.Stat_t) erro
 	if e.Size > maxKey || allowed || !readable {
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxKey))
+	data, err := readSmall(name)
 	if err == nil && isPrivateKey(data) {
 		s.found.add(privateKey, e.Path, e.Path)
 	}

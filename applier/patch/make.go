@@ -11,8 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 
 	"aead.dev/minisign"
 	"github.com/klauspost/compress/zstd"
@@ -146,8 +144,8 @@ func unpack(ctx context.Context, name, dir string) (*version, error) {
 	return v, nil
 }
 
-// read appends the parts of the version's files to b.
-func (v *version) read(b []byte, parts ranges) ([]byte, error) {
+// read reads parts of the version's files, one after another.
+func (v *version) read(parts ranges) (b []byte, err error) {
 	for p := range parts.parts() {
 		if p.entry == theManifest {
 			b = append(b, v.RawManifest[p.offset:p.offset+p.length]...)
@@ -182,58 +180,34 @@ func (mk *maker) reused() func(entry int) bool {
 	return func(entry int) bool { return has[mk.made.m.Entries[entry].SHA256] }
 }
 
-// frames fills in the frames, and writes their bytes to w: several are made at once, and
-// written in their order.
+// frames fills in the frames, and writes their bytes to w.
 func (mk *maker) frames(ctx context.Context, w io.Writer, frames []Frame) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	packed := make([]chan []byte, len(frames))
-	for i := range packed {
-		packed[i] = make(chan []byte, 1)
-	}
-	todo := make(chan int)
-	wg.Go(func() {
-		defer close(todo)
-		for i := range frames {
-			select {
-			case todo <- i:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for i := range todo {
-				b, err := mk.frame(&frames[i])
-				if err != nil {
-					stop(fmt.Errorf("cannot make the patch: %w", err))
-					return
-				}
-				packed[i] <- b
-			}
-		})
-	}
 	var done, total int64
 	for i := range frames {
 		total += frames[i].Out.total()
 	}
-	for i := range frames {
-		select {
-		case b := <-packed[i]:
-			if _, err := w.Write(b); err != nil {
-				return fmt.Errorf("cannot make the patch: %w", err)
-			}
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	each := func(yield func(*Frame) bool) error {
+		for i := 0; i < len(frames) && yield(&frames[i]); i++ {
 		}
-		if done += frames[i].Out.total(); mk.progress != nil {
+		return nil
+	}
+	makeFrame := func(_ context.Context, f *Frame) ([]byte, error) {
+		b, err := mk.frame(f)
+		if err != nil {
+			err = fmt.Errorf("cannot make the patch: %w", err)
+		}
+		return b, err
+	}
+	newWorker := func() (func(context.Context, *Frame) ([]byte, error), error) { return makeFrame, nil }
+	return bundle.InOrder(ctx, each, newWorker, func(f *Frame, b []byte) error {
+		if _, err := w.Write(b); err != nil {
+			return fmt.Errorf("cannot make the patch: %w", err)
+		}
+		if done += f.Out.total(); mk.progress != nil {
 			mk.progress(done, total)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // Where a difference has made a frame smaller than one byte of this many, the other
@@ -243,11 +217,11 @@ const enough = 16
 
 // frame makes the bytes of f by each operation that may make the fewest, and returns those.
 func (mk *maker) frame(f *Frame) ([]byte, error) {
-	window, err := mk.old.read(nil, f.Window)
+	window, err := mk.old.read(f.Window)
 	if err != nil {
 		return nil, err
 	}
-	out, err := mk.made.read(nil, f.Out)
+	out, err := mk.made.read(f.Out)
 	if err != nil {
 		return nil, err
 	}
