@@ -187,13 +187,6 @@ func (r *recipe) bake(t testing.TB) []byte {
 	return b
 }
 
-func headMember(name string, content []byte) []byte {
-	size := int64(len(content))
-	tar := member{name: name, mode: 0o644, size: size, kind: '0'}.appendHeader(nil)
-	tar = append(tar, content...)
-	return append(tar, make([]byte, roundUp(size)-size)...)
-}
-
 func compress(t testing.TB, b []byte, opts ...zstd.EOption) []byte {
 	t.Helper()
 	enc, err := zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault)}, opts...)...)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,11 +62,11 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 	// The manifest comes before the payload in the file, but is known after it.
 	// Nameless from the start: nothing is left behind, however this ends.
 	payload, err := os.CreateTemp(filepath.Dir(out), ".ota-bundle-payload-*")
-	if err != nil {
-		return nil, fmt.Errorf("cannot create the bundle: %w", err)
+	if err == nil {
+		defer payload.Close()
+		err = os.Remove(payload.Name())
 	}
-	defer func() { _ = payload.Close() }()
-	if err := os.Remove(payload.Name()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("cannot create the bundle: %w", err)
 	}
 	if err := pack(ctx, payload, m, c); err != nil {
@@ -172,17 +173,18 @@ func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, er
 
 // outside refuses a bundle inside the tree that goes into it.
 func outside(dir, out string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if err == nil {
-		real, err = filepath.Abs(real)
+	resolve := func(dir string) (string, error) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return "", err
+		}
+		return filepath.Abs(real)
 	}
+	real, err := resolve(dir)
 	if err != nil {
 		return fmt.Errorf("cannot pack the tree: %w", err)
 	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(out))
-	if err == nil {
-		parent, err = filepath.Abs(parent)
-	}
+	parent, err := resolve(filepath.Dir(out))
 	if err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
@@ -209,32 +211,27 @@ func writeFile(ctx context.Context, out string, raw, sig []byte, payload io.Read
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if _, err := f.Write(head); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
+	var size int64
+	if _, err = f.Write(head); err == nil {
+		size, err = io.Copy(f, payload)
+		size += int64(len(head))
 	}
-	if _, err := io.Copy(f, payload); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
-	}
-	size, err := f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
-	}
-	if err := readBack(ctx, f, size, keys); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	if err == nil {
+		if err = readBack(ctx, f, size, keys); err != nil {
+			return cmp.Or(ctx.Err(), fmt.Errorf("the bundle came out wrong and was not kept: %w", err))
 		}
-		return fmt.Errorf("the bundle came out wrong and was not kept: %w", err)
+		err = f.Chmod(0o644)
 	}
-	if err := f.Chmod(0o644); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
+	if err == nil {
+		err = f.Sync()
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
+	if err == nil {
+		err = f.Close()
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("cannot create the bundle: %w", err)
+	if err == nil {
+		err = os.Rename(f.Name(), out)
 	}
-	if err := os.Rename(f.Name(), out); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
 	return nil
@@ -261,7 +258,7 @@ func readBack(ctx context.Context, r io.ReaderAt, size int64, keys *trust.Keys) 
 // for the hashes.
 func refuseEarly(m *bootcheck.Manifest) error {
 	draft := *m
-	draft.Entries = append([]bootcheck.Entry(nil), m.Entries...)
+	draft.Entries = append([]bootcheck.Entry{}, m.Entries...)
 	for i := range draft.Entries {
 		if e := &draft.Entries[i]; e.Type == bootcheck.TypeFile {
 			e.SHA256 = strings.Repeat("0", 64)
@@ -288,59 +285,24 @@ func Sign(key minisign.PrivateKey, raw []byte, comment string) []byte {
 	return r.SignWithComments(key, comment, "signature from key "+trust.KeyID(key.ID()))
 }
 
+// manifestLines gives each entry and frame a line. Quotes and newlines in a string of JSON are
+// escaped: no string has these in it.
+var manifestLines = strings.NewReplacer(
+	`[{"path":`, "[\n{\"path\":", `,{"path":`, ",\n{\"path\":",
+	`[{"offset":`, "[\n{\"offset\":", `,{"offset":`, ",\n{\"offset\":",
+	`}],"frames":`, "}\n],\n\"frames\":", "}]}\n", "}\n]}\n",
+)
+
 // encodeManifest writes m with one line for each entry and frame, so that people
 // can read it and `diff` two of them.
 func encodeManifest(m *bootcheck.Manifest) ([]byte, error) {
-	short := *m
-	short.Entries, short.Frames = nil, nil
-	head, err := encodeJSON(&short)
-	if err != nil {
-		return nil, err
-	}
-	// short has no frames, so its last key is "entries", which is null.
-	head, ok := bytes.CutSuffix(head, []byte(`"entries":null}`))
-	if !ok {
-		return nil, fmt.Errorf("cannot write the manifest: it ends with %q", head[max(0, len(head)-20):])
-	}
-	b := bytes.NewBuffer(head)
-	if err := encodeLines(b, "entries", m.Entries); err != nil {
-		return nil, err
-	}
-	if len(m.Frames) > 0 {
-		b.WriteString(",\n")
-		if err := encodeLines(b, "frames", m.Frames); err != nil {
-			return nil, err
-		}
-	}
-	b.WriteString("}\n")
-	return b.Bytes(), nil
-}
-
-func encodeLines[T any](b *bytes.Buffer, key string, list []T) error {
-	fmt.Fprintf(b, "%q:[\n", key)
-	for i := range list {
-		line, err := encodeJSON(&list[i])
-		if err != nil {
-			return err
-		}
-		b.Write(line)
-		if i < len(list)-1 {
-			b.WriteByte(',')
-		}
-		b.WriteByte('\n')
-	}
-	b.WriteByte(']')
-	return nil
-}
-
-func encodeJSON(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // "<" is no danger here and hard to read as \u003c
-	if err := e.Encode(v); err != nil {
+	if err := e.Encode(m); err != nil {
 		return nil, fmt.Errorf("cannot write the manifest: %w", err)
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return []byte(manifestLines.Replace(b.String())), nil
 }
 
 // EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
@@ -366,6 +328,12 @@ func EncodeHead(raw, sig []byte) ([]byte, error) {
 		return nil, refused("cannot pack the tree: the list of its files compresses to %d bytes, at most %d are allowed", len(head), MaxHead)
 	}
 	return append(encodePrefix(len(head)), head...), nil
+}
+
+func headMember(name string, content []byte) []byte {
+	size := int64(len(content))
+	tar := append(member{name: name, mode: 0o644, size: size, kind: typeFile}.appendHeader(nil), content...)
+	return append(tar, make([]byte, roundUp(size)-size)...)
 }
 
 func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
