@@ -142,7 +142,7 @@ func (o *offers) planned() bool {
 // missing reports whether u lacks some of what is in some of entries.
 func missing(u *bundle.Unpacker, entries []uint8, some uint8) bool {
 	for i, from := range entries {
-		if from&some != 0 && !u.Has(i) {
+		if from&some != 0 && !u.Have[i] {
 			return true
 		}
 	}

@@ -145,7 +145,7 @@ func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
 			gave |= from
 		}
 		if u != nil {
-			shared = u.Has(i)
+			shared = u.Have[i]
 		}
 		switch {
 		case u != nil && e.Type != bootcheck.TypeFile: // it was made first
@@ -164,7 +164,7 @@ func (p *plan) estimate(b *openBundle, u *bundle.Unpacker, cfg *config.Config) {
 	have := b.head.Size(m) - b.coming
 	var wanted int64
 	var parts []fetch.Part
-	for _, s := range b.head.Missing(m, func(i int) bool { return o.has[i] != 0 || u != nil && u.Has(i) }) {
+	for _, s := range b.head.Missing(m, func(i int) bool { return o.has[i] != 0 || u != nil && u.Have[i] }) {
 		if first := max(s.First, have); first < s.End {
 			wanted += s.End - first
 			parts = append(parts, fetch.Part{First: first, End: s.End})

@@ -56,6 +56,10 @@ type turn struct {
 	offset int64
 }
 
+func newFiles(m *bootcheck.Manifest, fill *bootcheck.Fill, have []bool, progress Progress) *Files {
+	return &Files{M: m, fill: fill, have: have, progress: progress, cores: runtime.GOMAXPROCS(0), turns: make(map[turn]chan *large)}
+}
+
 // Needs reports whether entry i is a file that has to be made.
 func (f *Files) Needs(i int) bool { return f.M.Entries[i].Type == bootcheck.TypeFile && !f.have[i] }
 
@@ -132,8 +136,7 @@ func (f *Files) Write(ctx context.Context, dirs *bootcheck.Dirs, i int, offset i
 			return err
 		}
 	} else {
-		sum := sha256.Sum256(content)
-		if err := checkSum(e, sum[:]); err != nil {
+		if err := checkSum(e, Sum(content)); err != nil {
 			return err
 		}
 		if f.fill != nil && f.Needs(i) {
@@ -181,7 +184,7 @@ func (f *Files) writePart(ctx context.Context, dirs *bootcheck.Dirs, i int, offs
 	l.sum.Write(content)
 	next := offset + int64(len(content))
 	if next == e.Size {
-		if err := checkSum(e, l.sum.Sum(nil)); err != nil {
+		if err := checkSum(e, hex.EncodeToString(l.sum.Sum(nil))); err != nil {
 			return err
 		}
 	}
@@ -210,14 +213,15 @@ func (f *Files) turn(i int, offset int64) chan *large {
 	return f.turns[t]
 }
 
-func checkSum(e *bootcheck.Entry, sum []byte) error {
-	if got := hex.EncodeToString(sum); got != e.SHA256 {
-		return damaged(bootcheck.CodeHashMismatch, "file %q: sha256 %s, the manifest says %s", e.Path, got, e.SHA256)
+func checkSum(e *bootcheck.Entry, sum string) error {
+	if sum != e.SHA256 {
+		return damaged(bootcheck.CodeHashMismatch, "file %q: sha256 %s, the manifest says %s", e.Path, sum, e.SHA256)
 	}
 	return nil
 }
 
-// newFiles are those of m that are not in have.
-func newFiles(m *bootcheck.Manifest, have []bool, progress Progress) *Files {
-	return &Files{M: m, have: have, progress: progress, cores: runtime.GOMAXPROCS(0), turns: make(map[turn]chan *large)}
+// Sum is the SHA-256 of b, hex.
+func Sum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }

@@ -74,7 +74,7 @@ func FuzzTarMember(f *testing.F) {
 		}
 		padded := make([]byte, len(good))
 		copy(padded, tar)
-		u := &unpacking{Files: newFiles(m, make([]bool, len(m.Entries)), nil), h: h, shares: shares}
+		u := &unpacking{Files: newFiles(m, nil, make([]bool, len(m.Entries)), nil), h: h, shares: shares}
 		err := (&worker{unpacking: u}).share(t.Context(), 0, padded)
 		if (err == nil) != bytes.Equal(padded, good) {
 			t.Fatalf("share: %v", err)

@@ -18,7 +18,7 @@ const (
 	nameSize  = 100           // of a ustar header's name and linkname
 )
 
-// Fields of a ustar header: offset and end.
+// Fields of a ustar header that are compared one by one: offset and end.
 var (
 	fieldName  = [2]int{0, 100}
 	fieldMode  = [2]int{100, 108}
@@ -137,17 +137,14 @@ func short(s string) string {
 
 // paxRecords is the content of m's pax header, empty if it needs none.
 func (m member) paxRecords() string {
-	if fits(m.name) && fits(m.link) {
-		return ""
-	}
-	var b strings.Builder
+	text := ""
 	if !fits(m.name) {
-		b.WriteString(paxRecord("path", m.name))
+		text += paxRecord("path", m.name)
 	}
 	if !fits(m.link) {
-		b.WriteString(paxRecord("linkpath", m.link))
+		text += paxRecord("linkpath", m.link)
 	}
-	return b.String()
+	return text
 }
 
 // paxRecord makes "LENGTH KEY=VALUE\n", where LENGTH counts itself.
@@ -254,20 +251,19 @@ func cutMember(tar []byte, name string, max int64) (content, rest []byte, err er
 		return nil, nil, fmt.Errorf("size %q is not octal", digits)
 	}
 	want := member{name: name, mode: 0o644, size: size, kind: typeFile}
-	if err := checkHeader(tar, want, nil); err != nil {
+	err = checkHeader(tar, want, nil)
+	switch end := want.memberLen(); {
+	case err != nil:
 		return nil, nil, err
-	}
-	if size > max {
+	case size > max:
 		return nil, nil, fmt.Errorf("size %d, at most %d are allowed", size, max)
-	}
-	end := blockSize + roundUp(size)
-	if int64(len(tar)) < end {
+	case int64(len(tar)) < end:
 		return nil, nil, errors.New("its content is cut off")
-	}
-	if !zero(tar[blockSize+size : end]) {
+	case !zero(tar[blockSize+size : end]):
 		return nil, nil, errors.New("its padding is not zero")
+	default:
+		return tar[blockSize : blockSize+size : blockSize+size], tar[end:], nil
 	}
-	return tar[blockSize : blockSize+size : blockSize+size], tar[end:], nil
 }
 
 func zero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }

@@ -96,7 +96,7 @@ func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) e
 			return fmt.Errorf("cannot create the bundle: %w", err)
 		}
 		length := int64(len(frame))
-		m.Frames = append(m.Frames, bootcheck.Frame{Offset: offset, Length: length, Size: int64(len(tar)), SHA256: hexSum(frame)})
+		m.Frames = append(m.Frames, bootcheck.Frame{Offset: offset, Length: length, Size: int64(len(tar)), SHA256: Sum(frame)})
 		offset += length
 		tarDone += int64(len(tar))
 		if c.Progress != nil {
@@ -105,11 +105,6 @@ func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) e
 		}
 		return nil
 	})
-}
-
-func hexSum(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }
 
 // A tarReader reads the tree as the tar archive of its entries, cut into frames.

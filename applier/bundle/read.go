@@ -129,7 +129,7 @@ func (h *Head) ReadFile(ctx context.Context, r io.ReaderAt, m *bootcheck.Manifes
 	if e.Size > max {
 		return nil, fmt.Errorf("%s is %d bytes long, at most %d are allowed", path, e.Size, max)
 	}
-	files := newFiles(m, slices.Repeat([]bool{true}, len(m.Entries)), nil)
+	files := newFiles(m, nil, slices.Repeat([]bool{true}, len(m.Entries)), nil)
 	files.have[i] = false
 	files.keep = make([]byte, e.Size)
 	return files.keep, h.Maker(r, nil)(ctx, files)

@@ -88,12 +88,16 @@ func (s *scanner) sbom() error {
 	if object["bomFormat"] == nil && object["spdxVersion"] == nil && object["@context"] == nil {
 		s.found.add(oddBill, bootcheck.SBOMPath, bootcheck.SBOMPath)
 	}
+	return s.add(bootcheck.Entry{Path: bootcheck.SBOMPath, Type: bootcheck.TypeFile, Mode: 0o644, Size: int64(len(s.c.SBOM))})
+}
+
+// add lists e in the manifest.
+func (s *scanner) add(e bootcheck.Entry) error {
 	if len(s.m.Entries) == bootcheck.MaxEntries {
-		return tooMany()
+		return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
 	}
-	size := int64(len(s.c.SBOM))
-	s.m.Entries = append(s.m.Entries, bootcheck.Entry{Path: bootcheck.SBOMPath, Type: bootcheck.TypeFile, Mode: 0o644, Size: size})
-	s.m.Size += size
+	s.m.Entries = append(s.m.Entries, e)
+	s.m.Size += e.Size
 	return nil
 }
 
@@ -168,10 +172,6 @@ func (s *scanner) ignored(rel string, dir bool) bool {
 	})
 }
 
-func tooMany() error {
-	return refused("cannot pack the tree: it has more than %d entries", bootcheck.MaxEntries)
-}
-
 // entry adds the entry that is at name to the manifest, or says why not.
 func (s *scanner) entry(name string, d fs.DirEntry) error {
 	rel, err := filepath.Rel(s.root, name)
@@ -206,10 +206,9 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 		if readErr != nil {
 			return fmt.Errorf("cannot pack the tree: %w", readErr)
 		}
-		if e.Target = target; err == nil {
-			if err = bootcheck.CheckTarget(target); err != nil {
-				err = fmt.Errorf("link %q: %w", rel, err)
-			}
+		e.Target = target
+		if wrong := bootcheck.CheckTarget(target); err == nil && wrong != nil {
+			err = fmt.Errorf("link %q: %w", rel, wrong)
 		}
 	default:
 		s.found.add(notPacked, rel, bootcheck.OneLine(rel))
@@ -222,9 +221,6 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 		}
 		return nil
 	}
-	if len(s.m.Entries) == bootcheck.MaxEntries {
-		return tooMany()
-	}
 	if e.Type != bootcheck.TypeLink {
 		e.Mode = bootcheck.Mode(info.Mode().Perm())
 		if err := s.look(name, &e, st); err != nil {
@@ -234,9 +230,7 @@ func (s *scanner) entry(name string, d fs.DirEntry) error {
 	if name := path.Base(rel); name == ".git" || name == ".env" {
 		s.found.add(private, rel, rel)
 	}
-	s.m.Entries = append(s.m.Entries, e)
-	s.m.Size += e.Size
-	return nil
+	return s.add(e)
 }
 
 // look notes what is wrong with the file or directory e, at name.

@@ -192,7 +192,7 @@ func TestTake(t *testing.T) {
 			if slices.Sort(damage); !slices.Equal(damage, want) {
 				t.Errorf("damaged: %q, want %q", damage, want)
 			}
-			r := &onlyAt{t: t, r: f, spans: h.Missing(m, u.Has), size: h.Size(m)}
+			r := &onlyAt{t: t, r: f, spans: h.Missing(m, func(i int) bool { return u.Have[i] }), size: h.Size(m)}
 			if err := u.Finish(t.Context(), h.Maker(r, nil)); err != nil {
 				t.Fatal(err)
 			}
@@ -280,7 +280,7 @@ func TestTakeFromSeveral(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if spans := h.Missing(m, u.Has); len(spans) != 0 {
+	if spans := h.Missing(m, func(i int) bool { return u.Have[i] }); len(spans) != 0 {
 		t.Errorf("missing: %v, want nothing", spans)
 	}
 	if spans := h.Missing(m, func(int) bool { return true }); len(spans) != 0 {

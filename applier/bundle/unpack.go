@@ -30,9 +30,9 @@ import (
 // ExitDamaged. Errors of the bundle's reader and of the disk are in the error: a
 // full disk is found by bootcheck.IsNoSpace.
 type Unpacker struct {
-	fill     *bootcheck.Fill // Have: files that are there, or that started makes
-	progress Progress
-	started  *started // nil: nothing was
+	*bootcheck.Fill // Have are files that are there, or that Start began to make
+	progress        Progress
+	started         *started // nil: nothing was
 }
 
 // A started is what Start began.
@@ -59,7 +59,7 @@ func Begin(h *Head, m *bootcheck.Manifest, root *os.Root, progress Progress) (*U
 		_, err := root.Stat(link)
 		return err
 	}
-	return &Unpacker{fill: fill, progress: progress}, nil
+	return &Unpacker{Fill: fill, progress: progress}, nil
 }
 
 // Close ends what Start began and lets go of what Begin opened.
@@ -68,28 +68,17 @@ func (u *Unpacker) Close() {
 		u.started.stop()
 		<-u.started.ended
 	}
-	u.fill.Close()
-}
-
-// Has reports whether entry i is there already: Take took it, or what Start began
-// makes it.
-func (u *Unpacker) Has(i int) bool { return u.fill.Have[i] }
-
-// Take gets from donor what it has of the files that are missing, see Fill: nothing of
-// these is unpacked.
-func (u *Unpacker) Take(ctx context.Context, donor bootcheck.Donor) error {
-	return u.fill.Take(ctx, donor)
+	u.Fill.Close()
 }
 
 // Start begins to make the files that are missing and that offered does not name: those Take
 // gets, at the same time. Wait returns its error.
 func (u *Unpacker) Start(ctx context.Context, offered func(entry int) bool, maker Maker) {
-	files := newFiles(u.fill.M, slices.Clone(u.fill.Have), u.progress)
-	files.fill = u.fill
+	files := newFiles(u.M, u.Fill, slices.Clone(u.Have), u.progress)
 	for i := range files.have {
 		if files.Needs(i) {
 			files.have[i] = offered(i)
-			u.fill.Have[i] = !files.have[i]
+			u.Have[i] = !files.have[i]
 		}
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -118,8 +107,8 @@ func (u *Unpacker) Finish(ctx context.Context, maker Maker) error {
 	if err := u.Wait(); err != nil {
 		return err
 	}
-	files := newFiles(u.fill.M, u.fill.Have, u.progress)
-	files.fill, files.done, files.all = u.fill, u.fill.Taken, u.fill.Taken == 0
+	files := newFiles(u.M, u.Fill, u.Have, u.progress)
+	files.done, files.all = u.Taken, u.Taken == 0
 	if u.started != nil {
 		files.done += u.started.files.done
 		files.all = false
@@ -127,7 +116,7 @@ func (u *Unpacker) Finish(ctx context.Context, maker Maker) error {
 	if err := maker(ctx, files); err != nil {
 		return err
 	}
-	if err := u.fill.Finish(); err != nil {
+	if err := u.Fill.Finish(); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
@@ -135,7 +124,7 @@ func (u *Unpacker) Finish(ctx context.Context, maker Maker) error {
 
 // Sync makes all that was unpacked durable, see Fill.
 func (u *Unpacker) Sync() error {
-	if err := u.fill.Sync(); err != nil {
+	if err := u.Fill.Sync(); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	return nil
@@ -144,7 +133,7 @@ func (u *Unpacker) Sync() error {
 // Check does all that an Unpacker does but for the writing: every frame, every
 // member and every file is compared with the manifest.
 func Check(ctx context.Context, r io.ReaderAt, h *Head, m *bootcheck.Manifest, progress Progress) error {
-	files := newFiles(m, make([]bool, len(m.Entries)), progress)
+	files := newFiles(m, nil, make([]bool, len(m.Entries)), progress)
 	files.all = true
 	return h.Maker(r, nil)(ctx, files)
 }

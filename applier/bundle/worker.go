@@ -2,8 +2,6 @@ package bundle
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 
@@ -102,11 +100,11 @@ func (w *worker) readFrame(ctx context.Context, i int) ([]byte, error) {
 		if err := readFull(w.r, packed, at); err != nil {
 			return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
 		}
-		got := sha256.Sum256(packed)
-		if hex.EncodeToString(got[:]) == f.SHA256 {
+		got := Sum(packed)
+		if got == f.SHA256 {
 			break
 		}
-		err := damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %x, the manifest says %s", i, got, f.SHA256)
+		err := damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %s, the manifest says %s", i, got, f.SHA256)
 		if w.again == nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -25,7 +26,7 @@ func FuzzOpen(f *testing.F) {
 		if l, _ := parsePrefix(p.raw); !bytes.Contains(raw, p.raw[PrefixSize+l.signature:][:l.head]) {
 			t.Fatal("a head without a signature is accepted")
 		}
-		if sum(x.Manifest) != recipeOf(t, p.raw).head.To {
+		if bundle.Sum(x.Manifest) != recipeOf(t, p.raw).head.To {
 			t.Fatal("another manifest is made")
 		}
 	})

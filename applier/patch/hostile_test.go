@@ -73,7 +73,7 @@ func (r *recipe) put(i int, op Op, content []byte) {
 	b := compress(content, nil)
 	r.frames[i] = b
 	f := &r.head.Frames[i]
-	f.Op, f.Length, f.Size, f.SHA256 = op, int64(len(b)), int64(len(content)), sum(b)
+	f.Op, f.Length, f.Size, f.SHA256 = op, int64(len(b)), int64(len(content)), bundle.Sum(b)
 }
 
 // diff is a difference of steps, gaps, differences and what is copied.
@@ -166,12 +166,12 @@ func TestHostile(t *testing.T) {
 			b := compress(make([]byte, maxSize), nil)
 			r.frames[1] = b
 			f := &r.head.Frames[1]
-			f.Length, f.SHA256 = int64(len(b)), sum(b)
+			f.Length, f.SHA256 = int64(len(b)), bundle.Sum(b)
 		}, "a zstd frame of 1114112 bytes, want"},
 		{"a frame that is no zstd", func(r *recipe) {
 			f := &r.head.Frames[1]
 			r.frames[1] = bytes.Repeat([]byte{1}, int(f.Length))
-			f.SHA256 = sum(r.frames[1])
+			f.SHA256 = bundle.Sum(r.frames[1])
 		}, "not a zstd frame"},
 		{"the right frame for another window", window(data, 1, 999), ""},
 

@@ -3,8 +3,6 @@ package patch
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,7 +56,7 @@ func Make(ctx context.Context, from, to string, key minisign.PrivateKey, progres
 	mk := &maker{old: old, made: made, progress: progress}
 	manifest, files := plan(old.m, made.m, int64(len(old.RawManifest)), int64(len(made.RawManifest)))
 	head := &Head{
-		Format: formatVersion, From: sum(old.RawManifest), To: sum(made.RawManifest), Size: int64(len(made.RawManifest)),
+		Format: formatVersion, From: bundle.Sum(old.RawManifest), To: bundle.Sum(made.RawManifest), Size: int64(len(made.RawManifest)),
 		Signature: string(made.Signature), Bundle: made.Size(made.m), Manifest: len(manifest), Frames: append(manifest, files...),
 	}
 	payload, err := os.Create(filepath.Join(work, "payload"))
@@ -271,7 +269,7 @@ func (mk *maker) frame(f *Frame) ([]byte, error) {
 			f.Window = whole
 		}
 	}
-	f.Length, f.SHA256 = int64(len(best)), sum(best)
+	f.Length, f.SHA256 = int64(len(best)), bundle.Sum(best)
 	return best, nil
 }
 
@@ -361,9 +359,4 @@ func newRoot(dir string) (*os.Root, error) {
 		return nil, err
 	}
 	return os.OpenRoot(dir)
-}
-
-func sum(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
 }

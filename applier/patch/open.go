@@ -2,8 +2,6 @@ package patch
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 
@@ -60,15 +58,15 @@ func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Ma
 	if err != nil {
 		return refuse(err)
 	}
-	if sum := sha256.Sum256(manifest); hex.EncodeToString(sum[:]) != h.From {
-		return refuse(fmt.Errorf("it is for the version with the manifest %s, not %x", h.From, sum))
+	if sum := bundle.Sum(manifest); sum != h.From {
+		return refuse(fmt.Errorf("it is for the version with the manifest %s, not %s", h.From, sum))
 	}
 	p := &Patch{Signature: []byte(h.Signature), Bundle: h.Bundle, Size: l.total(), old: old, frames: h.Frames[h.Manifest:]}
 	if p.Manifest, err = makeManifest(ctx, r, h, l, manifest); err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(p.Manifest); hex.EncodeToString(sum[:]) != h.To {
-		return nil, damaged(bootcheck.CodeHashMismatch, "the manifest that the patch makes has the SHA-256 %x, want %s", sum, h.To)
+	if sum := bundle.Sum(p.Manifest); sum != h.To {
+		return nil, damaged(bootcheck.CodeHashMismatch, "the manifest that the patch makes has the SHA-256 %s, want %s", sum, h.To)
 	}
 	for i := range p.frames {
 		f := &p.frames[i]
@@ -155,11 +153,11 @@ func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window
 		if err := readFull(d.r, packed, at); err != nil {
 			return nil, err
 		}
-		sum := sha256.Sum256(packed)
-		if hex.EncodeToString(sum[:]) == f.SHA256 {
+		sum := bundle.Sum(packed)
+		if sum == f.SHA256 {
 			break
 		}
-		err := damaged(bootcheck.CodeHashMismatch, "the patch is damaged: sha256 %x of its bytes %d to %d, want %s", sum, at, at+f.Length, f.SHA256)
+		err := damaged(bootcheck.CodeHashMismatch, "the patch is damaged: sha256 %s of its bytes %d to %d, want %s", sum, at, at+f.Length, f.SHA256)
 		if d.again == nil {
 			return nil, err
 		}

@@ -223,7 +223,7 @@ func TestRoundTrip(t *testing.T) {
 	if limit := 4<<20 + 64<<10; len(p.raw) > limit {
 		t.Errorf("the patch has %d bytes, want at most %d", len(p.raw), limit)
 	}
-	if want := p.to + ".from/" + sum(p.old) + ".otp"; p.file != want {
+	if want := p.to + ".from/" + bundle.Sum(p.old) + ".otp"; p.file != want {
 		t.Errorf("it is called %s, want %s", p.file, want)
 	}
 	left, err := filepath.Glob(filepath.Dir(p.to) + "/.*")
