@@ -74,8 +74,8 @@ func FuzzTarMember(f *testing.F) {
 		}
 		padded := make([]byte, len(good))
 		copy(padded, tar)
-		u := &unpacking{Files: newFiles(m, nil, make([]bool, len(m.Entries)), nil), h: h, shares: shares}
-		err := (&worker{unpacking: u}).share(t.Context(), 0, padded)
+		w := &worker{Files: newFiles(m, nil, make([]bool, len(m.Entries)), nil), h: h, shares: shares}
+		err := w.share(t.Context(), 0, padded)
 		if (err == nil) != bytes.Equal(padded, good) {
 			t.Fatalf("share: %v", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -44,7 +45,7 @@ func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 		return nil, damaged(bootcheck.CodeSizeMismatch, "the bundle is cut off: it has %d bytes, its head alone %d", size, total)
 	}
 	compressed := make([]byte, total-PrefixSize)
-	if err := readFull(r, compressed, PrefixSize); err != nil {
+	if err := ReadFull(r, "bundle", compressed, PrefixSize); err != nil {
 		return nil, fmt.Errorf("cannot read the bundle's head: %w", err)
 	}
 	decoded, err := DecodeFrame(compressed, maxHeadSize)
@@ -56,6 +57,30 @@ func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "the bundle's head is damaged: %v", err)
 	}
 	return &Head{RawManifest: raw, Signature: sig, PayloadOffset: total, size: size}, nil
+}
+
+// A File is a bundle in a file.
+type File struct {
+	*os.File
+	*Head
+}
+
+// OpenFile opens the bundle in the file name, and reads its head: see ReadHead.
+func OpenFile(name string) (*File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the bundle: %w", err)
+	}
+	st, err := f.Stat()
+	var h *Head
+	if err == nil {
+		h, err = ReadHead(f, st.Size())
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &File{f, h}, nil
 }
 
 // splitHead takes the two members out of the decoded head.
@@ -150,15 +175,15 @@ func payloadSize(m *bootcheck.Manifest) int64 {
 // that wraps io.EOF is another error: of a download whose connection ended, say.
 func atEnd(err error) bool { return err == io.EOF }
 
-// readFull fills b from r at offset. The bundle's end is an *bootcheck.Error,
+// ReadFull fills b from r, a "bundle" or a "patch", at offset. Its end is an *bootcheck.Error,
 // every other error is r's own.
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
+func ReadFull(r io.ReaderAt, what string, b []byte, offset int64) error {
 	n, err := r.ReadAt(b, offset)
 	switch {
 	case n == len(b):
 		return nil
 	case err == nil || atEnd(err):
-		return damaged(bootcheck.CodeSizeMismatch, "the bundle is cut off after %d bytes", offset+int64(n))
+		return damaged(bootcheck.CodeSizeMismatch, "the %s is cut off after %d bytes", what, offset+int64(n))
 	}
 	return err
 }

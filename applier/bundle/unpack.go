@@ -32,15 +32,11 @@ import (
 type Unpacker struct {
 	*bootcheck.Fill // Have are files that are there, or that Start began to make
 	progress        Progress
-	started         *started // nil: nothing was
-}
 
-// A started is what Start began.
-type started struct {
-	stop  context.CancelFunc
-	files *Files
-	ended chan struct{} // closed at its end; then err is known
-	err   error
+	started *Files // what Start began to make; nil: nothing. Then:
+	stop    context.CancelFunc
+	ended   chan struct{} // closed at its end; then err is known
+	err     error
 }
 
 // Begin makes the directories of the version in root, an empty directory of the
@@ -65,8 +61,8 @@ func Begin(h *Head, m *bootcheck.Manifest, root *os.Root, progress Progress) (*U
 // Close ends what Start began and lets go of what Begin opened.
 func (u *Unpacker) Close() {
 	if u.started != nil {
-		u.started.stop()
-		<-u.started.ended
+		u.stop()
+		<-u.ended
 	}
 	u.Fill.Close()
 }
@@ -81,11 +77,11 @@ func (u *Unpacker) Start(ctx context.Context, offered func(entry int) bool, make
 			u.Have[i] = !files.have[i]
 		}
 	}
-	ctx, stop := context.WithCancel(ctx)
-	u.started = &started{stop: stop, files: files, ended: make(chan struct{})}
+	ctx, u.stop = context.WithCancel(ctx)
+	u.started, u.ended = files, make(chan struct{})
 	go func() {
-		defer close(u.started.ended)
-		u.started.err = maker(ctx, files)
+		defer close(u.ended)
+		u.err = maker(ctx, files)
 	}()
 }
 
@@ -94,8 +90,8 @@ func (u *Unpacker) Wait() error {
 	if u.started == nil {
 		return nil
 	}
-	<-u.started.ended
-	return u.started.err
+	<-u.ended
+	return u.err
 }
 
 // Finish makes what is missing.
@@ -110,7 +106,7 @@ func (u *Unpacker) Finish(ctx context.Context, maker Maker) error {
 	files := newFiles(u.M, u.Fill, u.Have, u.progress)
 	files.done, files.all = u.Taken, u.Taken == 0
 	if u.started != nil {
-		files.done += u.started.files.done
+		files.done += u.started.done
 		files.all = false
 	}
 	if err := maker(ctx, files); err != nil {

@@ -25,8 +25,10 @@ func (h *Head) Maker(r io.ReaderAt, again Again) Maker {
 		if err != nil {
 			return err
 		}
-		u := &unpacking{Files: files, h: h, r: r, again: again, shares: shares}
-		if err := files.Work(ctx, needed(shares, files.all, files.Needs), maxWorkers, u.newWorker); err != nil {
+		start := func() (Worker, error) {
+			return newWorker(worker{Files: files, h: h, r: r, again: again, shares: shares})
+		}
+		if err := files.Work(ctx, needed(shares, files.all, files.Needs), maxWorkers, start); err != nil {
 			return err
 		}
 		// A file may not be longer than what was signed.
@@ -41,32 +43,27 @@ func (h *Head) Maker(r io.ReaderAt, again Again) Maker {
 	}
 }
 
-// unpacking is one run over the frames that hold what is needed.
-type unpacking struct {
+// A worker is what one goroutine keeps from frame to frame.
+type worker struct {
 	*Files
 	h      *Head
 	r      io.ReaderAt
 	again  Again
 	shares []share
-}
 
-// A worker is what one goroutine keeps from frame to frame.
-type worker struct {
-	*unpacking
 	zstd          *zstd.Decoder
 	buffer        []byte
 	packed, frame []byte // of buffer
 	dirs          bootcheck.Dirs
 }
 
-func (u *unpacking) newWorker() (Worker, error) {
-	w := &worker{unpacking: u, dirs: u.Dirs()}
+// newWorker is w with what it needs of its own.
+func newWorker(w worker) (_ *worker, err error) {
 	// Once, and as large as any frame needs.
 	var packed, frame int64
-	for i := range u.M.Frames {
-		packed, frame = max(packed, u.M.Frames[i].Length), max(frame, u.M.Frames[i].Size)
+	for i := range w.M.Frames {
+		packed, frame = max(packed, w.M.Frames[i].Length), max(frame, w.M.Frames[i].Size)
 	}
-	var err error
 	if w.buffer, err = bootcheck.Buffer(packed + frame + DecodeSlack); err != nil {
 		return nil, err
 	}
@@ -75,7 +72,8 @@ func (u *unpacking) newWorker() (Worker, error) {
 		bootcheck.Unmap(w.buffer)
 		return nil, err
 	}
-	return w, nil
+	w.dirs = w.Dirs()
+	return &w, nil
 }
 
 func (w *worker) Close() {
@@ -97,7 +95,7 @@ func (w *worker) readFrame(ctx context.Context, i int) ([]byte, error) {
 	f := &w.M.Frames[i]
 	packed, at := w.packed[:f.Length], w.h.PayloadOffset+f.Offset
 	for {
-		if err := readFull(w.r, packed, at); err != nil {
+		if err := ReadFull(w.r, "bundle", packed, at); err != nil {
 			return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
 		}
 		got := Sum(packed)

@@ -96,21 +96,13 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 // touched. Errors are *bootcheck.Error: ExitRefused for the signature, ExitDamaged for
 // the bundle.
 func Attach(ctx context.Context, name string, sig []byte, keys *trust.Keys) (*bootcheck.Manifest, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the bundle: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the bundle: %w", err)
-	}
-	h, err := ReadHead(f, st.Size())
+	b, err := OpenFile(name)
 	if err != nil {
 		return nil, err
 	}
-	h.Signature = sig
-	m, err := h.Parse()
+	defer b.Close()
+	b.Signature = sig
+	m, err := b.Parse()
 	if err != nil {
 		return nil, err
 	}
@@ -122,12 +114,12 @@ func Attach(ctx context.Context, name string, sig []byte, keys *trust.Keys) (*bo
 		return nil, refused("cannot sign %s: it revokes key %s", name, id).WithAdvice("sign it with a key that devices still trust")
 	}
 	if keys != nil { // before all its bytes are copied
-		if _, _, err := h.Verify(keys); err != nil {
+		if _, _, err := b.Verify(keys); err != nil {
 			return nil, err
 		}
 	}
-	payload := io.NewSectionReader(f, h.PayloadOffset, payloadSize(m))
-	return m, writeFile(ctx, name, h.RawManifest, sig, payload, keys)
+	payload := io.NewSectionReader(b.File, b.PayloadOffset, payloadSize(m))
+	return m, writeFile(ctx, name, b.RawManifest, sig, payload, keys)
 }
 
 // Draft is the manifest of the bundle that Create would make at out, without hashes

@@ -32,13 +32,12 @@ type channeling struct {
 }
 
 // channelVerbs are the commands that make and show a channel file.
-func (c *command) channelVerbs(answers, makes func(func(context.Context, []string) error, ...string) func(context.Context, []string) error, withJSON func(*flag.FlagSet)) []cli.Verb {
+func (c *command) channelVerbs() []cli.Verb {
 	o := &channeling{}
 	keys := []string{"file", "change", "key_id", "release_key_id", "delegation", "channel"}
 	signs := func(fs *flag.FlagSet) {
-		withJSON(fs)
-		fs.StringVar(&o.keyFile, "key", "", "the private key that signs, `NAME.key`")
-		fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
+		c.withJSON(fs)
+		o.keyFlags(fs)
 		fs.StringVar(&o.with, "with", "", "`COMMAND` signs, as for ota-bundle sign")
 		fs.StringVar(&o.made, "made", "", "`TIME` it is made at, as 2027-12-31T12:00:00Z: the same input and time give the same bytes (default now)")
 		fs.StringVar(&o.notAfter, "not-after", "", "it counts until `DATE`, as 2027-12-31; a channel by default as long as before, 90 days at first")
@@ -53,7 +52,7 @@ func (c *command) channelVerbs(answers, makes func(func(context.Context, []strin
 				fs.Int64Var(&o.epoch, "epoch", 0, "the delegations below `N` end (default that of FILE, at first 1)")
 				fs.StringVar(&o.out, "o", "", "write it to `FILE`")
 			},
-			Run: makes(func(ctx context.Context, _ []string) error { return c.delegate(ctx, o) }, keys...)},
+			Run: c.makes(func(ctx context.Context, _ []string) error { return c.delegate(ctx, o) }, keys...)},
 		{Name: "channel init", Args: "NAME.channel", Help: "begin a channel\nWith --renew: sign it again, by the delegation that it has or by another one.",
 			Example: "ota-bundle channel init --delegation stable.delegation --key ci.key stable.channel",
 			Flags: func(fs *flag.FlagSet) {
@@ -61,7 +60,7 @@ func (c *command) channelVerbs(answers, makes func(func(context.Context, []strin
 				fs.StringVar(&o.delegation, "delegation", "", "what channel delegate made, `FILE`")
 				fs.BoolVar(&o.renew, "renew", false, "keep the releases of a channel that exists")
 			},
-			Run: makes(func(ctx context.Context, args []string) error { return c.initChannel(ctx, args[0], o) }, keys...)},
+			Run: c.makes(func(ctx context.Context, args []string) error { return c.initChannel(ctx, args[0], o) }, keys...)},
 		{Name: "channel add", Args: "NAME.channel FILE.ota", Help: "list a bundle in a channel",
 			Example: "ota-bundle channel add --key ci.key --percent 1 stable.channel 1.2.0.ota",
 			Flags: func(fs *flag.FlagSet) {
@@ -72,7 +71,7 @@ func (c *command) channelVerbs(answers, makes func(func(context.Context, []strin
 				fs.BoolVar(&o.urgent, "urgent", false, "the file inhibit of a device does not hold it")
 				fs.Var(&o.urls, "url", "its `ADDRESS`: http, https, oci, or relative to the channel's; again for each mirror (default FILE.ota beside the channel)")
 			},
-			Run: makes(func(ctx context.Context, args []string) error { return c.addRelease(ctx, args[0], args[1], o) }, keys...)},
+			Run: c.makes(func(ctx context.Context, args []string) error { return c.addRelease(ctx, args[0], args[1], o) }, keys...)},
 		{Name: "channel promote", Args: "NAME.channel VERSION [PERCENT]", Help: "let more devices take a version\n" +
 			"PERCENT only grows; without it, it is that of the next wave.\nWith --unless-rollbacks and --from, what the fleet tells decides: it is promoted, or stopped (exit code 4), or, while too few devices tell, left as it is (exit code 1).",
 			Example: "ota-bundle channel promote --key ci.key --unless-rollbacks 2% --from answer.json stable.channel 1.2.0",
@@ -83,19 +82,19 @@ func (c *command) channelVerbs(answers, makes func(func(context.Context, []strin
 				fs.StringVar(&o.from, "from", "", "the answer of Prometheus to a query, JSON, or a table, CSV: `FILE`")
 				fs.Int64Var(&o.least, "least", 1, "as long as fewer than `N` devices tell, leave it as it is")
 			},
-			Run: makes(func(ctx context.Context, args []string) error { return c.promote(ctx, args, o) }, keys...)},
+			Run: c.makes(func(ctx context.Context, args []string) error { return c.promote(ctx, args, o) }, keys...)},
 		{Name: "channel stop", Args: "NAME.channel VERSION", Help: "let no further device take a version\nDevices that run it keep it. It cannot be undone: give the corrected application a version of its own.",
 			Flags: signs,
-			Run:   makes(func(ctx context.Context, args []string) error { return c.stop(ctx, args[0], args[1], o) }, keys...)},
-		{Name: "channel inspect", Args: "NAME.channel", Help: "show what a channel says, unchecked", Flags: withJSON,
-			Run: answers(func(_ context.Context, args []string) error { return c.inspectChannel(args[0]) }, keys...)},
+			Run:   c.makes(func(ctx context.Context, args []string) error { return c.stop(ctx, args[0], args[1], o) }, keys...)},
+		{Name: "channel inspect", Args: "NAME.channel", Help: "show what a channel says, unchecked", Flags: c.withJSON,
+			Run: c.answers(func(_ context.Context, args []string) error { return c.inspectChannel(args[0]) }, keys...)},
 		{Name: "channel verify", Args: "NAME.channel", Help: "check a channel as a device does",
 			Example: "ota-bundle channel verify --key release.pub stable.channel",
 			Flags: func(fs *flag.FlagSet) {
-				withJSON(fs)
+				c.withJSON(fs)
 				fs.Var(&o.keys, "key", "a trusted release key, or a directory of them, `PUB`; again for each further one")
 			},
-			Run: answers(func(_ context.Context, args []string) error { return c.verifyChannel(args[0], o) }, keys...)},
+			Run: c.answers(func(_ context.Context, args []string) error { return c.verifyChannel(args[0], o) }, keys...)},
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/channel"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -29,14 +28,8 @@ func (c *command) signed(ctx context.Context, raw []byte, comment string, o *cha
 	if (o.keyFile == "") == (o.with == "") {
 		return nil, cli.Usagef("ota-bundle", "a channel needs --key or --with, one of them")
 	}
-	if o.with != "" {
-		return c.signWith(ctx, o.with, raw)
-	}
-	key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
-	if err != nil {
-		return nil, err
-	}
-	return bundle.Sign(key, raw, comment), nil
+	sig, _, err := c.signature(ctx, raw, comment, &o.signing)
+	return sig, err
 }
 
 // dates are those of what is made: its own, and until when it counts; zero: nothing says so.
@@ -68,7 +61,7 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return fmt.Errorf("cannot read the delegation: %w", err)
+		return err
 	default:
 		before, _, err := channel.ReadDelegation(old)
 		if err != nil {
@@ -79,12 +72,13 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 		}
 		d.Epoch = max(o.epoch, before.Epoch)
 	}
+	var ids []string
 	for _, file := range o.to {
 		key, err := trust.ReadKey(file)
 		if err != nil {
 			return err
 		}
-		d.Keys = append(d.Keys, key.String())
+		d.Keys, ids = append(d.Keys, key.String()), append(ids, trust.KeyID(key.ID()))
 	}
 	if d.Made, d.NotAfter, err = o.dates(); err != nil {
 		return err
@@ -102,11 +96,9 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 	if _, _, err := channel.ReadDelegation(data); err != nil || signer == "" {
 		return errors.Join(errors.New("cannot delegate: that is no signature"), err)
 	}
-	for _, file := range o.to {
-		if key, err := trust.ReadKey(file); err == nil && trust.KeyID(key.ID()) == signer {
-			return bootcheck.Errorf(bootcheck.ExitRefused, "", "key %s would delegate to itself: a channel key is online, and this one signs bundles", signer).
-				WithAdvice("`ota-bundle keygen NAME` makes a channel key")
-		}
+	if slices.Contains(ids, signer) {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "key %s would delegate to itself: a channel key is online, and this one signs bundles", signer).
+			WithAdvice("`ota-bundle keygen NAME` makes a channel key")
 	}
 	if err := bootcheck.ReplaceFile(o.out, data, 0o644, true); err != nil {
 		return fmt.Errorf("cannot write the delegation: %w", err)
@@ -119,7 +111,13 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 	return nil
 }
 
-func readDelegation(name string) ([]byte, error) { return bootcheck.ReadRegular(name, 16<<10) }
+func readDelegation(name string) ([]byte, error) {
+	data, err := bootcheck.ReadRegular(name, 16<<10)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the delegation: %w", err)
+	}
+	return data, nil
+}
 
 // readChannel reads the channel in the file name, which this program has written.
 func readChannel(name string) (*channel.File, error) {
@@ -167,7 +165,7 @@ func (c *command) initChannel(ctx context.Context, name string, o *channeling) e
 	if o.delegation != "" {
 		data, err := readDelegation(o.delegation)
 		if err != nil {
-			return fmt.Errorf("cannot read the delegation: %w", err)
+			return err
 		}
 		d, signer, err := channel.ReadDelegation(data)
 		switch {
@@ -283,20 +281,31 @@ func lowered(r *channel.Release, percent int) error {
 		WithAdvice("`ota-bundle channel stop` ends it")
 }
 
-// find is version of the channel f; stopped is whether it is.
-func find(f *channel.File, name, version string) (r *channel.Release, stopped bool, err error) {
+// readRelease reads the channel in the file name, and finds version in it; stopped is whether
+// that is.
+func readRelease(name, version string) (f *channel.File, r *channel.Release, stopped bool, err error) {
+	if f, err = readChannel(name); err != nil {
+		return nil, nil, false, err
+	}
 	for i := range f.Channel.Releases {
 		if c := &f.Channel.Releases[i]; c.Version == version || c.Manifest == version {
 			if r != nil {
-				return nil, false, cli.Usagef("ota-bundle", "%s has several bundles of version %s: name the digest of the manifest", name, version)
+				return nil, nil, false, cli.Usagef("ota-bundle", "%s has several bundles of version %s: name the digest of the manifest", name, version)
 			}
 			r = c
 		}
 	}
 	if r == nil {
-		return nil, false, cli.Usagef("ota-bundle", "%s has no version %s", name, version)
+		return nil, nil, false, cli.Usagef("ota-bundle", "%s has no version %s", name, version)
 	}
-	return r, slices.Contains(f.Channel.Stop, r.Manifest), nil
+	return f, r, slices.Contains(f.Channel.Stop, r.Manifest), nil
+}
+
+// unchanged says that the channel f, in the file name, is as it was, and why.
+func (c *command) unchanged(name string, f *channel.File, format string, args ...any) {
+	c.answerChannel(name, f)
+	c.answer.Set("change", "none")
+	fmt.Fprintf(c.stdout, "%s: %s already\n", name, fmt.Sprintf(format, args...))
 }
 
 func (c *command) promote(ctx context.Context, args []string, o *channeling) error {
@@ -304,11 +313,7 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 	if (o.unless == "") != (o.from == "") {
 		return cli.Usagef(verb, "--unless-rollbacks and --from need each other")
 	}
-	f, err := readChannel(args[0])
-	if err != nil {
-		return err
-	}
-	r, stopped, err := find(f, args[0], args[1])
+	f, r, stopped, err := readRelease(args[0], args[1])
 	if err != nil {
 		return err
 	}
@@ -356,9 +361,7 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 		}
 	}
 	if percent == r.Percent {
-		c.answerChannel(args[0], f)
-		c.answer.Set("change", "none")
-		fmt.Fprintf(c.stdout, "%s: version %s is at %d %% already\n", args[0], r.Version, r.Percent)
+		c.unchanged(args[0], f, "version %s is at %d %%", r.Version, r.Percent)
 		return nil
 	}
 	r.Percent = percent
@@ -366,18 +369,12 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 }
 
 func (c *command) stop(ctx context.Context, name, version string, o *channeling) error {
-	f, err := readChannel(name)
-	if err != nil {
-		return err
-	}
-	r, stopped, err := find(f, name, version)
+	f, r, stopped, err := readRelease(name, version)
 	if err != nil {
 		return err
 	}
 	if stopped {
-		c.answerChannel(name, f)
-		c.answer.Set("change", "none")
-		fmt.Fprintf(c.stdout, "%s: version %s is stopped already\n", name, r.Version)
+		c.unchanged(name, f, "version %s is stopped", r.Version)
 		return nil
 	}
 	f.Channel.Stop = append(f.Channel.Stop, r.Manifest)

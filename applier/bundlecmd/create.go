@@ -21,12 +21,12 @@ import (
 
 // creation is what the flags of create say.
 type creation struct {
-	models, services, revoke   list
-	contents                   bundle.Contents
-	out, keyFile, passwordFile string
-	notAfter, level, release   string
-	sbom                       string
-	check                      bool
+	signing
+	models, services, revoke list
+	contents                 bundle.Contents
+	notAfter, level, release string
+	out, sbom                string
+	check                    bool
 }
 
 func (o *creation) flags(fs *flag.FlagSet) {
@@ -39,7 +39,7 @@ func (o *creation) flags(fs *flag.FlagSet) {
 	fs.Var(&o.revoke, "revoke", "devices stop trusting `KEY` (ID, NAME.pub); can be repeated")
 	fs.StringVar(&o.keyFile, "key", "", "sign with the private key `NAME.key`")
 	fs.BoolVar(&o.contents.Unsigned, "unsigned", false, "without a signature: ota-bundle sign or attach adds it")
-	fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
+	o.passwordFlag(fs)
 	fs.StringVar(&o.level, "level", "best", "`LEVEL`: fast, default, best or max, by zstd; unset: best")
 	fs.StringVar(&o.out, "o", "", "make the bundle `FILE.ota`")
 	fs.StringVar(&o.sbom, "sbom", "", "pack the SBOM `FILE`; ota-apply list --sbom shows it")
@@ -136,8 +136,8 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", o.notAfter))
 	}
 	if o.sbom != "" {
-		text, err := readUpTo(o.sbom, bootcheck.MaxSBOM+1) // which Draft refuses
-		if err != nil {
+		text, err := read(o.sbom, bootcheck.MaxSBOM)
+		if err != nil && len(text) <= bootcheck.MaxSBOM { // a longer one Draft refuses
 			return fmt.Errorf("cannot read the SBOM: %w", err)
 		}
 		contents.SBOM = text
@@ -155,7 +155,7 @@ func (c *command) create(ctx context.Context, o *creation) error {
 
 	signed := "not signed"
 	if !contents.Unsigned {
-		key, err := c.signingKey(ctx, o.keyFile, o.passwordFile)
+		key, err := c.signingKey(ctx, &o.signing)
 		if err != nil {
 			return err
 		}
@@ -193,17 +193,13 @@ func (c *command) nextRelease(out string) int64 {
 		if filepath.Base(name) == filepath.Base(out) {
 			continue // which this one replaces
 		}
-		f, h, err := open(name)
+		b, m, err := parse(name)
 		if err != nil {
 			c.say(fmt.Sprintf("warning: %s is not counted: %v", name, err))
 			continue
 		}
-		f.Close()
-		if m, err := h.Parse(); err != nil {
-			c.say(fmt.Sprintf("warning: %s is not counted: %v", name, err))
-		} else {
-			highest = max(highest, m.Release)
-		}
+		b.Close()
+		highest = max(highest, m.Release)
 	}
 	return highest + 1
 }

@@ -59,27 +59,20 @@ func (c *command) index(ctx context.Context, dir string) error {
 
 // look reads a bundle's head, and its bytes for their hash.
 func look(name string) (published, error) {
-	f, h, err := open(name)
+	b, m, err := parse(name)
 	if err != nil {
 		return published{}, err
 	}
-	defer func() { _ = f.Close() }()
-	m, err := h.Parse()
-	if err != nil {
-		return published{}, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return published{}, err
-	}
+	defer b.Close()
 	sum := sha256.New()
-	size, err := io.Copy(sum, f)
+	size, err := io.Copy(sum, b.File) // its head was read with ReadAt
 	if err != nil {
 		return published{}, err
 	}
 	return published{
 		File: filepath.Base(name), Version: m.Version, Release: m.Release, Models: m.Models, NotAfter: m.NotAfter,
-		Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Digest: bootcheck.Digest(h.RawManifest), KeyID: trust.SignedBy(h.Signature),
-		Content: m.Info(bootcheck.Digest(h.RawManifest)),
+		Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Digest: bootcheck.Digest(b.RawManifest), KeyID: trust.SignedBy(b.Signature),
+		Content: info(b.Head, m),
 	}, nil
 }
 

@@ -44,20 +44,16 @@ func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassw
 	if err != nil {
 		return err
 	}
+	var keyText, pubText []byte
 	pub, key, err := minisign.GenerateKey(nil)
-	if err != nil {
-		return fmt.Errorf("cannot make a key: %w", err)
-	}
-	var keyText []byte
-	if password != "" {
+	if err == nil && password != "" {
 		keyText, err = minisign.EncryptKey(password, key)
-	} else {
+	} else if err == nil {
 		keyText, err = key.MarshalText()
 	}
-	if err != nil {
-		return fmt.Errorf("cannot make a key: %w", err)
+	if err == nil {
+		pubText, err = pub.MarshalText()
 	}
-	pubText, err := pub.MarshalText()
 	if err != nil {
 		return fmt.Errorf("cannot make a key: %w", err)
 	}
@@ -97,11 +93,7 @@ func writePair(private string, key []byte, public string, pub []byte, force bool
 		}
 	}
 	for i, f := range files {
-		place := os.Link // unlike a rename, it never replaces
-		if force {
-			place = os.Rename
-		}
-		err := place(f.name+".new", f.name)
+		err := place(f.name, force)
 		if err == nil {
 			continue
 		}
@@ -132,10 +124,18 @@ func writeNew(name string, content []byte, mode fs.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-// signingKey reads the private key in file.
-func (c *command) signingKey(ctx context.Context, file, passwordFile string) (minisign.PrivateKey, error) {
-	var key minisign.PrivateKey
-	text, err := readSmall(file)
+// place gives the file name+".new", of writeNew, its name.
+func place(name string, replace bool) error {
+	if replace {
+		return os.Rename(name+".new", name)
+	}
+	return os.Link(name+".new", name) // unlike a rename, it never replaces
+}
+
+// signingKey reads the private key that o names.
+func (c *command) signingKey(ctx context.Context, o *signing) (key minisign.PrivateKey, err error) {
+	file := o.keyFile
+	text, err := read(file, maxSmall)
 	if err != nil {
 		return key, fmt.Errorf("cannot read the signing key: %w", err)
 	}
@@ -147,8 +147,8 @@ func (c *command) signingKey(ctx context.Context, file, passwordFile string) (mi
 	}
 	var password string
 	switch {
-	case passwordFile != "":
-		password, err = readPasswordFile(passwordFile)
+	case o.passwordFile != "":
+		password, err = readPasswordFile(o.passwordFile)
 	case c.terminal() != nil:
 		password, err = c.ask(ctx, "password of "+file+": ")
 	default:
@@ -165,28 +165,29 @@ func (c *command) signingKey(ctx context.Context, file, passwordFile string) (mi
 	return key, nil
 }
 
-// readSmall reads a key or password, of which none is long.
-func readSmall(file string) ([]byte, error) {
-	const max = 4 << 10
-	text, err := readUpTo(file, max+1)
-	if err == nil && len(text) > max {
-		err = fmt.Errorf("%s is longer than %d bytes", file, max)
-	}
-	return text, err
-}
+// maxSmall is the longest key, password or signature that is read, bytes.
+const maxSmall = 4 << 10
 
-// readUpTo reads at most the first max bytes of file.
-func readUpTo(file string, max int64) ([]byte, error) {
+// read reads a file of at most max bytes; what is longer comes with an error.
+func read(file string, max int) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	return io.ReadAll(io.LimitReader(f, max))
+	defer f.Close()
+	return readAll(f, max)
+}
+
+func readAll(f *os.File, max int) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(f, int64(max)+1))
+	if err == nil && len(data) > max {
+		err = fmt.Errorf("%s is longer than %d bytes", f.Name(), max)
+	}
+	return data, err
 }
 
 func readPasswordFile(file string) (string, error) {
-	text, err := readSmall(file)
+	text, err := read(file, maxSmall)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the password: %w", err)
 	}

@@ -1,6 +1,7 @@
 package bundlecmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,28 +41,24 @@ type external struct {
 	Target string `json:"target"`
 }
 
-func (c *command) inspect(ctx context.Context, name string, asJSON, manifest, sbom bool) error {
+func (c *command) inspect(ctx context.Context, name string, manifest, sbom bool) error {
 	switch {
-	case asJSON && manifest:
+	case c.asJSON && manifest:
 		return cli.Usagef("ota-bundle inspect", "--json and --manifest contradict each other")
-	case sbom && (asJSON || manifest):
+	case sbom && (c.asJSON || manifest):
 		return cli.Usagef("ota-bundle inspect", "--sbom stands alone: it prints the SBOM, which is JSON")
 	}
-	f, h, err := open(name)
+	b, m, err := parse(name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	m, err := h.Parse()
-	if err != nil {
-		return err
-	}
+	defer b.Close()
 	if manifest {
-		_, err := c.stdout.Write(h.RawManifest)
+		_, err := c.stdout.Write(b.RawManifest)
 		return err
 	}
 	if sbom {
-		text, err := h.ReadFile(ctx, f, m, bootcheck.SBOMPath, bootcheck.MaxSBOM)
+		text, err := b.ReadFile(ctx, b.File, m, bootcheck.SBOMPath, bootcheck.MaxSBOM)
 		if errors.Is(err, fs.ErrNotExist) {
 			return (&bootcheck.Error{Err: fmt.Errorf("%s has no SBOM", name)}).WithAdvice("`ota-bundle create --sbom FILE` packs one")
 		}
@@ -72,18 +69,18 @@ func (c *command) inspect(ctx context.Context, name string, asJSON, manifest, sb
 		return err
 	}
 	i := inspection{
-		Schema: bootcheck.OutputSchema, Format: m.Format, VersionInfo: m.Info(bootcheck.Digest(h.RawManifest)), Models: m.Models, Services: m.Services,
-		NotAfter: m.NotAfter, Revoked: m.RevokedKeys, KeyID: trust.SignedBy(h.Signature),
-		BundleSize: h.Size(m), Frames: len(m.Frames),
+		Schema: bootcheck.OutputSchema, Format: m.Format, VersionInfo: info(b.Head, m), Models: m.Models, Services: m.Services,
+		NotAfter: m.NotAfter, Revoked: m.RevokedKeys, KeyID: trust.SignedBy(b.Signature),
+		BundleSize: b.Size(m), Frames: len(m.Frames),
+		Files: count(m, bootcheck.TypeFile), Dirs: count(m, bootcheck.TypeDir), Links: count(m, bootcheck.TypeLink),
+		External: []external{},
 	}
-	i.Files, i.Dirs, i.Links = count(m)
-	i.External = []external{}
 	for _, e := range m.Entries {
 		if e.External {
 			i.External = append(i.External, external{e.Path, e.Target})
 		}
 	}
-	if asJSON {
+	if c.asJSON {
 		for _, list := range []*[]string{&i.Services, &i.Revoked} {
 			if *list == nil {
 				*list = []string{}
@@ -91,17 +88,9 @@ func (c *command) inspect(ctx context.Context, name string, asJSON, manifest, sb
 		}
 		return bootcheck.WriteJSON(c.stdout, i)
 	}
-	services := strings.Join(i.Services, ", ")
-	if services == "" {
-		services = "those of the device's configuration"
-	}
 	expires := "never expires"
 	if i.NotAfter != nil {
 		expires = i.NotAfter.Format(time.RFC3339)
-	}
-	revokes := "no key"
-	if len(i.Revoked) > 0 {
-		revokes = strings.Join(i.Revoked, ", ")
 	}
 	signed := "not signed"
 	if i.KeyID != "" {
@@ -118,7 +107,8 @@ content    %s
 size       %s unpacked, %s as a bundle of %s
 digest     %s
 signature  %s
-`, i.Version, *i.Release, strings.Join(i.Models, ", "), services, expires, revokes, contentText(m),
+`, i.Version, *i.Release, strings.Join(i.Models, ", "),
+		cmp.Or(strings.Join(i.Services, ", "), "those of the device's configuration"), expires, cmp.Or(strings.Join(i.Revoked, ", "), "no key"), contentText(m),
 		bootcheck.Size(*i.Size), bootcheck.Size(i.BundleSize), cli.Plural(i.Frames, "frame", "frames"), *i.Digest, signed)
 	for _, e := range i.External {
 		fmt.Fprintf(c.stdout, "external   %s -> %s\n", e.Path, e.Target)
@@ -141,17 +131,17 @@ func (c *command) verify(ctx context.Context, name string, paths []string) error
 	if err != nil {
 		return err
 	}
-	f, h, err := open(name)
+	b, err := open(name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	m, keyID, err := h.Verify(keys)
+	defer b.Close()
+	m, keyID, err := b.Verify(keys)
 	if err != nil {
 		return err
 	}
-	err = bundle.Check(ctx, f, h, m, c.progress("checking"))
-	seen := bootcheck.NewVerified(m.Info(bootcheck.Digest(h.RawManifest)), nil, err)
+	err = bundle.Check(ctx, b.File, b.Head, m, c.progress("checking"))
+	seen := bootcheck.NewVerified(info(b.Head, m), nil, err)
 	seen.File = bootcheck.OrNull(name)
 	c.answer.Set("versions", []bootcheck.Verified{seen})
 	c.answer.Set("key_id", keyID)
@@ -168,16 +158,12 @@ func (c *command) answerBundle(name string) error {
 	if c.answer == nil {
 		return nil
 	}
-	f, h, err := open(name)
+	b, m, err := parse(name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	m, err := h.Parse()
-	if err == nil {
-		c.answerFile(name, m.Info(bootcheck.Digest(h.RawManifest)), trust.SignedBy(h.Signature))
-	}
-	return err
+	c.answerFile(name, info(b.Head, m), trust.SignedBy(b.Signature))
+	return b.Close()
 }
 
 // answerFile says with --json that the file name was made, for the version content; keyID
@@ -189,50 +175,50 @@ func (c *command) answerFile(name string, content bootcheck.VersionInfo, keyID s
 }
 
 // open reads the head of the bundle in the file name. It may come from anywhere.
-func open(name string) (*os.File, *bundle.Head, error) {
+func open(name string) (*bundle.File, error) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(48 << 20) // as ota-apply does, see TestHostileMemory of package bundle
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the bundle: %w", err)
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("cannot read the bundle: %s is not a regular file", name)
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("cannot read the bundle: %s is not a regular file", name)
-	}
-	var h *bundle.Head
-	if err == nil {
-		h, err = bundle.ReadHead(f, st.Size())
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, nil, err
-	}
-	return f, h, nil
+	return bundle.OpenFile(name)
 }
 
-func count(m *bootcheck.Manifest) (files, dirs, links int) {
+// info is the version with the manifest m, whose bytes h has.
+func info(h *bundle.Head, m *bootcheck.Manifest) bootcheck.VersionInfo {
+	return m.Info(bootcheck.Digest(h.RawManifest))
+}
+
+// parse is open, and what the manifest says, unchecked.
+func parse(name string) (*bundle.File, *bootcheck.Manifest, error) {
+	b, err := open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := b.Parse()
+	if err != nil {
+		b.Close()
+		return nil, nil, err
+	}
+	return b, m, nil
+}
+
+func count(m *bootcheck.Manifest, t bootcheck.EntryType) (n int) {
 	for i := range m.Entries {
-		switch m.Entries[i].Type {
-		case bootcheck.TypeFile:
-			files++
-		case bootcheck.TypeDir:
-			dirs++
-		case bootcheck.TypeLink:
-			links++
+		if m.Entries[i].Type == t {
+			n++
 		}
 	}
-	return files, dirs, links
+	return n
 }
 
 func contentText(m *bootcheck.Manifest) string {
-	files, dirs, links := count(m)
-	s := fmt.Sprintf("%s (%s)", cli.Plural(files, "file", "files"), bootcheck.Size(m.Size))
-	if dirs > 0 {
+	s := fmt.Sprintf("%s (%s)", cli.Plural(count(m, bootcheck.TypeFile), "file", "files"), bootcheck.Size(m.Size))
+	if dirs := count(m, bootcheck.TypeDir); dirs > 0 {
 		s += ", " + cli.Plural(dirs, "directory", "directories")
 	}
-	if links > 0 {
+	if links := count(m, bootcheck.TypeLink); links > 0 {
 		s += ", " + cli.Plural(links, "link", "links")
 	}
 	return s

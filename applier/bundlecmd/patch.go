@@ -11,11 +11,11 @@ import (
 )
 
 // patch makes the patch between two bundles.
-func (c *command) patch(ctx context.Context, from, to, keyFile, passwordFile string) error {
-	if keyFile == "" {
+func (c *command) patch(ctx context.Context, from, to string, o *signing) error {
+	if o.keyFile == "" {
 		return cli.Usagef("ota-bundle patch", "patch needs --key: the private key that signs")
 	}
-	key, err := c.signingKey(ctx, keyFile, passwordFile)
+	key, err := c.signingKey(ctx, o)
 	if err != nil {
 		return err
 	}

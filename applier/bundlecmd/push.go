@@ -29,16 +29,12 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 	if err != nil {
 		return cli.Usagef("ota-bundle push", "%v", err)
 	}
-	f, h, err := open(name) // what is no bundle is not published
+	b, m, err := parse(name) // what is no bundle is not published
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	m, err := h.Parse()
-	if err != nil {
-		return err
-	}
-	if trust.SignedBy(h.Signature) == "" {
+	defer b.Close()
+	if trust.SignedBy(b.Signature) == "" {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot push %s: it is not signed, and no device would take it", name).
 			WithAdvice("`ota-bundle sign` signs it")
 	}
@@ -55,7 +51,7 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 	case err != nil:
 		return fmt.Errorf("cannot push %s: %w", name, err)
 	}
-	c.answerFile(name, m.Info(bootcheck.Digest(h.RawManifest)), trust.SignedBy(h.Signature))
+	c.answerFile(name, info(b.Head, m), trust.SignedBy(b.Signature))
 	c.answer.Set("address", fmt.Sprint(ref))
 	c.answer.Set("pinned_address", fmt.Sprint(pushed))
 	fmt.Fprintf(c.stdout, "%s\n%s\n", ref, pushed)

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 
@@ -28,15 +26,7 @@ const maxResults = 16 << 20
 // version, installed and rolled_back. Samples and lines of other versions do not count. What
 // cannot be understood is an error, never a result of 0.
 func readResults(file, version string) (*results, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxResults+1))
-	if err == nil && len(data) > maxResults {
-		err = fmt.Errorf("%s is longer than %d bytes", file, maxResults)
-	}
+	data, err := read(file, maxResults)
 	if err != nil {
 		return nil, err
 	}

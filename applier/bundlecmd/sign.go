@@ -2,6 +2,7 @@ package bundlecmd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -20,15 +21,23 @@ import (
 	"github.com/tope-ota/ota/bootcheck/trust"
 )
 
-// signing is what the flags of sign and attach say.
+// signing is what the flags say of a key and of a signature.
 type signing struct {
 	keyFile, passwordFile, with, pub string
 	force, file                      bool
 }
 
-func (o *signing) flags(fs *flag.FlagSet) {
+func (o *signing) keyFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.keyFile, "key", "", "the private key that signs, `NAME.key`")
+	o.passwordFlag(fs)
+}
+
+func (o *signing) passwordFlag(fs *flag.FlagSet) {
 	fs.StringVar(&o.passwordFile, "password-file", "", "the first line of `F` is the key's password")
+}
+
+func (o *signing) flags(fs *flag.FlagSet) {
+	o.keyFlags(fs)
 	fs.StringVar(&o.with, "with", "", "`COMMAND` signs: a shell runs it, it reads the manifest from stdin and prints the signature, as minisign writes it")
 	fs.BoolVar(&o.file, "file", false, "FILE is neither a bundle nor a manifest: a list of checksums, say")
 	fs.BoolVar(&o.force, "force", false, "replace FILE.minisig")
@@ -62,20 +71,12 @@ func (c *command) sign(ctx context.Context, name string, o *signing) error {
 	if err != nil {
 		return err
 	}
-	var sig []byte
-	if o.with != "" {
-		sig, err = c.signWith(ctx, o.with, raw)
-	} else {
-		var key minisign.PrivateKey
-		if key, err = c.signingKey(ctx, o.keyFile, o.passwordFile); err == nil {
-			sig = bundle.Sign(key, raw, comment)
-			if keys == nil {
-				keys = trust.These(key.Public().(minisign.PublicKey))
-			}
-		}
-	}
+	sig, signer, err := c.signature(ctx, raw, comment, o)
 	if err != nil {
 		return err
+	}
+	if keys == nil {
+		keys = signer
 	}
 	if isBundle {
 		return c.attached(ctx, name, sig, keys)
@@ -90,11 +91,7 @@ func (c *command) sign(ctx context.Context, name string, o *signing) error {
 		return fmt.Errorf("cannot write the signature: %w", err)
 	}
 	defer func() { _ = os.Remove(out + ".new") }()
-	place := os.Link // unlike a rename, it never replaces
-	if o.force {
-		place = os.Rename
-	}
-	if err := place(out+".new", out); errors.Is(err, os.ErrExist) {
+	if err := place(out, o.force); errors.Is(err, os.ErrExist) {
 		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", out).WithAdvice("replace it: --force")
 	} else if err != nil {
 		return fmt.Errorf("cannot write the signature: %w", err)
@@ -105,9 +102,23 @@ func (c *command) sign(ctx context.Context, name string, o *signing) error {
 	return nil
 }
 
+// signature signs raw, as comment says, with the key or the program that o names. signer is that
+// key; nil: the program has it.
+func (c *command) signature(ctx context.Context, raw []byte, comment string, o *signing) (sig []byte, signer *trust.Keys, err error) {
+	if o.with != "" {
+		sig, err = c.signWith(ctx, o.with, raw)
+		return sig, nil, err
+	}
+	key, err := c.signingKey(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return bundle.Sign(key, raw, comment), trust.These(key.Public().(minisign.PublicKey)), nil
+}
+
 // attach gives the bundle in the file name the signature in the file sigFile.
 func (c *command) attach(ctx context.Context, name, sigFile string, o *signing) error {
-	sig, err := readSmall(sigFile)
+	sig, err := read(sigFile, maxSmall)
 	if err != nil {
 		return fmt.Errorf("cannot read the signature: %w", err)
 	}
@@ -165,10 +176,8 @@ func (c *command) signWith(ctx context.Context, command string, raw []byte) ([]b
 		return nil, ctx.Err()
 	case len(sig) > bootcheck.MaxSignature:
 		return nil, fmt.Errorf("cannot sign: %q printed more than %d bytes: a signature is shorter", command, bootcheck.MaxSignature)
-	case err != nil:
-		return nil, fmt.Errorf("cannot sign: %q: %w", command, err)
-	case readErr != nil:
-		return nil, fmt.Errorf("cannot sign: %q: %w", command, readErr)
+	case err != nil || readErr != nil:
+		return nil, fmt.Errorf("cannot sign: %q: %w", command, cmp.Or(err, readErr))
 	case len(sig) == 0:
 		return nil, fmt.Errorf("cannot sign: %q printed no signature", command)
 	}
@@ -182,18 +191,15 @@ func readManifest(name string, plain bool) (raw []byte, isBundle bool, err error
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot sign: %w", err)
 	}
-	defer func() { _ = f.Close() }()
+	defer f.Close()
 	first := make([]byte, 1)
 	if _, err := f.ReadAt(first, 0); plain || err == nil && first[0] == '{' {
-		raw, err = io.ReadAll(io.LimitReader(f, bootcheck.MaxManifest+1))
-		if err == nil && len(raw) > bootcheck.MaxManifest {
-			err = fmt.Errorf("%s is longer than %d bytes", name, bootcheck.MaxManifest)
-		}
+		raw, err = readAll(f, bootcheck.MaxManifest)
 		return raw, false, err
 	}
-	b, h, err := open(name)
+	b, err := open(name)
 	if err != nil {
 		return nil, true, err
 	}
-	return h.RawManifest, true, b.Close()
+	return b.RawManifest, true, b.Close()
 }

@@ -111,19 +111,12 @@ type version struct {
 // unpack unpacks the bundle name into the new directory dir. All of it is compared with its
 // manifest; a device asks which key signed it.
 func unpack(ctx context.Context, name, dir string) (*version, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the bundle: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	b, err := bundle.OpenFile(name)
 	if err != nil {
 		return nil, err
 	}
-	v := &version{dir: dir}
-	if v.Head, err = bundle.ReadHead(f, info.Size()); err != nil {
-		return nil, err
-	}
+	defer b.Close()
+	v := &version{Head: b.Head, dir: dir}
 	if v.m, err = v.Parse(); err != nil {
 		return nil, err
 	}
@@ -133,7 +126,7 @@ func unpack(ctx context.Context, name, dir string) (*version, error) {
 	u, err := bundle.Begin(v.Head, v.m, v.root, nil)
 	if err == nil {
 		defer u.Close()
-		err = u.Finish(ctx, v.Maker(f, nil)) // without Sync: it is removed in a moment
+		err = u.Finish(ctx, v.Maker(b.File, nil)) // without Sync: it is removed in a moment
 	}
 	if err != nil {
 		v.root.Close()

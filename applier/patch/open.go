@@ -32,7 +32,7 @@ type Patch struct {
 // version; or those of r.
 func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Manifest, keys *trust.Keys) (*Patch, error) {
 	prefix := make([]byte, PrefixSize)
-	if err := readFull(r, prefix, 0); err != nil {
+	if err := bundle.ReadFull(r, "patch", prefix, 0); err != nil {
 		return nil, err
 	}
 	l, err := parsePrefix(prefix)
@@ -40,7 +40,7 @@ func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Ma
 		return nil, err
 	}
 	first := make([]byte, l.signature+l.head)
-	if err := readFull(r, first, PrefixSize); err != nil {
+	if err := bundle.ReadFull(r, "patch", first, PrefixSize); err != nil {
 		return nil, err
 	}
 	packed := first[l.signature:]
@@ -150,7 +150,7 @@ func newDecoder(r io.ReaderAt, again bundle.Again) (*decoder, error) {
 func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
 	packed := d.packed[:f.Length]
 	for {
-		if err := readFull(d.r, packed, at); err != nil {
+		if err := bundle.ReadFull(d.r, "patch", packed, at); err != nil {
 			return nil, err
 		}
 		sum := bundle.Sum(packed)
@@ -194,17 +194,4 @@ func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window
 func (d *decoder) close() {
 	d.zstd.Close()
 	bootcheck.Unmap(d.buffer)
-}
-
-// readFull fills b from r at offset. The end of the patch is an *bootcheck.Error, every
-// other error is r's own.
-func readFull(r io.ReaderAt, b []byte, offset int64) error {
-	n, err := r.ReadAt(b, offset)
-	switch {
-	case n == len(b):
-		return nil
-	case err == nil || err == io.EOF:
-		return damaged(bootcheck.CodeSizeMismatch, "the patch is cut off after %d bytes", offset+int64(n))
-	}
-	return err
 }
