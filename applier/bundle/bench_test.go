@@ -15,7 +15,7 @@ func BenchmarkCreate(b *testing.B) {
 	for _, level := range []Level{LevelFast, LevelBest} {
 		b.Run(string(level), func(b *testing.B) {
 			c := contents(src)
-			c.Level = level
+			c.Level, c.Overwrite = level, true
 			b.SetBytes(int64(2*len(bigFile) + 1<<20))
 			for b.Loop() {
 				if _, err := Create(b.Context(), out, c); err != nil {
