@@ -106,7 +106,7 @@ var All = []Mutant{
 		Edits: one("bootcheck/versions.go", "errors.Join(syncDir(s.dir), syncDir(s.path(stagingDir)))", "errors.Join(syncDir(s.dir))"),
 		By:    Crash{Weak, "install-file"}},
 	{Name: "a version is removed in its place",
-		Edits: one("bootcheck/versions.go", "\t\tto, err := s.moveToTrash(directory)\n", "\t\tto, err := \"\", os.RemoveAll(s.path(folder))\n"),
+		Edits: one("bootcheck/versions.go", "\t\tto, err := s.moveToTrash(directory)\n", "\t\tto, err := \"\", os.RemoveAll(s.path(directory))\n"),
 		By:    Crash{Kills, "cleanup"}},
 	{Name: "a version that is linked is removed",
 		Edits: one("bootcheck/versions.go", "\tif l := record.Linked(version); l.Ref != nil {\n\t\treturn", "\tif l := record.Linked(version); l.Ref != nil && false {\n\t\treturn"),
