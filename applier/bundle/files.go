@@ -127,8 +127,8 @@ func (f *Files) tell() {
 
 // Write hashes content, which the file of entry i has from offset on, and writes it, if the
 // file is needed. Parts of one file come from frames that follow each other: each waits for the
-// one before. The file has its mode, and the SHA-256 of the manifest, before its last byte is
-// written.
+// one before. The SHA-256 of the whole file is compared with the manifest before its last byte is
+// written; then it gets its mode.
 func (f *Files) Write(ctx context.Context, dirs *bootcheck.Dirs, i int, offset int64, content []byte) error {
 	e := &f.M.Entries[i]
 	if int64(len(content)) < e.Size {

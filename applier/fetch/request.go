@@ -23,8 +23,8 @@ const (
 	// A server breaks off an answer that is not read for a minute.
 	aheadBytes = 1 << 20
 
-	// minAhead is how many ranges must be left for one more connection: with TLS it costs three
-	// round trips.
+	// minAhead is how many ranges that are still to be fetched are worth one more connection:
+	// with TLS it takes three round trips.
 	minAhead = 3
 )
 

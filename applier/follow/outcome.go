@@ -100,10 +100,14 @@ func (f *Follower) attributes() (a Attributes, installed *Installed) {
 		return a, nil
 	}
 	a["ota_phase"] = string(record.Phase)
-	for name, ref := range map[string]*bootcheck.Ref{"ota_version": record.Current, "ota_previous": record.Previous, "ota_factory": record.Factory} {
+	for _, l := range record.Links() {
+		name := "ota_" + l.Name
+		if l.Name == "current" {
+			name = "ota_version"
+		}
 		a[name] = ""
-		if ref != nil {
-			a[name] = ref.Version
+		if l.Ref != nil {
+			a[name] = l.Ref.Version
 		}
 	}
 	if record.Current != nil {

@@ -46,7 +46,7 @@ type forecast struct {
 // A result is how it ended.
 type result struct {
 	exit  bootcheck.ExitCode
-	lines []string // why, unless exit is 0: the error, then the advice
+	lines []string // at least one: the error, then the advice
 	code  string   // of its report, empty: none
 	forecast
 }

@@ -163,3 +163,24 @@ func TestReadCredentials(t *testing.T) {
 		}
 	}
 }
+
+// A registry that takes an upload and does not say where.
+func TestPushNowhere(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusAccepted)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "1.0.0.ota")
+	if err := os.WriteFile(file, []byte("a bundle"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to := Reference{Host: srv.Listener.Addr().String(), Name: "printers", Tag: "1.0.0"}
+	want := to.String() + ": the registry does not say where the upload goes"
+	if _, err := to.Push(t.Context(), srv.Client(), file); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}

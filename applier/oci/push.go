@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -62,7 +63,7 @@ func (r Reference) pushBlob(ctx context.Context, client *http.Client, d descript
 	}
 	to, err := resp.Location()
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: the registry does not say where the upload goes", r)
 	}
 	q := to.Query()
 	q.Set("digest", d.Digest)

@@ -1,10 +1,21 @@
 package mutants_test
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,15 +31,60 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// Every mutant still is one: its edits fit.
+// Every mutant still is one: its edits fit, and what comes out compiles.
 func TestMutantsFit(t *testing.T) {
 	defer try.Fatal(t)
 	repo := try.Get(debian.RepoDir())
+	packages := try.Get(listPackages(repo))
+	imports := importer.ForCompiler(token.NewFileSet(), "gc", func(path string) (io.ReadCloser, error) {
+		return os.Open(packages[path].Export)
+	})
 	for _, m := range mutants.All {
-		if _, err := m.Overlay(repo, t.TempDir()); err != nil {
-			t.Error(err)
+		if err := fits(&m, repo, t.TempDir(), packages, imports); err != nil {
+			t.Errorf("mutant %q: %v", m.Name, err)
 		}
 	}
+}
+
+// A goPackage is what `go list` says of one.
+type goPackage struct {
+	ImportPath, Dir, Export string
+	GoFiles                 []string
+}
+
+// listPackages are those of the product, and what they import, by path.
+func listPackages(repo string) (map[string]goPackage, error) {
+	cmd := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles", "./applier/...", "./bootcheck/...", "./guardian/...")
+	cmd.Dir, cmd.Stderr = repo, os.Stderr
+	out, err := cmd.Output()
+	packages := make(map[string]goPackage)
+	for d := json.NewDecoder(bytes.NewReader(out)); err == nil && d.More(); {
+		var p goPackage
+		err = d.Decode(&p)
+		packages[p.ImportPath] = p
+	}
+	return packages, err
+}
+
+// fits checks the types of the packages that m changes, as a compiler does.
+func fits(m *mutants.Mutant, repo, dir string, packages map[string]goPackage, imports types.Importer) (err error) {
+	defer try.End(&err)
+	var overlay struct{ Replace map[string]string }
+	try.Check(json.Unmarshal(try.Get(os.ReadFile(try.Get(m.Overlay(repo, dir)))), &overlay))
+	for _, p := range packages {
+		if !slices.ContainsFunc(p.GoFiles, func(f string) bool { return overlay.Replace[filepath.Join(p.Dir, f)] != "" }) {
+			continue
+		}
+		fset := token.NewFileSet()
+		var files []*ast.File
+		for _, f := range p.GoFiles {
+			name := filepath.Join(p.Dir, f)
+			files = append(files, try.Get(parser.ParseFile(fset, cmp.Or(overlay.Replace[name], name), nil, parser.SkipObjectResolution)))
+		}
+		config := types.Config{Importer: imports}
+		try.Get(config.Check(p.ImportPath, fset, files, nil))
+	}
+	return nil
 }
 
 // newBench is one in memory, in whose directory the mutants are, too.

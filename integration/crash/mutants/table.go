@@ -189,7 +189,7 @@ var All = []Mutant{
 		Edits: one("applier/stage.go", "\tunlock, err := a.store.Lock(ctx, lockToCommit)\n\tif err != nil {\n\t\treturn err\n\t}\n\tdefer unlock()\n\tif err := a.store.There(ref.Version)", "\tif err := a.store.There(ref.Version)"),
 		By:    Crash{Lock, "stage"}},
 	{Name: "the switch is made without the lock",
-		Edits: one("applier/activate.go", "\trecord, unlock, err := a.lockRecord(ctx, lockToCommit)\n", "\tunlock := func() {}\n\trecord, err := a.record()\n"),
+		Edits: one("applier/activate.go", "\trecord, unlock, err := a.lockRecord(ctx, lockToCommit)\n", "\tunlock := func() {}\n\trecord, err := a.store.Record()\n"),
 		By:    Crash{Lock, "activate"}},
 	{Name: "an install continues while another one runs",
 		Edits: one("applier/apply.go", "\t\tunlock, err = a.store.LockInstalls(ctx)\n", "\t\tunlock = func() {}\n"),
