@@ -73,6 +73,7 @@ func diagnose(ctx context.Context, out io.Writer, o Options, ask func(context.Co
 	d.lookAtPrograms()
 	d.lookAtLinks()
 	d.lookAtSystemd(ctx)
+	d.lookAtCertificate()
 	d.lookAtServer(ctx)
 	d.lookAtKernel()
 	d.lookAtClock()

@@ -3,18 +3,24 @@ package doctor
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"aead.dev/minisign"
 
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
 	"github.com/tope-ota/ota/docs/schema"
 )
 
@@ -115,6 +121,21 @@ func (m *image) write(name, text string) {
 func (m *image) follows(url string) {
 	m.write("etc/ota/ota.toml", "model = \"x1\"\nreserve = \"1MiB\"\n[follow]\nsource = \"ddi\"\nurl = \""+url+"\"\n")
 	m.write("etc/machine-id", strings.Repeat("7", 32)+"\n")
+}
+
+// certificate gives the device a client certificate that is good for so long.
+func (m *image) certificate(left time.Duration) {
+	m.t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	m.must(err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().Add(left)}
+	cert, err := x509.CreateCertificate(nil, template, template, public, key)
+	m.must(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	m.must(err)
+	m.write("etc/ota/device.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}))+string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	m.must(os.Chmod(m.path("etc/ota/device.pem"), 0o600))
+	m.write("etc/ota/ota.toml", "model = \"x1\"\nclient_certificate = \"/etc/ota/device.pem\"\n")
 }
 
 func (m *image) program(name string) {
@@ -222,6 +243,12 @@ func TestBroken(t *testing.T) {
 		{"a client certificate that is not there", func(m *image) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\nclient_certificate = \"/etc/ota/device.pem\"\n")
 		}, "client certificate", stateFail, "device.pem", "`client_certificate`"},
+		{"a client certificate that has expired", func(m *image) { m.certificate(-time.Hour) }, "client certificate", stateFail, "it has expired", "write a new one"},
+		{"a client certificate that expires soon", func(m *image) { m.certificate(29*24*time.Hour + time.Hour) }, "client certificate", stateWarn, "it expires in 29 days", "write a new one"},
+		{"a client certificate that expired by the newest date that is certain", func(m *image) {
+			m.certificate(365 * 24 * time.Hour)
+			m.write("opt/tope/versions/.spool/"+calendar.FileName, time.Now().AddDate(2, 0, 0).Format(time.RFC3339))
+		}, "client certificate", stateFail, "it has expired", "write a new one"},
 		{"a server without a token", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "there is no token in", "LoadCredential="},
 		{"a token that all can read", func(m *image) {
 			m.follows("https://u.example")
@@ -388,6 +415,17 @@ func TestText(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("what a device says reaches the terminal as it is")
+	}
+}
+
+// A client certificate that is good for longer is no finding.
+func TestClientCertificate(t *testing.T) {
+	m := newImage(t)
+	m.certificate(31 * 24 * time.Hour)
+	for _, f := range m.others(t) {
+		if f.Check == "client certificate" {
+			t.Errorf("%+v", f)
+		}
 	}
 }
 

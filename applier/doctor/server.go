@@ -2,24 +2,52 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tope-ota/ota/applier/channel"
 	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/follow/ddi"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/calendar"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
+// soon is how long before its last day a client certificate is warned of.
+const soon = 30 * 24 * time.Hour
+
+// lookAtCertificate sees whether servers will take the certificate of this device, if there
+// is one.
+func (d *doctor) lookAtCertificate() {
+	const check = "client certificate"
+	const hint = "write a new one to its file in time: it is read for each connection, nothing has to be restarted"
+	if d.cfg.ClientCertificate == "" {
+		return
+	}
+	name := d.path(d.cfg.ClientCertificate)
+	cert, err := fetch.LoadClientCertificate(name)
+	if err != nil {
+		d.fail(check, err.Error(), bootcheck.Advice(err))
+		return
+	}
+	last := cert.Leaf.NotAfter
+	found := name + ", until " + last.UTC().Format(time.DateOnly)
+	switch left := last.Sub(calendar.Open(d.path(d.cfg.Spool), nil).Certificates()); {
+	case left < 0:
+		d.fail(check, found+": it has expired, and servers that ask for it refuse this device", hint)
+	case left < soon:
+		d.warn(check, fmt.Sprintf("%s: it expires in %s, and then servers that ask for it refuse this device", found, cli.Plural(int(left/(24*time.Hour)), "day", "days")), hint)
+	default:
+		d.ok(check, found)
+	}
+}
+
 // lookAtServer sees whether the device can follow the server of [follow], if there is one.
 func (d *doctor) lookAtServer(ctx context.Context) {
 	const check, unit = "server", "ota-follow.service"
-	if name := d.cfg.ClientCertificate; name != "" {
-		if _, err := fetch.LoadClientCertificate(d.path(name)); err != nil {
-			d.fail("client certificate", err.Error(), bootcheck.Advice(err))
-		}
-	}
 	f := d.cfg.Follow
 	if f.Source == "" {
 		return
