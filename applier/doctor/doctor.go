@@ -402,7 +402,7 @@ func (d *doctor) lookAtLinks() {
 // lookAtClock sees whether the clock can be right. No decision of the guardian
 // uses it; certificates and bundles that expire depend on it.
 func (d *doctor) lookAtClock() {
-	now, newest := time.Now(), calendar.Open(d.cfg.Spool, func() time.Time { return time.Time{} }).Today()
+	now, newest := time.Now(), calendar.Open(d.path(d.cfg.Spool), func() time.Time { return time.Time{} }).Today()
 	const day = time.DateOnly
 	if now.Before(newest.Add(-time.Hour)) {
 		d.warn("clock", fmt.Sprintf("it shows %s, and that is over: %s was", now.UTC().Format(day), newest.UTC().Format(day)),

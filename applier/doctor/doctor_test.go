@@ -249,6 +249,10 @@ func TestBroken(t *testing.T) {
 			m.certificate(365 * 24 * time.Hour)
 			m.write("opt/tope/versions/.spool/"+calendar.FileName, time.Now().AddDate(2, 0, 0).Format(time.RFC3339))
 		}, "client certificate", stateFail, "it has expired", "write a new one"},
+		{"a clock that is behind what the image knows", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\nspool = \"/var/lib/ota\"\n")
+			m.write("var/lib/ota/"+calendar.FileName, time.Now().AddDate(2, 0, 0).Format(time.RFC3339))
+		}, "clock", stateWarn, "and that is over", "timedatectl"},
 		{"a server without a token", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "there is no token in", "LoadCredential="},
 		{"a token that all can read", func(m *image) {
 			m.follows("https://u.example")
