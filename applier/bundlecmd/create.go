@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/applier/bundle"
+	"github.com/tope-ota/ota/applier/patch"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/trust"
@@ -167,6 +168,11 @@ func (c *command) create(ctx context.Context, o *creation) error {
 	}
 	if o.release == "auto" {
 		c.say(fmt.Sprintf("release %d: one more than the highest beside %s", contents.Release, o.out))
+	}
+	// Without --overwrite, too: the bundle may have been deleted and its patches not.
+	dir := filepath.Dir(patch.Name(o.out, ""))
+	if _, err := os.Lstat(dir); err == nil {
+		c.say(fmt.Sprintf("warning: the patches in %s make the version that they were made for, which this bundle may not be: delete them, and make them again", dir))
 	}
 	if err := c.answerBundle(o.out); err != nil {
 		return err
