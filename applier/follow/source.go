@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/tope-ota/ota/applier/fetch"
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A Source is a server that says what should run. Its methods do not try again by
@@ -58,6 +62,23 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the server answered %d %s", e.Code, http.StatusText(e.Code))
 }
 func (e *StatusError) Unwrap() error { return e.Kind }
+
+// Send sends req and reads the answer, at most max bytes and one more. Whether its status is
+// the right one is for the caller to say. An error has ExitDownloadFailed, and the hint of a
+// file of the configuration that cannot be used.
+func Send(client *http.Client, req *http.Request, max int64) (resp *http.Response, body []byte, err error) {
+	if resp, err = client.Do(req); err == nil {
+		defer resp.Body.Close()
+		body, err = io.ReadAll(io.LimitReader(resp.Body, max+1)) // to its end, so that the connection serves again
+		if resp.StatusCode/100 != 2 {
+			err = nil // what it says is not needed
+		}
+	}
+	if err != nil {
+		return nil, nil, bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "%w", fetch.Reason(err)).WithAdvice("%s", bootcheck.Advice(err))
+	}
+	return resp, body, nil
+}
 
 // An Answer is what a server says to a poll.
 type Answer struct {

@@ -13,8 +13,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -23,7 +21,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/applier/channel"
-	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/follow"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
@@ -194,9 +191,6 @@ func (s *Source) accept(body []byte, seen channel.Seen) (*channel.File, error) {
 
 // get returns the channel and its ETag, those of before if they are not newer.
 func (s *Source) get(ctx context.Context) (etag string, body []byte, err error) {
-	fail := func(err error) (string, []byte, error) {
-		return "", nil, bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "%w", err)
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL.String(), nil)
 	if err != nil {
 		return "", nil, err
@@ -204,32 +198,19 @@ func (s *Source) get(ctx context.Context) (etag string, body []byte, err error) 
 	if s.etag != "" && s.body != nil {
 		req.Header.Set("If-None-Match", s.etag)
 	}
-	resp, err := s.HTTP.Do(req)
-	if err != nil {
-		return fail(fetch.Reason(err))
-	}
-	defer func() { // what is left is read, so that the connection serves again
-		_, _ = io.CopyN(io.Discard, resp.Body, channel.MaxSize)
-		resp.Body.Close()
-	}()
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotModified:
-		if s.body != nil {
-			return s.etag, s.body, nil
-		}
-		return fail(fmt.Errorf("the server answered that the channel is as before, and there was none"))
-	default:
+	resp, body, err := follow.Send(s.HTTP, req, channel.MaxSize) // Open refuses one that is longer
+	switch {
+	case err != nil:
+		return "", nil, err
+	case resp.StatusCode == http.StatusNotModified && s.body != nil:
+		return s.etag, s.body, nil
+	case resp.StatusCode != http.StatusOK:
 		e := follow.NewStatusError(resp)
 		switch e.Code {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
 			e.Kind = follow.ErrDenied // an operator has to publish it, or to correct the address
 		}
-		return fail(e)
-	}
-	body, err = io.ReadAll(io.LimitReader(resp.Body, channel.MaxSize+1)) // Open refuses one that is longer
-	if err != nil {
-		return fail(fetch.Reason(err))
+		return "", nil, bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "%w", e)
 	}
 	if etag = resp.Header.Get("ETag"); len(etag) > 512 {
 		etag = ""

@@ -27,7 +27,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/follow"
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -302,33 +301,27 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, in, out any)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.HTTP.Do(req)
+	resp, data, err := follow.Send(c.HTTP, req, maxAnswer)
 	if err != nil {
-		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "%w", fetch.Reason(err))
+		return err
 	}
-	defer func() { // what is left is read, so that the connection serves again
-		_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
-		resp.Body.Close()
-	}()
+	fail := func(format string, args ...any) error {
+		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", format, args...)
+	}
 	if resp.StatusCode/100 != 2 {
-		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "%w", answerError(method, resp, u == c.Base))
+		return fail("%w", answerError(method, resp, u == c.Base))
 	}
 	if out == nil {
 		return nil
 	}
 	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && !strings.HasSuffix(t, "json") {
-		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "the server answered %q, not JSON", t)
+		return fail("the server answered %q, not JSON", t)
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch {
-	case err != nil:
-	case len(data) > maxAnswer:
-		err = fmt.Errorf("it is longer than %d bytes", maxAnswer)
-	default:
-		err = bootcheck.ReadJSON(data, out)
+	if len(data) > maxAnswer {
+		return fail("cannot use the answer of the server: it is longer than %d bytes", maxAnswer)
 	}
-	if err != nil {
-		return bootcheck.Errorf(bootcheck.ExitDownloadFailed, "", "cannot use the answer of the server: %w", err)
+	if err := bootcheck.ReadJSON(data, out); err != nil {
+		return fail("cannot use the answer of the server: %w", err)
 	}
 	return nil
 }
