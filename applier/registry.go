@@ -41,6 +41,9 @@ func (a *applier) locate(ctx context.Context, address string, src *fetch.Source,
 			}
 			return nil
 		}
+		if own, ok := errors.AsType[*bootcheck.Error](err); ok {
+			return own // of a file of the configuration, which the registry was not asked about
+		}
 		var status *oci.StatusError
 		answered := errors.As(err, &status)
 		err = fetch.Reason(err)

@@ -253,6 +253,9 @@ func TestBroken(t *testing.T) {
 			m.write("etc/ota/ota.toml", "model = \"x1\"\nspool = \"/var/lib/ota\"\n")
 			m.write("var/lib/ota/"+calendar.FileName, time.Now().AddDate(2, 0, 0).Format(time.RFC3339))
 		}, "clock", stateWarn, "and that is over", "timedatectl"},
+		{"an authority that is not there", func(m *image) {
+			m.write("etc/ota/ota.toml", "model = \"x1\"\nca = \"/etc/ota/ca.pem\"\n")
+		}, "authorities", stateFail, "ca.pem", "`ca`"},
 		{"a server without a token", func(m *image) { m.follows("https://u.example") }, "server", stateWarn, "there is no token in", "LoadCredential="},
 		{"a token that all can read", func(m *image) {
 			m.follows("https://u.example")

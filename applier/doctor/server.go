@@ -48,6 +48,13 @@ func (d *doctor) lookAtCertificate() {
 // lookAtServer sees whether the device can follow the server of [follow], if there is one.
 func (d *doctor) lookAtServer(ctx context.Context) {
 	const check, unit = "server", "ota-follow.service"
+	var authorities []string
+	for _, name := range d.cfg.CA {
+		authorities = append(authorities, d.path(name))
+	}
+	if _, err := fetch.LoadCA(authorities); err != nil {
+		d.fail("authorities", err.Error(), bootcheck.Advice(err))
+	}
 	f := d.cfg.Follow
 	if f.Source == "" {
 		return

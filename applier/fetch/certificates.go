@@ -50,10 +50,10 @@ func LoadClientCertificate(name string) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// loadCA reads the certificates in PEM files. None is nil, the system's. Each
+// LoadCA reads the certificates in PEM files. None is nil, the system's. Each
 // file must hold one: an authority that the operator meant to name must not go
-// missing silently.
-func loadCA(files []string) (*x509.CertPool, error) {
+// missing silently. The error is an *Error with ExitUsage.
+func LoadCA(files []string) (*x509.CertPool, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}

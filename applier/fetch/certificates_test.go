@@ -340,7 +340,7 @@ func TestCA(t *testing.T) {
 		{"the second is damaged", file(append(text[:len(text):len(text)], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...)), "certificate 2 in"},
 		{"a huge file", file(make([]byte, 5<<20)), "larger than 4 MiB"},
 	} {
-		pool, err := loadCA([]string{good, row.file})
+		pool, err := LoadCA([]string{good, row.file})
 		if row.gets == "" {
 			if err != nil || pool == nil {
 				t.Errorf("%s: %v", row.name, err)

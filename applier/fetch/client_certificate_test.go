@@ -163,3 +163,49 @@ func TestClientCertificateRefused(t *testing.T) {
 		}
 	}
 }
+
+// The authorities of small requests are those in the files at that time: a file that is not
+// there or is damaged fails that request alone, and another authority counts at once.
+func TestAuthoritiesReplaced(t *testing.T) {
+	s, opt := newTLSServer(t, tlsServer{}, func(http.ResponseWriter, *http.Request, int) {})
+	opt.Calendar = calendar.Open(opt.Dir, nil)
+	good, err := os.ReadFile(opt.CA[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, file := certificate(t, "127.0.0.1", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	other, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(opt.CA[0]); err != nil {
+		t.Fatal(err)
+	}
+	client, err := opt.Client()
+	if err != nil {
+		t.Fatal(err) // a follower that begins before the file is there
+	}
+	for _, row := range []struct {
+		name string
+		text []byte
+		gets string // "": an answer
+	}{
+		{"no file", nil, "no such file"},
+		{"the server's", good, ""},
+		{"half of it", good[:len(good)/2], "holds no certificate"},
+		{"the server's again", good, ""},
+		{"another", other, "unknown authority"},
+		{"both", append(other, good...), ""},
+	} {
+		if row.text != nil {
+			write(t, opt.CA[0], row.text)
+		}
+		resp, err := client.Post(s.URL, "text/plain", strings.NewReader("x"))
+		if err == nil {
+			resp.Body.Close()
+		}
+		if (err == nil) != (row.gets == "") || err != nil && !strings.Contains(err.Error(), row.gets) {
+			t.Errorf("%s: %v, want %q", row.name, err, row.gets)
+		}
+	}
+}

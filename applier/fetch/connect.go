@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -21,31 +22,64 @@ type route struct {
 	dates *calendar.Calendar
 }
 
-// newRoute makes the route that opt asks for, but for the dates.
-func newRoute(opt *Options) (*route, error) {
-	r := &route{Options: opt, dates: opt.Calendar}
-	var err error
-	if r.roots, err = loadCA(opt.CA); err != nil {
-		return nil, err
-	}
-	if r.proxy, err = proxyFunc(opt.Proxy); err != nil {
-		return nil, err
-	}
-	return r, nil
+// newRoute makes the route that opt asks for, but for the authorities and the dates.
+func newRoute(opt *Options) (r *route, err error) {
+	r = &route{Options: opt, dates: opt.Calendar}
+	r.proxy, err = proxyFunc(opt.Proxy)
+	return r, err
 }
 
 // Client is a client for small requests, which reaches servers as a download with opt does:
-// through the same proxy, with the same trust. opt.Calendar must be set. Errors are as those
-// of Start, but a client certificate that cannot be used is one of each request: a follower
-// that begins while the file is replaced continues.
+// through the same proxy, with the same trust. opt.Calendar must be set. The files of opt.CA and
+// opt.ClientCertificate are read while it asks, and one that cannot be used is an
+// *bootcheck.Error of that request: a follower that begins while one is replaced continues.
 func (opt Options) Client() (*http.Client, error) {
 	r, err := newRoute(&opt)
 	if err != nil {
 		return nil, err
 	}
-	c := r.newClient(&hops{})
+	h := new(hops)
+	c := r.client(h, &current{route: r, hops: h})
 	c.Timeout = usual.window
 	return c, nil
+}
+
+// A current is a transport that trusts the authorities which the files hold at each request.
+type current struct {
+	route *route // its roots are those of over
+	hops  *hops
+	mu    sync.Mutex
+	over  *http.Transport // nil: nothing was sent yet
+}
+
+// RoundTrip sends req.
+func (c *current) RoundTrip(req *http.Request) (*http.Response, error) {
+	over, err := c.transport()
+	if err != nil {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, err
+	}
+	return over.RoundTrip(req)
+}
+
+// transport is the one before, as long as the files hold the same.
+func (c *current) transport() (*http.Transport, error) {
+	roots, err := LoadCA(c.route.CA)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over == nil || !roots.Equal(c.route.roots) {
+		if c.over != nil {
+			c.over.CloseIdleConnections()
+		}
+		c.route.roots = roots
+		c.over = c.route.transport(c.hops)
+	}
+	return c.over, nil
 }
 
 // proxyFunc finds the proxy for a request. One that is named is for all
@@ -75,13 +109,24 @@ func proxyFunc(named string) (func(*http.Request) (*url.URL, error), error) {
 
 // newClient makes the HTTP client for one try. Nothing is shared with the try
 // before: a connection that died silently would be used again.
-func (r *route) newClient(h *hops) *http.Client {
+func (r *route) newClient(h *hops) *http.Client { return r.client(h, r.transport(h)) }
+
+// client sends by over.
+func (r *route) client(h *hops, over http.RoundTripper) *http.Client {
+	if r.Transport != nil {
+		over = r.Transport(over)
+	}
+	return &http.Client{CheckRedirect: h.check, Transport: over}
+}
+
+// transport makes connections, with the authorities that r has now.
+func (r *route) transport(h *hops) *http.Transport {
 	dialer := net.Dialer{
 		Timeout:   15 * time.Second, // a host with a dead IPv6 route has 300 ms, then IPv4 is tried beside it
 		KeepAlive: 15 * time.Second,
 		Control:   h.control,
 	}
-	t := &http.Transport{ // HTTP/1.1: the program has no other
+	return &http.Transport{ // HTTP/1.1: the program has no other
 		Proxy: func(req *http.Request) (*url.URL, error) {
 			u, err := r.proxy(req)
 			h.through(u != nil)
@@ -101,11 +146,6 @@ func (r *route) newClient(h *hops) *http.Client {
 		MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize:         64 << 10,
 	}
-	c := &http.Client{CheckRedirect: h.check, Transport: t}
-	if r.Transport != nil {
-		c.Transport = r.Transport(t)
-	}
-	return c
 }
 
 // checkProxy checks what a proxy answers when it is asked for a way to a

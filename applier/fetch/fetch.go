@@ -184,6 +184,9 @@ func (d *Download) fetch(src Source) (err error) {
 	if d.route, err = newRoute(&d.opt); err != nil {
 		return err
 	}
+	if d.route.roots, err = LoadCA(d.opt.CA); err != nil {
+		return err
+	}
 	if d.opt.ClientCertificate != "" {
 		if _, err := LoadClientCertificate(d.opt.ClientCertificate); err != nil {
 			return err

@@ -2,6 +2,7 @@ package follow_test
 
 import (
 	"bytes"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -532,6 +533,60 @@ func TestWithdrawn(t *testing.T) {
 	if strings.Contains(d.state(), `"stage"`) {
 		t.Errorf("the job continues: %s", d.state())
 	}
+}
+
+// A file of `ca` that is not there, as while it is replaced, ends neither the follower nor an
+// order of the server: both are tried again.
+func TestAuthoritiesReplaced(t *testing.T) {
+	d := newDevice(t)
+	text, err := os.ReadFile(d.path("ota.toml"))
+	d.check(err)
+	d.write("ota.toml", fmt.Sprintf("ca = %q\n%s", d.path("ca.pem"), text), 0o644)
+	there := func() {
+		ca := httptest.NewTLSServer(nil)
+		defer ca.Close()
+		d.write("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw})), 0o644)
+	}
+	a := d.server.Assign(fake.Action{ID: "7", Version: "1.1.0"})
+	d.once(6)
+	if !strings.Contains(d.out.String(), "ca.pem: no such file") || !strings.Contains(d.out.String(), "hint: correct `ca` in the configuration") {
+		t.Errorf("it does not say why:\n%s", &d.out)
+	}
+
+	cmd := d.command("ota-apply", "follow")
+	d.write("run/follow.json", "{}", 0o644) // it ran in this boot already: no pause before the first poll
+	d.check(cmd.Start())
+	failed := func() bool {
+		data, _ := os.ReadFile(d.path("run/follow.json"))
+		return strings.Contains(string(data), "ca.pem: no such file")
+	}
+	d.eventually(failed)
+	d.check(cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Fatalf("it had ended already: %v\n%s", err, &d.out)
+	}
+
+	for _, word := range []string{"deploymentBase/7", "/files/"} { // the dry run finds none, and the install
+		there()
+		var gone atomic.Bool
+		d.server.Before(func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.Contains(r.URL.Path, word) && gone.CompareAndSwap(false, true) {
+				_ = os.Remove(d.path("ca.pem"))
+			}
+			return false
+		})
+		_ = d.command("ota-apply", "follow", "--once").Run()
+		d.current("1.0.0")
+		d.unclosed(a)
+	}
+	d.server.Before(nil)
+	d.run(2, "ota-apply", "install", d.server.URL+"/files/1.1.0.ota")
+	there()
+	d.once(0)
+	d.current("1.1.0")
+	d.run(0, "ota-guardian", "confirm")
+	d.once(0)
+	d.last(a, "closed/success")
 }
 
 // Another follower, or none to follow: said, and nothing done.

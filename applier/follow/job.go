@@ -289,7 +289,8 @@ func (f *Follower) again(r *result) {
 		f.waits = "another install runs"
 		f.retry = time.Now().Add(busyRetry)
 		return
-	case bootcheck.ExitFailed, bootcheck.ExitDownloadFailed, bootcheck.ExitUnknown, killed:
+	case bootcheck.ExitFailed, bootcheck.ExitUsage, bootcheck.ExitDownloadFailed, bootcheck.ExitUnknown, killed:
+		// ExitUsage: a file of the configuration may just be replaced.
 		f.stale = true
 		if r.code == bootcheck.CodeAddressExpired && f.percent > f.paid {
 			// The next poll brings another one, at once. While each of them brings something, it is no try that failed.
