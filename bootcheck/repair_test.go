@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -298,6 +299,27 @@ func repair(t *testing.T, s *Store, record *Record, ref *Ref) (wrong, extra []st
 		extra, err = s.Repair(t.Context(), record, ref, wrong)
 	}
 	return wrong, extra, err
+}
+
+// A disk that fails once says nothing about the version that has what is missing.
+func TestRepairReadsAgain(t *testing.T) {
+	s := newStore(t)
+	addTree(t, s, "1.0", treeOf1, nil)
+	two := addTree(t, s, "2.0", treeOf2, nil)
+	if err := os.Remove(s.path("v2.0/lib/core")); err != nil {
+		t.Fatal(err)
+	}
+	var calls atomic.Int32
+	pread = func(fd int, p []byte, at int64) (int, error) {
+		if calls.Add(1) == 1 {
+			return 0, unix.EIO
+		}
+		return unix.Pread(fd, p, at)
+	}
+	defer func() { pread = unix.Pread }()
+	if _, err := s.Repair(t.Context(), nil, two, []string{"lib/core"}); err != nil || calls.Load() < 2 {
+		t.Errorf("Repair = %v after %d reads", err, calls.Load())
+	}
 }
 
 // The links lead to the new directory, by one Commit; the old one stays as long as services

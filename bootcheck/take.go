@@ -331,7 +331,7 @@ func (t *taker) copy(to io.Writer, from *os.File, e *Entry) (err error) {
 			return err
 		}
 		part := t.buf[:min(int64(len(t.buf)), e.Size-n)]
-		if err := readDirect(from, part, n); err != nil {
+		if err := Retry(func() error { return readDirect(from, part, n) }); err != nil {
 			switch {
 			case err == io.EOF:
 				return damagef("size less than %d", e.Size) // just now
@@ -363,7 +363,7 @@ func readDirect(f *os.File, part []byte, at int64) error {
 	fd := int(f.Fd())
 	for n := 0; n < len(part); {
 		// Up to the end of a block, which is in the buffer, too.
-		k, err := unix.Pread(fd, part[n:(len(part)+block-1)/block*block], at+int64(n))
+		k, err := pread(fd, part[n:(len(part)+block-1)/block*block], at+int64(n))
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EINVAL:
@@ -384,6 +384,8 @@ func readDirect(f *os.File, part []byte, at int64) error {
 	}
 	return nil
 }
+
+var pread = unix.Pread // a variable for the tests
 
 func (t *taker) close() {
 	t.from.Close()
