@@ -238,10 +238,14 @@ type openedDir struct {
 // fd returns a descriptor of the directory of p, which stays that of c.
 func (c *Dirs) fd(p string) (int, error) {
 	if !fs.ValidPath(p) { // ParseManifest refuses such names; this is the second wall
-		return -1, &fs.PathError{Op: "open", Path: p, Err: errors.New("path escapes from the version")}
+		return -1, errors.New("path escapes from the version")
 	}
+	return c.dir(path.Dir(p))
+}
+
+// dir returns a descriptor of the directory dir, "." is the root; it stays that of c.
+func (c *Dirs) dir(dir string) (int, error) {
 	fd, depth := int(c.root.Fd()), 0
-	dir := path.Dir(p)
 	if dir == "." {
 		return fd, nil
 	}
@@ -250,7 +254,7 @@ func (c *Dirs) fd(p string) (int, error) {
 			c.closeBelow(depth)
 			opened, err := openAt(fd, name, unix.O_DIRECTORY)
 			if err != nil {
-				return -1, &fs.PathError{Op: "open", Path: dir, Err: err}
+				return -1, err
 			}
 			c.open = append(c.open, openedDir{name, opened})
 		}

@@ -81,7 +81,7 @@ func TestSyncOnAnOldKernel(t *testing.T) {
 // TestReadDirect holds that what is read around the cache is what the file has, also
 // where that is no whole block, and where the file system wants intact ones.
 func TestReadDirect(t *testing.T) {
-	content := make([]byte, 3*takeAtOnce/2+123)
+	content := make([]byte, 3*hashBuffer/2+123)
 	for i := range content {
 		content[i] = byte(i * 7 >> 3)
 	}
@@ -89,13 +89,13 @@ func TestReadDirect(t *testing.T) {
 	if err := os.WriteFile(name, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	buf, err := Buffer(takeAtOnce)
+	buf, err := Buffer(hashBuffer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Munmap(buf) }()
 	for _, flags := range []int{unix.O_DIRECT, 0} {
-		for _, row := range []struct{ at, n int }{{0, takeAtOnce}, {takeAtOnce, takeAtOnce/2 + 123}, {0, 1}, {1, 5000}, {4096, 4097}} {
+		for _, row := range []struct{ at, n int }{{0, hashBuffer}, {hashBuffer, hashBuffer/2 + 123}, {0, 1}, {1, 5000}, {4096, 4097}} {
 			f, err := os.OpenFile(name, os.O_RDONLY|flags, 0)
 			if errors.Is(err, unix.EINVAL) {
 				continue // this file system has none
@@ -107,7 +107,7 @@ func TestReadDirect(t *testing.T) {
 			if err := readDirect(f, buf[:row.n], int64(row.at)); err != nil || !bytes.Equal(buf[:row.n], content[row.at:row.at+row.n]) {
 				t.Errorf("flags %#x: %d bytes at %d: error %v, or others", flags, row.n, row.at, err)
 			}
-			if err := readDirect(f, buf[:takeAtOnce], takeAtOnce); err != io.EOF {
+			if err := readDirect(f, buf[:hashBuffer], hashBuffer); err != io.EOF {
 				t.Errorf("flags %#x: past the end: %v, want EOF", flags, err)
 			}
 		}

@@ -74,8 +74,8 @@ func stat(name string) (fs.FileInfo, error) {
 }
 
 // statAt is fstatat with Retry. It follows no link.
-func statAt(dir *os.File, name string, st *unix.Stat_t) error {
-	return Retry(func() error { return unix.Fstatat(int(dir.Fd()), name, st, unix.AT_SYMLINK_NOFOLLOW) })
+func statAt(dir int, name string, st *unix.Stat_t) error {
+	return Retry(func() error { return unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW) })
 }
 
 // namesIn lists what is in the directory open as d, with Retry.
@@ -86,6 +86,27 @@ func namesIn(d *os.File) ([]string, error) {
 		}
 		return d.Readdirnames(-1)
 	})
+}
+
+// openNoFollow opens name, one component, in the directory fd for reading, with Retry.
+func openNoFollow(fd int, name string, flags int) (*os.File, error) {
+	n, err := openAt(fd, name, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(n), name), nil
+}
+
+// openAt is openNoFollow without what an os.File costs.
+func openAt(fd int, name string, flags int) (int, error) {
+	return retried(func() (int, error) {
+		return unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	})
+}
+
+// openDirectory opens the directory dir; a link leads to it, if there is one.
+func openDirectory(dir string) (*os.File, error) {
+	return retried(func() (*os.File, error) { return os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) })
 }
 
 // There sees whether the directory of version is in the store. The error is Inconclusive,

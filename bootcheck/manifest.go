@@ -249,9 +249,11 @@ func ReadSnapshotFile(dir, path string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = root.Close() }()
+	dirs := Dirs{root: root}
+	defer dirs.Close()
 	name := filepath.Join(dir, path)
 	return retried(func() ([]byte, error) {
-		f, err := openBeneath(int(root.Fd()), path)
+		f, err := dirs.openFile(path, 0)
 		if err != nil {
 			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 		}

@@ -78,7 +78,7 @@ func unshare(ctx context.Context, snapshot *Snapshot) error {
 		return err
 	}
 	defer root.Close()
-	t := taker{fill: &Fill{Sealed: true}, ctx: ctx, from: Dirs{root: root}, to: Dirs{root: root}}
+	t := taker{hasher: hasher{ctx: ctx}, fill: &Fill{Sealed: true}, from: Dirs{root: root}, to: Dirs{root: root}}
 	defer t.close()
 	for i := range snapshot.Manifest.Entries {
 		if e := &snapshot.Manifest.Entries[i]; e.Type == TypeFile {
@@ -172,7 +172,7 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 	if isDirectory(s.VersionDir(ref.Version)) != nil {
 		return nil, nil // all of it is, and another directory has the manifest
 	}
-	c := treeCheck{ctx: ctx, depth: Content, wrong: &paths}
+	c := treeCheck{hasher: hasher{ctx: ctx}, depth: Content, wrong: &paths}
 	if err := c.run(s.VersionDir(ref.Version), m); err != nil {
 		return nil, fmt.Errorf("cannot check version %s: %w", ref.Version, err)
 	}

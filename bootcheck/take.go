@@ -5,12 +5,8 @@ package bootcheck
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 	"iter"
 	"os"
 	"path"
@@ -49,9 +45,6 @@ type Donor struct {
 	Damaged func(path string, why error)
 }
 
-// takeAtOnce is how many bytes are read at once, and the size of the buffer for them.
-const takeAtOnce = 256 << 10
-
 // Take gets from donor what it has of the files that are missing, by their SHA-256.
 // Every byte is hashed, of the very file that is then in the new version, on all cores. A
 // file of the donor that is damaged, or that cannot be read, is not used. The error is
@@ -77,7 +70,7 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 			if err = t.take(from, e); err == nil {
 				break
 			}
-			if d, ok := errors.AsType[takeDamage](err); ok {
+			if d, ok := errors.AsType[contentDamage](err); ok {
 				mu.Lock()
 				if !damaged[from.Path] && donor.Damaged != nil {
 					donor.Damaged(from.Path, d.error)
@@ -101,7 +94,7 @@ func (f *Fill) Take(ctx context.Context, donor Donor) error {
 		}
 	}
 	Parallel(len(batches), func(share iter.Seq[int]) {
-		t := taker{Donor: &donor, fill: f, ctx: ctx, noClone: &noClone, from: Dirs{root: root}, to: f.Dirs()}
+		t := taker{hasher: hasher{ctx: ctx}, Donor: &donor, fill: f, noClone: &noClone, from: Dirs{root: root}, to: f.Dirs()}
 		defer t.close()
 		for i := range share {
 			for _, p := range batches[i] {
@@ -180,19 +173,12 @@ func (f *Fill) batches(pairs []pair) (batches [][]pair) {
 
 // A taker is what one goroutine keeps from file to file.
 type taker struct {
+	hasher
 	*Donor
 	fill     *Fill
-	ctx      context.Context
 	noClone  *atomic.Bool // the file system cannot
 	from, to Dirs
-	buf      []byte
-	sum      hash.Hash
 }
-
-// A takeDamage is what is wrong with a file of the donor.
-type takeDamage struct{ error }
-
-func damagef(format string, args ...any) error { return takeDamage{fmt.Errorf(format, args...)} }
 
 // take makes e from the donor's file from.
 func (t *taker) take(from, e *Entry) error {
@@ -204,17 +190,12 @@ func (t *taker) take(from, e *Entry) error {
 		if Inconclusive(err) {
 			return err
 		}
-		return takeDamage{err}
+		return contentDamage{err}
 	}
 	defer func() { _ = src.Close() }()
-	info, err := src.Stat()
-	switch {
-	case err != nil:
+	info, err := e.fits(src)
+	if err != nil {
 		return err
-	case !info.Mode().IsRegular():
-		return damagef("it is not a file")
-	case info.Size() != e.Size:
-		return damagef("size %d, want %d", info.Size(), e.Size)
 	}
 	hashed := t.Hashed != nil && t.Hashed(from)
 	if t.Share >= ShareBlocks {
@@ -316,98 +297,8 @@ func (t *taker) make(e *Entry, write func(to *os.File) error) error {
 	return err
 }
 
-// copy copies from, which must have the content of e, to to, until ctx ends; nil:
-// it is only hashed.
-func (t *taker) copy(to io.Writer, from *os.File, e *Entry) (err error) {
-	if t.buf == nil {
-		if t.buf, err = Buffer(takeAtOnce); err != nil {
-			return err
-		}
-		t.sum = sha256.New()
-	}
-	t.sum.Reset()
-	for n := int64(0); n < e.Size; {
-		if err := t.ctx.Err(); err != nil {
-			return err
-		}
-		part := t.buf[:min(int64(len(t.buf)), e.Size-n)]
-		if err := Retry(func() error { return readDirect(from, part, n) }); err != nil {
-			switch {
-			case err == io.EOF:
-				return damagef("size less than %d", e.Size) // just now
-			case Inconclusive(err):
-				return err
-			}
-			return takeDamage{err}
-		}
-		t.sum.Write(part)
-		if to != nil {
-			if _, err := to.Write(part); err != nil {
-				return err
-			}
-		}
-		n += int64(len(part))
-	}
-	if got := hex.EncodeToString(t.sum.Sum(nil)); got != e.SHA256 {
-		return damagef("sha256 %s, want %s", got, e.SHA256)
-	}
-	return nil
-}
-
-// readDirect fills part, the start of a buffer of takeAtOnce bytes, with what f has at
-// offset at. f was opened with O_DIRECT where its file system can: it is the disk that is
-// compared with the manifest, no copy in memory, and what the device has in its cache
-// stays there. io.EOF: f ends before.
-func readDirect(f *os.File, part []byte, at int64) error {
-	const block = 4096 // bytes; what O_DIRECT reads has to be made of these, nearly everywhere
-	fd := int(f.Fd())
-	for n := 0; n < len(part); {
-		// Up to the end of a block, which is in the buffer, too.
-		k, err := pread(fd, part[n:(len(part)+block-1)/block*block], at+int64(n))
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EINVAL:
-			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-			if err != nil || flags&unix.O_DIRECT == 0 {
-				return unix.EINVAL
-			}
-			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_DIRECT); err != nil {
-				return err
-			}
-		case err != nil:
-			return &os.PathError{Op: "read", Path: f.Name(), Err: err}
-		case k == 0:
-			return io.EOF
-		default:
-			n += k
-		}
-	}
-	return nil
-}
-
-var pread = unix.Pread // a variable for the tests
-
 func (t *taker) close() {
 	t.from.Close()
 	t.to.Close()
-	Unmap(t.buf)
-}
-
-// Buffer maps n bytes, aligned to pages and outside Go's heap: Unmap gives them back at
-// once.
-func Buffer(n int64) ([]byte, error) {
-	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	return b, nil
-}
-
-// Unmap gives back what Buffer made; those that are nil are none.
-func Unmap(buffers ...[]byte) {
-	for _, b := range buffers {
-		if b != nil {
-			_ = unix.Munmap(b)
-		}
-	}
+	t.hasher.close()
 }

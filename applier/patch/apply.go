@@ -3,7 +3,6 @@ package patch
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"iter"
 	"os"
@@ -198,7 +197,7 @@ func (a *application) open(ctx context.Context, f *oldFile) error {
 	f.opened.Do(func() {
 		file, err := a.root.OpenFile(f.Path, os.O_RDONLY|unix.O_NONBLOCK, 0) // what it is its hash says
 		if err == nil {
-			if err = f.check(ctx, file); err == nil {
+			if err = f.CheckContent(ctx, file); err == nil {
 				f.file = file
 				return
 			}
@@ -215,15 +214,4 @@ func (a *application) open(ctx context.Context, f *oldFile) error {
 		f.err = damaged(bootcheck.CodeHashMismatch, "the patch cannot be used: %q of the old version: %w", f.Path, err)
 	})
 	return f.err
-}
-
-func (f *oldFile) check(ctx context.Context, file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("it is not a file")
-	}
-	return f.CheckContent(ctx, file)
 }
