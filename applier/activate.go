@@ -40,10 +40,11 @@ func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOpt
 // resume continues with a version that is current: an install of it that was ended
 // after its switch may have left the services as they were. done is false where
 // it has to be unpacked or switched to again: because it is damaged or its directory is
-// gone, or because an operator insists.
-func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bool) (done bool, err error) {
+// gone, or because an operator insists. What waits for the next boot is forgotten, as this
+// version was asked for after it.
+func (a *applier) resume(ctx context.Context, record *bootcheck.Record, o installOptions) (done bool, err error) {
 	ref := record.Current
-	if record.Phase == bootcheck.PhaseHold && force {
+	if record.Phase == bootcheck.PhaseHold && o.force {
 		return false, nil
 	}
 	err = a.store.Verify(ctx, ref, bootcheck.Content)
@@ -55,7 +56,12 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 	case record.Phase == bootcheck.PhaseHold:
 		return true, onHold(record)
 	}
-	if !record.Phase.Unconfirmed() {
+	if record.Next != nil && !o.noActivate {
+		if err := a.forgetNext(ctx); err != nil {
+			return true, err
+		}
+	}
+	if !record.Phase.Unconfirmed() || o.noActivate || o.atReboot {
 		if err := a.store.SyncSwitch(); err != nil {
 			return true, err
 		}
@@ -72,6 +78,25 @@ func (a *applier) resume(ctx context.Context, record *bootcheck.Record, force bo
 		return true, err
 	}
 	return true, a.waitTrial(ctx, ref)
+}
+
+// forgetNext has the next boot start the version that is current.
+func (a *applier) forgetNext(ctx context.Context) error {
+	record, unlock, err := a.lockRecord(ctx, lockToCommit)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if record == nil || record.Next == nil {
+		return nil
+	}
+	next := record.Clone()
+	next.Next = nil
+	if err := a.store.Commit(next); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "version %s is not activated at the next boot\n", &record.Next.Ref)
+	return nil
 }
 
 // onHold is what an install of the version that is held ends with.

@@ -168,7 +168,7 @@ func (a *applier) obtain(ctx context.Context, from string, o installOptions, key
 		}
 		if runs(b.record, b.ref()) {
 			a.stage(report.StageVerifying, "version "+b.manifest.Version)
-			if done, err := a.resume(ctx, b.record, o.force); done {
+			if done, err := a.resume(ctx, b.record, o); done {
 				if err == nil {
 					src.drop()
 				}
@@ -239,7 +239,7 @@ func (a *applier) activateVersion(ctx context.Context, name string, o installOpt
 		if err := a.store.CheckRevoked(&snapshot.Ref, record); bootcheck.Exit(err) == bootcheck.ExitRefused {
 			return err
 		}
-		if done, err := a.resume(ctx, record, o.force); done {
+		if done, err := a.resume(ctx, record, o); done {
 			return err
 		}
 	}
