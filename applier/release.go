@@ -27,17 +27,17 @@ func (a *applier) resetRelease(ctx context.Context) error {
 	if !snapshot.Ref.Same(record.Current) {
 		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeHashMismatch, "cannot reset the release: version %s is not the one that was installed", record.Current)
 	}
-	release := snapshot.Manifest.Release
-	a.answer.Set("release_floor", min(release, record.Floor))
-	if record.Floor <= release {
-		fmt.Fprintf(a.out, "the lowest accepted release is %d\n", record.Floor)
-		return nil
+	release, floor := snapshot.Manifest.Release, a.store.Floor(record)
+	text := fmt.Sprintf("the lowest accepted release is %d", min(release, floor))
+	if release < floor {
+		next := record.Clone()
+		next.Floor = release
+		if err := a.store.Commit(next); err != nil {
+			return err
+		}
+		text += fmt.Sprintf(", that of version %s; it was %d", record.Current, floor)
 	}
-	next := record.Clone()
-	next.Floor = release
-	if err := a.store.Commit(next); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.out, "the lowest accepted release is %d, that of version %s; it was %d\n", release, record.Current, record.Floor)
+	a.answer.Set("release_floor", min(release, floor))
+	fmt.Fprintln(a.out, text)
 	return nil
 }
