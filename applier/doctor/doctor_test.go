@@ -436,6 +436,19 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// Units are read as systemd reads them: spaces around "=", lines that continue, and times
+// in other words.
+func TestSyntaxOfUnits(t *testing.T) {
+	m := newImage(t)
+	m.edit(dropIn, "After=", "After = ")
+	m.edit(dropIn, "OnFailure=", "OnFailure=other.service \\\n  ")
+	m.edit(dropIn, "StartLimitIntervalSec=60", "StartLimitIntervalSec=1hour 30 min")
+	m.edit(dropIn, "RestartSec=1", "RestartSec=1 sec")
+	for _, f := range m.others(t) {
+		t.Errorf("%+v", f)
+	}
+}
+
 // Nothing is changed by looking.
 func TestChangesNothing(t *testing.T) {
 	m := newImage(t)

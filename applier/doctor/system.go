@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,14 +254,15 @@ func (d *doctor) outOfReach(name string, u map[string]string) string {
 	return ""
 }
 
-// settings are the lines KEY=VALUE of a file of systemd and its drop-ins. The values of
-// a key that stands several times are in one line; an empty value takes them back.
+// settings are the lines KEY=VALUE of a file of systemd and its drop-ins. Each value of a
+// key that stands several times is a line; an empty value takes them back.
 func settings(text string) map[string]string {
 	all := map[string]string{}
-	for line := range strings.Lines(text) {
-		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
+		key, value, ok := strings.Cut(line, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if ok && !strings.HasPrefix(key, "#") {
-			if all[key] = strings.TrimSpace(all[key] + " " + value); value == "" {
+			if all[key] = strings.TrimSpace(all[key] + "\n" + value); value == "" {
 				delete(all, key)
 			}
 		}
@@ -270,12 +272,13 @@ func settings(text string) map[string]string {
 
 // last is the value that counts of a setting that has only one.
 func last(s, otherwise string) string {
-	f := strings.Fields(s)
-	if len(f) == 0 {
-		return otherwise
-	}
-	return f[len(f)-1]
+	return cmp.Or(s[strings.LastIndexByte(s, '\n')+1:], otherwise)
 }
+
+// timeUnits are the names that systemd.time(7) has for units, as Go has them. Of days and
+// longer ones Go has none.
+var timeUnits = strings.NewReplacer("minutes", "m", "minute", "m", "min", "m", "msec", "ms", "usec", "us",
+	"seconds", "s", "second", "s", "sec", "s", "hours", "h", "hour", "h", "hr", "h", " ", "")
 
 // timeSpan reads a time as systemd writes it: "30s", "1min 30s", "60".
 func timeSpan(s string) time.Duration {
@@ -285,7 +288,7 @@ func timeSpan(s string) time.Duration {
 	if s == "infinity" {
 		return math.MaxInt64
 	}
-	t, _ := time.ParseDuration(strings.NewReplacer("min", "m", " ", "").Replace(s))
+	t, _ := time.ParseDuration(timeUnits.Replace(s))
 	return t
 }
 
@@ -330,7 +333,8 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 		need(path == current || filepath.Base(path) != "current", fmt.Sprintf("it is not started without %s, and the versions are in %s", path, d.cfg.Root),
 			fmt.Sprintf("a drop-in of it with ConditionPathExists= and ConditionPathExists=%s", current))
 	}
-	program, _, _ := strings.Cut(strings.TrimLeft(s["ExecStart"], "@-:+!"), " ")
+	program := strings.TrimLeft(s["ExecStart"], "@-:+!")
+	program = program[:strings.IndexAny(program+" ", " \n")]
 	found, hint := d.startsFrom(program)
 	need(hint == "", found, hint)
 	if good {
