@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -307,10 +308,24 @@ func (d *doctor) lookAtKeys() {
 	for _, err := range keys.Skipped {
 		d.fail("keys", err.Error(), cmp.Or(bootcheck.Advice(err), "replace it by the public key (NAME.pub) that ota-bundle keygen wrote"))
 	}
-	if keys.Len() == 0 {
-		d.fail("keys", "no trusted key in "+where+": every install is refused", "copy NAME.pub of the release engineer to "+where)
+	ids, gone := keys.IDs(), "no trusted key in "+where
+	if d.store != nil {
+		record, _ := d.store.Record() // lookAtStore has said what is wrong with it
+		revoked, err := d.store.RevokedKeys(record)
+		if errors.Is(err, bootcheck.ErrRevokedUnknown) {
+			d.fail("keys", err.Error()+": every install is refused", bootcheck.RevokedUnknownAdvice)
+			return
+		}
+		revoked = keys.Twins(revoked)
+		ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(revoked, id) })
+		if keys.Len() > 0 {
+			gone = "each trusted key in " + where + " was revoked"
+		}
+	}
+	if len(ids) == 0 {
+		d.fail("keys", gone+": every install is refused", "copy NAME.pub of the release engineer to "+where)
 	} else {
-		d.ok("keys", fmt.Sprintf("%d in %s", keys.Len(), where))
+		d.ok("keys", fmt.Sprintf("%d in %s", len(ids), where))
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/calendar"
+	"github.com/tope-ota/ota/bootcheck/trust"
 	"github.com/tope-ota/ota/docs/schema"
 )
 
@@ -316,6 +317,13 @@ func TestBroken(t *testing.T) {
 		{"no key", func(m *image) { m.remove("etc/ota/keys/release.pub") }, "keys", stateFail, "every install is refused", "copy NAME.pub"},
 		{"a key that is none", func(m *image) { m.write("etc/ota/keys/release.pub", "ssh-ed25519 AAAA") }, "keys", stateFail, "not a minisign public key", "replace it"},
 		{"the secret key on the device", func(m *image) { m.write("etc/ota/keys/release.key", "secret") }, "secret key", stateFail, "is on the device", "revoke"},
+		{"a list of revoked keys that is damaged", func(m *image) { m.write(store+".revoked.json", "{}") }, "keys", stateFail, "it is not known which keys were revoked", "then remove the damaged file"},
+		{"a key that was revoked", func(m *image) {
+			s, err := bootcheck.Open(m.path(store))
+			m.must(err)
+			_, err = s.Revoke(nil, trust.Load([]string{m.path("etc/ota/keys")}).IDs(), nil)
+			m.must(err)
+		}, "keys", stateFail, "was revoked", "copy NAME.pub"},
 		{"keys that all can write", func(m *image) { m.must(os.Chmod(m.path("etc/ota/keys"), 0o777)) }, "keys", stateFail, "mode 0777", "chmod go-w"},
 		{"no ota-apply", func(m *image) { m.remove("usr/bin/ota-apply") }, "programs", stateFail, "nothing can be installed", "install.sh"},
 		{"the guardian in the store", func(m *image) {
