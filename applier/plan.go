@@ -84,7 +84,7 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 	for _, version := range surplus {
 		p.remove = append(p.remove, version)
 		p.offers.without(version)
-		if p.freed, err = a.store.Occupied(p.remove...); err != nil {
+		if p.freed, _, err = a.store.Occupied(p.remove...); err != nil {
 			return nil, err
 		}
 		p.freed.Bytes += swept.Bytes

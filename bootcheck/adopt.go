@@ -36,16 +36,24 @@ func (s *Store) checkUnlisted(version string) error {
 // Unlisted is the reference to version in r if an older program adopted it as it was; nil: it
 // did not.
 func (r *Record) Unlisted(version string) *Ref {
-	refs := []*Ref{r.Current, r.Previous, r.Factory}
-	for i := range r.Confirmed {
-		refs = append(refs, &r.Confirmed[i])
-	}
-	for _, ref := range refs {
+	for _, ref := range r.refs() {
 		if ref != nil && ref.Version == version && ref.Digest == NoManifest {
 			return ref
 		}
 	}
 	return nil
+}
+
+// refs are all that r has of versions, some of them nil.
+func (r *Record) refs() []*Ref {
+	refs := []*Ref{r.Current, r.Previous, r.Factory}
+	for i := range r.Confirmed {
+		refs = append(refs, &r.Confirmed[i])
+	}
+	for i := range r.Blocked {
+		refs = append(refs, &r.Blocked[i].Ref)
+	}
+	return refs
 }
 
 // Ref is version with the content that is on disk. The error is that of Snapshot.
@@ -218,15 +226,8 @@ func (s *Store) giveManifest(dir string, raw []byte) error {
 // were; changed: there are some. It is not committed.
 func (s *Store) Relist(ctx context.Context, record *Record, model string) (next *Record, changed bool, err error) {
 	next = record.Clone()
-	refs := []*Ref{next.Current, next.Previous, next.Factory}
-	for i := range next.Confirmed {
-		refs = append(refs, &next.Confirmed[i])
-	}
-	for i := range next.Blocked {
-		refs = append(refs, &next.Blocked[i].Ref)
-	}
 	listed := make(map[string]*Ref)
-	for _, ref := range refs {
+	for _, ref := range next.refs() {
 		if ref == nil || ref.Digest != NoManifest || s.There(ref.Version) != nil {
 			continue
 		}

@@ -1,5 +1,7 @@
 package bootcheck
 
+import "slices"
+
 // RollbackTarget is the version to run instead of the current one, and what it counts as:
 // the first that is intact, not blocked and not current itself; nil and LevelNone: there
 // is none. The order is in the table of guardian.Decide. intact says which versions may
@@ -10,9 +12,9 @@ func (r *Record) RollbackTarget(intact func(*Ref) bool) (target *Ref, level stri
 		level string
 	}
 	var confirmed []candidate
-	for i := len(r.Confirmed) - 1; i >= 0; i-- {
-		if c := &r.Confirmed[i]; !c.Same(r.Factory) { // that one has its own place in the order
-			confirmed = append(confirmed, candidate{c, LevelPrevious})
+	for _, c := range slices.Backward(r.Confirmed) {
+		if !c.Same(r.Factory) { // that one has its own place in the order
+			confirmed = append(confirmed, candidate{&c, LevelPrevious})
 		}
 	}
 	previous := candidate{r.Previous, LevelPrevious}
@@ -44,12 +46,17 @@ func (r *Record) SwitchTo(target *Ref, level, bootID string, baseline map[string
 	if level != LevelFactory {
 		r.Phase, r.Trial = PhaseFallback, &Trial{BootID: bootID, Baseline: baseline}
 	}
-	for i := len(r.Confirmed) - 1; i >= 0; i-- {
-		if c := r.Confirmed[i]; r.usable(&c, intact) {
-			r.Previous = &c
-			return
+	r.Previous = r.newestConfirmed(func(c *Ref) bool { return r.usable(c, intact) })
+}
+
+// newestConfirmed is the newest version that was confirmed and may run; nil: none may.
+func (r *Record) newestConfirmed(may func(*Ref) bool) *Ref {
+	for _, c := range slices.Backward(r.Confirmed) {
+		if may(&c) {
+			return &c
 		}
 	}
+	return nil
 }
 
 // usable reports whether ref may run instead of the current version.

@@ -2,6 +2,7 @@ package bootcheck
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"io/fs"
@@ -104,17 +105,8 @@ func ReplaceFile(name string, data []byte, perm fs.FileMode, durable bool) error
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(perm) // not reduced by the umask
-	}
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
+	err = f.Chmod(perm) // not reduced by the umask
+	if err = cmp.Or(err, writeAndSync(f, data, durable)); err == nil {
 		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
@@ -141,14 +133,16 @@ func writeDurable(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err == nil {
+	return writeAndSync(f, content, true)
+}
+
+// writeAndSync makes data the content of f, durable if that is set.
+func writeAndSync(f *os.File, data []byte, durable bool) error {
+	_, err := f.Write(data)
+	if err == nil && durable {
 		err = f.Sync()
 	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return cmp.Or(err, f.Close())
 }
 
 // syncDir makes the names in dir durable. Only the opening is tried again: an fsync
@@ -158,9 +152,5 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = f.Sync()
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return cmp.Or(f.Sync(), f.Close())
 }

@@ -113,28 +113,39 @@ func intact(text []byte) bool {
 	return i > 0 && bytes.Equal(text, sealRecord(text[:i]))
 }
 
+// numbered lists the numbers in the directory of the generations, oldest first: those
+// of generations, and those that have something prepared that rolls them back.
+func (s *Store) numbered() (generations, prepared []uint64, err error) {
+	entries, err := readDir(s.path(generationsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	for _, e := range entries {
+		name, fallback := strings.CutSuffix(e.Name(), fallbackSuffix)
+		n, err := strconv.ParseUint(name, 10, 63)
+		switch {
+		case err != nil:
+		case fallback:
+			prepared = append(prepared, n)
+		default:
+			generations = append(generations, n)
+		}
+	}
+	slices.Sort(generations)
+	return generations, prepared, err
+}
+
 // generations lists the numbers of all generations, oldest first, without those that
 // are prepared and were not switched to.
 func (s *Store) generations() ([]uint64, error) {
-	entries, err := readDir(s.path(generationsDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var all []uint64
-	var fallbacks []string
-	for _, e := range entries {
-		if of, ok := strings.CutSuffix(e.Name(), fallbackSuffix); ok {
-			fallbacks = append(fallbacks, of)
-		}
-		if n, err := strconv.ParseUint(e.Name(), 10, 63); err == nil {
-			i, _ := slices.BinarySearch(all, n)
-			all = slices.Insert(all, i, n)
+	all, prepared, err := s.numbered()
+	active, _ := s.activeGeneration()
+	for _, n := range prepared {
+		if p := s.prepared(n); p != active {
+			all = slices.DeleteFunc(all, func(g uint64) bool { return g == p })
 		}
 	}
-	return s.onlySwitched(all, fallbacks), nil
+	return all, err
 }
 
 // History returns the records of the generations up to the active one, oldest first,

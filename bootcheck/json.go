@@ -70,9 +70,14 @@ func (s *Store) Info(ref Ref) VersionInfo {
 	if snapshot, err := s.Snapshot(ref.Version); err == nil && snapshot.Ref.Same(&ref) {
 		return snapshot.Manifest.Info(snapshot.Ref.Digest)
 	}
-	info := VersionInfo{Version: ref.Version}
-	if ref.Digest != "" {
-		info.Digest = &ref.Digest
+	return ref.info()
+}
+
+// info is ref as JSON shows it, of which no manifest is known.
+func (r *Ref) info() VersionInfo {
+	info := VersionInfo{Version: r.Version}
+	if r.Digest != "" {
+		info.Digest = &r.Digest
 	}
 	return info
 }

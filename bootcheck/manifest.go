@@ -218,7 +218,7 @@ func Digest(rawManifest []byte) string {
 // ValidDigest reports whether s can be a Digest.
 func ValidDigest(s string) bool {
 	sum, ok := strings.CutPrefix(s, "sha256:")
-	return ok && len(sum) == 64 && strings.Trim(sum, "0123456789abcdef") == ""
+	return ok && checkHash(sum) == nil
 }
 
 // ReadManifest reads the manifest of the snapshot in dir. It does not check the

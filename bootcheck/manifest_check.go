@@ -26,12 +26,7 @@ func ValidService(s string) bool {
 // ValidKeyID reports whether s is the ID of a signing key as minisign writes it:
 // 16 hex digits, the letters upper-case.
 func ValidKeyID(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'F') {
-			return false
-		}
-	}
-	return len(s) == 16
+	return len(s) == 16 && strings.Trim(s, "0123456789ABCDEF") == ""
 }
 
 // plainWord reports whether s is a letter or digit, then letters, digits and
@@ -205,11 +200,7 @@ func (e *Entry) check() error {
 }
 
 func checkHash(s string) error {
-	ok := len(s) == 64
-	for i := 0; ok && i < len(s); i++ {
-		ok = '0' <= s[i] && s[i] <= '9' || 'a' <= s[i] && s[i] <= 'f'
-	}
-	if !ok {
+	if len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "" {
 		return fmt.Errorf("sha256 %.80q is not 64 lower-case hex digits", s)
 	}
 	return nil

@@ -1,14 +1,11 @@
 package bootcheck
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -135,11 +132,9 @@ func (s *Store) makeRoom(dir string) {
 // unprepare removes all that is prepared but for what rolls back generation
 // active. A generation that was switched to stays.
 func (s *Store) unprepare(active uint64) {
-	entries, _ := readDir(s.path(generationsDir))
-	for _, e := range entries {
-		base, ok := strings.CutSuffix(e.Name(), fallbackSuffix)
-		n, err := strconv.ParseUint(base, 10, 63)
-		if !ok || err != nil || n == active {
+	_, prepared, _ := s.numbered()
+	for _, n := range prepared {
+		if n == active {
 			continue
 		}
 		// The generation first: without its link it would have been switched to.
@@ -191,13 +186,11 @@ func (s *Store) RollBack(next *Record) error {
 const unwritten = "fallback.json"
 
 // keepUnwritten writes next to that file, before the switch that makes it count. Without
-// it, or with a half of it, only the cause is lost.
+// it only the cause is lost.
 func (s *Store) keepUnwritten(next *Record) {
-	data, err := json.Marshal(next)
-	if s.Run == "" || err != nil || os.MkdirAll(s.Run, 0o755) != nil {
-		return
+	if s.Run != "" {
+		_, _ = keep(s.Run, unwritten, next)
 	}
-	_ = os.WriteFile(filepath.Join(s.Run, unwritten), data, 0o644)
 }
 
 // withCause is r, or, where r was prepared and knows no cause, the record that was to be
@@ -252,17 +245,4 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 		return err == nil, err
 	}
 	return false, nil
-}
-
-// onlySwitched takes out of generations those that are prepared and not active.
-func (s *Store) onlySwitched(generations []uint64, names []string) []uint64 {
-	active, _ := s.activeGeneration()
-	for _, name := range names {
-		if n, err := strconv.ParseUint(name, 10, 63); err == nil {
-			if p := s.prepared(n); p != active {
-				generations = slices.DeleteFunc(generations, func(g uint64) bool { return g == p })
-			}
-		}
-	}
-	return generations
 }

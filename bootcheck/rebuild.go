@@ -19,13 +19,21 @@ func (s *Store) recoverActive(cause error) (*Active, error) {
 	if s.neverSwitched(generations, cause) {
 		return nil, ErrEmpty
 	}
-	for _, n := range slices.Backward(generations) {
-		if record, _, err := s.readGeneration(n); err == nil {
-			record.recount()
-			return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, n)}, nil
-		}
+	if record := s.newestIntact(generations); record != nil {
+		record.recount()
+		return &Active{Record: record, Damage: fmt.Sprintf("the switch is lost (%v); using generation %d", cause, record.Generation)}, nil
 	}
 	return nil, fmt.Errorf("%w: no generation is intact (%v)", ErrRecord, cause)
+}
+
+// newestIntact is the record of the last of generations that has one; nil: none has.
+func (s *Store) newestIntact(generations []uint64) *Record {
+	for _, n := range slices.Backward(generations) {
+		if record, _, err := s.readGeneration(n); err == nil {
+			return record
+		}
+	}
+	return nil
 }
 
 // neverSwitched reports whether nothing was ever made current, where err is why the
@@ -64,16 +72,7 @@ func (s *Store) rebuild(n uint64, cause error) (*Active, error) {
 	if err != nil {
 		return nil, err
 	}
-	var base *Record
-	for _, g := range slices.Backward(generations) {
-		if g >= n {
-			continue
-		}
-		if r, _, err := s.readGeneration(g); err == nil {
-			base = r.Clone()
-			break
-		}
-	}
+	base := s.newestIntact(slices.DeleteFunc(generations, func(g uint64) bool { return g >= n }))
 	switch {
 	case base == nil && current == nil:
 		return nil, fmt.Errorf("%w: generation %d: %v; no older one is intact", ErrRecord, n, cause)

@@ -282,13 +282,7 @@ func (r *Record) Activate(ref *Ref, by, bootID string, baseline map[string]bool,
 			next.Previous = current
 		}
 		if next.Previous.Same(ref) {
-			next.Previous = nil
-			for _, c := range slices.Backward(r.Confirmed) {
-				if !c.Same(ref) && r.BlockedBy(&c) == nil && intact(&c) {
-					next.Previous = &c
-					break
-				}
-			}
+			next.Previous = r.newestConfirmed(func(c *Ref) bool { return !c.Same(ref) && r.BlockedBy(c) == nil && intact(c) })
 		}
 	}
 	next.Unblock(ref.Version)

@@ -183,8 +183,8 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 // its directories that has it.
 func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err error) {
 	first := error(&fs.PathError{Op: "open", Path: s.VersionDir(ref.Version), Err: fs.ErrNotExist})
-	for i, directory := range s.dirsOf(ref.Version) {
-		raw, m, err := ReadManifest(s.path(directory))
+	for i, d := range s.dirsOf(ref.Version) {
+		raw, m, err := ReadManifest(s.path(d.name))
 		if err == nil && m.Version != ref.Version {
 			err = fmt.Errorf("it is that of version %s", m.Version)
 		}
@@ -196,7 +196,7 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 		}
 		if err == nil {
 			// A signature that is lost makes the version no worse.
-			signature, _ = ReadSnapshotFile(s.path(directory), SignaturePath, MaxSignature)
+			signature, _ = ReadSnapshotFile(s.path(d.name), SignaturePath, MaxSignature)
 			return raw, signature, m, nil
 		}
 		if i == 0 {
@@ -235,9 +235,9 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 	for _, name := range wrong {
 		damaged[name] = true
 	}
-	for _, name := range old {
-		d := Donor{Dir: s.path(name), Manifest: m, Share: ShareFile, Old: true}
-		if name == s.dirOf(ref.Version) { // of which wrong tells
+	for _, is := range old {
+		d := Donor{Dir: s.path(is.name), Manifest: m, Share: ShareFile, Old: true}
+		if is.name == s.dirOf(ref.Version) { // of which wrong tells
 			d.Hashed = func(e *Entry) bool { return !damaged[e.Path] }
 		}
 		if err := f.Take(ctx, d); err != nil {
@@ -282,14 +282,14 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 	if err != nil {
 		return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
 	}
-	extra, _ = extraIn(s.path(old[0]), m, false) // what cannot be read is no more than damaged
+	extra, _ = extraIn(s.path(old[0].name), m, false) // what cannot be read is no more than damaged
 	return extra, nil
 }
 
 // dropReplaced moves the directories that a repair replaced into .trash. Those of the current
 // version stay: services may have been started from there, and open more files.
 func (s *Store) dropReplaced() error {
-	entries, err := readDir(s.dir)
+	all, err := s.directories()
 	if err != nil {
 		return err
 	}
@@ -311,10 +311,9 @@ func (s *Store) dropReplaced() error {
 		return nil // the switch is lost: the current version is not known
 	}
 	var errs []error
-	for _, e := range entries {
-		version, _, ok := parseDirName(e.Name())
-		if ok && e.IsDir() && !used[e.Name()] && version != running && s.newest(version) != e.Name() {
-			errs = append(errs, s.trash(e.Name()))
+	for _, d := range all {
+		if !used[d.name] && d.version != running && s.newest(d.version) != d.name {
+			errs = append(errs, s.trash(d.name))
 		}
 	}
 	return notRemoved(errs)

@@ -3,6 +3,8 @@ package bootcheck
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -43,6 +45,14 @@ func keep(run, name string, v any) (changed bool, err error) {
 func kept(run, name string, v any) bool {
 	data, err := ReadRegular(filepath.Join(run, name), maxKept)
 	return run != "" && err == nil && json.Unmarshal(data, v) == nil
+}
+
+// forget removes the file name of run, if it is there.
+func forget(run, name string) error {
+	if err := os.Remove(filepath.Join(run, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // maxKept bounds what is read of such a file, bytes.

@@ -73,9 +73,4 @@ func BootSeen(run string) bool {
 }
 
 // ForgetBoot removes the mark: this boot ends in good order.
-func ForgetBoot(run string) error {
-	if err := os.Remove(filepath.Join(run, seenMark)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+func ForgetBoot(run string) error { return forget(run, seenMark) }

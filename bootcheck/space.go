@@ -32,29 +32,17 @@ func (s *Store) Free() (Space, error) {
 }
 
 // Occupied is what the file system gets back when versions are removed: the blocks
-// and inodes of files that no other version shares. Blocks that are shared by a
-// clone are counted all the same. What cannot be deleted is not counted: what is
-// immutable, and what is mounted there.
-func (s *Store) Occupied(versions ...string) (Space, error) {
+// and inodes of files that no other version shares; shared are the bytes of those that
+// others have, too. Blocks that are shared by a clone are counted all the same. What
+// cannot be deleted is not counted: what is immutable, and what is mounted there.
+func (s *Store) Occupied(versions ...string) (freed Space, shared uint64, err error) {
 	var dirs []string
 	for _, version := range versions {
-		for _, directory := range s.dirsOf(version) {
-			dirs = append(dirs, s.path(directory))
+		for _, d := range s.dirsOf(version) {
+			dirs = append(dirs, s.path(d.name))
 		}
 	}
-	freed, _, err := occupied(dirs)
-	return freed, err
-}
-
-// Room is what version takes: own is freed when it is removed, as Occupied says, shared is
-// of files that other versions have, too. Both are bytes on the disk.
-func (s *Store) Room(version string) (own, shared uint64, err error) {
-	var dirs []string
-	for _, directory := range s.dirsOf(version) {
-		dirs = append(dirs, s.path(directory))
-	}
-	freed, shared, err := occupied(dirs)
-	return freed.Bytes, shared, err
+	return occupied(dirs)
 }
 
 // Leavings is what the file system gets back by Sweep.

@@ -22,9 +22,9 @@ const (
 // Summary is one sentence for people: what the device rolled back, and why.
 func (l *Rollback) Summary() string {
 	if l.Level == LevelNone {
-		return l.short()
+		return fmt.Sprintf("version %s failed and no version is left to roll back to: %s", l.From, l.why())
 	}
-	return "rolled back from " + l.short()
+	return fmt.Sprintf("rolled back from %s to %s (%s): %s", l.From, l.To, l.Level, l.why())
 }
 
 // Brief is Summary for a row of a table: `ota why` has the rest.
@@ -54,14 +54,6 @@ func (l *Rollback) Detail() string {
 		return l.Summary() + "; its last line: " + line
 	}
 	return l.Summary()
-}
-
-// short is Summary as it stands in a table.
-func (l *Rollback) short() string {
-	if l.Level == LevelNone {
-		return fmt.Sprintf("version %s failed and no version is left to roll back to: %s", l.From, l.why())
-	}
-	return fmt.Sprintf("%s to %s (%s): %s", l.From, l.To, l.Level, l.why())
 }
 
 func (l *Rollback) why() string {
@@ -245,11 +237,11 @@ func (s *Store) Status(progress string) (*Status, error) {
 func (st *Status) Measure(s *Store) error {
 	for i := range st.Versions {
 		v := &st.Versions[i]
-		own, shared, err := s.Room(v.Version)
+		own, shared, err := s.Occupied(v.Version)
 		if err != nil {
 			return err
 		}
-		v.Own, v.Shared = &own, &shared
+		v.Own, v.Shared = &own.Bytes, &shared
 	}
 	return nil
 }
@@ -269,11 +261,7 @@ func (st *Status) info(ref *Ref) *VersionInfo {
 			return &v.VersionInfo
 		}
 	}
-	info := &VersionInfo{Version: ref.Version}
-	if ref.Digest != "" {
-		info.Digest = &ref.Digest
-	}
-	return info
+	return new(ref.info())
 }
 
 // ChangedAt is when current became current, when the last rollback was, and whether another

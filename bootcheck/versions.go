@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,13 +37,30 @@ func parseDirName(name string) (version string, n int, ok bool) {
 	return version, n, ok && ValidVersion(version) && dirName(version, n) == name
 }
 
+// A versionDir is a directory of a version.
+type versionDir struct {
+	name, version string
+	n             int // see dirName
+}
+
+// directories are those of versions that are there, damaged or not, by name.
+func (s *Store) directories() (all []versionDir, err error) {
+	entries, err := readDir(s.dir)
+	for _, e := range entries {
+		if version, n, ok := parseDirName(e.Name()); ok && e.IsDir() {
+			all = append(all, versionDir{e.Name(), version, n})
+		}
+	}
+	return all, err
+}
+
 // newest is the directory of version that the next Commit links.
 func (s *Store) newest(version string) string {
 	newest := 0
-	entries, _ := readDir(s.dir)
-	for _, e := range entries {
-		if v, n, ok := parseDirName(e.Name()); ok && v == version && e.IsDir() {
-			newest = max(newest, n)
+	all, _ := s.directories()
+	for _, d := range all {
+		if d.version == version {
+			newest = max(newest, d.n)
 		}
 	}
 	return dirName(version, newest)
@@ -65,32 +81,27 @@ func (s *Store) dirOf(version string) string {
 
 // dirsOf are all directories of version that are there: first the one that counts, then the
 // newest.
-func (s *Store) dirsOf(version string) []string {
+func (s *Store) dirsOf(version string) []versionDir {
 	first := s.dirOf(version)
-	var all []string
-	entries, _ := readDir(s.dir)
-	for _, e := range entries {
-		if v, _, ok := parseDirName(e.Name()); ok && v == version && e.IsDir() {
-			all = append(all, e.Name())
+	all, _ := s.directories()
+	all = slices.DeleteFunc(all, func(d versionDir) bool { return d.version != version })
+	slices.SortFunc(all, func(a, b versionDir) int {
+		switch first {
+		case a.name:
+			return -1
+		case b.name:
+			return 1
 		}
-	}
-	number := func(name string) int {
-		_, n, _ := parseDirName(name)
-		if name == first {
-			return math.MaxInt
-		}
-		return n
-	}
-	slices.SortFunc(all, func(a, b string) int { return cmp.Compare(number(b), number(a)) })
+		return cmp.Compare(b.n, a.n)
+	})
 	return all
 }
 
 // nextDirName is the directory beside those that version has.
-func nextDirName(version string, directories []string) string {
+func nextDirName(version string, directories []versionDir) string {
 	next := 0
-	for _, name := range directories {
-		_, n, _ := parseDirName(name)
-		next = max(next, n+1)
+	for _, d := range directories {
+		next = max(next, d.n+1)
 	}
 	return dirName(version, next)
 }
@@ -100,14 +111,14 @@ func (s *Store) VersionDir(version string) string { return s.path(s.dirOf(versio
 
 // VersionNames lists the versions whose directories are in the store, intact or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
-	entries, err := readDir(s.dir)
+	all, err := s.directories()
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, e := range entries {
-		if version, _, ok := parseDirName(e.Name()); ok && e.IsDir() && !slices.Contains(names, version) {
-			names = append(names, version)
+	for _, d := range all {
+		if !slices.Contains(names, d.version) {
+			names = append(names, d.version)
 		}
 	}
 	slices.SortStableFunc(names, CompareVersions)
@@ -311,8 +322,8 @@ func (s *Store) Remove(record *Record, version string) error {
 	}
 	// The one that counts last: what was replaced must not be taken for the version.
 	var errs []error
-	for _, directory := range slices.Backward(s.dirsOf(version)) {
-		to, err := s.moveToTrash(directory)
+	for _, d := range slices.Backward(s.dirsOf(version)) {
+		to, err := s.moveToTrash(d.name)
 		if err != nil {
 			return err
 		}

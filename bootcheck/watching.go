@@ -1,12 +1,6 @@
 package bootcheck
 
-import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-)
+import "fmt"
 
 // Watching is how far the trial of a version has come. `ota-guardian confirm` keeps it in
 // the run directory, in memory, while it watches. It is only shown: no decision reads it.
@@ -34,12 +28,7 @@ func (w *Watching) Keep(run string) error {
 }
 
 // EndWatching says that no trial is watched any more.
-func EndWatching(run string) error {
-	if err := os.Remove(filepath.Join(run, watchingFile)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+func EndWatching(run string) error { return forget(run, watchingFile) }
 
 // ReadWatching returns what run says of the trial of version; nil: it is not watched now,
 // or the file cannot be read, which is no error.
