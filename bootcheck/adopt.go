@@ -337,7 +337,7 @@ func (s *Store) foreignLink(name string) (*Ref, error) {
 		return nil, err
 	}
 	parent, base := filepath.Split(dir)
-	if version, _, ok := parseDirName(base); ok && filepath.Clean(parent) == root && base == s.dirOf(version) {
+	if version, _, ok := parseDirName(base); ok && filepath.Clean(parent) == root && base == filepath.Base(s.VersionDir(version)) {
 		return &Ref{Version: version}, nil
 	}
 	return nil, cannot("it leads to %s, want a directory v<version> in %s", dir, s.dir).

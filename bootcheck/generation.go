@@ -199,7 +199,11 @@ func (s *Store) writeGeneration(n uint64, r *Record) error {
 		if l.Ref == nil {
 			continue
 		}
-		if err := os.Symlink("../../"+s.newest(l.Ref.Version), filepath.Join(dir, l.Name)); err != nil {
+		directory, err := s.newest(l.Ref.Version)
+		if err == nil {
+			err = os.Symlink("../../"+directory, filepath.Join(dir, l.Name))
+		}
+		if err != nil {
 			return err
 		}
 	}

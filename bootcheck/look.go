@@ -111,10 +111,14 @@ func openDirectory(dir string) (*os.File, error) {
 
 // There sees whether the directory of version is in the store. The error is Inconclusive,
 // or says that it is not.
-func (s *Store) There(version string) error { return isDirectory(s.VersionDir(version)) }
+func (s *Store) There(version string) error { return s.isDirectory(s.dirOf(version)) }
 
-func isDirectory(name string) error {
-	info, err := lstat(name)
+// isDirectory is There of a directory of a version, which was found with err.
+func (s *Store) isDirectory(name string, err error) error {
+	if err != nil {
+		return err
+	}
+	info, err := lstat(s.path(name))
 	if err == nil && !info.IsDir() {
 		err = errors.New("it is not a directory")
 	}

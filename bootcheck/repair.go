@@ -169,7 +169,9 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 	if err != nil {
 		return nil, err
 	}
-	if isDirectory(s.VersionDir(ref.Version)) != nil {
+	if err := s.There(ref.Version); Inconclusive(err) {
+		return nil, err
+	} else if err != nil {
 		return nil, nil // all of it is, and another directory has the manifest
 	}
 	c := treeCheck{hasher: hasher{ctx: ctx}, depth: Content, wrong: &paths}
@@ -183,7 +185,11 @@ func (s *Store) Wrong(ctx context.Context, ref *Ref) (paths []string, err error)
 // its directories that has it.
 func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err error) {
 	first := error(&fs.PathError{Op: "open", Path: s.VersionDir(ref.Version), Err: fs.ErrNotExist})
-	for i, d := range s.dirsOf(ref.Version) {
+	directories, err := s.dirsOf(ref.Version)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+	}
+	for i, d := range directories {
 		raw, m, err := ReadManifest(s.path(d.name))
 		if err == nil && m.Version != ref.Version {
 			err = fmt.Errorf("it is that of version %s", m.Version)
@@ -213,7 +219,10 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 	if err != nil {
 		return nil, err
 	}
-	old := s.dirsOf(ref.Version)
+	old, err := s.dirsOf(ref.Version)
+	if err != nil {
+		return nil, err
+	}
 	directory := nextDirName(ref.Version, old)
 	staged := filepath.Join(stagingDir, directory)
 	if _, err := s.makeDirs(stagingDir); err != nil {
@@ -237,7 +246,7 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 	}
 	for _, is := range old {
 		d := Donor{Dir: s.path(is.name), Manifest: m, Share: ShareFile, Old: true}
-		if is.name == s.dirOf(ref.Version) { // of which wrong tells
+		if s.path(is.name) == s.VersionDir(ref.Version) { // of which wrong tells
 			d.Hashed = func(e *Entry) bool { return !damaged[e.Path] }
 		}
 		if err := f.Take(ctx, d); err != nil {
@@ -312,7 +321,7 @@ func (s *Store) dropReplaced() error {
 	}
 	var errs []error
 	for _, d := range all {
-		if !used[d.name] && d.version != running && s.newest(d.version) != d.name {
+		if !used[d.name] && d.version != running && newestOf(d.version, all) != d.name {
 			errs = append(errs, s.trash(d.name))
 		}
 	}

@@ -38,7 +38,11 @@ func (s *Store) Free() (Space, error) {
 func (s *Store) Occupied(versions ...string) (freed Space, shared uint64, err error) {
 	var dirs []string
 	for _, version := range versions {
-		for _, d := range s.dirsOf(version) {
+		directories, err := s.dirsOf(version)
+		if err != nil {
+			return Space{}, 0, err
+		}
+		for _, d := range directories {
 			dirs = append(dirs, s.path(d.name))
 		}
 	}

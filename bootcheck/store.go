@@ -280,7 +280,7 @@ func (s *Store) committable(next *Record) error {
 	}
 	// Only what is to run must be there. A previous or factory that was lost is no
 	// reason to refuse the switch away from a version that fails.
-	if err := isDirectory(s.path(s.newest(next.Current.Version))); Inconclusive(err) {
+	if err := s.isDirectory(s.newest(next.Current.Version)); Inconclusive(err) {
 		return fmt.Errorf("cannot commit: current: %w", err)
 	} else if err != nil {
 		return fmt.Errorf("cannot commit: current: version %s is not in the store", next.Current.Version)

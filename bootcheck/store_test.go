@@ -180,6 +180,41 @@ func TestUnreadableRecord(t *testing.T) {
 	}
 }
 
+// A store that cannot be listed for a moment has not lost its versions.
+func TestStoreCannotBeListed(t *testing.T) {
+	s, one, two := twoVersions(t)
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two})
+	if err := errors.Join(os.Rename(s.path("v1.0"), s.path("v1.0~1")), os.Chmod(s.dir, 0o311)); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(s.dir, 0o755)
+	if os.Geteuid() == 0 {
+		above := filepath.Dir(s.dir)
+		if err := errors.Join(os.Chmod(s.dir, 0o711), os.Chmod(above, 0o711), os.Chmod(filepath.Dir(above), 0o711)); err != nil {
+			t.Fatal(err)
+		}
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(0)
+	}
+	record := &Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}
+	for name, do := range map[string]func() error{
+		"There":    func() error { return s.There("1.0") },
+		"Verify":   func() error { return s.Verify(t.Context(), one, Quick) },
+		"Commit":   func() error { return s.committable(record) },
+		"Remove":   func() error { return s.Remove(nil, "1.0") },
+		"Occupied": func() error { _, _, err := s.Occupied("1.0"); return err },
+		"Wrong":    func() error { _, err := s.Wrong(t.Context(), one); return err },
+	} {
+		if err := do(); !Inconclusive(err) {
+			t.Errorf("%s: %v, want permission denied", name, err)
+		}
+	}
+}
+
 func TestCommitKeepsTheLast32(t *testing.T) {
 	s, one, _ := twoVersions(t)
 	for range 40 {

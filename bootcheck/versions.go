@@ -54,10 +54,15 @@ func (s *Store) directories() (all []versionDir, err error) {
 	return all, err
 }
 
-// newest is the directory of version that the next Commit links.
-func (s *Store) newest(version string) string {
+// newest is the directory of version that the next Commit links. The error is that of
+// the look at the store: then it is not known.
+func (s *Store) newest(version string) (string, error) {
+	all, err := s.directories()
+	return newestOf(version, all), err
+}
+
+func newestOf(version string, all []versionDir) string {
 	newest := 0
-	all, _ := s.directories()
 	for _, d := range all {
 		if d.version == version {
 			newest = max(newest, d.n)
@@ -67,12 +72,12 @@ func (s *Store) newest(version string) string {
 }
 
 // dirOf is the directory of version: the one that a link leads to, as that is the current version;
-// else the newest.
-func (s *Store) dirOf(version string) string {
+// else the newest, see there.
+func (s *Store) dirOf(version string) (string, error) {
 	if active, err := s.activeGeneration(); err == nil {
 		for _, name := range linkNames {
 			if directory, v, _ := s.linkTarget(active, name); v == version {
-				return directory
+				return directory, nil
 			}
 		}
 	}
@@ -81,9 +86,9 @@ func (s *Store) dirOf(version string) string {
 
 // dirsOf are all directories of version that are there: first the one that counts, then the
 // newest.
-func (s *Store) dirsOf(version string) []versionDir {
-	first := s.dirOf(version)
-	all, _ := s.directories()
+func (s *Store) dirsOf(version string) ([]versionDir, error) {
+	first, _ := s.dirOf(version)
+	all, err := s.directories()
 	all = slices.DeleteFunc(all, func(d versionDir) bool { return d.version != version })
 	slices.SortFunc(all, func(a, b versionDir) int {
 		switch first {
@@ -94,7 +99,7 @@ func (s *Store) dirsOf(version string) []versionDir {
 		}
 		return cmp.Compare(b.n, a.n)
 	})
-	return all
+	return all, err
 }
 
 // nextDirName is the directory beside those that version has.
@@ -106,8 +111,12 @@ func nextDirName(version string, directories []versionDir) string {
 	return dirName(version, next)
 }
 
-// VersionDir is the directory in which version is, or would be.
-func (s *Store) VersionDir(version string) string { return s.path(s.dirOf(version)) }
+// VersionDir is the directory in which version is, or would be. There says whether that is
+// known.
+func (s *Store) VersionDir(version string) string {
+	directory, _ := s.dirOf(version)
+	return s.path(directory)
+}
 
 // VersionNames lists the versions whose directories are in the store, intact or not, oldest name first.
 func (s *Store) VersionNames() ([]string, error) {
@@ -287,7 +296,11 @@ func (s *Store) Publish(version string, sealed bool) error {
 			return fmt.Errorf("cannot publish version %s: %w", version, err)
 		}
 	}
-	if err := s.publish(staged, nextDirName(version, s.dirsOf(version))); err != nil {
+	is, err := s.dirsOf(version)
+	if err == nil {
+		err = s.publish(staged, nextDirName(version, is))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot publish version %s: %w", version, err)
 	}
 	return nil
@@ -321,8 +334,12 @@ func (s *Store) Remove(record *Record, version string) error {
 		return fmt.Errorf("cannot remove version %s: it is %s", version, l.Name)
 	}
 	// The one that counts last: what was replaced must not be taken for the version.
+	directories, err := s.dirsOf(version)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, d := range slices.Backward(s.dirsOf(version)) {
+	for _, d := range slices.Backward(directories) {
 		to, err := s.moveToTrash(d.name)
 		if err != nil {
 			return err
