@@ -3,6 +3,7 @@ package bootcheck
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,10 +19,21 @@ func readlink(name string) (string, error) {
 	return retried(func() (string, error) { return os.Readlink(name) })
 }
 
+// linkTo is where the link name leads; empty: nothing is there, or something else.
+func linkTo(name string) (string, error) {
+	target, err := readlink(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return "", nil
+	}
+	return target, err
+}
+
 // readDir is os.ReadDir with Retry.
 func readDir(name string) ([]fs.DirEntry, error) {
-	return retried(func() ([]fs.DirEntry, error) { return os.ReadDir(name) })
+	return retried(func() ([]fs.DirEntry, error) { return listDir(name) })
 }
+
+var listDir = os.ReadDir // a variable for the tests
 
 // ReadRegular reads a file of at most limit bytes, with Retry. A link, a FIFO, a device
 // or a directory in its place is refused and never waited for.

@@ -141,7 +141,7 @@ func (s *Store) generations() ([]uint64, error) {
 	all, prepared, err := s.numbered()
 	active, _ := s.activeGeneration()
 	for _, n := range prepared {
-		if p := s.prepared(n); p != active {
+		if p, _ := s.prepared(n); p != active {
 			all = slices.DeleteFunc(all, func(g uint64) bool { return g == p })
 		}
 	}

@@ -52,13 +52,24 @@ func (s *Store) fallback(n uint64, elem ...string) string {
 // switchTarget is what the switch says for generation n.
 func switchTarget(n uint64) string { return generationsDir + "/" + strconv.FormatUint(n, 10) }
 
-// prepared is the generation that rolls back generation n; 0: none.
-func (s *Store) prepared(n uint64) uint64 {
-	target, err := readlink(s.fallback(n, preparedLink))
-	if p := n + ahead; target == switchTarget(p) || Inconclusive(err) {
-		return p
+// prepared is the generation that rolls back generation n; 0: none. Where its link cannot be
+// read, the error says so, and it is what it would be: nothing may be removed, or taken for
+// history, because of that.
+func (s *Store) prepared(n uint64) (uint64, error) {
+	target, err := linkTo(s.fallback(n, preparedLink))
+	if err == nil && target != switchTarget(n+ahead) {
+		return 0, nil
 	}
-	return 0
+	return n + ahead, err
+}
+
+// usable is prepared, but 0 where the disk cannot read the link: it must not become the switch.
+func (s *Store) usable(n uint64) uint64 {
+	p, err := s.prepared(n)
+	if err != nil && !Inconclusive(err) {
+		return 0
+	}
+	return p
 }
 
 // rolledBack is the record of a device that rolled back from r, as far as it is known
@@ -138,7 +149,7 @@ func (s *Store) unprepare(active uint64) {
 			continue
 		}
 		// The generation first: without its link it would have been switched to.
-		if p := s.prepared(n); p == 0 || p == active || RemoveAll(s.generation(p)) == nil {
+		if p, _ := s.prepared(n); p == 0 || p == active || RemoveAll(s.generation(p)) == nil {
 			RemoveAll(s.fallback(n))
 		}
 	}
@@ -154,7 +165,7 @@ func (s *Store) RollBack(next *Record) error {
 	if err != nil {
 		return err
 	}
-	p := s.prepared(active)
+	p := s.usable(active)
 	r, _, err := s.readGeneration(p)
 	if err != nil {
 		return err
@@ -220,7 +231,7 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if s.prepared(active) == 0 {
+	if s.usable(active) == 0 {
 		return false, os.ErrNotExist
 	}
 	// No boot twice, as far as Run can tell.

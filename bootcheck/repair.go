@@ -40,7 +40,8 @@ func (s *Store) Repair(ctx context.Context, record *Record, ref *Ref, wrong []st
 	if len(extra) > 0 {
 		return extra, nil // whose files these are can still find them, until the next Sweep
 	}
-	return nil, s.dropReplaced()
+	_ = s.dropReplaced() // the version is repaired; the next Sweep tries again, and says why it cannot
+	return nil, nil
 }
 
 // Seal makes the version ref read-only, for factory, and removes its extra files. Every
@@ -302,22 +303,26 @@ func (s *Store) dropReplaced() error {
 	if err != nil {
 		return err
 	}
+	active, err := s.activeGeneration()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil // the switch is lost: the current version is not known
+	}
 	used := make(map[string]bool)
 	running := ""
-	if active, err := s.activeGeneration(); err == nil {
-		for _, n := range []uint64{active, s.prepared(active)} {
-			for _, name := range linkNames {
-				directory, version, err := s.linkTarget(n, name)
-				if Inconclusive(err) {
-					return err
-				}
-				if used[directory] = true; name == "current" && n == active {
-					running = version
-				}
+	// What rolls the active generation back has the second number, if there is something.
+	for _, n := range []uint64{active, active + ahead} {
+		for _, name := range linkNames {
+			directory, version, err := s.linkTarget(n, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil || directory == "" {
+				return err // it may lead to any of them
+			}
+			if used[directory] = true; name == "current" && n == active {
+				running = version
 			}
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil // the switch is lost: the current version is not known
 	}
 	var errs []error
 	for _, d := range all {

@@ -364,7 +364,7 @@ func TestRepairCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("previous", "v1.0~1")
-	if n, _ := s.activeGeneration(); s.prepared(n) != 0 {
+	if n, _ := s.activeGeneration(); s.usable(n) != 0 {
 		is(filepath.Join(generationsDir, fmt.Sprint(n+ahead), "current"), "v1.0~1")
 	} else {
 		t.Error("nothing is prepared")
@@ -395,6 +395,37 @@ func TestRepairCommits(t *testing.T) {
 	next = next.Clone()
 	if next.Previous = nil; errors.Join(s.Commit(next), s.Remove(next, "2.0")) != nil || exists(s.path("v2.0~2")) {
 		t.Error("a version that was repaired cannot be removed")
+	}
+}
+
+// Where a link of what runs, or of what rolls that back, cannot be read, it may lead to any
+// directory: a sweep after a repair removes none of them.
+func TestUnreadableLinksKeepDirectories(t *testing.T) {
+	for _, links := range [][]string{{"1/current"}, {"1/previous", "3/current"}} {
+		t.Run(links[0], func(t *testing.T) {
+			s := newStore(t)
+			one, two := addTree(t, s, "1.0", treeOf1, nil), addTree(t, s, "2.0", treeOf2, nil)
+			if err := s.Commit(&Record{Schema: Schema, Phase: PhaseTrial, Trial: &Trial{}, Current: two, Previous: one}); err != nil {
+				t.Fatal(err)
+			}
+			for _, ref := range []*Ref{one, two} {
+				if _, err := s.rebuildVersion(t.Context(), ref, nil, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, link := range links {
+				name := s.path(generationsDir, link)
+				if err := errors.Join(os.Remove(name), os.Mkdir(name, 0o755)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = s.Sweep()
+			for _, name := range []string{"v1.0", "v1.0~1", "v2.0", "v2.0~1"} {
+				if !exists(s.path(name)) {
+					t.Errorf("%s is gone", name)
+				}
+			}
+		})
 	}
 }
 

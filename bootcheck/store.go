@@ -294,8 +294,8 @@ func (s *Store) commit(next *Record) error {
 	if err != nil {
 		return err
 	}
-	before, err := readlink(s.path(activeLink))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
+	before, err := linkTo(s.path(activeLink))
+	if err != nil {
 		return err
 	}
 	active, activeErr := s.activeGeneration()
@@ -383,9 +383,9 @@ func (s *Store) commit(next *Record) error {
 	if renameErr != nil {
 		// renameio also reports an error of its own tidying up after the
 		// rename: ask the disk what is true.
-		if now, err := os.Readlink(s.path(activeLink)); err != nil || now != target {
-			if now == before {
-				drop()
+		if now, err := linkTo(s.path(activeLink)); err != nil || now != target {
+			if err == nil && now == before {
+				drop() // else the switch may lead there
 			}
 			return fmt.Errorf("cannot switch to generation %d: %w", n, renameErr)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -212,6 +213,27 @@ func TestStoreCannotBeListed(t *testing.T) {
 		if err := do(); !Inconclusive(err) {
 			t.Errorf("%s: %v, want permission denied", name, err)
 		}
+	}
+}
+
+// A disk that cannot list the store any more keeps no bad version running: the device still
+// rolls back to what is linked.
+func TestLeavesAVersionOnADiskThatCannotListTheStore(t *testing.T) {
+	s, one, two := twoVersions(t)
+	if err := os.Rename(s.path("v1.0"), s.path("v1.0~1")); err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: two, Previous: one})
+	defer func() { listDir = os.ReadDir }()
+	listDir = func(name string) ([]fs.DirEntry, error) {
+		if name == s.dir {
+			return nil, unix.EIO
+		}
+		return os.ReadDir(name)
+	}
+	mustCommit(t, s, &Record{Phase: PhaseConfirmed, Current: one})
+	if got, err := filepath.EvalSymlinks(s.path("current")); err != nil || got != s.path("v1.0~1") {
+		t.Errorf("current leads to %s, %v", got, err)
 	}
 }
 

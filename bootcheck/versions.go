@@ -55,9 +55,15 @@ func (s *Store) directories() (all []versionDir, err error) {
 }
 
 // newest is the directory of version that the next Commit links. The error is that of
-// the look at the store: then it is not known.
+// the look at the store: then it is not known. Where the disk cannot list the store, it is
+// the one that is linked now: a version must be left, on such a disk too.
 func (s *Store) newest(version string) (string, error) {
 	all, err := s.directories()
+	if err != nil && !Inconclusive(err) {
+		if directory := s.linked(version); directory != "" {
+			return directory, nil
+		}
+	}
 	return newestOf(version, all), err
 }
 
@@ -71,15 +77,24 @@ func newestOf(version string, all []versionDir) string {
 	return dirName(version, newest)
 }
 
-// dirOf is the directory of version: the one that a link leads to, as that is the current version;
-// else the newest, see there.
-func (s *Store) dirOf(version string) (string, error) {
+// linked is the directory of version that the active generation leads to, as far as that can
+// be read; empty: none.
+func (s *Store) linked(version string) string {
 	if active, err := s.activeGeneration(); err == nil {
 		for _, name := range linkNames {
 			if directory, v, _ := s.linkTarget(active, name); v == version {
-				return directory, nil
+				return directory
 			}
 		}
+	}
+	return ""
+}
+
+// dirOf is the directory of version: the one that is linked, as that is the current version;
+// else the newest, see there.
+func (s *Store) dirOf(version string) (string, error) {
+	if directory := s.linked(version); directory != "" {
+		return directory, nil
 	}
 	return s.newest(version)
 }
