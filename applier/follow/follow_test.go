@@ -589,6 +589,32 @@ func TestAuthoritiesReplaced(t *testing.T) {
 	d.last(a, "closed/success")
 }
 
+// Of a version that cannot be had, the error is told, and not what ota-apply tried before.
+func TestErrorIsTold(t *testing.T) {
+	d := newDevice(t)
+	a := d.server.Assign(fake.Action{ID: "7", Version: "1.1.0"})
+	d.server.Before(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, ".otp") {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		} else if strings.HasSuffix(r.URL.Path, ".ota") {
+			w.WriteHeader(http.StatusNotFound)
+		} else {
+			return false
+		}
+		return true
+	})
+	d.once(6)
+	if !strings.Contains(d.out.String(), "trying again in") {
+		t.Fatalf("ota-apply tried nothing again:\n%s", &d.out)
+	}
+	if text := d.details(a); !strings.HasPrefix(text, "cannot download") || !strings.Contains(text, "404") {
+		t.Errorf("the server was told %s", text)
+	}
+	if n := strings.Count(d.out.String(), "404 Not Found"); n != 2 { // of ota-apply install, and of follow
+		t.Errorf("the error stands %d times in\n%s", n, &d.out)
+	}
+}
+
 // Another follower, or none to follow: said, and nothing done.
 func TestRefusals(t *testing.T) {
 	d := newDevice(t)

@@ -63,7 +63,7 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 		return nil, err
 	}
 	cmd := &exec.Cmd{Path: exe, Args: program, Env: append(os.Environ(), "OTA_ASKED_BY="+bootcheck.AskedByFollower)}
-	var stderr head
+	var stderr tail
 	cmd.Stderr = io.MultiWriter(log, &stderr)
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -103,7 +103,11 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 		}
 		if r.exit = bootcheck.ExitCode(cmd.ProcessState.ExitCode()); r.exit != 0 && len(r.lines) == 0 {
 			for line := range strings.Lines(string(stderr)) {
-				r.lines = append(r.lines, strings.TrimSpace(strings.TrimPrefix(line, "ota-apply: ")))
+				line, begins := strings.CutPrefix(line, "ota-apply: ")
+				if begins { // the error is the last that it says, and the hint follows
+					r.lines = nil
+				}
+				r.lines = append(r.lines, strings.TrimSpace(line))
 			}
 		}
 		if len(r.lines) == 0 {
@@ -132,11 +136,12 @@ func (c *child) signal(s os.Signal, patience time.Duration) {
 	}
 }
 
-// head is the first 8 KiB that were written to it.
-type head []byte
+// tail is the last 8 KiB that were written to it.
+type tail []byte
 
-func (h *head) Write(p []byte) (int, error) {
-	*h = append(*h, p[:min(len(p), 8<<10-len(*h))]...)
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-8<<10):]
 	return len(p), nil
 }
 
