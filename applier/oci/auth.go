@@ -50,7 +50,8 @@ func ReadCredentials(file, host string) (basic string, err error) {
 
 // Auth answers the challenges of the registry host: with a token that it gets where the
 // registry says (Bearer), or with basic, of ReadCredentials. Requests to other hosts, as of a
-// redirect to the store behind it, pass as they are. What one transport found out serves all.
+// redirect to the store behind it, and those that are in clear pass as they are. What one
+// transport found out serves all.
 func Auth(host, basic string) func(base http.RoundTripper) http.RoundTripper {
 	a := &auth{host: host, basic: basic}
 	return func(base http.RoundTripper) http.RoundTripper { return &transport{a, base} }
@@ -70,7 +71,7 @@ type transport struct {
 
 // RoundTrip sends req, whose body GetBody makes, and once more if it is answered with a challenge.
 func (a *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Host != a.host {
+	if req.URL.Host != a.host || req.URL.Scheme != "https" && !onDevice(req.URL) {
 		return a.base.RoundTrip(req)
 	}
 	if req.Body != nil {

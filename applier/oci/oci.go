@@ -91,11 +91,18 @@ func (r Reference) String() string {
 
 // url is the address of what in the repository: manifests/TAG, blobs/DIGEST.
 func (r Reference) url(what string) string {
-	scheme, host := "https", (&url.URL{Host: r.Host}).Hostname()
-	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+	scheme := "https"
+	if onDevice(&url.URL{Host: r.Host}) {
 		scheme = "http"
 	}
 	return scheme + "://" + r.Host + "/v2/" + r.Name + "/" + what
+}
+
+// onDevice reports whether u is on the loopback interface.
+func onDevice(u *url.URL) bool {
+	host := u.Hostname()
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // A manifest describes an artifact.

@@ -184,3 +184,54 @@ func TestPushNowhere(t *testing.T) {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// A registry behind a proxy that ends TLS names its own addresses by http: neither the bundle nor
+// the password goes there in clear.
+func TestNothingInClear(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "1.0.0.ota")
+	if err := os.WriteFile(file, []byte("a bundle"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	uploads := 0
+	registry := roundTripper(func(req *http.Request) (*http.Response, error) {
+		answer := func(code int, header http.Header) (*http.Response, error) {
+			return &http.Response{StatusCode: code, Header: header, Body: http.NoBody, Request: req}, nil
+		}
+		authorized := req.Header.Get("Authorization") != ""
+		switch {
+		case req.URL.Scheme != "https":
+			t.Errorf("%s %s, authorized: %v", req.Method, req.URL, authorized)
+			return answer(http.StatusUnauthorized, http.Header{"Www-Authenticate": {"Basic"}})
+		case !authorized:
+			return answer(http.StatusUnauthorized, http.Header{"Www-Authenticate": {"Basic"}})
+		case req.Method == http.MethodHead:
+			return answer(http.StatusNotFound, nil)
+		case req.Method == http.MethodPost:
+			return answer(http.StatusAccepted, http.Header{"Location": {"http://registry.example.com/v2/x1/blobs/uploads/7"}})
+		}
+		uploads++
+		return answer(http.StatusCreated, nil)
+	})
+	auth := Auth("registry.example.com", "Basic dTpw")
+	ref := Reference{Host: "registry.example.com", Name: "x1", Tag: "1"}
+	if _, err := ref.Push(t.Context(), &http.Client{Transport: auth(registry)}, file); err != nil || uploads != 3 {
+		t.Errorf("Push: %v, after %d of 3 uploads", err, uploads)
+	}
+
+	redirecting := roundTripper(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Scheme == "http" && req.Header.Get("Authorization") != "" {
+			t.Error("the password was sent in clear after a redirect")
+		}
+		if req.URL.Scheme == "http" || req.Header.Get("Authorization") == "" {
+			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {"Basic"}}, Body: http.NoBody, Request: req}, nil
+		}
+		return &http.Response{StatusCode: http.StatusFound, Header: http.Header{"Location": {"http://registry.example.com/x"}}, Body: http.NoBody, Request: req}, nil
+	})
+	if resp, err := (&http.Client{Transport: auth(redirecting)}).Get("https://registry.example.com/v2/"); err != nil || resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("got %v, %v", resp, err)
+	}
+}

@@ -65,6 +65,9 @@ func (r Reference) pushBlob(ctx context.Context, client *http.Client, d descript
 	if err != nil {
 		return fmt.Errorf("%s: the registry does not say where the upload goes", r)
 	}
+	if to.Host == r.Host {
+		to.Scheme = resp.Request.URL.Scheme // behind a proxy it may not know that it is reached by https
+	}
 	q := to.Query()
 	q.Set("digest", d.Digest)
 	to.RawQuery = q.Encode()
