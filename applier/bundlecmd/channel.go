@@ -99,7 +99,7 @@ func (c *command) channelVerbs() []cli.Verb {
 }
 
 func (c *command) inspectChannel(name string) error {
-	data, err := readChannelFile(name)
+	data, err := read("the channel", name, channel.MaxSize)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (c *command) verifyChannel(name string, o *channeling) error {
 	if err != nil {
 		return err
 	}
-	data, err := readChannelFile(name)
+	data, err := read("the channel", name, channel.MaxSize)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package bundlecmd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,15 +23,6 @@ import (
 // lifetime is how long a channel counts that says nothing else: that nothing is signed for a
 // quarter is a job that does not run.
 const lifetime = 90 * 24 * time.Hour
-
-// signed signs raw, as comment says, with the key that o names.
-func (c *command) signed(ctx context.Context, raw []byte, comment string, o *channeling) ([]byte, error) {
-	if (o.keyFile == "") == (o.with == "") {
-		return nil, cli.Usagef("ota-bundle", "a channel needs --key or --with, one of them")
-	}
-	sig, _, err := c.signature(ctx, raw, comment, &o.signing)
-	return sig, err
-}
 
 // dates are those of what is made: its own, and until when it counts; zero: nothing says so.
 func (o *channeling) dates() (made, notAfter time.Time, err error) {
@@ -57,7 +49,7 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 		return cli.Usagef("ota-bundle channel delegate", "--name: %v", err)
 	}
 	d := &channel.Delegation{Format: channel.Format, Channel: o.name, Epoch: max(o.epoch, 1)}
-	old, err := readDelegation(o.out)
+	old, err := read("the delegation", o.out, maxDelegation)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -87,14 +79,14 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 	if err != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot delegate: %w", err)
 	}
-	sig, err := c.signed(ctx, raw, "ota-bundle delegation of channel "+o.name, o)
+	sig, _, err := c.signature(ctx, raw, "ota-bundle delegation of channel "+o.name, &o.signing)
 	if err != nil {
 		return err
 	}
 	signer := trust.SignedBy(sig)
 	data := channel.Delegated(sig, raw)
-	if _, _, err := channel.ReadDelegation(data); err != nil || signer == "" {
-		return errors.Join(errors.New("cannot delegate: that is no signature"), err)
+	if _, _, err := channel.ReadDelegation(data); err != nil {
+		return err
 	}
 	if slices.Contains(ids, signer) {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "key %s would delegate to itself: a channel key is online, and this one signs bundles", signer).
@@ -111,17 +103,12 @@ func (c *command) delegate(ctx context.Context, o *channeling) error {
 	return nil
 }
 
-func readDelegation(name string) ([]byte, error) {
-	data, err := bootcheck.ReadRegular(name, 16<<10)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the delegation: %w", err)
-	}
-	return data, nil
-}
+// maxDelegation is for reading one, bytes; one that counts is shorter.
+const maxDelegation = 16 << 10
 
 // readChannel reads the channel in the file name, which this program has written.
 func readChannel(name string) (*channel.File, error) {
-	data, err := readChannelFile(name)
+	data, err := read("the channel", name, channel.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -138,14 +125,6 @@ func readChannel(name string) (*channel.File, error) {
 	return f, nil
 }
 
-func readChannelFile(name string) ([]byte, error) {
-	data, err := bootcheck.ReadRegular(name, channel.MaxSize)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the channel: %w", err)
-	}
-	return data, nil
-}
-
 func (c *command) initChannel(ctx context.Context, name string, o *channeling) error {
 	f := &channel.File{Channel: &channel.Channel{Format: channel.Format, Channel: channel.NameOf(name)}}
 	if f.Channel.Channel == "" {
@@ -154,7 +133,7 @@ func (c *command) initChannel(ctx context.Context, name string, o *channeling) e
 	_, err := os.Lstat(name)
 	switch {
 	case err == nil && !o.renew:
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).WithAdvice("sign it again: --renew")
+		return exists(name, "sign it again: --renew")
 	case err == nil || o.renew:
 		if f, err = readChannel(name); err != nil {
 			return err
@@ -163,7 +142,7 @@ func (c *command) initChannel(ctx context.Context, name string, o *channeling) e
 		return cli.Usagef("ota-bundle channel init", "channel init needs --delegation")
 	}
 	if o.delegation != "" {
-		data, err := readDelegation(o.delegation)
+		data, err := read("the delegation", o.delegation, maxDelegation)
 		if err != nil {
 			return err
 		}
@@ -191,11 +170,8 @@ func (c *command) publish(ctx context.Context, name string, f *channel.File, cha
 	if err != nil {
 		return err
 	}
-	life := lifetime
-	if !ch.Made.IsZero() {
-		life = ch.NotAfter.Sub(ch.Made)
-	}
 	if notAfter.IsZero() {
+		life := cmp.Or(ch.NotAfter.Sub(ch.Made), lifetime)
 		if notAfter = made.Add(life); notAfter.After(d.NotAfter) {
 			notAfter = d.NotAfter // the key does not count longer
 		}
@@ -206,7 +182,7 @@ func (c *command) publish(ctx context.Context, name string, f *channel.File, cha
 	if err != nil {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot sign %s: %w", name, err)
 	}
-	sig, err := c.signed(ctx, raw, "ota-bundle channel "+ch.Channel, o)
+	sig, _, err := c.signature(ctx, raw, "ota-bundle channel "+ch.Channel, &o.signing)
 	if err != nil {
 		return err
 	}
@@ -276,14 +252,18 @@ func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *ch
 	return c.publish(ctx, name, f, fmt.Sprintf("version %s at %d %%", r.Version, r.Percent), o)
 }
 
+func stopped(r *channel.Release) error {
+	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is stopped", r.Version).WithAdvice("give the corrected application a version of its own")
+}
+
 func lowered(r *channel.Release, percent int) error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is at %d %%: it is not lowered to %d %%, as devices took it already", r.Version, r.Percent, percent).
 		WithAdvice("`ota-bundle channel stop` ends it")
 }
 
-// readRelease reads the channel in the file name, and finds version in it; stopped is whether
-// that is.
-func readRelease(name, version string) (f *channel.File, r *channel.Release, stopped bool, err error) {
+// readRelease reads the channel in the file name, and finds version in it; ended is whether
+// that is stopped.
+func readRelease(name, version string) (f *channel.File, r *channel.Release, ended bool, err error) {
 	if f, err = readChannel(name); err != nil {
 		return nil, nil, false, err
 	}
@@ -313,12 +293,12 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 	if (o.unless == "") != (o.from == "") {
 		return cli.Usagef(verb, "--unless-rollbacks and --from need each other")
 	}
-	f, r, stopped, err := readRelease(args[0], args[1])
+	f, r, ended, err := readRelease(args[0], args[1])
 	if err != nil {
 		return err
 	}
-	if stopped {
-		return bootcheck.Errorf(bootcheck.ExitRefused, "", "version %s is stopped", r.Version).WithAdvice("give the corrected application a version of its own")
+	if ended {
+		return stopped(r)
 	}
 	percent := r.Percent
 	if len(args) > 2 {
@@ -346,7 +326,7 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 		}
 		told, err := readResults(o.from, r.Version)
 		if err != nil {
-			return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s stays at %d %%: cannot read what the fleet tells: %w", r.Version, r.Percent, err)
+			return bootcheck.Errorf(bootcheck.ExitFailed, "", "version %s stays at %d %%: %w", r.Version, r.Percent, err)
 		}
 		all := told.installed + told.rolledBack
 		if told.rolledBack > 0 && 100*told.rolledBack > most*all {
@@ -369,11 +349,11 @@ func (c *command) promote(ctx context.Context, args []string, o *channeling) err
 }
 
 func (c *command) stop(ctx context.Context, name, version string, o *channeling) error {
-	f, r, stopped, err := readRelease(name, version)
+	f, r, ended, err := readRelease(name, version)
 	if err != nil {
 		return err
 	}
-	if stopped {
+	if ended {
 		c.unchanged(name, f, "version %s is stopped", r.Version)
 		return nil
 	}

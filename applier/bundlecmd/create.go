@@ -137,9 +137,9 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		c.say(fmt.Sprintf("warning: --not-after %s is over: every device refuses the bundle", o.notAfter))
 	}
 	if o.sbom != "" {
-		text, err := read(o.sbom, bootcheck.MaxSBOM)
+		text, err := read("the SBOM", o.sbom, bootcheck.MaxSBOM)
 		if err != nil && len(text) <= bootcheck.MaxSBOM { // a longer one Draft refuses
-			return fmt.Errorf("cannot read the SBOM: %w", err)
+			return err
 		}
 		contents.SBOM = text
 	}

@@ -26,10 +26,10 @@ func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassw
 	}
 	private, public := name+".key", name+".pub"
 	if !force {
-		// Before the password is asked for. write makes sure.
+		// Before the password is asked for. save makes sure.
 		for _, file := range []string{private, public} {
 			if _, err := os.Lstat(file); err == nil {
-				return exists(file)
+				return exists(file, sureOfKey)
 			}
 		}
 	}
@@ -57,7 +57,7 @@ func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassw
 	if err != nil {
 		return fmt.Errorf("cannot make a key: %w", err)
 	}
-	if err := writePair(private, append(keyText, '\n'), public, append(pubText, '\n'), force); err != nil {
+	if err := save("the key", force, sureOfKey, made{private, append(keyText, '\n'), 0o600}, made{public, append(pubText, '\n'), 0o644}); err != nil {
 		return err
 	}
 	c.answer.Set("key_id", trust.KeyID(pub.ID()))
@@ -71,39 +71,46 @@ func (c *command) keygen(ctx context.Context, name, passwordFile string, noPassw
 	return nil
 }
 
-func exists(name string) error {
-	return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).
-		WithAdvice("bundles signed with a lost key cannot be replaced; if you are sure: --force")
+const sureOfKey = "bundles signed with a lost key cannot be replaced; if you are sure: --force"
+
+func exists(name, advice string) error {
+	return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", name).WithAdvice("%s", advice)
 }
 
-// writePair writes both keys under other names first and then gives them their
-// own: --force never leaves a damaged key, or two that do not fit, where a good
-// pair was because the disk is full.
-func writePair(private string, key []byte, public string, pub []byte, force bool) error {
-	files := []struct {
-		name    string
-		content []byte
-		mode    fs.FileMode
-	}{{private, key, 0o600}, {public, pub, 0o644}}
+// A made is a file that a command makes.
+type made struct {
+	name    string
+	content []byte
+	mode    fs.FileMode
+}
+
+// save writes files, which together are what. Each has another name first: to replace never
+// leaves a damaged file, or two keys that do not fit, where good ones were because the disk is
+// full. Without replace, advice is for a file that is there.
+func save(what string, replace bool, advice string, files ...made) error {
 	for _, f := range files {
 		temp := f.name + ".new"
 		defer func() { _ = os.Remove(temp) }()
 		if err := writeNew(temp, f.content, f.mode); err != nil {
-			return fmt.Errorf("cannot write the key: %w", err)
+			return fmt.Errorf("cannot write %s: %w", what, err)
 		}
 	}
+	place := os.Link // unlike a rename, it never replaces
+	if replace {
+		place = os.Rename
+	}
 	for i, f := range files {
-		err := place(f.name, force)
+		err := place(f.name+".new", f.name)
 		if err == nil {
 			continue
 		}
-		if i > 0 && !force {
-			_ = os.Remove(private) // half a pair is of no use
+		if i > 0 && !replace {
+			_ = os.Remove(files[0].name) // half a pair is of no use
 		}
 		if errors.Is(err, fs.ErrExist) {
-			return exists(f.name)
+			return exists(f.name, advice)
 		}
-		return fmt.Errorf("cannot write the key: %w", err)
+		return fmt.Errorf("cannot write %s: %w", what, err)
 	}
 	return nil
 }
@@ -124,20 +131,12 @@ func writeNew(name string, content []byte, mode fs.FileMode) error {
 	return errors.Join(err, f.Close())
 }
 
-// place gives the file name+".new", of writeNew, its name.
-func place(name string, replace bool) error {
-	if replace {
-		return os.Rename(name+".new", name)
-	}
-	return os.Link(name+".new", name) // unlike a rename, it never replaces
-}
-
 // signingKey reads the private key that o names.
 func (c *command) signingKey(ctx context.Context, o *signing) (key minisign.PrivateKey, err error) {
 	file := o.keyFile
-	text, err := read(file, maxSmall)
+	text, err := read("the signing key", file, maxSmall)
 	if err != nil {
-		return key, fmt.Errorf("cannot read the signing key: %w", err)
+		return key, err
 	}
 	if !minisign.IsEncrypted(text) {
 		if err := key.UnmarshalText(text); err != nil {
@@ -168,14 +167,17 @@ func (c *command) signingKey(ctx context.Context, o *signing) (key minisign.Priv
 // maxSmall is the longest key, password or signature that is read, bytes.
 const maxSmall = 4 << 10
 
-// read reads a file of at most max bytes; what is longer comes with an error.
-func read(file string, max int) ([]byte, error) {
+// read reads what, a file of at most max bytes; what is longer comes with an error.
+func read(what, file string, max int) (data []byte, err error) {
 	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		defer f.Close()
+		data, err = readAll(f, max)
 	}
-	defer f.Close()
-	return readAll(f, max)
+	if err != nil {
+		err = fmt.Errorf("cannot read %s: %w", what, err)
+	}
+	return data, err
 }
 
 func readAll(f *os.File, max int) ([]byte, error) {
@@ -187,9 +189,9 @@ func readAll(f *os.File, max int) ([]byte, error) {
 }
 
 func readPasswordFile(file string) (string, error) {
-	text, err := read(file, maxSmall)
+	text, err := read("the password", file, maxSmall)
 	if err != nil {
-		return "", fmt.Errorf("cannot read the password: %w", err)
+		return "", err
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
 	line = strings.TrimSuffix(line, "\r")

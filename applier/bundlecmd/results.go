@@ -26,7 +26,7 @@ const maxResults = 16 << 20
 // version, installed and rolled_back. Samples and lines of other versions do not count. What
 // cannot be understood is an error, never a result of 0.
 func readResults(file, version string) (*results, error) {
-	data, err := read(file, maxResults)
+	data, err := read("what the fleet tells", file, maxResults)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func readResults(file, version string) (*results, error) {
 		err = r.readTable(trimmed, version)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("cannot read what the fleet tells: %s: %w", file, err)
 	}
 	return r, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -50,9 +49,6 @@ func (o *signing) pubFlag(fs *flag.FlagSet) {
 
 // sign signs a bundle in place, or writes the signature of a manifest beside it.
 func (c *command) sign(ctx context.Context, name string, o *signing) error {
-	if (o.keyFile == "") == (o.with == "") {
-		return cli.Usagef("ota-bundle sign", "sign needs --key or --with, one of them")
-	}
 	raw, isBundle, err := readManifest(name, o.file)
 	if err != nil {
 		return err
@@ -67,34 +63,16 @@ func (c *command) sign(ctx context.Context, name string, o *signing) error {
 		c.answer.Set("content", m.Info(bootcheck.Digest(raw)))
 		what, comment = "version "+m.Version+", "+contentText(m)+", ", bundle.Comment(m.Version)
 	}
-	keys, err := o.keys()
+	sig, keys, err := c.signature(ctx, raw, comment, o)
 	if err != nil {
 		return err
-	}
-	sig, signer, err := c.signature(ctx, raw, comment, o)
-	if err != nil {
-		return err
-	}
-	if keys == nil {
-		keys = signer
 	}
 	if isBundle {
 		return c.attached(ctx, name, sig, keys)
 	}
-	if keys != nil {
-		if _, err := keys.Verify(raw, sig); err != nil {
-			return err
-		}
-	}
 	out := name + ".minisig"
-	if err := writeNew(out+".new", sig, 0o644); err != nil {
-		return fmt.Errorf("cannot write the signature: %w", err)
-	}
-	defer func() { _ = os.Remove(out + ".new") }()
-	if err := place(out, o.force); errors.Is(err, os.ErrExist) {
-		return bootcheck.Errorf(bootcheck.ExitFailed, "", "%s exists: it is not overwritten", out).WithAdvice("replace it: --force")
-	} else if err != nil {
-		return fmt.Errorf("cannot write the signature: %w", err)
+	if err := save("the signature", o.force, "replace it: --force", made{out, sig, 0o644}); err != nil {
+		return err
 	}
 	c.answer.Set("file", out)
 	c.answer.Set("key_id", trust.SignedBy(sig))
@@ -102,25 +80,37 @@ func (c *command) sign(ctx context.Context, name string, o *signing) error {
 	return nil
 }
 
-// signature signs raw, as comment says, with the key or the program that o names. signer is that
-// key; nil: the program has it.
-func (c *command) signature(ctx context.Context, raw []byte, comment string, o *signing) (sig []byte, signer *trust.Keys, err error) {
-	if o.with != "" {
-		sig, err = c.signWith(ctx, o.with, raw)
-		return sig, nil, err
+// signature signs raw, as comment says, with the key or the program that o names. keys are
+// those for which the signature is good; nil: none is known.
+func (c *command) signature(ctx context.Context, raw []byte, comment string, o *signing) (sig []byte, keys *trust.Keys, err error) {
+	if (o.keyFile == "") == (o.with == "") {
+		return nil, nil, cli.Usagef("ota-bundle sign", "a signature needs --key or --with, one of them")
 	}
-	key, err := c.signingKey(ctx, o)
-	if err != nil {
+	if keys, err = o.keys(); err != nil {
 		return nil, nil, err
 	}
-	return bundle.Sign(key, raw, comment), trust.These(key.Public().(minisign.PublicKey)), nil
+	if o.with != "" {
+		sig, err = c.signWith(ctx, o.with, raw)
+	} else {
+		var key minisign.PrivateKey
+		if key, err = c.signingKey(ctx, o); err == nil {
+			sig = bundle.Sign(key, raw, comment)
+		}
+		if keys == nil && err == nil {
+			keys = trust.These(key.Public().(minisign.PublicKey))
+		}
+	}
+	if err == nil && keys != nil {
+		_, err = keys.Verify(raw, sig)
+	}
+	return sig, keys, err
 }
 
 // attach gives the bundle in the file name the signature in the file sigFile.
 func (c *command) attach(ctx context.Context, name, sigFile string, o *signing) error {
-	sig, err := read(sigFile, maxSmall)
+	sig, err := read("the signature", sigFile, maxSmall)
 	if err != nil {
-		return fmt.Errorf("cannot read the signature: %w", err)
+		return err
 	}
 	keys, err := o.keys()
 	if err != nil {
@@ -180,6 +170,8 @@ func (c *command) signWith(ctx context.Context, command string, raw []byte) ([]b
 		return nil, fmt.Errorf("cannot sign: %q: %w", command, cmp.Or(err, readErr))
 	case len(sig) == 0:
 		return nil, fmt.Errorf("cannot sign: %q printed no signature", command)
+	case trust.SignedBy(sig) == "":
+		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "cannot sign: what %q printed is not a signature of minisign", command)
 	}
 	return sig, nil
 }
