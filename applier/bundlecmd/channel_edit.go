@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,7 +239,10 @@ func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *ch
 		if err != nil || strings.HasPrefix(rel, "../") {
 			rel = filepath.Base(bundleFile)
 		}
-		r.Bundle = []string{rel}
+		r.Bundle = []string{(&url.URL{Path: rel}).String()}
+	}
+	if slices.Contains(f.Channel.Stop, r.Manifest) {
+		return stopped(&r)
 	}
 	if i := slices.IndexFunc(f.Channel.Releases, func(old channel.Release) bool { return old.Manifest == r.Manifest }); i >= 0 {
 		old := &f.Channel.Releases[i]
