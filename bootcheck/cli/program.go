@@ -104,23 +104,27 @@ func (p *Program) command(args []string) (name string, rest []string) {
 }
 
 // verb finds the command name; the second word of "factory create" may stand anywhere
-// in rest.
-func (p *Program) verb(name string, rest []string) (*Verb, []string, error) {
+// in rest, and the first that can be one is.
+func (p *Program) verb(name string, rest []string) (found *Verb, _ []string, _ error) {
 	var all, second []string
+	at := len(rest)
 	for i := range p.Verbs {
 		v := &p.Verbs[i]
 		if v.Name == name {
 			return v, rest, nil
 		}
 		if first, word, two := strings.Cut(v.Name, " "); two && first == name {
-			if at := slices.Index(rest, word); at >= 0 {
-				return v, slices.Delete(slices.Clone(rest), at, at+1), nil
+			if i := slices.Index(rest[:at], word); i >= 0 {
+				found, at = v, i
 			}
 			second = append(second, word)
 		}
 		if v.Help != "" {
 			all = append(all, v.Name)
 		}
+	}
+	if found != nil {
+		return found, slices.Delete(slices.Clone(rest), at, at+1), nil
 	}
 	if n := len(second); n > 0 {
 		err := Usagef(p.Name, "%s needs %s or %s", name, strings.Join(second[:n-1], ", "), second[n-1])
