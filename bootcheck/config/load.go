@@ -156,7 +156,7 @@ func (l *loader) table(prefix string, values map[string]toml.Primitive, known ma
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		key := prefix + name
 		set := known[key]
-		isTable := prefix == "" && slices.ContainsFunc(slices.Collect(maps.Keys(known)), func(k string) bool { return strings.HasPrefix(k, name+".") })
+		isTable := slices.ContainsFunc(slices.Collect(maps.Keys(known)), func(k string) bool { return strings.HasPrefix(k, key+".") })
 		switch {
 		case isTable:
 			var sub map[string]toml.Primitive

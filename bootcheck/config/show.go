@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // A Setting is a key with the value that counts.
@@ -53,22 +55,16 @@ func (s *Setting) Lines() []string {
 
 // shownCheck is a Check with all that counts.
 type shownCheck struct {
-	Name     string  `json:"name"`
-	Unit     *string `json:"unit"`
-	HTTP     *string `json:"http"`
-	Script   *string `json:"script"`
-	Required bool    `json:"required"`
-	Timeout  string  `json:"timeout"`
+	Name     string           `json:"name"`
+	Unit     bootcheck.OrNull `json:"unit"`
+	HTTP     bootcheck.OrNull `json:"http"`
+	Script   bootcheck.OrNull `json:"script"`
+	Required bool             `json:"required"`
+	Timeout  string           `json:"timeout"`
 }
 
 func (c *Check) setting() shownCheck {
-	set := func(s string) *string {
-		if s == "" {
-			return nil
-		}
-		return &s
-	}
-	return shownCheck{c.Name, set(c.Unit), set(c.HTTP), set(c.Script), c.Required, short(c.Timeout)}
+	return shownCheck{c.Name, bootcheck.OrNull(c.Unit), bootcheck.OrNull(c.HTTP), bootcheck.OrNull(c.Script), c.Required, short(c.Timeout)}
 }
 
 func (c shownCheck) String() string {
@@ -76,8 +72,7 @@ func (c shownCheck) String() string {
 	if c.Required {
 		kind = "required"
 	}
-	what := cmp.Or(c.Unit, c.HTTP, c.Script)
-	return fmt.Sprintf("%s: %s, %s, timeout %s", c.Name, *what, kind, c.Timeout)
+	return fmt.Sprintf("%s: %s, %s, timeout %s", c.Name, cmp.Or(c.Unit, c.HTTP, c.Script), kind, c.Timeout)
 }
 
 // short is d as it is written in the file: "10m", not "10m0s".
