@@ -112,7 +112,9 @@ func (a *applier) forecast(ctx context.Context, b *openBundle, o installOptions)
 	if f.Current || o.noActivate {
 		return f, nil
 	}
-	f.Restart = append(f.Restart, a.cfg.Services...)
+	if !o.atReboot {
+		f.Restart = append(f.Restart, a.cfg.Services...)
+	}
 	intact := func(*bootcheck.Ref) bool { return true }
 	surplus, err := a.store.Surplus(record.Activate(ref, "", "", nil, intact), a.cfg.Keep)
 	if err != nil {
