@@ -153,7 +153,7 @@ func (a *applier) obtain(ctx context.Context, from string, o installOptions, key
 		b, err := src.next(keys)
 		if err == nil {
 			if err = a.admit(ctx, b, o, keys); err != nil {
-				err = b.refuse(err)
+				err = b.now.Refuse(err)
 			}
 		}
 		if errors.Is(err, fetch.ErrStartedOver) {

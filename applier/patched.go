@@ -101,11 +101,11 @@ func (s *source) nextPatched(keys *trust.Keys) (*openBundle, error) {
 		err = fmt.Errorf("it makes the version with the digest %s", bootcheck.Digest(b.patch.Manifest))
 	}
 	if err != nil {
-		return nil, not(b.refuse(err))
+		return nil, not(now.Refuse(err))
 	}
 	b.head = bundle.NewHead(b.patch.Manifest, b.patch.Signature)
 	if b.manifest, _, err = b.head.Verify(keys); err != nil {
-		return nil, b.refuse(err)
+		return nil, now.Refuse(err)
 	}
 	b.head.PayloadOffset = max(0, b.patch.Bundle-b.head.Size(b.manifest))
 	b.digest, b.coming = bootcheck.Digest(b.patch.Manifest), b.patch.Size-now.Have
@@ -133,10 +133,10 @@ func (s *source) withoutPatch(why *noPatch) error {
 // maker makes files from b: from the bundle, or from the patch and the version that it is for.
 func (a *applier) maker(b *openBundle) bundle.Maker {
 	if b.patch == nil {
-		return b.head.Maker(b, b.again())
+		return b.head.Maker(b, b.again)
 	}
 	old := b.patched.old
-	return b.patch.Maker(b, old.Dir, b.again(), func(path string, why error) {
+	return b.patch.Maker(b, old.Dir, b.again, func(path string, why error) {
 		if _, known := a.damaged.LoadOrStore(old.Ref.Version+"/"+path, true); !known {
 			a.foundDamage(&old.Ref, b.record, 1, fmt.Sprintf("%s: %v", path, why))
 		}
@@ -149,7 +149,7 @@ func unpackFailed(ctx context.Context, b *openBundle, err error) error {
 	if broken, ok := errors.AsType[*fetch.Broken](err); ok {
 		err = broken.Err // it says what failed, and is no fault of the bundle
 	} else if ctx.Err() != nil {
-		if _, ended := b.settle(); ended != nil {
+		if _, ended := b.now.Finish(); ended != nil {
 			return ended
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +47,7 @@ type openBundle struct {
 	record   *bootcheck.Record // of the device into which it is brought; nil: it is empty
 	plan     *plan             // nil: to be made
 	coming   int64             // bytes that have still to be downloaded, if all of it is wanted
-	now      *fetch.File       // nil: all of it is here
+	now      *fetch.File       // nil: it is a file of this machine
 	patch    *patch.Patch      // that is read in the place of the bundle; nil: none
 }
 
@@ -202,65 +201,24 @@ func (s *source) next(keys *trust.Keys) (*openBundle, error) {
 		b.manifest, _, err = b.head.Verify(keys)
 	}
 	if err != nil {
-		return nil, b.refuse(err)
+		return nil, b.now.Refuse(err)
 	}
 	b.digest, b.coming = bootcheck.Digest(b.head.RawManifest), b.head.Size(b.manifest)-have
 	return b, nil
 }
 
-// refuse ends the download because of err, which it returns; or fetch.ErrStartedOver, if
-// another bundle comes.
-func (b *openBundle) refuse(err error) error {
-	if b.now == nil {
-		return err
-	}
-	return b.now.Refuse(err)
-}
-
 // want says what else of the bundle is wanted. It is called once.
 func (b *openBundle) want(spans []bundle.Span) {
-	if b.now == nil {
-		return
-	}
-	parts := make([]fetch.Part, len(spans))
+	parts := make([]fetch.Part, len(spans)) // none is not nil, which is all
 	for i, s := range spans {
-		parts[i] = fetch.Part{First: s.First, End: s.End}
+		parts[i] = fetch.Part(s)
 	}
 	b.now.Want(parts)
 }
 
-// again fetches a part of b once more; nil: b does not change.
-func (b *openBundle) again() bundle.Again {
-	if b.now == nil {
-		return nil
-	}
-	return func(ctx context.Context, s bundle.Span, wrong error) error {
-		return b.now.Again(ctx, fetch.Part{First: s.First, End: s.End}, wrong)
-	}
-}
-
-// arrived is closed when what is wanted is here, or never will be.
-func (b *openBundle) arrived() <-chan struct{} {
-	if b.now == nil {
-		return here
-	}
-	return b.now.Arrived()
-}
-
-// here is what is on this machine: it need not be waited for.
-var here = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// settle waits for the end of the download, and returns how long it takes to have it again.
-// It is called once, after the last again.
-func (b *openBundle) settle() (time.Duration, error) {
-	if b.now == nil {
-		return 0, nil
-	}
-	return b.now.Finish()
+// again is a bundle.Again.
+func (b *openBundle) again(ctx context.Context, s bundle.Span, wrong error) error {
+	return b.now.Again(ctx, fetch.Part(s), wrong)
 }
 
 // drop ends the download and removes what it left.

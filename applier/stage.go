@@ -126,7 +126,7 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	})
 	progress := func(done, total int64) {
 		select {
-		case <-b.arrived():
+		case <-b.now.Arrived():
 			arrived()
 			a.progress(done, total)
 		default:
@@ -155,10 +155,10 @@ func (a *applier) unpack(ctx context.Context, b *openBundle, version string, o *
 	if err := u.Finish(ctx, maker); err != nil {
 		return unpackFailed(ctx, b, err)
 	}
-	<-b.arrived()
+	<-b.now.Arrived()
 	arrived()
 	a.progress(b.manifest.Size, b.manifest.Size) // also when the last byte came last
-	took, err := b.settle()
+	took, err := b.now.Finish()
 	if err != nil {
 		return b.orBundle(ctx, err)
 	}

@@ -24,7 +24,8 @@ func (b *Broken) Unwrap() error { return b.Err }
 
 // A File is a file that is being downloaded, whose head has arrived, or all of it if it
 // ends before that. Nothing more arrives before Want; after it, a read waits until all
-// that it asks for is there.
+// that it asks for is there. A nil one is of a file that does not come from elsewhere: all
+// of it is there.
 type File struct {
 	file  *os.File
 	head  int64 // bytes of it that the caller checks first
@@ -57,6 +58,9 @@ type choice struct {
 // fetched, as its SHA-256 is known or the server gives no ranges, it is. It is called
 // once.
 func (f *File) Want(parts []Part) {
+	if f == nil {
+		return
+	}
 	f.mu.Lock()
 	f.want = true
 	f.mu.Unlock()
@@ -68,6 +72,9 @@ func (f *File) Want(parts []Part) {
 // (ExitNoSpace), that is kept: it is wanted once there is. If it says that the head is
 // damaged, and the head is of an earlier call, it is fetched again: ErrStartedOver.
 func (f *File) Refuse(err error) error {
+	if f == nil {
+		return err
+	}
 	f.choice <- choice{err: err}
 	<-f.over
 	return f.err
@@ -94,6 +101,9 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 // Again fetches p once more, whose content is wrong: damaged on the way, or from a server that
 // has another file. It returns wrong if it stays so.
 func (f *File) Again(ctx context.Context, p Part, wrong error) error {
+	if f == nil {
+		return wrong
+	}
 	x := &doubt{Part: p, err: wrong, again: make(chan struct{})}
 	doubts := f.doubts
 	for {
@@ -114,11 +124,21 @@ func (f *File) Again(ctx context.Context, p Part, wrong error) error {
 }
 
 // Arrived is closed when all that is wanted has arrived, or never will.
-func (f *File) Arrived() <-chan struct{} { return f.arrived }
+func (f *File) Arrived() <-chan struct{} {
+	if f == nil {
+		here := make(chan struct{})
+		close(here)
+		return here
+	}
+	return f.arrived
+}
 
 // Finish says that no part is in doubt any more, waits for the end of the download, and
 // returns how long it takes to have all of it again. It is called once.
 func (f *File) Finish() (time.Duration, error) {
+	if f == nil {
+		return 0, nil
+	}
 	close(f.doubts)
 	<-f.over
 	return f.took, f.err
