@@ -364,7 +364,7 @@ func (a *applier) trialOutcome(ref *bootcheck.Ref) (done bool, err error) {
 	if err != nil || record == nil {
 		return false, nil // the guardian is just switching, or repairs it
 	}
-	last := record.LastRollback
+	last := record.RollbackOf(ref)
 	switch {
 	case record.Phase == bootcheck.PhaseHold && record.Current.Same(ref):
 		return true, onHold(record)
@@ -373,7 +373,7 @@ func (a *applier) trialOutcome(ref *bootcheck.Ref) (done bool, err error) {
 		return true, nil
 	case record.Current.Same(ref):
 		return false, nil
-	case last != nil && last.From == ref.Version && record.BlockedBy(ref) != nil:
+	case last != nil:
 		return true, bootcheck.Errorf(bootcheck.ExitRolledBack, last.Code(), "%s", last.Detail()).
 			WithAdvice("`ota-guardian why` shows the evidence")
 	}

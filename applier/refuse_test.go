@@ -3,6 +3,7 @@ package applier
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -211,5 +212,23 @@ func TestExpired(t *testing.T) {
 				t.Errorf("advice %q, want %q in it", bootcheck.Advice(err), want)
 			}
 		})
+	}
+}
+
+// A version that was damaged in its trial was rolled back, also if it is not blocked.
+func TestRolledBackAsDamaged(t *testing.T) {
+	d := newDevice(t)
+	d.must(d.install(d.bundle("1.1.0", nil), installOptions{}))
+	var ref bootcheck.Ref
+	d.commit(func(r *bootcheck.Record) {
+		ref = *r.Current
+		r.Current, r.Previous, r.Phase = r.Previous, nil, bootcheck.PhaseFallback
+		r.RolledBack(&bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseDamaged})
+	})
+	store, err := bootcheck.Open(d.cfg.Root)
+	d.must(err)
+	a := &applier{cfg: d.cfg, store: store, out: io.Discard}
+	if done, err := a.trialOutcome(&ref); !done || bootcheck.Exit(err) != bootcheck.ExitRolledBack {
+		t.Errorf("trialOutcome(1.1.0) = %t, %v, want an error with ExitRolledBack", done, err)
 	}
 }

@@ -302,6 +302,17 @@ func (r *Record) BlockedBy(ref *Ref) *Blocked {
 	return nil
 }
 
+// RollbackOf is the rollback from ref, which is not current; nil: it left in another way. A
+// version that was damaged is not blocked.
+func (r *Record) RollbackOf(ref *Ref) *Rollback {
+	l := r.LastRollback
+	if l == nil || l.From != ref.Version || r.Current.Same(ref) ||
+		r.BlockedBy(ref) == nil && (l.Cause != CauseDamaged || l.To != r.Current.Version) {
+		return nil
+	}
+	return l
+}
+
 // Block remembers that ref must not run again by itself. The newest reason of a
 // version replaces its older one.
 func (r *Record) Block(ref Ref, reason Cause, check string) {

@@ -30,7 +30,7 @@ func (g *guardian) confirm(ctx context.Context) error {
 			return holdError(record)
 		case back != nil:
 			return rolledBack(back)
-		case record.BlockedBy(found) != nil && record.LastRollback != nil && record.LastRollback.From == found.Version:
+		case record.RollbackOf(found) != nil:
 			return rolledBack(record) // recover was faster
 		}
 		return nil

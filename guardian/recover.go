@@ -161,9 +161,5 @@ func (g *guardian) startTrial(ctx context.Context) {
 // rolledBack is what a program ends with when the device is on another version again.
 func rolledBack(r *bootcheck.Record) error {
 	l := r.LastRollback
-	code := bootcheck.CodeRolledToPrevious
-	if l.Level == bootcheck.LevelFactory {
-		code = bootcheck.CodeRolledToFactory
-	}
-	return bootcheck.Errorf(bootcheck.ExitRolledBack, code, "%s", l.Detail())
+	return bootcheck.Errorf(bootcheck.ExitRolledBack, l.Code(), "%s", l.Detail())
 }
