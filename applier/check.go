@@ -2,12 +2,10 @@ package applier
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 
 	"github.com/tope-ota/ota/applier/check"
-	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/health"
 	"github.com/tope-ota/ota/bootcheck/systemd"
@@ -21,30 +19,6 @@ func serveCheck(ctx context.Context) error {
 	}
 	defer conn.Close()
 	return check.Serve(ctx, conn)
-}
-
-// check runs the health checks once on the current version, prints what they
-// say and changes nothing. See health.Report for the error.
-func (a *applier) check(ctx context.Context, asJSON bool) error {
-	record, err := a.store.Record()
-	if err != nil {
-		return err
-	}
-	if record == nil {
-		return (&bootcheck.Error{Err: errors.New("no version is installed")}).WithAdvice("install one with `ota-apply install`")
-	}
-	if !systemd.Running() {
-		a.logf("no systemd runs here: units are not checked")
-	}
-	env, err := checkEnv(ctx, record.Current.Version)
-	if err != nil {
-		return err
-	}
-	var version *bootcheck.VersionInfo
-	if asJSON {
-		version = new(a.store.Info(*record.Current))
-	}
-	return health.Report(ctx, a.out, a.cfg, env, version)
 }
 
 // checkEnv is for checks of version. Where systemd runs, ota-health.socket carries

@@ -130,18 +130,6 @@ func (c *command) actOut() {
 	}
 }
 
-// give gives the answer of a command that ended with err.
-func (c *command) give(err error) error {
-	var record *bootcheck.Record
-	if c.store != nil {
-		record, _ = c.store.Record()
-	}
-	for name, info := range c.store.LinkInfo(record) {
-		c.answer.Set(name, info)
-	}
-	return c.answer.Give(c.to, err)
-}
-
 // verifyAny verifies a version or a bundle; a bundle needs no store.
 func (c *command) verifyAny(ctx context.Context) error {
 	if err := c.openStore(); err != nil {

@@ -70,17 +70,8 @@ func (a *applier) openBundle(ctx context.Context, from string, o installOptions)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case path != "" && a.bundle == nil:
+	if path != "" {
 		return a.openFile(ctx, path, o)
-	case path != "":
-		fd, err := unix.FcntlInt(a.bundle.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, os.NewSyscallError("fcntl", err)
-		}
-		f := os.NewFile(uintptr(fd), path)
-		_, _ = f.Seek(0, io.SeekStart) // what cannot is refused for its type
-		return a.checked(ctx, f, o)
 	}
 	if o.sha256 != "" {
 		a.logf("all of the bundle is downloaded, as --sha256 is of all its bytes; --manifest pins the version and reuses what is here")
@@ -114,12 +105,17 @@ func (a *applier) fetchOptions() fetch.Options {
 	}
 }
 
-func (a *applier) openFile(ctx context.Context, path string, o installOptions) (*source, error) {
-	f, err := openPath(path)
-	if err != nil {
-		return nil, err
+// openFile is a.bundle, or else the bundle at path, which is a.bundle from then on: what is
+// opened again is the same file.
+func (a *applier) openFile(ctx context.Context, path string, o installOptions) (s *source, err error) {
+	if a.bundle == nil {
+		if a.bundle, err = openPath(path); err != nil {
+			return nil, err
+		}
 	}
-	return a.checked(ctx, f, o)
+	_, _ = a.bundle.Seek(0, io.SeekStart) // what cannot is refused for its type
+	s = &source{a: a, file: a.bundle, head: a.bundle}
+	return s, s.check(ctx, o)
 }
 
 func openPath(path string) (*os.File, error) {
@@ -132,16 +128,6 @@ func openPath(path string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
 	}
 	return f, nil
-}
-
-// checked is the source f, which it closes if it is not what o says.
-func (a *applier) checked(ctx context.Context, f *os.File, o installOptions) (*source, error) {
-	s := &source{a: a, file: f, head: f}
-	if err := s.check(ctx, o); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return s, nil
 }
 
 // check fails if the file is not what o says.
@@ -234,9 +220,7 @@ func (s *source) drop() {
 func (s *source) close() {
 	if s.download != nil {
 		s.a.account.fetched(s.download.Close())
-		return
 	}
-	s.file.Close()
 }
 
 // hashFile writes all of f to sum, and returns the prefix and the head of a bundle

@@ -14,6 +14,7 @@ import (
 	"github.com/tope-ota/ota/applier/doctor"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 // Program is the command line, for its help and its manual.
@@ -122,7 +123,8 @@ func (c *command) program() *cli.Program {
 			}
 			c.answer = new(cli.Answer)
 			c.to, c.out = c.out, &c.answer.Text
-			return c.give(do(ctx, args))
+			err := do(ctx, args)
+			return c.answer.GiveLinks(c.to, c.store, err)
 		}
 	}
 	// changes is for one that changes the current version: with --json it tells a program.
@@ -217,7 +219,9 @@ func (c *command) program() *cli.Program {
 					if c.request { // it needs neither the store nor the configuration
 						return serveCheck(ctx)
 					}
-					return shows(func(ctx context.Context, _ []string) error { return c.check(ctx, c.json) })(ctx, args)
+					return shows(func(ctx context.Context, _ []string) error {
+						return health.ReportCurrent(ctx, c.out, c.json, c.cfg, c.store, checkEnv, c.logf)
+					})(ctx, args)
 				}},
 		},
 		Notes: `

@@ -190,7 +190,7 @@ type Active struct {
 // remembers: it has neither the switch nor a finished generation. It may hold snapshots,
 // of an install that a power cut ended before its switch, or of a device whose
 // generations an operator deleted.
-var ErrEmpty = errors.New("no version is installed")
+var ErrEmpty error = (&Error{Err: errors.New("no version is installed")}).WithAdvice("install one with `ota-apply install`")
 
 // Record is that of Active; nil: nothing was ever installed.
 func (s *Store) Record() (*Record, error) {

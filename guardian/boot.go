@@ -211,7 +211,3 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 	}
 	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s: starting version %s", why, record.Current)}, nil
 }
-
-// errNothing is what a command ends with that needs a version where there is none.
-var errNothing = (&bootcheck.Error{Err: errors.New("no version is installed")}).
-	WithAdvice("install one with `ota-apply install`")

@@ -156,17 +156,13 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		}
 	}()
 
-	env := health.Env{Version: record.Current.Version, Ask: g.ask}
-	if systemd.Running() {
+	env, err := g.env(ctx, record.Current.Version)
+	if err != nil {
 		// Without its answers a version that crashes all the time might pass.
-		conn, err := dial(ctx)
-		if err != nil {
-			if record.Phase.Counted() {
-				g.resetIfSilent(ctx, hardMark, "the trial cannot continue")
-			}
-			return health.Outcome{}, fmt.Errorf("cannot watch version %s: systemd does not answer: %w", record.Current, err)
+		if record.Phase.Counted() {
+			g.resetIfSilent(ctx, hardMark, "the trial cannot continue")
 		}
-		env.Units = conn
+		return health.Outcome{}, fmt.Errorf("cannot watch version %s: systemd does not answer: %w", record.Current, err)
 	}
 	w := health.Watch{
 		Checks:   health.All(g.cfg, env),
@@ -195,6 +191,19 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 		err = context.Cause(ctx)
 	}
 	return outcome, err
+}
+
+// env is for checks of version. With an error, systemd does not answer.
+func (g *guardian) env(ctx context.Context, version string) (env health.Env, err error) {
+	env = health.Env{Version: version, Ask: g.ask}
+	if !systemd.Running() {
+		return env, nil
+	}
+	conn, err := dial(ctx)
+	if err == nil {
+		env.Units = conn // not a nil *Manager
+	}
+	return env, err
 }
 
 // showTrial returns what keeps the state of the trial of version in the run directory, for

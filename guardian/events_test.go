@@ -143,11 +143,11 @@ func TestLastBytes(t *testing.T) {
 // fakeJournal makes script the journalctl of the test and its stderr the journal.
 func fakeJournal(t *testing.T, script string) (*guardian, *bytes.Buffer) {
 	t.Helper()
-	old := journalctls
-	t.Cleanup(func() { journalctls = old })
 	name := filepath.Join(t.TempDir(), "journalctl")
-	journalctls = []string{"/no/such/journalctl", name}
-	if script != "" {
+	if script == "" {
+		t.Setenv("PATH", filepath.Dir(name))
+	} else {
+		t.Setenv("PATH", filepath.Dir(name)+":/usr/bin:/bin")
 		if err := os.WriteFile(name, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 			t.Fatal(err)
 		}

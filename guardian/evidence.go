@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -37,10 +35,6 @@ const (
 // left when a version ate it.
 const journalRead = 256 << 10
 
-// journalctls is the program that reads the journal: the first of them that
-// exists. A variable for the tests.
-var journalctls = []string{"/usr/bin/journalctl", "/bin/journalctl"}
-
 // journalTail is what unit wrote last in the boot bootID (empty: this one),
 // oldest line first, each with the seconds since the boot. It takes 10 seconds at
 // most. Empty: it wrote nothing, no journal is kept, or it may not be read; why
@@ -51,7 +45,6 @@ func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, journalWait)
 	defer cancel()
-	journalctl := journalctl()
 	args := []string{"--unit=" + unit, fmt.Sprintf("--lines=%d", journalLines), "--no-pager", "--quiet", "--output=short-monotonic", "--no-hostname"}
 	if bootID != "" {
 		args = append(args, "--boot="+strings.ReplaceAll(bootID, "-", ""))
@@ -60,24 +53,15 @@ func (g *guardian) journalTail(ctx context.Context, unit, bootID string) []strin
 		// What the unit wrote a moment ago may still be on its way.
 		syncing, cancel := context.WithTimeout(ctx, syncWait)
 		defer cancel()
-		if _, err := run(syncing, journalctl, "--sync"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := run(syncing, "journalctl", "--sync"); err != nil && !errors.Is(err, exec.ErrNotFound) {
 			g.logf("the journal of %s may lack its last lines: %v", unit, err)
 		}
 	}
-	out, err := run(ctx, journalctl, args...)
+	out, err := run(ctx, "journalctl", args...)
 	if err != nil {
 		g.logf("cannot read the journal of %s: %v", unit, err)
 	}
 	return tail(out)
-}
-
-func journalctl() string {
-	for _, name := range journalctls {
-		if _, err := os.Stat(name); err == nil {
-			return name
-		}
-	}
-	return journalctls[0]
 }
 
 // crashSeconds is how long unit crashed and was restarted in this boot, in seconds,
@@ -90,7 +74,7 @@ func (g *guardian) crashSeconds(ctx context.Context, unit string, tail []string)
 	ctx, cancel := context.WithTimeout(ctx, syncWait)
 	defer cancel()
 	// systemd numbers the restarts that it makes, SD_MESSAGE_UNIT_RESTART_SCHEDULED.
-	out, err := run(ctx, journalctl(), "--boot", "--lines=1", "--quiet", "--output=short-monotonic", "_PID=1", "UNIT="+unit, "N_RESTARTS=1")
+	out, err := run(ctx, "journalctl", "--boot", "--lines=1", "--quiet", "--output=short-monotonic", "_PID=1", "UNIT="+unit, "N_RESTARTS=1")
 	if err != nil {
 		g.logf("cannot read the journal of %s: %v", unit, err)
 		return 0

@@ -131,11 +131,10 @@ func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) er
 }
 
 // factoryRepair checks every byte of factory and rebuilds it if it is damaged, see repair.
-// One that is intact is only read. What cannot be repaired is said in the journal, in
-// `status` and by ExitDamaged.
+// One that is intact is only read.
 func (c *command) factoryRepair(ctx context.Context) error {
 	factory, err := c.factory()
-	if err == error(errNothing) {
+	if errors.Is(err, bootcheck.ErrEmpty) {
 		fmt.Fprintln(c.out, "no version is installed") // a new device is none that is broken
 		return nil
 	}
@@ -147,36 +146,43 @@ func (c *command) factoryRepair(ctx context.Context) error {
 		return nil
 	}
 	damage := c.factoryDamage(ctx, factory)
-	// Also if it is damaged: a kill of this program must not lose that.
-	c.factoryChecked(factory, damage)
-	if damage == nil {
+	c.factoryChecked(factory, damage) // a kill of this program must not lose that
+	switch {
+	case damage == nil:
 		fmt.Fprintf(c.out, "factory version %s is %s\n", factory, c.intactAs(factory))
 		return nil
-	}
-	if bootcheck.Inconclusive(damage) {
+	case bootcheck.Inconclusive(damage):
 		return damage
 	}
-	what, err := c.repairDamaged(ctx, factory, damage)
-	if errors.Is(err, errReplaced) {
+	what, err := c.repairFactory(ctx, factory, damage)
+	switch {
+	case errors.Is(err, errReplaced):
 		fmt.Fprintf(c.out, "factory version %s was damaged (%v) and is not the factory version any more\n", factory, damage)
 		return nil
+	case err == nil:
+		fmt.Fprintf(c.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, what)
 	}
-	if err == nil {
-		err = c.factoryDamage(ctx, factory)
-	}
+	return err
+}
+
+// repairFactory is repairDamaged of the factory version. What cannot be repaired is said in
+// the journal, in `status` and by ExitDamaged.
+func (g *guardian) repairFactory(ctx context.Context, factory *bootcheck.Ref, damage error) (what string, err error) {
+	what, err = g.repairDamaged(ctx, factory, damage)
 	switch {
 	case err == nil:
-		c.factoryChecked(factory, nil)
-		fmt.Fprintf(c.out, "factory version %s was damaged (%v) and is repaired: %s\n", factory, damage, what)
-		return nil
+		g.factoryChecked(factory, nil)
+		return what, nil
+	case errors.Is(err, errReplaced), bootcheck.Exit(err) == bootcheck.ExitUnknown: // intact, but maybe not durable
+		return "", err
 	case bootcheck.Exit(err) != bootcheck.ExitDamaged:
 		// Interrupted, busy, no space, a disk that is read-only: another run may do it.
-		return fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
+		return "", fmt.Errorf("factory version %s is damaged (%v) and not repaired yet: %w", factory, damage, err)
 	}
-	c.announce(eventFactoryLost, map[string]string{"OTA_VERSION": factory.Version}, "factory cannot be repaired: %v", err)
-	c.factoryChecked(factory, err)
-	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
-		WithAdvice("%s", c.factoryAdvice(factory))
+	g.announce(eventFactoryLost, map[string]string{"OTA_VERSION": factory.Version}, "factory cannot be repaired: %v", err)
+	g.factoryChecked(factory, err)
+	return "", bootcheck.Errorf(bootcheck.ExitDamaged, "", "factory version %s is damaged and cannot be repaired: %w", factory, err).
+		WithAdvice("%s", g.factoryAdvice(factory))
 }
 
 // errReplaced is a version that was replaced while it was looked at.

@@ -234,14 +234,11 @@ func (g *guardian) active() (*bootcheck.Active, error) {
 	return active, err
 }
 
-// record is the record of a device that has one, else errNothing.
+// record is the record of a device that has one, else bootcheck.ErrEmpty.
 func (g *guardian) record() (*bootcheck.Record, error) {
-	active, err := g.active()
+	active, err := g.store.Active()
 	if err != nil {
 		return nil, err
-	}
-	if active == nil {
-		return nil, errNothing
 	}
 	return active.Record, nil
 }

@@ -83,7 +83,8 @@ func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 			}
 			c.answer = new(cli.Answer)
 			c.printTo(stdout)
-			return c.give(do(ctx, args))
+			err := do(ctx, args)
+			return c.answer.GiveLinks(c.to, c.store, err)
 		}
 	}
 	withJSON := func(fs *flags) { fs.BoolVar(&asJSON, "json", false, "one JSON object") }
@@ -166,7 +167,9 @@ func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 				}))},
 			{Name: "check", Help: "run the health checks once; nothing is changed",
 				Flags: withJSON,
-				Run:   shows(func(ctx context.Context, _ []string) error { return c.check(ctx, asJSON) })},
+				Run: shows(func(ctx context.Context, _ []string) error {
+					return health.ReportCurrent(ctx, c.out, asJSON, c.cfg, c.store, c.env, c.logf)
+				})},
 
 			{Group: "To set a device up", Name: "adopt", Help: "make the store, or adopt another program's links\n" +
 				"The links are plain ones (current -> v1.0.0); no version is moved or written to.",
@@ -221,18 +224,6 @@ func (c *command) printTo(w io.Writer) {
 	if c.out = w; c.answer != nil {
 		c.to, c.out = w, &c.answer.Text
 	}
-}
-
-// give gives the answer of a command that ended with err.
-func (c *command) give(err error) error {
-	var record *bootcheck.Record
-	if c.store != nil {
-		record, _ = c.record()
-	}
-	for name, info := range c.store.LinkInfo(record) {
-		c.answer.Set(name, info)
-	}
-	return c.answer.Give(c.to, err)
 }
 
 func (c *command) status(asJSON, osRelease bool) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -145,15 +144,15 @@ func (g *guardian) retained(names []string) ([]string, error) {
 // recordIfAny is the record; nil: there is none, or none that is intact. Then each
 // version is what its own manifest says.
 func (g *guardian) recordIfAny() (*bootcheck.Record, error) {
-	active, err := g.active()
+	record, err := g.record()
 	switch {
 	case errors.Is(err, bootcheck.ErrRecord):
 		g.logf("%v", err)
 		return nil, nil
-	case err != nil || active == nil:
-		return nil, err
+	case errors.Is(err, bootcheck.ErrEmpty):
+		return nil, nil
 	}
-	return active.Record, nil
+	return record, err
 }
 
 // verifyVersion checks one version and says what it found: its state, see Verified, and a
@@ -172,7 +171,7 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 		return "gone", "gone, removed meanwhile", nil, nil
 	}
 	damage := c.damage(ctx, ref, role)
-	if role == roleFactory && (damage == nil || !repair) {
+	if role == roleFactory {
 		c.factoryChecked(ref, damage)
 	}
 	if damage == nil && ref.Digest == bootcheck.NoManifest {
@@ -203,26 +202,24 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 	if !repair {
 		return "", "", nil, asDamage(damage)
 	}
+	var what string
 	if role == roleFactory {
-		quiet := *c // it says in one line more than fits here
-		quiet.out = io.Discard
-		if err := quiet.factoryRepair(ctx); err != nil {
-			return "", "", nil, asDamage(err)
-		}
-		return "repaired", "repaired: " + damage.Error(), nil, nil
+		what, err = c.repairFactory(ctx, ref, damage)
+	} else {
+		what, err = c.repairDamaged(ctx, ref, damage)
 	}
-	what, err := c.repairDamaged(ctx, ref, damage)
-	if errors.Is(err, errReplaced) {
+	switch {
+	case err == nil:
+		return "repaired", "repaired: " + what, nil, nil
+	case errors.Is(err, errReplaced):
 		return "replaced", "another one meanwhile", nil, nil
-	}
-	if bootcheck.Exit(err) == bootcheck.ExitUnknown {
+	case bootcheck.Exit(err) == bootcheck.ExitUnknown:
 		return "", "", nil, err // it is intact now, and a power cut may undo that
+	case role == roleFactory:
+		return "", "", nil, asDamage(err) // it says both
 	}
-	if err != nil {
-		// Also when it was only busy, or the disk is full: it is damaged.
-		return "", "", nil, bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
-	}
-	return "repaired", "repaired: " + what, nil, nil
+	// Also when it was only busy, or the disk is full: it is damaged.
+	return "", "", nil, bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
 }
 
 // damage says what is wrong with ref. Of factory every mode counts; in any other
@@ -278,13 +275,16 @@ func (g *guardian) repairDamaged(ctx context.Context, ref *bootcheck.Ref, damage
 		return "", err
 	}
 	defer unlock()
-	if record, err := g.recordIfAny(); err != nil {
+	record, err := g.recordIfAny()
+	if err != nil {
 		return "", err
-	} else if known, _ := knownAs(record, ref.Version); !known.Same(ref) {
+	}
+	known, role := knownAs(record, ref.Version)
+	if !known.Same(ref) {
 		return "", errReplaced
 	}
 	if what, err = g.repair(ctx, ref, wrong, damage.Error()); err != nil {
 		return "", err
 	}
-	return what, g.store.Verify(ctx, ref, bootcheck.Content)
+	return what, g.damage(ctx, ref, role)
 }

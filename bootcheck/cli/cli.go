@@ -78,6 +78,19 @@ func (a *Answer) Give(w io.Writer, err error) error {
 	return cmp.Or(err, bootcheck.WriteJSON(w, a.keys))
 }
 
+// GiveLinks is Give with the current, previous and factory version of store; nil: none was
+// opened.
+func (a *Answer) GiveLinks(w io.Writer, store *bootcheck.Store, err error) error {
+	var record *bootcheck.Record
+	if store != nil {
+		record, _ = store.Record()
+	}
+	for name, info := range store.LinkInfo(record) {
+		a.Set(name, info)
+	}
+	return a.Give(w, err)
+}
+
 // Fail prints err as "prog: what failed, to what: why" and, on a line of its own,
 // "hint:" with what the operator does next; it returns the exit code of err. It prints
 // nothing for nil.

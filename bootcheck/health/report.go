@@ -12,6 +12,30 @@ import (
 	"github.com/tope-ota/ota/bootcheck/config"
 )
 
+// ReportCurrent is Report of the current version of store. env gives what differs for a
+// version, and logf tells an operator what is left out.
+func ReportCurrent(ctx context.Context, out io.Writer, asJSON bool, cfg *config.Config, store *bootcheck.Store, env func(ctx context.Context, version string) (Env, error), logf func(string, ...any)) error {
+	record, err := store.Record()
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		return bootcheck.ErrEmpty
+	}
+	e, err := env(ctx, record.Current.Version)
+	if err != nil {
+		return err
+	}
+	if e.Units == nil {
+		logf("no systemd runs here: units are not checked")
+	}
+	var version *bootcheck.VersionInfo
+	if asJSON {
+		version = new(store.Info(*record.Current))
+	}
+	return Report(ctx, out, cfg, e, version)
+}
+
 // Report runs every check once and prints the results: as a table, or as one JSON
 // object of version if that is not nil. The error, with ExitFailed, names the required checks that are bad, or
 // says that checks were not run.
