@@ -398,7 +398,7 @@ func TestRepairCommits(t *testing.T) {
 	}
 }
 
-// Where a link of what runs, or of what rolls that back, cannot be read, it may lead to any
+// Where a link of the active generation, or of the prepared one, cannot be read, it may lead to any
 // directory: a sweep after a repair removes none of them.
 func TestUnreadableLinksKeepDirectories(t *testing.T) {
 	for _, links := range [][]string{{"1/current"}, {"1/previous", "3/current"}} {
