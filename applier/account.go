@@ -60,21 +60,18 @@ func (c *account) close(version string, err error) metrics.Install {
 }
 
 // publish tells the fleet's tools how the device is now.
-func (a *applier) publish() {
-	if a.store == nil {
-		return // there is nothing to be told
-	}
-	if err := metrics.New(a.cfg, a.store).Publish(); err != nil {
-		a.logf("%v", err)
-	}
-}
+func (a *applier) publish() { a.tellFleet((*metrics.Publisher).Publish) }
 
 // publishEnd is publish for an install that ended with err.
 func (a *applier) publishEnd(err error) {
+	a.tellFleet(func(p *metrics.Publisher) error { return p.Ended(a.account.close(a.version.Version, err)) })
+}
+
+func (a *applier) tellFleet(tell func(*metrics.Publisher) error) {
 	if a.store == nil {
-		return
+		return // there is nothing to be told
 	}
-	if err := metrics.New(a.cfg, a.store).Ended(a.account.close(a.version.Version, err)); err != nil {
+	if err := tell(metrics.New(a.cfg, a.store)); err != nil {
 		a.logf("%v", err)
 	}
 }

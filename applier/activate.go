@@ -307,8 +307,6 @@ func (a *applier) waitTrial(ctx context.Context, ref *bootcheck.Ref) (err error)
 	limit := 3 * (systemd.RestartLimit + a.cfg.Trial.Deadline + a.cfg.Trial.Stable + time.Minute)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("neither confirmed nor rolled back within %s", limit))
 	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
 	var asked time.Time
 	for {
 		if now := bootcheck.ReadWatching(a.cfg.Run, ref.Version); now != nil && *now != *w {
@@ -331,10 +329,8 @@ func (a *applier) waitTrial(ctx context.Context, ref *bootcheck.Ref) (err error)
 				return unconfirmed(ref, "cannot start %s: %v", bootcheck.ConfirmUnit, err)
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if systemd.Pause(ctx, 200*time.Millisecond) != nil {
 			return unconfirmed(ref, "%v", context.Cause(ctx))
-		case <-tick.C:
 		}
 	}
 }

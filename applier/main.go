@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -164,11 +163,9 @@ func (c *command) change(ctx context.Context) (err error) {
 	a := c.applier
 	if c.unit == nil {
 		c.options.by = asker(a.cfg)
-		bundle, err := c.prepare()
-		if err != nil {
+		if err := c.prepare(); err != nil {
 			return err
 		}
-		a.bundle = bundle
 		conn, err := a.unitFor(ctx)
 		if err != nil {
 			return err
@@ -206,22 +203,22 @@ func (c *command) change(ctx context.Context) (err error) {
 
 // prepare finds out, before an install begins, what device-api is not told of. It
 // opens a bundle that is a file.
-func (c *command) prepare() (bundle *os.File, err error) {
+func (c *command) prepare() error {
 	if c.name != "install" {
-		return nil, nil
+		return nil
 	}
 	path, err := localPath(c.arg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if path != "" {
 		if c.arg, err = filepath.Abs(path); err != nil { // the unit runs in another directory
-			return nil, err
+			return err
 		}
-		bundle, err = openPath(c.arg)
+		c.bundle, err = openPath(c.arg)
 		// A path that was misspelled is no deployment that failed: nothing is reported.
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return err
 		}
 	}
 	// Without a key nothing can be installed, so nothing is made either. What is wrong with
@@ -232,5 +229,5 @@ func (c *command) prepare() (bundle *os.File, err error) {
 	if err != nil {
 		c.refused(err)
 	}
-	return bundle, err
+	return err
 }

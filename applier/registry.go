@@ -11,6 +11,7 @@ import (
 	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/oci"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/systemd"
 )
 
 // registryAuth is the credential with which registries are asked, beside the configuration.
@@ -49,10 +50,8 @@ func (a *applier) locate(ctx context.Context, address string, src *fetch.Source,
 		err = fetch.Reason(err)
 		if ctx.Err() == nil && pause < time.Minute && (!answered || status.Transient()) {
 			a.logf("%v; the next try is in %v", err, pause)
-			select {
-			case <-time.After(pause):
+			if systemd.Pause(ctx, pause) == nil {
 				continue
-			case <-ctx.Done():
 			}
 		}
 		e := bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeDownloadFailed, "cannot download %q: %w", address, err)

@@ -371,7 +371,7 @@ func (g *guardian) report(ctx context.Context, record *bootcheck.Record) bool {
 	}
 	message := l.Detail()
 	if first, _, _ := strings.Cut(l.Output, "\n"); first != "" && l.Cause != bootcheck.CauseCrash && !strings.Contains(message, first) {
-		message += ": " + first[:min(len(first), 200)] // a screen shows it
+		message += ": " + bootcheck.Clip(first, 200) // a screen shows it
 	}
 	body, err := json.Marshal(bootcheck.Operation{Stage: "failed", Progress: 100, Message: message, Error: l.Code() + ": " + l.Summary()})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -63,7 +62,7 @@ func (d Disk) rollbackTarget(record *bootcheck.Record) (target *bootcheck.Ref, l
 			return true
 		}
 		unknown = unknown || d.intact(ref)
-		s := bootcheck.Skipped{Version: ref.Version, Why: strings.ToValidUTF8(why[:min(len(why), 300)], "")}
+		s := bootcheck.Skipped{Version: ref.Version, Why: bootcheck.Clip(why, 300)}
 		if !slices.Contains(skipped, s) {
 			skipped = append(skipped, s)
 		}

@@ -71,10 +71,11 @@ func (c *command) factoryCreate(ctx context.Context, name string, untried bool) 
 // factoryVerify hashes every byte of factory and looks at every mode. It changes
 // nothing but what `status` and the metrics say of it.
 func (c *command) factoryVerify(ctx context.Context) error {
-	factory, err := c.factory()
+	record, err := c.record()
 	if err != nil {
 		return err
 	}
+	factory := record.Factory
 	if factory == nil {
 		return errNoFactory
 	}
@@ -113,15 +114,6 @@ func (g *guardian) intactAs(factory *bootcheck.Ref) string {
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
 	WithAdvice("`ota-guardian factory create` makes the current version the factory")
 
-// factory is the factory version of the record; nil: there is none.
-func (g *guardian) factory() (*bootcheck.Ref, error) {
-	record, err := g.record()
-	if err != nil {
-		return nil, err
-	}
-	return record.Factory, nil
-}
-
 // factoryDamage says what is wrong with factory, every byte and every mode of it.
 func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) error {
 	if g.store.Unsigned(factory.Version) && !g.store.Sealed(factory.Version) {
@@ -133,7 +125,7 @@ func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) er
 // factoryRepair checks every byte of factory and rebuilds it if it is damaged, see repair.
 // One that is intact is only read.
 func (c *command) factoryRepair(ctx context.Context) error {
-	factory, err := c.factory()
+	record, err := c.record()
 	if errors.Is(err, bootcheck.ErrEmpty) {
 		fmt.Fprintln(c.out, "no version is installed") // a new device is none that is broken
 		return nil
@@ -141,6 +133,7 @@ func (c *command) factoryRepair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	factory := record.Factory
 	if factory == nil {
 		fmt.Fprintln(c.out, "there is no factory version")
 		return nil

@@ -189,14 +189,13 @@ func (d *doctor) lookAtConfig(cfgErr error) {
 
 // checkOwner fails unless only root (or the user of this program) can change names.
 func (d *doctor) checkOwner(check string, names ...string) {
-	good := true
+	before := len(d.findings)
 	for _, name := range names {
 		if err := bootcheck.CheckOwner(name); bootcheck.Exit(err) == bootcheck.ExitRefused {
 			d.fail(check, err.Error(), bootcheck.Advice(err))
-			good = false
 		}
 	}
-	if good {
+	if len(d.findings) == before {
 		d.ok(check, "only root can change "+strings.Join(names, ", "))
 	}
 }

@@ -63,42 +63,34 @@ func (d *doctor) lookAtServer(ctx context.Context) {
 		d.fail(check, "[follow] has no url", "set url of [follow] in "+d.cfg.Path)
 		return
 	}
-	good := true
+	before := len(d.findings)
 	byFile := f.Source == config.FollowChannel // signed, and most need no token
 	if byFile && channel.NameOf(f.URL) == "" {
 		d.fail(check, "url of [follow] is not the address of a file NAME.channel", "correct it in "+d.cfg.Path)
-		good = false
 	}
 	switch token, err := ddi.ReadToken(d.path(f.TokenFile)); {
 	case err != nil:
 		d.fail(check, err.Error(), "write the token there as one line, mode 0600")
-		good = false
 	case token == "" && !byFile:
 		d.warn(check, "there is no token in "+f.TokenFile, "write it there as one line, mode 0600, or pass it with LoadCredential= to "+unit+" and ota-install.service")
-		good = false
 	}
 	if strings.HasPrefix(f.URL, "http://") && !byFile {
 		d.warn(check, "the token is sent to "+f.URL+" in clear", "give an address that begins with https://")
-		good = false
 	}
 	if id := d.value("/etc/machine-id"); f.DeviceID == "" && len(id) != 32 {
 		d.fail(check, "this device has no name for the server: /etc/machine-id has none", "set device_id of [follow] in "+d.cfg.Path)
-		good = false
 	}
 	if d.sysroot != "" || systemd.Running() {
 		if u := d.unit(ctx, unit); !strings.HasPrefix(u["UnitFileState"], "enabled") {
 			d.warn(check, unit+" is "+u["UnitFileState"]+", so only `ota-apply follow` asks the server", "`systemctl enable --now "+unit+"`")
-			good = false
 		} else if path := d.outOfReach(unit, u); path != "" {
 			d.fail(check, unit+" may not write "+path, "systemctl edit "+unit+", with the lines [Service] and ReadWritePaths="+path)
-			good = false
 		}
 	}
 	if now := bootcheck.ReadFollowing(d.path(d.cfg.Run)); now != nil && now.Error != "" {
 		d.warn(check, "the last time it was asked: "+string(now.Error), "`journalctl -u "+unit+"` says since when; 401 or 403: the token, 404: the device was deleted there")
-		good = false
 	}
-	if good {
+	if len(d.findings) == before {
 		d.ok(check, f.URL)
 	}
 }

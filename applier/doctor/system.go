@@ -131,17 +131,15 @@ func (d *doctor) lookAtMount(ctx context.Context, in, real string) {
 	} else {
 		d.ok("file system", where)
 	}
-	good := true
+	before := len(d.findings)
 	for o := range strings.SplitSeq(f[2], ",") {
 		if why, bad := badOptions[o]; bad {
-			good = false
 			d.fail("mount option "+o, why, fmt.Sprintf("remove %s of %s from /etc/fstab and mount it again", o, at))
 		} else if o == "data=writeback" {
-			good = false
 			d.warn("mount option "+o, "after a power cut files of the application may hold what was deleted; versions do not", "mount "+at+" with data=ordered")
 		}
 	}
-	if good {
+	if len(d.findings) == before {
 		d.ok("mount options", f[2])
 	}
 }
@@ -301,7 +299,7 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 		d.fail(check, "systemd cannot load it: "+u["LoadState"], "make its unit (units/device-api.service.example), or correct services in "+d.cfg.Path)
 		return
 	}
-	s, good := u, true
+	s, before := u, len(d.findings)
 	if d.sysroot == "" {
 		text, err := d.ask(ctx, "systemctl", "--no-pager", "cat", "--", name)
 		if err != nil {
@@ -313,7 +311,6 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 	}
 	need := func(ok bool, found, hint string) {
 		if !ok {
-			good = false
 			d.fail(check, found, hint)
 		}
 	}
@@ -337,7 +334,7 @@ func (d *doctor) lookAtService(ctx context.Context, name string) {
 	program = program[:strings.IndexAny(program+" ", " \n")]
 	found, hint := d.startsFrom(program)
 	need(hint == "", found, hint)
-	if good {
+	if len(d.findings) == before {
 		d.ok(check, "starts "+program+" after the guardian")
 	}
 }
