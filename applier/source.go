@@ -225,25 +225,18 @@ func (s *source) close() {
 
 // hashFile writes all of f to sum, and returns the prefix and the head of a bundle
 // as they were written; less, if f is none.
-func hashFile(ctx context.Context, sum io.Writer, f io.Reader) (head []byte, err error) {
+func hashFile(ctx context.Context, sum io.Writer, f io.Reader) ([]byte, error) {
 	f = untilDone{ctx, f}
-	head = make([]byte, bundle.PrefixSize)
-	n, err := io.ReadFull(f, head)
-	if size, headErr := bundle.HeadSize(head[:n]); err == nil && headErr == nil {
-		head = append(head, make([]byte, size-bundle.PrefixSize)...)
-		n, err = io.ReadFull(f, head[bundle.PrefixSize:])
-		n += bundle.PrefixSize
+	var head bytes.Buffer
+	begin := io.TeeReader(f, sum)
+	_, err := io.CopyN(&head, begin, bundle.PrefixSize)
+	if size, headErr := bundle.HeadSize(head.Bytes()); err == nil && headErr == nil {
+		_, err = io.CopyN(&head, begin, int64(size)-bundle.PrefixSize)
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
-	}
-	if err == nil {
-		_, err = sum.Write(head[:n])
-	}
-	if err == nil {
+	if err == nil || err == io.EOF {
 		_, err = io.Copy(sum, f)
 	}
-	return head[:n], err
+	return head.Bytes(), err
 }
 
 // untilDone reads until ctx ends.

@@ -19,6 +19,13 @@ func (c *command) adoptStore(ctx context.Context, dryRun bool) error {
 		if c.store, err = bootcheck.Open(dir); err != nil {
 			return err
 		}
+		if !dryRun {
+			unlock, err := c.store.Lock(ctx, lockWait)
+			if err != nil {
+				return err
+			}
+			defer unlock()
+		}
 		if c.store.Foreign() {
 			return c.adoptLinks(ctx, dryRun)
 		}
@@ -46,7 +53,7 @@ func (c *command) adoptStore(ctx context.Context, dryRun bool) error {
 	return nil
 }
 
-// adoptLinks takes over the links of another program.
+// adoptLinks takes over the links of another program. The lock must be held.
 func (c *command) adoptLinks(ctx context.Context, dryRun bool) error {
 	dir := c.store.Dir()
 	active, err := c.active()
@@ -58,13 +65,6 @@ func (c *command) adoptLinks(ctx context.Context, dryRun bool) error {
 		// There is a record: an adoption was ended before it made the links, or
 		// an operator changed them.
 		return c.adoptRest(ctx, active, dryRun)
-	}
-	if !dryRun {
-		unlock, err := c.store.Lock(ctx, lockWait)
-		if err != nil {
-			return err
-		}
-		defer unlock()
 	}
 	record, notes, err := c.store.Adoption(ctx, c.cfg.Model, dryRun)
 	if err != nil {
@@ -99,16 +99,13 @@ func (c *command) adoptLinks(ctx context.Context, dryRun bool) error {
 	return nil
 }
 
-// adoptRest finishes what an adoption or a setup that was ended has left.
+// adoptRest finishes what an adoption or a setup that was ended has left. The lock must be
+// held.
 func (c *command) adoptRest(ctx context.Context, active *bootcheck.Active, dryRun bool) error {
 	dir := c.store.Dir()
 	record, relisted := active.Record, false
 	if !dryRun {
-		unlock, err := c.store.Lock(ctx, lockWait)
-		if err != nil {
-			return err
-		}
-		defer unlock()
+		var err error
 		if record, relisted, err = c.store.Relist(ctx, record, c.cfg.Model); err != nil {
 			return err
 		}

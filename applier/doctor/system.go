@@ -157,7 +157,7 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 		d.warn("systemd", "no systemd runs here: units and watchdog are not checked", "run this on the device, or name an image of one with --sysroot")
 		return
 	}
-	good := 0
+	before := len(d.findings)
 	for _, name := range ourUnits {
 		check := "unit " + name
 		switch u := d.unit(ctx, name); {
@@ -172,12 +172,10 @@ func (d *doctor) lookAtSystemd(ctx context.Context) {
 			d.fail(check, "it may not write "+path, "`systemctl edit "+name+"`, with the lines [Service] and ReadWritePaths="+path)
 		case u["NeedDaemonReload"] == "yes":
 			d.warn(check, "its file changed after systemd read it", "`systemctl daemon-reload`")
-		default:
-			good++
 		}
 	}
-	if good == len(ourUnits) {
-		d.ok("units", fmt.Sprintf("%d, those of them enabled that have to be", good))
+	if len(d.findings) == before {
+		d.ok("units", fmt.Sprintf("%d, those of them enabled that have to be", len(ourUnits)))
 	}
 	if u := d.unit(ctx, ourUnits[0]); d.sysroot == "" && u["LoadState"] == "loaded" {
 		switch u["ActiveState"] {
