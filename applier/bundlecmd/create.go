@@ -234,6 +234,8 @@ func parseDate(s string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
+const clearLine = "\r\x1b[K"
+
 // progress is a line that counts to 100 %, on a terminal; else nil.
 func (c *command) progress(what string) func(done, total int64) {
 	if c.screen == nil {
@@ -249,9 +251,10 @@ func (c *command) progress(what string) func(done, total int64) {
 			return
 		}
 		shown = percent
-		fmt.Fprintf(c.screen, "\r%s %3d %%", what, percent)
-		if percent == 100 {
-			fmt.Fprint(c.screen, "\r\x1b[K")
+		if c.drawn = percent < 100; !c.drawn {
+			fmt.Fprint(c.screen, clearLine)
+			return
 		}
+		fmt.Fprintf(c.screen, "\r%s %3d %%", what, percent)
 	}
 }

@@ -36,13 +36,22 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		c.screen = f
 	}
 	err := c.program().Run(ctx, args, out, c.stderr)
-	return cli.Fail(c.stderr, "ota-bundle", out.Err(err))
+	return c.end(out.Err(err))
+}
+
+// end says with which error the command ended, on a line of its own.
+func (c *command) end(err error) bootcheck.ExitCode {
+	if c.drawn {
+		fmt.Fprint(c.screen, clearLine)
+	}
+	return cli.Fail(c.stderr, "ota-bundle", err)
 }
 
 type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	screen         *os.File    // stderr, if it is a terminal; else nil
+	drawn          bool        // it shows a line of progress
 	asJSON         bool        // --json
 	answer         *cli.Answer // with --json, of a command that tells what it did; else nil
 }
