@@ -17,6 +17,7 @@ package channel
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ func (d *Delegation) Encode() ([]byte, error) {
 // Encode is c as it is signed, the highest release first, one a line. The same c gives the
 // same bytes.
 func (c *Channel) Encode() ([]byte, error) {
-	slices.SortStableFunc(c.Releases, func(a, b Release) int { return int(min(max(b.Release-a.Release, -1), 1)) })
+	slices.SortStableFunc(c.Releases, func(a, b Release) int { return cmp.Compare(b.Release, a.Release) })
 	if err := c.check(); err != nil {
 		return nil, err
 	}

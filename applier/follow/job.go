@@ -188,32 +188,24 @@ func (f *Follower) activate(ctx context.Context) {
 	}
 }
 
-// start calls ota-apply, see call.
+// start calls ota-apply. The last argument --url-file gets a file with the address, which can
+// hold a secret.
 func (f *Follower) start(ctx context.Context, args ...string) {
+	var file string
 	var err error
-	if f.child, err = f.call(ctx, args); err != nil {
-		f.logf("%v", err)
-		f.result, f.retry = err, time.Now().Add(firstRetry)
-	}
-}
-
-// call starts ota-apply. The last argument --url-file gets a file with the address, which
-// can hold a secret.
-func (f *Follower) call(ctx context.Context, args []string) (*child, error) {
-	file := ""
 	if args[len(args)-1] == "--url-file" {
 		file = filepath.Join(f.Run, ".follow-url")
 		urls := append([]string{f.order.URL}, f.order.Mirrors...)
-		if err := bootcheck.ReplaceFile(file, []byte(urls[f.state.Job.Tries%len(urls)]+"\n"), 0o600, false); err != nil {
-			return nil, fmt.Errorf("cannot begin: %w", err)
-		}
+		err = bootcheck.ReplaceFile(file, []byte(urls[f.state.Job.Tries%len(urls)]+"\n"), 0o600, false)
 		args = append(args, file)
 	}
-	c, err := startChild(ctx, append(slices.Clone(f.Program), args...), f.Log, file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot start ota-apply: %w", err)
+	if err == nil {
+		f.child, err = startChild(ctx, append(slices.Clone(f.Program), args...), f.Log, file)
 	}
-	return c, nil
+	if err != nil {
+		f.result, f.retry = fmt.Errorf("cannot start ota-apply: %w", err), time.Now().Add(firstRetry)
+		f.logf("%v", f.result)
+	}
 }
 
 // finishChild waits for the end of the child, for Once.
@@ -395,11 +387,7 @@ func details(text ...string) (lines []string) {
 
 // clip makes one printable line of at most n bytes of s.
 func clip(s string, n int) string {
-	s = bootcheck.OneLine(bootcheck.Printable(s))
-	if len(s) > n {
-		s = strings.ToValidUTF8(s[:n-3], "") + "..."
-	}
-	return s
+	return bootcheck.Clip(bootcheck.OneLine(bootcheck.Printable(s)), n)
 }
 
 // now is the time for people; nil: the clock was not set.

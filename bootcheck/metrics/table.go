@@ -26,14 +26,13 @@ const (
 var table = []metric{
 	{"ota_version_info", gauge, "Versions that the device runs or may roll back to, by what they are to it: current, previous, factory, or next (from the next boot on). Always 1.",
 		func(f *facts, emit emit) {
-			r := f.record
-			roles := []role{{"current", r.Current}, {"previous", r.Previous}, {"factory", r.Factory}}
-			if r.Next != nil {
-				roles = append(roles, role{"next", &r.Next.Ref})
+			links := f.record.Links()
+			if next := f.record.Next; next != nil {
+				links = append(links, bootcheck.Link{Name: "next", Ref: &next.Ref})
 			}
-			for _, l := range roles {
-				if l.ref != nil {
-					emit(1, "role", l.name, "version", l.ref.Version)
+			for _, l := range links {
+				if l.Ref != nil {
+					emit(1, "role", l.Name, "version", l.Ref.Version)
 				}
 			}
 		}},
@@ -137,11 +136,6 @@ var table = []metric{
 				emit(float64(*w.UnchangedDays))
 			}
 		})},
-}
-
-type role struct {
-	name string
-	ref  *bootcheck.Ref
 }
 
 // one is a metric that always has one sample, without labels.
