@@ -16,8 +16,7 @@ import (
 
 // status prints the current version and what an install does at this moment.
 func (a *applier) status(asJSON bool) error {
-	t := a.cfg.Trial
-	return a.store.ShowStatus(a.out, a.progressFile(), asJSON, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean})
+	return a.store.ShowStatus(a.out, a.progressFile(), asJSON, a.cfg.Trial.BootLimits)
 }
 
 // list prints the versions of the store; with sbom, what they are made of.

@@ -44,7 +44,8 @@ func Ago(t, now time.Time) string {
 	return fmt.Sprintf("%d d ago", d/(24*time.Hour))
 }
 
-// BootLimits are how many boots of a trial may end in each way, see config.Trial.
+// BootLimits are how many boots of a trial are too many, by how the boot before each
+// ended. The classes are counted apart: a version may use up a part of each.
 type BootLimits struct{ Hard, Unclean, Clean int }
 
 // ShowStatus writes the Status of s to w, for an operator or as JSON. Where a status comes

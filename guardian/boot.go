@@ -67,8 +67,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	if why := disk.Damaged[record.Current.Version]; why != "" && g.repairVersion(ctx, record.Current, why) {
 		delete(disk.Damaged, record.Current.Version)
 	}
-	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Limits: BootLimits{
-		Hard: g.cfg.Trial.Hard, Unclean: g.cfg.Trial.Unclean, Clean: g.cfg.Trial.Clean, Streak: hardStreak}}
+	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Limits: g.cfg.Trial.BootLimits}
 	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
 	if err != nil {
 		return fmt.Errorf("cannot decide: %w; starting the current version", err)

@@ -100,16 +100,8 @@ func (l LastBoot) words() string {
 	return "power cut"
 }
 
-// BootLimits is how many boots are too many, by how the boot before each ended. The
-// classes are counted apart: a version may use up a part of each.
-type BootLimits struct {
-	Hard    int // of a trial
-	Unclean int // of a trial
-	Clean   int // of a trial
-	Streak  int // hard ends of a confirmed version, one after the other, with no healthy boot between
-}
-
-// hardStreak is the Streak of every device. A single watchdog reset happens to a
+// hardStreak is how many hard ends of a confirmed version are too many, one after the
+// other, with no healthy boot between. A single watchdog reset happens to a
 // good version, too; a version that worked for months is rolled back only when the
 // device is in a loop that it does not come out of by itself.
 const hardStreak = 5
@@ -122,7 +114,7 @@ type Boot struct {
 	// if the ID is that of the boot before.
 	New    bool
 	Last   LastBoot
-	Limits BootLimits
+	Limits bootcheck.BootLimits
 }
 
 // is reports whether this boot is the one that a record names as id.
@@ -235,7 +227,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 				Why: fmt.Sprintf("version %s is confirmed; the last boot ended in a %s: %d system crashes in a row are over", current, boot.Last.words(), len(streak))}
 		}
 		next.HardStreak = append(next.HardStreak, boot.ID)
-		count, limit = len(next.HardStreak), boot.Limits.Streak
+		count, limit = len(next.HardStreak), hardStreak
 		failure.Cause, what = bootcheck.CauseHard, "confirmed, after system crashes in a row:"
 	case record.Phase.Counted():
 		if boot.is(record.Trial.BootID) {

@@ -63,7 +63,7 @@ func streak(r *bootcheck.Record, boots ...string) *bootcheck.Record {
 }
 
 // limits is what a device has that configures nothing.
-var limits = BootLimits{Hard: 3, Unclean: 6, Clean: 10, Streak: hardStreak}
+var limits = bootcheck.BootLimits{Hard: 3, Unclean: 6, Clean: 10}
 
 func damaged(versions ...string) Disk {
 	d := Disk{Damaged: map[string]string{}}

@@ -234,6 +234,5 @@ func (c *command) status(asJSON, osRelease bool) error {
 		}
 		return err
 	}
-	t := c.cfg.Trial
-	return c.store.ShowStatus(c.out, filepath.Join(c.cfg.Run, "progress.json"), asJSON, bootcheck.BootLimits{Hard: t.Hard, Unclean: t.Unclean, Clean: t.Clean})
+	return c.store.ShowStatus(c.out, filepath.Join(c.cfg.Run, "progress.json"), asJSON, c.cfg.Trial.BootLimits)
 }

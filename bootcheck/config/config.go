@@ -54,6 +54,8 @@ package config
 import (
 	"path/filepath"
 	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // DefaultPath is read when neither --config nor $OTA_CONFIG names another file.
@@ -128,10 +130,9 @@ type Report struct {
 // Trial says how many boots a version on trial survives unconfirmed, by how the
 // boot before them ended, and what a confirmation takes.
 type Trial struct {
-	Hard    int // watchdog reset, panic, crash loop; default 3
-	Unclean int // power cut; default 6, users switch printers off
-	Clean   int // reboot or shutdown; default 10
-
+	// Hard: watchdog reset, panic, crash loop; default 3. Unclean: power cut; default 6,
+	// users switch printers off. Clean: reboot or shutdown; default 10.
+	bootcheck.BootLimits
 	Deadline time.Duration // the required checks must be good by then, counted from the start of the services; default 10m
 	Stable   time.Duration // and stay good for this long; default 60s, or Deadline if that is shorter
 }
@@ -191,11 +192,10 @@ func Default(path string) *Config {
 
 		Report: Report{URL: "http://127.0.0.1:9080/api/v1.0/ota/report"},
 		Trial: Trial{
-			Hard:     3, // systemd's own example, docs/AUTOMATIC_BOOT_ASSESSMENT.md
-			Unclean:  6,
-			Clean:    10,
-			Deadline: 10 * time.Minute,
-			Stable:   time.Minute,
+			// 3: systemd's own example, docs/AUTOMATIC_BOOT_ASSESSMENT.md
+			BootLimits: bootcheck.BootLimits{Hard: 3, Unclean: 6, Clean: 10},
+			Deadline:   10 * time.Minute,
+			Stable:     time.Minute,
 		},
 		Checks: []Check{{
 			Name: "device-api answers", HTTP: "http://127.0.0.1:9080/health", Required: true, Timeout: defaultTimeout,

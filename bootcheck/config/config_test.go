@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 var noPrivate = cmpopts.IgnoreUnexported(Config{})
@@ -38,7 +40,7 @@ func TestDefaults(t *testing.T) {
 		Reserve:   67108864,
 		Run:       "/run/ota",
 		Report:    Report{"http://127.0.0.1:9080/api/v1.0/ota/report"},
-		Trial:     Trial{3, 6, 10, 600 * time.Second, 60 * time.Second},
+		Trial:     Trial{bootcheck.BootLimits{Hard: 3, Unclean: 6, Clean: 10}, 600 * time.Second, 60 * time.Second},
 		Checks:    []Check{{Name: "device-api answers", HTTP: "http://127.0.0.1:9080/health", Required: true, Timeout: 10 * time.Second}},
 		ChecksDir: "/etc/ota/checks.d",
 		Path:      "/etc/ota/ota.toml",
@@ -123,7 +125,7 @@ parts = ["bApp", "firmware"]
 		Keep:     0,
 		Reserve:  100_000_000,
 		Run:      "/run/other",
-		Trial:    Trial{1, 2, 3, 90 * time.Second, 5 * time.Second},
+		Trial:    Trial{bootcheck.BootLimits{Hard: 1, Unclean: 2, Clean: 3}, 90 * time.Second, 5 * time.Second},
 		Checks: []Check{
 			{Name: "screen lives", Unit: "ui@left.service", Timeout: 500 * time.Millisecond},
 			{Name: "answers", HTTP: "http://localhost:9080/health", Required: true, Timeout: 10 * time.Second},
