@@ -194,18 +194,12 @@ func (e *Entry) scan(ctx context.Context, name string) error {
 
 // giveManifest puts the manifest raw into dir, in the place of an unsigned one.
 func (s *Store) giveManifest(dir string, raw []byte) error {
-	staged := s.path(stagingDir, "adopted")
-	if _, err := s.makeDirs(stagingDir); err != nil {
-		return err
-	}
 	to := filepath.Join(dir, ManifestDir)
 	if _, err := os.Lstat(to); err == nil {
 		return ReplaceFile(filepath.Join(dir, ManifestPath), raw, 0o644, true)
 	}
-	err := RemoveAll(staged)
-	if err == nil {
-		err = os.Mkdir(staged, 0o755)
-	}
+	staged, err := s.stage("adopted")
+	staged = s.path(staged)
 	if err == nil {
 		err = writeDurable(filepath.Join(staged, filepath.Base(ManifestPath)), raw)
 	}

@@ -54,9 +54,8 @@ func (r *Record) setLink(name string, ref *Ref) {
 // must be held.
 func (s *Store) RepairLinks() error {
 	for _, name := range linkNames {
-		want := fixedTarget(name)
-		got, err := os.Readlink(s.path(name))
-		if err == nil && got == want {
+		err := s.checkFixed(name)
+		if err == nil {
 			continue
 		}
 		if errors.Is(err, unix.EINVAL) { // not a link
@@ -64,7 +63,7 @@ func (s *Store) RepairLinks() error {
 				return err
 			}
 		}
-		if err := renameio.Symlink(want, s.path(name)); err != nil {
+		if err := renameio.Symlink(fixedTarget(name), s.path(name)); err != nil {
 			return err
 		}
 	}

@@ -176,7 +176,7 @@ func parseManifest(raw []byte) (*Manifest, error) {
 	if err := scan.run(raw); err != nil {
 		return nil, err
 	}
-	m := &Manifest{Entries: make([]Entry, 0, scan.entries), Frames: make([]Frame, 0, scan.frames)}
+	m := &Manifest{Entries: make([]Entry, 0, scan.listed["entries"]), Frames: make([]Frame, 0, scan.listed["frames"])}
 	err := scan.badKey
 	if err == nil {
 		err = ReadJSON(raw, m)

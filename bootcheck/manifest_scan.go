@@ -12,8 +12,13 @@ import (
 // encoding/json takes the last of duplicates and ignores the case. Other readers do
 // neither.
 type jsonScan struct {
-	entries, frames int   // how many are listed
-	badKey          error // a key that is refused; nil: none is
+	listed map[string]int // how much each list of the manifest has
+	badKey error          // a key that is refused; nil: none is
+}
+
+// mostListed is how much each list of a manifest may have. Nothing is made of other lists.
+var mostListed = map[string]int{
+	"entries": MaxEntries, "frames": MaxFrames, "models": maxModels, "services": maxServices, "revoked_keys": maxRevoked,
 }
 
 // errTooLarge is more than a manifest can need, and more than a device has memory for.
@@ -25,13 +30,12 @@ func (s *jsonScan) run(raw []byte) error {
 	var stack [maxNesting]struct {
 		object bool
 		keys   [][]byte
-		counts *int // elements of the list; nil: those that nothing is made of
-		most   int
+		list   string // in the manifest itself: its key
 	}
+	s.listed = make(map[string]int)
 	depth, expectKey := -1, false
 	text := len(raw) // bytes, with the strings that are made
 	number := 0      // bytes since the last that cannot be in a number
-	var others int
 	for i := 0; i < len(raw); i++ {
 		switch raw[i] {
 		case ' ', '\t', '\r', '\n', ':':
@@ -42,23 +46,10 @@ func (s *jsonScan) run(raw []byte) error {
 				return errTooLarge
 			}
 			l := &stack[depth]
-			l.object, l.keys, l.counts = raw[i] == '{', l.keys[:0], nil
+			l.object, l.keys, l.list = raw[i] == '{', l.keys[:0], ""
 			if expectKey = l.object; depth == 1 && !l.object && len(stack[0].keys) > 0 {
-				switch key := stack[0].keys[len(stack[0].keys)-1]; string(key) {
-				case "entries":
-					l.counts, l.most = &s.entries, MaxEntries
-				case "frames":
-					l.counts, l.most = &s.frames, MaxFrames
-				case "models":
-					l.counts, l.most = &others, maxModels
-				case "services":
-					l.counts, l.most = &others, maxServices
-				case "revoked_keys":
-					l.counts, l.most = &others, maxRevoked
-				}
-				if l.counts != nil {
-					*l.counts = 1 // commas are between them
-				}
+				l.list = string(stack[0].keys[len(stack[0].keys)-1])
+				s.listed[l.list] = 1 // commas are between them
 			}
 		case '}', ']':
 			number = 0
@@ -73,9 +64,9 @@ func (s *jsonScan) run(raw []byte) error {
 			}
 			l := &stack[depth]
 			expectKey = l.object
-			if l.counts != nil {
-				if *l.counts++; *l.counts > l.most {
-					return fmt.Errorf("it lists more than %d %s", l.most, stack[0].keys[len(stack[0].keys)-1])
+			if most := mostListed[l.list]; most > 0 {
+				if s.listed[l.list]++; s.listed[l.list] > most {
+					return fmt.Errorf("it lists more than %d %s", most, l.list)
 				}
 			}
 		case '"':
@@ -103,7 +94,7 @@ func (s *jsonScan) run(raw []byte) error {
 			}
 		}
 	}
-	if text+s.entries*int(unsafe.Sizeof(Entry{}))+s.frames*int(unsafe.Sizeof(Frame{})) > maxParsed {
+	if text+s.listed["entries"]*int(unsafe.Sizeof(Entry{}))+s.listed["frames"]*int(unsafe.Sizeof(Frame{})) > maxParsed {
 		return errTooLarge
 	}
 	return nil

@@ -188,7 +188,7 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 	first := error(&fs.PathError{Op: "open", Path: s.VersionDir(ref.Version), Err: fs.ErrNotExist})
 	directories, err := s.dirsOf(ref.Version)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+		return nil, nil, nil, err
 	}
 	for i, d := range directories {
 		raw, m, err := ReadManifest(s.path(d.name))
@@ -199,7 +199,7 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 			err = fmt.Errorf("it is %s, want %s", is, ref.Digest)
 		}
 		if Inconclusive(err) {
-			return nil, nil, nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+			return nil, nil, nil, err
 		}
 		if err == nil {
 			// A signature that is lost makes the version no worse.
@@ -210,7 +210,7 @@ func (s *Store) manifestOf(ref *Ref) (raw, signature []byte, m *Manifest, err er
 			first = err
 		}
 	}
-	return nil, nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "version %s cannot be repaired: its manifest is lost: %w", ref.Version, first)
+	return nil, nil, nil, Errorf(ExitDamaged, CodeInvalidManifest, "its manifest is lost: %w", first)
 }
 
 // rebuildVersion builds ref again in a directory beside those that it has. When it returns nil, the
@@ -225,42 +225,55 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 		return nil, err
 	}
 	directory := nextDirName(ref.Version, old)
-	staged := filepath.Join(stagingDir, directory)
-	if _, err := s.makeDirs(stagingDir); err != nil {
-		return nil, err
-	}
-	if err := s.clear(staged); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(s.path(staged), 0o755); err != nil {
+	staged, err := s.stage(directory)
+	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = RemoveAll(s.path(staged)) }() // nothing is there any more when it was published
 	f, err := NewFill(s.path(staged), m, raw, signature, sealed)
 	if err != nil {
-		return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+		return nil, err
 	}
 	defer f.Close()
+	if err = s.takeAll(ctx, f, old, wrong); err == nil {
+		err = f.Finish()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = s.publish(staged, directory)
+	}
+	if err != nil {
+		return nil, err
+	}
+	extra, _ = extraIn(s.path(old[0].name), m, false) // what cannot be read is no more than damaged
+	return extra, nil
+}
+
+// takeAll gets all files of f: first from old, the directories of the same version, of
+// which wrong is damaged in the one that counts, then from other versions.
+func (s *Store) takeAll(ctx context.Context, f *Fill, old []versionDir, wrong []string) error {
 	damaged := make(map[string]bool)
 	for _, name := range wrong {
 		damaged[name] = true
 	}
 	for _, is := range old {
-		d := Donor{Dir: s.path(is.name), Manifest: m, Share: ShareFile, Old: true}
-		if s.path(is.name) == s.VersionDir(ref.Version) { // of which wrong tells
+		d := Donor{Dir: s.path(is.name), Manifest: f.M, Share: ShareFile, Old: true}
+		if d.Dir == s.VersionDir(is.version) { // of which wrong tells
 			d.Hashed = func(e *Entry) bool { return !damaged[e.Path] }
 		}
 		if err := f.Take(ctx, d); err != nil {
-			return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+			return err
 		}
 	}
 	versions, err := s.VersionNames()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The newest first: one manifest is in memory at a time, and no more are read than needed.
 	for _, version := range slices.Backward(versions) {
-		if version == ref.Version || len(f.Missing()) == 0 {
+		if version == f.M.Version || len(f.Missing()) == 0 {
 			continue
 		}
 		donor, err := s.Snapshot(version)
@@ -272,28 +285,17 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 			err = nil // not a version to take anything from
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
+			return err
 		}
 	}
-	if lost := f.Missing(); len(lost) > 0 {
-		if f.Unread != nil {
-			return nil, fmt.Errorf("cannot repair version %s: not every other version can be read: %w", ref.Version, f.Unread)
-		}
-		return nil, Errorf(ExitDamaged, CodeHashMismatch, "no other version has what is damaged of version %s: %d files (%s)",
-			ref.Version, len(lost), strings.Join(lost[:min(3, len(lost))], ", "))
+	lost := f.Missing()
+	switch {
+	case len(lost) == 0:
+		return nil
+	case f.Unread != nil:
+		return fmt.Errorf("not every other version can be read: %w", f.Unread)
 	}
-	err = f.Finish()
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = s.publish(staged, directory)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot repair version %s: %w", ref.Version, err)
-	}
-	extra, _ = extraIn(s.path(old[0].name), m, false) // what cannot be read is no more than damaged
-	return extra, nil
+	return Errorf(ExitDamaged, CodeHashMismatch, "no other version has what is damaged: %d files (%s)", len(lost), strings.Join(lost[:min(3, len(lost))], ", "))
 }
 
 // dropReplaced moves the directories that a repair replaced into .trash. Those of the current

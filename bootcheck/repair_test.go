@@ -942,7 +942,7 @@ func TestRepairWithoutManifest(t *testing.T) {
 			}
 			if got, err := s.Repair(t.Context(), nil, ref, nil); Exit(err) != ExitDamaged || got != nil {
 				t.Errorf("Repair = %v, %v; want it damaged", got, err)
-			} else if !strings.Contains(err.Error(), "version 1.0 cannot be repaired: its manifest") {
+			} else if !strings.Contains(err.Error(), "its manifest is lost") {
 				t.Errorf("Repair: %v, want that it is the manifest", err)
 			}
 			if _, err := os.Lstat(s.path("v1.0", "bin", "app")); err == nil {

@@ -75,8 +75,7 @@ func Open(dir string) (*Store, error) {
 		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
 	}
 	if err != nil {
-		return nil, (&Error{Err: fmt.Errorf("cannot open the version store: %w", err)}).
-			WithAdvice("check that its disk is mounted and that `root` in the configuration is right")
+		return nil, noStore("cannot open the version store: %w", err)
 	}
 	return &Store{dir: dir}, nil
 }
@@ -93,8 +92,7 @@ func Create(dir string) (*Store, error) {
 			return nil, err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
-		return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %w", err)}).
-			WithAdvice("check that its disk is mounted and that `root` in the configuration is right")
+		return nil, noStore("cannot make the version store: %w", err)
 	}
 	s, err := Open(dir)
 	if err != nil {
@@ -109,15 +107,12 @@ func Create(dir string) (*Store, error) {
 		return nil, err
 	}
 	for _, name := range linkNames {
-		want := fixedTarget(name)
-		got, err := os.Readlink(s.path(name))
-		switch {
-		case err == nil && got == want:
+		err := s.checkFixed(name)
+		if err == nil {
 			continue
-		case err == nil:
-			err = fmt.Errorf("%s is a link to %q, want %q", s.path(name), got, want)
-		case errors.Is(err, fs.ErrNotExist):
-			err = os.Symlink(want, s.path(name))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = os.Symlink(fixedTarget(name), s.path(name))
 			if errors.Is(err, unix.EPERM) || errors.Is(err, errors.ErrUnsupported) {
 				// Nothing is left of a store that cannot be; what holds something stays.
 				for _, directory := range []string{generationsDir, stagingDir, trashDir} {
@@ -128,8 +123,6 @@ func Create(dir string) (*Store, error) {
 				}
 				return nil, Unfit(dir, "has no symbolic links")
 			}
-		default:
-			err = fmt.Errorf("%s is not a link to %q: %w", s.path(name), want, err)
 		}
 		if err != nil {
 			return nil, (&Error{Err: fmt.Errorf("cannot make the version store: %w", err)}).
@@ -141,6 +134,10 @@ func Create(dir string) (*Store, error) {
 		return s, syncDir(s.dir)
 	}
 	return s, nil
+}
+
+func noStore(format string, err error) error {
+	return Errorf(0, "", format, err).WithAdvice("check that its disk is mounted and that `root` in the configuration is right")
 }
 
 // Unfit is the error of a file system of dir that lacks what a store needs.
@@ -166,6 +163,19 @@ var linkNames = []string{"current", "previous", "factory"}
 
 // fixedTarget is where the link name of the store points, for ever.
 func fixedTarget(name string) string { return activeLink + "/" + name }
+
+// checkFixed says why the link name of the store is not as it must be; nil: it is. What the
+// read of it said is in the error.
+func (s *Store) checkFixed(name string) error {
+	got, err := readlink(s.path(name))
+	if err == nil && got != fixedTarget(name) {
+		err = fmt.Errorf("it leads to %q", got)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s is not the link to %q: %w", name, fixedTarget(name), err)
+	}
+	return err
+}
 
 // Dir is the directory of the store.
 func (s *Store) Dir() string { return s.dir }
@@ -242,8 +252,8 @@ func (s *Store) Active() (*Active, error) {
 		return &Active{Record: record, Damage: damage}, nil
 	}
 	for _, name := range linkNames {
-		if got, err := readlink(s.path(name)); got != fixedTarget(name) && !Inconclusive(err) {
-			return &Active{Record: record, Damage: fmt.Sprintf("%s is not the link to %q", name, fixedTarget(name))}, nil
+		if err := s.checkFixed(name); err != nil && !Inconclusive(err) {
+			return &Active{Record: record, Damage: err.Error()}, nil
 		}
 	}
 	return &Active{Record: record}, nil

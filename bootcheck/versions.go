@@ -283,15 +283,24 @@ func (s *Store) Find(record *Record, name string) (string, error) {
 // Stage makes the empty directory .staging/v<version> to unpack into and returns
 // it; what was there is gone. The caller closes it.
 func (s *Store) Stage(version string) (*os.Root, error) {
-	name := filepath.Join(stagingDir, dirName(version, 0))
-	if err := s.clear(name); err != nil {
+	staged, err := s.stage(dirName(version, 0))
+	if err != nil {
 		return nil, err
 	}
-	dir := s.path(name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
+	return os.OpenRoot(s.path(staged))
+}
+
+// stage makes the empty directory name in .staging, and returns its path in the store;
+// what was there is gone.
+func (s *Store) stage(name string) (staged string, err error) {
+	staged = filepath.Join(stagingDir, name)
+	if _, err = s.makeDirs(stagingDir); err == nil {
+		err = s.clear(staged)
 	}
-	return os.OpenRoot(dir)
+	if err == nil {
+		err = os.Mkdir(s.path(staged), 0o755)
+	}
+	return staged, err
 }
 
 // Unstage throws a staged version away.
