@@ -234,30 +234,20 @@ const (
 // Clone returns a copy that shares nothing that a caller may change.
 func (r *Record) Clone() *Record {
 	c := *r
-	for _, p := range []**Ref{&c.Current, &c.Previous, &c.Factory} {
-		if *p != nil {
-			ref := **p
-			*p = &ref
-		}
+	c.Current, c.Previous, c.Factory = cloned(r.Current), cloned(r.Previous), cloned(r.Factory)
+	if c.Trial = cloned(r.Trial); c.Trial != nil {
+		c.Trial.Baseline = maps.Clone(c.Trial.Baseline)
+		c.Trial.BootIDs = slices.Clone(c.Trial.BootIDs)
 	}
-	if r.Trial != nil {
-		t := *r.Trial
-		t.Baseline = maps.Clone(t.Baseline)
-		t.BootIDs = slices.Clone(t.BootIDs)
-		c.Trial = &t
-	}
-	if r.LastRollback != nil {
-		l := *r.LastRollback
+	if l := cloned(r.LastRollback); l != nil {
 		l.BootIDs = slices.Clone(l.BootIDs)
 		l.Journal = slices.Clone(l.Journal)
 		l.Skipped = slices.Clone(l.Skipped)
-		c.LastRollback = &l
+		c.LastRollback = l
 	}
 	c.RevokedKeys = slices.Clone(r.RevokedKeys)
-	if r.Next != nil {
-		next := *r.Next
-		next.Baseline = maps.Clone(next.Baseline)
-		c.Next = &next
+	if c.Next = cloned(r.Next); c.Next != nil {
+		c.Next.Baseline = maps.Clone(c.Next.Baseline)
 	}
 	c.HardStreak = slices.Clone(r.HardStreak)
 	c.Rollbacks = maps.Clone(r.Rollbacks)
@@ -267,6 +257,13 @@ func (r *Record) Clone() *Record {
 	c.Confirmed = slices.Clone(r.Confirmed)
 	c.Blocked = slices.Clone(r.Blocked)
 	return &c
+}
+
+func cloned[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	return new(*p)
 }
 
 // Activate is the record that puts ref on trial, as by asked for, in the boot bootID, which

@@ -428,24 +428,18 @@ func CompareVersions(a, b string) int {
 			continue
 		}
 		if x[0] != y[0] {
-			return preOrPlain(x, y, cmp.Compare(x[0], y[0]))
+			break
 		}
 		x, y = x[1:], y[1:]
 	}
-	if x == "" && y == "" {
-		return strings.Compare(a, b)
-	}
-	return preOrPlain(x, y, cmp.Compare(len(x), len(y)))
+	// What continues with "-", a pre-release, is before everything else.
+	rest := cmp.Or(cmp.Compare(pre(x), pre(y)), strings.Compare(x, y))
+	return cmp.Or(rest, strings.Compare(a, b))
 }
 
-// preOrPlain puts what continues with "-", a pre-release, before everything else.
-func preOrPlain(x, y string, otherwise int) int {
-	preX, preY := strings.HasPrefix(x, "-"), strings.HasPrefix(y, "-")
-	switch {
-	case preX && !preY:
-		return -1
-	case preY && !preX:
-		return 1
+func pre(rest string) int {
+	if strings.HasPrefix(rest, "-") {
+		return 0
 	}
-	return otherwise
+	return 1
 }
