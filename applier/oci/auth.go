@@ -41,6 +41,9 @@ func ReadCredentials(file, host string) (basic string, err error) {
 	if !ok {
 		return "", nil
 	}
+	if entry.Auth == "" {
+		return "", fmt.Errorf("cannot read the registry's credentials: those of %s are not in %s, but in a program (credsStore), which is not asked", host, file)
+	}
 	plain, err := base64.StdEncoding.DecodeString(entry.Auth)
 	if err != nil || !bytes.Contains(plain, []byte(":")) {
 		return "", fmt.Errorf("cannot read the registry's credentials: in %s, auth of %s is not the base64 of USER:PASSWORD", file, host)

@@ -148,7 +148,7 @@ func TestReadCredentials(t *testing.T) {
 		{`{"auths":{"other":{"auth":"dTpw"}}}`, 0o600, "", ""},
 		{`{"auths":{"h":{"auth":"dTpw"}}}`, 0o640, "", "others can read"},
 		{`{"auths":{"h":{"auth":"secret"}}}`, 0o600, "", "is not the base64"},
-		{`{"auths":{"h":{}}}`, 0o600, "", "is not the base64"},
+		{`{"auths":{"h":{}},"credsStore":"desktop"}`, 0o600, "", "credsStore"},
 		{`secret`, 0o600, "", "not JSON"},
 	} {
 		if err := os.WriteFile(file, []byte(row.text), row.mode); err != nil {
