@@ -83,8 +83,8 @@ func (s *Store) readRevoked() ([]string, error) {
 // or that of installs.
 func (s *Store) Revoke(record *Record, keys, trusted []string) ([]string, error) {
 	all, err := s.RevokedKeys(record)
-	if errors.Is(err, ErrRevokedUnknown) {
-		return nil, err
+	if errors.Is(err, ErrRevokedUnknown) || Inconclusive(err) {
+		return nil, err // the file may have more than record: it is not replaced
 	}
 	all = union(all, keys)
 	first := slices.DeleteFunc(slices.Clone(trusted), func(id string) bool { return !slices.Contains(all, id) })

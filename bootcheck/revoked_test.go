@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func keyIDs(n int) []string {
@@ -162,4 +166,42 @@ func TestRevokeInFullList(t *testing.T) {
 			t.Errorf("the record alone: key %s is trusted again", id)
 		}
 	}
+}
+
+// A list that this process may not read for a moment is not replaced by what the record
+// knows: what only the list has would be forgotten.
+func TestRevokeKeepsWhatItCannotRead(t *testing.T) {
+	s := newStore(t)
+	first, second, third := "00000000000000AA", "00000000000000BB", "00000000000000CC"
+	if _, err := s.Revoke(nil, []string{first, second}, nil); err != nil {
+		t.Fatal(err)
+	}
+	above := filepath.Dir(s.dir)
+	if err := errors.Join(os.Chmod(s.path(revokedFile), 0), os.Chmod(s.dir, 0o777), os.Chmod(above, 0o711), os.Chmod(filepath.Dir(above), 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, func() {
+		if keys, err := s.Revoke(&Record{RevokedKeys: []string{first}}, []string{third}, nil); !errors.Is(err, os.ErrPermission) {
+			t.Errorf("Revoke = %v, %v; want permission denied", keys, err)
+		}
+	})
+	if err := os.Chmod(s.path(revokedFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := s.RevokedKeys(nil); !slices.Contains(keys, second) {
+		t.Errorf("RevokedKeys = %v, %v: one that only the list had is forgotten", keys, err)
+	}
+}
+
+// asNobody calls do without the rights of root over files.
+func asNobody(t *testing.T, do func()) {
+	if os.Geteuid() == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(0)
+	}
+	do()
 }
