@@ -30,13 +30,13 @@ func Inconclusive(err error) bool {
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// damage is err, of a look at a version, with ExitDamaged and code, unless it is
-// Inconclusive.
+// damage is err, of a look at a version, with ExitDamaged, code and the advice that err
+// has, unless it is Inconclusive.
 func damage(code string, err error) error {
 	if Inconclusive(err) {
 		return err
 	}
-	return Errorf(ExitDamaged, code, "%w", err)
+	return &Error{Exit: ExitDamaged, Code: code, Advice: Advice(err), Err: err}
 }
 
 // Retry calls look until its error is one that the next call would return too, or

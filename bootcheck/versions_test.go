@@ -48,3 +48,15 @@ func TestRelease(t *testing.T) {
 		t.Errorf("of a directory and of nothing comes release %d", got)
 	}
 }
+
+// What an operator can do about a version is not lost on the way.
+func TestSnapshotKeepsTheAdvice(t *testing.T) {
+	s := newStore(t)
+	if err := os.Mkdir(s.path("v1.0"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Snapshot("1.0")
+	if got := Advice(err); Exit(err) != ExitDamaged || !strings.Contains(got, "ota-guardian adopt") {
+		t.Errorf("Snapshot: %v, advice %q", err, got)
+	}
+}
