@@ -30,7 +30,7 @@ func (s *jsonScan) run(raw []byte) error {
 	var stack [maxNesting]struct {
 		object bool
 		keys   [][]byte
-		list   string // in the manifest itself: its key
+		list   string // its key in mostListed; empty: it is none of these
 	}
 	s.listed = make(map[string]int)
 	depth, expectKey := -1, false
@@ -48,8 +48,9 @@ func (s *jsonScan) run(raw []byte) error {
 			l := &stack[depth]
 			l.object, l.keys, l.list = raw[i] == '{', l.keys[:0], ""
 			if expectKey = l.object; depth == 1 && !l.object && len(stack[0].keys) > 0 {
-				l.list = string(stack[0].keys[len(stack[0].keys)-1])
-				s.listed[l.list] = 1 // commas are between them
+				if key := string(stack[0].keys[len(stack[0].keys)-1]); mostListed[key] > 0 {
+					l.list, s.listed[key] = key, 1 // commas are between them
+				}
 			}
 		case '}', ']':
 			number = 0
