@@ -116,6 +116,9 @@ func (s *Store) list(ctx context.Context, version, model string) (ref *Ref, note
 			e = Entry{Path: name}
 			return e.scan(ctx, full)
 		}))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed just now: the program that made it may still run
+		}
 		if _, unread := errors.AsType[unix.Errno](err); unread || ctx.Err() != nil {
 			// Not left out of the list: that would make it a file that is not of the version.
 			return damage(CodeHashMismatch, err)

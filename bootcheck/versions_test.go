@@ -1,6 +1,8 @@
 package bootcheck
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,4 +61,34 @@ func TestSnapshotKeepsTheAdvice(t *testing.T) {
 	if got := Advice(err); Exit(err) != ExitDamaged || !strings.Contains(got, "ota-guardian adopt") {
 		t.Errorf("Snapshot: %v, advice %q", err, got)
 	}
+}
+
+// A program that still runs may remove a file of its own while its version is adopted.
+func TestListWhileFilesGo(t *testing.T) {
+	s := newStore(t)
+	dir := s.path("v1.0")
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/a", nil, 0o644), os.WriteFile(dir+"/b", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	ref, notes, err := s.list(&removing{t.Context(), dir + "/b", 0}, "1.0", "")
+	if err != nil || notes != nil {
+		t.Fatalf("list = %v, %v", notes, err)
+	}
+	if err := s.Verify(t.Context(), ref, Content); err != nil {
+		t.Error(err)
+	}
+}
+
+// removing removes the file name when it is asked the second time: for what comes before it.
+type removing struct {
+	context.Context
+	name  string
+	asked int
+}
+
+func (c *removing) Err() error {
+	if c.asked++; c.asked == 2 {
+		_ = os.Remove(c.name)
+	}
+	return nil
 }
