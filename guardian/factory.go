@@ -81,7 +81,10 @@ func (c *command) factoryVerify(ctx context.Context) error {
 	}
 	err = c.factoryDamage(ctx, factory)
 	c.factoryChecked(factory, err)
-	if err != nil {
+	switch {
+	case bootcheck.Inconclusive(err):
+		return err
+	case err != nil:
 		return bootcheck.Errorf(bootcheck.Exit(err), bootcheck.ReportCode(err), "%w", err).WithAdvice("`ota-guardian factory repair` repairs it")
 	}
 	fmt.Fprintf(c.out, "factory version %s is %s\n", factory, c.intactAs(factory))

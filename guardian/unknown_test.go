@@ -1,6 +1,8 @@
 package guardian
 
 import (
+	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -91,5 +93,16 @@ func TestUnknownStaysBehind(t *testing.T) {
 	d = MarkBad(r, unknown(damaged(), "1.5"), "b", Failure{Cause: bootcheck.CauseHealth, Check: "answers"})
 	if d.Run.Version != "2.0" || d.Next.Previous == nil || d.Next.Previous.Version != "1.5" {
 		t.Errorf("runs %s, behind it is %s; want 2.0 and 1.5", d.Run, d.Next.Previous)
+	}
+}
+
+// A look at the factory version that was ended says nothing of it, and advises no repair.
+func TestFactoryVerifyInterrupted(t *testing.T) {
+	b := newBoard(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := b.guardian().factoryVerify(ctx)
+	if !bootcheck.Inconclusive(err) || strings.Contains(bootcheck.Advice(err), "repair") {
+		t.Errorf("factoryVerify(…) = %v, advice %q; want the end of ctx and no repair", err, bootcheck.Advice(err))
 	}
 }
