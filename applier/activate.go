@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,20 +22,30 @@ import (
 // systemd runs, nothing is restarted and nothing is waited for; nor is that where
 // it is for the next boot.
 func (a *applier) activate(ctx context.Context, ref *bootcheck.Ref, o installOptions) error {
-	if err := a.commitTrial(ctx, ref, o); err != nil {
-		return err
+	// A switch that a power cut may undo was made all the same: its trial is watched, too.
+	unsure := a.commitTrial(ctx, ref, o)
+	if !bootcheck.Switched(unsure) {
+		return unsure
 	}
-	if _, err := a.prune(ctx, a.cfg.Keep); errors.Is(err, bootcheck.ErrUndurable) {
-		return bootcheck.Errorf(bootcheck.ExitUnknown, "", "activated version %s, but %w", ref.Version, err).
-			WithAdvice("`ota-guardian status` shows the current version; `dmesg` has the errors of the disk")
-	} else if err != nil {
-		a.logf("%v", err) // the switch is made; the next install tidies up
+	if unsure == nil {
+		_, err := a.prune(ctx, a.cfg.Keep)
+		if errors.Is(err, bootcheck.ErrUndurable) {
+			unsure = bootcheck.Errorf(bootcheck.ExitUnknown, "", "activated version %s, but %w", ref.Version, err).
+				WithAdvice("`ota-guardian status` shows the current version; `dmesg` has the errors of the disk")
+		} else if err != nil {
+			a.logf("%v", err) // the switch is made; the next install tidies up
+		}
 	}
 	if o.atReboot {
-		fmt.Fprintf(a.out, "version %s becomes current at the next boot\n", ref.Version)
-		return nil
+		if unsure == nil {
+			fmt.Fprintf(a.out, "version %s becomes current at the next boot\n", ref.Version)
+		}
+		return unsure
 	}
-	return a.waitTrial(ctx, ref)
+	if err := a.waitTrial(ctx, ref); bootcheck.Exit(err) != bootcheck.ExitUnknown || unsure == nil {
+		return cmp.Or(err, unsure)
+	}
+	return unsure
 }
 
 // resume continues with a version that is current: an install of it that was ended

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/tier"
@@ -151,4 +153,26 @@ func TestRegress(t *testing.T) {
 		failed += counts.counts["all"]["bad "+kind]
 	}
 	tier.Sum("regress", made, len(regresses(t)), failed, began)
+}
+
+// TestUnsureSwitchIsWatched: after a switch, or a removal behind it, that may not be durable
+// the version runs, so its trial begins; what is not known is said at its end.
+func TestUnsureSwitchIsWatched(t *testing.T) {
+	for _, name := range []string{"activate", "install-pruning"} {
+		t.Run(name, func(t *testing.T) {
+			f := flows.Find(name)
+			l := newLab(t, []*flows.Flow{f})
+			var o *outcome
+			var err error
+			for try := 0; try < 10 && err == nil && (o == nil || o.call != "fsync"); try++ { // see TestRegress
+				o, err = l.regress(t.Context(), &regress{point: point{flow: f, errno: unix.EIO, procs: 1}, call: "fsync versions", which: -1})
+			}
+			if err != nil || o == nil {
+				t.Fatalf("%v, %v", o, err)
+			}
+			if o.said.Exit != 10 || !strings.Contains(o.said.Stdout, "on trial; no systemd runs here") || len(o.problems) > 0 {
+				t.Error(o.story())
+			}
+		})
+	}
 }
