@@ -158,20 +158,34 @@ func TestRegress(t *testing.T) {
 // TestUnsureSwitchIsWatched: after a switch, or a removal behind it, that may not be durable
 // the version runs, so its trial begins; what is not known is said at its end.
 func TestUnsureSwitchIsWatched(t *testing.T) {
-	for _, name := range []string{"activate", "install-pruning"} {
-		t.Run(name, func(t *testing.T) {
-			f := flows.Find(name)
-			l := newLab(t, []*flows.Flow{f})
-			var o *outcome
-			var err error
-			for try := 0; try < 10 && err == nil && (o == nil || o.call != "fsync"); try++ { // see TestRegress
-				o, err = l.regress(t.Context(), &regress{point: point{flow: f, errno: unix.EIO, procs: 1}, call: "fsync versions", which: -1})
-			}
-			if err != nil || o == nil {
-				t.Fatalf("%v, %v", o, err)
-			}
-			if o.said.Exit != 10 || !strings.Contains(o.said.Stdout, "on trial; no systemd runs here") || len(o.problems) > 0 {
-				t.Error(o.story())
+	activate, pruning := flows.Find("activate"), flows.Find("install-pruning")
+	l := newLab(t, []*flows.Flow{activate, pruning})
+	for _, row := range []struct {
+		name string
+		flow *flows.Flow
+		to   string // the sync of a rename to here fails, from the switch on
+	}{
+		{"the switch", activate, "versions/.active"},
+		{"a removal", pruning, "versions/.trash/"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			defer try.Fatal(t)
+			site := try.Get(l.copyOf(l.bench[row.flow].site))
+			defer func() { _ = site.Remove() }()
+			switched, renamed, failed := false, false, false
+			said, _, err := run(t.Context(), site, row.flow.Args(site), 1, func(c *crashpoint.Call) (a crashpoint.Action) {
+				switch to := inSite(site.Dir, c.To.Path); {
+				case c.Name == "rename":
+					switched = switched || to == "versions/.active"
+					renamed = renamed || switched && strings.HasPrefix(to, row.to)
+				case c.Name == "fsync" && renamed && !failed && c.File.Path == site.Root:
+					failed, a.Errno = true, unix.EIO
+				}
+				return a
+			})
+			try.Check(err)
+			if !failed || said.Exit != 10 || !strings.Contains(said.Stdout, "on trial; no systemd runs here") {
+				t.Errorf("a sync failed: %v; exit %d, %q, %q", failed, said.Exit, said.Stdout, said.Stderr)
 			}
 		})
 	}
