@@ -87,8 +87,9 @@ const (
 	readsPerCore = 12
 )
 
-// patience is how long one command may take, on a machine that has other work, too.
-const patience = 2 * time.Minute
+// patience is how long one command may take, on a machine that has other work, too. A
+// download that finds no way gives up after 2.5 minutes.
+const patience = 5 * time.Minute
 
 // errHangs is that of a command that did not end.
 var errHangs = errors.New("it does not end")
