@@ -52,9 +52,9 @@ func (s *Store) fallback(n uint64, elem ...string) string {
 // switchTarget is what the switch says for generation n.
 func switchTarget(n uint64) string { return generationsDir + "/" + strconv.FormatUint(n, 10) }
 
-// prepared is the generation that rolls back generation n; 0: none. Where its link cannot be
-// read, the error says so, and it is what it would be: nothing may be removed, or taken for
-// history, because of that.
+// prepared is the generation that rolls back generation n; 0: none. If its link cannot be
+// read, the error says so, and the number is the one that it would have: what may be prepared
+// is no history, and what it leads to is not removed.
 func (s *Store) prepared(n uint64) (uint64, error) {
 	target, err := linkTo(s.fallback(n, preparedLink))
 	if err == nil && target != switchTarget(n+ahead) {
@@ -63,8 +63,8 @@ func (s *Store) prepared(n uint64) (uint64, error) {
 	return n + ahead, err
 }
 
-// usable is prepared, but 0 where the disk cannot read the link: it must not become the switch.
-func (s *Store) usable(n uint64) uint64 {
+// switchable is prepared, but 0 where the disk cannot read the link: it must not become the switch.
+func (s *Store) switchable(n uint64) uint64 {
 	p, err := s.prepared(n)
 	if err != nil && !Inconclusive(err) {
 		return 0
@@ -165,7 +165,7 @@ func (s *Store) RollBack(next *Record) error {
 	if err != nil {
 		return err
 	}
-	p := s.usable(active)
+	p := s.switchable(active)
 	r, _, err := s.readGeneration(p)
 	if err != nil {
 		return err
@@ -231,7 +231,7 @@ func (s *Store) SpareBoot(bootID string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if s.usable(active) == 0 {
+	if s.switchable(active) == 0 {
 		return false, os.ErrNotExist
 	}
 	// No boot twice, as far as Run can tell.

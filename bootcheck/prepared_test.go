@@ -159,7 +159,7 @@ func TestPreparedLeadsToWhatStays(t *testing.T) {
 	s := newStore(t)
 	zero, one, two, three := addSnapshot(t, s, "0.9"), addSnapshot(t, s, "1.0"), addSnapshot(t, s, "2.0"), addSnapshot(t, s, "3.0")
 	mustCommit(t, s, &Record{Phase: PhaseTrial, Current: three, Previous: two, Factory: zero, Confirmed: []Ref{*zero, *one, *two}, Trial: &Trial{}})
-	r, _, err := s.readGeneration(s.usable(1))
+	r, _, err := s.readGeneration(s.switchable(1))
 	if err != nil || !r.Current.Same(two) || !r.Previous.Same(zero) {
 		t.Fatalf("prepared: current %s, previous %s (%v), want 2.0 and 0.9", r.Current, r.Previous, err)
 	}

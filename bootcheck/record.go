@@ -299,8 +299,8 @@ func (r *Record) BlockedBy(ref *Ref) *Blocked {
 	return nil
 }
 
-// RollbackOf is the rollback from ref, which is not current; nil: it left in another way. A
-// version that was damaged is not blocked.
+// RollbackOf is the rollback from ref, which is not current any more; nil: the device left it in
+// another way. Where it left ref for damage, ref is not blocked.
 func (r *Record) RollbackOf(ref *Ref) *Rollback {
 	l := r.LastRollback
 	if l == nil || l.From != ref.Version || r.Current.Same(ref) ||

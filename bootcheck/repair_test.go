@@ -364,7 +364,7 @@ func TestRepairCommits(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("previous", "v1.0~1")
-	if n, _ := s.activeGeneration(); s.usable(n) != 0 {
+	if n, _ := s.activeGeneration(); s.switchable(n) != 0 {
 		is(filepath.Join(generationsDir, fmt.Sprint(n+ahead), "current"), "v1.0~1")
 	} else {
 		t.Error("nothing is prepared")

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -167,18 +166,11 @@ func TestUnreadableRecord(t *testing.T) {
 	if err := os.Chmod(s.path(".generations", "2", "record.json"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if os.Geteuid() == 0 {
-		// As uid 65534, for the file system's checks on this thread.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if _, err := unix.SetfsuidRetUid(65534); err != nil {
-			t.Fatal(err)
+	asNobody(t, func() {
+		if _, err := s.Active(); !errors.Is(err, os.ErrPermission) {
+			t.Errorf("Active: %v, want permission denied", err)
 		}
-		defer unix.SetfsuidRetUid(0)
-	}
-	if _, err := s.Active(); !errors.Is(err, os.ErrPermission) {
-		t.Errorf("Active: %v, want permission denied", err)
-	}
+	})
 }
 
 // A store that cannot be listed for a moment has not lost its versions.
@@ -194,26 +186,23 @@ func TestStoreCannotBeListed(t *testing.T) {
 		if err := errors.Join(os.Chmod(s.dir, 0o711), os.Chmod(above, 0o711), os.Chmod(filepath.Dir(above), 0o711)); err != nil {
 			t.Fatal(err)
 		}
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if _, err := unix.SetfsuidRetUid(65534); err != nil {
-			t.Fatal(err)
-		}
-		defer unix.SetfsuidRetUid(0)
 	}
 	record := &Record{Schema: Schema, Phase: PhaseConfirmed, Current: one}
-	for name, do := range map[string]func() error{
+	looks := map[string]func() error{
 		"There":    func() error { return s.There("1.0") },
 		"Verify":   func() error { return s.Verify(t.Context(), one, Quick) },
 		"Commit":   func() error { return s.committable(record) },
 		"Remove":   func() error { return s.Remove(nil, "1.0") },
 		"Occupied": func() error { _, _, err := s.Occupied("1.0"); return err },
 		"Wrong":    func() error { _, err := s.Wrong(t.Context(), one); return err },
-	} {
-		if err := do(); !Inconclusive(err) {
-			t.Errorf("%s: %v, want permission denied", name, err)
-		}
 	}
+	asNobody(t, func() {
+		for name, do := range looks {
+			if err := do(); !Inconclusive(err) {
+				t.Errorf("%s: %v, want permission denied", name, err)
+			}
+		}
+	})
 }
 
 // A disk that cannot list the store any more keeps no bad version running: the device still

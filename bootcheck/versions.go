@@ -56,7 +56,7 @@ func (s *Store) directories() (all []versionDir, err error) {
 
 // newest is the directory of version that the next Commit links. The error is that of
 // the look at the store: then it is not known. Where the disk cannot list the store, it is
-// the one that is linked now: a version must be left, on such a disk too.
+// the one that is linked now, so that a device can leave a version that fails, there too.
 func (s *Store) newest(version string) (string, error) {
 	all, err := s.directories()
 	if err != nil && !Inconclusive(err) {
