@@ -8,9 +8,9 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/host"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/tier"
 	"github.com/tope-ota/ota/integration/try"
@@ -49,7 +49,7 @@ func TestDowngrade(t *testing.T) {
 
 // downgrade has old, the package of 0.1, and that of this checkout take turns.
 func downgrade(s *machine.Story, old string) {
-	now, with01 := s.Ctx, host.WithOlder(s.Ctx)
+	now, with01 := s.Ctx, agent.WithOlder(s.Ctx)
 	runs := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 	s.Step("a version is on trial after a power cut", func(t *testing.T) {
 		try.Check(s.WriteFile(s.Ctx, "/data/0.1.deb", 0o644, try.Get(os.ReadFile(old))))

@@ -10,8 +10,8 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -48,7 +48,7 @@ fi
 cat ` + costIO + `
 sync
 for disk in /sys/block/vd*; do
-	if [ "$(cat $disk/serial)" = ` + layout.DataSerial + ` ]; then cat $disk/stat >"$1"; fi
+	if [ "$(cat $disk/serial)" = ` + agent.DataSerial + ` ]; then cat $disk/stat >"$1"; fi
 done
 `)}
 }

@@ -1,6 +1,7 @@
 // Package agent runs programs and moves files in a test machine, over any
 // two-way stream of bytes: a virtio-serial port of a virtual machine, a unix
-// socket of a container. [Serve] is the guest's side, [Client] the host's.
+// socket of a container. [Serve] is the guest's side, [Client] the host's, and [Remote]
+// what a test does with it. What is where in a guest stands here too, for both kinds.
 //
 // Both sides write lines of JSON, a request with an ID and one reply to it, in any
 // order. A stream of a machine that is reset tears in the middle of a line, and what

@@ -36,7 +36,6 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/host"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -57,7 +56,7 @@ type Options struct {
 
 // Container is a running machine. It is a machine.Machine.
 type Container struct {
-	host.Remote
+	agent.Remote
 	dir     *stateDir
 	cgroup  string // directory of the host's cgroup2
 	plan    Plan

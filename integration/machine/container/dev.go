@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/layout"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -22,7 +22,7 @@ var devices = []struct {
 
 func makeDev(p Plan) (err error) {
 	defer try.End(&err)
-	try.Check(layout.Mount("tmpfs", p.in("/dev"), "tmpfs", unix.MS_NOSUID, "mode=0755"))
+	try.Check(agent.Mount("tmpfs", p.in("/dev"), "tmpfs", unix.MS_NOSUID, "mode=0755"))
 	for _, d := range devices {
 		path := p.in("/dev/" + d.name)
 		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
@@ -41,8 +41,8 @@ func makeDev(p Plan) (err error) {
 		try.Check(os.Mkdir(p.in(dir), 0o755))
 	}
 	// gid 5 is tty.
-	try.Check(layout.Mount("devpts", p.in("/dev/pts"), "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"))
-	try.Check(layout.Mount("tmpfs", p.in("/dev/shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"))
+	try.Check(agent.Mount("devpts", p.in("/dev/pts"), "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"))
+	try.Check(agent.Mount("tmpfs", p.in("/dev/shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"))
 	console := p.in("/dev/console")
 	try.Check(os.WriteFile(console, nil, 0o600))
 	return bind(p.Console, console)

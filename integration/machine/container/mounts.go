@@ -10,12 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/integration/machine/agent"
-	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
 func bind(source, target string) error {
-	return layout.Mount(source, target, "", unix.MS_BIND, "")
+	return agent.Mount(source, target, "", unix.MS_BIND, "")
 }
 
 // readOnly makes what is at target read-only, there and nowhere else.
@@ -23,7 +22,7 @@ func readOnly(target string) error {
 	if err := bind(target, target); err != nil {
 		return err
 	}
-	return layout.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	return agent.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 }
 
 // mountRoot puts files over the Debian root. Without an upper layer the overlay
@@ -38,7 +37,7 @@ func mountRoot(p Plan) (err error) {
 	if p.Writable {
 		flags, options = 0, options+",upperdir=upper,workdir=work"
 	}
-	err = layout.Mount("overlay", "root", "overlay", flags, options)
+	err = agent.Mount("overlay", "root", "overlay", flags, options)
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("%w (the kernel has no overlayfs, nor a module of it)", err)
 	}
@@ -52,7 +51,7 @@ const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 func mountProc(p Plan) (err error) {
 	defer try.End(&err)
 	proc := p.in("/proc")
-	try.Check(layout.Mount("proc", proc, "proc", noExec, ""))
+	try.Check(agent.Mount("proc", proc, "proc", noExec, ""))
 	for _, name := range []string{"sys", "sysrq-trigger", "irq", "bus"} {
 		err := readOnly(filepath.Join(proc, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel may be built without it
@@ -65,16 +64,16 @@ func mountProc(p Plan) (err error) {
 
 // mountSys mounts a /sys that is only read, with the machine's own cgroups.
 func mountSys(p Plan) error {
-	if err := layout.Mount("sysfs", p.in("/sys"), "sysfs", noExec|unix.MS_RDONLY, ""); err != nil {
+	if err := agent.Mount("sysfs", p.in("/sys"), "sysfs", noExec|unix.MS_RDONLY, ""); err != nil {
 		return err
 	}
-	return layout.Mount("cgroup2", p.in("/sys/fs/cgroup"), "cgroup2", noExec, "")
+	return agent.Mount("cgroup2", p.in("/sys/fs/cgroup"), "cgroup2", noExec, "")
 }
 
 // mountData mounts what survives a boot, and the agent's channel.
 func mountData(p Plan) (err error) {
 	defer try.End(&err)
 	try.Check(bind(p.data(), p.in("/data")))
-	try.Check(layout.BindData(p.in("/")))
+	try.Check(agent.BindData(p.in("/")))
 	return bind(filepath.Join(p.Dir, "agent"), p.in(filepath.Dir(agent.SocketPath)))
 }

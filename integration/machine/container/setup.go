@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/layout"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -50,7 +50,7 @@ func Init(p Plan) error {
 		{"leave the host's mounts alone", private},
 		{"make the machine's cgroup the root of all", cgroupRoot},
 		{"mount the root", mountRoot},
-		{"mount what a boot forgets", func(p Plan) error { return layout.MountMemory(p.in("/"), p.Writable) }},
+		{"mount what a boot forgets", func(p Plan) error { return agent.MountMemory(p.in("/"), p.Writable) }},
 		{"mount /proc", mountProc},
 		{"mount /sys", mountSys},
 		{"make /dev", makeDev},

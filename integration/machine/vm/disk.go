@@ -6,8 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/layout"
 )
 
 // dataSize is that of the data disk, a sparse file, in bytes.
@@ -22,7 +22,7 @@ func newDataDisk(ctx context.Context, file string) error {
 		}
 		// Nothing lazy: the kernel would continue writing inode tables while a test runs.
 		// root_owner: or the root directory belongs to the user who runs this.
-		out, err := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", layout.DataSerial,
+		out, err := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-m", "0", "-L", agent.DataSerial,
 			"-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
 			filepath.Join(dir, "disk.img"), fmt.Sprintf("%dk", dataSize>>10)).CombinedOutput()
 		if err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
-	"github.com/tope-ota/ota/integration/machine/layout"
 )
 
 // Options describe a machine. The zero value is a machine with the agent in it
@@ -72,7 +71,7 @@ func (o Options) args(a *assets) []string {
 	guest := o.Variant.Arch.Facts()
 	rootWord := ""
 	if o.Writable {
-		rootWord = layout.Writable
+		rootWord = agent.Writable
 	}
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none"}
 	args = append(args, guest.Machine...)

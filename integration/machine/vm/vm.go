@@ -26,8 +26,6 @@ import (
 	"time"
 
 	"github.com/tope-ota/ota/integration/machine/agent"
-	"github.com/tope-ota/ota/integration/machine/host"
-	"github.com/tope-ota/ota/integration/machine/layout"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -38,7 +36,7 @@ const bootLimit = 4 * time.Minute
 
 // VM is a virtual machine that was started.
 type VM struct {
-	host.Remote
+	agent.Remote
 	opts   Options
 	assets *assets
 	dir    string
@@ -126,9 +124,9 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 	}
 	args := append(v.opts.args(v.assets),
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+escape(v.assets.root),
-		"-device", "virtio-blk-pci,drive=root,serial="+layout.RootSerial,
+		"-device", "virtio-blk-pci,drive=root,serial="+agent.RootSerial,
 		"-drive", "if=none,id=data,format=raw,discard=unmap,file="+escape(v.Disk()),
-		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+layout.DataSerial,
+		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+agent.DataSerial,
 	)
 	v.log.Note("power on")
 	q, err := startQEMU(v.opts.Variant.Arch.Facts().QEMU, append(args, more...), v.log, v.event)

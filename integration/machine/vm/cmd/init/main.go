@@ -6,7 +6,7 @@
 //	/opt/tope, /etc/ota, /var/lib/ota  directories of the data disk
 //	/var, /tmp                         in memory
 //
-// With layout.Writable on the kernel's command line a layer on the data disk makes
+// With agent.Writable on the kernel's command line a layer on the data disk makes
 // the root writable, and /var is part of it.
 //
 // Without udev systemd never hears of a device, so that nothing it mounted
@@ -25,7 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tope-ota/ota/integration/machine/layout"
+	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -38,7 +38,7 @@ const newRoot = "/newroot"
 func main() {
 	defer func() { powerOff(recover()) }()
 	time.AfterFunc(limit, func() { powerOff(fmt.Sprintf("not done after %s", limit)) })
-	for _, step := range []func() error{mountKernel, loadModules, mountRoot, func() error { return layout.MountMemory(newRoot, writable()) }, mountData, becomeSystemd} {
+	for _, step := range []func() error{mountKernel, loadModules, mountRoot, func() error { return agent.MountMemory(newRoot, writable()) }, mountData, becomeSystemd} {
 		if err := step(); err != nil {
 			powerOff(err)
 		}
@@ -58,7 +58,7 @@ func mountKernel() (err error) {
 	defer try.End(&err)
 	for _, m := range []struct{ fstype, target string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
 		try.Check(os.MkdirAll(m.target, 0o755))
-		try.Check(layout.Mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""))
+		try.Check(agent.Mount(m.fstype, m.target, m.fstype, unix.MS_NOSUID, ""))
 	}
 	return nil
 }
@@ -98,35 +98,35 @@ func disk(serial string) (string, error) {
 
 func mountRoot() (err error) {
 	defer try.End(&err)
-	dev := try.Get(disk(layout.RootSerial))
+	dev := try.Get(disk(agent.RootSerial))
 	if !writable() {
-		return layout.Mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
+		return agent.Mount(dev, newRoot, "erofs", unix.MS_RDONLY, "")
 	}
 	for _, dir := range []string{"/lower", "/upper"} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	try.Check(layout.Mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
-	dev = try.Get(disk(layout.DataSerial))
-	try.Check(layout.Mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
-	upper, work := "/upper/"+layout.UpperDir, "/upper/"+layout.WorkDir
+	try.Check(agent.Mount(dev, "/lower", "erofs", unix.MS_RDONLY, ""))
+	dev = try.Get(disk(agent.DataSerial))
+	try.Check(agent.Mount(dev, "/upper", "ext4", unix.MS_NOATIME, ""))
+	upper, work := "/upper/"+agent.UpperDir, "/upper/"+agent.WorkDir
 	for _, dir := range []string{upper, work} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
-	return layout.Mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
+	return agent.Mount("overlay", newRoot, "overlay", 0, "lowerdir=/lower,upperdir="+upper+",workdir="+work)
 }
 
 // writable reports whether the root is to be written.
 func writable() bool {
 	words, err := os.ReadFile("/proc/cmdline")
-	return err == nil && slices.Contains(strings.Fields(string(words)), layout.Writable)
+	return err == nil && slices.Contains(strings.Fields(string(words)), agent.Writable)
 }
 
 // mountData mounts the disk that survives. ext4's defaults are what a device
 // has: data=ordered, barriers, commit every 5 s. The journal is replayed here.
 func mountData() (err error) {
 	defer try.End(&err)
-	try.Check(layout.Mount(try.Get(disk(layout.DataSerial)), newRoot+"/data", "ext4", unix.MS_NOATIME, ""))
-	return layout.BindData(newRoot)
+	try.Check(agent.Mount(try.Get(disk(agent.DataSerial)), newRoot+"/data", "ext4", unix.MS_NOATIME, ""))
+	return agent.BindData(newRoot)
 }
 
 // becomeSystemd moves the root over the initramfs, whose files are removed: they
@@ -134,13 +134,13 @@ func mountData() (err error) {
 func becomeSystemd() (err error) {
 	defer try.End(&err)
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		try.Check(layout.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""))
+		try.Check(agent.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""))
 	}
 	for _, name := range []string{"/modules", "/modules.order", "/init"} {
 		try.Check(os.RemoveAll(name))
 	}
 	try.Check(os.Chdir(newRoot))
-	try.Check(layout.Mount(".", "/", "", unix.MS_MOVE, ""))
+	try.Check(agent.Mount(".", "/", "", unix.MS_MOVE, ""))
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("cannot make %q the root: %w", newRoot, err)
 	}

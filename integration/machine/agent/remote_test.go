@@ -1,10 +1,8 @@
-package host
+package agent
 
 import (
 	"strings"
 	"testing"
-
-	"github.com/tope-ota/ota/integration/machine/agent"
 )
 
 // TestCheckOutput: what a program of the product prints with --json is checked, and
@@ -25,7 +23,7 @@ func TestCheckOutput(t *testing.T) {
 		{"ota-apply list --json", changed[:9], 128 + 9, false}, // killed while it wrote
 		{"systemctl list --json", changed, 0, false},
 	} {
-		err := CheckOutput(strings.Fields(row.command), agent.Result{Stdout: row.output, Code: row.code})
+		err := CheckOutput(strings.Fields(row.command), Result{Stdout: row.output, Code: row.code})
 		if (err != nil) != row.wrong {
 			t.Errorf("%s with %s (%d): CheckOutput = %v", row.command, row.output, row.code, err)
 		}

@@ -1,5 +1,4 @@
-// Package host is what a test does on a machine by its agent.
-package host
+package agent
 
 import (
 	"context"
@@ -9,16 +8,15 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/docs/schema"
-	"github.com/tope-ota/ota/integration/machine/agent"
 )
 
 // Remote is all that a machine does by its agent. It calls do with the agent that is
 // there; what do returns, it may explain.
-type Remote func(ctx context.Context, do func(*agent.Client) error) error
+type Remote func(ctx context.Context, do func(*Client) error) error
 
 // Exec implements machine.Machine.
-func (r Remote) Exec(ctx context.Context, argv ...string) (result agent.Result, err error) {
-	err = r(ctx, func(c *agent.Client) (err error) { result, err = c.Exec(ctx, argv...); return err })
+func (r Remote) Exec(ctx context.Context, argv ...string) (result Result, err error) {
+	err = r(ctx, func(c *Client) (err error) { result, err = c.Exec(ctx, argv...); return err })
 	if err == nil && ctx.Value(older{}) == nil {
 		err = CheckOutput(argv, result)
 	}
@@ -33,7 +31,7 @@ func WithOlder(ctx context.Context) context.Context { return context.WithValue(c
 
 // CheckOutput says what is wrong with the JSON that one of our programs printed; argv that
 // does not begin with one is not looked at, nor is a program that a signal ended.
-func CheckOutput(argv []string, r agent.Result) error {
+func CheckOutput(argv []string, r Result) error {
 	switch path.Base(argv[0]) {
 	case "ota", "ota-apply", "ota-bundle", "ota-guardian":
 		if r.Code < 128 {
@@ -47,18 +45,18 @@ func CheckOutput(argv []string, r agent.Result) error {
 
 // WriteFile implements machine.Machine.
 func (r Remote) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
-	return r(ctx, func(c *agent.Client) error { return c.WriteFile(ctx, path, mode, data) })
+	return r(ctx, func(c *Client) error { return c.WriteFile(ctx, path, mode, data) })
 }
 
 // ReadFile implements machine.Machine.
 func (r Remote) ReadFile(ctx context.Context, path string) (data []byte, err error) {
-	err = r(ctx, func(c *agent.Client) (err error) { data, err = c.ReadFile(ctx, path); return err })
+	err = r(ctx, func(c *Client) (err error) { data, err = c.ReadFile(ctx, path); return err })
 	return data, err
 }
 
 // BootID implements machine.Machine.
 func (r Remote) BootID(ctx context.Context) (id string, err error) {
-	err = r(ctx, func(c *agent.Client) (err error) { id, err = c.Hello(ctx); return err })
+	err = r(ctx, func(c *Client) (err error) { id, err = c.Hello(ctx); return err })
 	return id, err
 }
 
@@ -69,7 +67,7 @@ func (r Remote) AskReboot(ctx context.Context) (last string, err error) {
 		return "", err
 	}
 	result, err := r.Exec(ctx, "systemctl", "reboot")
-	if errors.Is(err, agent.ErrGone) {
+	if errors.Is(err, ErrGone) {
 		return last, nil // it was gone before it could say how systemctl ended
 	}
 	if err == nil && result.Code != 0 {

@@ -1,6 +1,4 @@
-// Package layout is what is where in a machine, of whichever kind: its disks, and what is in
-// memory.
-package layout
+package agent
 
 import (
 	"errors"
