@@ -46,6 +46,7 @@ reserve = "1MiB"
 [trial]
 stable = "%dms"
 deadline = "%dms"
+%s
 `
 
 // NewDevice writes the configuration and the keys of a device to m, and makes the
@@ -59,10 +60,11 @@ func NewDevice(ctx context.Context, m Machine, limits Limits) (_ *Device, err er
 	return d, err
 }
 
-// Configure writes the configuration with these times.
-func (d *Device) Configure(ctx context.Context, stable, deadline time.Duration) error {
+// Configure writes the configuration with these times, and with more lines, of the table
+// trial or of others.
+func (d *Device) Configure(ctx context.Context, stable, deadline time.Duration, more ...string) error {
 	return d.WriteFile(ctx, Etc+"/ota.toml", 0o644,
-		fmt.Appendf(nil, config, model, stable.Milliseconds(), deadline.Milliseconds()))
+		fmt.Appendf(nil, config, model, stable.Milliseconds(), deadline.Milliseconds(), strings.Join(more, "\n")))
 }
 
 // Must is Exec of a program that has to succeed; it returns its stdout.

@@ -123,6 +123,12 @@ type Version struct {
 	Spoil func(dir string) error
 }
 
+// As is v, called otherwise.
+func (v Version) As(name string, release int64) Version {
+	v.Name, v.Release = name, release
+	return v
+}
+
 // deviceAPI is the program in every version.
 var deviceAPI = make(map[debian.Arch]func() ([]byte, error))
 

@@ -160,13 +160,7 @@ type scraper struct{ *machine.Story }
 func (s *scraper) configure(deadline time.Duration) {
 	s.T.Helper()
 	defer try.Fatal(s.T)
-	try.Check(s.Configure(s.Ctx, s.Limits.Stable, deadline))
-	const file = machine.Etc + "/ota.toml"
-	text, err := s.ReadFile(s.Ctx, file)
-	if err == nil {
-		err = s.WriteFile(s.Ctx, file, 0o644, append(text, metricsConfig...))
-	}
-	try.Check(err)
+	try.Check(s.Configure(s.Ctx, s.Limits.Stable, deadline, metricsConfig))
 }
 
 // scrape asks the exporter. By bash, as the guest has no HTTP client.

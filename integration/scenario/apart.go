@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"regexp"
 	"strings"
 
@@ -16,9 +15,8 @@ import (
 // neither the versions nor the system, before a switch and after it. It says how
 // exposed systemd finds the second one. That one is killed in the middle: nothing is
 // decided for it.
-func Apart(ctx context.Context, d *machine.Device) (exposure string, err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Apart(ctx context.Context, d *machine.Device) (exposure string) {
+	start(ctx, d, v11)
 	const said, slow, waits = "/run/check-said", "/run/check-slow", "/run/check-waits"
 	// It is good if it reaches device-api.
 	try.Check(d.WriteFile(ctx, machine.Etc+"/checks.d/required/looks", 0o755, []byte(`#!/bin/bash
@@ -65,23 +63,24 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		return ""
 	}
 	if net("net") == "" || net("net") != net("host") || net("confirm") == "" || net("confirm") == net("host") {
-		return "", fmt.Errorf("the networks are\n%swant the machine's for the checks, and another for ota-confirm", looked)
+		try.Failf("the networks are\n%swant the machine's for the checks, and another for ota-confirm", looked)
 	}
 	for _, no := range []string{"wrote", "made", "changed"} {
 		if strings.Contains(looked, no) {
-			return "", fmt.Errorf("a check did what it must not:\n%s", looked)
+			try.Failf("a check did what it must not:\n%s", looked)
 		}
 	}
 	// CAP_NET_RAW and CAP_DAC_READ_SEARCH; CAP_SYS_BOOT.
 	for _, want := range []string{"\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n", "CapBnd:\t0000000000002004\n", "] CapBnd:\t0000000000400000\n"} {
 		if !strings.Contains("\n"+looked, want) {
-			return "", fmt.Errorf("not %q in\n%s", want, looked)
+			try.Failf("not %q in\n%s", want, looked)
 		}
 	}
 	try.Check(d.WaitShell(ctx, "the checks to begin again", `journalctl -o cat --no-pager -u ota-confirm.service | grep 'cannot run the health checks.*starting the trial again'`))
 	// Nothing of it is left, neither a unit nor the script.
 	try.Check(d.WaitShell(ctx, "no check to be left",
 		`[ -z "$(systemctl list-units --all --plain --no-legend 'ota-health@*.service')" ]`))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 	lines := strings.Split(strings.TrimSpace(looked), "\n")
-	return lines[len(lines)-1], d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	return lines[len(lines)-1]
 }

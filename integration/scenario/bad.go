@@ -107,8 +107,7 @@ func withoutLibrary(dir string) (err error) {
 // EatsMemory installs a version that eats all the memory that its unit may have,
 // for which a real kernel is needed: it is killed for that, repeatedly, and
 // rolled back. The device runs 1.0.0, its factory version.
-func EatsMemory(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
+func EatsMemory(ctx context.Context, d *machine.Device) {
 	try.Check(d.WriteFile(ctx, "/run/systemd/system/device-api.service.d/99-limit.conf", 0o644, []byte("[Service]\nMemoryMax=48M\n")))
 	try.Get(d.Must(ctx, "systemctl", "daemon-reload"))
 	eats := machine.Version{Name: "1.1.0", Release: 2, Script: "#!/bin/bash\nexec tail /dev/zero\n"}
@@ -117,22 +116,19 @@ func EatsMemory(ctx context.Context, d *machine.Device) (err error) {
 	s := try.Get(d.Status(ctx))
 	l := s.LastRollback
 	if l == nil || l.From != "1.1.0" || !slices.Contains(either, l.Cause) || !isBlocked(s, "1.1.0") {
-		return fmt.Errorf("the rollback recorded is %+v, want one from 1.1.0, which is blocked", l)
+		try.Failf("the rollback recorded is %+v, want one from 1.1.0, which is blocked", l)
 	}
 	// Where it takes long to be killed, the deadline comes before the start limit.
 	if text := l.Output + strings.Join(l.Journal, "\n"); !strings.Contains(text, "oom-kill") {
-		return fmt.Errorf("the evidence does not say that it was killed for want of memory:\n%s", text)
+		try.Failf("the evidence does not say that it was killed for want of memory:\n%s", text)
 	}
-	return nil
 }
 
 // foreign makes the ELF file name one for a processor of which there is no test
 // machine: e_machine, elf(5).
-func foreign(name string) error {
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
+func foreign(name string) (err error) {
+	defer try.End(&err)
+	data := try.Get(os.ReadFile(name))
 	data[18], data[19] = byte(elf.EM_RISCV), 0
 	return os.WriteFile(name, data, 0o755)
 }
@@ -140,8 +136,8 @@ func foreign(name string) error {
 // RollsBack installs a version that is bad in the way of b, the n-th on this
 // device, on which Start has been: it runs 1.1.0 or, after a rollback to factory,
 // 1.0.0. It gets no help. It says what was blamed.
-func RollsBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string, err error) {
-	defer try.End(&err)
+func RollsBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed string) {
+	defer try.Say("a version that %s (previous too: %v)", b.Name, b.PreviousToo)
 	stable := max(b.Stable, d.Limits.Stable)
 	try.Check(d.Configure(ctx, stable, max(d.Limits.Deadline, stable+10*time.Second)))
 	before := try.Get(d.Status(ctx))
@@ -153,29 +149,30 @@ func RollsBack(ctx context.Context, d *machine.Device, n int, b Bad) (blamed str
 		if slices.Equal(b.Causes, unhealthy) {
 			previous = previousExits
 		}
-		try.Check(worsen(ctx, d, bad, previous))
+		worsen(ctx, d, bad, previous)
 		want = machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
 		if previous.Name != "1.1.0" && !isBlocked(before, "1.1.0") {
 			want.Previous = "1.1.0" // it was confirmed, and nothing is known against it
 		}
-	} else if err := d.Installs(ctx, bad, bootcheck.ExitRolledBack); err != nil {
-		return "", err
+	} else {
+		try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 	}
 	try.Check(d.Reach(ctx, want))
 	now := try.Get(d.Status(ctx))
 	l := now.LastRollback
 	if !b.PreviousToo {
 		if l == nil || l.From != bad.Name || l.To != before.Current || !slices.Contains(b.Causes, l.Cause) || l.Check == "" {
-			return "", fmt.Errorf("the rollback recorded is %+v, want one from %s for one of %v", l, bad.Name, b.Causes)
+			try.Failf("the rollback recorded is %+v, want one from %s for one of %v", l, bad.Name, b.Causes)
 		}
 	} else if l == nil || l.To != "1.0.0" || l.Level != bootcheck.LevelFactory {
-		return "", fmt.Errorf("the rollback recorded is %+v, want one to factory", l)
+		try.Failf("the rollback recorded is %+v, want one to factory", l)
 	}
 	if !isBlocked(now, bad.Name) {
-		return "", fmt.Errorf("%s is not blocked", bad.Name)
+		try.Failf("%s is not blocked", bad.Name)
 	}
+	factoryIs(ctx, d, factory)
 	first, _, _ := strings.Cut(l.Output, "\n")
-	return fmt.Sprintf("%s, %s: %s (%d lines of the journal)", l.Cause, l.Check, first, len(l.Journal)), factoryIs(ctx, d, factory)
+	return fmt.Sprintf("%s, %s: %s (%d lines of the journal)", l.Cause, l.Check, first, len(l.Journal))
 }
 
 func isBlocked(s *bootcheck.Status, version string) bool {
@@ -191,8 +188,7 @@ var (
 
 // worsen lets previous run, installs bad over it and lets previous turn bad while
 // bad is current.
-func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Version) (err error) {
-	defer try.End(&err)
+func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Version) {
 	try.Get(d.Must(ctx, "rm", "-f", sick))
 	s := try.Get(d.Status(ctx))
 	if s.Current != previous.Name {
@@ -205,5 +201,5 @@ func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Versio
 	}))
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
 	<-install.ended
-	return install.err
+	try.Check(install.err)
 }

@@ -34,7 +34,7 @@ func badVersions(t *testing.T, o container.Options) {
 				defer try.Fatal(t)
 				ctx := machine.Context(t)
 				d := try.Get(machine.NewDevice(ctx, machine.StartContainer(t, o), machine.Quick))
-				try.Check(scenario.Start(ctx, d))
+				scenario.Start(ctx, d)
 				rollBackAll(t, ctx, d, i, devices)
 			})
 		})
@@ -57,10 +57,7 @@ func rollBackAll(t *testing.T, ctx context.Context, d *machine.Device, first, st
 			if factory {
 				number += len(scenario.AllBad)
 			}
-			blamed, err := scenario.RollsBack(ctx, d, number, b)
-			if err != nil {
-				t.Fatalf("a version that %s (previous too: %v): %v", b.Name, factory, err)
-			}
+			blamed := scenario.RollsBack(ctx, d, number, b)
 			t.Logf("%-45s %5s  %s", b.Name, time.Since(began).Round(100*time.Millisecond), blamed)
 		}
 	}

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,20 +53,17 @@ done
 }
 
 // confirmed brings a new device to one version that was confirmed.
-func confirmed(ctx context.Context, d *machine.Device) error {
-	if err := d.Factory(ctx, v10); err != nil {
-		return err
-	}
-	return d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+func confirmed(ctx context.Context, d *machine.Device) {
+	try.Check(d.Factory(ctx, v10))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 }
 
 // WritesNothing shows that an ordinary boot, after a shutdown or a power cut,
 // writes nothing to the disk of the store: no byte by the guardian, no sector of
 // the disk while it runs. A boot that has something to repair does write, by the
 // same account.
-func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(confirmed(ctx, d))
+func WritesNothing(ctx context.Context, d *machine.Device) {
+	confirmed(ctx, d)
 	try.Check(d.WriteFile(ctx, costIO, 0o644, nil))
 	for _, row := range []struct {
 		name   string
@@ -77,9 +73,7 @@ func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
 		{"a reboot", d.Reboot, false},
 		{"a power cut", d.PowerCut, false},
 		{"a reboot with a damaged record", func(ctx context.Context) error {
-			if _, err := d.Must(ctx, "sh", "-c", "cd "+machine.Store+" && : >.active/record.json && sync"); err != nil {
-				return err
-			}
+			try.Get(d.Must(ctx, "sh", "-c", "cd "+machine.Store+" && : >.active/record.json && sync"))
 			return d.Reboot(ctx)
 		}, true},
 	} {
@@ -90,25 +84,15 @@ func WritesNothing(ctx context.Context, d *machine.Device) (err error) {
 		// Sectors written are the seventh field, Documentation/block/stat.rst.
 		f := strings.Fields(out)
 		if len(f) < 4 || f[len(f)-2] != "write_bytes:" || len(f)%2 != 0 {
-			return fmt.Errorf("the account of the boot is %q", out)
+			try.Failf("the account of the boot is %q", out)
 		}
 		half := (len(f) - 2) / 2
-		sectors := try.Get(difference(f[half+6], f[6]))
+		sectors := try.Get(strconv.Atoi(f[half+6])) - try.Get(strconv.Atoi(f[6]))
 		bytes := f[len(f)-1]
 		if wrote := bytes != "0" && sectors > 0; wrote != row.writes || !row.writes && (bytes != "0" || sectors != 0) {
-			return fmt.Errorf("after %s: the guardian wrote %s bytes and the disk %d sectors, want some: %v", row.name, bytes, sectors, row.writes)
+			try.Failf("after %s: the guardian wrote %s bytes and the disk %d sectors, want some: %v", row.name, bytes, sectors, row.writes)
 		}
 	}
-	return nil
-}
-
-func difference(after, before string) (int64, error) {
-	a, err := strconv.ParseInt(after, 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	b, err := strconv.ParseInt(before, 10, 64)
-	return a - b, err
 }
 
 // A Cost is how long things took in one boot.
@@ -121,9 +105,8 @@ type Cost struct {
 // BootCost reboots a device that has a confirmed version 2n times, each second
 // time with /bin/true in the place of `ota-guardian boot`, and returns what both
 // kinds of boots took. each is called after each boot.
-func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool, c Cost)) (guardian, stub []Cost, err error) {
-	defer try.End(&err)
-	try.Check(confirmed(ctx, d))
+func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool, c Cost)) (guardian, stub []Cost) {
+	confirmed(ctx, d)
 	for i := range 2 * n {
 		stubbed := i%2 == 1
 		toggle := []string{"rm", "-f", costStub}
@@ -133,45 +116,40 @@ func BootCost(ctx context.Context, d *machine.Device, n int, each func(stub bool
 		try.Get(d.Must(ctx, toggle...))
 		try.Check(d.Reboot(ctx))
 		try.Check(d.WaitRunning(ctx, "1.0.0"))
-		c := try.Get(costOf(ctx, d, stubbed))
-		if each != nil {
-			each(stubbed, c)
-		}
+		c := costOf(ctx, d, stubbed)
+		each(stubbed, c)
 		if stubbed {
 			stub = append(stub, c)
 		} else {
 			guardian = append(guardian, c)
 		}
 	}
-	return guardian, stub, nil
+	return guardian, stub
 }
 
 // costOf reads what the boot that runs took, and that it ran what it should.
-func costOf(ctx context.Context, d *machine.Device, stubbed bool) (Cost, error) {
+func costOf(ctx context.Context, d *machine.Device, stubbed bool) Cost {
 	program := "/usr/bin/ota-guardian"
 	if stubbed {
 		program = "/bin/true"
 	}
-	out, err := d.Must(ctx, "bash", "-e", "-c", `
+	out := try.Get(d.Must(ctx, "bash", "-e", "-c", `
 		systemctl show -P ExecStart ota-guardian.service | grep -q "path=$0 "
 		for p in InactiveExit ActiveEnter; do systemctl show -P ${p}TimestampMonotonic ota-guardian.service; done
 		for p in ExecMainStart ActiveEnter; do systemctl show -P ${p}TimestampMonotonic device-api.service; done
-		systemctl show -P UserspaceTimestampMonotonic`, program)
-	if err != nil {
-		return Cost{}, err
-	}
+		systemctl show -P UserspaceTimestampMonotonic`, program))
 	var at []time.Duration // in microseconds of CLOCK_MONOTONIC
 	for _, text := range strings.Fields(out) {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n == 0 {
-			return Cost{}, fmt.Errorf("the times of the boot are %q", out)
+			try.Failf("the times of the boot are %q", out)
 		}
 		at = append(at, time.Duration(n)*time.Microsecond)
 	}
 	if len(at) != 5 {
-		return Cost{}, fmt.Errorf("the times of the boot are %q", out)
+		try.Failf("the times of the boot are %q", out)
 	}
-	return Cost{Unit: at[1] - at[0], Execute: at[2] - at[4], Ready: at[3] - at[4]}, nil
+	return Cost{Unit: at[1] - at[0], Execute: at[2] - at[4], Ready: at[3] - at[4]}
 }
 
 // Median is the median of what f says of each.

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -14,9 +13,8 @@ import (
 // BaselineCounts shows which scripts of a device roll back a version: not one that is only
 // wanted, and not one that failed already under the version before; one that
 // fails since the switch does, and is what is blamed.
-func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func BaselineCounts(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	const asked = "/run/asked"
 	fails := "#!/bin/sh\necho \"$0 $OTA_VERSION\" >>" + asked + "\necho 'the camera is not there'\nexit 1\n"
 	for _, name := range []string{"wanted/camera", "required/lamp"} {
@@ -27,12 +25,12 @@ func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
 	try.Check(d.Reach(ctx, confirmed))
 	s := try.Get(d.Status(ctx))
 	if s.LastRollback != nil || len(s.Blocked) > 0 {
-		return fmt.Errorf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
+		try.Failf("a rollback is recorded (%+v) or a version blocked (%v), want neither", s.LastRollback, s.Blocked)
 	}
 	ran := try.Get(d.ReadFile(ctx, asked))
 	for _, name := range []string{"wanted/camera", "required/lamp"} {
 		if want := machine.Etc + "/checks.d/" + name + " 1.2.0\n"; !strings.Contains(string(ran), want) {
-			return fmt.Errorf("the scripts that ran are\n%swant %q among them", ran, want)
+			try.Failf("the scripts that ran are\n%swant %q among them", ran, want)
 		}
 	}
 
@@ -40,33 +38,29 @@ func BaselineCounts(ctx context.Context, d *machine.Device) (err error) {
 		[]byte("#!/bin/sh\n[ \"$OTA_VERSION\" = 1.2.0 ] || { echo 'the door is open'; exit 1; }\n")))
 	try.Check(d.Installs(ctx, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitRolledBack))
 	try.Check(d.Reach(ctx, confirmed))
-	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "door"}))
-	s = try.Get(d.Status(ctx))
-	if !strings.Contains(s.LastRollback.Output, "the door is open") {
-		return fmt.Errorf("the evidence is %q, want what the script printed", s.LastRollback.Output)
+	l := blames(ctx, d, bootcheck.Rollback{From: "1.3.0", To: "1.2.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth, Check: "door"})
+	if !strings.Contains(l.Output, "the door is open") {
+		try.Failf("the evidence is %q, want what the script printed", l.Output)
 	}
-	return nil
 }
 
 // FillsTheDisk lets a bad version write until the disk of the store is full to
 // its last byte, and stay so: the device leaves it all the same, and can be
 // updated again when there is room. The store is on a small disk of its own.
-func FillsTheDisk(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
+func FillsTheDisk(ctx context.Context, d *machine.Device) {
 	const disk = "/opt/tope"
 	try.Get(d.Must(ctx, "bash", "-e", "-c", `mount -t tmpfs -o size=128m,mode=755 tmpfs `+disk+`; mkdir `+machine.Store))
-	try.Check(start(ctx, d, v11))
+	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	fills := machine.Version{Name: "1.2.0", Release: 3, Script: "#!/bin/bash\ncat /dev/zero >>" + disk + "/full\nexit 1\n"}
 	try.Check(d.Installs(ctx, fills, bootcheck.ExitRolledBack))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
-	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"}))
-	s := try.Get(d.Status(ctx))
-	if !slices.ContainsFunc(s.LastRollback.Journal, func(line string) bool { return strings.Contains(line, "No space left on device") }) {
-		return fmt.Errorf("the journal in the evidence does not say that the disk was full: %q", s.LastRollback.Journal)
+	l := blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseCrash, Check: "device-api runs"})
+	if !slices.ContainsFunc(l.Journal, func(line string) bool { return strings.Contains(line, "No space left on device") }) {
+		try.Failf("the journal in the evidence does not say that the disk was full: %q", l.Journal)
 	}
-	try.Check(factoryIs(ctx, d, factory))
+	factoryIs(ctx, d, factory)
 	try.Get(d.Must(ctx, "rm", disk+"/full"))
 	try.Check(d.Installs(ctx, machine.Version{Name: "1.3.0", Release: 4}, bootcheck.ExitDone))
-	return d.Reach(ctx, machine.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.3.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 }

@@ -11,13 +11,10 @@ import (
 
 // dumpIn is a drop-in of a unit whose program then leaves a core in /run/ota when it is
 // aborted, if it may; more says whether.
-func dumpIn(ctx context.Context, d *machine.Device, unit, more string) error {
+func dumpIn(ctx context.Context, d *machine.Device, unit, more string) {
 	text := "[Service]\nEnvironment=GOTRACEBACK=crash\nWorkingDirectory=/run/ota\nRestart=no\nMemoryMax=infinity\n" + more + "\n"
-	if err := d.WriteFile(ctx, "/run/systemd/system/"+unit+".d/99-cores.conf", 0o644, []byte(text)); err != nil {
-		return err
-	}
-	_, err := d.Must(ctx, "systemctl", "daemon-reload")
-	return err
+	try.Check(d.WriteFile(ctx, "/run/systemd/system/"+unit+".d/99-cores.conf", 0o644, []byte(text)))
+	try.Get(d.Must(ctx, "systemctl", "daemon-reload"))
 }
 
 // abort aborts the process of the unit $1 and prints what systemd says of its end, then "seen" if a core has the text $2.
@@ -40,9 +37,8 @@ rm -f /run/ota/core*
 // Cores aborts the follower, which knows the token of its server, and an install that knows
 // an address with a secret: no core is written. That one would be, and would hold the secret,
 // is seen first, without the limit of the units. The machine has FleetOverlay.
-func Cores(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Cores(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	assign, _ := fleet(ctx, d)
 	try.Check(d.WriteFile(ctx, "/run/ota/inhibit", 0o644, []byte("a print is under way\n")))
 	assign("7", v12, "attempt")
@@ -62,21 +58,20 @@ func Cores(ctx context.Context, d *machine.Device) (err error) {
 	for _, unit := range []string{"ota-follow.service", "ota-install.service"} {
 		secret := map[string]string{"ota-follow.service": "Token marker", "ota-install.service": marker}[unit]
 		if limit := strings.TrimSpace(try.Get(d.Must(ctx, "systemctl", "show", "-P", "LimitCORE", unit))); limit != "0" {
-			return fmt.Errorf("%s: LimitCORE is %s, want 0", unit, limit)
+			try.Failf("%s: LimitCORE is %s, want 0", unit, limit)
 		}
 		if strings.HasPrefix(string(pattern), "|") || strings.Contains(string(pattern), "/") {
 			continue // the kernel is another system's, too, which takes the cores
 		}
 		for _, tt := range []struct{ more, want string }{{"LimitCORE=infinity", ended("dumped") + "seen\n"}, {"", ended("killed")}} {
-			try.Check(dumpIn(ctx, d, unit, tt.more))
+			dumpIn(ctx, d, unit, tt.more)
 			begin[unit]()
 			r := try.Get(d.Exec(ctx, "bash", "-c", abort, "abort", unit, secret))
 			if r.Code != 0 || r.Stdout != tt.want {
-				return fmt.Errorf("%s with %q is aborted: %s, want %q", unit, tt.more, r, tt.want)
+				try.Failf("%s with %q is aborted: %s, want %q", unit, tt.more, r, tt.want)
 			}
 		}
 		try.Get(d.Must(ctx, "rm", "-r", "/run/systemd/system/"+unit+".d"))
 		try.Get(d.Must(ctx, "systemctl", "daemon-reload"))
 	}
-	return nil
 }

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -13,9 +12,8 @@ import (
 // DiskOfTheStore lets the disk of the store be read-only, and full, when the
 // guardian has to decide. It works on a copy of the device's store on a small
 // disk of its own.
-func DiskOfTheStore(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func DiskOfTheStore(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	url := try.Get(d.Offer(ctx, v12))
 	// On trial, with two of three hard ends counted. Installed as without systemd,
 	// so that none of the device's services is restarted for it.
@@ -32,9 +30,9 @@ func DiskOfTheStore(ctx context.Context, d *machine.Device) (err error) {
 	r := try.Get(d.Exec(ctx, "bash", "-c", `cd /run/small && mount -o remount,ro /run/small && ota-guardian boot --root versions --boot-id three --last-boot hard; code=$?
 		mount -o remount,rw /run/small; exit $code`))
 	if r.Code != int(bootcheck.ExitFailed) || !strings.Contains(r.Stderr, "read-only file system") || !strings.Contains(r.Stderr, "starting the current version") {
-		return fmt.Errorf("boot on a read-only disk: %s; want exit %d and the reason", r, bootcheck.ExitFailed)
+		try.Failf("boot on a read-only disk: %s; want exit %d and the reason", r, bootcheck.ExitFailed)
 	}
-	try.Check(smallRuns(ctx, d, "1.2.0"))
+	smallRuns(ctx, d, "1.2.0")
 
 	// Full to the last byte, by another program, and by what an install left: the
 	// bad version is rolled back all the same.
@@ -42,16 +40,12 @@ func DiskOfTheStore(ctx context.Context, d *machine.Device) (err error) {
 		mkdir -p versions/.staging/v9 && head -c 200000 /dev/zero >versions/.staging/v9/half
 		cat /dev/zero >/run/small/full; [ "$(stat -f -c %a /run/small)" = 0 ]`))
 	try.Get(d.Must(ctx, "bash", "-c", `cd /run/small && ota-guardian boot --root versions --boot-id four --last-boot hard`))
-	return smallRuns(ctx, d, "1.1.0")
+	smallRuns(ctx, d, "1.1.0")
 }
 
-func smallRuns(ctx context.Context, d *machine.Device, version string) error {
-	out, err := d.Must(ctx, "readlink", "-f", "/run/small/versions/current")
-	if err != nil {
-		return err
-	}
+func smallRuns(ctx context.Context, d *machine.Device, version string) {
+	out := try.Get(d.Must(ctx, "readlink", "-f", "/run/small/versions/current"))
 	if got := strings.TrimSpace(out); got != "/run/small/versions/v"+version {
-		return fmt.Errorf("the store on the small disk runs %s, want %s", got, version)
+		try.Failf("the store on the small disk runs %s, want %s", got, version)
 	}
-	return nil
 }

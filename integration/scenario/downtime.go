@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -28,25 +27,18 @@ done`
 
 // Downtime updates a device n times, and restarts its service n times, while a
 // client asks it. For each it says the longest time without an answer.
-func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts []time.Duration, err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Downtime(ctx context.Context, d *machine.Device, n int) (updates, restarts []time.Duration) {
+	start(ctx, d, v11)
 	for i := range n {
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
-		gap := try.Get(longestSilence(ctx, d, func() error { return d.Installs(ctx, v, bootcheck.ExitDone) }))
-		updates = append(updates, gap)
-		gap = try.Get(longestSilence(ctx, d, func() error {
-			_, err := d.Must(ctx, "systemctl", "restart", "device-api.service")
-			return err
-		}))
-		restarts = append(restarts, gap)
+		updates = append(updates, longestSilence(ctx, d, func() { try.Check(d.Installs(ctx, v, bootcheck.ExitDone)) }))
+		restarts = append(restarts, longestSilence(ctx, d, func() { try.Get(d.Must(ctx, "systemctl", "restart", "device-api.service")) }))
 	}
-	return updates, restarts, nil
+	return updates, restarts
 }
 
 // longestSilence is how long device-api gave no answer at most while do ran.
-func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ time.Duration, err error) {
-	defer try.End(&err)
+func longestSilence(ctx context.Context, d *machine.Device, do func()) time.Duration {
 	var answers string
 	done := make(chan error, 1)
 	go func() {
@@ -56,15 +48,15 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ 
 	}()
 	try.Check(d.WaitShell(ctx, "the client", "[ -e /run/asking ]"))
 	time.Sleep(100 * time.Millisecond) // some answers before
-	err = do()
+	do()
 	time.Sleep(100 * time.Millisecond) // and after
-	_, rmErr := d.Must(ctx, "rm", "/run/asking")
-	try.Check(errors.Join(err, rmErr, <-done))
+	try.Get(d.Must(ctx, "rm", "/run/asking"))
+	try.Check(<-done)
 	var last, longest int64
 	for word := range strings.FieldsSeq(answers) {
 		at, err := strconv.ParseInt(word, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("the client printed %q: %w", word, err)
+			try.Failf("the client printed %q: %w", word, err)
 		}
 		if last > 0 {
 			longest = max(longest, at-last)
@@ -72,7 +64,7 @@ func longestSilence(ctx context.Context, d *machine.Device, do func() error) (_ 
 		last = at
 	}
 	if longest == 0 {
-		return 0, fmt.Errorf("device-api answered less than twice: %q", answers)
+		try.Failf("device-api answered less than twice: %q", answers)
 	}
-	return time.Duration(longest) * time.Microsecond, nil
+	return time.Duration(longest) * time.Microsecond
 }

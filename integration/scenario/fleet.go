@@ -18,19 +18,15 @@ const (
 )
 
 // FleetOverlay adds a server with hawkBit's device API to a machine.
-func FleetOverlay(ctx context.Context, o debian.Overlay) error {
-	program, err := debian.Program(ctx, "./integration/scenario/cmd/ota-test-fleet")
-	if err != nil {
-		return err
-	}
+func FleetOverlay(ctx context.Context, o debian.Overlay) {
+	program := try.Get(debian.Program(ctx, "./integration/scenario/cmd/ota-test-fleet"))
 	o["/usr/lib/ota-test/ota-test-fleet"] = debian.File{Mode: 0o755, Data: program}
 	o["/etc/systemd/system/"+fleetService] = debian.Unit("[Service]\nType=exec\nRuntimeDirectory=fleet\nExecStart=/usr/lib/ota-test/ota-test-fleet " + fleetAt + " " + fleetDir + "\n")
-	return nil
 }
 
 // fleet starts the server, which d follows from then on, and gives what orders a version of
 // it and what waits until the server was told something of an order.
-func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v machine.Version, update string), said func(id, text string) error) {
+func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v machine.Version, update string), said func(id, text string)) {
 	try.Get(d.Must(ctx, "systemctl", "start", fleetService))
 	toml := try.Get(d.ReadFile(ctx, machine.Etc+"/ota.toml"))
 	try.Check(d.WriteFile(ctx, machine.Etc+"/ota.toml", 0o644, fmt.Appendf(toml, "\n[follow]\nsource = \"ddi\"\nurl = \"http://%s\"\ndevice_id = \"printer-7\"\n", fleetAt)))
@@ -42,8 +38,8 @@ func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v mac
 		assigned += fmt.Sprintf("%s %s %s %s\n", id, v.Name, update, try.Get(d.Offer(ctx, v)))
 		try.Check(d.WriteFile(ctx, fleetDir+"/assign", 0o644, []byte(assigned)))
 	}
-	said = func(id, text string) error {
-		return d.WaitShell(ctx, "the server to hear "+text, fmt.Sprintf("grep '^%s %s' %s/said || { cat %[3]s/said; systemctl status ota-follow.service; exit 1; }", id, text, fleetDir))
+	said = func(id, text string) {
+		try.Check(d.WaitShell(ctx, "the server to hear "+text, fmt.Sprintf("grep '^%s %s' %s/said || { cat %[3]s/said; systemctl status ota-follow.service; exit 1; }", id, text, fleetDir)))
 	}
 	return assign, said
 }
@@ -51,34 +47,30 @@ func fleet(ctx context.Context, d *machine.Device) (assign func(id string, v mac
 // Follows has ota-follow.service ask a server, in its sandbox: a good version is closed as
 // a success, a bad one as a failure with its evidence, and an inhibitor holds one, across a
 // restart of the service. The machine has FleetOverlay.
-func Follows(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Follows(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	assign, said := fleet(ctx, d)
 	assign("7", v12, "attempt")
 	try.Get(d.Must(ctx, "systemctl", "start", "ota-follow.service"))
-	try.Check(said("7", "closed/success version 1.2.0 is confirmed"))
+	said("7", "closed/success version 1.2.0 is confirmed")
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 
 	try.Check(d.WriteFile(ctx, "/run/ota/inhibit", 0o644, []byte("a print is under way\n")))
-	bad := v12Fails
-	bad.Name, bad.Release = "1.3.0", 4
-	assign("8", bad, "attempt")
+	assign("8", v12Fails.As("1.3.0", 4), "attempt")
 	try.Check(d.WaitShell(ctx, "the version to wait", `ota status | grep '1.3.0 is staged, waits: inhibited: a print is under way'`))
 	try.Get(d.Must(ctx, "systemctl", "restart", "ota-follow.service"))
 	try.Get(d.Must(ctx, "rm", "/run/ota/inhibit"))
-	try.Check(said("8", "closed/failure rolled back from 1.3.0 to 1.2.0"))
-	try.Check(said("8", "closed/failure check: device-api answers"))
+	said("8", "closed/failure rolled back from 1.3.0 to 1.2.0")
+	said("8", "closed/failure check: device-api answers")
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 
 	// It was one process, it is alive for its watchdog, and no other process saw the token.
 	show := try.Get(d.Must(ctx, "systemctl", "show", "ota-follow.service", "-P", "NRestarts", "-P", "ActiveState", "-P", "SubState"))
 	if strings.Join(strings.Fields(show), " ") != "0 active running" {
-		return fmt.Errorf("ota-follow.service is %s", show)
+		try.Failf("ota-follow.service is %s", show)
 	}
 	r := try.Get(d.Exec(ctx, "bash", "-c", `! { journalctl -b --no-pager -o export; systemctl show ota-follow.service ota-install.service; cat /run/ota/*.json; } 2>/dev/null | grep -a 'Token marker'`))
 	if r.Code != 0 {
-		return fmt.Errorf("the token is seen: %s", r)
+		try.Failf("the token is seen: %s", r)
 	}
-	return nil
 }

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/machine"
@@ -12,17 +11,16 @@ import (
 // Freezes lets PID 1 stop answering while a bad version is on trial: nothing can
 // be restarted any more, so the device has to reset itself to come back to the
 // version before. freeze stops PID 1 until the next boot.
-func Freezes(ctx context.Context, d *machine.Device, freeze func() error) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Freezes(ctx context.Context, d *machine.Device, freeze func() error) {
+	start(ctx, d, v11)
 	boot := try.Get(d.BootID(ctx))
 	begin(ctx, d, v12Fails).switched(ctx)
 	// It is watched when ota-confirm has seen what is bad about it.
 	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers" bad: .*500'; do sleep 0.1; done`))
 	try.Check(freeze())
 	if err := d.WaitReboot(ctx, boot); err != nil {
-		return fmt.Errorf("PID 1 was stopped, and the device did not reset itself: %w", err)
+		try.Failf("PID 1 was stopped, and the device did not reset itself: %w", err)
 	}
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
-	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: "device-api answers"})
+	blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseHealth, Check: "device-api answers"})
 }

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -37,47 +38,40 @@ var (
 // the device to come back to 1.1.0 by itself when limit, of the class that is
 // named so in the configuration, is used up. evidence is in what the record says
 // about it.
-func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
-	try.Check(bootLoop(ctx, d, bad, class))
+func Boots(ctx context.Context, d *machine.Device, bad machine.Version, class string, evidence string) {
+	start(ctx, d, v11)
+	bootLoop(ctx, d, bad, class)
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
-	s := try.Get(d.Status(ctx))
-	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) || len(l.BootIDs) < 3 {
-		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)
+	if l := blames(ctx, d, bootcheck.Rollback{From: bad.Name, To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots}); !strings.Contains(l.Output, evidence) || len(l.BootIDs) < 3 {
+		try.Failf("the rollback recorded is %+v, want one that says %q", l, evidence)
 	}
-	return blames(ctx, d, bootcheck.Rollback{From: bad.Name, To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots})
 }
 
 // BootsToFactory is Boots with a previous version that is no better.
-func BootsToFactory(ctx context.Context, d *machine.Device, class string) (err error) {
-	defer try.End(&err)
+func BootsToFactory(ctx context.Context, d *machine.Device, class string) {
 	panics := "[ ! -e " + sick + " ] || echo c >/proc/sysrq-trigger"
-	try.Check(start(ctx, d, wrapped("1.1.0", 2, panics)))
+	start(ctx, d, wrapped("1.1.0", 2, panics))
 	// From now on both do: 1.2.0 as soon as it starts.
 	bad := wrapped("1.2.0", 3, "touch "+sick+"; sync "+sick+"; echo c >/proc/sysrq-trigger")
-	try.Check(bootLoop(ctx, d, bad, class))
+	bootLoop(ctx, d, bad, class)
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}))
-	return blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
+	blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseBoots})
 }
 
 // bootLoop installs bad, with a limit of three for class and all the time that
 // the health checks may want. It returns when the first boot has ended.
-func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) (err error) {
-	defer try.End(&err)
-	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait))
-	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\n`+class+` = 3/`, machine.Etc+"/ota.toml"))
+func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) {
+	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait, class+" = 3"))
 	boot := try.Get(d.BootID(ctx))
 	begin(ctx, d, bad)
-	return d.WaitReboot(ctx, boot)
+	try.Check(d.WaitReboot(ctx, boot))
 }
 
 // WithoutClock lets the clock jump by decades while a good version is installed,
 // and a bad one: nothing is decided otherwise because of it.
-func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
-	jumps := func(v machine.Version, code bootcheck.ExitCode) error {
+func WithoutClock(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
+	jumps := func(v machine.Version, code bootcheck.ExitCode) {
 		stop := make(chan struct{})
 		ended := make(chan error, 1)
 		go func() {
@@ -97,30 +91,26 @@ func WithoutClock(ctx context.Context, d *machine.Device) (err error) {
 		}()
 		err := d.Installs(ctx, v, code)
 		close(stop)
-		if jumpErr := <-ended; err == nil {
-			err = jumpErr
-		}
-		return err
+		try.Check(errors.Join(err, <-ended))
 	}
-	try.Check(jumps(v12, bootcheck.ExitDone))
+	jumps(v12, bootcheck.ExitDone)
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
-	bad := v12Exits
-	bad.Name, bad.Release = "1.3.0", 4
-	try.Check(jumps(bad, bootcheck.ExitRolledBack))
-	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	jumps(v12Exits.As("1.3.0", 4), bootcheck.ExitRolledBack)
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 }
 
 // Histories lets people do to a good version what they do: they switch the device
 // off or reboot it at any moment, up to three times, while it is installed, on
 // trial and after. It is never rolled back. It says how often a trial was met.
-func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (trials int, err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (trials int) {
+	start(ctx, d, v11)
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.1.0"
-	for i := range n {
+	history := func(i int) {
+		defer try.Say("history %d", i)
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
 		install, cancel := context.WithCancel(ctx)
+		defer cancel()
 		begin(install, d, v)
 		for range 1 + random.IntN(3) {
 			moment := time.Duration(random.Int64N(int64(2 * d.Limits.Stable)))
@@ -132,21 +122,15 @@ func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (tria
 				trials++
 			}
 			if random.IntN(3) == 0 {
-				err = d.Reboot(ctx)
+				try.Check(d.Reboot(ctx))
 			} else {
-				err = d.PowerCut(ctx)
-			}
-			if err != nil {
-				break
+				try.Check(d.PowerCut(ctx))
 			}
 		}
-		cancel()
-		if err == nil {
-			before, err = oneOf(ctx, d, before, v.Name)
-		}
-		if err != nil {
-			return trials, fmt.Errorf("history %d: %w", i, err)
-		}
+		before = oneOf(ctx, d, before, v.Name)
 	}
-	return trials, nil
+	for i := range n {
+		history(i)
+	}
+	return trials
 }

@@ -21,7 +21,7 @@ import (
 // where Start has been.
 type Scenario struct {
 	Name string
-	Run  func(ctx context.Context, d *machine.Device) error
+	Run  func(ctx context.Context, d *machine.Device)
 	Core bool // what the product is for: shown on each processor, not only on amd64
 	// VM are the processors on which CI has a virtual machine for it. Nightly there is
 	// one on each, and CI always has a container.
@@ -56,31 +56,30 @@ const sick = "/data/sick"
 
 // Start brings a device to 1.0.0 as factory and 1.1.0 as the current version, with
 // which the stories begin. It is good, and turns bad where a story wants it.
-func Start(ctx context.Context, d *machine.Device) error { return start(ctx, d, v11) }
+func Start(ctx context.Context, d *machine.Device) { start(ctx, d, v11) }
 
 // start brings the device to 1.0.0 as factory and v as the current version.
-func start(ctx context.Context, d *machine.Device, v machine.Version) (err error) {
-	defer try.End(&err)
+func start(ctx context.Context, d *machine.Device, v machine.Version) {
 	if d.Runs != "" {
-		return startedBefore(ctx, d, v)
+		startedBefore(ctx, d, v)
+		return
 	}
 	try.Check(d.Factory(ctx, v10))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 	try.Check(d.Installs(ctx, v, bootcheck.ExitDone))
-	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	try.Check(d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 }
 
 // startedBefore looks whether a device that was saved is what start makes.
-func startedBefore(ctx context.Context, d *machine.Device, v machine.Version) error {
+func startedBefore(ctx context.Context, d *machine.Device, v machine.Version) {
 	if v.Name != d.Runs || v.Behave != v11.Behave || v.Script != "" || v.Spoil != nil {
-		return fmt.Errorf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
+		try.Failf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
 	}
-	return d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	try.Check(d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 }
 
-func good(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func good(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	try.Check(d.Reboot(ctx))
 	want := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
@@ -97,56 +96,53 @@ func good(ctx context.Context, d *machine.Device) (err error) {
 	}
 	// device-api restarts itself in this install, and may miss what is said then.
 	if len(stages) > 0 && stages[0] != "rebooting" {
-		return fmt.Errorf("device-api was never told %q; it got %+v", stages[0], reports)
+		try.Failf("device-api was never told %q; it got %+v", stages[0], reports)
 	}
-	return factoryIs(ctx, d, factory)
+	factoryIs(ctx, d, factory)
 }
 
 // rolledBack installs a bad 1.2.0 over 1.1.0 and expects it to be gone in the
 // same boot, with cause and check as its reason.
-func rolledBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func rolledBack(ctx context.Context, d *machine.Device, bad machine.Version, cause bootcheck.Cause, check string) {
+	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	boot := try.Get(d.BootID(ctx))
 	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack))
 	back := machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}
 	try.Check(d.Reach(ctx, back))
-	if now, err := d.BootID(ctx); err != nil || now != boot {
-		return fmt.Errorf("the boot is %s (%v), want %s: it rebooted", now, err, boot)
+	if now := try.Get(d.BootID(ctx)); now != boot {
+		try.Failf("the boot is %s, want %s: it rebooted", now, boot)
 	}
-	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check}))
+	blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: cause, Check: check})
 
 	// What just failed is not installed again, unless the operator insists.
 	try.Check(d.Installs(ctx, bad, bootcheck.ExitRefused))
 	try.Check(d.Reach(ctx, back))
 	try.Check(d.Installs(ctx, bad, bootcheck.ExitRolledBack, "--force"))
 	try.Check(d.Reach(ctx, back))
-	return factoryIs(ctx, d, factory)
+	factoryIs(ctx, d, factory)
 }
 
-func exitsAtStart(ctx context.Context, d *machine.Device) error {
-	return rolledBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
+func exitsAtStart(ctx context.Context, d *machine.Device) {
+	rolledBack(ctx, d, v12Exits, bootcheck.CauseCrash, "device-api runs")
 }
 
-func answers500(ctx context.Context, d *machine.Device) error {
-	return rolledBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
+func answers500(ctx context.Context, d *machine.Device) {
+	rolledBack(ctx, d, v12Fails, bootcheck.CauseHealth, "device-api answers")
 }
 
-func powerCuts(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func powerCuts(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	// 1.2.0 is never well, and no boot is long enough for the deadline.
-	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
 	// Three power cuts are enough to show it: a device allows six.
-	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
-	try.Check(cutAfterSwitch(ctx, d, v12Fails))
+	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait, "unclean = 3"))
+	cutAfterSwitch(ctx, d, v12Fails)
 	for boot := 1; boot <= 2; boot++ {
 		// Whether the switch was durable when the power went is not promised:
 		// no program had been told that it was made. The current version must be intact.
 		status := try.Get(d.Status(ctx))
 		if status.Current == "1.1.0" {
-			try.Check(cutAfterSwitch(ctx, d, v12Fails))
+			cutAfterSwitch(ctx, d, v12Fails)
 			boot--
 			continue
 		}
@@ -159,14 +155,13 @@ func powerCuts(ctx context.Context, d *machine.Device) (err error) {
 		return s.Current == "1.1.0"
 	}))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
-	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3})
+	blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots, Attempts: 3})
 }
 
 // cutAfterSwitch installs v and takes the power as soon as it is current.
-func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) (err error) {
-	defer try.End(&err)
+func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) {
 	begin(ctx, d, v).switched(ctx)
-	return d.PowerCut(ctx)
+	try.Check(d.PowerCut(ctx))
 }
 
 // begun is an install that continues beside the story, up to the end of the boot.
@@ -192,12 +187,11 @@ func begin(ctx context.Context, d *machine.Device, v machine.Version) *begun {
 // switched waits until its version is current.
 func (b *begun) switched(ctx context.Context) {
 	err := b.d.Wait(ctx, b.version+" to be current", func(s *bootcheck.Status) bool { return s.Current == b.version })
-	if err == nil {
-		return
-	}
 	select {
 	case <-b.ended:
-		err = fmt.Errorf("%w\nota-apply ended: %s (%v)", err, b.result, b.err)
+		if err != nil {
+			try.Failf("%w\nota-apply ended: %s (%v)", err, b.result, b.err)
+		}
 	default:
 	}
 	try.Check(err)
@@ -208,13 +202,12 @@ func (b *begun) ends(code bootcheck.ExitCode) {
 	<-b.ended
 	try.Check(b.err)
 	if b.result.Code != int(code) {
-		try.Check(fmt.Errorf("ota-apply install %s: %s; want exit %d", b.version, b.result, code))
+		try.Failf("ota-apply install %s: %s; want exit %d", b.version, b.result, code)
 	}
 }
 
-func bothBad(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func bothBad(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	bad := begin(ctx, d, v12Exits)
 	// 1.1.0 turns bad when it is not looked at any more: its health before the
@@ -224,16 +217,15 @@ func bothBad(ctx context.Context, d *machine.Device) (err error) {
 	bad.ends(bootcheck.ExitRolledBack)
 	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
 	try.Check(d.Reach(ctx, want))
-	try.Check(blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"}))
+	blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"})
 	// And there it stays.
 	try.Check(d.PowerCut(ctx))
 	try.Check(d.Reach(ctx, want))
-	return factoryIs(ctx, d, factory)
+	factoryIs(ctx, d, factory)
 }
 
-func callerDies(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func callerDies(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	url := try.Get(d.Offer(ctx, v12))
 	// A child of device-api, as far as systemd can see: it is killed with it.
 	r := try.Get(d.Exec(ctx, "bash", "-c", `
@@ -244,20 +236,19 @@ func callerDies(ctx context.Context, d *machine.Device) (err error) {
 		[ -n "$moved" ] || exit 99
 		exec ota-apply install "$0"`, url))
 	if r.Code == 99 {
-		return fmt.Errorf("cannot enter device-api's control group: %s", r)
+		try.Failf("cannot enter device-api's control group: %s", r)
 	}
 	if r.Code == 0 {
-		return fmt.Errorf("the caller was not killed with device-api, so this shows nothing: %s", r)
+		try.Failf("the caller was not killed with device-api, so this shows nothing: %s", r)
 	}
-	return d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"})
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
 }
 
 // cutsAnywhere takes the power at random moments of installs of good versions.
 // At any moment the device runs the old version or the new one, intact,
 // and the next install succeeds.
-func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func cutsAnywhere(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
 	began := time.Now()
 	try.Check(d.Installs(ctx, machine.Version{Name: "1.2.0", Release: 3}, bootcheck.ExitDone))
@@ -265,85 +256,72 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) (err error) {
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
 	before := "1.2.0"
-	for round := range 4 {
-		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
+	defer try.Say("seed %d", seed)
+	cut := func(round int) {
 		moment := time.Duration(random.Int64N(int64(took)))
+		defer try.Say("round %d, power cut after %s of %s", round, moment, took)
+		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
 		install, cancel := context.WithCancel(ctx)
+		defer cancel()
 		begin(install, d, v)
 		select {
 		case <-ctx.Done():
 		case <-time.After(moment):
 		}
-		err = d.PowerCut(ctx)
-		cancel()
-		try.Check(err)
-		if before, err = oneOf(ctx, d, before, v.Name); err != nil {
-			return fmt.Errorf("seed %d, round %d, power cut after %s of %s: %w", seed, round, moment, took, err)
-		}
+		try.Check(d.PowerCut(ctx))
+		before = oneOf(ctx, d, before, v.Name)
 	}
-	last := machine.Version{Name: "1.4.0", Release: 99}
-	if err := d.Installs(ctx, last, bootcheck.ExitDone); err != nil {
-		return fmt.Errorf("seed %d: %w", seed, err)
+	for round := range 4 {
+		cut(round)
 	}
-	if err := d.Reach(ctx, machine.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}); err != nil {
-		return fmt.Errorf("seed %d: %w", seed, err)
-	}
-	return factoryIs(ctx, d, factory)
+	try.Check(d.Installs(ctx, machine.Version{Name: "1.4.0", Release: 99}, bootcheck.ExitDone))
+	try.Check(d.Reach(ctx, machine.Want{Current: "1.4.0", Previous: before, Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
+	factoryIs(ctx, d, factory)
 }
 
 // oneOf waits until one of the versions is confirmed and answers, and verifies
 // every byte of it.
-func oneOf(ctx context.Context, d *machine.Device, versions ...string) (_ string, err error) {
-	defer try.End(&err)
-	var current string
+func oneOf(ctx context.Context, d *machine.Device, versions ...string) (current string) {
 	try.Check(d.Wait(ctx, fmt.Sprintf("one of %v to be confirmed", versions), func(s *bootcheck.Status) bool {
 		current = s.Current
 		return s.Phase == bootcheck.PhaseConfirmed && slices.Contains(versions, current) && s.LastRollback == nil
 	}))
 	try.Get(d.Must(ctx, "ota-apply", "verify", "current"))
-	return current, d.WaitRunning(ctx, current)
+	try.Check(d.WaitRunning(ctx, current))
+	return current
 }
 
-func operator(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
+func operator(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
 	try.Check(d.Installs(ctx, v12, bootcheck.ExitDone))
 	try.Get(d.Must(ctx, "ota-guardian", "rollback"))
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
-	return blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})
+	blames(ctx, d, bootcheck.Rollback{From: "1.2.0", To: "1.1.0", Level: "previous", Cause: bootcheck.CauseOperator})
 }
 
 // blames compares the evidence of the last rollback with want, as far as want
-// says something.
-func blames(ctx context.Context, d *machine.Device, want bootcheck.Rollback) error {
-	s, err := d.Status(ctx)
-	if err != nil {
-		return err
-	}
+// says something, and returns it.
+func blames(ctx context.Context, d *machine.Device, want bootcheck.Rollback) *bootcheck.Rollback {
+	s := try.Get(d.Status(ctx))
 	got := s.LastRollback
 	if got == nil {
-		return fmt.Errorf("no rollback is recorded, want %+v", want)
+		try.Failf("no rollback is recorded, want %+v", want)
 	}
 	if got.From != want.From || got.To != want.To || got.Level != want.Level || got.Cause != want.Cause || got.Check != want.Check ||
 		want.Attempts != 0 && got.Attempts != want.Attempts {
-		return fmt.Errorf("the rollback recorded is %+v, want %+v", *got, want)
+		try.Failf("the rollback recorded is %+v, want %+v", *got, want)
 	}
-	for _, b := range s.Blocked {
-		if b.Version == want.From {
-			return nil
-		}
+	if !isBlocked(s, want.From) {
+		try.Failf("%s is not blocked", want.From)
 	}
-	return fmt.Errorf("%s is not blocked", want.From)
+	return got
 }
 
 // factoryIs compares factory with what it was, byte by byte and mode by mode.
-func factoryIs(ctx context.Context, d *machine.Device, was string) error {
-	now, err := d.Tree(ctx, "1.0.0")
-	if err != nil {
-		return err
-	}
+func factoryIs(ctx context.Context, d *machine.Device, was string) {
+	now := try.Get(d.Tree(ctx, "1.0.0"))
 	if now != was {
-		return fmt.Errorf("factory changed from\n%s\nto\n%s", was, now)
+		try.Failf("factory changed from\n%s\nto\n%s", was, now)
 	}
 	for line := range strings.Lines(now) {
 		f := strings.Fields(line) // path, type, mode …; or hash, path
@@ -353,9 +331,8 @@ func factoryIs(ctx context.Context, d *machine.Device, was string) error {
 		switch f[1] + f[2] {
 		case "d555", "f555", "f444", "l777":
 		default:
-			return fmt.Errorf("factory is not read-only: %s", line)
+			try.Failf("factory is not read-only: %s", line)
 		}
 	}
-	_, err = d.Must(ctx, "ota-guardian", "factory", "verify")
-	return err
+	try.Get(d.Must(ctx, "ota-guardian", "factory", "verify"))
 }

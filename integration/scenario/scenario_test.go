@@ -34,8 +34,8 @@ func TestContainer(t *testing.T) {
 	o := try.Get(overlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
 		t.Parallel()
-		run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) (*machine.Device, error) {
-			return machine.NewDevice(ctx, machine.StartContainer(t, options(o, s)), machine.Quick)
+		run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) *machine.Device {
+			return try.Get(machine.NewDevice(ctx, machine.StartContainer(t, options(o, s)), machine.Quick))
 		})
 	})
 }
@@ -45,7 +45,7 @@ func TestVM(t *testing.T) {
 	machine.RequireVM(t, debian.AMD64)
 	o := try.Get(overlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
-		run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) (*machine.Device, error) {
+		run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) *machine.Device {
 			return started(t, vm.Options{Overlay: o, Variant: debian.Variant{Suite: s}})
 		})
 	})
@@ -75,7 +75,7 @@ func TestMain(m *testing.M) {
 }
 
 // started is a device on which scenario.Start has been.
-func started(t *testing.T, o vm.Options) (*machine.Device, error) {
+func started(t *testing.T, o vm.Options) *machine.Device {
 	t.Helper()
 	machine.RequireVM(t, o.Variant.Arch)
 	saved.Lock()
@@ -90,21 +90,16 @@ func started(t *testing.T, o vm.Options) (*machine.Device, error) {
 	}
 	from := saved.from[key]
 	saved.Unlock()
-	var err error
-	if o.From, err = from(); err != nil {
-		return nil, err
-	}
-	return &machine.Device{Machine: machine.StartVM(t, o), Limits: machine.Slow, Arch: o.Variant.Arch, Runs: "1.1.0"}, nil
+	o.From = try.Get(from())
+	return &machine.Device{Machine: machine.StartVM(t, o), Limits: machine.Slow, Arch: o.Variant.Arch, Runs: "1.1.0"}
 }
 
 // save makes a device on which scenario.Start has been, in dir.
 func save(o vm.Options, dir string) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*machine.Slow.Wait)
 	defer cancel()
-	m, err := vm.Start(ctx, o)
-	if err != nil {
-		return err
-	}
+	defer try.End(&err)
+	m := try.Get(vm.Start(ctx, o))
 	defer m.Stop()
 	defer func() {
 		if err != nil {
@@ -114,20 +109,20 @@ func save(o vm.Options, dir string) (err error) {
 	defer try.End(&err)
 	d := try.Get(machine.NewDevice(ctx, m, machine.Slow))
 	d.Arch = o.Variant.Arch
-	try.Check(scenario.Start(ctx, d))
+	scenario.Start(ctx, d)
 	try.Get(d.Must(ctx, "sync"))
 	return m.Save(ctx, dir)
 }
 
-func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) (*machine.Device, error)) {
+func run(t *testing.T, ctx context.Context, all []scenario.Scenario, start func(*testing.T, context.Context) *machine.Device) {
 	for _, s := range all {
 		t.Run(s.Name, func(t *testing.T) {
 			defer try.Fatal(t)
 			// Each has a machine of one CPU, or is waiting for a timer; there are two.
 			t.Parallel()
 			began := time.Now()
-			d := try.Get(start(t, ctx))
-			try.Check(s.Run(ctx, d))
+			d := start(t, ctx)
+			s.Run(ctx, d)
 			t.Logf("%s: %s", d.Name(), time.Since(began).Round(100*time.Millisecond))
 		})
 	}

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -27,11 +26,9 @@ func SoftRebootOverlay(o debian.Overlay) {
 // SoftReboots installs a version that starts everything but the kernel again, in a
 // loop: the run directory and the boot ID stay, and each counts as an orderly reboot all
 // the same, until the device comes back to 1.1.0.
-func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
-	defer try.End(&err)
-	try.Check(start(ctx, d, v11))
-	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait))
-	try.Get(d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nclean = 3/`, machine.Etc+"/ota.toml"))
+func SoftReboots(ctx context.Context, d *machine.Device) {
+	start(ctx, d, v11)
+	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait, "clean = 3"))
 	boot := try.Get(d.BootID(ctx))
 	bad := wrapped("1.2.0", 3, "(sleep 1.5; systemctl soft-reboot) &")
 	begin(ctx, d, bad)
@@ -39,12 +36,10 @@ func SoftReboots(ctx context.Context, d *machine.Device) (err error) {
 	after := try.Get(d.BootID(ctx))
 	count := try.Get(d.Must(ctx, "systemctl", "show", "-P", "SoftRebootsCount"))
 	if after != boot || strings.TrimSpace(count) != "3" {
-		return fmt.Errorf("the boot ID was %s and is %s, systemd counts %q soft reboots, want one ID and 3", boot, after, count)
+		try.Failf("the boot ID was %s and is %s, systemd counts %q soft reboots, want one ID and 3", boot, after, count)
 	}
-	s := try.Get(d.Status(ctx))
 	const evidence = "reboot 3 of 3"
-	if l := s.LastRollback; l == nil || l.Cause != bootcheck.CauseBoots || !strings.Contains(l.Output, evidence) {
-		return fmt.Errorf("the rollback recorded is %+v, want one for its boots, that says %q", l, evidence)
+	if l := blames(ctx, d, bootcheck.Rollback{From: bad.Name, To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots}); !strings.Contains(l.Output, evidence) {
+		try.Failf("the rollback recorded is %+v, want one that says %q", l, evidence)
 	}
-	return blames(ctx, d, bootcheck.Rollback{From: bad.Name, To: "1.1.0", Level: "previous", Cause: bootcheck.CauseBoots})
 }

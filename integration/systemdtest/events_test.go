@@ -1,7 +1,6 @@
 package systemdtest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -89,11 +88,7 @@ func events(s *served, catalog string) {
 
 	s.Run("a boot that ends unconfirmed", func(t *testing.T) {
 		// One power cut is too many, and no boot is long enough for the deadline.
-		config := machine.Etc + "/ota.toml"
-		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
-		text := try.Get(d.ReadFile(ctx, config))
-		text = bytes.Replace(text, []byte("[trial]\n"), []byte("[trial]\nunclean = 1\n"), 1)
-		try.Check(d.WriteFile(ctx, config, 0o644, text))
+		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait, "unclean = 1"))
 		bad := machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
 		url := try.Get(d.Offer(ctx, bad))
 		install, cancel := context.WithCancel(ctx)

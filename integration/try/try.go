@@ -10,7 +10,9 @@
 package try
 
 import (
+	"bytes"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 )
@@ -36,6 +38,30 @@ func Get[T any](v T, err error) T {
 	return v
 }
 
+// Failf ends the function with an error of its own.
+func Failf(format string, args ...any) { fail(fmt.Errorf(format, args...)) }
+
+// Run runs cmd, which has to succeed, and returns what it printed, on both streams.
+func Run(cmd *exec.Cmd) string {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		fail(fmt.Errorf("%q: %w\n%s", cmd.Args, err, out))
+	}
+	return string(out)
+}
+
+// Output is Run without what went to stderr.
+func Output(cmd *exec.Cmd) string {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		fail(fmt.Errorf("%q: %w\n%s%s", cmd.Args, err, out, &stderr))
+	}
+	return string(out)
+}
+
+// fail ends the function that called the one that calls it.
 func fail(err error) {
 	_, file, line, _ := runtime.Caller(2)
 	panic(failed{err, fmt.Sprintf("%s:%d", filepath.Base(file), line)})
@@ -48,6 +74,17 @@ func End(err *error) {
 	case nil:
 	case failed:
 		*err = f.err
+	default:
+		panic(f)
+	}
+}
+
+// Say is deferred by a function whose failures need words before them.
+func Say(format string, args ...any) {
+	switch f := recover().(type) {
+	case nil:
+	case failed:
+		panic(failed{fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), f.err), f.where})
 	default:
 		panic(f)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,28 +29,20 @@ type bench struct {
 	addr    string // the address that is measured: the server's, or a link's
 }
 
-func newBench(dir, machine string, runs int) (_ *bench, err error) {
+// begin makes what all parts need, below dir.
+func (b *bench) begin(dir string) {
 	for _, tool := range []string{"curl", "zstd", "tar", "sync"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("%s is missing: apt-get install curl zstd tar coreutils", tool)
+			try.Failf("%s is missing: apt-get install curl zstd tar coreutils", tool)
 		}
 	}
-	if err := dropCaches(); err != nil {
-		return nil, fmt.Errorf("cannot drop the caches, run it as root: %w", err)
-	}
-	b := &bench{runs: runs, machine: machine, server: server{files: map[string][]byte{}}}
-	defer func() {
-		if err != nil {
-			b.close()
-		}
-	}()
-	defer try.End(&err)
+	dropCaches()
 	b.dir = try.Get(os.MkdirTemp(dir, "ota-bench-"))
 	// What a reboot may lose is in memory on a device, too.
 	b.memory = try.Get(os.MkdirTemp("/dev/shm", "ota-bench-"))
 	b.server.dir = b.memory
-	try.Get(output("make", "-s", "build-"+runtime.GOARCH, "BIN="+b.path("bin"), "VERSION=bench"))
-	try.Check(b.ota("ota-bundle", "keygen", "--no-password", b.path("release")))
+	output("make", "-s", "build-"+runtime.GOARCH, "BIN="+b.path("bin"), "VERSION=bench")
+	b.ota("ota-bundle", "keygen", "--no-password", b.path("release"))
 	config := fmt.Sprintf("keys = %q\nrun = %q\nreserve = 0\nservices = []\n[report]\nurl = \"\"\n", b.path("release.pub"), b.memory)
 	try.Check(os.WriteFile(b.path("ota.toml"), []byte(config), 0o644))
 	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
@@ -59,7 +50,6 @@ func newBench(dir, machine string, runs int) (_ *bench, err error) {
 	b.addr = b.direct
 	b.http = &http.Server{Handler: &b.server}
 	go b.http.Serve(l)
-	return b, nil
 }
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
@@ -78,17 +68,10 @@ func (b *bench) close() {
 }
 
 // ota runs a program of the repository.
-func (b *bench) ota(program string, args ...string) error {
-	_, err := output(b.program(program), args...)
-	return err
-}
+func (b *bench) ota(program string, args ...string) { output(b.program(program), args...) }
 
-func output(name string, args ...string) (string, error) {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
+func output(name string, args ...string) string {
+	return strings.TrimSpace(try.Run(exec.Command(name, args...)))
 }
 
 // result is what a run took.
@@ -102,22 +85,20 @@ type result struct {
 // row is a thing to measure.
 type row struct {
 	name string
-	run  func() (result, error)
+	run  func() result
 }
 
 // measure runs a shell's script in dir from a cold cache, with what it needs as $1, $2, ….
-func (b *bench) measure(dir, shell string, args ...string) (r result, err error) {
-	defer try.End(&err)
-	try.Check(dropCaches())
+func (b *bench) measure(dir, shell string, args ...string) (r result) {
+	dropCaches()
 	cmd := bySmallParent(append([]string{"bash", "-ec", "set -o pipefail; " + shell, "bash"}, args...)...)
 	cmd.Dir = dir
 	b.server.sent.Store(0)
 	b.server.requests.Store(0)
 	began := time.Now()
-	r.rss, _, err = used(cmd)
-	try.Check(err)
+	r.rss, _ = used(cmd)
 	r.took, r.bytes, r.requests = time.Since(began), b.server.sent.Load(), b.server.requests.Load()
-	return r, nil
+	return r
 }
 
 // measured is the argument with which this program runs another one and says how much
@@ -132,14 +113,10 @@ func bySmallParent(args ...string) *exec.Cmd {
 
 // used runs such a command, and says what its largest process had of memory, and what all
 // of them wrote, in bytes.
-func used(cmd *exec.Cmd) (rss, written int64, err error) {
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return 0, 0, fmt.Errorf("%q: %w\n%s", cmd.Args[2:], err, out)
-	}
-	_, text, _ := strings.Cut(string(out), measured+" ")
-	_, err = fmt.Sscan(text, &rss, &written)
-	return rss << 10, written << 9, err
+func used(cmd *exec.Cmd) (rss, written int64) {
+	_, text, _ := strings.Cut(try.Run(cmd), measured+" ")
+	try.Get(fmt.Sscan(text, &rss, &written))
+	return rss << 10, written << 9
 }
 
 func runMeasured(args []string) {
@@ -158,41 +135,34 @@ func runMeasured(args []string) {
 // fresh makes a new directory. None is removed before the part ends: ext4 goes out of
 // its way for minutes not to use an inode again that was just deleted, which costs the
 // next program as much as all the rest.
-func (b *bench) fresh() (string, error) {
-	dir, err := os.MkdirTemp(b.dir, "run-")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.Chmod(dir, 0o755)
+func (b *bench) fresh() string {
+	dir := try.Get(os.MkdirTemp(b.dir, "run-"))
+	try.Check(os.Chmod(dir, 0o755))
+	return dir
 }
 
 // tidy removes what the part made.
-func (b *bench) tidy() error {
-	dirs, err := filepath.Glob(b.path("run-*"))
-	for _, dir := range dirs {
-		err = errors.Join(err, os.RemoveAll(dir))
+func (b *bench) tidy() {
+	for _, dir := range try.Get(filepath.Glob(b.path("run-*"))) {
+		try.Check(os.RemoveAll(dir))
 	}
-	return err
 }
 
-func dropCaches() error {
+func dropCaches() {
 	syscall.Sync()
-	return os.WriteFile("/proc/sys/vm/drop_caches", []byte("3\n"), 0)
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3\n"), 0); err != nil {
+		try.Failf("cannot drop the caches, run it as root: %w", err)
+	}
 }
 
 // rows measures several things in turn, so that all of them meet the same noise, and
 // prints their medians; the first row is what the others are compared with.
-func (b *bench) rows(ctx context.Context, title string, rows []row) (err error) {
-	defer try.End(&err)
+func (b *bench) rows(ctx context.Context, title string, rows []row) {
 	all := make([][]result, len(rows))
 	for range b.runs {
 		for i, row := range rows {
 			try.Check(ctx.Err())
-			r, err := row.run()
-			if err != nil {
-				return fmt.Errorf("%s: %w", row.name, err)
-			}
-			all[i] = append(all[i], r)
+			all[i] = append(all[i], row.measured())
 		}
 	}
 	fmt.Printf("\n%s. Medians of %d.\n\n| | time | ratio | downloaded | requests | peak memory |\n|---|---|---|---|---|---|\n", title, b.runs)
@@ -213,7 +183,11 @@ func (b *bench) rows(ctx context.Context, title string, rows []row) (err error) 
 		fmt.Printf("| %s | %.3f s | %.2f | %s | %s | %.0f MiB |\n", rows[i].name, r.took.Seconds(),
 			float64(r.took)/float64(first), megabytes(r.bytes), requests, float64(r.rss)/(1<<20))
 	}
-	return nil
+}
+
+func (r row) measured() result {
+	defer try.Say("%s", r.name)
+	return r.run()
 }
 
 // megabytes is n for people: three digits count.

@@ -22,34 +22,32 @@ type pair struct {
 }
 
 // makePair makes the two versions of a tree.
-func (b *bench) makePair(name string, s shape) (p pair, err error) {
-	defer try.End(&err)
-	p = pair{name: name, old: b.path(name + "/old"), new: b.path(name + "/new")}
+func (b *bench) makePair(name string, s shape) pair {
+	p := pair{name: name, old: b.path(name + "/old"), new: b.path(name + "/new")}
 	if s.files > 1 {
 		p.one = b.path(name + "/one")
 	}
 	if _, err := os.Stat(p.old); err != nil {
-		m := try.Get(newMaterial(seed, try.Get(goroot()), "/usr/bin", "/usr/lib", "/usr/share"))
-		c := try.Get(s.make(p.old, p.new, m, seed))
+		m := newMaterial(seed, goroot(), "/usr/bin", "/usr/lib", "/usr/share")
+		c := s.make(p.old, p.new, m, seed)
 		if p.one != "" {
 			fmt.Printf("\n%s: %d files are kept, %d patched, %d replaced, %d moved, %d removed, %d added.\n",
 				name, c.kept, c.patched, c.replaced, c.moved, c.removed, c.added)
-			try.Check(editOne(p.new, p.one))
+			editOne(p.new, p.one)
 		}
 	}
 	p.what = fmt.Sprintf("%.0f MB, %d files, one seed", float64(s.bytes())/1e6, s.files)
-	return p, nil
+	return p
 }
 
 // seed decides what the trees are.
 const seed = 17
 
 // pack makes a bundle of the pair, unless there is one.
-func (b *bench) pack(p pair, version string) error {
-	if _, err := os.Stat(b.bundle(p, version)); err == nil {
-		return nil
+func (b *bench) pack(p pair, version string) {
+	if _, err := os.Stat(b.bundle(p, version)); err != nil {
+		b.ota("ota-bundle", b.create(p, version, b.bundle(p, version))...)
 	}
-	return b.ota("ota-bundle", b.create(p, version, b.bundle(p, version))...)
 }
 
 // create are the arguments of ota-bundle that make the bundle name.
@@ -65,41 +63,40 @@ func (b *bench) bundle(p pair, version string) string {
 // tarball is what the pipe unpacks.
 func (b *bench) tarball(p pair) string { return b.path(p.name + "/new.tar.zst") }
 
-func (b *bench) makeTarball(p pair) error {
-	if _, err := os.Stat(b.tarball(p)); err == nil {
-		return nil
+func (b *bench) makeTarball(p pair) (err error) {
+	defer try.End(&err)
+	if _, err := os.Stat(b.tarball(p)); err != nil {
+		output("bash", "-ec", `set -o pipefail; tar -C "$0" -c --sort=name . | zstd -q -19 -o "$1"`, p.new, b.tarball(p))
 	}
-	_, err := output("bash", "-ec", `set -o pipefail; tar -C "$0" -c --sort=name . | zstd -q -19 -o "$1"`, p.new, b.tarball(p))
-	return err
+	return nil
 }
 
 // patch makes the patch between two versions, unless there is one, and returns its name.
-func (b *bench) patch(p pair, from, to string) (_ string, err error) {
-	defer try.End(&err)
+func (b *bench) patch(p pair, from, to string) string {
 	pattern := b.bundle(p, to) + ".from/*.otp"
 	names := try.Get(filepath.Glob(pattern))
 	if len(names) == 0 {
-		try.Check(b.ota("ota-bundle", "patch", "--key", b.path("release.key"), b.bundle(p, from), b.bundle(p, to)))
+		b.ota("ota-bundle", "patch", "--key", b.path("release.key"), b.bundle(p, from), b.bundle(p, to))
 		names = try.Get(filepath.Glob(pattern))
 	}
 	if len(names) != 1 {
-		return "", fmt.Errorf("patches of %s: %q", b.bundle(p, to), names)
+		try.Failf("patches of %s: %q", b.bundle(p, to), names)
 	}
-	return names[0], nil
+	return names[0]
 }
 
 // publish packs a pair and lets the server have it: with patches below /patched/,
 // without below /plain/.
 func (b *bench) publish(p pair) (err error) {
 	defer try.End(&err)
-	try.Check(b.pack(p, "1.0.0"))
+	b.pack(p, "1.0.0")
 	steps := [][2]string{{"1.0.0", "1.1.0"}}
 	if p.one != "" {
 		steps = append(steps, [2]string{"1.1.0", "1.1.1"})
 	}
 	for _, step := range steps {
-		try.Check(b.pack(p, step[1]))
-		patch := try.Get(b.patch(p, step[0], step[1]))
+		b.pack(p, step[1])
+		patch := b.patch(p, step[0], step[1])
 		data := try.Get(os.ReadFile(b.bundle(p, step[1])))
 		b.server.publish("/plain/"+step[1]+".ota", data)
 		b.server.publish("/patched/"+step[1]+".ota", data)
@@ -109,73 +106,57 @@ func (b *bench) publish(p pair) (err error) {
 }
 
 // install measures an install of what is published into store.
-func (b *bench) install(store, path string) (result, error) {
+func (b *bench) install(store, path string) result {
 	return b.measure(store, `exec "$@"`, b.program("ota-apply"), "install", "--no-activate",
 		"--config", b.path("ota.toml"), "--root", store, "http://"+b.addr+path)
 }
 
 // whole measures an install into an empty store.
-func (b *bench) whole() (result, error) {
-	store, err := b.fresh()
-	if err != nil {
-		return result{}, err
-	}
-	return b.install(store, "/plain/1.1.0.ota")
-}
+func (b *bench) whole() result { return b.install(b.fresh(), "/plain/1.1.0.ota") }
 
 // update measures an install into a store in which from is current.
-func (b *bench) update(p pair, from, path string) (_ result, err error) {
-	defer try.End(&err)
-	dir := try.Get(b.fresh())
-	try.Check(b.ota("ota-apply", "install", "--no-activate", "--config", b.path("ota.toml"), "--root", dir, b.bundle(p, from)))
-	try.Check(confirm(try.Get(bootcheck.Open(dir)), from))
+func (b *bench) update(p pair, from, path string) result {
+	dir := b.fresh()
+	b.ota("ota-apply", "install", "--no-activate", "--config", b.path("ota.toml"), "--root", dir, b.bundle(p, from))
+	confirm(dir, from)
 	return b.install(dir, path)
 }
 
-// confirm makes version, which is in the store, the current version and is confirmed.
-func confirm(store *bootcheck.Store, version string) error {
-	snapshot, err := store.Snapshot(version)
-	if err != nil {
-		return err
-	}
+// confirm makes version, which is in the store at root, the current version, confirmed.
+func confirm(root, version string) {
+	store := try.Get(bootcheck.Open(root))
+	snapshot := try.Get(store.Snapshot(version))
 	r := &bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: &snapshot.Ref}
 	r.Confirm(snapshot.Ref)
-	return store.Commit(r)
+	try.Check(store.Commit(r))
 }
 
 // applyRows measure ota-apply.
 func (b *bench) applyRows(p pair) []row {
 	rows := []row{
 		{"`ota-apply install`, whole", b.whole},
-		{"the same, update", func() (result, error) { return b.update(p, "1.0.0", "/plain/1.1.0.ota") }},
-		{"the same, update with a patch", func() (result, error) { return b.update(p, "1.0.0", "/patched/1.1.0.ota") }},
+		{"the same, update", func() result { return b.update(p, "1.0.0", "/plain/1.1.0.ota") }},
+		{"the same, update with a patch", func() result { return b.update(p, "1.0.0", "/patched/1.1.0.ota") }},
 	}
 	if p.one != "" {
-		rows = append(rows, row{"the same, one small file changed", func() (result, error) { return b.update(p, "1.1.0", "/patched/1.1.1.ota") }})
+		rows = append(rows, row{"the same, one small file changed", func() result { return b.update(p, "1.1.0", "/patched/1.1.1.ota") }})
 	}
 	return rows
 }
 
 // compare measures what brings a tree, or its next version, onto a disk; over is what
 // is between server and disk.
-func (b *bench) compare(ctx context.Context, p pair, over string) (err error) {
-	defer try.End(&err)
+func (b *bench) compare(ctx context.Context, p pair, over string) {
 	defer b.tidy()
 	packed := make(chan error)
 	go func() { packed <- b.makeTarball(p) }() // on one core, for minutes
-	published := b.publish(p)
-	try.Check(errors.Join(published, <-packed))
+	try.Check(errors.Join(b.publish(p), <-packed))
 	b.server.publish("/new.tar.zst", try.Get(os.ReadFile(b.tarball(p))))
-	pipe := row{"`curl \\| zstd -d \\| tar x && sync -f .`, whole", func() (result, error) {
-		dir, err := b.fresh()
-		if err != nil {
-			return result{}, err
-		}
-		return b.measure(dir, `curl -sSf "$1" | zstd -qdc | tar x && sync -f .`, "http://"+b.addr+"/new.tar.zst")
+	pipe := row{"`curl \\| zstd -d \\| tar x && sync -f .`, whole", func() result {
+		return b.measure(b.fresh(), `curl -sSf "$1" | zstd -qdc | tar x && sync -f .`, "http://"+b.addr+"/new.tar.zst")
 	}}
-	peers, stop, err := b.peers(p)
-	try.Check(err)
+	peers, stop := b.peers(p)
 	defer stop()
 	title := fmt.Sprintf("%s: %s, %s, from a server in memory (Go's net/http), cold cache, until durable", p.name, p.what, over)
-	return b.rows(ctx, title, slices.Concat([]row{pipe}, b.applyRows(p), peers))
+	b.rows(ctx, title, slices.Concat([]row{pipe}, b.applyRows(p), peers))
 }

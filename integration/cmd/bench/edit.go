@@ -13,7 +13,7 @@ const between = 32 << 10
 // rebuild returns program as it is linked again after changes of its source: new code
 // in many places, and the addresses of all that comes after it, in calls, in accesses
 // to data and in tables, shifted.
-func rebuild(program []byte, m *material, r *rand.Rand) ([]byte, error) {
+func rebuild(program []byte, m *material, r *rand.Rand) []byte {
 	var at, shift []int // shift[i] is what precedes in the new program from at[i] on
 	var code [][]byte
 	for range 3 + len(program)/between {
@@ -22,10 +22,7 @@ func rebuild(program []byte, m *material, r *rand.Rand) ([]byte, error) {
 	slices.Sort(at)
 	sum := 0
 	for range at {
-		data, err := m.take(elf, int64(1+r.IntN(64))*16)
-		if err != nil {
-			return nil, err
-		}
+		data := m.take(elf, int64(1+r.IntN(64))*16)
 		code = append(code, data)
 		sum += len(data)
 		shift = append(shift, sum)
@@ -60,7 +57,7 @@ func rebuild(program []byte, m *material, r *rand.Rand) ([]byte, error) {
 			i += 7
 		}
 	}
-	return next, nil
+	return next
 }
 
 // instruction is the length of an instruction of amd64 that ends with a distance of 32
@@ -76,18 +73,15 @@ func instruction(b []byte) int {
 }
 
 // edit returns source with a few lines replaced, added and removed.
-func edit(source []byte, k kind, m *material, r *rand.Rand) ([]byte, error) {
+func edit(source []byte, k kind, m *material, r *rand.Rand) []byte {
 	lines := slices.Collect(bytes.Lines(source))
 	for range 1 + r.IntN(6) {
-		add, err := m.lines(k, r.IntN(4))
-		if err != nil {
-			return nil, err
-		}
+		add := m.lines(k, r.IntN(4))
 		at := r.IntN(len(lines))
 		lines = slices.Replace(lines, at, min(at+r.IntN(3), len(lines)), add)
 	}
 	if next := bytes.Join(lines, nil); !bytes.Equal(next, source) {
-		return next, nil
+		return next
 	}
-	return append(source, "# edited\n"...), nil
+	return append(source, "# edited\n"...)
 }

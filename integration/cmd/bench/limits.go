@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,24 +23,20 @@ type size struct {
 type disk struct{ dir, number string }
 
 // newDisk makes a disk of 1 GiB in the directory work and mounts it.
-func newDisk(work string) (_ *disk, err error) {
-	defer try.End(&err)
+func newDisk(work string) *disk {
 	image := filepath.Join(work, "disk")
 	d := &disk{dir: filepath.Join(work, "mnt")}
 	try.Check(os.Mkdir(d.dir, 0o755))
-	try.Get(output("truncate", "-s", "1G", image))
-	try.Get(output("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", image))
-	try.Get(output("mount", "-o", "loop", image, d.dir))
+	output("truncate", "-s", "1G", image)
+	output("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+	output("mount", "-o", "loop", image, d.dir)
 	var st unix.Stat_t
 	try.Check(unix.Stat(d.dir, &st))
 	d.number = fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
-	return d, nil
+	return d
 }
 
-func (d *disk) close() error {
-	_, err := output("umount", d.dir)
-	return err
-}
+func (d *disk) close() { output("umount", d.dir) }
 
 // cgroups are where the limits of a machine are: one directory, or, with the first
 // version of cgroups, one of each controller.
@@ -53,8 +48,7 @@ type cgroups struct {
 const hierarchy = "/sys/fs/cgroup"
 
 // newCgroups makes them.
-func newCgroups() (_ *cgroups, err error) {
-	defer try.End(&err)
+func newCgroups() *cgroups {
 	name := fmt.Sprint("ota-bench-", os.Getpid())
 	c := &cgroups{}
 	if controllers, _ := os.ReadFile(hierarchy + "/cgroup.controllers"); strings.Contains(string(controllers), "memory") {
@@ -67,7 +61,7 @@ func newCgroups() (_ *cgroups, err error) {
 	for _, dir := range c.dirs {
 		try.Check(os.Mkdir(dir, 0o755))
 	}
-	return c, nil
+	return c
 }
 
 // close removes them.
@@ -78,33 +72,31 @@ func (c *cgroups) close() {
 }
 
 // limit makes the machine that is to come as small as s, on d.
-func (c *cgroups) limit(s size, d *disk) (err error) {
-	defer try.End(&err)
-	put := func(name, value string) { try.Check(os.WriteFile(name, []byte(value), 0)) }
+func (c *cgroups) limit(s size, d *disk) {
 	memory, quota, rate := fmt.Sprint(s.memory<<20), s.cores*25000, s.disk*1e6
 	if c.v2 != "" {
 		put(c.v2+"/memory.max", memory)
 		put(c.v2+"/cpu.max", fmt.Sprintf("%d 100000", quota))
 		put(c.v2+"/io.max", fmt.Sprintf("%s rbps=%d wbps=%[2]d", d.number, rate))
-		return nil
+		return
 	}
 	put(c.dirs[0]+"/memory.limit_in_bytes", memory)
 	put(c.dirs[1]+"/cpu.cfs_period_us", "100000")
 	put(c.dirs[1]+"/cpu.cfs_quota_us", fmt.Sprint(quota))
-	return c.throttle(d, rate)
+	c.throttle(d, rate)
 }
+
+func put(name, value string) { try.Check(os.WriteFile(name, []byte(value), 0)) }
 
 // throttle limits d to rate bytes a second, with the first version of cgroups; 0: no
 // longer. What is written back belongs to the root there: it is the device that is limited.
-func (c *cgroups) throttle(d *disk, rate int64) error {
+func (c *cgroups) throttle(d *disk, rate int64) {
 	if c.v2 != "" {
-		return nil
+		return
 	}
-	var errs []error
 	for _, way := range []string{"read", "write"} {
-		errs = append(errs, os.WriteFile(hierarchy+"/blkio/blkio.throttle."+way+"_bps_device", fmt.Appendf(nil, "%s %d", d.number, rate), 0))
+		put(hierarchy+"/blkio/blkio.throttle."+way+"_bps_device", fmt.Sprintf("%s %d", d.number, rate))
 	}
-	return errors.Join(errs...)
 }
 
 // command is args on the machine.

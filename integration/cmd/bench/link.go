@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // link is a link of a rate and a delay, in front of a server: connections to its
@@ -22,11 +24,8 @@ type link struct {
 }
 
 // newLink starts a link to the server at address to.
-func newLink(to string, rate int64, trip time.Duration) (*link, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
+func newLink(to string, rate int64, trip time.Duration) *link {
+	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
 	k := &link{Listener: l, to: to, rate: rate, trip: trip}
 	go func() {
 		for {
@@ -37,7 +36,7 @@ func newLink(to string, rate int64, trip time.Duration) (*link, error) {
 			go k.relay(c)
 		}
 	}()
-	return k, nil
+	return k
 }
 
 func (k *link) relay(client net.Conn) {

@@ -19,7 +19,7 @@ func TestLink(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) }))
 	defer server.Close()
 	const trip = 50 * time.Millisecond
-	k := try.Get(newLink(strings.TrimPrefix(server.URL, "http://"), 20e6, trip))
+	k := newLink(strings.TrimPrefix(server.URL, "http://"), 20e6, trip)
 	defer k.Close()
 	began := time.Now()
 	answer := try.Get(http.Get("http://" + k.Addr().String()))

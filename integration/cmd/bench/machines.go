@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,22 +11,22 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/try"
 )
 
 // machines measures installs and updates on small machines: little memory, few slow cores,
 // a slow disk. The limits are those of cgroups, of a disk of its own. What does not work on
 // one of the machines ends it with an error.
-func (b *bench) machines(ctx context.Context) (err error) {
-	defer try.End(&err)
-	all := try.Get(machineSizes(b.machine))
-	try.Get(output("make", "-s", "build-armv7", "BIN="+b.path("bin"), "VERSION=bench"))
-	try.Check(b.publishForMachines())
-	c := try.Get(newCgroups())
+func (b *bench) machines(ctx context.Context) {
+	all := machineSizes(b.machine)
+	output("make", "-s", "build-armv7", "BIN="+b.path("bin"), "VERSION=bench")
+	b.publishForMachines()
+	c := newCgroups()
 	defer c.close()
-	d := try.Get(newDisk(b.dir))
-	return errors.Join(b.onMachines(ctx, c, d, all), c.throttle(d, 0), d.close()) // a slow disk is slow to unmount
+	d := newDisk(b.dir)
+	defer d.close()
+	defer c.throttle(d, 0) // a slow disk is slow to unmount
+	b.onMachines(ctx, c, d, all)
 }
 
 // What is installed. Half of each file does not compress.
@@ -38,8 +37,7 @@ const (
 
 // publishForMachines packs two versions, the second with every twentieth file changed, and
 // lets the server have them.
-func (b *bench) publishForMachines() (err error) {
-	defer try.End(&err)
+func (b *bench) publishForMachines() {
 	p := pair{old: b.path("machine"), new: b.path("machine")}
 	try.Check(os.Mkdir(p.old, 0o755))
 	random := rand.NewChaCha8([32]byte{1})
@@ -50,38 +48,36 @@ func (b *bench) publishForMachines() (err error) {
 			try.Check(os.WriteFile(filepath.Join(p.old, fmt.Sprint("file-", i)), data, 0o644))
 		}
 		bundle := b.path("machine-" + version + ".ota")
-		try.Check(b.ota("ota-bundle", b.create(p, version, bundle)...))
+		b.ota("ota-bundle", b.create(p, version, bundle)...)
 		b.server.publish("/machine/"+version+".ota", try.Get(os.ReadFile(bundle)))
 	}
-	return nil
 }
 
-func (b *bench) onMachines(ctx context.Context, c *cgroups, d *disk, all []size) (err error) {
-	defer try.End(&err)
+func (b *bench) onMachines(ctx context.Context, c *cgroups, d *disk, all []size) {
 	fmt.Printf("\n%d files of %d MB; an update changes one file in twenty. A core is a quarter of one of this machine.\n\n", files, files*fileSize/1_000_000)
 	fmt.Println("| processor | memory | cores | disk | install | peak | written | update | peak | written |\n|---|---|---|---|---|---|---|---|---|---|")
 	for _, s := range all {
 		try.Check(ctx.Err())
-		try.Check(b.onMachine(c, d, runtime.GOARCH, s, b.program("ota-apply")))
+		b.onMachine(c, d, runtime.GOARCH, s, b.program("ota-apply"))
 	}
 	emulator, err := exec.LookPath("qemu-arm")
 	if err != nil {
 		fmt.Println("\narmv7 is not measured: qemu-arm is missing (apt-get install qemu-user)")
-		return nil
+		return
 	}
 	s := size{512, 4, 50}
 	if b.machine != "" {
 		s = all[0]
 	}
-	return b.onMachine(c, d, "armv7, emulated", s, emulator, b.path("bin/armv7/ota-apply"))
+	b.onMachine(c, d, "armv7, emulated", s, emulator, b.path("bin/armv7/ota-apply"))
 }
 
 // machineSizes are all machines that are measured, or the one that is asked for.
-func machineSizes(only string) (all []size, err error) {
+func machineSizes(only string) (all []size) {
 	if only != "" {
 		var s size
-		_, err := fmt.Sscanf(only, "%d,%d,%d", &s.memory, &s.cores, &s.disk)
-		return []size{s}, err
+		try.Get(fmt.Sscanf(only, "%d,%d,%d", &s.memory, &s.cores, &s.disk))
+		return []size{s}
 	}
 	for _, memory := range []int64{64, 128, 512} {
 		for _, cores := range []int{1, 4} {
@@ -90,32 +86,25 @@ func machineSizes(only string) (all []size, err error) {
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 // onMachine measures an install and an update on a machine of size s, on which program
 // runs, and prints both.
-func (b *bench) onMachine(c *cgroups, d *disk, processor string, s size, program ...string) (err error) {
-	defer try.End(&err)
+func (b *bench) onMachine(c *cgroups, d *disk, processor string, s size, program ...string) {
 	root := try.Get(os.MkdirTemp(d.dir, "store-"))
 	try.Check(os.Chmod(root, 0o755))
-	try.Check(c.limit(s, d))
+	c.limit(s, d)
 	line := fmt.Sprintf("| %s | %d MiB | %d | %d MB/s |", processor, s.memory, s.cores, s.disk)
+	defer try.Say("%s", line)
 	for _, version := range []string{"1.0.0", "1.1.0"} {
-		try.Check(dropCaches())
+		dropCaches()
 		began := time.Now()
-		peak, written, err := used(c.command(s.cores, append(slices.Clone(program), "install", "--no-activate", "--config", b.path("ota.toml"), "--root", root, "http://"+b.direct+"/machine/"+version+".ota")...))
+		peak, written := used(c.command(s.cores, append(slices.Clone(program), "install", "--no-activate", "--config", b.path("ota.toml"), "--root", root, "http://"+b.direct+"/machine/"+version+".ota")...))
 		took := time.Since(began)
-		if err != nil {
-			return fmt.Errorf("%s: %w", line, err)
-		}
 		line += fmt.Sprintf(" %.1f s | %.0f MiB | %.0f MB |", took.Seconds(), float64(peak)/(1<<20), float64(written)/1e6)
-		store := try.Get(bootcheck.Open(root))
-		try.Get(store.Snapshot(version))
-		if version == "1.0.0" { // what the update takes files from
-			try.Check(confirm(store, version))
-		}
+		confirm(root, version) // it is there, and the update takes files from it
 	}
 	fmt.Println(line)
-	return os.RemoveAll(root)
+	try.Check(os.RemoveAll(root))
 }

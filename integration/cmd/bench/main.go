@@ -32,6 +32,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -63,13 +65,16 @@ func main() {
 	}
 }
 
-// parts are all there is to measure.
-var parts = []struct {
+// A part is one of the things that can be measured.
+type part struct {
 	name string
-	run  func(*bench, context.Context) error
-}{
-	{"small", func(b *bench, ctx context.Context) error { return b.tree(ctx, "small", small) }},
-	{"large", func(b *bench, ctx context.Context) error { return b.tree(ctx, "large", large) }},
+	run  func(*bench, context.Context)
+}
+
+// parts are all of them.
+var parts = []part{
+	{"small", func(b *bench, ctx context.Context) { b.tree(ctx, "small", small) }},
+	{"large", func(b *bench, ctx context.Context) { b.tree(ctx, "large", large) }},
 	{"go", (*bench).golang},
 	{"slow", (*bench).slow},
 	{"sizes", (*bench).smallSizes},
@@ -84,21 +89,22 @@ var parts = []struct {
 // apart are the last of parts, which are measured if they are named.
 const apart = 2
 
-func run(ctx context.Context, dir, machine string, runs int, only []string) error {
-	b, err := newBench(dir, machine, runs)
-	if err != nil {
-		return err
-	}
+func run(ctx context.Context, dir, machine string, runs int, only []string) (err error) {
+	defer try.End(&err)
+	b := &bench{runs: runs, machine: machine, server: server{files: map[string][]byte{}}}
 	defer b.close()
+	b.begin(dir)
 	for _, part := range parts {
-		if !slices.Contains(only, part.name) {
-			continue
+		if slices.Contains(only, part.name) {
+			part.measure(ctx, b)
 		}
-		began := time.Now()
-		if err := part.run(b, ctx); err != nil {
-			return fmt.Errorf("%s: %w", part.name, err)
-		}
-		fmt.Fprintf(os.Stderr, "bench: %s took %.0f s\n", part.name, time.Since(began).Seconds())
 	}
 	return nil
+}
+
+func (p part) measure(ctx context.Context, b *bench) {
+	defer try.Say("%s", p.name)
+	began := time.Now()
+	p.run(b, ctx)
+	fmt.Fprintf(os.Stderr, "bench: %s took %.0f s\n", p.name, time.Since(began).Seconds())
 }

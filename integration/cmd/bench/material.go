@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -41,14 +39,10 @@ type stream struct {
 }
 
 // goroot is where the Go installation is.
-func goroot() (string, error) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
-	return strings.TrimSpace(string(out)), err
-}
+func goroot() string { return output("go", "env", "GOROOT") }
 
 // newMaterial finds the content below the roots, in an order that seed decides.
-func newMaterial(seed uint64, roots ...string) (_ *material, err error) {
-	defer try.End(&err)
+func newMaterial(seed uint64, roots ...string) *material {
 	found := map[kind][]string{}
 	for _, root := range roots {
 		try.Check(filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
@@ -68,13 +62,13 @@ func newMaterial(seed uint64, roots ...string) (_ *material, err error) {
 			names = found[text] // a machine without Python has sources in Go
 		}
 		if len(names) == 0 {
-			return nil, fmt.Errorf("no %s in %s", k, strings.Join(roots, " "))
+			try.Failf("no %s in %s", k, strings.Join(roots, " "))
 		}
 		names = append([]string(nil), names...)
 		rand.New(rand.NewPCG(seed, 1)).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 		m.streams[k] = &stream{names: names}
 	}
-	return m, nil
+	return m
 }
 
 // kindOf is the kind of a file, "" if it is of no use.
@@ -103,32 +97,28 @@ func kindOf(name string, d fs.DirEntry) kind {
 }
 
 // take returns the next n bytes of kind k.
-func (m *material) take(k kind, n int64) ([]byte, error) {
+func (m *material) take(k kind, n int64) []byte {
 	data := make([]byte, n)
 	var r io.Reader = m.random
 	if s := m.streams[k]; s != nil {
 		r = s
 	}
-	_, err := io.ReadFull(r, data)
-	return data, err
+	try.Get(io.ReadFull(r, data))
+	return data
 }
 
 // lines returns n whole lines of kind k, not empty ones.
-func (m *material) lines(k kind, n int) ([]byte, error) {
+func (m *material) lines(k kind, n int) []byte {
 	var all []byte
 	for n > 0 {
-		data, err := m.take(k, 2000)
-		if err != nil {
-			return nil, err
-		}
-		for line := range bytes.Lines(data) {
+		for line := range bytes.Lines(m.take(k, 2000)) {
 			if n > 0 && len(bytes.TrimSpace(line)) > 3 && bytes.HasSuffix(line, []byte("\n")) {
 				all = append(all, line...)
 				n--
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 func (s *stream) Read(p []byte) (int, error) {

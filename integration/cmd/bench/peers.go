@@ -13,66 +13,60 @@ import (
 
 // peers are other programs that bring a version from 1.0.0 to 1.1.0, those that are
 // installed; stop ends their servers.
-func (b *bench) peers(p pair) (rows []row, stop func(), err error) {
-	defer try.End(&err)
-	stop = func() {}
+func (b *bench) peers(p pair) (rows []row, stop func()) {
 	if _, err := exec.LookPath("ostree"); err != nil {
 		fmt.Println("\nostree is not measured, it is missing: scripts/packages.sh bench")
 	} else {
-		rows = append(rows, try.Get(b.ostree(p))...)
+		rows = append(rows, b.ostree(p)...)
 	}
 	if _, err := exec.LookPath("rsync"); err != nil {
 		fmt.Println("\nrsync is not measured, it is missing: scripts/packages.sh bench")
-		return rows, stop, nil
+		return rows, func() {}
 	}
-	daemon, end, err := b.rsync(p)
-	try.Check(err)
-	return append(rows, daemon), end, nil
+	daemon, stop := b.rsync(p)
+	return append(rows, daemon), stop
 }
 
 // ostree pulls a commit over HTTP and checks it out as deployments do, with hard links
 // to its repository; with and without a static delta, its patches.
-func (b *bench) ostree(p pair) (_ []row, err error) {
-	defer try.End(&err)
+func (b *bench) ostree(p pair) []row {
 	remote := filepath.Join(b.memory, p.name)
-	in := func(repo string, args ...string) (string, error) {
+	in := func(repo string, args ...string) string {
 		return output("ostree", append([]string{"--repo=" + repo}, args...)...)
 	}
 	ids := filepath.Join(b.dir, p.name, "commits")
 	if _, err := os.Stat(remote); err != nil {
-		try.Get(in(remote, "init", "--mode=archive"))
+		in(remote, "init", "--mode=archive")
 		var commits [2]string
 		for i, tree := range []string{p.old, p.new} {
-			commits[i] = try.Get(in(remote, "commit", "-b", "app", "--tree=dir="+tree, "--owner-uid=0", "--owner-gid=0", "--no-xattrs"))
+			commits[i] = in(remote, "commit", "-b", "app", "--tree=dir="+tree, "--owner-uid=0", "--owner-gid=0", "--no-xattrs")
 		}
-		try.Get(in(remote, "static-delta", "generate", "--from="+commits[0], "--to="+commits[1]))
-		try.Get(in(remote, "summary", "-u"))
+		in(remote, "static-delta", "generate", "--from="+commits[0], "--to="+commits[1])
+		in(remote, "summary", "-u")
 		try.Check(os.WriteFile(ids, []byte(commits[0]+" "+commits[1]), 0o644))
 	}
 	var old, new string
 	try.Get(fmt.Sscan(string(try.Get(os.ReadFile(ids))), &old, &new))
-	pull := func(flag string) (_ result, err error) {
-		defer try.End(&err)
-		dir := try.Get(b.fresh())
+	pull := func(flag string) result {
+		dir := b.fresh()
 		repo := filepath.Join(dir, "repo")
-		try.Get(in(repo, "init", "--mode=bare"))
+		in(repo, "init", "--mode=bare")
 		for name, addr := range map[string]string{"near": b.direct, "origin": b.addr} {
-			try.Get(in(repo, "remote", "add", "--no-gpg-verify", name, "http://"+addr+"/dir/"+p.name))
+			in(repo, "remote", "add", "--no-gpg-verify", name, "http://"+addr+"/dir/"+p.name)
 		}
-		try.Get(in(repo, "pull", "near", old))
-		try.Get(in(repo, "checkout", "-H", old, filepath.Join(dir, "1.0.0")))
+		in(repo, "pull", "near", old)
+		in(repo, "checkout", "-H", old, filepath.Join(dir, "1.0.0"))
 		return b.measure(dir, `ostree --repo=repo pull `+flag+` origin "$1" && ostree --repo=repo checkout -H "$1" 1.1.0 && sync -f .`, new)
 	}
 	return []row{
-		{"`ostree pull`, `checkout`, update", func() (result, error) { return pull("--disable-static-deltas") }},
-		{"the same with a static delta", func() (result, error) { return pull("") }},
-	}, nil
+		{"`ostree pull`, `checkout`, update", func() result { return pull("--disable-static-deltas") }},
+		{"the same with a static delta", func() result { return pull("") }},
+	}
 }
 
 // rsync makes a version beside the old one from a daemon. It trusts sizes and times and
 // hashes only what it transfers.
-func (b *bench) rsync(p pair) (_ row, stop func(), err error) {
-	defer try.End(&err)
+func (b *bench) rsync(p pair) (_ row, stop func()) {
 	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
 	port := l.Addr().(*net.TCPAddr).Port
 	try.Check(l.Close())
@@ -85,19 +79,18 @@ func (b *bench) rsync(p pair) (_ row, stop func(), err error) {
 	if b.addr != b.direct {
 		rate, trip = slowRate, slowTrip
 	}
-	k := try.Get(newLink(fmt.Sprint("127.0.0.1:", port), rate, trip))
+	k := newLink(fmt.Sprint("127.0.0.1:", port), rate, trip)
 	stop = func() {
 		k.Close()
 		daemon.Process.Kill()
 		daemon.Wait()
 	}
-	return row{"`rsync -az --link-dest`, update", func() (_ result, err error) {
-		defer try.End(&err)
-		dir := try.Get(b.fresh())
-		try.Get(output("cp", "-a", p.old, filepath.Join(dir, "1.0.0")))
+	return row{"`rsync -az --link-dest`, update", func() result {
+		dir := b.fresh()
+		output("cp", "-a", p.old, filepath.Join(dir, "1.0.0"))
 		before := k.received.Load()
-		r, err := b.measure(dir, `rsync -az --link-dest="$PWD/1.0.0" "rsync://$1/new/" 1.1.0/ && sync -f .`, k.Addr().String())
+		r := b.measure(dir, `rsync -az --link-dest="$PWD/1.0.0" "rsync://$1/new/" 1.1.0/ && sync -f .`, k.Addr().String())
 		r.bytes, r.requests = k.received.Load()-before, 0
-		return r, err
-	}}, stop, nil
+		return r
+	}}, stop
 }

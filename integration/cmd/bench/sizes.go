@@ -14,8 +14,7 @@ import (
 
 // sizes prints how large the bundle of a tree is at each level, against what tar and
 // zstd -19 make of it, and what processor time that and a patch take.
-func (b *bench) sizes(ctx context.Context, p pair) (err error) {
-	defer try.End(&err)
+func (b *bench) sizes(ctx context.Context, p pair) {
 	try.Check(b.makeTarball(p))
 	tar := try.Get(os.Stat(b.tarball(p))).Size()
 	fmt.Printf("\n%s: %s, what is made of it\n\n| | bytes | ratio | CPU time | ratio |\n|---|---|---|---|---|\n| `tar \\| zstd -19` | %s | 1.000 | | |\n",
@@ -27,7 +26,7 @@ func (b *bench) sizes(ctx context.Context, p pair) (err error) {
 		if level != "" {
 			args = []string{"--level", level}
 		}
-		took := try.Get(processorTime(b.program("ota-bundle"), append(b.create(p, "1.1.0", name), args...)...))
+		took := processorTime(b.program("ota-bundle"), append(b.create(p, "1.1.0", name), args...)...)
 		if level == "" {
 			standard, level = took, "unset"
 		}
@@ -36,36 +35,30 @@ func (b *bench) sizes(ctx context.Context, p pair) (err error) {
 			took.Seconds(), float64(took)/float64(standard))
 		try.Check(os.Remove(name))
 	}
-	took, size, err := b.timePatch(p)
-	try.Check(err)
+	took, size := b.timePatch(p)
 	fmt.Printf("| `patch` | %s | %.3f | %.1f s | %.2f |\n", megabytes(size), float64(size)/float64(tar), took.Seconds(), float64(took)/float64(standard))
-	return nil
 }
 
 // timePatch makes the patch of a pair, and says what it took and how large it is.
-func (b *bench) timePatch(p pair) (took time.Duration, size int64, err error) {
-	defer try.End(&err)
-	try.Check(b.pack(p, "1.0.0"))
-	try.Check(b.pack(p, "1.1.0"))
+func (b *bench) timePatch(p pair) (took time.Duration, size int64) {
+	b.pack(p, "1.0.0")
+	b.pack(p, "1.1.0")
 	try.Check(os.RemoveAll(b.bundle(p, "1.1.0") + ".from"))
-	took = try.Get(processorTime(b.program("ota-bundle"), "patch", "--key", b.path("release.key"), b.bundle(p, "1.0.0"), b.bundle(p, "1.1.0")))
-	return took, try.Get(os.Stat(try.Get(b.patch(p, "1.0.0", "1.1.0")))).Size(), nil
+	took = processorTime(b.program("ota-bundle"), "patch", "--key", b.path("release.key"), b.bundle(p, "1.0.0"), b.bundle(p, "1.1.0"))
+	return took, try.Get(os.Stat(b.patch(p, "1.0.0", "1.1.0"))).Size()
 }
 
 // processorTime runs a command and returns the time of processors that it and its
 // children took.
-func processorTime(name string, args ...string) (time.Duration, error) {
+func processorTime(name string, args ...string) time.Duration {
 	cmd := exec.Command(name, args...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("%s: %w\n%s", cmd, err, out)
-	}
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+	try.Run(cmd)
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }
 
 // rebuilt prints how large the patch of a Go program is that was built again after a
 // small change: ota-apply with one more function.
-func (b *bench) rebuilt() (err error) {
-	defer try.End(&err)
+func (b *bench) rebuilt() {
 	p := pair{name: "rebuilt", old: b.path("rebuilt/old"), new: b.path("rebuilt/new")}
 	try.Check(os.MkdirAll(p.old, 0o755))
 	source, overlay := b.path("rebuilt/source"), b.path("rebuilt/overlay")
@@ -74,17 +67,13 @@ func (b *bench) rebuilt() (err error) {
 	try.Check(os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, place, source), 0o644))
 	build := exec.Command("make", "-s", "build-"+runtime.GOARCH, "BIN="+b.path("rebuilt/bin"), "VERSION=bench2")
 	build.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay)
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", build, err, out)
-	}
-	try.Get(output("cp", b.program("ota-apply"), p.old))
+	try.Run(build)
+	output("cp", b.program("ota-apply"), p.old)
 	try.Check(os.Mkdir(p.new, 0o755))
-	try.Get(output("cp", b.path("rebuilt/bin/"+runtime.GOARCH+"/ota-apply"), p.new))
-	took, size, err := b.timePatch(p)
-	try.Check(err)
+	output("cp", b.path("rebuilt/bin/"+runtime.GOARCH+"/ota-apply"), p.new)
+	took, size := b.timePatch(p)
 	fmt.Printf("\nrebuilt: ota-apply, %s, built again with one more function: a bundle of %s, a patch of %s, made in %.1f s of CPU time.\n",
 		megabytes(try.Get(os.Stat(p.new+"/ota-apply")).Size()), megabytes(try.Get(os.Stat(b.bundle(p, "1.1.0"))).Size()), megabytes(size), took.Seconds())
-	return nil
 }
 
 // oneMoreFunction is the small change. The linker keeps what an init may call.

@@ -19,11 +19,10 @@ import (
 // seed must make the same trees.
 func TestTree(t *testing.T) {
 	defer try.Fatal(t)
-	s := shape{600, 200e3, []part{{elf, 40, 400e3}, {python, 250, 300e3}, {script, 40, 100e3}, {image, 80, 300e3}, {text, 590, 300e3}}}
+	s := shape{600, 200e3, []share{{elf, 40, 400e3}, {python, 250, 300e3}, {script, 40, 100e3}, {image, 80, 300e3}, {text, 590, 300e3}}}
 	write := func(seed uint64) (string, string, counts) {
 		dir := t.TempDir()
-		m := try.Get(newMaterial(seed, try.Get(goroot())))
-		c := try.Get(s.make(dir+"/old", dir+"/new", m, seed))
+		c := s.make(dir+"/old", dir+"/new", newMaterial(seed, goroot()), seed)
 		return try.Get(digest(dir + "/old")), try.Get(digest(dir + "/new")), c
 	}
 	old, new, c := write(1)
@@ -42,13 +41,13 @@ func TestTree(t *testing.T) {
 // A rebuild shifts addresses: a call still reaches its function.
 func TestRebuild(t *testing.T) {
 	defer try.Fatal(t)
-	m := try.Get(newMaterial(1, try.Get(goroot())))
+	m := newMaterial(1, goroot())
 	const function = 1<<20 - 16
 	program := make([]byte, 1<<20)
 	program[0] = 0xe8
 	binary.LittleEndian.PutUint32(program[1:], function-5)
 	copy(program[function:], "the function")
-	next := try.Get(rebuild(program, m, rand.New(rand.NewPCG(1, 2))))
+	next := rebuild(program, m, rand.New(rand.NewPCG(1, 2)))
 	target := 5 + int(int32(binary.LittleEndian.Uint32(next[1:])))
 	if want := bytes.Index(next, []byte("the function")); target != want || want == function {
 		t.Errorf("the call reaches %d, the function is at %d and was at %d", target, want, function)

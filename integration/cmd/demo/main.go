@@ -197,10 +197,9 @@ func (s *story) badUpdate(ctx context.Context) (err error) {
 func (s *story) powerCuts(ctx context.Context) (err error) {
 	defer try.End(&err)
 	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before it is confirmed")
-	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour))
 	// A device allows six.
 	s.tell("a device rolls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
-	try.Get(s.d.Must(ctx, "sed", "-i", `s/^\[trial\]$/&\nunclean = 3/`, machine.Etc+"/ota.toml"))
+	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour, "unclean = 3"))
 	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
 	go s.d.Exec(ctx, "ota-apply", "install", url) // dies with the power
 	try.Check(s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" }))
