@@ -33,6 +33,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -97,12 +99,17 @@ func New(o Options) (*Follower, error) {
 		return nil, err
 	}
 	unlock, err := bootcheck.LockFile(context.Background(), filepath.Join(o.Run, ".follow.lock"), time.Second)
-	if err != nil {
-		return nil, bootcheck.Errorf(bootcheck.ExitBusy, "", "busy: another process follows the server: %w", err).
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, bootcheck.Errorf(bootcheck.ExitBusy, "", "busy: another process follows the server").
 			WithAdvice("`systemctl status ota-follow.service` shows it; stop it to follow by hand")
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot lock the follower: %w", err)
 	}
 	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}, alive: watchdog()}
-	if f.state, err = load(o.Store, o.Source.Name()); err != nil {
+	if f.state, err = load(o.Store, o.Source.Name()); f.state == nil {
+		unlock()
+		return nil, err
+	} else if err != nil {
 		f.logf("%v; what the server does not ask for again is forgotten", err)
 	}
 	return f, nil

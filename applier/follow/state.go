@@ -89,8 +89,8 @@ type State struct {
 }
 
 // load reads the state for server. One of another server, or none, is a new state. One
-// that cannot be read is an error and a new state: the record says which version is current, and the
-// server what should.
+// that is damaged is an error and a new state: the record says which version is current, and the
+// server what should. An error that is bootcheck.Inconclusive comes without a state.
 func load(store *bootcheck.Store, server string) (*State, error) {
 	path := filepath.Join(store.Dir(), stateFile)
 	fresh := &State{Schema: 1, Server: server, path: path}
@@ -103,6 +103,9 @@ func load(store *bootcheck.Store, server string) (*State, error) {
 		err = bootcheck.ReadJSON(data, s)
 	}
 	if err != nil {
+		if bootcheck.Inconclusive(err) {
+			fresh = nil // what was seen of a channel must not be forgotten for it
+		}
 		return fresh, fmt.Errorf("cannot read the state of the follower: %w", err)
 	}
 	if s.Server != server {
