@@ -86,7 +86,7 @@ func (r *request) checkStatus(resp *http.Response) *fault {
 		return faultf(rewind, "server answered %s when asked for a part", status)
 	case code == 408 || code == 425 || code == 429 || code >= 500 && code != 501 && code != 505:
 		f := faultf(transient, "server answered %s", status)
-		f.after = retryAfter(resp.Header)
+		f.after = RetryAfter(resp.Header)
 		return f
 	case code >= 200 && code < 300:
 		return r.strange("server answered %s instead of the file", status)
@@ -188,9 +188,9 @@ func endsByClosing(resp *http.Response) bool {
 	return resp.ProtoMajor == 1 && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0
 }
 
-// retryAfter reads the pause that a server asks for: seconds or a date, the
+// RetryAfter reads the pause that a server asks for: seconds or a date, the
 // latter measured by the server's own clock. Nonsense is no pause.
-func retryAfter(h http.Header) time.Duration {
+func RetryAfter(h http.Header) time.Duration {
 	v := h.Get("Retry-After")
 	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
 		return time.Duration(s) * time.Second

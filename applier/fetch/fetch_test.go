@@ -374,7 +374,7 @@ func TestRetryAfter(t *testing.T) {
 		"Fri, 02 Jan 2026 03:03:05 GMT": 0,
 	} {
 		h := http.Header{"Retry-After": {v}, "Date": {date}}
-		if got := retryAfter(h); got != want {
+		if got := RetryAfter(h); got != want {
 			t.Errorf("Retry-After %q: %v, want %v", v, got, want)
 		}
 	}

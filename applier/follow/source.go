@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/tope-ota/ota/applier/fetch"
@@ -48,14 +47,7 @@ type StatusError struct {
 
 // NewStatusError is resp as an error that may pass.
 func NewStatusError(resp *http.Response) *StatusError {
-	e := &StatusError{Code: resp.StatusCode}
-	after := resp.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(after); err == nil {
-		e.After = time.Duration(min(max(n, 0), 7*24*3600)) * time.Second
-	} else if t, err := http.ParseTime(after); err == nil {
-		e.After = max(0, time.Until(t))
-	}
-	return e
+	return &StatusError{Code: resp.StatusCode, After: min(fetch.RetryAfter(resp.Header), 7*24*time.Hour)}
 }
 
 func (e *StatusError) Error() string {

@@ -2,8 +2,10 @@ package follow
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,5 +44,14 @@ func TestStateThatCannotBeRead(t *testing.T) {
 	}
 	if newErr == nil || strings.Contains(newErr.Error(), "another process") || bootcheck.Exit(newErr) != bootcheck.ExitFailed {
 		t.Errorf("New = %v, want that the lock cannot be opened", newErr)
+	}
+}
+
+// Retry-After as a date is measured by the clock of the server: that of the device may be
+// years behind.
+func TestRetryAfterByTheServersClock(t *testing.T) {
+	h := http.Header{"Date": {"Wed, 21 Oct 2015 07:28:00 GMT"}, "Retry-After": {"Wed, 21 Oct 2015 07:38:00 GMT"}}
+	if e := NewStatusError(&http.Response{StatusCode: 503, Header: h}); e.After != 10*time.Minute {
+		t.Errorf("After = %v, want 10m", e.After)
 	}
 }
