@@ -316,6 +316,16 @@ func TestOneAtATime(t *testing.T) {
 			t.Fatal("two downloads at once")
 		}
 		checkError(t, err, "another download uses", bootcheck.ExitBusy, failed)
+		again := Start(t.Context(), src, opt)
+		if _, err := again.Next(); bootcheck.Exit(err) != bootcheck.ExitBusy {
+			t.Errorf("Next = %v, want exit code %d", err, bootcheck.ExitBusy)
+		}
+		if err := again.Drop(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(partOf(t, opt.Dir, src.URL)); err != nil {
+			t.Errorf("a download that never began deleted the file of another: %v", err)
+		}
 		return nil
 	}}.fetch(t.Context(), src, opt)
 	if err != nil {

@@ -252,10 +252,10 @@ func (d *Download) Close() Stats {
 	return d.stats
 }
 
-// Drop is Close, and deletes what is kept.
+// Drop is Close, and deletes what is kept. What another download uses is not.
 func (d *Download) Drop() error {
 	d.Close()
-	if d.from == nil {
+	if d.spool == nil {
 		return nil
 	}
 	return removeFiles(d.opt.Dir, d.from.name)
