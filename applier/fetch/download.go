@@ -74,7 +74,7 @@ type Download struct {
 
 // begin takes what an earlier call left.
 func (d *Download) begin() {
-	d.have, d.size = d.spool.mark.Synced, d.spool.mark.Size
+	d.have, d.size = d.spool.left, d.spool.mark.Size
 	d.limit, d.asked = newLimiter(d.opt.LimitRate), maxAsked
 	d.best, d.stats.Resumed = d.have, d.have
 	d.fresh, d.broke, d.taken = d.have == 0, d.have > 0, d.have > 0

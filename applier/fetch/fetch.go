@@ -77,7 +77,8 @@ var usual = patience{
 	maxPause: time.Minute,
 }
 
-// Options says where the file goes and how servers are reached. Only Dir must be set.
+// Options says where the file goes and how servers are reached. Only Dir, Prefix and HeadSize
+// must be set.
 type Options struct {
 	// Dir is the spool directory. It is made if missing (0700), locked while Fetch
 	// runs, and must be writable by no other user. Partial files of other

@@ -463,3 +463,23 @@ func entries(t *testing.T, dir string) []string {
 	}
 	return names
 }
+
+// TestUnsyncedStaysUnsynced holds that bytes of an earlier call, which nothing made durable, are
+// not said to be when a later call continues from them: after a power cut they may be zeros.
+func TestUnsyncedStaysUnsynced(t *testing.T) {
+	file := content(fileSize, 1)
+	s := newServer(t, halfThenWait(file))
+	opt := quick(spoolDir(t))
+	src := Source{URL: s.URL + "/x.ota"}
+	interrupt(t, src, opt, fileSize/2)
+	part := partOf(t, opt.Dir, src.URL)
+	edit(t, noteOf(part), func(m map[string]any) { m["synced"] = 1000 }) // it was killed
+	f, st, err := Fetch(t.Context(), src, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustHave(t, f, file)
+	if m, err := readMark(noteOf(part)); err != nil || m.Synced != 1000 || st.Resumed != fileSize/2 {
+		t.Errorf("%d bytes were resumed, and the sidecar says %+v (%v), want 1000 synced", st.Resumed, m, err)
+	}
+}

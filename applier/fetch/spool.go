@@ -51,6 +51,7 @@ type spool struct {
 	part string
 	json string
 	file *os.File // the partial file, read-only; grab opens it again for writing
+	left int64    // bytes of it that an earlier call left
 
 	unlock func()
 	looked int64     // have when the room was looked at
@@ -179,7 +180,8 @@ func (s *spool) adopt() bool {
 		return false
 	}
 	s.mark = *m
-	s.mark.Boot, s.mark.Size, s.mark.SHA256, s.mark.Synced, s.mark.Holes = bootID(), size, known, length, nil
+	s.left = length
+	s.mark.Boot, s.mark.Size, s.mark.SHA256, s.mark.Synced, s.mark.Holes = bootID(), size, known, min(m.Synced, length), nil
 	for _, h := range m.Holes {
 		if h.End = min(h.End, length); h.First < h.End {
 			s.mark.Holes = append(s.mark.Holes, h)
