@@ -142,6 +142,9 @@ func TestCreateRefuses(t *testing.T) {
 		{"a link out", link("../x"), "l -> ../x leaves the tree"},
 		{"a link to itself", link("l"), "is a loop"},
 		{"a link with a newline", link("a\nb"), "holds a control character"},
+		{"an ignore file that is too long", in(".otaignore", func(n string) error {
+			return os.WriteFile(n, []byte(strings.Repeat("# long\n", 10_000)+"*.key\n"), 0o644)
+		}), ".otaignore is longer than 64 KiB"},
 		{"a pattern that is none", in(".otaignore", func(n string) error { return os.WriteFile(n, []byte("*.o\n[\n"), 0o644) }), `.otaignore: "[" is no pattern`},
 		{"nothing", func(t *testing.T, dir string) {
 			if err := os.RemoveAll(dir + "/bin"); err != nil {

@@ -107,6 +107,9 @@ func readIgnore(name string) ([]string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil && len(text) > maxKey {
+		err = refused("%s is longer than %s", ignoreFile, bootcheck.Size(maxKey))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,14 +131,14 @@ func openNoFollow(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
-// readSmall reads at most the first maxKey bytes of a file of the tree.
+// readSmall reads a file of the tree, of one that is longer than maxKey bytes one more.
 func readSmall(name string) ([]byte, error) {
 	f, err := openNoFollow(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxKey))
+	return io.ReadAll(io.LimitReader(f, maxKey+1))
 }
 
 // CheckPattern says what is wrong with a pattern of Contents.
