@@ -2,7 +2,6 @@ package bundlecmd
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -149,31 +148,33 @@ func (o *signing) keys() (*trust.Keys, error) {
 // signWith runs command, which reads raw and prints its signature.
 func (c *command) signWith(ctx context.Context, command string, raw []byte) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(raw), c.stderr
-	cmd.WaitDelay = 5 * time.Second // its children may hold stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot sign: %w", err)
-	}
-	sig, readErr := io.ReadAll(io.LimitReader(out, bootcheck.MaxSignature+1))
-	_ = out.Close() // ends a program that continues writing
-	err = cmd.Wait()
+	var sig printed
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(raw), &sig, c.stderr
+	cmd.WaitDelay = 5 * time.Second // its children may hold stdout and stderr
+	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case len(sig) > bootcheck.MaxSignature:
 		return nil, fmt.Errorf("cannot sign: %q printed more than %d bytes: a signature is shorter", command, bootcheck.MaxSignature)
-	case err != nil || readErr != nil:
-		return nil, fmt.Errorf("cannot sign: %q: %w", command, cmp.Or(err, readErr))
+	case err != nil:
+		return nil, fmt.Errorf("cannot sign: %q: %w", command, err)
 	case len(sig) == 0:
 		return nil, fmt.Errorf("cannot sign: %q printed no signature", command)
 	case trust.SignedBy(sig) == "":
 		return nil, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeSignatureInvalid, "cannot sign: what %q printed is not a signature of minisign", command)
 	}
 	return sig, nil
+}
+
+// printed is what a program printed; one that prints more than a signature is ended.
+type printed []byte
+
+func (b *printed) Write(p []byte) (int, error) {
+	if *b = append(*b, p...); len(*b) > bootcheck.MaxSignature {
+		return 0, io.ErrShortWrite
+	}
+	return len(p), nil
 }
 
 // readManifest reads the manifest of the bundle in the file name, or the manifest that
