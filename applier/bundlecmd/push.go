@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tope-ota/ota/applier/fetch"
 	"github.com/tope-ota/ota/applier/oci"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
@@ -38,8 +39,11 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot push %s: it is not signed, and no device would take it", name).
 			WithAdvice("`ota-bundle sign` signs it")
 	}
-	home, _ := os.UserHomeDir()
-	credentials, err := oci.ReadCredentials(cmp.Or(authFile, os.Getenv("REGISTRY_AUTH_FILE"), filepath.Join(home, ".docker", "config.json")), ref.Host)
+	file := cmp.Or(authFile, os.Getenv("REGISTRY_AUTH_FILE"))
+	if home, err := os.UserHomeDir(); err == nil && file == "" { // else there are none
+		file = filepath.Join(home, ".docker", "config.json")
+	}
+	credentials, err := oci.ReadCredentials(file, ref.Host)
 	if err != nil {
 		return err
 	}
@@ -49,7 +53,8 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 	case errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden):
 		return bootcheck.Errorf(bootcheck.ExitFailed, "", "cannot push %s: %v", name, err).WithAdvice("docker login, podman login, or --auth FILE")
 	case err != nil:
-		return fmt.Errorf("cannot push %s: %w", name, err)
+		// The address of an upload has a secret in its query.
+		return fmt.Errorf("cannot push %s: %w", name, fetch.Reason(err))
 	}
 	c.answerFile(name, info(b.Head, m), trust.SignedBy(b.Signature))
 	c.answer.Set("address", fmt.Sprint(ref))
