@@ -226,7 +226,7 @@ func (s *source) close() {
 // hashFile writes all of f to sum, and returns the prefix and the head of a bundle
 // as they were written; less, if f is none.
 func hashFile(ctx context.Context, sum io.Writer, f io.Reader) ([]byte, error) {
-	f = untilDone{ctx, f}
+	f = bootcheck.UntilDone(ctx, f)
 	var head bytes.Buffer
 	begin := io.TeeReader(f, sum)
 	_, err := io.CopyN(&head, begin, bundle.PrefixSize)
@@ -237,19 +237,6 @@ func hashFile(ctx context.Context, sum io.Writer, f io.Reader) ([]byte, error) {
 		_, err = io.Copy(sum, f)
 	}
 	return head.Bytes(), err
-}
-
-// untilDone reads until ctx ends.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilDone) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.r.Read(p)
 }
 
 // localPath is the path that from names, or empty for an http or https address.

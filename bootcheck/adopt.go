@@ -178,14 +178,7 @@ func (e *Entry) scan(ctx context.Context, name string) error {
 		}
 		defer f.Close()
 		sum := sha256.New()
-		for err == nil { // in parts, which ctx can end
-			if err = ctx.Err(); err == nil {
-				var n int64
-				n, err = io.CopyN(sum, f, 8<<20)
-				e.Size += n
-			}
-		}
-		if err != io.EOF {
+		if e.Size, err = io.Copy(sum, UntilDone(ctx, f)); err != nil {
 			return err
 		}
 		e.SHA256 = hex.EncodeToString(sum.Sum(nil))

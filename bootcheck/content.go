@@ -38,6 +38,21 @@ func (e *Entry) fits(f *os.File) (fs.FileInfo, error) {
 	return info, nil
 }
 
+// UntilDone reads from r until ctx ends, whose error it then returns.
+func UntilDone(ctx context.Context, r io.Reader) io.Reader { return untilDone{ctx, r} }
+
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
+}
+
 // A contentDamage is a file that is not what its entry says.
 type contentDamage struct{ error }
 

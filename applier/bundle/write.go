@@ -205,7 +205,7 @@ func writeFile(ctx context.Context, out string, raw, sig []byte, payload io.Read
 	}()
 	var size int64
 	if _, err = f.Write(head); err == nil {
-		size, err = io.Copy(f, payload)
+		size, err = io.Copy(f, bootcheck.UntilDone(ctx, payload))
 		size += int64(len(head))
 	}
 	if err == nil {

@@ -217,7 +217,7 @@ func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *ch
 	if err != nil {
 		return err
 	}
-	p, err := look(bundleFile)
+	p, err := look(ctx, bundleFile)
 	if err != nil {
 		return err
 	}

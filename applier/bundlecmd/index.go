@@ -42,10 +42,7 @@ func (c *command) index(ctx context.Context, dir string) error {
 	}
 	all := []published{}
 	for _, name := range names {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		p, err := look(name)
+		p, err := look(ctx, name)
 		if err != nil {
 			return fmt.Errorf("cannot list %s: %w", name, err)
 		}
@@ -58,14 +55,14 @@ func (c *command) index(ctx context.Context, dir string) error {
 }
 
 // look reads a bundle's head, and its bytes for their hash.
-func look(name string) (published, error) {
+func look(ctx context.Context, name string) (published, error) {
 	b, m, err := parse(name)
 	if err != nil {
 		return published{}, err
 	}
 	defer b.Close()
 	sum := sha256.New()
-	size, err := io.Copy(sum, b.File) // its head was read with ReadAt
+	size, err := io.Copy(sum, bootcheck.UntilDone(ctx, b.File)) // its head was read with ReadAt
 	if err != nil {
 		return published{}, err
 	}

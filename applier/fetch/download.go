@@ -200,15 +200,10 @@ func (d *Download) checkSum() error {
 	if d.from.sha256 == "" {
 		return nil
 	}
-	const step = 16 << 20 // bytes between two looks at the caller; not at the deadline: all has arrived
 	sum := sha256.New()
-	for at := int64(0); at < d.have; at += step {
-		if err := d.caller.Err(); err != nil {
-			return err
-		}
-		if _, err := io.Copy(sum, io.NewSectionReader(d.spool.file, at, min(step, d.have-at))); err != nil {
-			return err
-		}
+	// Until the caller ends, not until the deadline: all has arrived.
+	if _, err := io.Copy(sum, bootcheck.UntilDone(d.caller, io.NewSectionReader(d.spool.file, 0, d.have))); err != nil {
+		return err
 	}
 	if hex.EncodeToString(sum.Sum(nil)) != d.from.sha256 {
 		return faultf(mismatch, "its SHA-256 is not %s", d.from.sha256).withCode(bootcheck.CodeHashMismatch)

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -233,5 +234,22 @@ func TestNothingInClear(t *testing.T) {
 	})
 	if resp, err := (&http.Client{Transport: auth(redirecting)}).Get("https://registry.example.com/v2/"); err != nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("got %v, %v", resp, err)
+	}
+}
+
+// TestPushInterrupted holds that the hash of a large bundle is not waited for.
+func TestPushInterrupted(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "large.ota")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, 1<<40); err != nil {
+		t.Skip(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	ref := Reference{Host: "localhost:1", Name: "x1", Tag: "1"}
+	if _, err := ref.Push(ctx, http.DefaultClient, name); err != context.Canceled {
+		t.Errorf("Push = %v, want %v", err, context.Canceled)
 	}
 }

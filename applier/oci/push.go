@@ -28,7 +28,7 @@ func (r Reference) Push(ctx context.Context, client *http.Client, name string) (
 	}
 	defer f.Close()
 	sum := sha256.New()
-	size, err := io.Copy(sum, f)
+	size, err := io.Copy(sum, bootcheck.UntilDone(ctx, f))
 	if err != nil {
 		return r, err
 	}

@@ -1,0 +1,104 @@
+package bundlecmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tope-ota/ota/bootcheck"
+)
+
+// inRelease goes to a directory with the keys release and ci, a bundle 1.ota and a channel s.channel.
+func inRelease(t *testing.T) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := errors.Join(os.MkdirAll("tree", 0o755), os.WriteFile("tree/app", nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"keygen --no-password release", "keygen --no-password ci",
+		"create --dir tree --version 1 --release 1 --model x1 --key release.key -o 1.ota",
+		"channel delegate --key release.key --name s --to ci.pub --not-after 2090-12-31 -o s.delegation",
+		"channel init --delegation s.delegation --key ci.key s.channel",
+	} {
+		if code, out := runIn(t.Context(), strings.Fields(line)...); code != 0 {
+			t.Fatalf("%s: exit %d: %s", line, code, out)
+		}
+	}
+}
+
+func runIn(ctx context.Context, args ...string) (bootcheck.ExitCode, string) {
+	var out bytes.Buffer
+	code := Main(ctx, args, strings.NewReader(""), &out, &out)
+	return code, out.String()
+}
+
+// TestInterrupted holds that a command which reads a whole bundle ends when it is told to.
+func TestInterrupted(t *testing.T) {
+	inRelease(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before, _ := os.ReadFile("s.channel")
+	for _, line := range []string{"channel add --key ci.key s.channel 1.ota", "index ."} {
+		if code, out := runIn(ctx, strings.Fields(line)...); code != bootcheck.ExitFailed || strings.Contains(out, `"sha256"`) {
+			t.Errorf("%s: exit %d, want %d: %s", line, code, bootcheck.ExitFailed, out)
+		}
+	}
+	if after, _ := os.ReadFile("s.channel"); !bytes.Equal(before, after) {
+		t.Error("the channel was changed")
+	}
+}
+
+// TestSignInterrupted holds that a program which lives on does not hold a command that was
+// told to end.
+func TestSignInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	began := time.Now()
+	c := &command{stderr: new(bytes.Buffer)}
+	if _, err := c.signWith(ctx, "sleep 60; :", []byte("x")); err != context.Canceled {
+		t.Errorf("signWith = %v, want that it was interrupted", err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestPushTellsNoSecret holds that the query of the address that an upload goes to is in no
+// message, and that without a home no credentials of the current directory are used.
+func TestPushTellsNoSecret(t *testing.T) {
+	inRelease(t)
+	t.Setenv("HOME", "")
+	if err := os.MkdirAll(".docker", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(".docker/config.json", []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodPost:
+			w.Header().Set("Location", "/upload?_state=marker-4711")
+			w.WriteHeader(http.StatusAccepted)
+		case http.MethodPut:
+			panic(http.ErrAbortHandler)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer srv.Close()
+	code, out := runIn(t.Context(), "push", "1.ota", "oci://"+srv.Listener.Addr().String()+"/x1:1")
+	if code != bootcheck.ExitFailed || !strings.Contains(out, "cannot push 1.ota: ") {
+		t.Errorf("exit %d, want %d: %s", code, bootcheck.ExitFailed, out)
+	}
+	if strings.Contains(out, "marker-4711") {
+		t.Errorf("it shows the secret of the upload: %s", out)
+	}
+}
