@@ -156,7 +156,9 @@ func (c *Client) choose(d *deployment, o *follow.Order) (problem string) {
 		if !slices.Contains(c.Parts, chunk.Part) {
 			return fmt.Sprintf("unknown module type %q: this device takes %q", chunk.Part, c.Parts)
 		}
-		o.Name, o.Version = chunk.Name, chunk.Version
+		if found == 0 { // else it is not the one with the bundle
+			o.Name, o.Version = chunk.Name, chunk.Version
+		}
 		for _, a := range chunk.Artifacts {
 			if !strings.HasSuffix(a.Filename, ".ota") {
 				continue

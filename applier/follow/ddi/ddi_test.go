@@ -263,3 +263,22 @@ func TestReadToken(t *testing.T) {
 		t.Error("a directory is a token")
 	}
 }
+
+// TestNameOfTheBundle holds that an order is called as the module with the bundle is, also where
+// the distribution has others.
+func TestNameOfTheBundle(t *testing.T) {
+	module := func(name, artifacts string) string {
+		return `{"part":"bApp","name":"` + name + `","version":"1","artifacts":[` + artifacts + `]}`
+	}
+	c := client(t, func(w http.ResponseWriter, r *http.Request) {
+		text := goodRoot
+		if strings.Contains(r.URL.Path, "deploymentBase") {
+			text = deploymentOf(`{"download":"forced","update":"forced","chunks":[` + module("notes", "") + "," + module("app", artifact) + "," + module("more", "") + `]}`)
+		}
+		fmt.Fprint(w, text)
+	})
+	a, err := c.Ask(t.Context(), nil)
+	if err != nil || len(a.Orders) != 1 || a.Orders[0].Name != "app" || a.Orders[0].Problem != "" {
+		t.Errorf("Ask = %+v, %v, want an order for app", a, err)
+	}
+}
