@@ -148,7 +148,7 @@ func behaviours() []behaviour {
 				}
 				serve(w, r, file)
 			}
-		}, requests: 2},
+		}, requests: 3},
 
 		// Ranges that are not what was asked for.
 		{name: "206 from the wrong offset", handle: cutThen(func(w http.ResponseWriter, r *http.Request, file []byte, n int) {
@@ -413,7 +413,7 @@ func behaviours() []behaviour {
 		}), gets: "exceeded", exit: lost, code: failed, maxFetched: 1},
 
 		// Slowness.
-		{name: "a stall before the headers, once", handle: firstThen(func(w http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }), stalls: true, requests: 2},
+		{name: "a stall before the headers, once", handle: firstThen(func(w http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }), stalls: true, requests: 3},
 		{name: "a stall in the body, once", handle: firstThen(func(w http.ResponseWriter, r *http.Request, file []byte) {
 			w.Header().Set("ETag", `"`+sum(file)[:16]+`"`)
 			w.Header().Set("Content-Length", strconv.Itoa(len(file)))
@@ -438,14 +438,14 @@ func behaviours() []behaviour {
 		{name: "304 without a question", handle: always(status(304)), gets: "server answered 304", exit: lost, code: failed, requests: 1},
 		{name: "501", handle: always(status(501)), gets: "server answered 501", exit: lost, code: failed, requests: 2},
 		{name: "an unknown status", handle: always(status(799)), gets: "server answered 799", exit: lost, code: failed},
-		{name: "429 with Retry-After, once", handle: firstThen(status(429, "Retry-After", "0")), requests: 2},
-		{name: "503 with a Retry-After of a year is cut short", handle: firstThen(status(503, "Retry-After", "31536000")), requests: 2},
-		{name: "503 with a Retry-After in the past", handle: firstThen(status(503, "Retry-After", "Fri, 01 Jan 2021 00:00:00 GMT")), requests: 2},
-		{name: "503 with a Retry-After of nonsense", handle: firstThen(status(503, "Retry-After", "-1")), requests: 2},
+		{name: "429 with Retry-After, once", handle: firstThen(status(429, "Retry-After", "0")), requests: 3},
+		{name: "503 with a Retry-After of a year is cut short", handle: firstThen(status(503, "Retry-After", "31536000")), requests: 3},
+		{name: "503 with a Retry-After in the past", handle: firstThen(status(503, "Retry-After", "Fri, 01 Jan 2021 00:00:00 GMT")), requests: 3},
+		{name: "503 with a Retry-After of nonsense", handle: firstThen(status(503, "Retry-After", "-1")), requests: 3},
 		{name: "429 with a Retry-After of a year, always", handle: always(status(429, "Retry-After", "31536000")),
 			gets: "server answered 429 Too Many Requests", exit: lost, code: failed, requests: 5},
 		{name: "503 with a Retry-After in a year by its own clock, once",
-			handle: firstThen(status(503, "Retry-After", "Sat, 02 Jan 2027 00:00:00 GMT", "Date", "Fri, 02 Jan 2026 00:00:00 GMT")), requests: 2},
+			handle: firstThen(status(503, "Retry-After", "Sat, 02 Jan 2027 00:00:00 GMT", "Date", "Fri, 02 Jan 2026 00:00:00 GMT")), requests: 3},
 		{name: "500 always", handle: always(status(500)), gets: "server answered 500 Internal Server Error", exit: lost, code: failed, requests: 5},
 		{name: "502 to the rest, once, keeps what there is", handle: cutThen(func(w http.ResponseWriter, r *http.Request, file []byte, n int) {
 			if n == 2 {
@@ -456,12 +456,15 @@ func behaviours() []behaviour {
 		}), maxFetched: fileSize, requests: 3},
 	}
 	for percent := 0; percent <= 100; percent += 5 {
-		at := min(fileSize*percent/100, fileSize-1)
+		at, asks := min(fileSize*percent/100, fileSize-1), 2
+		if at == 0 {
+			asks = 3 // its head, once more
+		}
 		rows = append(rows, behaviour{
 			name:   fmt.Sprintf("dropped once at %d %%", percent),
 			handle: firstThen(func(w http.ResponseWriter, r *http.Request, file []byte) { serveCut(w, r, file, at) }),
 			// What the server had sent arrives once: the rest is asked for.
-			maxFetched: fileSize, requests: 2,
+			maxFetched: fileSize, requests: asks,
 		})
 	}
 	return rows

@@ -254,8 +254,8 @@ func (d *Download) try(limit int64) error {
 		d.stats.Resumes++
 	}
 	switch {
-	case err != nil && limit > 0 && d.have == r.offset && d.now == nil:
-		d.noHead = true // perhaps it is such a range that the server cannot bear
+	case err != nil && limit > 0 && d.have == r.offset && d.now == nil && d.failures > 0 && !unreached(err):
+		d.noHead = true // twice in a row: perhaps it is such a range that the server cannot bear
 	case err != nil:
 	case d.have == 0:
 		return sizeFault(mismatch, "the server sends an empty file")

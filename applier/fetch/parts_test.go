@@ -68,6 +68,13 @@ func TestParts(t *testing.T) {
 			}
 			serve(w, r, file)
 		}, twoParts, false, false, 2 * bigSize, 0},
+		{"busy at first", func(w http.ResponseWriter, r *http.Request, n int) {
+			if n == 1 {
+				w.WriteHeader(503)
+				return
+			}
+			serve(w, r, file)
+		}, twoParts, false, false, headFirst + 75_000, 0},
 		{"each connection breaks", func(w http.ResponseWriter, r *http.Request, n int) {
 			serveCut(w, r, file, 40_000)
 		}, twoParts, false, false, headFirst + 75_000, 0},

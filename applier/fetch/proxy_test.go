@@ -147,7 +147,7 @@ func proxyBehaviours() []proxyBehaviour {
 		{name: "a proxy that cannot reach the host, once, https", https: true, proxy: testProxy{refuse: once(502)}, requests: 2},
 		{name: "a proxy that cannot reach the host, always, https", https: true, proxy: testProxy{refuse: always(504)},
 			gets: "the proxy answered 504 Gateway Timeout", code: failed, advice: "again", requests: 5},
-		{name: "a proxy that cannot reach the host, once, http", proxy: testProxy{refuse: once(502)}, requests: 2},
+		{name: "a proxy that cannot reach the host, once, http", proxy: testProxy{refuse: once(502)}, requests: 3},
 		{name: "a proxy that compresses and says so", proxy: testProxy{spoil: func(w http.ResponseWriter, r *http.Request, resp *http.Response, n int) {
 			w.Header().Set("Content-Encoding", "gzip")
 			w.Header().Set("ETag", resp.Header.Get("ETag"))
