@@ -116,7 +116,7 @@ func (c *command) program() *cli.Program {
 				Example: "ota-bundle push 1.2.0.ota oci://registry.example.com/printers/x1:1.2.0",
 				Flags: func(fs *flag.FlagSet) {
 					c.withJSON(fs)
-					fs.StringVar(&authFile, "auth", "", "the registry's credentials, a `FILE` as docker login writes it; default $REGISTRY_AUTH_FILE, then ~/.docker/config.json")
+					fs.StringVar(&authFile, "auth", "", "the registry's credentials, a `FILE` as docker login writes it; default $REGISTRY_AUTH_FILE, then those of podman login and docker login")
 				},
 				Run: c.makes(func(ctx context.Context, args []string) error { return c.push(ctx, args[0], args[1], authFile) }, "file", "content", "key_id", "address", "pinned_address")},
 			{Name: "patch", Args: "OLD.ota NEW.ota", Help: "make a patch: what devices with OLD lack of NEW\n" +

@@ -39,13 +39,18 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot push %s: it is not signed, and no device would take it", name).
 			WithAdvice("`ota-bundle sign` signs it")
 	}
-	file := cmp.Or(authFile, os.Getenv("REGISTRY_AUTH_FILE"))
-	if home, err := os.UserHomeDir(); err == nil && file == "" { // else there are none
-		file = filepath.Join(home, ".docker", "config.json")
+	files := []string{cmp.Or(authFile, os.Getenv("REGISTRY_AUTH_FILE"))}
+	if files[0] == "" {
+		files = loginFiles()
 	}
-	credentials, err := oci.ReadCredentials(file, ref.Host)
-	if err != nil {
-		return err
+	credentials := ""
+	for _, file := range files {
+		if credentials, err = oci.ReadCredentials(file, ref.Host); err != nil {
+			return err
+		}
+		if credentials != "" {
+			break
+		}
 	}
 	pushed, err := ref.Push(ctx, &http.Client{Transport: oci.Auth(ref.Host, credentials)(http.DefaultTransport)}, name)
 	var status *oci.StatusError
@@ -62,4 +67,15 @@ func (c *command) push(ctx context.Context, name, address, authFile string) erro
 	fmt.Fprintf(c.stdout, "%s\n%s\n", ref, pushed)
 	c.say(fmt.Sprintf("version %s: a device installs it with `ota-apply install %s`", m.Version, ref))
 	return nil
+}
+
+// loginFiles are where podman login and docker login put credentials.
+func loginFiles() (files []string) {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		files = append(files, filepath.Join(dir, "containers", "auth.json"))
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	}
+	return files
 }
