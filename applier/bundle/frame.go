@@ -1,10 +1,14 @@
 package bundle
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/tope-ota/ota/bootcheck"
 )
 
 // checkFrame returns what b says to decode to, bytes. b must be exactly one
@@ -55,8 +59,7 @@ func checkFrame(b []byte) (size uint64, err error) {
 	return h.FrameContentSize, nil
 }
 
-// NewDecoder makes a decoder for DecodeInto, of frames that decode to at most max bytes.
-func NewDecoder(max int64) (*zstd.Decoder, error) {
+func newDecoder(max int64) (*zstd.Decoder, error) {
 	return zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
@@ -69,13 +72,13 @@ func NewDecoder(max int64) (*zstd.Decoder, error) {
 	)
 }
 
-// DecodeSlack is what the decoder's fast loop writes beyond the end, bytes. In a
+// decodeSlack is what the decoder's fast loop writes beyond the end, bytes. In a
 // buffer without it the last block is decoded by a slower one.
-const DecodeSlack = 64
+const decodeSlack = 64
 
-// DecodeInto decodes b, one whole zstd frame of exactly size bytes that says so, into buf,
-// which it enlarges if need be: to DecodeSlack more.
-func DecodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
+// decodeInto decodes b, one whole zstd frame of exactly size bytes that says so, into buf,
+// which it enlarges if need be: to decodeSlack more.
+func decodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 	announced, err := checkFrame(b)
 	if err != nil {
 		return nil, err
@@ -83,10 +86,10 @@ func DecodeInto(d *zstd.Decoder, b, buf []byte, size int64) ([]byte, error) {
 	if announced != uint64(size) {
 		return nil, fmt.Errorf("a zstd frame of %d bytes, want %d", announced, size)
 	}
-	if int64(cap(buf)) < size+DecodeSlack {
-		buf = make([]byte, 0, size+DecodeSlack)
+	if int64(cap(buf)) < size+decodeSlack {
+		buf = make([]byte, 0, size+decodeSlack)
 	}
-	out, err := d.DecodeAll(b, buf[:0:size+DecodeSlack])
+	out, err := d.DecodeAll(b, buf[:0:size+decodeSlack])
 	if err != nil {
 		return nil, fmt.Errorf("cannot decode it: %v", err)
 	}
@@ -105,10 +108,77 @@ func DecodeFrame(b []byte, max int64) ([]byte, error) {
 	if size > uint64(max) {
 		return nil, fmt.Errorf("it decodes to %d bytes, at most %d are allowed", size, max)
 	}
-	d, err := NewDecoder(max)
+	d, err := newDecoder(max)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	return DecodeInto(d, b, nil, int64(size))
+	return decodeInto(d, b, nil, int64(size))
+}
+
+// A FrameReader reads the frames of a bundle or a patch. It is used by one goroutine.
+type FrameReader struct {
+	r     io.ReaderAt
+	what  string // a "bundle" or a "patch"
+	again Again
+
+	zstd          *zstd.Decoder
+	buffer        []byte
+	packed, frame []byte // of buffer
+}
+
+// NewFrameReader is for frames of at most packed bytes that decode to at most size ones, of
+// r, which is what. rest is more further bytes, the caller's until Close.
+func NewFrameReader(r io.ReaderAt, what string, again Again, packed, size, more int64) (f *FrameReader, rest []byte, err error) {
+	f = &FrameReader{r: r, what: what, again: again}
+	end := packed + size + decodeSlack
+	if f.buffer, err = bootcheck.Buffer(end + more); err != nil {
+		return nil, nil, err
+	}
+	if f.zstd, err = newDecoder(bootcheck.MaxFrameSize); err != nil {
+		bootcheck.Unmap(f.buffer)
+		return nil, nil, err
+	}
+	f.packed, f.frame = f.buffer[:packed:packed], f.buffer[packed:end:end]
+	return f, f.buffer[end:], nil
+}
+
+// Close gives the memory back.
+func (f *FrameReader) Close() {
+	f.zstd.Close()
+	bootcheck.Unmap(f.buffer)
+}
+
+// Read reads the length bytes at offset at, which messages call name, until their SHA-256 is sum.
+func (f *FrameReader) Read(ctx context.Context, name string, at, length int64, sum string) error {
+	f.packed = f.packed[:length]
+	for {
+		if err := ReadFull(f.r, f.what, f.packed, at); err != nil {
+			return err
+		}
+		got := Sum(f.packed)
+		if got == sum {
+			return nil
+		}
+		err := damaged(bootcheck.CodeHashMismatch, "%s is damaged: sha256 %s of its %d bytes at %d, want %s", name, got, length, at, sum)
+		if f.again == nil {
+			return err
+		}
+		if err := f.again(ctx, Span{at, at + length}, err); err != nil {
+			return err
+		}
+	}
+}
+
+// Decode decodes what Read read to size bytes, with dict, if that is not nil, as a raw
+// dictionary. The result is the reader's, until the next call.
+func (f *FrameReader) Decode(size int64, dict []byte) ([]byte, error) {
+	options := []zstd.DOption{zstd.WithDecoderDictDelete()}
+	if dict != nil {
+		options = append(options, zstd.WithDecoderDictRaw(0, dict))
+	}
+	if err := f.zstd.ResetWithOptions(nil, options...); err != nil {
+		return nil, err
+	}
+	return decodeInto(f.zstd, f.packed, f.frame[:0], size)
 }

@@ -52,41 +52,33 @@ func (l Level) Valid() bool {
 	return ok && l != ""
 }
 
-// A compressor makes one zstd frame of tar. It is used by one goroutine.
-type compressor = func(ctx context.Context, tar []byte) ([]byte, error)
-
-// compressors returns what makes a compressor for each goroutine. It fails if the program
+// compressor makes one zstd frame of tar, for several goroutines at once. It fails if the program
 // that p needs is not installed.
-func (p packing) compressors() (func() (compressor, error), error) {
+func (p packing) compressor() (func(ctx context.Context, tar []byte) ([]byte, error), error) {
 	if p.encoder != 0 {
-		return func() (compressor, error) {
-			enc, err := newEncoder(p.encoder)
-			return func(_ context.Context, tar []byte) ([]byte, error) {
-				return enc.EncodeAll(tar, make([]byte, 0, len(tar)/2)), nil
-			}, err
-		}, nil
+		enc, err := newEncoder(p.encoder)
+		return func(_ context.Context, tar []byte) ([]byte, error) {
+			return enc.EncodeAll(tar, make([]byte, 0, len(tar)/2)), nil
+		}, err
 	}
 	program, err := exec.LookPath("zstd")
 	if err != nil {
 		e := bootcheck.Errorf(bootcheck.ExitFailed, "", "cannot compress at the level max: the program zstd is not installed")
 		return nil, e.WithAdvice("apt-get install zstd, or --level best")
 	}
-	return func() (compressor, error) {
-		d, err := NewDecoder(bootcheck.MaxFrameSize)
-		return func(ctx context.Context, tar []byte) ([]byte, error) {
-			frame, err := runZstd(ctx, program, tar)
-			if err != nil {
-				return nil, fmt.Errorf("cannot compress with %s: %w", program, err)
-			}
-			got, err := DecodeInto(d, frame, nil, int64(len(tar)))
-			if err == nil && !bytes.Equal(got, tar) {
-				err = errors.New("it decodes to other bytes")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%s made a wrong frame: %w", program, err)
-			}
-			return frame, nil
-		}, err
+	return func(ctx context.Context, tar []byte) ([]byte, error) {
+		frame, err := runZstd(ctx, program, tar)
+		if err != nil {
+			return nil, fmt.Errorf("cannot compress with %s: %w", program, err)
+		}
+		got, err := DecodeFrame(frame, bootcheck.MaxFrameSize)
+		if err == nil && !bytes.Equal(got, tar) {
+			err = errors.New("it decodes to other bytes")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s made a wrong frame: %w", program, err)
+		}
+		return frame, nil
 	}, nil
 }
 

@@ -15,12 +15,9 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 )
 
-// InOrder has all that jobs yields done by several goroutines at once, each with a function
-// of newWorker, and hands the results to use, in the order of the jobs. The first error ends
-// it. No goroutine is at work when it returns.
-func InOrder[J, R any](ctx context.Context, jobs func(yield func(J) bool) error,
-	newWorker func() (func(context.Context, J) (R, error), error), use func(J, R) error,
-) error {
+// InOrder calls do for all that jobs yields, in several goroutines at once, and hands the results
+// to use, in the order of the jobs. The first error ends it. No goroutine is at work when it returns.
+func InOrder[J, R any](ctx context.Context, jobs func(yield func(J) bool) error, do func(context.Context, J) (R, error), use func(J, R) error) error {
 	type task struct {
 		job    J
 		result chan R
@@ -50,12 +47,8 @@ func InOrder[J, R any](ctx context.Context, jobs func(yield func(J) bool) error,
 	})
 	for range workers {
 		wg.Go(func() {
-			do, err := newWorker()
 			for t := range todo {
-				var result R
-				if err == nil {
-					result, err = do(ctx, t.job)
-				}
+				result, err := do(ctx, t.job)
 				if err != nil {
 					stop(err)
 					return
@@ -81,7 +74,7 @@ func InOrder[J, R any](ctx context.Context, jobs func(yield func(J) bool) error,
 // frames. The result does not depend on how many cores there are.
 func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) error {
 	p := packings[c.Level]
-	newCompressor, err := p.compressors()
+	compress, err := p.compressor()
 	if err != nil {
 		return err
 	}
@@ -91,7 +84,7 @@ func pack(ctx context.Context, w io.Writer, m *bootcheck.Manifest, c Contents) e
 		tarTotal += n
 	}
 	read := func(yield func(tar []byte) bool) error { return t.read(ctx, m.Entries, yield) }
-	return InOrder(ctx, read, newCompressor, func(tar, frame []byte) error {
+	return InOrder(ctx, read, compress, func(tar, frame []byte) error {
 		if _, err := w.Write(frame); err != nil {
 			return fmt.Errorf("cannot create the bundle: %w", err)
 		}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/tope-ota/ota/bootcheck"
 )
 
@@ -25,8 +23,13 @@ func (h *Head) Maker(r io.ReaderAt, again Again) Maker {
 		if err != nil {
 			return err
 		}
+		var packed, size int64
+		for i := range files.M.Frames {
+			packed, size = max(packed, files.M.Frames[i].Length), max(size, files.M.Frames[i].Size)
+		}
 		start := func() (Worker, error) {
-			return newWorker(worker{Files: files, h: h, r: r, again: again, shares: shares})
+			frames, _, err := NewFrameReader(r, "bundle", again, packed, size, 0)
+			return &worker{files, frames, h, shares, files.Dirs()}, err
 		}
 		if err := files.Work(ctx, needed(shares, files.all, files.Needs), maxWorkers, start); err != nil {
 			return err
@@ -46,75 +49,28 @@ func (h *Head) Maker(r io.ReaderAt, again Again) Maker {
 // A worker is what one goroutine keeps from frame to frame.
 type worker struct {
 	*Files
+	*FrameReader
 	h      *Head
-	r      io.ReaderAt
-	again  Again
 	shares []share
-
-	zstd          *zstd.Decoder
-	buffer        []byte
-	packed, frame []byte // of buffer
-	dirs          bootcheck.Dirs
-}
-
-// newWorker is w with what it needs of its own.
-func newWorker(w worker) (_ *worker, err error) {
-	// Once, and as large as any frame needs.
-	var packed, frame int64
-	for i := range w.M.Frames {
-		packed, frame = max(packed, w.M.Frames[i].Length), max(frame, w.M.Frames[i].Size)
-	}
-	if w.buffer, err = bootcheck.Buffer(packed + frame + DecodeSlack); err != nil {
-		return nil, err
-	}
-	w.packed, w.frame = w.buffer[:packed], w.buffer[packed:]
-	if w.zstd, err = NewDecoder(bootcheck.MaxFrameSize); err != nil {
-		bootcheck.Unmap(w.buffer)
-		return nil, err
-	}
-	w.dirs = w.Dirs()
-	return &w, nil
+	dirs   bootcheck.Dirs
 }
 
 func (w *worker) Close() {
-	w.zstd.Close()
+	w.FrameReader.Close()
 	w.dirs.Close()
-	bootcheck.Unmap(w.buffer)
 }
 
+// Frame reads, checks and decodes frame i, and does what it asks for.
 func (w *worker) Frame(ctx context.Context, i int) error {
-	tar, err := w.readFrame(ctx, i)
-	if err != nil {
+	f, name := &w.M.Frames[i], fmt.Sprintf("frame %d of the bundle", i)
+	if err := w.Read(ctx, name, w.h.PayloadOffset+f.Offset, f.Length, f.SHA256); err != nil {
 		return err
 	}
-	return w.share(ctx, i, tar)
-}
-
-// readFrame reads, checks and decodes frame i.
-func (w *worker) readFrame(ctx context.Context, i int) ([]byte, error) {
-	f := &w.M.Frames[i]
-	packed, at := w.packed[:f.Length], w.h.PayloadOffset+f.Offset
-	for {
-		if err := ReadFull(w.r, "bundle", packed, at); err != nil {
-			return nil, fmt.Errorf("cannot read frame %d of the bundle: %w", i, err)
-		}
-		got := Sum(packed)
-		if got == f.SHA256 {
-			break
-		}
-		err := damaged(bootcheck.CodeHashMismatch, "frame %d of the bundle is damaged: sha256 %s, the manifest says %s", i, got, f.SHA256)
-		if w.again == nil {
-			return nil, err
-		}
-		if err := w.again(ctx, Span{at, at + f.Length}, err); err != nil {
-			return nil, err
-		}
-	}
-	tar, err := DecodeInto(w.zstd, packed, w.frame[:0], f.Size)
+	tar, err := w.Decode(f.Size, nil)
 	if err != nil {
-		return nil, damaged(bootcheck.CodeInvalidManifest, "frame %d of the bundle refused: %v", i, err)
+		return damaged(bootcheck.CodeInvalidManifest, "%s refused: %v", name, err)
 	}
-	return tar, nil
+	return w.share(ctx, i, tar)
 }
 
 // share does what frame i, decoded, asks for: it has whole members, or a part of one.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -300,16 +301,7 @@ func encodeManifest(m *bootcheck.Manifest) ([]byte, error) {
 // EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
 // manifest and of its signature.
 func EncodeHead(raw, sig []byte) ([]byte, error) {
-	var tar []byte
-	for _, f := range []struct {
-		name    string
-		content []byte
-	}{{bootcheck.ManifestPath, raw}, {bootcheck.SignaturePath, sig}} {
-		size := int64(len(f.content))
-		tar = member{name: f.name, mode: 0o644, size: size, kind: '0'}.appendHeader(tar)
-		tar = append(tar, f.content...)
-		tar = append(tar, make([]byte, roundUp(size)-size)...)
-	}
+	tar := append(headMember(bootcheck.ManifestPath, raw), headMember(bootcheck.SignaturePath, sig)...)
 	enc, err := newEncoder(zstd.SpeedBestCompression)
 	if err != nil {
 		return nil, err
@@ -331,7 +323,7 @@ func headMember(name string, content []byte) []byte {
 func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(level),
-		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), // calls of EncodeAll at once
 		zstd.WithWindowSize(bootcheck.MaxFrameSize),
 		zstd.WithEncoderCRC(true), // for `zstd -t`; the manifest's hashes are what counts
 	)

@@ -124,7 +124,7 @@ func (a *application) newWorker() (bundle.Worker, error) {
 
 func (w *applier) Close() {
 	w.dirs.Close()
-	w.decoder.close()
+	w.decoder.Close()
 }
 
 // Frame makes what frame i is for.

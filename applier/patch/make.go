@@ -189,8 +189,7 @@ func (mk *maker) frames(ctx context.Context, w io.Writer, frames []Frame) error 
 		}
 		return b, err
 	}
-	newWorker := func() (func(context.Context, *Frame) ([]byte, error), error) { return makeFrame, nil }
-	return bundle.InOrder(ctx, each, newWorker, func(f *Frame, b []byte) error {
+	return bundle.InOrder(ctx, each, makeFrame, func(f *Frame, b []byte) error {
 		if _, err := w.Write(b); err != nil {
 			return fmt.Errorf("cannot make the patch: %w", err)
 		}

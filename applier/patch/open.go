@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/trust"
@@ -85,7 +83,7 @@ func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []
 	if err != nil {
 		return nil, err
 	}
-	defer d.close()
+	defer d.Close()
 	made := make([]byte, 0, h.Size)
 	at := l.total() - l.manifest
 	for i := range h.Manifest {
@@ -118,80 +116,42 @@ func fileSize(m *bootcheck.Manifest) func(entry int64) int64 {
 
 // A decoder is what one goroutine keeps from frame to frame.
 type decoder struct {
-	r             io.ReaderAt
-	again         bundle.Again
-	zstd          *zstd.Decoder
-	buffer        []byte
-	packed, frame []byte // of buffer
-	window, out   []byte
+	*bundle.FrameReader
+	window, out []byte
 }
 
 func newDecoder(r io.ReaderAt, again bundle.Again) (*decoder, error) {
-	buffer, err := bootcheck.Buffer(maxLength + maxSize + bundle.DecodeSlack + maxWindow + maxOut)
+	frames, rest, err := bundle.NewFrameReader(r, "patch", again, maxLength, maxSize, maxWindow+maxOut)
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{r: r, again: again, buffer: buffer}
-	for _, b := range []struct {
-		to *[]byte
-		n  int
-	}{{&d.packed, maxLength}, {&d.frame, maxSize + bundle.DecodeSlack}, {&d.window, maxWindow}, {&d.out, maxOut}} {
-		*b.to, buffer = buffer[:b.n:b.n], buffer[b.n:]
-	}
-	if d.zstd, err = bundle.NewDecoder(maxSize); err != nil {
-		bootcheck.Unmap(d.buffer)
-		return nil, err
-	}
-	return d, nil
+	return &decoder{frames, rest[:maxWindow:maxWindow], rest[maxWindow:]}, nil
 }
 
 // make makes what f, whose bytes are at offset at, says; read fills its window. The result
 // is the decoder's, until the next call.
 func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
-	packed := d.packed[:f.Length]
-	for {
-		if err := bundle.ReadFull(d.r, "patch", packed, at); err != nil {
-			return nil, err
-		}
-		sum := bundle.Sum(packed)
-		if sum == f.SHA256 {
-			break
-		}
-		err := damaged(bootcheck.CodeHashMismatch, "the patch is damaged: sha256 %s of its bytes %d to %d, want %s", sum, at, at+f.Length, f.SHA256)
-		if d.again == nil {
-			return nil, err
-		}
-		if err := d.again(ctx, bundle.Span{First: at, End: at + f.Length}, err); err != nil {
-			return nil, err
-		}
+	if err := d.Read(ctx, "the patch", at, f.Length, f.SHA256); err != nil {
+		return nil, err
 	}
+	var dict []byte
 	window := d.window[:f.Window.total()]
 	if len(window) > 0 {
 		if err := read(window); err != nil {
 			return nil, err
 		}
 	}
-	options := []zstd.DOption{zstd.WithDecoderDictDelete()}
 	if f.Op&OpDict != 0 {
-		options = append(options, zstd.WithDecoderDictRaw(0, window))
+		dict = window
 	}
-	err := d.zstd.ResetWithOptions(nil, options...)
-	var frame []byte
-	if err == nil {
-		frame, err = bundle.DecodeInto(d.zstd, packed, d.frame[:0], f.Size)
-	}
-	out := frame
+	out, err := d.Decode(f.Size, dict)
 	if err == nil && f.Op&OpAdd != 0 {
+		diff := out
 		out = d.out[:f.Out.total()]
-		err = applyDiff(out, window, frame)
+		err = applyDiff(out, window, diff)
 	}
 	if err != nil {
 		return nil, damaged(bootcheck.CodeInvalidManifest, "the patch is refused: its bytes %d to %d: %v", at, at+f.Length, err)
 	}
 	return out, nil
-}
-
-func (d *decoder) close() {
-	d.zstd.Close()
-	bootcheck.Unmap(d.buffer)
 }

@@ -209,7 +209,7 @@ var All = []Mutant{
 			"\tif err := errors.Join(a.store.Remove(nil, ref.Version), a.store.Publish(ref.Version, false)); err != nil {"),
 		By: Crash{Weak, "install-repairing"}},
 	{Name: "a frame is not compared with its hash",
-		Edits: one("applier/bundle/worker.go", "if got == f.SHA256 {", "if got != \"\" {"),
+		Edits: one("applier/bundle/frame.go", "if got == sum {", "if got != \"\" {"),
 		By:    Unit{"./applier/bundle", "^TestEveryByteFlipped$|^TestHostile$", "install-file"}},
 	{Name: "a file is not compared with its hash",
 		Edits: one("applier/bundle/files.go", "\tif sum != e.SHA256 {", "\tif sum == \"\" {"),
