@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 	"unsafe"
 )
 
@@ -99,6 +100,19 @@ func (s *jsonScan) run(raw []byte) error {
 		return errTooLarge
 	}
 	return nil
+}
+
+// CheckKeys refuses raw, JSON, of which two readers could read two different things: it is UTF-8,
+// and keys are lower-case letters, digits and _, once in an object. Whether it is JSON is not known then.
+func CheckKeys(raw []byte) error {
+	var s jsonScan
+	if !utf8.Valid(raw) {
+		return errors.New("it is not UTF-8")
+	}
+	if s.run(raw) != nil {
+		return errors.New("it has more in it than is ever needed")
+	}
+	return s.badKey
 }
 
 // key looks at a key after those that its object had.

@@ -45,7 +45,7 @@ func Open(data []byte, name string, release *trust.Keys, revoked []string) (*Fil
 		return nil, err
 	}
 	if f.Delegation, err = parseDelegation(f.delegation); err != nil {
-		return nil, damaged("%w", err)
+		return nil, err
 	}
 	if f.Delegation.Channel != name {
 		return nil, refused("its keys are delegated for channel %q, not %q", f.Delegation.Channel, name)
@@ -78,7 +78,7 @@ func (f *File) openChannel(name string, revoked []string) error {
 		return err
 	}
 	if f.Channel, err = parseChannel(f.channel); err != nil {
-		return damaged("%w", err)
+		return err
 	}
 	switch c, d := f.Channel, f.Delegation; {
 	case c.Channel != name:
@@ -101,7 +101,7 @@ func Read(data []byte) (*File, error) {
 		f.Channel, err = parseChannel(f.channel)
 	}
 	if err != nil {
-		return nil, damaged("%w", err)
+		return nil, err
 	}
 	f.KeyID, f.ReleaseKey = trust.SignedBy(f.sig), trust.SignedBy(f.delegatedSig)
 	return f, nil
@@ -113,10 +113,8 @@ func ReadDelegation(data []byte) (d *Delegation, keyID string, err error) {
 	if !ok || len(rest) > maxDelegation {
 		return nil, "", damaged("it is not a delegation, or was cut off")
 	}
-	if d, err = parseDelegation(rest); err != nil {
-		return nil, "", damaged("%w", err)
-	}
-	return d, trust.SignedBy(sig), nil
+	d, err = parseDelegation(rest)
+	return d, trust.SignedBy(sig), err
 }
 
 func damaged(format string, args ...any) error {

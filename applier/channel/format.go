@@ -25,7 +25,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"aead.dev/minisign"
 
@@ -133,90 +132,45 @@ func (c *Channel) Encode() ([]byte, error) {
 
 func parseDelegation(raw []byte) (*Delegation, error) {
 	d := new(Delegation)
-	if err := decode(raw, d, true); err != nil {
-		return nil, fmt.Errorf("the delegation is damaged: %w", err)
-	}
-	if err := d.check(); err != nil {
-		return nil, fmt.Errorf("the delegation is refused: %w", err)
-	}
-	return d, nil
+	return d, parse(raw, "delegation", d, true)
 }
 
 func parseChannel(raw []byte) (*Channel, error) {
 	c := new(Channel)
-	if err := decode(raw, c, false); err != nil {
-		return nil, fmt.Errorf("the channel is damaged: %w", err)
-	}
-	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("the channel is refused: %w", err)
-	}
-	return c, nil
+	return c, parse(raw, "channel", c, false)
 }
 
-// decode reads one JSON object into v, which no other JSON reader reads in another way: keys
+// parse reads one JSON object, what, into v, which no other JSON reader reads in another way: keys
 // are lower case and stand once. Keys that are not known are refused if strict; else a newer
 // program may have written them.
-func decode(raw []byte, v any, strict bool) error {
-	if !utf8.Valid(raw) {
-		return errors.New("it is not UTF-8")
-	}
-	if err := checkKeys(json.NewDecoder(bytes.NewReader(raw)), 0); err != nil {
-		return err
-	}
+func parse(raw []byte, what string, v interface{ check() error }, strict bool) error {
 	var head struct {
 		Format *int `json:"format"`
 	}
-	if err := bootcheck.ReadJSON(raw, &head); err != nil {
-		return err
+	err := bootcheck.CheckKeys(raw)
+	if err == nil {
+		err = bootcheck.ReadJSON(raw, &head)
 	}
 	switch {
+	case err != nil:
 	case head.Format == nil:
-		return errors.New(`it has no "format"`)
+		err = errors.New(`it has no "format"`)
 	case *head.Format != Format:
-		return fmt.Errorf("format %d is not known, only %d is", *head.Format, Format)
+		err = fmt.Errorf("format %d is not known, only %d is", *head.Format, Format)
+	default:
+		d := json.NewDecoder(bytes.NewReader(raw))
+		if strict {
+			d.DisallowUnknownFields()
+		}
+		err = bootcheck.JSONError(d.Decode(v))
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if strict {
-		d.DisallowUnknownFields()
-	}
-	return bootcheck.JSONError(d.Decode(v))
-}
-
-// checkKeys reads one value.
-func checkKeys(d *json.Decoder, depth int) error {
-	t, err := d.Token()
 	if err != nil {
-		return err
+		return damaged("the %s is damaged: %w", what, err)
 	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return nil
+	if err := v.check(); err != nil {
+		return damaged("the %s is refused: %w", what, err)
 	}
-	if depth == 8 {
-		return errors.New("it is nested too deep")
-	}
-	seen := map[string]bool{}
-	for d.More() {
-		if open == '{' {
-			t, err := d.Token()
-			if err != nil {
-				return err
-			}
-			key, _ := t.(string)
-			if seen[key] {
-				return fmt.Errorf("key %.80q stands twice in one object", key)
-			}
-			if key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
-				return fmt.Errorf("key %.80q is not lower-case letters, digits and _", key)
-			}
-			seen[key] = true
-		}
-		if err := checkKeys(d, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = d.Token()
-	return err
+	return nil
 }
 
 // CheckName says what is wrong with the name of a channel; nil: nothing. It is a name like
