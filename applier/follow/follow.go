@@ -67,7 +67,6 @@ type Options struct {
 type Follower struct {
 	Options
 	lockFree func()
-	alive    func() // tells systemd's watchdog
 	state    *State
 	work
 	denied   map[string]bool // orders whose confirmation was denied in this process
@@ -105,7 +104,7 @@ func New(o Options) (*Follower, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot lock the follower: %w", err)
 	}
-	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}, alive: watchdog()}
+	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}}
 	if f.state, err = load(o.Store, o.Source.Name()); f.state == nil {
 		unlock()
 		return nil, err
@@ -169,7 +168,7 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 func (f *Follower) Follow(ctx context.Context) {
 	next := time.Now().Add(f.firstPause())
 	for failures := 0; ; {
-		f.alive()
+		alive()
 		// A try that follows one that failed gets an address of now, unless the server is not well.
 		again := f.stale && f.contact == nil && !time.Now().Before(f.retry)
 		if again || !time.Now().Before(next) {
@@ -256,7 +255,7 @@ func (f *Follower) poll(ctx context.Context) (answer *Answer, err error) {
 	}
 	f.stale = false
 	for range mostRounds {
-		f.alive()
+		alive()
 		if err := f.deliver(ctx); err != nil {
 			return nil, err
 		}

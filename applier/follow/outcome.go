@@ -1,11 +1,8 @@
 package follow
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -78,14 +75,8 @@ type Attributes map[string]string
 
 // sum differs for attributes that differ, or another installed.
 func (a Attributes) sum(installed *Installed) string {
-	h := sha256.New()
-	if installed != nil {
-		fmt.Fprintf(h, "%q %q\n", installed.Name, installed.Version)
-	}
-	for _, k := range slices.Sorted(maps.Keys(a)) {
-		fmt.Fprintf(h, "%q=%q\n", k, a[k])
-	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
+	text, _ := json.Marshal([]any{a, installed}) // its keys are sorted
+	return bootcheck.Digest(text)
 }
 
 // attributes say which version is current, also if the server expects another, and what the server

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -62,7 +63,7 @@ func startChild(ctx context.Context, program []string, log io.Writer, file strin
 	if err != nil {
 		return nil, err
 	}
-	cmd := &exec.Cmd{Path: exe, Args: program, Env: append(os.Environ(), "OTA_ASKED_BY="+bootcheck.AskedByFollower)}
+	cmd := &exec.Cmd{Path: exe, Args: program, Env: append(os.Environ(), "OTA_ASKED_BY="+bootcheck.AskedByFollower, "NOTIFY_SOCKET=")}
 	var stderr tail
 	cmd.Stderr = io.MultiWriter(log, &stderr)
 	out, err := cmd.StdoutPipe()
@@ -149,19 +150,5 @@ func (t *tail) Write(p []byte) (int, error) {
 // ota-follow.service.
 const watchEvery = time.Minute
 
-// watchdog is what tells systemd so; the first call says that the service is ready.
-func watchdog() func() {
-	name := os.Getenv("NOTIFY_SOCKET")
-	os.Unsetenv("NOTIFY_SOCKET") // not the child's
-	if name == "" {
-		return func() {}
-	}
-	return func() {
-		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		_, _ = c.Write([]byte("READY=1\nWATCHDOG=1"))
-	}
-}
+// alive tells systemd that the service is ready, and well.
+func alive() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady+"\n"+daemon.SdNotifyWatchdog) }
