@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -44,34 +43,23 @@ func (opt Options) Client() (*http.Client, error) {
 	return c, nil
 }
 
-// A current is a transport that trusts the authorities which the files hold at each request.
+// A current is a transport that trusts the authorities which the files hold at each request. Its
+// requests are one after the other.
 type current struct {
 	route *route // its roots are those of over
 	hops  *hops
-	mu    sync.Mutex
 	over  *http.Transport // nil: nothing was sent yet
 }
 
-// RoundTrip sends req.
+// RoundTrip sends req by the transport of before, as long as the files hold the same.
 func (c *current) RoundTrip(req *http.Request) (*http.Response, error) {
-	over, err := c.transport()
+	roots, err := LoadCA(c.route.CA)
 	if err != nil {
 		if req.Body != nil {
 			req.Body.Close()
 		}
 		return nil, err
 	}
-	return over.RoundTrip(req)
-}
-
-// transport is the one before, as long as the files hold the same.
-func (c *current) transport() (*http.Transport, error) {
-	roots, err := LoadCA(c.route.CA)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.over == nil || !roots.Equal(c.route.roots) {
 		if c.over != nil {
 			c.over.CloseIdleConnections()
@@ -79,7 +67,7 @@ func (c *current) transport() (*http.Transport, error) {
 		c.route.roots = roots
 		c.over = c.route.transport(c.hops)
 	}
-	return c.over, nil
+	return c.over.RoundTrip(req)
 }
 
 // proxyFunc finds the proxy for a request. One that is named is for all
