@@ -91,7 +91,7 @@ func save(what string, replace bool, advice string, files ...made) error {
 	for _, f := range files {
 		temp := f.name + ".new"
 		defer func() { _ = os.Remove(temp) }()
-		if err := writeNew(temp, f.content, f.mode); err != nil {
+		if err := bootcheck.ReplaceFile(temp, f.content, f.mode, true); err != nil {
 			return fmt.Errorf("cannot write %s: %w", what, err)
 		}
 	}
@@ -113,22 +113,6 @@ func save(what string, replace bool, advice string, files ...made) error {
 		return fmt.Errorf("cannot write %s: %w", what, err)
 	}
 	return nil
-}
-
-func writeNew(name string, content []byte, mode fs.FileMode) error {
-	// A leftover of a run that was killed.
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }
 
 // signingKey reads the private key that o names.
