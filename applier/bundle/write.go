@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -82,10 +83,7 @@ func Create(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, e
 	if !c.Unsigned {
 		sig, keys = Sign(c.Key, raw, Comment(c.Version)), trust.These(c.Key.Public().(minisign.PublicKey))
 	}
-	if _, err := payload.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("cannot create the bundle: %w", err)
-	}
-	if err := writeFile(ctx, out, raw, sig, payload, keys); err != nil {
+	if err := writeFile(ctx, out, raw, sig, io.NewSectionReader(payload, 0, math.MaxInt64), keys); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -204,21 +202,11 @@ func writeFile(ctx context.Context, out string, raw, sig []byte, payload io.Read
 			_ = os.Remove(f.Name())
 		}
 	}()
-	var size int64
-	if _, err = f.Write(head); err == nil {
-		size, err = io.Copy(f, bootcheck.UntilDone(ctx, payload))
-		size += int64(len(head))
-	}
+	size, err := Concatenate(ctx, f, head, payload)
 	if err == nil {
 		if err = readBack(ctx, f, size, keys); err != nil {
 			return cmp.Or(ctx.Err(), fmt.Errorf("the bundle came out wrong and was not kept: %w", err))
 		}
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
 		err = f.Close()
 	}
 	if err == nil {
@@ -228,6 +216,18 @@ func writeFile(ctx context.Context, out string, raw, sig []byte, payload io.Read
 		return fmt.Errorf("cannot create the bundle: %w", err)
 	}
 	return nil
+}
+
+// Concatenate makes f, of size bytes, of first and payload, durably and for all users to read.
+func Concatenate(ctx context.Context, f *os.File, first []byte, payload io.Reader) (size int64, err error) {
+	if _, err := f.Write(first); err != nil {
+		return 0, err
+	}
+	size, err = io.Copy(f, bootcheck.UntilDone(ctx, payload))
+	if err == nil {
+		err = cmp.Or(f.Chmod(0o644), f.Sync())
+	}
+	return int64(len(first)) + size, err
 }
 
 func readBack(ctx context.Context, r io.ReaderAt, size int64, keys *trust.Keys) error {

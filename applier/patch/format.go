@@ -68,7 +68,6 @@ package patch
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -334,10 +333,7 @@ func checkFrames(frames []Frame, old, made func(entry int64) int64) error {
 	return nil
 }
 
-func isSum(s string) bool {
-	b, err := hex.DecodeString(s)
-	return err == nil && len(b) == 32
-}
+func isSum(s string) bool { return bootcheck.ValidDigest("sha256:" + s) }
 
 // damaged is what every refusal of this package is.
 func damaged(code, format string, args ...any) error {

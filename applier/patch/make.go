@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -65,7 +65,7 @@ func Make(ctx context.Context, from, to string, key minisign.PrivateKey, progres
 	}
 	defer payload.Close()
 	if err := mk.frames(ctx, payload, head.Frames); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot make the patch: %w", err)
 	}
 	first, err := encodeHead(head, key, made.m.Version+", patch from "+old.m.Version)
 	if err != nil {
@@ -76,7 +76,7 @@ func Make(ctx context.Context, from, to string, key minisign.PrivateKey, progres
 		return nil, err
 	}
 	defer file.Close()
-	size, err := concatenate(file, first, payload)
+	size, err := bundle.Concatenate(ctx, file, first, io.NewSectionReader(payload, 0, math.MaxInt64))
 	if err != nil {
 		return nil, err
 	}
@@ -182,16 +182,9 @@ func (mk *maker) frames(ctx context.Context, w io.Writer, frames []Frame) error 
 		}
 		return nil
 	}
-	makeFrame := func(_ context.Context, f *Frame) ([]byte, error) {
-		b, err := mk.frame(f)
-		if err != nil {
-			err = fmt.Errorf("cannot make the patch: %w", err)
-		}
-		return b, err
-	}
-	return bundle.InOrder(ctx, each, makeFrame, func(f *Frame, b []byte) error {
+	return bundle.InOrder(ctx, each, mk.frame, func(f *Frame, b []byte) error {
 		if _, err := w.Write(b); err != nil {
-			return fmt.Errorf("cannot make the patch: %w", err)
+			return err
 		}
 		if done += f.Out.total(); mk.progress != nil {
 			mk.progress(done, total)
@@ -207,7 +200,7 @@ func (mk *maker) frames(ctx context.Context, w io.Writer, frames []Frame) error 
 const enough = 16
 
 // frame makes the bytes of f by each operation that may make the fewest, and returns those.
-func (mk *maker) frame(f *Frame) ([]byte, error) {
+func (mk *maker) frame(_ context.Context, f *Frame) ([]byte, error) {
 	window, err := mk.old.read(f.Window)
 	if err != nil {
 		return nil, err
@@ -314,17 +307,6 @@ func encodeRaw(raw []byte, manifest int64, key minisign.PrivateKey, comment stri
 	sig := bundle.Sign(key, packed, comment)
 	l := lengths{signature: int64(len(sig)), head: int64(len(packed)), manifest: manifest}
 	return bytes.Join([][]byte{l.prefix(), sig, packed}, nil), nil
-}
-
-func concatenate(f *os.File, first []byte, payload *os.File) (size int64, err error) {
-	if _, err := f.Write(first); err != nil {
-		return 0, err
-	}
-	if _, err := payload.Seek(0, io.SeekStart); err != nil {
-		return 0, err
-	}
-	n, err := io.Copy(f, payload)
-	return int64(len(first)) + n, errors.Join(err, f.Chmod(0o644), f.Sync())
 }
 
 // readBack makes what is new of the new version in the new directory dir, as a device does.
