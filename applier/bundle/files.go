@@ -63,23 +63,15 @@ func newFiles(m *bootcheck.Manifest, fill *bootcheck.Fill, have []bool, progress
 // Needs reports whether entry i is a file that has to be made.
 func (f *Files) Needs(i int) bool { return f.M.Entries[i].Type == bootcheck.TypeFile && !f.have[i] }
 
-// Dirs is what one goroutine makes files with, see Write. It closes it.
-func (f *Files) Dirs() (dirs bootcheck.Dirs) {
-	if f.fill != nil {
-		dirs = f.fill.Dirs()
-	}
-	return dirs
+// A Worker is what one goroutine has to read frames and to write files.
+type Worker struct {
+	*FrameReader
+	dirs bootcheck.Dirs
 }
 
-// A Worker does what frames ask for. It is used by one goroutine.
-type Worker interface {
-	Frame(ctx context.Context, i int) error
-	Close()
-}
-
-// Work has frames done by at most most workers at once. They take one after another, in
-// their order, so that a Write that waits for the frame before its own always continues.
-func (f *Files) Work(ctx context.Context, frames []int, most int, newWorker func() (Worker, error)) error {
+// Work calls do for each of frames, with one of at most most workers at once. They take one after
+// another, in their order, so that a Write that waits for the frame before its own always continues.
+func (f *Files) Work(ctx context.Context, frames []int, most int, newReader func() (*FrameReader, error), do func(ctx context.Context, w *Worker, i int) error) error {
 	defer func() {
 		for _, l := range f.large {
 			_ = l.out.Close() // what an error leaves open
@@ -89,16 +81,21 @@ func (f *Files) Work(ctx context.Context, frames []int, most int, newWorker func
 	defer stop(nil)
 	var next atomic.Int64
 	work := func() error {
-		w, err := newWorker()
+		r, err := newReader()
 		if err != nil {
 			return err
 		}
-		defer w.Close()
+		defer r.Close()
+		w := &Worker{FrameReader: r}
+		if f.fill != nil {
+			w.dirs = f.fill.Dirs()
+			defer w.dirs.Close()
+		}
 		for k := next.Add(1) - 1; k < int64(len(frames)); k = next.Add(1) - 1 {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := w.Frame(ctx, frames[k]); err != nil {
+			if err := do(ctx, w, frames[k]); err != nil {
 				return err
 			}
 			f.tell()
@@ -129,10 +126,10 @@ func (f *Files) tell() {
 // file is needed. Parts of one file come from frames that follow each other: each waits for the
 // one before. The SHA-256 of the whole file is compared with the manifest before its last byte is
 // written; then it gets its mode.
-func (f *Files) Write(ctx context.Context, dirs *bootcheck.Dirs, i int, offset int64, content []byte) error {
+func (f *Files) Write(ctx context.Context, w *Worker, i int, offset int64, content []byte) error {
 	e := &f.M.Entries[i]
 	if int64(len(content)) < e.Size {
-		if err := f.writePart(ctx, dirs, i, offset, content); err != nil {
+		if err := f.writePart(ctx, &w.dirs, i, offset, content); err != nil {
 			return err
 		}
 	} else {
@@ -140,7 +137,7 @@ func (f *Files) Write(ctx context.Context, dirs *bootcheck.Dirs, i int, offset i
 			return err
 		}
 		if f.fill != nil && f.Needs(i) {
-			file, err := dirs.Create(e.Path)
+			file, err := w.dirs.Create(e.Path)
 			if err == nil {
 				err = bootcheck.WriteAndClose(file, content, e.Mode)
 			}

@@ -118,6 +118,8 @@ func DecodeFrame(b []byte, max int64) ([]byte, error) {
 
 // A FrameReader reads the frames of a bundle or a patch. It is used by one goroutine.
 type FrameReader struct {
+	Rest []byte // what NewFrameReader was asked for besides
+
 	r     io.ReaderAt
 	what  string // a "bundle" or a "patch"
 	again Again
@@ -128,19 +130,19 @@ type FrameReader struct {
 }
 
 // NewFrameReader is for frames of at most packed bytes that decode to at most size ones, of
-// r, which is what. rest is more further bytes, the caller's until Close.
-func NewFrameReader(r io.ReaderAt, what string, again Again, packed, size, more int64) (f *FrameReader, rest []byte, err error) {
+// r, which is what. Rest is of rest bytes.
+func NewFrameReader(r io.ReaderAt, what string, again Again, packed, size, rest int64) (f *FrameReader, err error) {
 	f = &FrameReader{r: r, what: what, again: again}
 	end := packed + size + decodeSlack
-	if f.buffer, err = bootcheck.Buffer(end + more); err != nil {
-		return nil, nil, err
+	if f.buffer, err = bootcheck.Buffer(end + rest); err != nil {
+		return nil, err
 	}
 	if f.zstd, err = newDecoder(bootcheck.MaxFrameSize); err != nil {
 		bootcheck.Unmap(f.buffer)
-		return nil, nil, err
+		return nil, err
 	}
-	f.packed, f.frame = f.buffer[:packed:packed], f.buffer[packed:end:end]
-	return f, f.buffer[end:], nil
+	f.packed, f.frame, f.Rest = f.buffer[:packed:packed], f.buffer[packed:end:end], f.buffer[end:]
+	return f, nil
 }
 
 // Close gives the memory back.

@@ -74,8 +74,8 @@ func FuzzTarMember(f *testing.F) {
 		}
 		padded := make([]byte, len(good))
 		copy(padded, tar)
-		w := &worker{Files: newFiles(m, nil, make([]bool, len(m.Entries)), nil), h: h, shares: shares}
-		err := w.share(t.Context(), 0, padded)
+		making := &making{newFiles(m, nil, make([]bool, len(m.Entries)), nil), h, shares}
+		err := making.share(t.Context(), new(Worker), 0, padded)
 		if (err == nil) != bytes.Equal(padded, good) {
 			t.Fatalf("share: %v", err)
 		}

@@ -187,3 +187,15 @@ func ReadFull(r io.ReaderAt, what string, b []byte, offset int64) error {
 	}
 	return err
 }
+
+// CheckEnd fails unless r, a "bundle" or a "patch", ends at offset, where what was signed does.
+func CheckEnd(r io.ReaderAt, what string, offset int64) error {
+	n, err := r.ReadAt(make([]byte, 1), offset)
+	switch {
+	case n > 0:
+		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the %s", what)
+	case err != nil && !atEnd(err):
+		return fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	return nil
+}

@@ -27,66 +27,49 @@ func (h *Head) Maker(r io.ReaderAt, again Again) Maker {
 		for i := range files.M.Frames {
 			packed, size = max(packed, files.M.Frames[i].Length), max(size, files.M.Frames[i].Size)
 		}
-		start := func() (Worker, error) {
-			frames, _, err := NewFrameReader(r, "bundle", again, packed, size, 0)
-			return &worker{files, frames, h, shares, files.Dirs()}, err
-		}
-		if err := files.Work(ctx, needed(shares, files.all, files.Needs), maxWorkers, start); err != nil {
+		start := func() (*FrameReader, error) { return NewFrameReader(r, "bundle", again, packed, size, 0) }
+		m := &making{files, h, shares}
+		if err := files.Work(ctx, needed(shares, files.all, files.Needs), maxWorkers, start, m.frame); err != nil {
 			return err
 		}
-		// A file may not be longer than what was signed.
-		n, err := r.ReadAt(make([]byte, 1), h.Size(files.M))
-		switch {
-		case n > 0:
-			return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the bundle")
-		case err != nil && !atEnd(err):
-			return fmt.Errorf("cannot read the bundle: %w", err)
-		}
-		return nil
+		return CheckEnd(r, "bundle", h.Size(files.M))
 	}
 }
 
-// A worker is what one goroutine keeps from frame to frame.
-type worker struct {
+// A making is one call of a Maker.
+type making struct {
 	*Files
-	*FrameReader
 	h      *Head
 	shares []share
-	dirs   bootcheck.Dirs
 }
 
-func (w *worker) Close() {
-	w.FrameReader.Close()
-	w.dirs.Close()
-}
-
-// Frame reads, checks and decodes frame i, and does what it asks for.
-func (w *worker) Frame(ctx context.Context, i int) error {
-	f, name := &w.M.Frames[i], fmt.Sprintf("frame %d of the bundle", i)
-	if err := w.Read(ctx, name, w.h.PayloadOffset+f.Offset, f.Length, f.SHA256); err != nil {
+// frame reads, checks and decodes frame i, and does what it asks for.
+func (m *making) frame(ctx context.Context, w *Worker, i int) error {
+	f, name := &m.M.Frames[i], fmt.Sprintf("frame %d of the bundle", i)
+	if err := w.Read(ctx, name, m.h.PayloadOffset+f.Offset, f.Length, f.SHA256); err != nil {
 		return err
 	}
 	tar, err := w.Decode(f.Size, nil)
 	if err != nil {
 		return damaged(bootcheck.CodeInvalidManifest, "%s refused: %v", name, err)
 	}
-	return w.share(ctx, i, tar)
+	return m.share(ctx, w, i, tar)
 }
 
 // share does what frame i, decoded, asks for: it has whole members, or a part of one.
 // Directories and links are made from the manifest, see bootcheck.Fill.
-func (w *worker) share(ctx context.Context, i int, tar []byte) error {
-	s := &w.shares[i]
+func (m *making) share(ctx context.Context, w *Worker, i int, tar []byte) error {
+	s := &m.shares[i]
 	if s.count == 0 && !zero(tar) {
 		return damaged(bootcheck.CodeInvalidManifest, "the archive continues after the last entry of the manifest")
 	}
 	at := s.offset // in the member
 	for k := s.first; k < s.first+s.count; k++ {
-		mem := entryMember(&w.M.Entries[k])
+		mem := entryMember(&m.M.Entries[k])
 		part := tar[:min(int64(len(tar)), mem.memberLen()-at)]
 		tar = tar[len(part):]
 		if at == 0 {
-			if err := checkHeader(part, mem, w.M.Entries); err != nil {
+			if err := checkHeader(part, mem, m.M.Entries); err != nil {
 				return damaged(bootcheck.CodeInvalidManifest, "%w", err)
 			}
 			at = mem.headerLen()
@@ -99,7 +82,7 @@ func (w *worker) share(ctx context.Context, i int, tar []byte) error {
 		}
 		// A part may be a header alone.
 		if mem.kind == typeFile && (len(content) > 0 || mem.size == 0) {
-			if err := w.Write(ctx, &w.dirs, k, offset, content); err != nil {
+			if err := m.Write(ctx, w, k, offset, content); err != nil {
 				return err
 			}
 		}

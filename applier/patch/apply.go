@@ -34,7 +34,7 @@ func (p *Patch) Maker(r io.ReaderAt, from string, again bundle.Again, damaged fu
 			return err
 		}
 		defer root.Close()
-		a := &application{Patch: p, Files: files, r: r, root: root, again: again, damaged: damaged, used: make(map[int64]*oldFile)}
+		a := &application{Patch: p, Files: files, root: root, damaged: damaged, used: make(map[int64]*oldFile)}
 		frames, err := a.plan()
 		if err != nil {
 			return err
@@ -44,10 +44,11 @@ func (p *Patch) Maker(r io.ReaderAt, from string, again bundle.Again, damaged fu
 				_ = f.file.Close() // what an error leaves open
 			}
 		}()
-		if err := files.Work(ctx, frames, maxWorkers, a.newWorker); err != nil {
+		start := func() (*bundle.FrameReader, error) { return newReader(r, again) }
+		if err := files.Work(ctx, frames, maxWorkers, start, a.frame); err != nil {
 			return err
 		}
-		return a.ends()
+		return bundle.CheckEnd(r, "patch", p.Size)
 	}
 }
 
@@ -55,10 +56,8 @@ func (p *Patch) Maker(r io.ReaderAt, from string, again bundle.Again, damaged fu
 type application struct {
 	*Patch
 	*bundle.Files
-	r     io.ReaderAt
-	root  *os.Root // of the old version
-	again bundle.Again
-	used  map[int64]*oldFile // by entry: those that windows show
+	root *os.Root           // of the old version
+	used map[int64]*oldFile // by entry: those that windows show
 
 	mu      sync.Mutex
 	damaged func(path string, why error)
@@ -95,55 +94,23 @@ func (a *application) plan() (needed []int, err error) {
 	return needed, nil
 }
 
-// ends fails unless r ends where it must.
-func (a *application) ends() error {
-	n, err := a.r.ReadAt(make([]byte, 1), a.Size)
-	if n > 0 {
-		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the patch")
-	}
-	if err != nil && err != io.EOF {
-		return err
-	}
-	return nil
-}
-
-// An applier is what one goroutine keeps from frame to frame.
-type applier struct {
-	*application
-	*decoder
-	dirs bootcheck.Dirs
-}
-
-func (a *application) newWorker() (bundle.Worker, error) {
-	d, err := newDecoder(a.r, a.again)
-	if err != nil {
-		return nil, err
-	}
-	return &applier{a, d, a.Dirs()}, nil
-}
-
-func (w *applier) Close() {
-	w.dirs.Close()
-	w.decoder.Close()
-}
-
-// Frame makes what frame i is for.
-func (w *applier) Frame(ctx context.Context, i int) error {
-	f := &w.frames[i]
-	out, err := w.make(ctx, f, w.at[i], func(window []byte) error { return w.read(ctx, f, window) })
+// frame makes what frame i is for.
+func (a *application) frame(ctx context.Context, w *bundle.Worker, i int) error {
+	f := &a.frames[i]
+	out, err := f.make(ctx, w.FrameReader, a.at[i], func(window []byte) error { return a.read(ctx, f, window) })
 	if err != nil {
 		return err
 	}
 	for p := range f.Window.parts() {
-		if old := w.used[p.entry]; old.uses.Add(-1) == 0 {
+		if old := a.used[p.entry]; old.uses.Add(-1) == 0 {
 			_ = old.file.Close()
 		}
 	}
 	for p := range f.Out.parts() {
 		content := out[:p.length]
 		out = out[p.length:]
-		if w.Needs(int(p.entry)) {
-			if err := w.Write(ctx, &w.dirs, int(p.entry), p.offset, content); err != nil {
+		if a.Needs(int(p.entry)) {
+			if err := a.Write(ctx, w, int(p.entry), p.offset, content); err != nil {
 				return err
 			}
 		}

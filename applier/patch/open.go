@@ -79,7 +79,7 @@ func Open(ctx context.Context, r io.ReaderAt, manifest []byte, old *bootcheck.Ma
 
 // makeManifest makes the new manifest of the old one.
 func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []byte) ([]byte, error) {
-	d, err := newDecoder(r, nil)
+	d, err := newReader(r, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func makeManifest(ctx context.Context, r io.ReaderAt, h *Head, l lengths, old []
 	at := l.total() - l.manifest
 	for i := range h.Manifest {
 		f := &h.Frames[i]
-		out, err := d.make(ctx, f, at, func(window []byte) error {
+		out, err := f.make(ctx, d, at, func(window []byte) error {
 			n := 0
 			for p := range f.Window.parts() {
 				n += copy(window[n:], old[p.offset:p.offset+p.length])
@@ -114,28 +114,19 @@ func fileSize(m *bootcheck.Manifest) func(entry int64) int64 {
 	}
 }
 
-// A decoder is what one goroutine keeps from frame to frame.
-type decoder struct {
-	*bundle.FrameReader
-	window, out []byte
-}
-
-func newDecoder(r io.ReaderAt, again bundle.Again) (*decoder, error) {
-	frames, rest, err := bundle.NewFrameReader(r, "patch", again, maxLength, maxSize, maxWindow+maxOut)
-	if err != nil {
-		return nil, err
-	}
-	return &decoder{frames, rest[:maxWindow:maxWindow], rest[maxWindow:]}, nil
+// newReader is for the frames of the patch r. Its rest is for a window, and for what is made.
+func newReader(r io.ReaderAt, again bundle.Again) (*bundle.FrameReader, error) {
+	return bundle.NewFrameReader(r, "patch", again, maxLength, maxSize, maxWindow+maxOut)
 }
 
 // make makes what f, whose bytes are at offset at, says; read fills its window. The result
-// is the decoder's, until the next call.
-func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window []byte) error) ([]byte, error) {
+// is that of d, until the next call.
+func (f *Frame) make(ctx context.Context, d *bundle.FrameReader, at int64, read func(window []byte) error) ([]byte, error) {
 	if err := d.Read(ctx, "the patch", at, f.Length, f.SHA256); err != nil {
 		return nil, err
 	}
 	var dict []byte
-	window := d.window[:f.Window.total()]
+	window := d.Rest[:f.Window.total()]
 	if len(window) > 0 {
 		if err := read(window); err != nil {
 			return nil, err
@@ -147,7 +138,7 @@ func (d *decoder) make(ctx context.Context, f *Frame, at int64, read func(window
 	out, err := d.Decode(f.Size, dict)
 	if err == nil && f.Op&OpAdd != 0 {
 		diff := out
-		out = d.out[:f.Out.total()]
+		out = d.Rest[maxWindow:][:f.Out.total()]
 		err = applyDiff(out, window, diff)
 	}
 	if err != nil {
