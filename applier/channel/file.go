@@ -16,11 +16,6 @@ type File struct {
 	KeyID      string // who signed the channel
 	ReleaseKey string // who signed the delegation
 
-	parts
-}
-
-// parts are the bytes of a file.
-type parts struct {
 	Delegated    []byte // lines 1 to 5, which are also a file of their own, NAME.delegation
 	delegatedSig []byte
 	delegation   []byte
@@ -33,14 +28,10 @@ type parts struct {
 // revoked are IDs of keys that do not count, also where they are delegated to. What was seen
 // before, and dates, are not looked at. Errors have ExitDamaged or ExitRefused.
 func Open(data []byte, name string, release *trust.Keys, revoked []string) (*File, error) {
-	f := new(File)
-	if len(data) > MaxSize {
-		return nil, damaged("it is longer than %d bytes", MaxSize)
+	f, err := cut(data)
+	if err != nil {
+		return nil, err
 	}
-	if !f.cut(data) {
-		return nil, damaged("it is not a channel, or was cut off")
-	}
-	var err error
 	if f.ReleaseKey, err = release.VerifyAs("the delegation", f.delegation, f.delegatedSig); err != nil {
 		return nil, err
 	}
@@ -92,12 +83,11 @@ func (f *File) openChannel(name string, revoked []string) error {
 
 // Read is Open for a caller without keys: nothing is verified.
 func Read(data []byte) (*File, error) {
-	f := new(File)
-	if len(data) > MaxSize || !f.cut(data) {
-		return nil, damaged("it is not a channel, or was cut off")
+	f, err := cut(data)
+	if err == nil {
+		f.Delegation, err = parseDelegation(f.delegation)
 	}
-	var err error
-	if f.Delegation, err = parseDelegation(f.delegation); err == nil {
+	if err == nil {
 		f.Channel, err = parseChannel(f.channel)
 	}
 	if err != nil {
@@ -125,20 +115,21 @@ func refused(format string, args ...any) *bootcheck.Error {
 	return bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest, "channel refused: "+format, args...)
 }
 
-// cut finds the parts; it looks at nothing but ends of lines.
-func (p *parts) cut(data []byte) (ok bool) {
-	var rest []byte
-	if p.delegatedSig, rest, ok = signature(data); !ok {
-		return false
+// cut finds the parts of data; it looks at nothing but ends of lines.
+func cut(data []byte) (*File, error) {
+	if len(data) > MaxSize {
+		return nil, damaged("it is longer than %d bytes", MaxSize)
 	}
-	end := bytes.IndexByte(rest, '\n') + 1
-	if end == 0 || end > maxDelegation {
-		return false
+	f := new(File)
+	sig, rest, ok := signature(data)
+	if end := bytes.IndexByte(rest, '\n') + 1; ok && 0 < end && end <= maxDelegation {
+		f.delegatedSig, f.delegation, rest = sig, rest[:end], rest[end:]
+		f.Delegated = data[:len(data)-len(rest)]
+		if f.sig, f.channel, ok = signature(rest); ok && len(f.channel) > 0 {
+			return f, nil
+		}
 	}
-	p.delegation, rest = rest[:end], rest[end:]
-	p.Delegated = data[:len(data)-len(rest)]
-	p.sig, p.channel, ok = signature(rest)
-	return ok && len(p.channel) > 0
+	return nil, damaged("it is not a channel, or was cut off")
 }
 
 // signature is the first four lines of data.

@@ -264,15 +264,11 @@ func (c *Channel) check() error {
 			}
 		}
 	}
-	return checkStops(c.Stop)
-}
-
-func checkStops(stops []string) error {
-	if len(stops) > maxStops {
+	if len(c.Stop) > maxStops {
 		return fmt.Errorf("it stops more than %d versions", maxStops)
 	}
-	for i, s := range stops {
-		if !bootcheck.ValidDigest(s) || slices.Contains(stops[:i], s) {
+	for i, s := range c.Stop {
+		if !bootcheck.ValidDigest(s) || slices.Contains(c.Stop[:i], s) {
 			return fmt.Errorf("stop %.80q is not the digest of a manifest, once", s)
 		}
 	}
