@@ -20,25 +20,18 @@ const maxParts = 200
 // than maxParts. They are in order.
 func merge(parts []Part) []Part {
 	for gap := int64(minGap); ; gap *= 2 {
-		if parts = mergeGap(parts, gap); len(parts) <= maxParts {
+		var joined []Part
+		for _, p := range parts {
+			if n := len(joined); n > 0 && p.First-joined[n-1].End < gap {
+				joined[n-1].End = max(joined[n-1].End, p.End)
+			} else if p.First < p.End {
+				joined = append(joined, p)
+			}
+		}
+		if parts = joined; len(parts) <= maxParts {
 			return parts
 		}
 	}
-}
-
-// mergeGap joins parts that are less than gap apart.
-func mergeGap(parts []Part, gap int64) []Part {
-	var joined []Part
-	for _, p := range parts {
-		if n := len(joined); n > 0 && p.First-joined[n-1].End < gap {
-			joined[n-1].End = max(joined[n-1].End, p.End)
-			continue
-		}
-		if p.First < p.End {
-			joined = append(joined, p)
-		}
-	}
-	return joined
 }
 
 // Requests is how many a download takes that wants parts, which are in order, behind the head.
