@@ -99,18 +99,7 @@ func (c *command) channelVerbs() []cli.Verb {
 }
 
 func (c *command) inspectChannel(name string) error {
-	data, err := read("the channel", name, channel.MaxSize)
-	if err != nil {
-		return err
-	}
-	f, err := channel.Read(data)
-	if err != nil {
-		return err
-	}
-	c.answerChannel(name, f)
-	fmt.Fprintln(c.stdout, "NOT CHECKED: this is what the channel says (to check it: ota-bundle channel verify)")
-	c.printChannel(f)
-	return nil
+	return c.showChannel(name, channel.Read, "NOT CHECKED: this is what the channel says (to check it: ota-bundle channel verify)")
 }
 
 func (c *command) verifyChannel(name string, o *channeling) error {
@@ -121,26 +110,29 @@ func (c *command) verifyChannel(name string, o *channeling) error {
 	if err != nil {
 		return err
 	}
+	return c.showChannel(name, func(data []byte) (*channel.File, error) {
+		f, err := channel.Open(data, channel.NameOf(name), keys, nil)
+		if err == nil {
+			err = f.Expired(time.Now())
+		}
+		return f, err
+	}, name+": good")
+}
+
+// showChannel prints the channel in the file name, as open reads it: first, then a line for the
+// file, its key, and each release.
+func (c *command) showChannel(name string, open func(data []byte) (*channel.File, error), first string) error {
 	data, err := read("the channel", name, channel.MaxSize)
 	if err != nil {
 		return err
 	}
-	f, err := channel.Open(data, channel.NameOf(name), keys, nil)
-	if err == nil {
-		err = f.Expired(time.Now())
-	}
+	f, err := open(data)
 	if err != nil {
 		return err
 	}
 	c.answerChannel(name, f)
-	fmt.Fprintf(c.stdout, "%s: good\n", name)
-	c.printChannel(f)
-	return nil
-}
-
-// printChannel is a line for the file, its key, and each release.
-func (c *command) printChannel(f *channel.File) {
 	ch, d := f.Channel, f.Delegation
+	fmt.Fprintln(c.stdout, first)
 	fmt.Fprintf(c.stdout, "channel    %s, serial %d, made %s, until %s, signed by %s\n", ch.Channel, ch.Serial, ch.Made.Format(time.RFC3339), ch.NotAfter.Format(time.RFC3339), f.KeyID)
 	fmt.Fprintf(c.stdout, "key        epoch %d, until %s, delegated by %s\n", d.Epoch, d.NotAfter.Format(time.RFC3339), cmp.Or(f.ReleaseKey, "no key"))
 	for _, r := range ch.Releases {
@@ -159,4 +151,5 @@ func (c *command) printChannel(f *channel.File) {
 		}
 		fmt.Fprintf(c.stdout, "%-10s %s\n", r.Version, text)
 	}
+	return nil
 }
