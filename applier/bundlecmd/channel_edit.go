@@ -171,6 +171,10 @@ func (c *command) publish(ctx context.Context, name string, f *channel.File, cha
 	if err != nil {
 		return err
 	}
+	if !made.Before(d.NotAfter) {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot sign %s: its delegation counted until %s", name, d.NotAfter.Format(time.RFC3339)).
+			WithAdvice("`ota-bundle channel delegate` makes another one; then: `ota-bundle channel init --renew --delegation FILE --key NAME.key %s`", name)
+	}
 	if notAfter.IsZero() {
 		life := cmp.Or(ch.NotAfter.Sub(ch.Made), lifetime)
 		if notAfter = made.Add(life); notAfter.After(d.NotAfter) {

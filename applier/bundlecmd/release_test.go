@@ -125,3 +125,12 @@ func TestPushAfterPodmanLogin(t *testing.T) {
 		t.Errorf("exit %d, want 0: %s", code, out)
 	}
 }
+
+// TestDelegationThatEnded holds that the operator learns what ended, and what to do.
+func TestDelegationThatEnded(t *testing.T) {
+	inRelease(t)
+	code, out := runIn(t.Context(), "channel", "add", "--key", "ci.key", "--made", "2091-01-01T00:00:00Z", "s.channel", "1.ota")
+	if code != bootcheck.ExitRefused || !strings.Contains(out, "its delegation counted until 2090-12-31T23:59:59Z") || !strings.Contains(out, "channel delegate") {
+		t.Errorf("exit %d, want %d and what to do: %s", code, bootcheck.ExitRefused, out)
+	}
+}
