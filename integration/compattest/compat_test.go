@@ -50,12 +50,11 @@ func TestStoresOf01(t *testing.T) {
 // TestDowngrade builds the programs of 0.1 from the history and runs them on stores that
 // this checkout's left: the package can go back to them.
 func TestDowngrade(t *testing.T) {
+	defer try.Fatal(t)
 	old, bin := debian.Sources01(t), t.TempDir()
 	build := exec.Command("make", "-s", "build-amd64", "BIN="+bin)
 	build.Dir = old
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("0.1 cannot be built: %v\n%s", err, out)
-	}
+	try.Run(build)
 	cmdtest.Run(t, "testdata/downgrade", map[string]func(*testscript.TestScript, bool, []string){
 		// with01 CODE PROGRAM ARGS...: a program of 0.1 that must end with CODE
 		"with01": func(ts *testscript.TestScript, _ bool, args []string) {

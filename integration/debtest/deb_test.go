@@ -4,7 +4,6 @@ package debtest
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -24,10 +23,8 @@ import (
 
 // build makes the package in a directory of its own.
 func build(version string, environment ...string) (deb string, err error) {
-	dir, err := os.MkdirTemp(scratch, "deb-")
-	if err != nil {
-		return "", err
-	}
+	defer try.End(&err)
+	dir := try.Get(os.MkdirTemp(scratch, "deb-"))
 	return machine.Deb(context.Background(), dir, version, append([]string{"SOURCE_DATE_EPOCH=1700000000", "TZ=UTC"}, environment...)...)
 }
 
@@ -50,20 +47,11 @@ var (
 	newer = sync.OnceValues(func() (string, error) { return build("1.1.0+4.g0123456789ab") })
 )
 
-func get(t *testing.T, deb func() (string, error)) string {
-	t.Helper()
-	file, err := deb()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // TestReproducible: another directory, another time zone, another umask, and the
 // same bytes.
 func TestReproducible(t *testing.T) {
 	defer try.Fatal(t)
-	first := get(t, older)
+	first := try.Get(older())
 	again := try.Get(build("1.0.0", "TZ=Asia/Tokyo", "LC_ALL=C.UTF-8"))
 	var sums [2][sha256.Size]byte
 	for i, file := range []string{first, again} {
@@ -80,20 +68,13 @@ func TestReproducible(t *testing.T) {
 // control files what dpkg must know.
 func TestContents(t *testing.T) {
 	defer try.Fatal(t)
-	deb := get(t, older)
-	field := func(name string) string {
-		out, err := exec.Command("dpkg-deb", "--field", deb, name).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(out))
-	}
+	deb := try.Get(older())
 	for name, want := range map[string]string{"Package": "ota", "Version": "1.0.0", "Architecture": "amd64", "Depends": "systemd (>= 247)"} {
-		if got := field(name); got != want {
+		if got := strings.TrimSpace(try.Output(exec.Command("dpkg-deb", "--field", deb, name))); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	control := members(t, deb, "--ctrl-tarfile")
+	control := members(deb, "--ctrl-tarfile")
 	for _, name := range []string{"postinst", "prerm", "postrm"} {
 		text := control[name].data
 		if !strings.HasPrefix(text, "#!/bin/sh\n") || strings.Contains(text, "@") {
@@ -118,10 +99,7 @@ func TestContents(t *testing.T) {
 		"man/ota-apply.1", "man/ota-bundle.1", "man/ota.toml.5", "man/ota.7", "man/ota-guardian.8"} {
 		try.Check(os.WriteFile(filepath.Join(bin, name), nil, 0o755))
 	}
-	install := exec.Command(filepath.Join(repo, "scripts/install.sh"), "--destdir", root, "--bin", bin+"/amd64", "--no-enable")
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("install.sh: %v\n%s", err, out)
-	}
+	try.Run(exec.Command(filepath.Join(repo, "scripts/install.sh"), "--destdir", root, "--bin", bin+"/amd64", "--no-enable"))
 	want := map[string]bool{"usr/share/doc/ota/ota-apply.cdx.json.gz": true, "usr/share/doc/ota/ota-bundle.cdx.json.gz": true, "usr/share/doc/ota/ota-guardian.cdx.json.gz": true,
 		"usr/share/doc/ota/copyright": true, "usr/share/doc/ota/changelog.gz": true, "usr/share/lintian/overrides/ota": true}
 	try.Check(filepath.WalkDir(root, func(name string, d os.DirEntry, err error) error {
@@ -138,7 +116,7 @@ func TestContents(t *testing.T) {
 		want[name] = true
 		return nil
 	}))
-	got := members(t, deb, "--fsys-tarfile")
+	got := members(deb, "--fsys-tarfile")
 	for name, m := range got {
 		switch {
 		case m.dir:
@@ -185,6 +163,7 @@ func TestContents(t *testing.T) {
 // TestLintian: Debian's own checker finds nothing that scripts/package/lintian-overrides does
 // not explain, and each line of that is still needed.
 func TestLintian(t *testing.T) {
+	defer try.Fatal(t)
 	machine.Require(t, "package", debian.MissingTools("lintian"))
 	lintian := func(deb string) (string, error) {
 		cmd := exec.Command("lintian", "--no-cfg", "--profile", "debian", "--fail-on", "error,warning", "--display-info", "--tag-display-limit", "0", deb)
@@ -192,7 +171,7 @@ func TestLintian(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	deb := get(t, older)
+	deb := try.Get(older())
 	if out, err := lintian(deb); err != nil || strings.Contains(out, "-override") {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}
@@ -204,9 +183,7 @@ func TestLintian(t *testing.T) {
 		{"rm", "-r", root + "/usr/share/lintian", root + "/usr/bin"}, // the programs take it most of the time
 		{"dpkg-deb", "--root-owner-group", "--build", root, bare},
 	} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%q: %v\n%s", args, err, out)
-		}
+		try.Run(exec.Command(args[0], args[1:]...))
 	}
 	if out, err := lintian(bare); err == nil || !strings.Contains(out, "W: ota: maintainer-script-calls-systemctl") {
 		t.Errorf("lintian has nothing to say of a package that explains nothing: %v\n%s", err, out)
@@ -219,12 +196,10 @@ type member struct {
 	dir         bool
 }
 
-func members(t *testing.T, deb, part string) map[string]member {
-	t.Helper()
-	defer try.Fatal(t)
-	out := try.Get(exec.Command("dpkg-deb", part, deb).Output())
+func members(deb, part string) map[string]member {
+	out := try.Output(exec.Command("dpkg-deb", part, deb))
 	all := map[string]member{}
-	for r := tar.NewReader(bytes.NewReader(out)); ; {
+	for r := tar.NewReader(strings.NewReader(out)); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return all
@@ -240,23 +215,16 @@ func members(t *testing.T, deb, part string) map[string]member {
 
 // TestVersion: what scripts/version.sh makes of a history.
 func TestVersion(t *testing.T) {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	repo := try.Get(debian.RepoDir())
 	dir := t.TempDir()
 	script := filepath.Join(dir, "scripts/version.sh")
 	run := func(command string) string {
-		t.Helper()
 		cmd := exec.Command("sh", "-ec", command)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=x", "GIT_AUTHOR_EMAIL=x@x", "GIT_COMMITTER_NAME=x", "GIT_COMMITTER_EMAIL=x@x",
 			"GIT_AUTHOR_DATE=2026-11-26T23:30:00Z", "GIT_COMMITTER_DATE=2026-11-26T23:30:00Z", "TZ=Asia/Tokyo")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", command, err, out)
-		}
-		return strings.TrimSpace(string(out))
+		return strings.TrimSpace(try.Run(cmd))
 	}
 	run("mkdir scripts && cp " + repo + "/scripts/version.sh scripts/")
 	var versions []string
@@ -293,10 +261,8 @@ func TestVersion(t *testing.T) {
 
 // TestArguments: one clear line for what is wrong, before anything is built.
 func TestArguments(t *testing.T) {
-	repo, err := debian.RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	repo := try.Get(debian.RepoDir())
 	for _, row := range []struct{ arg, version, want string }{
 		{"mips", "1.0.0", "error: unknown architecture mips"},
 		{"amd64", "v1.0", "error: the version of a package begins with a digit, not v1.0"},

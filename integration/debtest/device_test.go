@@ -36,7 +36,7 @@ func begin(t *testing.T, m machine.Machine, limits machine.Limits) *machine.Stor
 	defer try.Fatal(t)
 	s := machine.NewStory(machine.Context(t), t, m, limits)
 	for name, deb := range map[string]func() (string, error){"/data/older.deb": older, "/data/newer.deb": newer} {
-		data := try.Get(os.ReadFile(get(t, deb)))
+		data := try.Get(os.ReadFile(try.Get(deb())))
 		try.Check(m.WriteFile(s.Ctx, name, 0o644, data))
 	}
 	s.Step("the package is installed on a device that runs", func(t *testing.T) {
@@ -223,15 +223,10 @@ func imageBuild(t *testing.T, suite debian.Suite) {
 	ctx := machine.Context(t)
 	from := try.Get(taker(suite).Root(ctx))
 	root := filepath.Join(t.TempDir(), "root")
-	run := func(name string, args ...string) string {
-		t.Helper()
+	run := func(name string, args ...string) {
 		cmd := exec.CommandContext(ctx, name, args...)
 		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-		}
-		return string(out)
+		try.Run(cmd)
 	}
 	run("cp", "-a", "--reflink=auto", from, root)
 	for _, row := range []struct {
@@ -244,14 +239,14 @@ func imageBuild(t *testing.T, suite debian.Suite) {
 		if row.strip != "" {
 			try.Check(os.Remove(root + row.strip))
 		}
-		run("dpkg", "--root="+root, "-i", get(t, older))
+		run("dpkg", "--root="+root, "-i", try.Get(older()))
 		for _, link := range []string{"multi-user.target.wants/ota-guardian.service", "multi-user.target.wants/ota-confirm.service", "boot-complete.target.requires/ota-confirm.service",
 			"sockets.target.wants/ota-progress.socket", "sockets.target.wants/ota-health.socket", "timers.target.wants/ota-verify.timer"} {
 			if _, err := os.Readlink(root + "/etc/systemd/system/" + link); err != nil {
 				t.Errorf("%s: %v", row.what, err)
 			}
 		}
-		run("dpkg", "--root="+root, "-i", get(t, newer))
+		run("dpkg", "--root="+root, "-i", try.Get(newer()))
 		run("dpkg", "--root="+root, "--purge", "ota")
 		links, _ := filepath.Glob(root + "/etc/systemd/system/*/ota-*")
 		if len(links) > 0 {

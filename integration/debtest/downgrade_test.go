@@ -18,13 +18,12 @@ import (
 
 // build01 makes the package of 0.1.
 func build01(t *testing.T) (deb string) {
+	defer try.Fatal(t)
 	dir := t.TempDir()
 	cmd := exec.Command("scripts/deb.sh", "amd64")
 	cmd.Dir = debian.Sources01(t)
 	cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION=0.1.0", "SOURCE_DATE_EPOCH=1700000000", "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("scripts/deb.sh of 0.1: %v\n%s", err, out)
-	}
+	try.Run(cmd)
 	return filepath.Join(dir, "ota_0.1.0_amd64.deb")
 }
 

@@ -25,18 +25,9 @@ func TestFormats(t *testing.T) {
 	machine.Require(t, "package", debian.MissingTools("rpm"))
 	dir, work := t.TempDir(), t.TempDir()
 	run := func(name string, args ...string) string {
-		t.Helper()
 		cmd := exec.Command(name, args...)
 		cmd.Env = append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION=1.0.0", "SOURCE_DATE_EPOCH=1700000000")
-		out, err := cmd.Output()
-		if err != nil {
-			stderr := ""
-			if e, ok := err.(*exec.ExitError); ok {
-				stderr = string(e.Stderr)
-			}
-			t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, stderr)
-		}
-		return string(out)
+		return try.Output(cmd)
 	}
 	repo := try.Get(debian.RepoDir())
 	run(repo+"/scripts/package.sh", "--format", "deb,rpm,apk,ipk,image", "amd64")
@@ -46,7 +37,7 @@ func TestFormats(t *testing.T) {
 		run("sh", "-ec", "cd "+root+"\n"+script)
 		return root
 	}
-	want := files(t, unpack("deb", "dpkg-deb -x "+dir+"/ota_1.0.0_amd64.deb ."))
+	want := files(unpack("deb", "dpkg-deb -x "+dir+"/ota_1.0.0_amd64.deb ."))
 	rpm := dir + "/ota-1.0.0-1.x86_64.rpm"
 	for _, format := range []struct{ name, unpack, needs, scripts string }{
 		{"rpm", "rpm --root $PWD --dbpath /db --nodeps --noscripts -i " + rpm + "; rm -r db", "rpm -qpR " + rpm,
@@ -57,7 +48,7 @@ func TestFormats(t *testing.T) {
 			"cat " + work + "/control/control", "mv ../control/postinst ../ipk.POSTIN; mv ../control/prerm ../ipk.PREUN; mv ../control/postrm ../ipk.POSTUN"},
 	} {
 		root := unpack(format.name, format.unpack)
-		got := files(t, root)
+		got := files(root)
 		for name, what := range want {
 			if got[name] != what {
 				t.Errorf("%s: %s is %q, want %q", format.name, name, got[name], what)
@@ -137,27 +128,19 @@ func TestFormats(t *testing.T) {
 }
 
 // files are mode and content of each file below root.
-func files(t *testing.T, root string) map[string]string {
-	t.Helper()
+func files(root string) map[string]string {
 	all := map[string]string{}
-	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+	try.Check(filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		data, err := os.ReadFile(name)
-		if info.Mode().Type() != 0 {
-			data = nil
-			err = nil
+		info := try.Get(d.Info())
+		var data []byte
+		if info.Mode().IsRegular() {
+			data = try.Get(os.ReadFile(name))
 		}
 		all[strings.TrimPrefix(name, root)] = fmt.Sprintf("%v %x", info.Mode(), sha256.Sum256(data))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+		return nil
+	}))
 	return all
 }

@@ -29,16 +29,13 @@ cp ../k.pub ../ota/new && git -C ../ota add new && ! make -s -C ../ota release B
 	cmd := exec.Command("bash", "-ec", script)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	out := try.Run(cmd)
 	for _, want := range []string{"built twice with the same bytes, signed with ../k.key", "exists: a release is made once", "there are changes that are not committed"} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("nothing says %q:\n%s", want, out)
 		}
 	}
-	commit := strings.TrimSpace(string(try.Get(exec.Command("git", "-c", "safe.directory=*", "-C", dir+"/ota", "rev-parse", "HEAD").Output())))
+	commit := strings.TrimSpace(try.Output(exec.Command("git", "-c", "safe.directory=*", "-C", dir+"/ota", "rev-parse", "HEAD")))
 	var statement struct {
 		Subject []struct {
 			Name   string

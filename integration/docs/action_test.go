@@ -99,9 +99,7 @@ func TestAction(t *testing.T) {
 	path := bin + ":" + os.Getenv("PATH")
 	setup := exec.Command("bash", "-ec", `mkdir tree && echo hello >tree/app && echo '{"bomFormat": "CycloneDX"}' >app.json && ota-bundle keygen --no-password k && ota-bundle keygen --no-password other`)
 	setup.Dir, setup.Env = dir, append(os.Environ(), "PATH="+path)
-	if out, err := setup.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	try.Run(setup)
 	key := string(try.Get(os.ReadFile(filepath.Join(dir, "k.key"))))
 	with := func(more ...string) map[string]string {
 		inputs := map[string]string{"dir": "tree", "version": "1.2.0", "release": "7", "models": "x1\nx2\n", "public-key": "k.pub", "key": key}

@@ -3,7 +3,6 @@ package docs
 import (
 	"context"
 	"flag"
-	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -86,12 +85,8 @@ func TestDocuments(t *testing.T) {
 // deploymentInVM is DEPLOYMENT.md by copy and paste on a device with a kernel of
 // its own, which takes minutes.
 func deploymentInVM(t *testing.T) {
-	file := filepath.Join(root(t), "docs", "DEPLOYMENT.md")
-	if _, err := os.Stat(file); err != nil {
-		t.Fatal(err)
-	}
 	machine.RequireVM(t, debian.AMD64)
-	d := read(t, file)
+	d := read(t, filepath.Join(root(t), "docs", "DEPLOYMENT.md"))
 	began := time.Now()
 	runs(t, d, programs(t), machine.StartVM(t, vm.Options{Overlay: overlay(t, d), Variant: variant, Cold: true}))
 	t.Logf("DEPLOYMENT.md, from the first boot of the device to its last command: %.1f minutes", time.Since(began).Minutes())
@@ -116,11 +111,8 @@ func runs(t *testing.T, d *document, bin string, m machine.Machine) {
 
 func root(t *testing.T) string {
 	t.Helper()
-	repo, err := debian.RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return repo
+	defer try.Fatal(t)
+	return try.Get(debian.RepoDir())
 }
 
 func documents(t *testing.T) []string {
@@ -145,12 +137,11 @@ func read(t *testing.T, file string) *document {
 // programs is a directory with what `make build` makes for this machine.
 func programs(t *testing.T) string {
 	t.Helper()
+	defer try.Fatal(t)
 	bin := t.TempDir()
 	cmd := exec.Command("make", "-s", "build-amd64", "BIN="+bin)
 	cmd.Dir = root(t)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make build-amd64: %v\n%s", err, out)
-	}
+	try.Run(cmd)
 	return filepath.Join(bin, "amd64")
 }
 
@@ -159,15 +150,10 @@ var product = sync.OnceValues(func() (debian.Overlay, error) { return machine.De
 // overlay is what the document's machine begins with.
 func overlay(t *testing.T, d *document) debian.Overlay {
 	t.Helper()
-	ctx := machine.Context(t)
-	o, err := bare(ctx)
-	if err == nil && d.machine == "device" {
-		var p debian.Overlay
-		p, err = product()
-		o.Add(p)
-	}
-	if err != nil {
-		t.Fatal(err)
+	defer try.Fatal(t)
+	o := try.Get(bare(machine.Context(t)))
+	if d.machine == "device" {
+		o.Add(try.Get(product()))
 	}
 	return o
 }
@@ -196,22 +182,12 @@ func TestLinks(t *testing.T) {
 			}
 		}
 	}
-	if err := fromReadme(t); err != nil {
-		t.Error(err)
-	}
-}
-
-// fromReadme reports a document without a link.
-func fromReadme(t *testing.T) error {
-	text, err := os.ReadFile(filepath.Join(root(t), "README.md"))
-	if err != nil {
-		return err
-	}
+	// README.md leads to each of them.
+	text := try.Get(os.ReadFile(filepath.Join(root(t), "README.md")))
 	for _, file := range documents(t) {
-		name, _ := filepath.Rel(root(t), file)
-		if filepath.Base(file) != "README.md" && !strings.Contains(string(text), "("+name) {
-			return fmt.Errorf("README.md has no link to %s", name)
+		name := try.Get(filepath.Rel(root(t), file))
+		if name != "README.md" && !strings.Contains(string(text), "("+name) {
+			t.Errorf("README.md has no link to %s", name)
 		}
 	}
-	return nil
 }

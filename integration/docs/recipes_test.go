@@ -20,19 +20,13 @@ import (
 func TestRecipes(t *testing.T) {
 	machine.Require(t, "recipe", debian.MissingTools("systemd-analyze", "shellcheck", "make"))
 	repo, bin := root(t), programs(t)
-	run := func(t *testing.T, name string, argv ...string) string {
-		t.Helper()
+	run := func(name string, argv ...string) string {
 		cmd := exec.Command(name, argv...)
 		cmd.Dir = repo
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v\n%s", name, strings.Join(argv, " "), err, out)
-		}
-		return string(out)
+		return try.Run(cmd)
 	}
 	verify := func(t *testing.T, dest string) {
 		t.Helper()
-		defer try.Fatal(t)
 		for _, name := range []string{"usr/bin/ota-guardian", "usr/lib/systemd/system/device-api.service.d/50-ota.conf", "etc/ota/ota.toml"} {
 			if _, err := os.Stat(filepath.Join(dest, name)); err != nil {
 				t.Error(err)
@@ -44,7 +38,7 @@ func TestRecipes(t *testing.T) {
 		// It verifies all units of the directory; the application's is the image's own.
 		unit := try.Get(os.ReadFile(filepath.Join(repo, "units/device-api.service.example")))
 		try.Check(os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644))
-		run(t, "scripts/verify_units.sh", dest)
+		run("scripts/verify_units.sh", dest)
 	}
 
 	t.Run("bitbake", func(t *testing.T) {
@@ -83,8 +77,8 @@ func TestRecipes(t *testing.T) {
 			}
 			file := filepath.Join(t.TempDir(), "do_install.sh")
 			try.Check(os.WriteFile(file, []byte(script), 0o755))
-			run(t, "shellcheck", file)
-			run(t, "sh", file)
+			run("shellcheck", file)
+			run("sh", file)
 		}
 		if functions != 2 {
 			t.Fatalf("the recipes have %d functions do_install, want 2", functions)
@@ -117,7 +111,7 @@ func TestRecipes(t *testing.T) {
 		text = strings.Replace(text, build+"/install:", ".PHONY: "+build+"/install\n"+build+"/install:", 1)
 		file := filepath.Join(build, "stub.mk")
 		try.Check(os.WriteFile(file, []byte(text), 0o644))
-		out := run(t, "make", "-f", file, "TARGET_DIR="+target, "--warn-undefined-variables", build+"/install")
+		out := run("make", "-f", file, "TARGET_DIR="+target, "--warn-undefined-variables", build+"/install")
 		if strings.Contains(out, "undefined variable") {
 			t.Errorf("make says\n%s", out)
 		}

@@ -14,16 +14,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // constants are the string constants of one type, or whose name begins with
 // prefix, in a file of the repository.
 func constants(t *testing.T, file, typ, prefix string) []string {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root(t), file), nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := try.Get(parser.ParseFile(token.NewFileSet(), filepath.Join(root(t), file), nil, 0))
 	found := map[string]bool{}
 	for _, d := range f.Decls {
 		g, ok := d.(*ast.GenDecl)
@@ -54,13 +53,11 @@ func constants(t *testing.T, file, typ, prefix string) []string {
 // TestNothingIsMissing finds what the code can say and a document does not explain:
 // each has a row of a table that begins with it.
 func TestNothingIsMissing(t *testing.T) {
+	defer try.Fatal(t)
 	events := regexp.MustCompile(`Event\{ID: "([0-9a-f]{32})"`)
 	var ids []string
 	for _, file := range []string{"guardian/events.go", "applier/unit.go"} {
-		code, err := os.ReadFile(filepath.Join(root(t), file))
-		if err != nil {
-			t.Fatal(err)
-		}
+		code := try.Get(os.ReadFile(filepath.Join(root(t), file)))
 		found := events.FindAllStringSubmatch(string(code), -1)
 		if len(found) == 0 {
 			t.Fatalf("%s: no events: the code has moved, and this test looks at nothing", file)
@@ -81,11 +78,7 @@ func TestNothingIsMissing(t *testing.T) {
 		{"docs/INTEGRATION.md", "code of a report", constants(t, "bootcheck/errors.go", "", "Code")},
 		{"docs/INTEGRATION.md", "stage", constants(t, "applier/report/report.go", "", "Stage")},
 	} {
-		text, err := os.ReadFile(filepath.Join(root(t), tt.document))
-		if err != nil {
-			t.Error(err)
-			continue
-		}
+		text := try.Get(os.ReadFile(filepath.Join(root(t), tt.document)))
 		for _, word := range tt.words {
 			if !strings.Contains(string(text), "\n| `"+word+"` |") {
 				t.Errorf("%s has no row for the %s %q", tt.document, tt.what, word)
@@ -144,17 +137,15 @@ var exempt = regexp.MustCompile(`^(LICENSE|docs/NOTICE|docs/CHANGELOG\.md|integr
 // TestWords finds banned words in the texts and comments of all files: in Go files in
 // comments and in strings of more than one word, elsewhere in every line.
 func TestWords(t *testing.T) {
-	out, err := exec.Command("git", "-C", root(t), "ls-files").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	out := try.Output(exec.Command("git", "-C", root(t), "ls-files"))
 	// Not as a part of a name, a path or a flag.
 	anyOf := func(words []string) *regexp.Regexp {
 		return regexp.MustCompile(`(?i)(?:^|[^\w"'` + "`" + `./$()=-])(` + strings.Join(words, "|") + `)(?:$|[^\w"/=()-])`)
 	}
 	re := anyOf(slices.Sorted(maps.Keys(banned)))
 	files := 0
-	for name := range strings.Lines(string(out)) {
+	for name := range strings.Lines(out) {
 		name = strings.TrimSpace(name)
 		text, err := os.ReadFile(filepath.Join(root(t), name))
 		if exempt.MatchString(name) || err != nil {

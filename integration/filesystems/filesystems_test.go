@@ -7,11 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func needsRoot(t *testing.T) {
@@ -23,6 +23,7 @@ func TestReuse(t *testing.T) {
 	needsRoot(t)
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
 		t.Run(fs, func(t *testing.T) {
+			defer try.Fatal(t)
 			dir := mountOf(t, 600, "mkfs."+fs) // xfs wants 300 MiB
 			for _, args := range [][]string{
 				{"./applier/bundle", "-run", "^TestTake"},
@@ -31,10 +32,7 @@ func TestReuse(t *testing.T) {
 				cmd := exec.Command("go", append([]string{"test", "-count=1"}, args...)...)
 				cmd.Dir = filepath.Join("..", "..")
 				cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-				out, err := cmd.CombinedOutput()
-				if err != nil {
-					t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
-				}
+				try.Run(cmd)
 			}
 		})
 	}
@@ -43,24 +41,16 @@ func TestReuse(t *testing.T) {
 // mountOf makes a file system of mib MiB in a file with mkfs, and mounts it.
 func mountOf(t *testing.T, mib int64, mkfs ...string) string {
 	t.Helper()
+	defer try.Fatal(t)
 	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	f, err := os.Create(image)
-	if err == nil {
-		err = f.Truncate(mib << 20)
-		f.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.WriteFile(image, nil, 0o644))
+	try.Check(os.Truncate(image, mib<<20))
 	for _, argv := range [][]string{append(mkfs, "-q", image), {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
-		}
+		try.Run(exec.Command(argv[0], argv[1:]...))
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v\n%s", err, out)
-		}
+		defer try.Fatal(t)
+		try.Run(exec.Command("umount", dir))
 	})
 	return dir
 }

@@ -21,10 +21,8 @@ import (
 // all the same, in each way in which a version is rolled back.
 func TestFullDisk(t *testing.T) {
 	needsRoot(t)
-	w, err := flows.NewWorld(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	w := try.Get(flows.NewWorld(t.Context(), t.TempDir()))
 	t.Cleanup(w.Close)
 	// The trial of 1.2.0, with 1.1.0 behind it.
 	begun := &flows.Flow{Name: "trial", Prepare: flows.Find("full-rollback").Prepare}
@@ -80,9 +78,8 @@ func TestFullDisk(t *testing.T) {
 
 				// With room again it continues as ever.
 				c := &flows.Case{Flow: begun, Site: site}
-				problems, err := c.Aftermath(t.Context(), true)
-				if err != nil || len(problems) > 0 {
-					t.Errorf("with room again: %v, %v", problems, err)
+				if problems := try.Get(c.Aftermath(t.Context(), true)); len(problems) > 0 {
+					t.Errorf("with room again: %v", problems)
 				}
 			})
 		}

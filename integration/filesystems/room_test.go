@@ -31,10 +31,7 @@ func newDevice(t *testing.T, disk string) *device {
 	t.Helper()
 	defer try.Fatal(t)
 	d := &device{t: t, bin: t.TempDir(), dir: t.TempDir(), store: filepath.Join(disk, "versions")}
-	build := exec.Command("go", "build", "-o", d.bin+"/", "../../applier/cmd/ota-apply", "../../applier/cmd/ota-bundle", "../../guardian/cmd/ota-guardian")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	try.Run(exec.Command("go", "build", "-o", d.bin+"/", "../../applier/cmd/ota-apply", "../../applier/cmd/ota-bundle", "../../guardian/cmd/ota-guardian"))
 	for _, dir := range []string{d.dir + "/keys", d.dir + "/run", d.dir + "/spool", d.store} {
 		try.Check(os.MkdirAll(dir, 0o755))
 	}
@@ -64,11 +61,8 @@ func (d *device) run(name string, args ...string) (string, error) {
 
 func (d *device) must(name string, args ...string) string {
 	d.t.Helper()
-	out, err := d.run(name, args...)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return out
+	defer try.Fatal(d.t)
+	return try.Get(d.run(name, args...))
 }
 
 // bundle makes a bundle of `same` MiB that all versions have, and `own` that it alone has.
@@ -90,10 +84,9 @@ func (d *device) bundle(version string, release, same, own int) string {
 }
 
 func (d *device) free() uint64 {
+	defer try.Fatal(d.t)
 	var st syscall.Statfs_t
-	if err := syscall.Statfs(d.store, &st); err != nil {
-		d.t.Fatal(err)
-	}
+	try.Check(syscall.Statfs(d.store, &st))
 	return st.Bavail * uint64(st.Bsize)
 }
 
@@ -106,17 +99,12 @@ func TestRoom(t *testing.T) {
 		"ext4, links": func(t *testing.T) string { return mountOf(t, 100, "mkfs.ext4", "-m", "0") },
 		"ext4, another group": func(t *testing.T) string {
 			dir := mountOf(t, 100, "mkfs.ext4", "-m", "0")
-			if out, err := exec.Command("mount", "-o", "remount,grpid", dir).CombinedOutput(); err != nil {
-				t.Fatalf("mount: %v\n%s", err, out)
-			}
-			if err := os.Chown(dir, 0, 50); err != nil {
-				t.Fatal(err)
-			}
+			try.Run(exec.Command("mount", "-o", "remount,grpid", dir))
+			try.Check(os.Chown(dir, 0, 50))
 			return dir
 		},
 		"btrfs, clones": func(t *testing.T) string { return mountOf(t, 256, "mkfs.btrfs", "-m", "single") },
 		"an overlay": func(t *testing.T) string {
-			defer try.Fatal(t)
 			dir := mountOf(t, 100, "mkfs.ext4", "-m", "0")
 			low, merged := t.TempDir(), t.TempDir()
 			for _, sub := range []string{"/up", "/work"} {
@@ -128,6 +116,7 @@ func TestRoom(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			defer try.Fatal(t)
 			d := newDevice(t, disk(t))
 			for i := range 6 {
 				version := fmt.Sprintf("1.%d.0", i)
@@ -136,9 +125,7 @@ func TestRoom(t *testing.T) {
 					Remove []string `json:"remove"`
 				}
 				if i > 0 {
-					if err := json.Unmarshal([]byte(d.must("ota-apply", "install", "--dry-run", "--json", file)), &says); err != nil {
-						t.Fatal(err)
-					}
+					try.Check(json.Unmarshal([]byte(d.must("ota-apply", "install", "--dry-run", "--json", file)), &says))
 				}
 				d.must("ota-apply", "install", file)
 				if free := d.free(); free < reserve*3/4 {
@@ -166,16 +153,14 @@ func TestDiskFillsUp(t *testing.T) {
 	needsRoot(t)
 	for _, mkfs := range [][]string{{"mkfs.ext4", "-m", "0"}, {"mkfs.btrfs", "-m", "single"}} {
 		t.Run(mkfs[0], func(t *testing.T) {
+			defer try.Fatal(t)
 			d := newDevice(t, mountOf(t, 128, mkfs...))
 			for i, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
 				d.must("ota-apply", "install", d.bundle(version, i+1, 0, 20))
 				d.must("ota-guardian", "confirm")
 			}
 			file := d.bundle("1.3.0", 4, 0, 15)
-			info, err := os.Stat(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			info := try.Get(os.Stat(file))
 			filler := filepath.Join(filepath.Dir(d.store), "filler")
 			var sent int64
 			fillUp := sync.OnceFunc(func() {

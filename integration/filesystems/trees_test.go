@@ -55,6 +55,7 @@ func TestTrees(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(trees)) {
 		make := trees[name]
 		t.Run(strings.TrimPrefix(name, "/"), func(t *testing.T) {
+			defer try.Fatal(t)
 			dir := name
 			if make != "" {
 				dir = t.TempDir()
@@ -64,7 +65,7 @@ func TestTrees(t *testing.T) {
 					t.Skipf("cannot be made here: %v\n%s", err, out)
 				}
 			}
-			entries, size := measure(t, dir)
+			entries, size := measure(dir)
 			if size > large && !tier.Nightly || entries < 3 {
 				t.Skipf("%d entries, %d MB", entries, size>>20)
 			}
@@ -91,21 +92,15 @@ func TestTrees(t *testing.T) {
 }
 
 // measure counts what is in dir.
-func measure(t *testing.T, dir string) (entries int, size int64) {
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil && info.Mode().IsRegular() {
+func measure(dir string) (entries int, size int64) {
+	try.Check(filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		try.Check(err)
+		if info := try.Get(d.Info()); info.Mode().IsRegular() {
 			size += info.Size()
 		}
 		entries++
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+		return nil
+	}))
 	return entries - 1, size
 }
 
@@ -114,11 +109,6 @@ var kindLine = regexp.MustCompile(`(?m)^(refused|warning): (.*)$`)
 // life takes the tree dir through a device's life, and returns what create said of it.
 func life(t *testing.T, dir string) string {
 	d := newDevice(t, t.TempDir())
-	create := func(version, release string, more ...string) error {
-		_, err := d.run("ota-bundle", append([]string{"create", "--dir", dir, "--version", version, "--model", "x1", "--release", release,
-			"--key", d.dir + "/k.key", "--level", "fastest", "-o", d.dir + "/" + version + ".ota"}, more...)...)
-		return err
-	}
 	said := "nothing"
 	if _, err := d.run("ota-bundle", "create", "--check", "--dir", dir); err != nil {
 		var exit *exec.ExitError
@@ -133,9 +123,8 @@ func life(t *testing.T, dir string) string {
 		}
 		said = strings.Join(kinds, ", ")
 	}
-	if err := create("1.0.0", "1", "--allow-link", "*", "--allow", "*"); err != nil {
-		t.Fatal(err)
-	}
+	d.must("ota-bundle", "create", "--dir", dir, "--version", "1.0.0", "--model", "x1", "--release", "1",
+		"--key", d.dir+"/k.key", "--level", "fastest", "-o", d.dir+"/1.0.0.ota", "--allow-link", "*", "--allow", "*")
 	same := func(version string) {
 		t.Helper()
 		d.must("ota-apply", "verify", version)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"aead.dev/minisign"
@@ -52,9 +51,7 @@ func DeviceOverlayFor(ctx context.Context, a debian.Arch) (_ debian.Overlay, err
 	} {
 		cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 		cmd.Dir = repo
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
-		}
+		try.Run(cmd)
 	}
 	overlay := try.Get(treeOverlay(dest))
 	overlay.Add(ServiceOverlay())
@@ -76,9 +73,7 @@ func Deb(ctx context.Context, dir, version string, environment ...string) (file 
 	cmd := exec.CommandContext(ctx, "scripts/package.sh", "amd64")
 	cmd.Dir = try.Get(debian.RepoDir())
 	cmd.Env = append(append(os.Environ(), "OUT="+dir, "BIN="+dir+"/bin", "VERSION="+version), environment...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("scripts/package.sh: %w\n%s", err, out)
-	}
+	try.Run(cmd)
 	return filepath.Join(dir, "ota_"+version+"_amd64.deb"), os.RemoveAll(dir + "/bin")
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // reserve is kept free before the test binary's deadline for a message that says
@@ -66,10 +67,8 @@ func RequireVM(t testing.TB, a debian.Arch) {
 func StartContainer(t testing.TB, o container.Options) *container.Container {
 	t.Helper()
 	RequireContainer(t)
-	c, err := container.Start(Context(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	c := try.Get(container.Start(Context(t), o))
 	t.Cleanup(func() {
 		c.Stop()
 		if _, err := os.Lstat(c.Dir()); err == nil {
@@ -87,11 +86,9 @@ func StartContainer(t testing.TB, o container.Options) *container.Container {
 func StartVM(t testing.TB, o vm.Options) *vm.VM {
 	t.Helper()
 	RequireVM(t, o.Variant.Arch)
+	defer try.Fatal(t)
 	start := time.Now()
-	m, err := vm.Start(Context(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := try.Get(vm.Start(Context(t), o))
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the machine's log:\n%s", m.Log())

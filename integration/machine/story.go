@@ -46,13 +46,10 @@ func (s *Story) Step(what string, do func(t *testing.T)) {
 // Out is what a program prints, which has to succeed.
 func (s *Story) Out(argv ...string) string {
 	s.T.Helper()
+	defer try.Fatal(s.T)
 	ctx, cancel := context.WithTimeout(s.Ctx, s.Limits.Wait)
 	defer cancel()
-	out, err := s.Must(ctx, argv...)
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	return out
+	return try.Get(s.Must(ctx, argv...))
 }
 
 // Sh is Out of a command line, without spaces at its end.
@@ -75,10 +72,8 @@ func Sh(t testing.TB, m Machine, line string) string {
 // Says runs a command line, with any exit code, and wants it to print that.
 func (s *Story) Says(line, want string) {
 	s.T.Helper()
-	r, err := s.Exec(s.Ctx, "sh", "-c", line)
-	if err != nil {
-		s.T.Fatal(err)
-	}
+	defer try.Fatal(s.T)
+	r := try.Get(s.Exec(s.Ctx, "sh", "-c", line))
 	if got := strings.TrimSpace(r.Stdout); got != want {
 		s.T.Errorf("%s: %q, want %q (%s)", line, got, want, r)
 	}
@@ -87,10 +82,8 @@ func (s *Story) Says(line, want string) {
 // Ends runs a command line, which has to end with code, and returns what it printed.
 func (s *Story) Ends(code int, line string) string {
 	s.T.Helper()
-	r, err := s.Exec(s.Ctx, "sh", "-c", line)
-	if err != nil {
-		s.T.Fatalf("%s: %v", line, err)
-	}
+	defer try.Fatal(s.T)
+	r := try.Get(s.Exec(s.Ctx, "sh", "-c", line))
 	if r.Code != code {
 		s.T.Fatalf("%s: %s; want exit %d", line, r, code)
 	}
@@ -106,15 +99,13 @@ func (s *Story) Show(unit, property string) string {
 // Reaches is Reach.
 func (s *Story) Reaches(want Want) {
 	s.T.Helper()
-	if err := s.Reach(s.Ctx, want); err != nil {
-		s.T.Fatal(err)
-	}
+	defer try.Fatal(s.T)
+	try.Check(s.Reach(s.Ctx, want))
 }
 
 // Waits is Wait.
 func (s *Story) Waits(what string, yes func(*bootcheck.Status) bool) {
 	s.T.Helper()
-	if err := s.Wait(s.Ctx, what, yes); err != nil {
-		s.T.Fatal(err)
-	}
+	defer try.Fatal(s.T)
+	try.Check(s.Wait(s.Ctx, what, yes))
 }

@@ -93,7 +93,7 @@ func TestDashboard(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "dashboard.yml")
 	try.Check(os.WriteFile(file, tests, 0o644))
-	if out, err := promtool(t, machine.Context(t), "test", "rules", file); err != nil {
+	if out, err := promtool(machine.Context(t), "test", "rules", file); err != nil {
 		t.Errorf("the panels do not show what happened: %v\n%s", err, out)
 	}
 }

@@ -18,12 +18,8 @@ import (
 const alertsFile = "../../docs/alerts.yml"
 
 // promtool runs Prometheus' own tool, that of Debian, without installing it.
-func promtool(t *testing.T, ctx context.Context, args ...string) (string, error) {
-	t.Helper()
-	dir, err := debian.Tools(ctx, "prometheus")
-	if err != nil {
-		t.Fatal(err)
-	}
+func promtool(ctx context.Context, args ...string) (string, error) {
+	dir := try.Get(debian.Tools(ctx, "prometheus"))
 	out, err := exec.CommandContext(ctx, filepath.Join(dir, "usr/bin/promtool"), args...).CombinedOutput()
 	return string(out), err
 }
@@ -32,7 +28,7 @@ func TestAlerts(t *testing.T) {
 	defer try.Fatal(t)
 	machine.Require(t, "promtool", debian.Missing())
 	ctx := machine.Context(t)
-	if out, err := promtool(t, ctx, "check", "rules", alertsFile); err != nil {
+	if out, err := promtool(ctx, "check", "rules", alertsFile); err != nil {
 		t.Fatalf("promtool check rules: %v\n%s", err, out)
 	}
 	tests, err := filepath.Glob("testdata/*_test.yml")
@@ -41,7 +37,7 @@ func TestAlerts(t *testing.T) {
 	}
 	var all strings.Builder
 	for _, name := range tests {
-		if out, err := promtool(t, ctx, "test", "rules", name); err != nil {
+		if out, err := promtool(ctx, "test", "rules", name); err != nil {
 			t.Errorf("promtool test rules %s: %v\n%s", name, err, out)
 		}
 		text := try.Get(os.ReadFile(name))

@@ -26,16 +26,15 @@ import (
 	"github.com/tope-ota/ota/integration/cmdtest"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMain(m *testing.M) { cmdtest.Main(m, nil) }
 
 // Debian's docker-registry is distribution 2.
 func TestScripts(t *testing.T) {
-	dir, err := debian.Tools(t.Context(), "docker-registry")
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	dir := try.Get(debian.Tools(t.Context(), "docker-registry"))
 	scripts(t, filepath.Join(dir, "usr/bin/docker-registry"))
 }
 
@@ -44,11 +43,8 @@ func TestScriptsOfDistribution3(t *testing.T) {
 	if !tier.Nightly {
 		t.Skip("OTA_TESTS is not nightly")
 	}
-	program, err := debian.FromModule(t.Context(), "github.com/distribution/distribution/v3/cmd/registry", "v3.1.2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	scripts(t, program)
+	defer try.Fatal(t)
+	scripts(t, try.Get(debian.FromModule(t.Context(), "github.com/distribution/distribution/v3/cmd/registry", "v3.1.2")))
 }
 
 // scripts runs the scripts with a registry that is program. They have these commands:

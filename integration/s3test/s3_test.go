@@ -25,6 +25,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/cmdtest"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // version of versitygw: the S3 API over a directory.
@@ -67,10 +68,8 @@ func TestMain(m *testing.M) { cmdtest.Main(m, map[string]func(){"presign": presi
 //	asked GETS MIN MAX       GETS requests of addresses that were good (N+: N or more) gave from
 //	                         MIN to MAX bytes since the last one, and nothing but GET was sent
 func TestScripts(t *testing.T) {
-	program, err := debian.FromModule(t.Context(), "github.com/versity/versitygw/cmd/versitygw", version)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	program := try.Get(debian.FromModule(t.Context(), "github.com/versity/versitygw/cmd/versitygw", version))
 	var fronts sync.Map // by $S3
 	of := func(ts *testscript.TestScript) *front {
 		f, ok := fronts.Load(ts.Getenv("S3"))

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A browser is Debian's Chromium with one page, told what to do over two pipes by the
@@ -39,16 +41,12 @@ const limit = time.Minute
 // newBrowser starts a browser that ends with the test. What its page complains about, such
 // as a policy that was broken, is an error of the test.
 func newBrowser(t *testing.T) *browser {
-	t.Helper()
-	program := ""
-	for _, name := range []string{"chromium-headless-shell", "chromium"} {
-		if path, err := exec.LookPath(name); err == nil {
-			program = path
-			break
-		}
+	program, err := exec.LookPath("chromium-headless-shell")
+	if err != nil {
+		program, err = exec.LookPath("chromium")
 	}
-	if program == "" {
-		t.Fatal("there is no Chromium: scripts/packages.sh installs it")
+	if err != nil {
+		try.Failf("there is no Chromium: scripts/packages.sh installs it")
 	}
 	cmd := exec.CommandContext(t.Context(), program, "--headless", "--no-sandbox", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir(),
 		"--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", "--disable-background-networking", "--font-render-hinting=none")
@@ -57,9 +55,7 @@ func newBrowser(t *testing.T) *browser {
 	cmd.ExtraFiles = []*os.File{theirIn, theirOut}
 	var log bytes.Buffer
 	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(cmd.Start())
 	theirIn.Close()
 	theirOut.Close()
 	b := &browser{t: t, to: to, answers: make(chan answer, 1000), events: map[string]int{}}
@@ -96,18 +92,15 @@ func newBrowser(t *testing.T) *browser {
 }
 
 func pipe(t *testing.T) (r, w *os.File) {
-	t.Helper()
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	try.Check(err)
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return r, w
 }
 
 // call asks the browser, and puts what it answers into result; nil: it is dropped.
 func (b *browser) call(method string, params map[string]any, result any) {
-	b.t.Helper()
+	defer try.Say("%s", method)
 	b.last++
 	request := map[string]any{"id": b.last, "method": method}
 	if params != nil {
@@ -116,24 +109,16 @@ func (b *browser) call(method string, params map[string]any, result any) {
 	if b.session != "" {
 		request["sessionId"] = b.session
 	}
-	data, err := json.Marshal(request)
-	if err == nil {
-		_, err = b.to.Write(append(data, 0))
-	}
-	if err != nil {
-		b.t.Fatalf("%s: %v", method, err)
-	}
+	try.Get(b.to.Write(append(try.Get(json.Marshal(request)), 0)))
 	for {
-		a := b.next(method)
+		a := b.next()
 		switch {
 		case a.ID == b.last && a.Error != nil:
-			b.t.Fatalf("%s: %s", method, a.Error.Message)
+			try.Failf("%s", a.Error.Message)
+		case a.ID == b.last && result != nil:
+			try.Check(json.Unmarshal(a.Result, result))
+			return
 		case a.ID == b.last:
-			if result != nil {
-				if err := json.Unmarshal(a.Result, result); err != nil {
-					b.t.Fatalf("%s: %v: %s", method, err, a.Result)
-				}
-			}
 			return
 		}
 	}
@@ -141,20 +126,20 @@ func (b *browser) call(method string, params map[string]any, result any) {
 
 // event waits for an event.
 func (b *browser) event(method string) {
-	b.t.Helper()
+	defer try.Say("%s", method)
 	for b.events[method] == 0 {
-		b.next(method)
+		b.next()
 	}
 	b.events[method]--
 }
 
-// next is what the browser says next; what a test waits for.
-func (b *browser) next(what string) answer {
-	b.t.Helper()
+// next is what the browser says next.
+func (b *browser) next() (a answer) {
+	var ok bool
 	select {
-	case a, ok := <-b.answers:
+	case a, ok = <-b.answers:
 		if !ok {
-			b.t.Fatalf("%s: the browser has ended", what)
+			try.Failf("the browser has ended")
 		}
 		switch a.Method {
 		case "":
@@ -163,16 +148,14 @@ func (b *browser) next(what string) answer {
 		default:
 			b.events[a.Method]++
 		}
-		return a
 	case <-time.After(limit):
-		b.t.Fatalf("%s: no answer in %v", what, limit)
+		try.Failf("no answer in %v", limit)
 	}
-	panic("not reached")
+	return a
 }
 
 // complains is called for all that the page says on its console.
 func (b *browser) complains(params json.RawMessage) {
-	b.t.Helper()
 	// Every browser asks for an icon.
 	if !bytes.Contains(params, []byte("/favicon.ico")) && (b.expected == "" || !bytes.Contains(params, []byte(b.expected))) {
 		b.t.Errorf("the page complains: %s", params)
@@ -181,23 +164,22 @@ func (b *browser) complains(params json.RawMessage) {
 
 // eval puts the value of a JavaScript expression of the page into result.
 func (b *browser) eval(expression string, result any) {
-	b.t.Helper()
+	defer try.Say("%s", expression)
 	var r struct {
 		Result           struct{ Value json.RawMessage }
 		ExceptionDetails json.RawMessage
 	}
 	b.call("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}, &r)
 	if r.ExceptionDetails != nil {
-		b.t.Fatalf("%s: %s", expression, r.ExceptionDetails)
+		try.Failf("%s", r.ExceptionDetails)
 	}
 	if err := json.Unmarshal(r.Result.Value, result); err != nil {
-		b.t.Fatalf("%s: %v: %s", expression, err, r.Result.Value)
+		try.Failf("%w: %s", err, r.Result.Value)
 	}
 }
 
 // wait waits until the JavaScript expression, which says what, is true.
 func (b *browser) wait(expression string) {
-	b.t.Helper()
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		var yes bool
 		if b.eval("Boolean("+expression+")", &yes); yes {
@@ -206,19 +188,17 @@ func (b *browser) wait(expression string) {
 		if time.Now().After(end) {
 			var is string
 			b.eval("document.body ? document.body.innerText : document.URL", &is)
-			b.t.Fatalf("never true in %v: %s; the page says %q", limit, expression, is)
+			try.Failf("never true in %v: %s; the page says %q", limit, expression, is)
 		}
 	}
 }
 
 // size makes the window as large as a screen of the device.
 func (b *browser) size(s size) {
-	b.t.Helper()
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": s.width, "height": s.height, "deviceScaleFactor": 1, "mobile": false}, nil)
 }
 
 func (b *browser) open(url string) {
-	b.t.Helper()
 	b.call("Page.navigate", map[string]any{"url": url}, nil)
 	b.wait(`document.readyState === 'complete' && document.getElementById('phase') && document.getElementById('phase').textContent`)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tope-ota/ota/applier/report"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A device is a store, a run directory, and ota-apply behind a socket as systemd holds it:
@@ -35,22 +36,17 @@ type device struct {
 }
 
 func newDevice(t *testing.T) *device {
-	t.Helper()
 	dir := t.TempDir()
 	d := &device{t: t, run: filepath.Join(dir, "run"), program: filepath.Join(dir, "ota-apply"), config: filepath.Join(dir, "ota.toml")}
 	d.build(nil)
 	root := filepath.Join(dir, "versions")
-	d.must(os.WriteFile(d.config, fmt.Appendf(nil, "root = %q\nrun = %q\n", root, d.run), 0o644))
-	var err error
-	d.store, err = bootcheck.Create(root)
-	d.must(err)
+	try.Check(os.WriteFile(d.config, fmt.Appendf(nil, "root = %q\nrun = %q\n", root, d.run), 0o644))
+	d.store = try.Get(bootcheck.Create(root))
 	for _, v := range []string{"1.0.0", "1.1.0", "1.2.0", longest} {
-		d.must(os.Mkdir(filepath.Join(root, "v"+v), 0o755))
+		try.Check(os.Mkdir(filepath.Join(root, "v"+v), 0o755))
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	d.must(err)
-	f, err := l.(*net.TCPListener).File()
-	d.must(err)
+	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
+	f := try.Get(l.(*net.TCPListener).File())
 	d.url = "http://" + l.Addr().String() + "/"
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -126,41 +122,29 @@ func (d *device) away() (back func()) {
 
 // build builds ota-apply, with another page if page is not nil.
 func (d *device) build(page []byte) {
-	d.t.Helper()
 	args := []string{"build", "-o", d.program + ".new"}
 	if page != nil {
 		file, overlay := d.program+".html", d.program+".json"
-		original, err := filepath.Abs("../../applier/screen/page.html")
-		d.must(err)
-		d.must(os.WriteFile(file, page, 0o644))
-		d.must(os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, original, file), 0o644))
+		original := try.Get(filepath.Abs("../../applier/screen/page.html"))
+		try.Check(os.WriteFile(file, page, 0o644))
+		try.Check(os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, original, file), 0o644))
 		args = append(args, "-overlay", overlay)
 	}
-	if out, err := exec.Command("go", append(args, "github.com/tope-ota/ota/applier/cmd/ota-apply")...).CombinedOutput(); err != nil {
-		d.t.Fatalf("go build: %v\n%s", err, out)
-	}
-	d.must(os.Rename(d.program+".new", d.program))
-}
-
-func (d *device) must(err error) {
-	d.t.Helper()
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	try.Run(exec.Command("go", append(args, "github.com/tope-ota/ota/applier/cmd/ota-apply")...))
+	try.Check(os.Rename(d.program+".new", d.program))
 }
 
 // state commits a record: that of a device that runs 1.1.0, which is confirmed, as changed
 // by change. No install runs, and no trial is watched.
 func (d *device) state(change func(r *bootcheck.Record)) {
-	d.t.Helper()
 	ref := func(v string) *bootcheck.Ref { return &bootcheck.Ref{Version: v, Digest: "sha256:" + v} }
 	r := &bootcheck.Record{Phase: bootcheck.PhaseConfirmed, Current: ref("1.1.0"), Previous: ref("1.0.0"), Factory: ref("1.0.0"), Confirmed: []bootcheck.Ref{*ref("1.0.0"), *ref("1.1.0")}}
 	change(r)
 	if r.Phase.Counted() {
 		r.Trial = &bootcheck.Trial{BootID: "b"}
 	}
-	d.must(d.store.Commit(r))
-	d.must(bootcheck.EndWatching(d.run))
+	try.Check(d.store.Commit(r))
+	try.Check(bootcheck.EndWatching(d.run))
 	d.ends()
 	os.Remove(filepath.Join(d.run, "progress.json"))
 }

@@ -53,12 +53,12 @@ var states = []struct {
 	{"trial", func(d *device) func() {
 		d.state(func(r *bootcheck.Record) { r.Phase, r.Current = bootcheck.PhaseTrial, &bootcheck.Ref{Version: "1.2.0"} })
 		d.installs().Stage(report.StageRebooting, 38, "watching 1.2.0: healthy for 23 of 60 s")
-		d.must((&bootcheck.Watching{Version: "1.2.0", Healthy: 23, Stable: 60, Check: "device-api answers", OK: true}).Keep(d.run))
+		try.Check((&bootcheck.Watching{Version: "1.2.0", Healthy: 23, Stable: 60, Check: "device-api answers", OK: true}).Keep(d.run))
 		return nil
 	}, []string{"On trial", "Testing 1.2.0", "23 of 60 s", "healthy: confirmed after 60 s"}, []string{"试运行", "正在试运行 1.2.0", "23 / 60 秒", "运行正常，满 60 秒后确认"}, 38, "en"},
 	{"trial-bad", func(d *device) func() {
 		d.state(func(r *bootcheck.Record) { r.Phase, r.Current = bootcheck.PhaseTrial, &bootcheck.Ref{Version: "1.2.0"} })
-		d.must((&bootcheck.Watching{Version: "1.2.0", Stable: 60, Check: "device-api answers", Why: "nothing listens on 127.0.0.1:9080"}).Keep(d.run))
+		try.Check((&bootcheck.Watching{Version: "1.2.0", Stable: 60, Check: "device-api answers", Why: "nothing listens on 127.0.0.1:9080"}).Keep(d.run))
 		return nil
 	}, []string{"On trial", "Testing 1.2.0", "0 of 60 s", "“device-api answers” is bad: nothing listens on 127.0.0.1:9080"},
 		[]string{"试运行", "正在试运行 1.2.0", "0 / 60 秒", "“device-api answers”未通过：nothing listens on 127.0.0.1:9080"}, 0, ""},
@@ -136,6 +136,7 @@ func matches(got, want []string) bool {
 // TestStates holds what the page says of every state, in both languages, and that it can be
 // read on three screens.
 func TestStates(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	for _, language := range []string{"en", "zh"} {
@@ -184,6 +185,7 @@ func (b *browser) says(what string, want ...string) {
 // TestReplaced holds that a page that is open continues when the server is killed, is away
 // for a while, and when another ota-apply with another page takes its place.
 func TestReplaced(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	b.open(d.url)
@@ -200,9 +202,7 @@ func TestReplaced(t *testing.T) {
 
 	var same bool
 	b.eval("window.same = true", &same)
-	page, err := os.ReadFile("../../applier/screen/page.html")
-	d.must(err)
-	d.build(append(page, "<!-- another one -->"...))
+	d.build(append(try.Get(os.ReadFile("../../applier/screen/page.html")), "<!-- another one -->"...))
 	d.kill()
 	b.wait("!window.same")
 	b.says("the other page", "Confirmed", "1.1.0 is running", "1.2.0 runs from the next boot on")
@@ -210,6 +210,7 @@ func TestReplaced(t *testing.T) {
 
 // TestHostile holds that text of others is text, and that none of it leaves the screen.
 func TestHostile(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	const evil = `</li></script><script>alert(1)</script><img src=x onerror=alert(1)>"'&lt;`
@@ -220,7 +221,7 @@ func TestHostile(t *testing.T) {
 		r.RolledBack(&bootcheck.Rollback{From: longest, To: longest, Level: bootcheck.LevelPrevious, Cause: bootcheck.CauseHealth,
 			Check: evil, Output: "\x1b[31m" + evil + "\u202e\x00 " + strings.Repeat("WWWWWWWWWW", 500), Attempts: 1})
 	})
-	d.must((&bootcheck.Watching{Version: longest, Stable: 60, Check: evil, Why: evil + strings.Repeat("m", 500)}).Keep(d.run))
+	try.Check((&bootcheck.Watching{Version: longest, Stable: 60, Check: evil, Why: evil + strings.Repeat("m", 500)}).Keep(d.run))
 	b.open(d.url + "?lang=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
 	b.says("text of others", "Rolled back", "Testing "+longest, "0 of 60 s", "“"+evil+"” is bad: "+evil+strings.Repeat("m", 500),
 		"Rolled back from "+longest+" to "+longest+": check “"+evil+"” failed (? s ago)",
@@ -240,6 +241,7 @@ func TestHostile(t *testing.T) {
 
 // TestPolicy holds that no script can be put into the page, and that it reaches no other server.
 func TestPolicy(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	var asked atomic.Int32
@@ -272,6 +274,7 @@ func TestPolicy(t *testing.T) {
 
 // TestAcceptLanguage holds that the browser's language is that of the page.
 func TestAcceptLanguage(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	b.call("Network.enable", nil, nil)
@@ -283,6 +286,7 @@ func TestAcceptLanguage(t *testing.T) {
 // TestHours holds that a page that is open for hours, in which a second takes no time, keeps
 // nothing.
 func TestHours(t *testing.T) {
+	defer try.Fatal(t)
 	d := newDevice(t)
 	b := newBrowser(t)
 	end := d.download()
@@ -330,8 +334,6 @@ func TestHours(t *testing.T) {
 
 // shot writes a picture of the page in its 64 most frequent colours.
 func (b *browser) shot(file string) {
-	b.t.Helper()
-	defer try.Fatal(b.t)
 	var r struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &r)
 	data := try.Get(base64.StdEncoding.DecodeString(r.Data))

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A run of one fuzz target that ends as each row says: what go test printed then, and
@@ -27,18 +29,14 @@ func TestFuzzScript(t *testing.T) {
 		{"a test that cannot be built", "# example.org/a\n./a_test.go:9:2: undefined: x\nFAIL\texample.org/a [build failed]\n", 1, true},
 		{"a worker that hangs", progress + "--- FAIL: FuzzA (30.00s)\n    fuzzing process hung or terminated unexpectedly: exit status 2\nFAIL\n", 1, true},
 	}
-	script, err := filepath.Abs("../../scripts/fuzz.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	script := try.Get(filepath.Abs("../../scripts/fuzz.sh"))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			defer try.Fatal(t)
 			dir := t.TempDir()
 			write := func(name, text string, mode os.FileMode) {
-				t.Helper()
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.WriteFile(filepath.Join(dir, name), []byte(text), mode))
 			}
 			write("a_test.go", "func FuzzA(f *testing.F) {}\n", 0o644)
 			write("z_test.go", "func FuzzZ(f *testing.F) {}\n", 0o644)

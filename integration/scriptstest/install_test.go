@@ -12,10 +12,8 @@ import (
 
 // TestInstall runs scripts/install.sh on a directory of its own.
 func TestInstall(t *testing.T) {
-	repo, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	repo := try.Get(filepath.Abs("../.."))
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/install",
 		RequireExplicitExec: true,

@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // TestPrecommit holds which tier a change asks for: the largest of what it touches.
 func TestPrecommit(t *testing.T) {
-	script, err := os.ReadFile("../../scripts/precommit.sh")
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	script := try.Get(os.ReadFile("../../scripts/precommit.sh"))
 	for _, row := range []struct{ tier, changed string }{
 		{"test", "LICENSE"},
 		{"test", "guardian/decide_test.go"},
@@ -26,24 +26,17 @@ func TestPrecommit(t *testing.T) {
 		{"deep", "integration/crash/flows/flows.go"},
 	} {
 		t.Run(row.changed, func(t *testing.T) {
+			defer try.Fatal(t)
 			dir := t.TempDir()
 			git := func(args ...string) {
-				t.Helper()
 				cmd := exec.Command("git", append([]string{"-c", "user.name=x", "-c", "user.email=x@example.org"}, args...)...)
 				cmd.Dir = dir
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Fatalf("git %v: %v\n%s", args, err, out)
-				}
+				try.Run(cmd)
 			}
 			write := func(name, text string) {
-				t.Helper()
 				name = filepath.Join(dir, name)
-				if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
-					t.Fatal(err)
-				}
+				try.Check(os.MkdirAll(filepath.Dir(name), 0o755))
+				try.Check(os.WriteFile(name, []byte(text), 0o755))
 			}
 			write("scripts/precommit.sh", string(script))
 			git("init", "-q", "-b", "main")

@@ -13,6 +13,7 @@ import (
 	"github.com/tope-ota/ota/integration/cmdtest"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/debian"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func TestMain(m *testing.M) { cmdtest.Main(m, nil) }
@@ -43,11 +44,10 @@ func script(shell []string, path string) map[string]func(ts *testscript.TestScri
 func TestDevice(t *testing.T) {
 	t.Run("dash", func(t *testing.T) { cmdtest.Run(t, "testdata/device", script([]string{need(t, "dash")}, "")) })
 	t.Run("busybox", func(t *testing.T) {
+		defer try.Fatal(t)
 		busybox := need(t, "busybox")
 		applets := t.TempDir()
-		if out, err := exec.Command(busybox, "--install", "-s", applets).CombinedOutput(); err != nil {
-			t.Fatalf("busybox --install: %v\n%s", err, out)
-		}
+		try.Run(exec.Command(busybox, "--install", "-s", applets))
 		cmdtest.Run(t, "testdata/device", script([]string{busybox, "sh"}, applets))
 	})
 }

@@ -90,10 +90,8 @@ type finding struct{ Check, State, Found, Cure string }
 
 func findings(d *machine.Story) []finding {
 	d.T.Helper()
-	r, err := d.Exec(d.Ctx, "sh", scripts+"verify_setup.sh", "--json")
-	if err != nil {
-		d.T.Fatal(err)
-	}
+	defer try.Fatal(d.T)
+	r := try.Get(d.Exec(d.Ctx, "sh", scripts+"verify_setup.sh", "--json"))
 	var said struct {
 		Fail     int
 		Findings []finding

@@ -50,22 +50,9 @@ type scratch struct {
 var versions = []string{"1.0.0", "1.1.0"}
 
 // newScratch makes a scratch store below dir; the caller removes its directory.
-func newScratch(dir string) (*scratch, error) {
-	own, err := os.MkdirTemp(dir, ".ota-switch-test-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a scratch store: %w", err)
-	}
-	s := &scratch{dir: own}
-	err = s.fill()
-	if err != nil {
-		os.RemoveAll(own)
-		return nil, fmt.Errorf("cannot make a scratch store: %w", err)
-	}
-	return s, nil
-}
-
-func (s *scratch) fill() (err error) {
+func newScratch(dir string) (_ *scratch, err error) {
 	defer try.End(&err)
+	s := &scratch{dir: try.Get(os.MkdirTemp(dir, ".ota-switch-test-"))}
 	s.store = try.Get(bootcheck.Create(filepath.Join(s.dir, "versions")))
 	for _, v := range versions {
 		try.Check(os.Mkdir(s.store.VersionDir(v), 0o755))
@@ -75,7 +62,7 @@ func (s *scratch) fill() (err error) {
 	}
 	s.record = &bootcheck.Record{Phase: bootcheck.PhaseConfirmed,
 		Current: &bootcheck.Ref{Version: versions[0]}, Previous: &bootcheck.Ref{Version: versions[1]}}
-	return s.store.Commit(s.record.Clone())
+	return s, s.store.Commit(s.record.Clone())
 }
 
 // commit switches to the other version.

@@ -1,6 +1,7 @@
 package switchtest
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,11 +11,9 @@ import (
 )
 
 func TestMeasure(t *testing.T) {
+	defer try.Fatal(t)
 	dir := t.TempDir()
-	figures, err := Measure(t.Context(), dir, 20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	figures := try.Get(Measure(t.Context(), dir, 20))
 	if len(figures) != 4 {
 		t.Errorf("%d figures, want 4", len(figures))
 	}
@@ -27,11 +26,9 @@ func TestMeasure(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
+	defer try.Fatal(t)
 	dir := t.TempDir()
-	seen, err := Watch(t.Context(), dir, 300, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	seen := try.Get(Watch(t.Context(), dir, 300, 2))
 	t.Logf("%+v", *seen)
 	if seen.Wrong != 0 || seen.Versions != 2 || seen.Reads == 0 {
 		t.Errorf("Watch = %+v, want both versions, nothing wrong", *seen)
@@ -41,10 +38,7 @@ func TestWatch(t *testing.T) {
 
 func empty(t *testing.T, dir string) {
 	t.Helper()
-	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-	if left, _ := filepath.Glob(filepath.Join(dir, ".ota*")); len(left) > 0 {
+	if left := try.Get(os.ReadDir(dir)); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
@@ -64,10 +58,7 @@ func TestWatcherFinds(t *testing.T) {
 		}, "one file is of version"},
 		{"two links that are switched one after the other", func(s *scratch) error {
 			link := filepath.Join(s.store.Dir(), ".active", "previous")
-			if err := os.Remove(link); err != nil {
-				return err
-			}
-			return os.Symlink("../../v1.0.0", link)
+			return errors.Join(os.Remove(link), os.Symlink("../../v1.0.0", link))
 		}, "the record says previous is"},
 		{"a record that is half written", func(s *scratch) error {
 			return os.Truncate(filepath.Join(s.store.Dir(), ".active", "record.json"), 20)

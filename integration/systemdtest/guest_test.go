@@ -27,22 +27,16 @@ func guest(t *testing.T) (context.Context, *systemd.Manager) {
 	if os.Getenv(guestMark) == "" {
 		t.Skip("runs in the guest: see TestInContainer")
 	}
+	defer try.Fatal(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	c, err := systemd.Dial(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ctx, c
+	return ctx, try.Get(systemd.Dial(ctx))
 }
 
 func state(t *testing.T, c *systemd.Manager, name string) systemd.Unit {
 	t.Helper()
-	u, err := c.Unit(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
+	defer try.Fatal(t)
+	return try.Get(c.Unit(t.Context(), name))
 }
 
 // eventually waits until the state of a unit is as wanted.
@@ -79,7 +73,7 @@ func TestGuestUnit(t *testing.T) {
 	}
 
 	try.Check(os.Symlink("/dev/null", "/run/systemd/system/t-masked.service"))
-	try.Check(exec.CommandContext(ctx, "systemctl", "daemon-reload").Run())
+	try.Run(exec.CommandContext(ctx, "systemctl", "daemon-reload"))
 	if u := state(t, c, "t-masked.service"); u.Load != "masked" {
 		t.Errorf("a masked unit: %+v", u)
 	}
@@ -123,9 +117,7 @@ func TestGuestStartRestartStop(t *testing.T) {
 	}
 	try.Check(c.StartNoWait(ctx, name))
 	eventually(t, c, name, "active", systemd.Unit.Up)
-	if err := c.Stop(ctx, name); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.Stop(ctx, name))
 	for _, name := range []string{"t-once.service", "t-stays.service"} {
 		if err := c.Start(ctx, name); err != nil {
 			t.Errorf("Start of a oneshot: %v", err)
@@ -137,6 +129,7 @@ func TestGuestStartRestartStop(t *testing.T) {
 }
 
 func TestGuestJobsThatFail(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	for _, tt := range []struct{ unit, result string }{
 		{"t-exits.service", "exit-code"},
@@ -151,9 +144,7 @@ func TestGuestJobsThatFail(t *testing.T) {
 		if u.Active != "failed" || u.Result != tt.result {
 			t.Errorf("%s: %+v, want result %s", tt.unit, u, tt.result)
 		}
-		if err := c.ResetFailed(ctx, tt.unit); err != nil {
-			t.Error(err)
-		}
+		try.Check(c.ResetFailed(ctx, tt.unit))
 		if u := state(t, c, tt.unit); u.Active != "inactive" {
 			t.Errorf("%s after ResetFailed: %+v", tt.unit, u)
 		}
@@ -171,6 +162,7 @@ func TestGuestJobsThatFail(t *testing.T) {
 }
 
 func TestGuestContextEndsTheWaitAndNotTheJob(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-slow.service"
 	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
@@ -183,28 +175,21 @@ func TestGuestContextEndsTheWaitAndNotTheJob(t *testing.T) {
 		t.Errorf("the job is gone: %+v", u)
 	}
 	eventually(t, c, name, "active", systemd.Unit.Up)
-	if err := c.Stop(ctx, name); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.Stop(ctx, name))
 }
 
 // A job that cannot be stopped, as those of a shutdown, is why others are refused.
 func TestGuestLeaving(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-stubborn.service" // takes 2 s to stop
-	if err := c.Start(ctx, name); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(ctx, "systemctl", "stop", "--no-block", "--job-mode=replace-irreversibly", name).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	try.Check(c.Start(ctx, name))
+	try.Run(exec.CommandContext(ctx, "systemctl", "stop", "--no-block", "--job-mode=replace-irreversibly", name))
 	if err := c.StartNoWait(ctx, name); err == nil || !systemd.Leaving(err) {
 		t.Errorf("start while it is stopped for good: %v, want an error that says so", err)
 	}
 	eventually(t, c, name, "down", func(u systemd.Unit) bool { return u.Job == 0 && !u.Up() })
-	if err := c.ResetFailed(ctx, name); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.ResetFailed(ctx, name))
 	if err := c.StartNoWait(ctx, "t-none.service"); err == nil || systemd.Leaving(err) {
 		t.Errorf("start of a unit that does not exist: %v, want an error that is none of a shutdown", err)
 	}
@@ -212,11 +197,10 @@ func TestGuestLeaving(t *testing.T) {
 
 // TestGuestReexec: PID 1 replaces itself while a job, a unit and a connection are in use.
 func TestGuestReexec(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-slow.service"
-	if err := os.WriteFile("/run/t-run", []byte("sleep 3; exit 9"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(os.WriteFile("/run/t-run", []byte("sleep 3; exit 9"), 0o600))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := c.Restart(ctx, name); err != nil {
@@ -230,9 +214,7 @@ func TestGuestReexec(t *testing.T) {
 	})
 	eventually(t, c, "t-run.service", "running", func(u systemd.Unit) bool { return u.MainPID != 0 })
 	eventually(t, c, name, "starting", func(u systemd.Unit) bool { return u.Active == "activating" })
-	if out, err := exec.CommandContext(ctx, "systemctl", "daemon-reexec").CombinedOutput(); err != nil {
-		t.Errorf("daemon-reexec: %v, %s", err, out)
-	}
+	try.Run(exec.CommandContext(ctx, "systemctl", "daemon-reexec"))
 	for range 20 {
 		if u := state(t, c, name); !u.Loaded() {
 			t.Errorf("after daemon-reexec: %+v", u)
@@ -242,20 +224,14 @@ func TestGuestReexec(t *testing.T) {
 	if u := state(t, c, name); !u.Up() {
 		t.Errorf("the restarted unit: %+v", u)
 	}
-	if err := c.Stop(ctx, name); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.Stop(ctx, name))
 }
 
 func TestGuestRun(t *testing.T) {
+	defer try.Fatal(t)
 	ctx, c := guest(t)
 	const name = "t-run.service"
-	script := func(text string) {
-		t.Helper()
-		if err := os.WriteFile("/run/t-run", []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	script := func(text string) { try.Check(os.WriteFile("/run/t-run", []byte(text), 0o600)) }
 	for _, tt := range []struct {
 		script string
 		code   int
@@ -266,6 +242,7 @@ func TestGuestRun(t *testing.T) {
 		{"kill -KILL $$", 137}, {"kill -SEGV $$", 139},
 	} {
 		t.Run(tt.script, func(t *testing.T) {
+			defer try.Fatal(t)
 			script(tt.script)
 			if code, err := c.Run(ctx, name); code != tt.code || err != nil {
 				t.Errorf("Run = %d, %v, want %d", code, err, tt.code)
@@ -299,9 +276,7 @@ func TestGuestRun(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if err := c.Stop(ctx, name); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(c.Stop(ctx, name))
 		err := <-ended
 		if _, failed := errors.AsType[*systemd.JobError](err); failed != tt.failed || code != tt.code {
 			t.Errorf("stopped while it runs %q: %d, %v, want %d", tt.script, code, err, tt.code)
@@ -325,13 +300,9 @@ func TestGuestHealth(t *testing.T) {
 	ctx, c := guest(t)
 	const deadline = 3 * time.Second
 	watch := func(unit string, stable, deadline time.Duration) (health.Outcome, time.Duration) {
-		t.Helper()
 		checks := health.All(defaults(stable, unit), health.Env{Units: c})
 		start := time.Now()
-		v, err := health.Watch{Checks: checks, Stable: stable, Deadline: deadline}.Run(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		v := try.Get(health.Watch{Checks: checks, Stable: stable, Deadline: deadline}.Run(ctx))
 		return v, time.Since(start)
 	}
 	try.Check(c.Start(ctx, "t-good.service"))
@@ -355,9 +326,7 @@ func TestGuestHealth(t *testing.T) {
 	if v, took := watch("t-flaps.service", 2*time.Second, deadline); v.Good || took < deadline || !strings.Contains(v.Failing.Why, "restarted") && !strings.Contains(v.Failing.Why, "crashed") {
 		t.Errorf("a unit that flaps (active in %d of 50 looks): %+v after %s", up, v, took)
 	}
-	if err := c.Stop(ctx, "t-flaps.service"); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.Stop(ctx, "t-flaps.service"))
 
 	// The test's own context ends long before this deadline.
 	try.Check(c.StartNoWait(ctx, "t-limit.service"))
@@ -365,9 +334,7 @@ func TestGuestHealth(t *testing.T) {
 		!strings.Contains(v.Failing.Why, "failed (failed)") || v.Failing.Check != "t-limit runs" {
 		t.Errorf("a unit that hits its start limit: %+v, want an end without the deadline", v)
 	}
-	if err := c.ResetFailed(ctx, "t-limit.service"); err != nil {
-		t.Error(err)
-	}
+	try.Check(c.ResetFailed(ctx, "t-limit.service"))
 }
 
 // TestGuestAsNobody: without root there is only the system bus, which lets a user look and

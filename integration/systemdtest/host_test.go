@@ -9,7 +9,6 @@ package systemdtest
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +31,12 @@ const (
 
 func TestInContainer(t *testing.T) {
 	host(t)
-	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: build(t, machine.Context(t))}}
+	defer try.Fatal(t)
+	out := filepath.Join(t.TempDir(), "systemdtest")
+	build := exec.CommandContext(machine.Context(t), "go", "test", "-c", "-o", out, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // it needs nothing of the guest
+	try.Run(build)
+	files := debian.Overlay{guestBinary: {Mode: 0o755, Data: try.Get(os.ReadFile(out))}}
 	for name, text := range units {
 		files["/etc/systemd/system/"+name] = debian.Unit(text)
 	}
@@ -74,7 +78,11 @@ func inGuest(t *testing.T, m machine.Machine) {
 	// One report for each test of the guest.
 	r := try.Get(m.Exec(ctx, "/usr/bin/env", guestMark+"=1", guestBinary, "-test.v", "-test.run", "^TestGuest", "-test.timeout", "3m"))
 	seen := 0
-	for name, log := range reports(r.Stdout) {
+	for _, report := range strings.Split("\n"+r.Stdout, "\n=== RUN   ")[1:] {
+		name, log, _ := strings.Cut(report, "\n")
+		if strings.Contains(name, "/") {
+			continue
+		}
 		seen++
 		t.Run(name, func(t *testing.T) {
 			switch {
@@ -95,33 +103,5 @@ func inGuest(t *testing.T, m machine.Machine) {
 	m.Exec(ctx, "/usr/bin/env", guestMark+"=reboot", guestBinary, "-test.run", "^TestReboot$")
 	if err := m.WaitReboot(ctx, before); err != nil {
 		t.Errorf("Reboot: %v", err)
-	}
-}
-
-// build makes a test binary of this package that needs nothing of the guest.
-func build(t *testing.T, ctx context.Context) []byte {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "systemdtest")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", out, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the guest's tests: %v\n%s", err, text)
-	}
-	b, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// reports splits the output of `go test -v` by top-level test.
-func reports(out string) func(yield func(name, log string) bool) {
-	return func(yield func(string, string) bool) {
-		for _, part := range strings.Split("\n"+out, "\n=== RUN   ")[1:] {
-			name, log, _ := strings.Cut(part, "\n")
-			if !strings.Contains(name, "/") && !yield(name, fmt.Sprint(log)) {
-				return
-			}
-		}
 	}
 }

@@ -174,12 +174,10 @@ func progress(s *served, _ debian.Suite) {
 		// Screens that ask at the very moment at which it ends.
 		end := s.screen(190, 30)
 		runs := map[string]bool{}
-		if err := machine.Poll(ctx, "30 runs of the service", func(context.Context) (bool, error) {
+		try.Check(machine.Poll(ctx, "30 runs of the service", func(context.Context) (bool, error) {
 			runs[s.invocation()] = true
 			return len(runs) >= 30, nil
-		}); err != nil {
-			t.Error(err)
-		}
+		}))
 		answers := end()
 		took := make([]time.Duration, len(answers))
 		for i, a := range answers {
@@ -224,11 +222,10 @@ func (s *served) invocation() string {
 
 func (s *served) inactive() {
 	s.T.Helper()
-	if err := machine.Poll(s.Ctx, "the service to end", func(context.Context) (bool, error) {
+	defer try.Fatal(s.T)
+	try.Check(machine.Poll(s.Ctx, "the service to end", func(context.Context) (bool, error) {
 		return s.Show("ota-progress.service", "ActiveState") == "inactive", nil
-	}); err != nil {
-		s.T.Fatal(err)
-	}
+	}))
 }
 
 // answer is what a screen was told, and after which time.
@@ -270,14 +267,13 @@ func (s *served) now() bootcheck.Operation {
 // wait asks until the answer is right.
 func (s *served) wait(what string, right func(bootcheck.Operation) bool) {
 	s.T.Helper()
-	if err := machine.Poll(s.Ctx, what, func(context.Context) (bool, error) {
+	defer try.Fatal(s.T)
+	try.Check(machine.Poll(s.Ctx, what, func(context.Context) (bool, error) {
 		if op := s.now(); !right(op) {
 			return false, fmt.Errorf("it is %+v", op)
 		}
 		return true, nil
-	}); err != nil {
-		s.T.Fatal(err)
-	}
+	}))
 }
 
 // screen asks all the time, until the function is called that it returns: every

@@ -40,15 +40,14 @@ const events = `
 `
 
 func TestSum(t *testing.T) {
+	defer try.Fatal(t)
 	p := &part{name: "stories", env: []string{"OTA_SUITES=trixie"}}
 	s := &sum{name: p.name}
 	l := newLog(p, s)
 	d := json.NewDecoder(strings.NewReader(events))
 	for d.More() {
 		var e event
-		if err := d.Decode(&e); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(d.Decode(&e))
 		l.add(&e)
 	}
 	l.sum()
@@ -116,11 +115,8 @@ func TestTiersNamePackagesOfNightly(t *testing.T) {
 	if diff := cmp.Diff(named("nightly"), named("check", "deep")); diff != "" {
 		t.Errorf("the packages of check and deep are not those of nightly:\n%s", diff)
 	}
-	dirs, err := os.ReadDir("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range dirs {
+	defer try.Fatal(t)
+	for _, d := range try.Get(os.ReadDir("../..")) {
 		name := "./integration/" + d.Name()
 		if all := named("nightly"); d.IsDir() && !all[name] && !all[name+"/..."] && !withoutTests[d.Name()] {
 			t.Errorf("%s is in no tier", name)

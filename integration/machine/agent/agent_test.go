@@ -35,10 +35,8 @@ func relay(t *testing.T) (c *Client, far *os.File) {
 // stop ends it and leaves the stream open.
 func plug(t *testing.T, far *os.File, bootID string) (stop func()) {
 	t.Helper()
-	conn, err := net.FileConn(far)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	conn := try.Get(net.FileConn(far))
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	all.Go(func() { Serve(ctx, &noisy{Conn: conn}, bootID) })
@@ -96,13 +94,12 @@ func TestExec(t *testing.T) {
 }
 
 func TestFiles(t *testing.T) {
+	defer try.Fatal(t)
 	c, far := relay(t)
 	plug(t, far, "boot-1")
 	path := filepath.Join(t.TempDir(), "a", "b", "file")
 	for mode, data := range map[uint32][]byte{0o640: []byte("one"), 0o755: bytes.Repeat([]byte("0123456789"), 1<<19), 0o711: nil} {
-		if err := c.WriteFile(t.Context(), path, mode, data); err != nil {
-			t.Fatal(err)
-		}
+		try.Check(c.WriteFile(t.Context(), path, mode, data))
 		got, err := c.ReadFile(t.Context(), path)
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("read %d bytes, %v, want %d", len(got), err, len(data))

@@ -25,11 +25,8 @@ func testContext(t *testing.T) context.Context {
 
 func bootID(t *testing.T, m machine.Machine) string {
 	t.Helper()
-	id, err := m.BootID(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	defer try.Fatal(t)
+	return try.Get(m.BootID(testContext(t)))
 }
 
 // The machine is a booted Debian, and alone.
@@ -84,6 +81,7 @@ func TestBoot(t *testing.T) {
 // A sandboxed unit of the updater sees the boot's ID, also while the machine shuts
 // down.
 func TestBootIDInSandbox(t *testing.T) {
+	defer try.Fatal(t)
 	unit := debian.Unit(`[Unit]
 DefaultDependencies=no
 RequiresMountsFor=/data
@@ -110,9 +108,7 @@ WantedBy=sysinit.target
 	c := machine.StartContainer(t, container.Options{Overlay: o})
 	id := bootID(t, c)
 	machine.Sh(t, c, "systemctl is-system-running --wait")
-	if err := c.Reboot(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(c.Reboot(testContext(t)))
 	for _, name := range []string{"ota-one-.stop", "ota-many-2.stop"} {
 		if got := machine.Sh(t, c, "cat /data/"+name); got != id {
 			t.Errorf("%s saw the boot %q, want %q", name, got, id)

@@ -11,33 +11,22 @@ import (
 
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/machine/container"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // onHost is everything that the machine whose directory is dir has on the host:
 // directory, mounts, cgroup and processes.
 func onHost(t *testing.T, dir string) (found []string) {
 	t.Helper()
+	defer try.Fatal(t)
 	name := filepath.Base(dir)
-	if _, err := os.Lstat(dir); err == nil {
-		found = append(found, dir)
-	}
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Lstat(filepath.Join(root, name)); err == nil {
-			found = append(found, filepath.Join(root, name))
+	for _, path := range []string{dir, "/sys/fs/cgroup/" + name, "/sys/fs/cgroup/unified/" + name} {
+		if _, err := os.Lstat(path); err == nil {
+			found = append(found, path)
 		}
 	}
-	return append(found, processes(t, name)...)
-}
-
-// processes are the processes in the machine's cgroup, and others that have one
-// of its mounts.
-func processes(t *testing.T, name string) (found []string) {
-	t.Helper()
-	pids, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, pid := range pids {
+	// Those in its cgroup, and others that have one of its mounts.
+	for _, pid := range try.Get(filepath.Glob("/proc/[0-9]*")) {
 		for _, file := range []string{"cgroup", "mountinfo"} {
 			if b, err := os.ReadFile(filepath.Join(pid, file)); err == nil && bytes.Contains(b, []byte(name)) {
 				found = append(found, pid+"/"+file)
@@ -49,24 +38,19 @@ func processes(t *testing.T, name string) (found []string) {
 
 func descriptors(t *testing.T) int {
 	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(fds)
+	defer try.Fatal(t)
+	return len(try.Get(os.ReadDir("/proc/self/fd")))
 }
 
 // One machine after the other, each in the middle of something when it ends.
 func TestNothingIsLeft(t *testing.T) {
+	defer try.Fatal(t)
 	machine.RequireContainer(t)
 	ctx := machine.Context(t)
 	const rounds = 20
 	var fds, goroutines int
 	for i := range rounds {
-		c, err := container.Start(ctx, container.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := try.Get(container.Start(ctx, container.Options{}))
 		if got := onHost(t, c.Dir()); len(got) < 3 {
 			t.Fatalf("a running machine has only %q on the host", got)
 		}
@@ -76,9 +60,7 @@ func TestNothingIsLeft(t *testing.T) {
 		case 1:
 			c.Exec(ctx, "systemctl", "--no-block", "reboot")
 		case 2:
-			if err := c.PowerOff(); err != nil {
-				t.Error(err)
-			}
+			try.Check(c.PowerOff())
 		}
 		c.Stop()
 		c.Stop()
@@ -92,13 +74,10 @@ func TestNothingIsLeft(t *testing.T) {
 			fds, goroutines = descriptors(t), runtime.NumGoroutine()
 		}
 	}
-	err := machine.Poll(testContext(t), fmt.Sprintf("no more than %d descriptors and %d goroutines", fds, goroutines), func(context.Context) (bool, error) {
+	try.Check(machine.Poll(testContext(t), fmt.Sprintf("no more than %d descriptors and %d goroutines", fds, goroutines), func(context.Context) (bool, error) {
 		if n, g := descriptors(t), runtime.NumGoroutine(); n > fds || g > goroutines {
 			return false, fmt.Errorf("%d and %d", n, g)
 		}
 		return true, nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
+	}))
 }

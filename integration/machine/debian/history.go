@@ -4,6 +4,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // commit01 is the last one of 0.1.
@@ -13,10 +15,8 @@ const commit01 = "27ea76e"
 // shallow clone does not have it: there the test is skipped.
 func Sources01(t *testing.T) string {
 	t.Helper()
-	repo, err := RepoDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer try.Fatal(t)
+	repo := try.Get(RepoDir())
 	git := func(args ...string) ([]byte, error) {
 		return exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", repo}, args...)...).CombinedOutput()
 	}
@@ -28,12 +28,7 @@ func Sources01(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	archive := filepath.Join(t.TempDir(), "0.1.tar")
-	out, err := git("archive", "-o", archive, commit01)
-	if err == nil {
-		out, err = exec.Command("tar", "-C", dir, "-xf", archive).CombinedOutput()
-	}
-	if err != nil {
-		t.Fatalf("the sources of 0.1: %v\n%s", err, out)
-	}
+	try.Get(git("archive", "-o", archive, commit01))
+	try.Run(exec.Command("tar", "-C", dir, "-xf", archive))
 	return dir
 }

@@ -12,20 +12,22 @@ import (
 	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // timed logs how long a step took: the limits of the waits are 5 to 10 times that.
 func timed(t *testing.T, what string, f func() error) {
 	t.Helper()
+	defer try.Fatal(t)
+	defer try.Say("%s", what)
 	start := time.Now()
-	if err := f(); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
+	try.Check(f())
 	t.Logf("%s in %s", what, time.Since(start).Round(time.Millisecond))
 }
 
 func TestColdMachine(t *testing.T) {
 	t.Parallel()
+	defer try.Fatal(t)
 	m := machine.StartVM(t, vm.Options{Cold: true})
 	ctx := t.Context()
 
@@ -49,9 +51,7 @@ func TestColdMachine(t *testing.T) {
 
 	// What one boot writes durably, the next one reads, after each kind of end.
 	text := []byte("kept\n")
-	if err := m.WriteFile(ctx, "/opt/tope/kept", 0o640, text); err != nil {
-		t.Fatal(err)
-	}
+	try.Check(m.WriteFile(ctx, "/opt/tope/kept", 0o640, text))
 	boots := map[string]bool{bootID(t, m): true}
 	for _, end := range []struct {
 		name string
@@ -80,17 +80,15 @@ func TestColdMachine(t *testing.T) {
 
 func bootID(t *testing.T, m machine.Machine) string {
 	t.Helper()
-	id, err := m.BootID(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	defer try.Fatal(t)
+	return try.Get(m.BootID(t.Context()))
 }
 
 // The machine is of use only if it loses what a real one would lose: a file that
 // no program synced has to be gone, or torn, after the power was away.
 func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	t.Parallel()
+	defer try.Fatal(t)
 	m := machine.StartVM(t, vm.Options{Cold: true})
 	machine.Sh(t, m, `cd /data
 		echo durable > synced; sync synced .
@@ -102,10 +100,7 @@ func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	}
 	// ext4 commits its names every 5 s, data later: a whole file would mean that
 	// the page cache survived. On a very slow host the name may be there.
-	r, err := m.Exec(t.Context(), "stat", "-c", "%b", "/data/unsynced")
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := try.Get(m.Exec(t.Context(), "stat", "-c", "%b", "/data/unsynced"))
 	if blocks := strings.TrimSpace(r.Stdout); r.Code == 0 && blocks == "2048" {
 		t.Errorf("all %s blocks of a file that was never synced survived a power cut", blocks)
 	}
@@ -150,18 +145,16 @@ func watchdogOverlay() debian.Overlay {
 
 func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 	t.Parallel()
+	defer try.Fatal(t)
 	m := machine.StartVM(t, vm.Options{Cold: true, Watchdog: true, Overlay: watchdogOverlay()})
 	ctx := t.Context()
 	if got := machine.Sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
 		t.Errorf("bootstatus = %s after power on, want 0", got)
 	}
-	err := machine.Poll(ctx, "systemd to arm the watchdog", func(ctx context.Context) (bool, error) {
+	try.Check(machine.Poll(ctx, "systemd to arm the watchdog", func(ctx context.Context) (bool, error) {
 		r, err := m.Exec(ctx, "cat", "/sys/class/watchdog/watchdog0/state")
 		return strings.TrimSpace(r.Stdout) == "active", err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	last := bootID(t, m)
 	timed(t, "panic, watchdog, next boot", func() error {
 		_, err := m.Exec(ctx, "sh", "-c", "echo c > /proc/sysrq-trigger")
