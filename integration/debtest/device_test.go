@@ -165,10 +165,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 		s.Says("find /etc/systemd/system \\( -lname '*ota-*' -o -name 'ota-*' \\) ! -name 'ota-test-*' ! -name 'ota-.service.d'", "")
 		s.Sh("test -s /etc/ota/ota.toml && test -s /etc/ota/keys/test.pub && test -d /opt/tope/versions/v1.1.0")
 		for range 2 {
-			try.Check(machine.Poll(ctx, "device-api", func(ctx context.Context) (bool, error) {
-				v, err := s.Running(ctx)
-				return v == "1.1.0", err
-			}))
+			try.Check(s.WaitRunning(ctx, "1.1.0"))
 			// Something that requires ota-confirm would keep every boot from being complete.
 			s.Sh("systemctl start boot-complete.target")
 			try.Check(s.Reboot(ctx))

@@ -227,10 +227,7 @@ func (d *Device) WaitRunning(ctx context.Context, version string) error {
 func (d *Device) poll(ctx context.Context, what string, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Limits.Wait)
 	defer cancel()
-	return Poll(ctx, what, func(ctx context.Context) (bool, error) {
-		err := ask(ctx)
-		return err == nil, err
-	})
+	return Poll(ctx, what, ask)
 }
 
 // now is the device in Want's terms. That the links and the record say the same

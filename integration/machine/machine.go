@@ -80,10 +80,9 @@ const (
 // Result is how a program in the guest ended.
 type Result = agent.Result
 
-// Poll asks cond every few milliseconds until it says yes, fails or ctx ends.
-// what names the event in the error: "ctx ended while waiting for <what>".
-func Poll(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
-	return agent.Poll(ctx, what, cond)
+// Poll is agent.Poll.
+func Poll(ctx context.Context, what string, ask func(context.Context) error) error {
+	return agent.Poll(ctx, what, ask)
 }
 
 var _ = []Machine{(*container.Container)(nil), (*vm.VM)(nil)}

@@ -216,12 +216,12 @@ func (s *scraper) until(what string, rows ...row) {
 	defer try.Fatal(s.T)
 	ctx, cancel := context.WithTimeout(s.Ctx, s.Limits.Wait)
 	defer cancel()
-	try.Check(machine.Poll(ctx, what, func(ctx context.Context) (bool, error) {
+	try.Check(machine.Poll(ctx, what, func(ctx context.Context) error {
 		families, err := s.scrape(ctx)
 		if text := missing(families, rows); err == nil && text != "" {
 			err = errors.New(text)
 		}
-		return err == nil, err
+		return err
 	}))
 }
 

@@ -96,7 +96,7 @@ func events(s *served, catalog string) {
 		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
 		defer func() { cancel(); <-ended }()
 		// It said what it has to say, and journald wrote that to the disk.
-		try.Check(s.c.WaitLog(ctx, "watching version 1.3.0"))
+		try.Check(s.WaitShell(ctx, "the trial to be watched", "journalctl -b -u ota-confirm.service | grep 'watching version 1.3.0'"))
 		s.Out("journalctl", "--sync")
 		try.Check(d.PowerCut(ctx))
 		s.Reaches(back)

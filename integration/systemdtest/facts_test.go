@@ -2,6 +2,7 @@ package systemdtest
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -52,10 +53,12 @@ func TestFacts(t *testing.T) {
 		}
 		for _, f := range facts {
 			var got string
-			err := machine.Poll(s.Ctx, f.name, func(ctx context.Context) (bool, error) {
+			err := machine.Poll(s.Ctx, f.name, func(ctx context.Context) error {
 				r, err := s.Exec(ctx, "sh", "-c", f.ask)
-				got = strings.TrimSpace(r.Stdout)
-				return got != "", err
+				if got = strings.TrimSpace(r.Stdout); err == nil && got == "" {
+					err = errors.New("it is not over")
+				}
+				return err
 			})
 			want := map[bool]string{true: "yes", false: "no"}[suite.Systemd() >= f.since]
 			if err != nil || got != want {

@@ -65,7 +65,7 @@ func onDevices(t *testing.T, more debian.Overlay, story func(s *served, suite de
 		ctx, cancel := context.WithTimeout(machine.Context(t), 5*time.Minute)
 		defer cancel()
 		c := machine.StartContainer(t, container.Options{Overlay: files, Variant: debian.Variant{Suite: suite}})
-		story(&served{machine.NewStory(ctx, t, c, machine.Quick), c}, suite)
+		story(&served{machine.NewStory(ctx, t, c, machine.Quick)}, suite)
 	})
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/tope-ota/ota/docs/schema"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/container"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -163,7 +162,7 @@ func progress(s *served, _ debian.Suite) {
 		s.Out("systemctl", "stop", "ota-progress.service")
 		first := s.invocation()
 		s.now()
-		s.inactive()
+		try.Check(d.WaitShell(ctx, "the service to end", "[ $(systemctl is-active ota-progress.service) = inactive ]"))
 		if got := s.Show("ota-progress.service", "Result"); got != "success" {
 			t.Errorf("it ended with %s, want success", got)
 		}
@@ -174,9 +173,11 @@ func progress(s *served, _ debian.Suite) {
 		// Screens that ask at the very moment at which it ends.
 		end := s.screen(190, 30)
 		runs := map[string]bool{}
-		try.Check(machine.Poll(ctx, "30 runs of the service", func(context.Context) (bool, error) {
-			runs[s.invocation()] = true
-			return len(runs) >= 30, nil
+		try.Check(machine.Poll(ctx, "30 runs of the service", func(context.Context) error {
+			if runs[s.invocation()] = true; len(runs) < 30 {
+				return fmt.Errorf("%d so far", len(runs))
+			}
+			return nil
 		}))
 		answers := end()
 		took := make([]time.Duration, len(answers))
@@ -201,31 +202,18 @@ func progress(s *served, _ debian.Suite) {
 	})
 
 	try.Check(d.PowerCut(ctx))
-	try.Check(machine.Poll(ctx, "the socket", func(context.Context) (bool, error) {
-		return s.Show("ota-progress.socket", "ActiveState") == "active", nil
-	}))
+	try.Check(d.WaitShell(ctx, "the socket", "systemctl is-active ota-progress.socket"))
 	if got := s.now(); got != (bootcheck.Operation{Stage: "idle"}) {
 		s.T.Errorf("after a power cut a screen is answered %+v, want idle", got)
 	}
 }
 
 // served asks a device as a screen does.
-type served struct {
-	*machine.Story
-	c *container.Container
-}
+type served struct{ *machine.Story }
 
 func (s *served) invocation() string {
 	s.T.Helper()
 	return s.Show("ota-progress.service", "InvocationID")
-}
-
-func (s *served) inactive() {
-	s.T.Helper()
-	defer try.Fatal(s.T)
-	try.Check(machine.Poll(s.Ctx, "the service to end", func(context.Context) (bool, error) {
-		return s.Show("ota-progress.service", "ActiveState") == "inactive", nil
-	}))
 }
 
 // answer is what a screen was told, and after which time.
@@ -268,11 +256,11 @@ func (s *served) now() bootcheck.Operation {
 func (s *served) wait(what string, right func(bootcheck.Operation) bool) {
 	s.T.Helper()
 	defer try.Fatal(s.T)
-	try.Check(machine.Poll(s.Ctx, what, func(context.Context) (bool, error) {
+	try.Check(machine.Poll(s.Ctx, what, func(context.Context) error {
 		if op := s.now(); !right(op) {
-			return false, fmt.Errorf("it is %+v", op)
+			return fmt.Errorf("it is %+v", op)
 		}
-		return true, nil
+		return nil
 	}))
 }
 

@@ -48,22 +48,18 @@ func (r Result) String() string {
 	return fmt.Sprintf("exit %d\nstdout: %s\nstderr: %s", r.Code, r.Stdout, r.Stderr)
 }
 
-// Poll asks cond every few milliseconds until it says yes, fails or ctx ends.
-// what names the event in the error: "ctx ended while waiting for <what>".
-func Poll(ctx context.Context, what string, cond func(context.Context) (bool, error)) error {
+// Poll asks every few milliseconds until there is no error or ctx ends. what names the
+// event in the error. What ask fails with by try ends the wait at once.
+func Poll(ctx context.Context, what string, ask func(context.Context) error) error {
 	start := time.Now()
 	for {
-		ok, last := cond(ctx)
-		if last == nil && ok {
+		last := ask(ctx)
+		if last == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			err := fmt.Errorf("waited %s for %s: %w", time.Since(start).Round(time.Millisecond), what, ctx.Err())
-			if last != nil {
-				err = fmt.Errorf("%w (last: %v)", err, last)
-			}
-			return err
+			return fmt.Errorf("waited %s for %s: %w (last: %v)", time.Since(start).Round(time.Millisecond), what, ctx.Err(), last)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

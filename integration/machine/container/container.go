@@ -228,13 +228,6 @@ func (c *Container) Data() string { return c.plan.data() }
 // dashes what the harness did.
 func (c *Container) Log() string { return c.console.String() }
 
-// WaitLog returns when what Log returns contains text.
-func (c *Container) WaitLog(ctx context.Context, text string) error {
-	return agent.Poll(ctx, fmt.Sprintf("%q in the log", text), func(context.Context) (bool, error) {
-		return strings.Contains(c.Log(), text), nil
-	})
-}
-
 // await returns the boot that runs as soon as ok likes it. A machine that is off
 // does not come back by itself: that is an error.
 func (c *Container) await(ctx context.Context, what string, ok func(*boot) bool) (boot, error) {

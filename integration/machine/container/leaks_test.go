@@ -74,10 +74,10 @@ func TestNothingIsLeft(t *testing.T) {
 			fds, goroutines = descriptors(t), runtime.NumGoroutine()
 		}
 	}
-	try.Check(machine.Poll(testContext(t), fmt.Sprintf("no more than %d descriptors and %d goroutines", fds, goroutines), func(context.Context) (bool, error) {
+	try.Check(machine.Poll(testContext(t), fmt.Sprintf("no more than %d descriptors and %d goroutines", fds, goroutines), func(context.Context) error {
 		if n, g := descriptors(t), runtime.NumGoroutine(); n > fds || g > goroutines {
-			return false, fmt.Errorf("%d and %d", n, g)
+			return fmt.Errorf("%d and %d", n, g)
 		}
-		return true, nil
+		return nil
 	}))
 }

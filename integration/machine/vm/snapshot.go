@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,27 +41,9 @@ func (v *VM) restore(ctx context.Context, dir string) (err error) {
 	defer try.End(&err)
 	try.Check(copySparse(filepath.Join(dir, "data.img"), v.Disk()))
 	try.Check(v.launch(ctx, "-incoming", "exec:cat "+quote(filepath.Join(dir, "ram"))))
-	return v.resume(ctx)
-}
-
-// resume waits until QEMU has read the snapshot, and lets the guest continue.
-func (v *VM) resume(ctx context.Context) (err error) {
-	defer try.End(&err)
-	_, q, err := v.running()
-	try.Check(err)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	err = agent.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) (bool, error) {
-		var status struct{ Status string }
-		err := q.qmp.call(ctx, "query-status", nil, &status)
-		return status.Status != "inmigrate", err
-	})
-	if err != nil {
-		return v.explain(q, err)
-	}
-	if err := q.qmp.call(ctx, "cont", nil, nil); err != nil {
-		return v.explain(q, err)
-	}
+	try.Check(v.resume(ctx))
 	if v.opts.RTC == "" { // the guest's clock has stood still since the snapshot
 		r := try.Get(v.Exec(ctx, "date", "-s", fmt.Sprintf("@%.3f", float64(time.Now().UnixMilli())/1000)))
 		if r.Code != 0 {
@@ -68,6 +51,33 @@ func (v *VM) resume(ctx context.Context) (err error) {
 		}
 	}
 	v.log.Note("warm start")
+	return nil
+}
+
+// resume waits until QEMU has read the snapshot, and lets the guest continue.
+func (v *VM) resume(ctx context.Context) error {
+	return v.control(func(q *qmp) {
+		try.Check(agent.Poll(ctx, "QEMU to read the snapshot", func(ctx context.Context) error {
+			var status struct{ Status string }
+			try.Check(q.call(ctx, "query-status", nil, &status))
+			if status.Status == "inmigrate" {
+				return errors.New("it still reads")
+			}
+			return nil
+		}))
+		try.Check(q.call(ctx, "cont", nil, nil))
+	})
+}
+
+// control has do control QEMU, and explains what that fails with.
+func (v *VM) control(do func(q *qmp)) (err error) {
+	_, q, err := v.running()
+	if err != nil {
+		return err
+	}
+	defer func() { err = v.explain(q, err) }()
+	defer try.End(&err)
+	do(q.qmp)
 	return nil
 }
 
@@ -110,41 +120,29 @@ func (v *VM) Save(ctx context.Context, dir string) (err error) {
 
 // pause stops the guest and writes its memory to dir.
 func (v *VM) pause(ctx context.Context, dir string) error {
-	_, q, err := v.running()
-	if err != nil {
-		return err
-	}
-	if err := q.qmp.call(ctx, "stop", nil, nil); err != nil {
-		return v.explain(q, err)
-	}
 	// The program writes on after QEMU says "completed": it is done when the file
 	// has its name.
 	ram := filepath.Join(dir, "ram")
 	uri := fmt.Sprintf("exec:cat > %[1]s.new && mv %[1]s.new %[1]s", quote(ram))
-	if err := q.qmp.call(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
-		return v.explain(q, err)
-	}
-	err = agent.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) (bool, error) {
-		var info struct {
-			Status string
-			Desc   string `json:"error-desc"`
-		}
-		if err := q.qmp.call(ctx, "query-migrate", nil, &info); err != nil {
-			return false, err
-		}
-		if info.Status == "failed" {
-			return false, fmt.Errorf("migration failed: %s", info.Desc)
-		}
-		if info.Status != "completed" {
-			return false, nil
-		}
-		_, err := os.Stat(ram)
-		return err == nil, nil
+	return v.control(func(q *qmp) {
+		try.Check(q.call(ctx, "stop", nil, nil))
+		try.Check(q.call(ctx, "migrate", map[string]any{"uri": uri}, nil))
+		try.Check(agent.Poll(ctx, "QEMU to write the snapshot", func(ctx context.Context) error {
+			var info struct {
+				Status string
+				Desc   string `json:"error-desc"`
+			}
+			try.Check(q.call(ctx, "query-migrate", nil, &info))
+			if info.Status == "failed" {
+				try.Failf("migration failed: %s", info.Desc)
+			}
+			if info.Status != "completed" {
+				return fmt.Errorf("it is %s", info.Status)
+			}
+			_, err := os.Stat(ram)
+			return err
+		}))
 	})
-	if err != nil {
-		return v.explain(q, err)
-	}
-	return nil
 }
 
 // quote makes s one word of the shell that QEMU starts for exec:.

@@ -254,12 +254,8 @@ func (v *VM) PowerOff() error {
 func (v *VM) Reset(ctx context.Context) (err error) {
 	defer try.End(&err)
 	last := try.Get(v.BootID(ctx))
-	_, q, err := v.running()
-	try.Check(err)
 	v.log.Note("reset button")
-	if err := q.qmp.call(ctx, "system_reset", nil, nil); err != nil {
-		return v.explain(q, err)
-	}
+	try.Check(v.control(func(q *qmp) { try.Check(q.call(ctx, "system_reset", nil, nil)) }))
 	return v.waitBoot(ctx, last, "the next boot after a reset")
 }
 

@@ -151,10 +151,8 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 	if got := machine.Sh(t, m, "cat /sys/class/watchdog/watchdog0/bootstatus"); got != "0" {
 		t.Errorf("bootstatus = %s after power on, want 0", got)
 	}
-	try.Check(machine.Poll(ctx, "systemd to arm the watchdog", func(ctx context.Context) (bool, error) {
-		r, err := m.Exec(ctx, "cat", "/sys/class/watchdog/watchdog0/state")
-		return strings.TrimSpace(r.Stdout) == "active", err
-	}))
+	d := &machine.Device{Machine: m, Limits: machine.Slow}
+	try.Check(d.WaitShell(ctx, "systemd to arm the watchdog", "grep -q ^active /sys/class/watchdog/watchdog0/state"))
 	last := bootID(t, m)
 	timed(t, "panic, watchdog, next boot", func() error {
 		_, err := m.Exec(ctx, "sh", "-c", "echo c > /proc/sysrq-trigger")
