@@ -122,7 +122,7 @@ fuzz: ## parsers of what comes from outside, on made-up input, FUZZTIME each
 # FLOW, POINT, SEED, ERRNO (EIO, ...) and ON=1 (and every later call), or BY and SECOND (a second kill), make one
 # point once more, with its log: `go test ./integration/crash -args -help` has the flags.
 CRASH = $(if $(FLOW),-crash.flow=$(FLOW)) $(if $(POINT),-crash.point=$(POINT))
-CRASH_POINT = $(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
+CRASH_POINT = $(if $(READ),-crash.read) $(if $(ERRNO),-crash.errno=$(ERRNO)) $(if $(ON),-crash.on) \
 	$(if $(BY),-crash.by=$(BY)) $(if $(SECOND),-crash.second=$(SECOND)) $(if $(PROCS),-crash.procs=$(PROCS))
 CRASH_SEED = $(if $(SEED),-crash.seed=$(SEED))
 

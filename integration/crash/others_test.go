@@ -19,16 +19,14 @@ import (
 type cut struct {
 	*flows.Site
 	t *testing.T
-	f *flows.Flow
 }
 
 func cutAfter(t *testing.T, flow, last string) *cut {
 	t.Helper()
-	w := theWorld(t)
-	c := &cut{t: t, f: flows.Find(flow)}
-	c.Site = try.Get(w.Build(t.Context(), c.f, filepath.Join(t.TempDir(), "site"), ""))
+	c := &cut{try.Get(theLab(t).Site(t.Context(), flows.Find(flow))), t}
+	t.Cleanup(func() { _ = c.Remove() })
 	renamed := false
-	if _, r := c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Action {
+	if _, r := c.run(c.Args(), func(call *crashpoint.Call) crashpoint.Action {
 		renamed = renamed || call.Name == "rename" && call.To.Path == filepath.Join(c.Root, last)
 		return crashpoint.Action{Kill: renamed && c.makesDurable(call)}
 	}); !r.Killed {
@@ -39,7 +37,7 @@ func cutAfter(t *testing.T, flow, last string) *cut {
 
 func (c *cut) run(args []string, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run) {
 	c.t.Helper()
-	said, r, err := run(c.t.Context(), c.Site, args, 1, plan)
+	said, r, err := c.Interrupt(c.t.Context(), args, 1, plan)
 	try.Check(err)
 	return said, r
 }
@@ -83,10 +81,10 @@ func TestSuccessOfAnothersSwitchIsDurable(t *testing.T) {
 func TestAdoptionThatIsToldIsDurable(t *testing.T) {
 	defer try.Fatal(t)
 	c := cutAfter(t, "adopt", "factory")
-	if found := c.f.Look(c.Site); found.State != c.f.After {
-		t.Fatalf("killed at its end: %v, want %v", found.State, c.f.After)
+	if found := c.Look(); found.State != c.Flow.After {
+		t.Fatalf("killed at its end: %v, want %v", found.State, c.Flow.After)
 	}
-	c.again(c.f.Args(c.Site))
+	c.again(c.Args())
 }
 
 // The guardian tells device-api of a rollback that another run of it made.
@@ -101,8 +99,7 @@ func TestRollbackThatIsToldIsDurable(t *testing.T) {
 			atReport.CompareAndSwap(-1, fsyncs.Load())
 		}
 	})
-	defer c.OnReport(nil)
-	c.run(c.f.Args(c.Site), func(call *crashpoint.Call) crashpoint.Action {
+	c.run(c.Args(), func(call *crashpoint.Call) crashpoint.Action {
 		if c.makesDurable(call) {
 			fsyncs.Add(1)
 		}

@@ -9,12 +9,15 @@ import (
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // A point is one moment at which one run of a flow is interrupted.
 type point struct {
-	flow *flows.Flow
-	n    int // just before this call
+	flow  *flows.Flow
+	tried *flows.World // whose program is interrupted; nil: that of the lab
+	read  bool         // the calls are those that look at the disk
+	n     int          // just before this call
 	// errno is what the call fails with, and, with on, every later one; 0: all is
 	// killed.
 	errno unix.Errno
@@ -28,8 +31,22 @@ type point struct {
 	procs int
 }
 
+// plan is what interrupts the flow there.
+func (p point) plan() crashpoint.Plan {
+	switch {
+	case p.errno == 0:
+		return crashpoint.Kill(p.n)
+	case p.on:
+		return crashpoint.FailFrom(p.n, p.errno)
+	}
+	return crashpoint.Fail(p.n, p.errno)
+}
+
 func (p point) String() string {
 	s := fmt.Sprintf("flow=%s point=%d", p.flow.Name, p.n)
+	if p.read {
+		s += " read"
+	}
 	if p.errno != 0 {
 		s += fmt.Sprintf(" errno=%s on=%v", unix.ErrnoName(p.errno), p.on)
 	}
@@ -42,6 +59,9 @@ func (p point) String() string {
 // flags are those that make this point once more.
 func (p point) flags() string {
 	s := fmt.Sprintf("-crash.flow %s -crash.point %d -crash.procs %d", p.flow.Name, p.n, p.procs)
+	if p.read {
+		s += " -crash.read"
+	}
 	if p.errno != 0 {
 		s += " -crash.errno " + unix.ErrnoName(p.errno)
 	}
@@ -65,6 +85,16 @@ type outcome struct {
 	log      []crashpoint.Call
 	next     *crashpoint.Call // that was not made
 	site     string
+}
+
+// hangs adds that a command did not end, if that is err. Any other ends the caller, as
+// try.Check does.
+func (o *outcome) hangs(err error, of string) {
+	if err == flows.ErrHangs {
+		o.problems = append(o.problems, invariants.Stuck.Of("%s%v", of, err))
+		return
+	}
+	try.Check(err)
 }
 
 func (o *outcome) String() string {

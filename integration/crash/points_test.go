@@ -5,11 +5,10 @@
 // tried once for each state of its disk. One point, as a line of the log names it, is made
 // once more, with its log, by
 //
-//	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]]
+//	go test ./integration/crash -run TestPoint -v -crash.flow NAME -crash.point N [-crash.errno EIO [-crash.on]] [-crash.read]
 package crash
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
@@ -39,6 +39,9 @@ var (
 	thinned     = tier.Of(60, 8, 1)  // of the other flows every so many-th kill, from another one on each day
 	someErrors  = tier.Of(30, 40, 0) // beside every sync of the core, which fails once; 0: all
 	someDoubles = tier.Of(6, 20, 0)  // 0: doublesOf each flow and each way to recover
+
+	readsOnce = tier.Of(2, 16, 0) // of each flow: reads that fail once, and from then on; 0: all
+	readsOn   = tier.Of(1, 4, 0)
 )
 
 const doublesOf = 40
@@ -46,37 +49,23 @@ const doublesOf = 40
 // errnos are what a call may fail with.
 var errnos = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EMFILE, unix.ENOMEM}
 
+// readErrnos are what a look at the disk may fail with. Two say that this process
+// lacks something, one that it may not, and one that the disk cannot.
+var readErrnos = []unix.Errno{unix.EIO, unix.ENOMEM, unix.EMFILE, unix.EACCES}
+
 // TestPoints makes every point there is: kills, errors, and a sample of kills of the
 // recovery from a kill.
 func TestPoints(t *testing.T) {
 	if *pointFlag != 0 {
 		t.Skip("one point is asked for: TestPoint")
 	}
-	seed := tier.Seed(t)
-	r := rand.New(rand.NewPCG(seed, 0))
-	all := chosen(t)
-	l := newLab(t, all)
+	r := rand.New(rand.NewPCG(tier.Seed(t), 0))
+	all := flows.Chosen(t)
+	l := theLab(t)
 	var counts tally
 	defer func() { t.Logf("what came of each flow's points:\n%v", &counts) }()
-
-	// In how many points a flow can be broken off, and which of them are to make
-	// something durable.
-	lengths := make(map[*flows.Flow]int)
-	syncs := make(map[*flows.Flow][]int)
-	var mu sync.Mutex
-	inParallel(t, all, func(ctx context.Context, f *flows.Flow) error {
-		calls, _, err := l.measure(ctx, f)
-		mu.Lock()
-		defer mu.Unlock()
-		lengths[f] = len(calls)
-		for _, c := range calls {
-			if c.Name == "fsync" || c.Name == "syncfs" {
-				syncs[f] = append(syncs[f], c.Point)
-			}
-		}
-		return err
-	})
-	whole := nightly || *flowFlag != ""
+	calls := l.measured(t, all, point{procs: 1})
+	whole := nightly || *flows.Only != ""
 
 	t.Run("Kill", func(t *testing.T) {
 		began := time.Now()
@@ -85,61 +74,70 @@ func TestPoints(t *testing.T) {
 			procs = append(procs, 2)
 		}
 		for _, n := range procs {
-			work := points(all, lengths, point{procs: n})
+			work := points(all, calls, point{procs: n})
 			if !whole {
 				// The last is always there: see below.
 				nth := r.IntN(thinned)
 				work = slices.DeleteFunc(work, func(p point) bool {
-					return !isCore(p.flow) && p.n%thinned != nth && p.n < lengths[p.flow]
+					return !isCore(p.flow) && p.n%thinned != nth && p.n < len(calls[p.flow])
 				})
 			}
-			inParallel(t, work, func(ctx context.Context, p point) error {
-				o, err := l.try(ctx, p)
-				if err == nil && o.reached {
-					counts.tell(t, o)
-				}
+			inParallel(t, perCore, work, func(ctx context.Context, p point) error {
+				o, err := l.tell(ctx, t, p, &counts)
 				// A run may have more calls than the one that was measured.
-				for p.n >= lengths[p.flow] && err == nil && o.reached {
+				for p.n >= len(calls[p.flow]) && err == nil && o.reached {
 					p.n++
-					if o, err = l.try(ctx, p); err == nil && o.reached {
-						counts.tell(t, o)
-					}
+					o, err = l.tell(ctx, t, p, &counts)
 				}
 				return err
 			})
 		}
-		counts.sum("kills", "killed", len(procs)*len(points(all, lengths, point{})), began)
+		counts.sum("kills", "killed", len(procs)*len(points(all, calls, point{})), began)
 	})
 	t.Run("Error", func(t *testing.T) {
 		began := time.Now()
 		var work []point
 		for _, errno := range errnos {
 			for _, on := range []bool{false, true} {
-				work = append(work, points(all, lengths, point{errno: errno, on: on, procs: 1})...)
+				work = append(work, points(all, calls, point{errno: errno, on: on, procs: 1})...)
 			}
 		}
 		total := len(work)
 		r.Shuffle(len(work), func(i, j int) { work[i], work[j] = work[j], work[i] })
 		if nightly {
 			// Those that fail once first: a run that is broken off has them.
-			slices.SortStableFunc(work, func(a, b point) int { return cmp.Compare(on(a), on(b)) })
+			slices.SortStableFunc(work, func(a, b point) int {
+				switch {
+				case a.on == b.on:
+					return 0
+				case b.on:
+					return -1
+				}
+				return 1
+			})
 		} else {
 			work = work[:min(len(work), someErrors)]
 			for _, f := range all {
-				if tier.Check && !isCore(f) && *flowFlag == "" {
+				if tier.Check && !isCore(f) && *flows.Only == "" {
 					continue
 				}
-				for _, n := range syncs[f] {
+				for _, c := range calls[f] {
+					if c.Name != "fsync" && c.Name != "syncfs" {
+						continue
+					}
 					// Want of room, one time in two: programs do something about it, and try again.
 					some := errnos
 					if r.IntN(2) == 0 {
 						some = []unix.Errno{unix.ENOSPC, unix.EDQUOT}
 					}
-					work = append(work, point{flow: f, n: n, errno: some[r.IntN(len(some))], procs: 1})
+					work = append(work, point{flow: f, n: c.Point, errno: some[r.IntN(len(some))], procs: 1})
 				}
 			}
 		}
-		l.tryAll(t, work, &counts)
+		inParallel(t, perCore, work, func(ctx context.Context, p point) error {
+			_, err := l.tell(ctx, t, p, &counts)
+			return err
+		})
 		counts.sum("errors", "failed", total, began)
 	})
 	t.Run("Double", func(t *testing.T) {
@@ -148,7 +146,7 @@ func TestPoints(t *testing.T) {
 		for _, f := range all {
 			for _, by := range []string{"boot", "again"} {
 				for range doublesOf {
-					work = append(work, point{flow: f, n: 1 + r.IntN(lengths[f]), by: by, second: r.IntN(1 << 20), procs: 1})
+					work = append(work, point{flow: f, n: 1 + r.IntN(len(calls[f])), by: by, second: r.IntN(1 << 20), procs: 1})
 				}
 			}
 		}
@@ -157,46 +155,98 @@ func TestPoints(t *testing.T) {
 		if someDoubles > 0 {
 			work = work[:min(len(work), someDoubles)]
 		}
-		inParallel(t, work, func(ctx context.Context, p point) error {
+		inParallel(t, perCore, work, func(ctx context.Context, p point) error {
 			n, err := l.length(ctx, p)
 			if err != nil || n == 0 {
 				return err // a recovery that writes nothing cannot be broken off
 			}
 			p.second = 1 + p.second%n
-			o, err := l.try(ctx, p)
-			if err == nil && o.reached {
-				counts.tell(t, o)
-			}
+			_, err = l.tell(ctx, t, p, &counts)
 			return err
 		})
 		counts.sum("double kills", "twice", total, began)
 	})
 }
 
-// tryAll makes the points of work that a run comes to.
-func (l *Lab) tryAll(t *testing.T, work []point, counts *tally) {
-	t.Helper()
-	inParallel(t, work, func(ctx context.Context, p point) error {
-		o, err := l.try(ctx, p)
-		if err == nil && o.reached {
-			counts.tell(t, o)
+// TestReads makes the looks at the disk fail, each one once and from then on. No phase, no
+// block, no pending version and no confirmed one may change for it.
+func TestReads(t *testing.T) {
+	if *pointFlag != 0 {
+		t.Skip("one point is asked for: TestPoint")
+	}
+	began := time.Now()
+	r := rand.New(rand.NewPCG(tier.Seed(t), 1))
+	// A full disk is what TestPoints fills.
+	all := slices.DeleteFunc(flows.Chosen(t), func(f *flows.Flow) bool { return f.Full })
+	l := theLab(t)
+	calls := l.measured(t, all, point{read: true, procs: 1})
+	var work []point
+	total := 0
+	for _, f := range all {
+		t.Logf("flow %s looks %d times", f.Name, len(calls[f]))
+		for _, on := range []bool{false, true} {
+			var some []point
+			for _, errno := range readErrnos {
+				some = append(some, points([]*flows.Flow{f}, calls, point{read: true, errno: errno, on: on, procs: 1})...)
+			}
+			total += len(some)
+			if !nightly && *flows.Only == "" {
+				r.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+				some = some[:min(len(some), map[bool]int{false: readsOnce, true: readsOn}[on])]
+			}
+			work = append(work, some...)
+		}
+	}
+	var counts tally
+	var mu sync.Mutex
+	failed := map[string]int{}
+	defer func() {
+		t.Logf("what came of each flow's:\n%v", &counts)
+		counts.sum("reads", "failed", total, began)
+		t.Logf("the command did not do its work after a read that failed once: %v", failed)
+	}()
+	inParallel(t, readsPerCore, work, func(ctx context.Context, p point) error {
+		o, err := l.tell(ctx, t, p, &counts)
+		if err == nil && o.reached && !p.on && o.said.Exit != p.flow.Exit {
+			mu.Lock()
+			failed[p.flow.Name+" "+o.describe(&o.log[p.n-1])]++
+			mu.Unlock()
 		}
 		return err
 	})
 }
 
-func on(p point) int {
-	if p.on {
-		return 1
+// measured are the calls of each flow of which points like p are made.
+func (l *Lab) measured(t *testing.T, all []*flows.Flow, p point) map[*flows.Flow][]crashpoint.Call {
+	t.Helper()
+	calls := make(map[*flows.Flow][]crashpoint.Call)
+	var mu sync.Mutex
+	inParallel(t, perCore, all, func(ctx context.Context, f *flows.Flow) error {
+		p := p
+		p.flow = f
+		made, _, err := l.measure(ctx, p)
+		mu.Lock()
+		defer mu.Unlock()
+		calls[f] = made
+		return err
+	})
+	return calls
+}
+
+// tell makes a point, and counts and tells what came of it, if the run came to it.
+func (l *Lab) tell(ctx context.Context, t *testing.T, p point, counts *tally) (*outcome, error) {
+	o, err := l.try(ctx, p)
+	if err == nil && o.reached {
+		counts.tell(t, o)
 	}
-	return 0
+	return o, err
 }
 
 // points are all points of the flows, each like p.
-func points(all []*flows.Flow, lengths map[*flows.Flow]int, p point) []point {
+func points(all []*flows.Flow, calls map[*flows.Flow][]crashpoint.Call, p point) []point {
 	var work []point
 	for _, f := range all {
-		for n := range lengths[f] {
+		for n := range calls[f] {
 			p.flow, p.n = f, n+1
 			work = append(work, p)
 		}
@@ -206,16 +256,15 @@ func points(all []*flows.Flow, lengths map[*flows.Flow]int, p point) []point {
 
 // TestPoint makes one point once more.
 func TestPoint(t *testing.T) {
-	if *flowFlag == "" || *pointFlag == 0 {
+	if *flows.Only == "" || *pointFlag == 0 {
 		t.Skip("no point is asked for: -crash.flow NAME -crash.point N")
 	}
-	p := point{flow: chosen(t)[0], n: *pointFlag, on: *onFlag, by: *byFlag, second: *secondFlag, procs: *procsFlag}
+	p := point{flow: flows.Chosen(t)[0], n: *pointFlag, read: *readFlag, on: *onFlag, by: *byFlag, second: *secondFlag, procs: *procsFlag}
 	if *errnoFlag != "" {
 		p.errno = errnoNamed(t, *errnoFlag)
 	}
-	l := newLab(t, []*flows.Flow{p.flow})
 	start := time.Now()
-	o, err := l.try(machine.Context(t), p)
+	o, err := theLab(t).try(machine.Context(t), p)
 	if err != nil {
 		t.Fatal(err)
 	}

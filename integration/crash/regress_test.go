@@ -2,7 +2,6 @@ package crash
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -25,7 +24,6 @@ import (
 type regress struct {
 	point        // but for its number
 	line  int    // of the file
-	read  bool   // it is a call that looks at the disk
 	call  string // as described
 	which int    // of the calls like it: from 1, or from the end, from -1
 }
@@ -50,8 +48,8 @@ func regresses(t *testing.T) (all []regress) {
 		if m == nil || flows.Find(m[1]) == nil {
 			t.Fatalf("regress.txt:%d: it is no point of a flow: %s", n, line)
 		}
-		r := regress{line: n, read: m[2] != "", call: m[3], which: 1}
-		r.flow, r.procs, r.by, r.on = flows.Find(m[1]), 1, m[5], m[8] != ""
+		r := regress{line: n, call: m[3], which: 1}
+		r.flow, r.read, r.procs, r.by, r.on = flows.Find(m[1]), m[2] != "", 1, m[5], m[8] != ""
 		if m[4] != "" {
 			r.which, _ = strconv.Atoi(m[4])
 		}
@@ -87,14 +85,7 @@ func (r *regress) find(calls []crashpoint.Call, site string) int {
 // regress finds the point r in a run, and makes it in another one; nil: it is not there.
 func (l *Lab) regress(ctx context.Context, r *regress) (_ *outcome, err error) {
 	defer try.End(&err)
-	if r.read {
-		reading := try.Get(l.readingOf(ctx, r.flow))
-		if r.n = r.find(reading.calls, reading.site); r.n == 0 {
-			return nil, nil
-		}
-		return l.tryRead(ctx, r.point, reading)
-	}
-	calls, site, err := l.measure(ctx, r.flow)
+	calls, site, err := l.measure(ctx, r.point)
 	try.Check(err)
 	if r.n = r.find(calls, site); r.n == 0 {
 		return nil, nil
@@ -115,17 +106,11 @@ func TestRegress(t *testing.T) {
 	}
 	began := time.Now()
 	work := regresses(t)
-	if *flowFlag != "" {
-		work = slices.DeleteFunc(work, func(r regress) bool { return !slices.Contains(chosen(t), r.flow) })
-	}
-	var all []*flows.Flow
-	for _, r := range work {
-		all = append(all, r.flow)
-	}
-	slices.SortFunc(all, func(a, b *flows.Flow) int { return cmp.Compare(a.Name, b.Name) })
-	l := newLab(t, slices.Compact(all))
+	chosen := flows.Chosen(t)
+	work = slices.DeleteFunc(work, func(r regress) bool { return !slices.Contains(chosen, r.flow) })
+	l := theLab(t)
 	var counts tally
-	inParallel(t, work, func(ctx context.Context, r regress) error {
+	inParallel(t, perCore, work, func(ctx context.Context, r regress) error {
 		// What the network brings at once differs, and with it how many writes a download
 		// makes: the point may be another call in the run that counts.
 		var o *outcome
@@ -139,10 +124,8 @@ func TestRegress(t *testing.T) {
 		if o == nil || !o.reached {
 			return fmt.Errorf("regress.txt:%d: flow %s makes no call %q (which: %d): say what took its place", r.line, r.flow.Name, r.call, r.which)
 		}
-		if r.read && len(o.problems) > 0 {
-			counts.add(o)
-			t.Errorf("regress.txt:%d: %s", r.line, strings.Replace(o.story(), "-run TestPoint ", "-run TestReads ", 1))
-			return nil
+		if len(o.problems) > 0 {
+			t.Errorf("regress.txt:%d fails again", r.line)
 		}
 		counts.tell(t, o)
 		return nil
@@ -159,7 +142,7 @@ func TestRegress(t *testing.T) {
 // the version runs, so its trial begins; what is not known is said at its end.
 func TestUnsureSwitchIsWatched(t *testing.T) {
 	activate, pruning := flows.Find("activate"), flows.Find("install-pruning")
-	l := newLab(t, []*flows.Flow{activate, pruning})
+	l := theLab(t)
 	for _, row := range []struct {
 		name string
 		flow *flows.Flow
@@ -170,10 +153,10 @@ func TestUnsureSwitchIsWatched(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			defer try.Fatal(t)
-			site := try.Get(l.copyOf(l.bench[row.flow].site))
+			site := try.Get(l.Site(t.Context(), row.flow))
 			defer func() { _ = site.Remove() }()
 			switched, renamed, failed := false, false, false
-			said, _, err := run(t.Context(), site, row.flow.Args(site), 1, func(c *crashpoint.Call) (a crashpoint.Action) {
+			said, _, err := site.Interrupt(t.Context(), site.Args(), 1, func(c *crashpoint.Call) (a crashpoint.Action) {
 				switch to := inSite(site.Dir, c.To.Path); {
 				case c.Name == "rename":
 					switched = switched || to == "versions/.active"

@@ -1,7 +1,6 @@
 package crash
 
 import (
-	"fmt"
 	"path"
 	"strings"
 
@@ -14,8 +13,8 @@ import (
 
 // unsaid are the calls that should have made something last, failed, and are not
 // what the program said: success, and what they were about is still there.
-func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
-	if c.Said.Killed || !c.Said.Success() {
+func unsaid(s *flows.Site, said *invariants.Said, r *crashpoint.Run) []invariants.Problem {
+	if said.Killed || !said.Success() {
 		return nil
 	}
 	var problems []invariants.Problem
@@ -26,10 +25,10 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 		default:
 			continue
 		}
-		if !call.Injected || !strings.HasPrefix(call.File.Path, c.Site.Root) {
+		if !call.Injected || !strings.HasPrefix(call.File.Path, s.Root) {
 			continue
 		}
-		if strings.HasPrefix(call.File.Path, c.Site.Root+"/.spool") {
+		if strings.HasPrefix(call.File.Path, s.Root+"/.spool") {
 			continue // success is not about a download; what notes say of it: weak, vouched
 		}
 		if isFollowers(call.File.Path) {
@@ -43,8 +42,7 @@ func unsaid(c *flows.Case, r *crashpoint.Run) []invariants.Problem {
 		if call.Name == "fsync" && call.File.Type.IsDir() && !stayedLost(r.Calls, i) {
 			continue
 		}
-		problems = append(problems, invariants.Problem{Kind: invariants.Lie,
-			Text: fmt.Sprintf("exit %d, although %s of %s failed (%v)", c.Said.Exit, call.Name, inSite(c.Site.Dir, call.File.Path), call.Errno)})
+		problems = append(problems, invariants.Lie.Of("exit %d, although %s of %s failed (%v)", said.Exit, call.Name, inSite(s.Dir, call.File.Path), call.Errno))
 	}
 	return problems
 }

@@ -77,8 +77,7 @@ func TestFullDisk(t *testing.T) {
 				stop()
 
 				// With room again it continues as ever.
-				c := &flows.Case{Flow: begun, Site: site}
-				if problems := try.Get(c.Aftermath(t.Context(), true)); len(problems) > 0 {
+				if problems := try.Get(site.Aftermath(t.Context(), true)); len(problems) > 0 {
 					t.Errorf("with room again: %v", problems)
 				}
 			})

@@ -1,7 +1,6 @@
 package blocks
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -20,7 +19,6 @@ import (
 
 var (
 	onlyFS    = flag.String("crash.fs", "", "only this file system: ext4, xfs, btrfs")
-	onlyFlow  = flag.String("crash.flow", "", "only this flow")
 	onlyPoint = flag.Int("crash.point", 0, "only the power cut after this entry of the log, with -crash.flow")
 	stateSeed = flag.Uint64("crash.seed", 0, "with -crash.point: what chance did in that state")
 	recording = flag.String("crash.recording", "", "a file that a failure left: its writes, not those of a new run")
@@ -51,25 +49,6 @@ func require(t *testing.T) {
 	machine.Require(t, "power cut of a file system", Missing())
 }
 
-// One world for all tests of the process: it takes seconds to build. What Isolate made for
-// it goes with the process.
-var world = sync.OnceValues(func() (*flows.World, error) {
-	dir, err := os.MkdirTemp("", "world-")
-	if err != nil {
-		return nil, err
-	}
-	return flows.NewWorld(context.Background(), dir)
-})
-
-func theWorld(t *testing.T) *flows.World {
-	t.Helper()
-	w, err := world()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w
-}
-
 // filesystems are those that were asked for.
 func filesystems() []Filesystem {
 	return slices.DeleteFunc(slices.Clone(Filesystems), func(fs Filesystem) bool {
@@ -81,12 +60,8 @@ func filesystems() []Filesystem {
 func chosen(t *testing.T, fs string, seed uint64) (all []*flows.Flow) {
 	rest := slices.Clone(flows.All)
 	switch {
-	case *onlyFlow != "":
-		f := flows.Find(*onlyFlow)
-		if f == nil {
-			t.Fatalf("there is no flow %q", *onlyFlow)
-		}
-		return []*flows.Flow{f}
+	case *flows.Only != "":
+		return flows.Chosen(t)
 	case nightly:
 		return rest
 	}
@@ -107,7 +82,7 @@ func TestPowerCuts(t *testing.T) {
 	if *recording != "" {
 		t.Skip("see TestRecording")
 	}
-	w := theWorld(t)
+	w := flows.Shared(t)
 	seed := tier.Seed(t)
 	var wg sync.WaitGroup
 	for _, fs := range filesystems() {
@@ -121,7 +96,7 @@ func TestPowerCuts(t *testing.T) {
 				}
 				t.Logf("%s: %v", fs.Name, sum)
 				tier.Sum("block replay "+fs.Name, sum.States, max(sum.States, counted[fs.Name]), sum.Bad(), began)
-				if nightly && *onlyFlow == "" && sum.States < counted[fs.Name] {
+				if nightly && *flows.Only == "" && sum.States < counted[fs.Name] {
 					t.Errorf("%d states, want %d", sum.States, counted[fs.Name])
 				}
 			})
@@ -201,7 +176,7 @@ func TestRecording(t *testing.T) {
 		t.Skip("no -crash.recording")
 	}
 	require(t)
-	r, err := LoadRun(theWorld(t), *recording, filepath.Join(t.TempDir(), "run"))
+	r, err := LoadRun(flows.Shared(t), *recording, filepath.Join(t.TempDir(), "run"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,5 +185,5 @@ func TestRecording(t *testing.T) {
 	if *onlyPoint == 0 {
 		plan = r.Plan(max(states, 2*r.Points()), tier.Seed(t))
 	}
-	t.Logf("%s %s: %v", r.FS, r.Flow.Name, check(t, r, plan))
+	t.Logf("%s %s: %v", r.FS, r.Site.Flow.Name, check(t, r, plan))
 }

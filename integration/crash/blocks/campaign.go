@@ -29,11 +29,9 @@ const (
 // A Run is a flow that was recorded.
 type Run struct {
 	*Recording
-	Flow  *flows.Flow
 	Site  *flows.Site
-	Said  *invariants.Said  // when it ended
-	Kept  map[string]string // see flows.Case
-	Mount string            // where the disk is mounted, whenever it is
+	Said  *invariants.Said // when it ended
+	Mount string           // where the disk is mounted, whenever it is
 }
 
 // RecordFlow prepares f on a new file system and records it. dir is made, for the
@@ -41,14 +39,11 @@ type Run struct {
 // made of w by Rebuild; or w.
 func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs string, size int64, dir string) (_ *Run, err error) {
 	defer try.End(&err)
-	r := &Run{Flow: f, Mount: filepath.Join(dir, "disk")}
+	r := &Run{Mount: filepath.Join(dir, "disk")}
 	try.Check(os.MkdirAll(r.Mount, 0o755))
 	root := filepath.Join(r.Mount, "versions")
 	base := try.Get(Prepare(ctx, fs, size, r.Mount, func() (err error) {
-		if r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root); err != nil {
-			return err
-		}
-		r.Kept, err = f.KeptOf(r.Site)
+		r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root)
 		return err
 	}))
 	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) (err error) {
@@ -67,7 +62,7 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 			}
 		})
 		defer r.Site.OnReport(nil)
-		said, err := r.Site.In(tried).Run(ctx, f.Args(r.Site))
+		said, err := r.Site.In(tried).Run(ctx, r.Site.Args())
 		mu.Lock()
 		defer mu.Unlock()
 		ended = true
@@ -167,7 +162,7 @@ func (f *Finding) Line(r *Run) string {
 		state = f.Found.State.String() + " "
 	}
 	return fmt.Sprintf("fs=%s flow=%s point=%d seed=%d %sverdict=%s (entry %d of %d; begin %d, success %d, end %d; has %s)",
-		r.FS, r.Flow.Name, f.Point, f.Seed, state, result, f.Point, len(r.Entries),
+		r.FS, r.Site.Flow.Name, f.Point, f.Seed, state, result, f.Point, len(r.Entries),
 		r.Recording.Mark(markBegin), r.Recording.Mark(markSuccess), r.Recording.Mark(markEnd), f.Set)
 }
 
@@ -234,15 +229,14 @@ func (r *Run) Check(ctx context.Context, states []State, aftermath int, found fu
 		set := r.Set(s)
 		f := &Finding{State: s, Set: set.String(), torn: set.Torn}
 		err := replay.Mount(set, r.Mount, func() error {
-			c := &flows.Case{Flow: r.Flow, Site: r.Site, Said: r.said(s.Point), Kept: r.Kept}
-			f.Found, f.Problems = c.Check()
+			f.Found, f.Problems = r.Site.Check(r.said(s.Point))
 			if len(f.Problems) > 0 || aftermath == 0 || i%aftermath != 0 {
 				return nil
 			}
 			t.Aftermath++
 			f.Aftermath = true
 			var err error
-			f.Problems, err = c.Aftermath(ctx, true)
+			f.Problems, err = r.Site.Aftermath(ctx, true)
 			return err
 		})
 		t.States++

@@ -3,6 +3,8 @@ package blocks
 import (
 	"os"
 	"testing"
+
+	"github.com/tope-ota/ota/integration/crash/flows"
 )
 
 func TestMain(m *testing.M) {
@@ -11,5 +13,5 @@ func TestMain(m *testing.M) {
 			os.Exit(code)
 		}
 	}
-	os.Exit(m.Run())
+	os.Exit(flows.Main(m))
 }

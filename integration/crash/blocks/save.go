@@ -31,12 +31,12 @@ type savedRun struct {
 
 // Save writes the run to a new file in dir and returns its name.
 func (r *Run) Save(dir string) (name string, err error) {
-	f, err := os.CreateTemp(dir, fmt.Sprintf("ota-blocks-%s-%s-*.recording", r.FS, r.Flow.Name))
+	f, err := os.CreateTemp(dir, fmt.Sprintf("ota-blocks-%s-%s-*.recording", r.FS, r.Site.Flow.Name))
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	s := saved{FS: r.FS, Flow: r.Flow.Name, Size: r.Base.Size(), Entries: r.Entries, Said: r.Said, Kept: r.Kept}
+	s := saved{FS: r.FS, Flow: r.Site.Flow.Name, Size: r.Base.Size(), Entries: r.Entries, Said: r.Said, Kept: r.Site.Kept}
 	_ = r.Base.runs(func(off int64, p []byte) error {
 		s.Runs = append(s.Runs, savedRun{off, p})
 		return nil
@@ -59,15 +59,14 @@ func LoadRun(w *flows.World, name, dir string) (_ *Run, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the recording %s: %w", name, err)
 	}
-	r := &Run{
-		Recording: &Recording{FS: s.FS, Entries: s.Entries},
-		Flow:      flows.Find(s.Flow), Said: s.Said, Kept: s.Kept, Mount: filepath.Join(dir, "disk"),
-	}
-	if r.Flow == nil {
+	r := &Run{Recording: &Recording{FS: s.FS, Entries: s.Entries}, Said: s.Said, Mount: filepath.Join(dir, "disk")}
+	flow := flows.Find(s.Flow)
+	if flow == nil {
 		return nil, fmt.Errorf("the recording %s is of the flow %q, which there is no more", name, s.Flow)
 	}
 	try.Check(os.MkdirAll(r.Mount, 0o755))
-	r.Site = try.Get(w.NewSite(filepath.Join(dir, "site"), filepath.Join(r.Mount, "versions")))
+	r.Site = try.Get(w.NewSite(flow, filepath.Join(dir, "site"), filepath.Join(r.Mount, "versions")))
+	r.Site.Kept = s.Kept
 	r.Base = try.Get(NewImage(s.Size))
 	for _, run := range s.Runs {
 		r.Base.Write(run.Offset, run.Data)

@@ -3,7 +3,6 @@ package flows
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,90 +13,80 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A Case is a site on which a flow was interrupted, or not.
-type Case struct {
-	Flow *Flow
-	Site *Site
-	Said *invariants.Said
-	// Kept is KeptOf the site when the flow began.
-	Kept map[string]string
-}
-
-// KeptOf are the versions of the site that nothing may change, and their
-// fingerprints: factory, and all of a device that f adopts.
-func (f *Flow) KeptOf(s *Site) (map[string]string, error) {
-	found := f.Look(s)
+// Remember notes the versions of the site that nothing may change from now on, and their
+// fingerprints: factory, and all of a device that its flow adopts.
+func (s *Site) Remember() error {
+	found := s.Look()
 	var versions []string
 	switch {
-	case f.Adopts:
+	case s.Flow.Adopts:
 		versions = slices.Collect(maps.Keys(found.Versions))
 	case found.State.Factory != "":
 		versions = []string{found.State.Factory}
 	}
-	versions = append(versions, f.Spares...)
-	kept := make(map[string]string)
-	for _, version := range versions {
+	s.Kept = make(map[string]string)
+	for _, version := range append(versions, s.Flow.Spares...) {
 		sum, err := invariants.Fingerprint(filepath.Join(s.Root, "v"+version))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		kept[version] = sum
+		s.Kept[version] = sum
 	}
-	return kept, nil
+	return nil
 }
 
-// Look is invariants.Look of the site, as it may be before, in and after f.
-func (f *Flow) Look(s *Site) *invariants.Found {
-	if f.Adopts {
+// Look is invariants.Look of the site, as it may be before, in and after its flow.
+func (s *Site) Look() *invariants.Found {
+	if s.Flow.Adopts {
 		return invariants.LookAdopted(s.Root)
 	}
 	return invariants.Look(s.Root)
 }
 
-// Check looks at the disk and compares it with what was said. It changes nothing.
-func (c *Case) Check() (*invariants.Found, []invariants.Problem) {
-	f := c.Flow
-	found := f.Look(c.Site)
-	done := c.Said != nil && !c.Said.Killed && c.Said.Exit == f.Exit
-	if _, err := os.Lstat(c.Site.Root); errors.Is(err, os.ErrNotExist) && f.Before == (State{}) && !done {
+// Check looks at the disk and compares it with what was said; nil: nothing that counts. It
+// changes nothing.
+func (s *Site) Check(said *invariants.Said) (*invariants.Found, []invariants.Problem) {
+	f := s.Flow
+	found := s.Look()
+	done := said != nil && !said.Killed && said.Exit == f.Exit
+	if _, err := os.Lstat(s.Root); errors.Is(err, os.ErrNotExist) && f.Before == (State{}) && !done {
 		found.Problems = nil // a store that was not begun
 	}
 	problems := slices.DeleteFunc(slices.Clone(found.Problems), func(p invariants.Problem) bool {
 		return f.Ruined != "" && p.Version == f.Ruined && (!done || f.Before.Current != f.After.Current)
 	})
-	problems = append(problems, c.kept(found.State, f.Adopts)...)
+	problems = append(problems, s.kept(found.State, f.Adopts)...)
 	if found.Spent && f.After.Phase != "fallback" && f.After.Phase != "factory" {
-		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: "what was prepared to roll back has lost its link"})
+		problems = append(problems, invariants.Torn.Of("what was prepared to roll back has lost its link"))
 	}
-	if c.Said != nil {
-		problems = append(problems, invariants.Honest(c.Said, found.State, f.Before, f.After, f.Between)...)
+	if said != nil {
+		problems = append(problems, invariants.Honest(said, found.State, f.Before, f.After, f.Between)...)
 		if done && found.State != f.After {
-			problems = append(problems, invariants.Problem{Kind: invariants.Lie,
-				Text: fmt.Sprintf("exit %d, and there is %v, want %v", f.Exit, found.State, f.After)})
+			problems = append(problems, invariants.Lie.Of("exit %d, and there is %v, want %v", f.Exit, found.State, f.After))
 		}
 	}
-	stray, err := invariants.Stray(c.Site.Dir, "versions", "run", "ota.toml", "check", "sick")
+	stray, err := invariants.Stray(s.Dir, "versions", "run", "ota.toml", "check", "sick")
 	if err != nil || len(stray) > 0 {
-		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: fmt.Sprintf("outside the store: %v (%v)", stray, err)})
+		problems = append(problems, invariants.Torn.Of("outside the store: %v (%v)", stray, err))
 	}
 	return found, problems
 }
 
 // kept: not a byte changed of what nothing may change, as long as a link leads to it;
 // all: anyhow, and the links lead to the versions that ran before.
-func (c *Case) kept(now State, all bool) (problems []invariants.Problem) {
-	for _, version := range slices.Sorted(maps.Keys(c.Kept)) {
-		led := slices.Contains(c.Flow.Spares, version) || now.Factory == version || c.Flow.Adopts && (now.Current == version || now.Previous == version)
+func (s *Site) kept(now State, all bool) (problems []invariants.Problem) {
+	for _, version := range slices.Sorted(maps.Keys(s.Kept)) {
+		led := slices.Contains(s.Flow.Spares, version) || now.Factory == version || s.Flow.Adopts && (now.Current == version || now.Previous == version)
 		if !led && !all {
 			continue
 		}
-		if got, err := invariants.Fingerprint(filepath.Join(c.Site.Root, "v"+version)); err != nil || got != c.Kept[version] {
-			problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: fmt.Sprintf("version %s was touched (%v)", version, err)})
+		if got, err := invariants.Fingerprint(filepath.Join(s.Root, "v"+version)); err != nil || got != s.Kept[version] {
+			problems = append(problems, invariants.Torn.Of("version %s was touched (%v)", version, err))
 		}
 	}
-	was := c.Flow.Before
+	was := s.Flow.Before
 	if now.Phase = was.Phase; all && now != was {
-		problems = append(problems, invariants.Problem{Kind: invariants.Torn, Text: fmt.Sprintf("what ran before is not what comes up: %v, want %v", now, was)})
+		problems = append(problems, invariants.Torn.Of("what ran before is not what comes up: %v, want %v", now, was))
 	}
 	return problems
 }
@@ -106,35 +95,34 @@ func (c *Case) kept(now State, all bool) (problems []invariants.Problem) {
 // just tries again, it comes up with an intact version and confirms it; and then a
 // good version can be installed, and is confirmed. Everything that does not go so
 // is a problem; Stuck, but for what Look finds.
-func (c *Case) Aftermath(ctx context.Context, reboot bool) (_ []invariants.Problem, err error) {
+func (s *Site) Aftermath(ctx context.Context, reboot bool) (_ []invariants.Problem, err error) {
 	defer try.End(&err)
-	a := &aftermath{Case: c, ctx: ctx}
-	s := c.Site
+	a := &aftermath{Site: s, ctx: ctx}
 	try.Check(s.MakeHealthy())
-	empty := c.Flow.Look(s).Generation == 0
+	empty := s.Look().Generation == 0
 	if reboot {
 		try.Check(s.Reboot())
-		if !empty || c.Flow.Before.Current != "" {
+		if !empty || s.Flow.Before.Current != "" {
 			a.run([]int{0}, "ota-guardian", "boot", "--boot-id", "aftermath", "--last-boot", "unclean")
 			a.look("the boot", "")
 		}
 	}
-	if c.repairs() {
+	if s.repairs() {
 		// A boot reads what is started first, and no more; this is what reads the rest.
-		a.run([]int{0}, c.Flow.Args(s)...)
+		a.run([]int{0}, s.Args()...)
 		a.repaired = true
 		a.look("the repair", "")
 	}
-	if c.Flow.Adopts {
+	if s.Flow.Adopts {
 		// Another one finishes what was broken off.
-		a.run([]int{0}, c.Flow.Args(s)...)
-		if found := a.look("another adoption", ""); found != nil && found.State != c.Flow.After {
-			a.stuck("after another adoption: %v, want %v", found.State, c.Flow.After)
+		a.run([]int{0}, s.Args()...)
+		if found := a.look("another adoption", ""); found != nil && found.State != s.Flow.After {
+			a.stuck("after another adoption: %v, want %v", found.State, s.Flow.After)
 		}
-		empty = c.Flow.After.Current == ""
+		empty = s.Flow.After.Current == ""
 	}
 	if !empty {
-		if !reboot && c.Flow.Ruined != "" && !c.repairs() {
+		if !reboot && s.Flow.Ruined != "" && !s.repairs() {
 			// No boot has left what is damaged: confirm does, if it runs.
 			a.run([]int{0, 8}, "ota-guardian", "confirm")
 			a.look("a confirm without a boot", "")
@@ -153,13 +141,13 @@ func (c *Case) Aftermath(ctx context.Context, reboot bool) (_ []invariants.Probl
 }
 
 // repairs: the flow's command repairs the current version before and after it.
-func (c *Case) repairs() bool {
-	f := c.Flow
+func (s *Site) repairs() bool {
+	f := s.Flow
 	return f.Ruined != "" && f.Before.Current == f.Ruined && f.After.Current == f.Ruined
 }
 
 type aftermath struct {
-	*Case
+	*Site
 	repaired bool
 	installs bool // so that versions may be removed
 	ctx      context.Context
@@ -168,7 +156,7 @@ type aftermath struct {
 }
 
 func (a *aftermath) stuck(format string, args ...any) {
-	a.problems = append(a.problems, invariants.Problem{Kind: invariants.Stuck, Text: fmt.Sprintf(format, args...)})
+	a.problems = append(a.problems, invariants.Stuck.Of(format, args...))
 }
 
 func (a *aftermath) run(exits []int, args ...string) {
@@ -176,11 +164,12 @@ func (a *aftermath) run(exits []int, args ...string) {
 		return
 	}
 	said, err := a.Site.Run(a.ctx, args)
-	if err != nil {
+	switch {
+	case err == ErrHangs:
+		a.stuck("%s: %v", strings.Join(args, " "), err)
+	case err != nil:
 		a.err = err
-		return
-	}
-	if !slices.Contains(exits, said.Exit) {
+	case !slices.Contains(exits, said.Exit):
 		a.stuck("%s: exit %d: %s", strings.Join(args, " "), said.Exit, strings.TrimSpace(said.Stdout+said.Stderr))
 	}
 }
@@ -190,7 +179,7 @@ func (a *aftermath) look(after, phase string) *invariants.Found {
 	if a.err != nil || len(a.problems) > 0 {
 		return nil
 	}
-	found := a.Flow.Look(a.Site)
+	found := a.Look()
 	for _, p := range found.Problems {
 		if p.Version != "" && p.Version == a.Flow.Ruined && (found.State.Current != p.Version || a.repairs() && !a.repaired) {
 			continue // it is not current, or it was not yet repaired

@@ -25,25 +25,23 @@ func TestFlows(t *testing.T) {
 			defer try.Fatal(t)
 			site := try.Get(w.Build(t.Context(), f, filepath.Join(dir, "sites", f.Name), ""))
 			defer site.Remove()
-			kept := try.Get(f.KeptOf(site))
 			// Nothing was said, nothing was done.
-			c := &flows.Case{Flow: f, Site: site, Kept: kept}
-			found, problems := c.Check()
+			found, problems := site.Check(nil)
 			if found.State != f.Before {
 				t.Errorf("prepared: %v, want %v", found.State, f.Before)
 			}
 			for _, p := range problems {
 				t.Errorf("prepared: %v", p)
 			}
-			c.Said = try.Get(site.Run(t.Context(), f.Args(site)))
-			if c.Said.Exit != f.Exit {
-				t.Errorf("exit %d, want %d: %s%s", c.Said.Exit, f.Exit, c.Said.Stdout, c.Said.Stderr)
+			said := try.Get(site.Run(t.Context(), site.Args()))
+			if said.Exit != f.Exit {
+				t.Errorf("exit %d, want %d: %s%s", said.Exit, f.Exit, said.Stdout, said.Stderr)
 			}
-			_, problems = c.Check()
+			_, problems = site.Check(said)
 			for _, p := range problems {
 				t.Errorf("after it: %v", p)
 			}
-			problems, err = c.Aftermath(t.Context(), true)
+			problems, err = site.Aftermath(t.Context(), true)
 			if err != nil {
 				t.Error(err)
 			}

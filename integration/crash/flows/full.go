@@ -57,10 +57,10 @@ var uncountedBoots = []*Flow{
 	},
 }
 
-// Plan is plan for the command of f on s: nil makes all calls, but for those that need
-// room where f has none.
-func (f *Flow) Plan(s *Site, plan crashpoint.Plan) crashpoint.Plan {
-	if !f.Full || s.filled != "" {
+// Plan is plan for the command of the flow: nil makes all calls, but for those that need
+// room where the flow has none.
+func (s *Site) Plan(plan crashpoint.Plan) crashpoint.Plan {
+	if !s.Flow.Full || s.filled != "" {
 		return plan
 	}
 	return func(c *crashpoint.Call) (v crashpoint.Action) {

@@ -11,19 +11,24 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/invariants"
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// A Site is a device without systemd: a store, its configuration and what was
-// downloaded. Its store may be on a file system of its own.
+// A Site is a device without systemd on which a flow is interrupted, or not: a store, its
+// configuration and what was downloaded. Its store may be on a file system of its own.
 type Site struct {
 	World *World
+	Flow  *Flow
 	Dir   string // holds ota.toml, check, run/ (what a reboot loses) and, unless it is elsewhere, the store
 	Root  string // the store
+	// Kept are the fingerprints of the versions that nothing may change; see Remember.
+	Kept map[string]string
 	// Keep and Reserve are the configuration's.
 	Keep, Reserve string
 	Channel       bool // it follows stable.channel, and not the server with hawkBit's API
@@ -31,13 +36,13 @@ type Site struct {
 	filled string // the directory of what takes all room of the store's file system; empty: nothing does
 }
 
-// NewSite makes an empty site in dir, which it makes. An empty root is the directory
-// "versions" in dir.
-func (w *World) NewSite(dir, root string) (*Site, error) {
+// NewSite makes a site for f in dir, which it makes if it must. An empty root is the
+// directory "versions" in dir.
+func (w *World) NewSite(f *Flow, dir, root string) (*Site, error) {
 	if root == "" {
 		root = filepath.Join(dir, "versions")
 	}
-	s := &Site{World: w, Dir: dir, Root: root, Keep: "2", Reserve: "0"}
+	s := &Site{World: w, Flow: f, Dir: dir, Root: root, Keep: "2", Reserve: "0"}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -47,7 +52,7 @@ func (w *World) NewSite(dir, root string) (*Site, error) {
 // Build is a site in dir on which f was prepared, all of it durable.
 func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, err error) {
 	defer try.End(&err)
-	s := try.Get(w.NewSite(dir, root))
+	s := try.Get(w.NewSite(f, dir, root))
 	try.Check(os.MkdirAll(s.Root, 0o755))
 	if f.Prepare != nil {
 		if err := f.Prepare(ctx, s); err != nil {
@@ -65,6 +70,7 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, 
 	}
 	try.Check(err)
 	defer d.Close()
+	try.Check(s.Remember())
 	return s, unix.Syncfs(int(d.Fd()))
 }
 
@@ -78,8 +84,9 @@ func (s *Site) Clone(dir string) (*Site, error) {
 	if out, err := exec.Command("cp", "-a", s.Dir, dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cp -a %s %s: %w\n%s", s.Dir, dir, err, out)
 	}
-	c := &Site{World: s.World, Dir: dir, Root: filepath.Join(dir, rel), Keep: s.Keep, Reserve: s.Reserve, Channel: s.Channel}
-	return c, c.Configure()
+	c := *s
+	c.Dir, c.Root = dir, filepath.Join(dir, rel)
+	return &c, c.Configure()
 }
 
 // In is s with the programs of w, which is s's world or one that was made of it by
@@ -162,15 +169,8 @@ func (s *Site) MakeHealthy() error {
 // Reboot loses what a reboot loses.
 func (s *Site) Reboot() error { return os.RemoveAll(s.run()) }
 
-// Command is args (see Flow.Args) as an argv, whose first is a program's file.
-func (s *Site) Command(args []string) []string {
-	return append([]string{s.World.Program(args[0])}, args[1:]...)
-}
-
-// Env is the environment in which a program finds the site.
-func (s *Site) Env() []string {
-	return []string{"OTA_CONFIG=" + s.config(), "PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=/nonexistent"}
-}
+// Args is the command of the flow.
+func (s *Site) Args() []string { return s.Flow.Args(s) }
 
 func (s *Site) expand(args []string) []string {
 	out := slices.Clone(args)
@@ -180,28 +180,68 @@ func (s *Site) expand(args []string) []string {
 	return out
 }
 
+// patience is how long one command may take, on a machine that has other work, too. A
+// download that finds no way gives up after 2.5 minutes.
+const patience = 5 * time.Minute
+
+// ErrHangs is that of a command that did not end.
+var ErrHangs = fmt.Errorf("it does not end within %v", patience)
+
 // Run runs a command, without interrupting it.
 func (s *Site) Run(ctx context.Context, args []string) (*invariants.Said, error) {
-	argv := s.Command(args)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = s.Env()
+	said, _, err := s.RunBy(ctx, args, 0, func(ctx context.Context, cmd *exec.Cmd) (*crashpoint.Run, error) {
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+		err := cmd.Wait()
+		if !stop() {
+			return nil, context.Cause(ctx)
+		}
+		if _, ended := errors.AsType[*exec.ExitError](err); ended {
+			err = nil
+		}
+		return &crashpoint.Run{State: cmd.ProcessState}, err
+	})
+	return said, err
+}
+
+// Interrupt runs a command under plan, with so many processors: with one a run is much like
+// the other, and a point is found again.
+func (s *Site) Interrupt(ctx context.Context, args []string, procs int, plan crashpoint.Plan) (*invariants.Said, *crashpoint.Run, error) {
+	return s.RunBy(ctx, args, procs, func(ctx context.Context, cmd *exec.Cmd) (*crashpoint.Run, error) {
+		return crashpoint.Start(ctx, cmd, plan)
+	})
+}
+
+// A Starter runs a command to its end, as crashpoint.Start does.
+type Starter func(context.Context, *exec.Cmd) (*crashpoint.Run, error)
+
+// RunBy runs a command by start, with so many processors (0: all), and returns what it said
+// since it began. With ErrHangs that is what was seen until then.
+func (s *Site) RunBy(ctx context.Context, args []string, procs int, start Starter) (*invariants.Said, *crashpoint.Run, error) {
+	cmd := exec.Command(s.World.Program(args[0]), args[1:]...)
+	cmd.Env = []string{"OTA_CONFIG=" + s.config(), "PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "TMPDIR=/nonexistent"}
+	if procs > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprint("GOMAXPROCS=", procs))
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	s.Forget()
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return nil, err
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, ErrHangs)
+	defer cancel()
+	r, err := start(ctx, cmd)
+	if errors.Is(err, ErrHangs) {
+		return s.heard(-1, stdout.String(), stderr.String()), r, ErrHangs
 	}
-	return s.Heard(cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()), nil
-}
-
-// Forget drops what the site has reported so far; the screen's file, too.
-func (s *Site) Forget() {
-	s.World.mu.Lock()
-	defer s.World.mu.Unlock()
-	delete(s.World.reports, s.id())
-	_ = os.Remove(filepath.Join(s.run(), "progress.json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	exit := r.State.ExitCode()
+	if !r.Killed && exit < 0 {
+		return nil, nil, fmt.Errorf("%v ended with %v, and was not killed: %s", args, r.State, &stderr)
+	}
+	return s.heard(exit, stdout.String(), stderr.String()), r, nil
 }
 
 // OnReport calls hear with each stage that the site reports, before the report is
@@ -212,9 +252,17 @@ func (s *Site) OnReport(hear func(stage string)) {
 	s.World.hears[s.id()] = hear
 }
 
-// Heard is all that a program said that ended with exit (-1: it was killed) since
+// Forget drops what the site has reported so far; the screen's file, too.
+func (s *Site) Forget() {
+	s.World.mu.Lock()
+	defer s.World.mu.Unlock()
+	delete(s.World.reports, s.id())
+	_ = os.Remove(filepath.Join(s.run(), "progress.json"))
+}
+
+// heard is all that a program said that ended with exit (-1: it was killed) since
 // Forget.
-func (s *Site) Heard(exit int, stdout, stderr string) *invariants.Said {
+func (s *Site) heard(exit int, stdout, stderr string) *invariants.Said {
 	said := &invariants.Said{Killed: exit < 0, Exit: exit, Stdout: stdout, Stderr: stderr}
 	s.World.mu.Lock()
 	said.Stages = slices.Clone(s.World.reports[s.id()])

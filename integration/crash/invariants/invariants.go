@@ -62,6 +62,11 @@ type Problem struct {
 	Version string // the version whose content it is about; empty: none
 }
 
+// Of is a problem of the kind.
+func (k Kind) Of(format string, args ...any) Problem {
+	return Problem{Kind: k, Text: fmt.Sprintf(format, args...)}
+}
+
 func (p Problem) String() string { return string(p.Kind) + ": " + p.Text }
 
 // Result is "ok" or the kind of the first of problems.
@@ -90,7 +95,7 @@ type looker struct {
 }
 
 func (l *looker) torn(format string, args ...any) {
-	l.found.Problems = append(l.found.Problems, Problem{Kind: Torn, Text: fmt.Sprintf(format, args...)})
+	l.found.Problems = append(l.found.Problems, Torn.Of(format, args...))
 }
 
 // broken is torn for what is wrong with the content of one version.

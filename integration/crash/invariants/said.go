@@ -1,7 +1,6 @@
 package invariants
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -30,7 +29,7 @@ func (s *Said) Success() bool {
 func Honest(said *Said, found, before, after State, between []State) []Problem {
 	var problems []Problem
 	lie := func(format string, args ...any) {
-		problems = append(problems, Problem{Kind: Lie, Text: fmt.Sprintf(format, args...)})
+		problems = append(problems, Lie.Of(format, args...))
 	}
 	if found != after && !slices.Contains(between, found) && found != before {
 		lie("found %v, which is no state on the way from %v to %v", found, before, after)

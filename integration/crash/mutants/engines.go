@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -42,58 +41,31 @@ type Bench struct {
 	Filesystems int
 	// Syncs: only errors of syncs and removals.
 	Syncs bool
-	mu    sync.Mutex
 	lab   *crash.Lab
-	sites map[*flows.Flow]*site
-}
-
-type site struct {
-	*flows.Site
-	once sync.Once
-	err  error
 }
 
 // NewBench makes one whose files are in w.Dir.
 func NewBench(w *flows.World) *Bench {
-	return &Bench{World: w, Filesystems: 1, lab: crash.NewLab(w, w.Dir), sites: make(map[*flows.Flow]*site)}
-}
-
-// prepared is the site that f begins with.
-func (b *Bench) prepared(ctx context.Context, f *flows.Flow) (*flows.Site, error) {
-	b.mu.Lock()
-	s := b.sites[f]
-	if s == nil {
-		s = &site{}
-		b.sites[f] = s
-	}
-	b.mu.Unlock()
-	s.once.Do(func() {
-		if s.err = b.lab.Prepare(ctx, f); s.err == nil {
-			s.Site, s.err = b.World.Build(ctx, f, filepath.Join(b.World.Dir, "logged", f.Name), "")
-		}
-	})
-	return s.Site, s.err
+	return &Bench{World: w, Filesystems: 1, lab: crash.NewLab(w)}
 }
 
 // A Trial is a mutant in one flow.
 type Trial struct {
 	*Bench
 	Flow *flows.Flow
-	site *flows.Site
 	bad  *flows.World
 	dir  string
 	logs []*weak.Recording // made by recordings, once
 }
 
 // Try builds the mutant whose overlay is given, for the command of f. dir is for its files.
-func (b *Bench) Try(ctx context.Context, f *flows.Flow, overlay, dir string) (*Trial, error) {
+func (b *Bench) Try(ctx context.Context, f *flows.Flow, overlay, dir string) (_ *Trial, err error) {
+	defer try.End(&err)
+	site := try.Get(b.lab.Site(ctx, f))
+	defer site.Remove()
 	// Only the command of the flow is a mutant's; what was before it is as it must be.
-	site, err := b.prepared(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	bad, err := b.World.Rebuild(ctx, f.Args(site)[0], dir, "-overlay="+overlay)
-	return &Trial{Bench: b, Flow: f, site: site, bad: bad, dir: dir}, err
+	bad, err := b.World.Rebuild(ctx, site.Args()[0], dir, "-overlay="+overlay)
+	return &Trial{Bench: b, Flow: f, bad: bad, dir: dir}, err
 }
 
 // Find is what e finds of the mutant; empty: nothing.
@@ -101,9 +73,9 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 	defer try.End(&err)
 	switch e {
 	case Kills:
-		return t.lab.Of(t.bad).Kills(ctx, t.Flow)
+		return t.lab.Kills(ctx, t.Flow, t.bad)
 	case Errors:
-		return t.lab.Of(t.bad).Errors(ctx, t.Flow, t.Syncs)
+		return t.lab.Errors(ctx, t.Flow, t.bad, t.Syncs)
 	case Blocks:
 		return t.blocks(ctx)
 	case Runs:
@@ -143,11 +115,9 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 
 func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (_ *weak.Recording, err error) {
 	defer try.End(&err)
-	dir := try.Get(os.MkdirTemp(t.dir, "log-"))
-	defer os.RemoveAll(dir)
-	clone := try.Get(t.site.Clone(filepath.Join(dir, "site")))
-	defer clone.Remove()
-	return weak.RecordAt(ctx, clone.In(t.bad), t.Flow, plan)
+	site := try.Get(t.lab.Site(ctx, t.Flow))
+	defer site.Remove()
+	return weak.RecordAt(ctx, site.In(t.bad), plan)
 }
 
 // recordings are the logs of a run that nothing interrupts and of those in which the first

@@ -65,15 +65,14 @@ func (t Tally) String() string {
 func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad func(line string)) (t Tally, err error) {
 	defer try.End(&err)
 	defer func(start time.Time) { t.Took = time.Since(start) }(time.Now())
-	dir := try.Get(Scratch())
+	dir := try.Get(flows.Scratch())
 	defer os.RemoveAll(dir)
 	mirror := try.Get(NewMirror(dir))
 	rel := try.Get(filepath.Rel(r.Dir, r.Root))
-	site := &flows.Site{World: w, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel), Keep: "2", Reserve: "0"}
+	site := &flows.Site{World: w, Flow: r.Flow, Dir: mirror.Dir(), Root: filepath.Join(mirror.Dir(), rel)}
 	// What nothing may change, with the times that the mirror gives it.
 	try.Check(mirror.Show(r.Before))
-	c := flows.Case{Flow: r.Flow, Site: site}
-	c.Kept = try.Get(r.Flow.KeptOf(site))
+	try.Check(site.Remember())
 
 	calls := r.Calls
 	last := 0
@@ -127,10 +126,9 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 			if failed = mirror.Show(s.Seen); failed != nil {
 				return false
 			}
-			c.Said = said
 			var problems []invariants.Problem
 			if _, err := os.Lstat(site.Root); err == nil || said.Success() || r.Flow.Before.Current != "" {
-				_, problems = c.Check()
+				_, problems = site.Check(said)
 			} // else the store was not even made, and no program said that it was
 			if len(problems) > 0 {
 				wrong, kind = fmt.Sprint(problems[0]), problems[0].Kind
@@ -218,12 +216,10 @@ func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, d
 	defer try.End(&err)
 	try.Check(tree.Write(dir))
 	rel := try.Get(filepath.Rel(r.Dir, r.Root))
-	s := &flows.Site{World: w, Dir: dir, Root: filepath.Join(dir, rel), Keep: "2", Reserve: "0"}
+	s := try.Get(w.NewSite(r.Flow, dir, filepath.Join(dir, rel)))
 	defer s.Remove()
-	try.Check(s.Configure())
-	c := flows.Case{Flow: r.Flow, Site: s}
-	c.Kept = try.Get(r.Flow.KeptOf(s))
-	problems, err := c.Aftermath(ctx, true)
+	try.Check(s.Remember())
+	problems, err := s.Aftermath(ctx, true)
 	if len(problems) > 0 {
 		return fmt.Sprint(problems), err
 	}

@@ -1,6 +1,7 @@
 package weak_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"maps"
@@ -23,30 +24,14 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-var (
-	flowFlag  = flag.String("crash.flow", "", "only this flow")
-	pointFlag = flag.Int("crash.point", 0, "only this point of it")
-)
+var pointFlag = flag.Int("crash.point", 0, "only this point of -crash.flow")
 
 var nightly = tier.Nightly
 
-// chosen are the flows to test: all, or the one that is asked for.
-func chosen(t *testing.T) []*flows.Flow {
-	t.Helper()
-	if *flowFlag == "" {
-		return slices.Concat(flows.All, flows.Odd)
-	}
-	f := flows.Find(*flowFlag)
-	if f == nil {
-		t.Fatalf("there is no flow %q", *flowFlag)
-	}
-	return []*flows.Flow{f}
-}
-
 // some are those of which a check makes states: what every device does, and some of the rest.
 func some(t *testing.T, seed uint64) []*flows.Flow {
-	all := chosen(t)
-	if tier.Check && *flowFlag == "" {
+	all := flows.Chosen(t)
+	if tier.Check && *flows.Only == "" {
 		core := []string{"activate", "confirm", "install-update", "fallback"}
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		all = slices.DeleteFunc(all, func(f *flows.Flow) bool { return !slices.Contains(core, f.Name) && rnd.IntN(8) > 0 })
@@ -54,61 +39,32 @@ func some(t *testing.T, seed uint64) []*flows.Flow {
 	return all
 }
 
-var world struct {
-	sync.Mutex
-	*flows.World
-	dir  string
-	logs map[string]*weak.Recording
-}
+func TestMain(m *testing.M) { os.Exit(flows.Main(m)) }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if world.World != nil {
-		world.Close()
-		_ = os.RemoveAll(world.dir)
-	}
-	os.Exit(code)
-}
-
-// theWorld is made once for all tests.
+// theWorld is one for all tests here.
 func theWorld(t *testing.T) *flows.World {
 	t.Helper()
-	defer try.Fatal(t)
-	world.Lock()
-	defer world.Unlock()
-	if world.World == nil {
-		machine.Require(t, "supervisor", crashpoint.Missing())
-		dir := try.Get(weak.Scratch())
-		world.World = try.Get(flows.NewWorld(t.Context(), dir))
-		world.dir, world.logs = dir, make(map[string]*weak.Recording)
-	}
-	return world.World
+	machine.Require(t, "supervisor", crashpoint.Missing())
+	return flows.Shared(t)
 }
+
+var logs sync.Map
 
 // recorded is the log of f with nothing that interrupts it, made once.
 func recorded(t *testing.T, f *flows.Flow) *weak.Recording {
 	t.Helper()
+	defer try.Fatal(t)
 	w := theWorld(t)
-	world.Lock()
-	r := world.logs[f.Name]
-	world.Unlock()
-	if r != nil {
-		return r
-	}
-	r, err := weak.Record(t.Context(), w, f, filepath.Join(world.dir, "site-"+f.Name), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	world.Lock()
-	defer world.Unlock()
-	world.logs[f.Name] = r
-	return r
+	once, _ := logs.LoadOrStore(f, sync.OnceValues(func() (*weak.Recording, error) {
+		return weak.Record(context.Background(), w, f, filepath.Join(w.Dir, "site-"+f.Name), nil)
+	}))
+	return try.Get(once.(func() (*weak.Recording, error))())
 }
 
 // What every flow said is so, it did it under the lock that it needs, and where it may.
 func TestLogs(t *testing.T) {
 	calls, failed, began := 0, 0, time.Now()
-	for _, f := range chosen(t) {
+	for _, f := range flows.Chosen(t) {
 		if !t.Run(f.Name, func(t *testing.T) {
 			r := recorded(t, f)
 			calls += len(r.Calls)
@@ -145,12 +101,12 @@ func TestWeakAfterErrors(t *testing.T) {
 	var mu sync.Mutex
 	made, total, failed := 0, 0, 0
 	t.Run("all", func(t *testing.T) {
-		for _, f := range chosen(t) {
+		for _, f := range flows.Chosen(t) {
 			t.Run(f.Name, func(t *testing.T) {
 				defer try.Fatal(t)
 				t.Parallel()
 				w := theWorld(t)
-				dir := try.Get(os.MkdirTemp(world.dir, "errors-"))
+				dir := try.Get(os.MkdirTemp(w.Dir, "errors-"))
 				defer os.RemoveAll(dir)
 				prepared := try.Get(w.Build(t.Context(), f, filepath.Join(dir, "prepared"), ""))
 				defer prepared.Remove()
@@ -188,7 +144,7 @@ func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point in
 	site := try.Get(prepared.Clone(filepath.Join(dir, "site")))
 	defer site.Remove()
 	same := whole.Same(point)
-	r := try.Get(weak.RecordAt(t.Context(), site, whole.Flow, func(c *crashpoint.Call) (v crashpoint.Action) {
+	r := try.Get(weak.RecordAt(t.Context(), site, func(c *crashpoint.Call) (v crashpoint.Action) {
 		if same(c) {
 			v.Errno = unix.EIO
 		}
@@ -233,7 +189,7 @@ func TestWeak(t *testing.T) {
 	})
 	t.Logf("%v", all)
 	tier.Sum("weak model", all.States, max(all.States, statesCounted), all.Wrong(), began)
-	if nightly && *flowFlag == "" && all.States < statesCounted {
+	if nightly && *flows.Only == "" && all.States < statesCounted {
 		t.Errorf("%d states, want %d", all.States, statesCounted)
 	}
 }
@@ -261,7 +217,7 @@ func TestSyncsAreNeeded(t *testing.T) {
 		points []int
 	}
 	kinds := make(map[string][]place)
-	for _, f := range chosen(t) {
+	for _, f := range flows.Chosen(t) {
 		r := recorded(t, f)
 		for kind, points := range r.Syncs() {
 			kinds[kind] = append(kinds[kind], place{r, points})

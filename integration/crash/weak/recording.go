@@ -1,11 +1,9 @@
 package weak
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,24 +39,18 @@ func Record(ctx context.Context, w *flows.World, f *flows.Flow, dir string, plan
 		return nil, err
 	}
 	defer s.Remove()
-	return RecordAt(ctx, s, f, plan)
+	return RecordAt(ctx, s, plan)
 }
 
-// RecordAt runs f with plan on s, where it was prepared.
-func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint.Plan) (_ *Recording, err error) {
+// RecordAt runs the flow of s with plan.
+func RecordAt(ctx context.Context, s *flows.Site, plan crashpoint.Plan) (_ *Recording, err error) {
 	defer try.End(&err)
+	f := s.Flow
 	s.Forget()
 	before := try.Get(ReadNode(s.Dir))
 	r := &Recording{Flow: f, Dir: s.Dir, Root: s.Root, Before: before}
-	kept := try.Get(f.KeptOf(s))
-	argv := s.Command(f.Args(s))
-	cmd := exec.Command(argv[0], argv[1:]...)
-	// With one processor, a run is much like the other: a point is found again.
-	cmd.Env = append(s.Env(), "GOMAXPROCS=1")
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	decide := f.Plan(s, plan)
-	run, err := crashpoint.Start(ctx, cmd, func(c *crashpoint.Call) crashpoint.Action {
+	decide := s.Plan(plan)
+	said, run, err := s.Interrupt(ctx, s.Args(), 1, func(c *crashpoint.Call) crashpoint.Action {
 		r.watch(c)
 		if decide == nil {
 			return crashpoint.Action{}
@@ -68,12 +60,11 @@ func RecordAt(ctx context.Context, s *flows.Site, f *flows.Flow, plan crashpoint
 	if err != nil {
 		return nil, fmt.Errorf("flow %s: %w", f.Name, err)
 	}
-	exit := run.State.ExitCode()
-	r.Calls, r.Said = run.Calls, s.Heard(exit, stdout.String(), stderr.String())
-	if plan == nil && exit != f.Exit {
-		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, exit, f.Exit, stdout.String(), stderr.String())}
+	r.Calls, r.Said = run.Calls, said
+	if plan == nil && said.Exit != f.Exit {
+		return r, &ExitError{fmt.Sprintf("flow %s: exit %d, want %d: %s%s", f.Name, said.Exit, f.Exit, said.Stdout, said.Stderr)}
 	}
-	_, r.Problems = (&flows.Case{Flow: f, Site: s, Said: r.Said, Kept: kept}).Check()
+	_, r.Problems = s.Check(said)
 	return r, nil
 }
 
@@ -188,13 +179,4 @@ func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
 		nth--
 		return nth == 0
 	}
-}
-
-// Scratch makes a directory for what is made and read many times: in memory, if it can
-// be. The caller removes it.
-func Scratch() (string, error) {
-	if name, err := os.MkdirTemp("/dev/shm", "ota-weak-"); err == nil {
-		return name, nil
-	}
-	return os.MkdirTemp("", "ota-weak-")
 }
