@@ -20,6 +20,7 @@ import (
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
+	"github.com/tope-ota/ota/integration/crash/invariants"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
 )
@@ -62,8 +63,8 @@ func TestPoints(t *testing.T) {
 	r := rand.New(rand.NewPCG(tier.Seed(t), 0))
 	all := flows.Chosen(t)
 	l := theLab(t)
-	var counts tally
-	defer func() { t.Logf("what came of each flow's points:\n%v", &counts) }()
+	var counts tier.Tally
+	defer func() { t.Logf("what came of each flow's points:\n%s", table(&counts)) }()
 	calls := l.measured(t, all, point{procs: 1})
 	whole := nightly || *flows.Only != ""
 
@@ -92,7 +93,7 @@ func TestPoints(t *testing.T) {
 				return err
 			})
 		}
-		counts.sum("kills", "killed", len(procs)*len(points(all, calls, point{})), began)
+		sum(&counts, "kills", "killed", len(procs)*len(points(all, calls, point{})), began)
 	})
 	t.Run("Error", func(t *testing.T) {
 		began := time.Now()
@@ -138,7 +139,7 @@ func TestPoints(t *testing.T) {
 			_, err := l.tell(ctx, t, p, &counts)
 			return err
 		})
-		counts.sum("errors", "failed", total, began)
+		sum(&counts, "errors", "failed", total, began)
 	})
 	t.Run("Double", func(t *testing.T) {
 		began := time.Now()
@@ -164,7 +165,7 @@ func TestPoints(t *testing.T) {
 			_, err = l.tell(ctx, t, p, &counts)
 			return err
 		})
-		counts.sum("double kills", "twice", total, began)
+		sum(&counts, "double kills", "twice", total, began)
 	})
 }
 
@@ -197,12 +198,12 @@ func TestReads(t *testing.T) {
 			work = append(work, some...)
 		}
 	}
-	var counts tally
+	var counts tier.Tally
 	var mu sync.Mutex
 	failed := map[string]int{}
 	defer func() {
-		t.Logf("what came of each flow's:\n%v", &counts)
-		counts.sum("reads", "failed", total, began)
+		t.Logf("what came of each flow's:\n%s", table(&counts))
+		sum(&counts, "reads", "failed", total, began)
 		t.Logf("the command did not do its work after a read that failed once: %v", failed)
 	}()
 	inParallel(t, readsPerCore, work, func(ctx context.Context, p point) error {
@@ -234,12 +235,39 @@ func (l *Lab) measured(t *testing.T, all []*flows.Flow, p point) map[*flows.Flow
 }
 
 // tell makes a point, and counts and tells what came of it, if the run came to it.
-func (l *Lab) tell(ctx context.Context, t *testing.T, p point, counts *tally) (*outcome, error) {
+func (l *Lab) tell(ctx context.Context, t *testing.T, p point, counts *tier.Tally) (*outcome, error) {
 	o, err := l.try(ctx, p)
 	if err == nil && o.reached {
-		counts.tell(t, o)
+		o.tell(t, counts)
 	}
 	return o, err
+}
+
+// tell prints the outcome and counts it.
+func (o *outcome) tell(t *testing.T, counts *tier.Tally) {
+	kind := "killed"
+	if o.by != "" {
+		kind = "twice"
+	} else if o.errno != 0 {
+		kind = "failed"
+	}
+	counts.Add(o.flow.Name, kind)
+	counts.Add(o.flow.Name, invariants.Result(o.problems))
+	if len(o.problems) > 0 {
+		counts.Add(o.flow.Name, "bad "+kind)
+		t.Error(o.story())
+	} else if !o.read { // of these there are too many
+		t.Log(o)
+	}
+}
+
+func table(counts *tier.Tally) string {
+	return counts.Table("killed", "failed", "twice", "ok", "torn", "lie", "stuck")
+}
+
+// sum prints what was made of one kind of all that there are.
+func sum(counts *tier.Tally, engine, kind string, all int, began time.Time) {
+	tier.Sum(engine, counts.All(kind), all, counts.All("bad "+kind), began)
 }
 
 // points are all points of the flows, each like p.

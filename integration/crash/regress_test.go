@@ -109,7 +109,7 @@ func TestRegress(t *testing.T) {
 	chosen := flows.Chosen(t)
 	work = slices.DeleteFunc(work, func(r regress) bool { return !slices.Contains(chosen, r.flow) })
 	l := theLab(t)
-	var counts tally
+	var counts tier.Tally
 	inParallel(t, perCore, work, func(ctx context.Context, r regress) error {
 		// What the network brings at once differs, and with it how many writes a download
 		// makes: the point may be another call in the run that counts.
@@ -127,15 +127,10 @@ func TestRegress(t *testing.T) {
 		if len(o.problems) > 0 {
 			t.Errorf("regress.txt:%d fails again", r.line)
 		}
-		counts.tell(t, o)
+		o.tell(t, &counts)
 		return nil
 	})
-	made, failed := 0, 0
-	for _, kind := range []string{"killed", "failed", "twice"} {
-		made += counts.counts["all"][kind]
-		failed += counts.counts["all"]["bad "+kind]
-	}
-	tier.Sum("regress", made, len(regresses(t)), failed, began)
+	tier.Sum("regress", counts.All("killed", "failed", "twice"), len(regresses(t)), counts.All("bad killed", "bad failed", "bad twice"), began)
 }
 
 // TestUnsureSwitchIsWatched: after a switch, or a removal behind it, that may not be durable

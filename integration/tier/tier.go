@@ -3,9 +3,14 @@ package tier
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"text/tabwriter"
 	"time"
 )
 
@@ -52,4 +57,59 @@ func Seed(t testing.TB) uint64 {
 // points there are, some of which failed, since began.
 func Sum(engine string, made, all, failed int, began time.Time) {
 	fmt.Printf("crash: %s: %d of %d points, %d failed, %.0f s\n", engine, made, all, failed, time.Since(began).Seconds())
+}
+
+// A Tally is how many of each kind there were in each row, as of a flow. Several may add to
+// it at once.
+type Tally struct {
+	mu   sync.Mutex
+	rows map[string]map[string]int
+}
+
+// Add counts one more of a kind in a row, and in the row "all". A nil tally counts nothing.
+func (t *Tally) Add(row, kind string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rows == nil {
+		t.rows = make(map[string]map[string]int)
+	}
+	for _, row := range []string{row, "all"} {
+		if t.rows[row] == nil {
+			t.rows[row] = make(map[string]int)
+		}
+		t.rows[row][kind]++
+	}
+}
+
+// All is how many of these kinds there were.
+func (t *Tally) All(kinds ...string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, kind := range kinds {
+		n += t.rows["all"][kind]
+	}
+	return n
+}
+
+// Table has a line for each row, the last is of all, and a column for each of kinds.
+func (t *Tally) Table(kinds ...string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "\t%s\t\n", strings.Join(kinds, "\t"))
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(t.rows)), func(row string) bool { return row == "all" })
+	for _, row := range append(names, "all") {
+		fmt.Fprintf(w, "%s\t", row)
+		for _, kind := range kinds {
+			fmt.Fprintf(w, "%d\t", t.rows[row][kind])
+		}
+		fmt.Fprintln(w)
+	}
+	_ = w.Flush() // into memory
+	return b.String()
 }

@@ -105,7 +105,7 @@ func (t *Trial) Find(ctx context.Context, e Engine) (found string, err error) {
 			if len(undone) > 0 {
 				return undone[0], nil
 			}
-			if _, err := r.Weak(ctx, t.bad, weak.Options{Most: most, Seed: 1, Enough: 1}, func(line string) { found = line }); found != "" || err != nil {
+			if err := r.Weak(ctx, t.bad, weak.Options{Most: most, Seed: 1, Enough: 1}, func(line string) { found = line }); found != "" || err != nil {
 				return found, err
 			}
 		}

@@ -1,6 +1,7 @@
 package weak
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,11 +9,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
-	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/tier"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -30,41 +30,15 @@ type Options struct {
 	Aftermaths int
 	// Enough ends it at so many states that are wrong; 0: never.
 	Enough int
-}
-
-// A Tally counts states.
-type Tally struct {
-	States, Distinct, Checked int // Checked: distinct ones that were looked at
-	Aftermaths                int
-	Torn, Lies, Stuck         int
-	Took                      time.Duration
-}
-
-// Add adds t2 to t.
-func (t *Tally) Add(t2 Tally) {
-	t.States += t2.States
-	t.Distinct += t2.Distinct
-	t.Checked += t2.Checked
-	t.Aftermaths += t2.Aftermaths
-	t.Torn += t2.Torn
-	t.Lies += t2.Lies
-	t.Stuck += t2.Stuck
-	t.Took += t2.Took
-}
-
-// Wrong is how many states were.
-func (t *Tally) Wrong() int { return t.Torn + t.Lies + t.Stuck }
-
-func (t Tally) String() string {
-	return fmt.Sprintf("%d states (%d distinct, %d checked, %.0f states/s), %d aftermaths: %d torn, %d lies, %d stuck",
-		t.States, t.Distinct, t.Checked, float64(t.States)/t.Took.Seconds(), t.Aftermaths, t.Torn, t.Lies, t.Stuck)
+	// Tally counts the states, distinct ones, those checked of these, aftermaths, and the kinds
+	// of what is wrong; nil: none.
+	Tally *tier.Tally
 }
 
 // Weak checks what power cuts may leave of r. bad is told of each state that is
 // wrong, in a line that says how to have it again.
-func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad func(line string)) (t Tally, err error) {
+func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad func(line string)) (err error) {
 	defer try.End(&err)
-	defer func(start time.Time) { t.Took = time.Since(start) }(time.Now())
 	dir := try.Get(flows.Scratch())
 	defer os.RemoveAll(dir)
 	mirror := try.Get(NewMirror(dir))
@@ -74,42 +48,35 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 	try.Check(mirror.Show(r.Before))
 	try.Check(site.Remember())
 
-	calls := r.Calls
-	last := 0
-	if n := len(calls); n > 0 {
-		last = calls[n-1].Point
-	}
-	told := r.told(calls)
+	told := r.told()
 	type key struct {
 		tree [32]byte
 		said int
 	}
 	distinct := make(map[key]bool)
-	checked := make(map[key]string) // what is wrong with it
+	well := make(map[key]bool) // whether what was checked is
 	stride, next := 0, 0
 	if o.Aftermaths > 0 {
 		// Spread over all points; the number of states is not known before.
-		stride = max(1, len(calls)/o.Aftermaths)
+		stride = max(1, len(r.Calls)/o.Aftermaths)
 		next = stride / 2
 	}
+	count := func(kind string) { o.Tally.Add(r.Flow.Name, kind) }
+	found := 0
 	var failed error
-	err = Each(Run{
-		Root: r.Root, Top: r.Dir, Before: r.Before, Calls: calls,
-		Lost: []string{filepath.Join(r.Dir, "run")},
-	}, o.Most, o.Seed, func(s State) bool {
+	err = r.Each(o.Most, o.Seed, func(s State) bool {
 		if o.Point != 0 && s.Point != o.Point {
 			return true
 		}
-		if ctx.Err() != nil {
-			failed = ctx.Err()
+		if failed = ctx.Err(); failed != nil {
 			return false
 		}
-		t.States++
+		count("states")
 		said, stage := &invariants.Said{Killed: true, Exit: -1}, 0
 		if told > 0 && s.Point >= told {
 			said.Operation, stage = "success", 1
 		}
-		if s.Point == last {
+		if s.Point == len(r.Calls) {
 			said, stage = r.Said, 2
 		}
 		k := key{s.Tree.Sum(), stage}
@@ -117,81 +84,61 @@ func (r *Recording) Weak(ctx context.Context, w *flows.World, o Options, bad fun
 			return true
 		}
 		distinct[k] = true
-		t.Distinct++
+		count("distinct")
+		var wrong invariants.Problem
 		seen := key{s.Seen.Sum(), stage}
-		wrong, known := checked[seen]
-		kind := invariants.Kind("")
-		if !known {
-			t.Checked++
+		if is, known := well[seen]; known && !is {
+			return true // it was told
+		} else if !known {
+			count("checked")
 			if failed = mirror.Show(s.Seen); failed != nil {
 				return false
 			}
-			var problems []invariants.Problem
 			if _, err := os.Lstat(site.Root); err == nil || said.Success() || r.Flow.Before.Current != "" {
-				_, problems = site.Check(said)
+				if _, problems := site.Check(said); len(problems) > 0 {
+					wrong = problems[0]
+				}
 			} // else the store was not even made, and no program said that it was
-			if len(problems) > 0 {
-				wrong, kind = fmt.Sprint(problems[0]), problems[0].Kind
-			}
-			checked[seen] = wrong
+			well[seen] = wrong.Kind == ""
 		}
-		if problems := twice(s.Tree, rel, site); wrong == "" && len(problems) > 0 {
-			wrong, kind = problems[0].String(), problems[0].Kind // of what Seen does not show
+		if store := s.Tree.resolve(rel); wrong.Kind == "" && store != nil {
+			wrong = unseen(s.Tree, rel, store, s.Disk.Lookup(r.Root))
 		}
-		if now := s.Disk.Lookup(r.Root); wrong == "" && now != nil && rel != "." && s.Tree.Names[rel] != nil {
-			if text := vouched(s.Tree.Names[rel], now); text != "" {
-				wrong, kind = text, invariants.Torn
-			}
-		}
-		after := false
-		if wrong == "" && stride > 0 && s.Point >= next && s.How != "all" {
+		after := wrong.Kind == "" && stride > 0 && s.Point >= next && s.How != "all"
+		if after {
 			next = s.Point + stride
-			after = true
-			t.Aftermaths++
+			count("aftermaths")
 			if wrong, failed = r.aftermath(ctx, w, s.Tree, filepath.Join(dir, "after")); failed != nil {
 				return false
 			}
-			if wrong != "" {
-				kind = invariants.Stuck
-			}
 		}
-		if wrong == "" || kind == "" { // kind: it was told already
+		if wrong.Kind == "" {
 			return true
 		}
-		switch kind {
-		case invariants.Lie:
-			t.Lies++
-		case invariants.Stuck:
-			t.Stuck++
-		default:
-			t.Torn++
-		}
-		bad(fmt.Sprintf("flow=%s point=%d seed=%d most=%d state=%q after=%s aftermath=%v result=%s: %s",
-			r.Flow.Name, s.Point, o.Seed, o.Most, s.How, r.at(calls, s.Point), after, kind, wrong))
-		return o.Enough == 0 || t.Wrong() < o.Enough
+		count(string(wrong.Kind))
+		found++
+		bad(fmt.Sprintf("flow=%s point=%d seed=%d most=%d state=%q after=%s aftermath=%v result=%v",
+			r.Flow.Name, s.Point, o.Seed, o.Most, s.How, r.at(s.Point), after, wrong))
+		return found != o.Enough
 	})
-	if failed != nil {
-		err = failed
-	}
-	return t, err
+	return cmp.Or(failed, err)
 }
 
 // at is the call that was the last.
-func (r *Recording) at(calls []crashpoint.Call, point int) string {
-	for i := range calls {
-		if c := &calls[i]; c.Point == point {
-			return strings.ReplaceAll(c.Name+"("+r.kind(c.File.Path)+")", " ", "_")
-		}
+func (r *Recording) at(point int) string {
+	if point == 0 {
+		return "nothing"
 	}
-	return "nothing"
+	c := &r.Calls[point-1]
+	return strings.ReplaceAll(c.Name+"("+r.kind(c.File.Path)+")", " ", "_")
 }
 
 // told is the point of the call that says success to a reader of the screen's file; 0:
 // there is none.
-func (r *Recording) told(calls []crashpoint.Call) int {
-	for i := range calls {
+func (r *Recording) told() int {
+	for i := range r.Calls {
 		var op struct{ Stage string }
-		if c := &calls[i]; c.Name == "write" && c.Errno == 0 && strings.HasPrefix(c.File.Path, filepath.Join(r.Dir, "run")+"/") &&
+		if c := &r.Calls[i]; c.Name == "write" && c.Errno == 0 && strings.HasPrefix(c.File.Path, r.run()+"/") &&
 			json.Unmarshal(c.Data, &op) == nil && op.Stage == "success" {
 			return c.Point
 		}
@@ -199,29 +146,35 @@ func (r *Recording) told(calls []crashpoint.Call) int {
 	return 0
 }
 
-// twice: the directory of a version that runs has one name. A program that removes what is
-// half would remove the current version.
-func twice(tree *Node, rel string, site *flows.Site) []invariants.Problem {
-	d := NewDisk(map[string]*Node{site.Dir: tree})
+// unseen is what is wrong with the store, at rel in tree, that Seen does not show. now is the
+// store as it is before the power goes.
+func unseen(tree *Node, rel string, store *Node, now *Inode) (wrong invariants.Problem) {
+	// The directory of a version that runs has one name. A program that removes what is
+	// half would remove the current version.
 	for _, link := range []string{"current", "previous", "factory"} {
-		if is := d.Resolve(filepath.Join(site.Dir, rel, link)); is != nil && Twice(tree, is.ID) {
-			return []invariants.Problem{{Kind: invariants.Torn, Text: "the directory that " + link + " leads to has two names"}}
+		if is := tree.resolve(filepath.Join(rel, link)); is != nil && tree.names(is.ID) > 1 {
+			return invariants.Torn.Of("the directory that %s leads to has two names", link)
 		}
 	}
-	return nil
+	if now != nil {
+		if text := vouched(store, now); text != "" {
+			wrong = invariants.Torn.Of("%s", text)
+		}
+	}
+	return wrong
 }
 
 // aftermath boots a device with tree, and updates it; what goes wrong, if anything does.
-func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, dir string) (_ string, err error) {
+func (r *Recording) aftermath(ctx context.Context, w *flows.World, tree *Node, dir string) (wrong invariants.Problem, err error) {
 	defer try.End(&err)
 	try.Check(tree.Write(dir))
 	rel := try.Get(filepath.Rel(r.Dir, r.Root))
 	s := try.Get(w.NewSite(r.Flow, dir, filepath.Join(dir, rel)))
 	defer s.Remove()
 	try.Check(s.Remember())
-	problems, err := s.Aftermath(ctx, true)
+	problems := try.Get(s.Aftermath(ctx, true))
 	if len(problems) > 0 {
-		return fmt.Sprint(problems), err
+		wrong = invariants.Stuck.Of("%v", problems)
 	}
-	return "", err
+	return wrong, nil
 }

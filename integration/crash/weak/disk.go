@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,9 +31,10 @@ import (
 // another file is the old or the new one, never gone. The text of a symlink comes
 // with the link, since nothing could make it durable alone.
 
-// A Disk is some directories, as they are now and as a power cut may leave them.
+// A Disk is a directory, as it is now and as a power cut may leave it.
 type Disk struct {
-	tops  map[string]*Inode
+	top   string
+	root  *Inode // at top
 	files map[crashpoint.ID]*Inode
 	clean map[*Inode]*Node // of what nothing is pending, see Crash
 }
@@ -79,12 +79,10 @@ type Name struct {
 	Is   *Inode
 }
 
-// NewDisk makes a disk with directories, by their paths, which are durable.
-func NewDisk(directories map[string]*Node) *Disk {
-	d := &Disk{tops: make(map[string]*Inode), files: make(map[crashpoint.ID]*Inode)}
-	for name, n := range directories {
-		d.tops[filepath.Clean(name)] = d.add(n)
-	}
+// NewDisk makes a disk of n at the path top, all of it durable.
+func NewDisk(top string, n *Node) *Disk {
+	d := &Disk{top: filepath.Clean(top), files: make(map[crashpoint.ID]*Inode)}
+	d.root = d.add(n)
 	return d
 }
 
@@ -119,68 +117,25 @@ func (d *Disk) Unsettle(name string) error {
 	return nil
 }
 
-// Top is the path of the directory of the disk that name is in, or is; empty: it is in none.
-func (d *Disk) Top(name string) string {
-	for top := range d.tops {
-		if name == top || strings.HasPrefix(name, top+"/") {
-			return top
-		}
-	}
-	return ""
+// below are the names that lead from the top of the disk to name, which is in it or is it.
+func (d *Disk) below(name string) (names []string, in bool) {
+	rest, in := strings.CutPrefix(filepath.Clean(name)+"/", d.top+"/")
+	return strings.FieldsFunc(rest, func(r rune) bool { return r == '/' }), in
 }
 
 // Lookup is what has the name now, no link followed; nil: nothing.
 func (d *Disk) Lookup(name string) *Inode {
-	name = filepath.Clean(name)
-	top := d.Top(name)
-	if top == "" {
+	names, in := d.below(name)
+	if !in {
 		return nil
 	}
-	i := d.tops[top]
-	for _, part := range strings.Split(strings.TrimPrefix(name[len(top):], "/"), "/") {
-		if part != "" && i != nil {
+	i := d.root
+	for _, part := range names {
+		if i != nil {
 			i = i.Names[part]
 		}
 	}
 	return i
-}
-
-// Resolve follows name, and links, to what it leads to now; nil: it leads nowhere,
-// or out of the disk.
-func (d *Disk) Resolve(name string) *Inode {
-	const most = 40 // links, as Linux
-	name = filepath.Clean(name)
-	for links := 0; links <= most; {
-		top := d.Top(name)
-		if top == "" {
-			return nil
-		}
-		dir, at, rest := d.tops[top], top, strings.TrimPrefix(name[len(top):], "/")
-		again := false
-		for rest != "" {
-			var part string
-			part, rest, _ = strings.Cut(rest, "/")
-			next := dir.Names[part]
-			if next == nil {
-				return nil
-			}
-			if next.Type == fs.ModeSymlink {
-				if filepath.IsAbs(next.Target) {
-					return nil
-				}
-				// .. of a path without links is what it looks like: of one with
-				// links too, as at holds none.
-				name, again = path.Join(at, next.Target, rest), true
-				links++
-				break
-			}
-			dir, at = next, path.Join(at, part)
-		}
-		if !again {
-			return dir
-		}
-	}
-	return nil
 }
 
 // Unsynced are the changes of the name that are not durable.

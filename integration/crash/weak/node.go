@@ -3,13 +3,16 @@ package weak
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -125,15 +128,15 @@ func read(name string, seen map[crashpoint.ID]*Node) (_ *Node, err error) {
 	return n, nil
 }
 
-// Crash is what a power cut leaves of the directory top. keep says which of the pending
+// Crash is what a power cut leaves. keep says which of the pending
 // changes of an inode are there, by their place in Pending; data says what a file
 // holds of which some change of its data is pending.
-func (d *Disk) Crash(top string, keep func(i *Inode, pending int) bool, data func(*Inode) *Blob) *Node {
+func (d *Disk) Crash(keep func(i *Inode, pending int) bool, data func(*Inode) *Blob) *Node {
 	if d.clean == nil {
 		d.clean = make(map[*Inode]*Node)
 	}
 	c := crash{d: d, keep: keep, data: data, made: make(map[*Inode]*Node)}
-	n, _ := c.node(d.tops[top])
+	n, _ := c.node(d.root)
 	return n
 }
 
@@ -195,27 +198,90 @@ func (c *crash) node(i *Inode) (n *Node, clean bool) {
 	return n, clean
 }
 
-// Write makes the tree n at dir, which must not exist. Files with two names get them.
-func (n *Node) Write(dir string) error { return n.write(dir, make(map[*Node]string)) }
-
-func (n *Node) write(name string, files map[*Node]string) (err error) {
-	defer try.End(&err)
-	switch n.Mode.Type() {
-	case fs.ModeDir:
-		try.Check(os.Mkdir(name, 0o700))
-		for sub, is := range n.Names {
-			try.Check(is.write(filepath.Join(name, sub), files))
+// resolve is what name, a path in n, leads to when links are followed; nil: nothing, or it
+// leads out of n.
+func (n *Node) resolve(name string) *Node {
+links:
+	for range 40 { // as many as Linux follows
+		is, at := n, "."
+		names := strings.Split(path.Clean(name), "/")
+		for i, part := range names {
+			next := is.Names[part]
+			if next == nil || next.Mode.Type() == fs.ModeSymlink && path.IsAbs(next.Target) {
+				return nil
+			}
+			if next.Mode.Type() == fs.ModeSymlink {
+				// .. is what it looks like, as at holds no links.
+				name = path.Join(at, next.Target, path.Join(names[i+1:]...))
+				continue links
+			}
+			is, at = next, path.Join(at, part)
 		}
-		return os.Chmod(name, n.Mode.Perm())
-	case fs.ModeSymlink:
-		return os.Symlink(n.Target, name)
-	case 0:
+		return is
+	}
+	return nil
+}
+
+// names are how many names what has the ID has in n.
+func (n *Node) names(id crashpoint.ID) int {
+	all := 0
+	if n.ID == id {
+		all = 1
+	}
+	for _, sub := range n.Names {
+		all += sub.names(id)
+	}
+	return all
+}
+
+// Write makes the tree n at dir, which must not exist. Files with two names get them.
+func (n *Node) Write(dir string) error {
+	files := make(map[*Node]string)
+	return show(dir, nil, n, func(name string, n *Node) error {
 		if first := files[n]; first != "" {
 			return os.Link(first, name)
 		}
 		files[n] = name
-		try.Check(os.WriteFile(name, n.Data.bytes, 0o600))
-		return os.Chmod(name, n.Mode.Perm())
+		return n.writeFile(name)
+	})
+}
+
+func (n *Node) writeFile(name string) error {
+	return errors.Join(os.WriteFile(name, n.Data.bytes, 0o600), os.Chmod(name, n.Mode.Perm()))
+}
+
+// show makes want what is at name, where now is; nil: nothing. Files are made by file.
+func show(name string, is, want *Node, file func(name string, n *Node) error) (err error) {
+	defer try.End(&err)
+	switch {
+	case is != nil && (is == want || is.Sum() == want.Sum()):
+		return nil
+	case is != nil && is.Mode.IsDir() && want.Mode.IsDir():
+		for sub := range is.Names {
+			if want.Names[sub] == nil {
+				try.Check(os.RemoveAll(filepath.Join(name, sub)))
+			}
+		}
+	case is != nil:
+		try.Check(os.RemoveAll(name))
+		is = nil
+	}
+	switch want.Mode.Type() {
+	case fs.ModeSymlink:
+		return os.Symlink(want.Target, name)
+	case fs.ModeDir:
+		names := map[string]*Node(nil)
+		if is == nil {
+			try.Check(os.Mkdir(name, 0o700))
+		} else {
+			names = is.Names
+		}
+		for sub, n := range want.Names {
+			try.Check(show(filepath.Join(name, sub), names[sub], n, file))
+		}
+		return os.Chmod(name, want.Mode.Perm())
+	case 0:
+		return file(name, want)
 	}
 	return fmt.Errorf("cannot make %s: what it was is not known", name)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Play does what c did. It is an error if c cannot have been called on this disk:
-// then a call is missing in the log. What is outside of all directories changes nothing.
+// then a call is missing in the log. What is outside of its directory changes nothing.
 func (d *Disk) Play(c *crashpoint.Call) error {
 	d.clean = nil
 	if err := d.play(c); err != nil {
@@ -70,7 +70,7 @@ func (d *Disk) play(c *crashpoint.Call) error {
 	}
 	i := d.files[c.File.ID]
 	if i == nil {
-		if d.Top(c.File.Path) != "" && d.Lookup(c.File.Path) != nil {
+		if d.Lookup(c.File.Path) != nil {
 			return fmt.Errorf("it is another file than %v", c.File.ID)
 		}
 		return nil
@@ -175,7 +175,7 @@ func (d *Disk) rename(c *crashpoint.Call) (err error) {
 
 // parent is the directory that name is in. nil: it is outside of the disk.
 func (d *Disk) parent(name string) (dir *Inode, base string, err error) {
-	if d.Top(name) == "" || d.tops[name] != nil {
+	if names, in := d.below(name); !in || len(names) == 0 {
 		return nil, "", nil
 	}
 	dir = d.Lookup(filepath.Dir(name))

@@ -99,7 +99,7 @@ func (r *Recording) watch(c *crashpoint.Call) {
 		case below == "" && (c.Name == "mkdir" || c.Name == "symlink") && top != ".active":
 			continue
 		case strings.Contains(top, ".follow.json") || strings.Contains(below, "newest-channel-date"): // only the follower writes them, and there is one
-			run, err := filepath.Rel(r.Root, filepath.Join(r.Dir, "run"))
+			run, err := filepath.Rel(r.Root, r.run())
 			if err == nil {
 				locks = []string{filepath.Join(run, ".follow.lock")}
 			}
@@ -157,23 +157,14 @@ func (r *Recording) kind(name string) string {
 // same of calls of one name on one kind of file. Where threads race, its own point is
 // another one in each run. It is asked for each call, in their order, and is true once.
 func (r *Recording) Same(point int) func(*crashpoint.Call) bool {
-	var wanted *crashpoint.Call
-	nth := 0
-	is := func(c *crashpoint.Call) bool {
-		return r.Kind(c) == r.Kind(wanted)
-	}
-	for i := range r.Calls {
-		if r.Calls[i].Point == point {
-			wanted = &r.Calls[i]
-		}
-	}
-	for i := range r.Calls {
-		if c := &r.Calls[i]; c.Point <= point && is(c) {
+	wanted, nth := r.Kind(&r.Calls[point-1]), 0
+	for i := range point {
+		if r.Kind(&r.Calls[i]) == wanted {
 			nth++
 		}
 	}
 	return func(c *crashpoint.Call) bool {
-		if !is(c) {
+		if r.Kind(c) != wanted {
 			return false
 		}
 		nth--

@@ -24,7 +24,7 @@ var passing = regexp.MustCompile(`^\.((install\.)?lock(\.new)?|spool|(\.active|c
 // The error is of a log that is not complete.
 func (r *Recording) Undone() (found []string, err error) {
 	defer try.End(&err)
-	d := NewDisk(map[string]*Node{r.Dir: r.Before})
+	d := NewDisk(r.Dir, r.Before)
 	if r.Flow.Name == "install-again" {
 		// Another program made the switch a moment before, and may have been killed.
 		try.Check(d.Unsettle(filepath.Join(r.Root, ".active")))
@@ -32,7 +32,7 @@ func (r *Recording) Undone() (found []string, err error) {
 	for i := range r.Calls {
 		c := &r.Calls[i]
 		for _, p := range []crashpoint.Place{c.File, c.To} {
-			if filepath.IsAbs(p.Path) && changes(c) && p.Path != r.Root && !strings.HasPrefix(p.Path, r.Root+"/") && !strings.HasPrefix(p.Path, filepath.Join(r.Dir, "run")) {
+			if filepath.IsAbs(p.Path) && changes(c) && p.Path != r.Root && !strings.HasPrefix(p.Path, r.Root+"/") && !strings.HasPrefix(p.Path, r.run()) {
 				found = append(found, fmt.Sprintf("%s of %s, outside of the store", c.Name, p.Path))
 			}
 		}

@@ -22,21 +22,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
-	"strings"
-
-	"github.com/tope-ota/ota/integration/crash/crashpoint"
 )
-
-// A Run is what states are made of.
-type Run struct {
-	// Root is the path of the store. Top is that of the one directory that was there, all of
-	// it durable, the store or one that it is in; Before is what was in it.
-	Root, Top string
-	Before    *Node
-	// Lost are the paths of directories that no power cut leaves, as /run.
-	Lost  []string
-	Calls []crashpoint.Call
-}
 
 // A State is what one power cut leaves.
 type State struct {
@@ -44,7 +30,7 @@ type State struct {
 	// there: with the seed of Each it is enough to have the state again.
 	Point int
 	How   string
-	Tree  *Node // Top
+	Tree  *Node // the site's directory, without what was in its run directory
 	// Seen is Tree without what is in the store's directories for what is half: that has
 	// to be of no account.
 	Seen *Node
@@ -55,21 +41,18 @@ type State struct {
 // block is what of a file reaches the disk at once, or not.
 const block = 4096
 
-// Each makes states at each point of r, most of them different: all that there are,
+// Each makes states at each point of a log, most of them different: all that there are,
 // if these are no more than most; else those in which nothing or everything is lost,
 // only one change, and all but one; and others that seed chooses. It ends when yield
 // returns false. The error is of a log that is not complete.
-func Each(r Run, most int, seed uint64, yield func(State) bool) error {
-	d := NewDisk(map[string]*Node{r.Top: r.Before})
-	m := model{Run: r, disk: d, most: most, yield: yield}
-	m.dull = []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
-	m.dull = append(m.dull, r.Lost...)
+func (r *Recording) Each(most int, seed uint64, yield func(State) bool) error {
+	m := model{Recording: r, disk: NewDisk(r.Dir, r.Before), most: most, yield: yield}
 	if !m.at(0, seed) {
 		return nil
 	}
 	for i := range r.Calls {
 		c := &r.Calls[i]
-		if err := d.Play(c); err != nil {
+		if err := m.disk.Play(c); err != nil {
 			return err
 		}
 		if !m.at(c.Point, seed) {
@@ -80,11 +63,9 @@ func Each(r Run, most int, seed uint64, yield func(State) bool) error {
 }
 
 type model struct {
-	Run
-	dull []string
-	disk *Disk
-	most int
-
+	*Recording
+	disk  *Disk
+	most  int
 	yield func(State) bool
 
 	choices []choice
@@ -205,22 +186,16 @@ func (m *model) except(one choice, rest, v int) func(int) int {
 // some name that may be there. What has no name is of no account.
 func (m *model) find() {
 	m.choices = m.choices[:0]
-	seen := make(map[*Inode]bool)
+	seen := map[*Inode]bool{m.disk.Lookup(m.run()): true} // no power cut leaves what is in it
 	var dull []*Inode
-	for _, name := range m.dull {
+	for _, name := range m.halves() {
 		if is := m.disk.Lookup(name); is != nil {
 			dull = append(dull, is)
 		}
 	}
-	lost := make(map[*Inode]bool)
-	for _, name := range m.Lost {
-		if is := m.disk.Lookup(name); is != nil {
-			lost[is] = true
-		}
-	}
 	var visit func(i *Inode)
 	visit = func(i *Inode) {
-		if seen[i] || lost[i] || slices.Contains(dull, i) {
+		if seen[i] || slices.Contains(dull, i) {
 			return
 		}
 		seen[i] = true
@@ -237,7 +212,7 @@ func (m *model) find() {
 			visit(is)
 		}
 	}
-	visit(m.disk.Lookup(m.Top))
+	visit(m.disk.root)
 	m.sort(0)
 	m.free = len(m.choices)
 	// Now what is only to be seen through the directories for what is half.
@@ -270,48 +245,53 @@ func (m *model) emit(point int, how string, bits []int) bool {
 		}
 	}
 	held := make(map[*Inode]*Blob) // a file that is met twice is one
-	tree := m.disk.Crash(m.Top, func(i *Inode, k int) bool {
+	tree := m.disk.Crash(func(i *Inode, k int) bool {
 		left := m.left[i]
-		return left == nil || left[k] // nil: below what is lost
+		return left == nil || left[k] // nil: in the run directory
 	}, func(i *Inode) *Blob {
 		if held[i] == nil {
 			held[i] = m.hold(i, m.variant[i])
 		}
 		return held[i]
 	})
-	tree = without(tree, m.Top, m.Lost, true)
-	seen := without(tree, m.Top, m.dull, false)
+	tree = m.emptied(tree, m.run())
+	seen := m.emptied(tree, m.halves()...)
 	return m.yield(State{Point: point, How: how, Tree: tree, Seen: seen, Disk: m.disk})
 }
 
-// without is tree, which is at top, without the directories named, or without what is in them.
-func without(tree *Node, top string, names []string, directories bool) *Node {
-	for _, name := range names {
-		rel, ok := strings.CutPrefix(name, top+"/")
-		if ok {
-			tree = prune(tree, strings.Split(rel, "/"), directories)
+// run is the directory that no power cut leaves anything in, as /run.
+func (r *Recording) run() string { return filepath.Join(r.Dir, "run") }
+
+// halves are the store's directories for what is half.
+func (r *Recording) halves() []string {
+	return []string{filepath.Join(r.Root, ".staging"), filepath.Join(r.Root, ".trash"), filepath.Join(r.Root, ".spool")}
+}
+
+// emptied is tree without what is in the directories named.
+func (m *model) emptied(tree *Node, directories ...string) *Node {
+	for _, name := range directories {
+		if names, in := m.disk.below(name); in {
+			tree = tree.without(names)
 		}
 	}
 	return tree
 }
 
-func prune(n *Node, names []string, directory bool) *Node {
+// without is n without what is in the directory that names lead to.
+func (n *Node) without(names []string) *Node {
 	if n == nil || n.Names == nil {
 		return n
 	}
+	next := &Node{ID: n.ID, Mode: n.Mode, Names: map[string]*Node{}}
 	if len(names) == 0 {
-		return &Node{ID: n.ID, Mode: n.Mode, Names: map[string]*Node{}}
+		return next
 	}
 	sub := n.Names[names[0]]
 	if sub == nil {
 		return n
 	}
-	next := &Node{ID: n.ID, Mode: n.Mode, Names: maps.Clone(n.Names)}
-	if directory && len(names) == 1 {
-		delete(next.Names, names[0])
-	} else {
-		next.Names[names[0]] = prune(sub, names[1:], directory)
-	}
+	next.Names = maps.Clone(n.Names)
+	next.Names[names[0]] = sub.without(names[1:])
 	return next
 }
 
@@ -383,21 +363,4 @@ func (m *model) between(i *Inode) *Blob {
 
 func slice(b []byte, from, to int) []byte {
 	return b[min(from, len(b)):min(to, len(b))]
-}
-
-// Twice reports whether the directory id has more than one name in tree. A disk on which
-// it had would be one where removing what is below the one removes it of the other.
-func Twice(tree *Node, id crashpoint.ID) bool {
-	names := 0
-	var visit func(n *Node)
-	visit = func(n *Node) {
-		if n.ID == id {
-			names++
-		}
-		for _, sub := range n.Names {
-			visit(sub)
-		}
-	}
-	visit(tree)
-	return names > 1
 }
