@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -106,7 +105,7 @@ type tarReader struct {
 	sbom  []byte  // the file bootcheck.SBOMPath, which is not in dir; nil: it is, or is not packed
 	sizes []int64 // of the frames that are still to come
 	yield func(tar []byte) bool
-	frame []byte // what is not filled is zero
+	frame []byte
 	free  []byte // of frame
 }
 
@@ -121,36 +120,28 @@ func (t *tarReader) read(ctx context.Context, entries []bootcheck.Entry, yield f
 			return err
 		}
 	}
-	return t.fill(zeros{}, endSize)
+	_, err := t.Write(make([]byte, endSize))
+	return err
 }
 
-// fill fills n bytes of the frames with what r has.
-func (t *tarReader) fill(r io.Reader, n int64) error {
-	for n > 0 {
+// Write is what comes next in the archive.
+func (t *tarReader) Write(p []byte) (n int, err error) {
+	for n < len(p) {
 		if len(t.free) == 0 {
 			t.frame = make([]byte, t.sizes[0])
 			t.free, t.sizes = t.frame, t.sizes[1:]
 		}
-		part := t.free[:min(n, int64(len(t.free)))]
-		if _, err := io.ReadFull(r, part); err != nil {
-			return err
-		}
-		n -= int64(len(part))
-		if t.free = t.free[len(part):]; len(t.free) == 0 && !t.yield(t.frame) {
-			return context.Canceled
+		k := copy(t.free, p[n:])
+		n += k
+		if t.free = t.free[k:]; len(t.free) == 0 && !t.yield(t.frame) {
+			return n, context.Canceled
 		}
 	}
-	return nil
+	return n, nil
 }
 
-// zeros is what a new frame has anyway.
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) { return len(b), nil }
-
 func (t *tarReader) member(e *bootcheck.Entry) error {
-	header := entryMember(e).appendHeader(nil)
-	if err := t.fill(bytes.NewReader(header), int64(len(header))); err != nil || e.Type != bootcheck.TypeFile {
+	if _, err := t.Write(entryMember(e).appendHeader(nil)); err != nil || e.Type != bootcheck.TypeFile {
 		return err
 	}
 	from, err := t.open(e)
@@ -159,17 +150,16 @@ func (t *tarReader) member(e *bootcheck.Entry) error {
 	}
 	defer from.Close()
 	sum := sha256.New()
-	switch err := t.fill(io.TeeReader(from, sum), e.Size); {
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return changed(e)
+	n, err := io.Copy(io.MultiWriter(t, sum), io.LimitReader(from, e.Size+1))
+	switch {
 	case err != nil:
 		return fmt.Errorf("cannot pack the tree: %w", err)
-	}
-	if n, err := from.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+	case n != e.Size:
 		return changed(e)
 	}
 	e.SHA256 = hex.EncodeToString(sum.Sum(nil))
-	return t.fill(zeros{}, roundUp(e.Size)-e.Size)
+	_, err = t.Write(make([]byte, roundUp(e.Size)-e.Size))
+	return err
 }
 
 // open opens the file e, which must be as it was.

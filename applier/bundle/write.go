@@ -105,11 +105,11 @@ func Attach(ctx context.Context, name string, sig []byte, keys *trust.Keys) (*bo
 	if err != nil {
 		return nil, err
 	}
-	var s minisign.Signature
-	if err := s.UnmarshalText(sig); err != nil {
+	id := trust.SignedBy(sig)
+	if id == "" {
 		return nil, refused("cannot sign %s: this is not a signature of minisign", name)
 	}
-	if id := trust.KeyID(s.KeyID); slices.Contains(m.RevokedKeys, id) {
+	if slices.Contains(m.RevokedKeys, id) {
 		return nil, refused("cannot sign %s: it revokes key %s", name, id).WithAdvice("sign it with a key that devices still trust")
 	}
 	if keys != nil { // before all its bytes are copied
