@@ -5,6 +5,7 @@ package bundlecmd
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -44,7 +45,15 @@ func (c *command) end(err error) bootcheck.ExitCode {
 	if c.drawn {
 		fmt.Fprint(c.screen, clearLine)
 	}
-	return cli.Fail(c.stderr, "ota-bundle", err)
+	return cli.Fail(c.stderr, "ota-bundle", inWords(err))
+}
+
+// inWords is err, or that the command was interrupted.
+func inWords(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return bootcheck.Errorf(bootcheck.Exit(err), "", "interrupted")
+	}
+	return err
 }
 
 type command struct {
@@ -168,7 +177,7 @@ func (c *command) answers(do run, keys ...string) run {
 		for _, key := range keys {
 			c.answer.Set(key, nil)
 		}
-		return c.answer.Give(to, do(ctx, args))
+		return c.answer.Give(to, inWords(do(ctx, args)))
 	}
 }
 

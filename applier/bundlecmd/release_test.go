@@ -46,9 +46,12 @@ func TestInterrupted(t *testing.T) {
 	cancel()
 	before, _ := os.ReadFile("s.channel")
 	for _, line := range []string{"channel add --key ci.key s.channel 1.ota", "index ."} {
-		if code, out := runIn(ctx, strings.Fields(line)...); code != bootcheck.ExitFailed || strings.Contains(out, `"sha256"`) {
+		if code, out := runIn(ctx, strings.Fields(line)...); code != bootcheck.ExitFailed || out != "ota-bundle: interrupted\n" {
 			t.Errorf("%s: exit %d, want %d: %s", line, code, bootcheck.ExitFailed, out)
 		}
+	}
+	if _, out := runIn(ctx, "channel", "add", "--json", "--key", "ci.key", "s.channel", "1.ota"); !strings.Contains(out, `"message": "interrupted"`) {
+		t.Errorf("channel add --json: %s", out)
 	}
 	if after, _ := os.ReadFile("s.channel"); !bytes.Equal(before, after) {
 		t.Error("the channel was changed")
