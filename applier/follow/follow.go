@@ -24,6 +24,7 @@ package follow
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -301,7 +302,8 @@ func (f *Follower) deliver(ctx context.Context) error {
 // tell sends the attributes of the device when they changed, or when the server asks.
 func (f *Follower) tell(ctx context.Context, asked bool) error {
 	a, installed := f.attributes()
-	sum := a.sum(installed)
+	text, _ := json.Marshal([]any{a, installed}) // its keys are sorted
+	sum := bootcheck.Digest(text)
 	if !asked && sum == f.state.Told {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package follow
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -72,12 +71,6 @@ func evidence(record *bootcheck.Record, ref *bootcheck.Ref) (lines []string) {
 
 // Attributes are what the server may know of the device.
 type Attributes map[string]string
-
-// sum differs for attributes that differ, or another installed.
-func (a Attributes) sum(installed *Installed) string {
-	text, _ := json.Marshal([]any{a, installed}) // its keys are sorted
-	return bootcheck.Digest(text)
-}
 
 // attributes say which version is current, also if the server expects another, and what the server
 // calls it: nil where that is not known, or the version is not confirmed.
