@@ -59,6 +59,7 @@ func checkFrame(b []byte) (size uint64, err error) {
 	return h.FrameContentSize, nil
 }
 
+// newDecoder makes a decoder for decodeInto, of frames that decode to at most max bytes.
 func newDecoder(max int64) (*zstd.Decoder, error) {
 	return zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
