@@ -2,7 +2,6 @@ package debtest
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,22 +67,14 @@ func upgrade(s *machine.Story, during func(*machine.Story)) {
 	defer try.Fatal(s.T)
 	// A trial that this boot does not see the end of.
 	try.Check(s.Configure(s.Ctx, 10*s.Limits.Wait, 20*s.Limits.Wait))
-	url := try.Get(s.Offer(s.Ctx, v11))
-	install, cancel := context.WithCancel(s.Ctx)
+	ctx, cancel := context.WithCancel(s.Ctx)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		r, err := s.Exec(install, "ota-apply", "install", url)
-		ended <- fmt.Errorf("ota-apply ended: %v %v", r, err)
-	}()
+	install := s.Begin(ctx, v11)
 	s.Step("a version is on trial, and the install waits", func(t *testing.T) {
 		s.Waits("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
 		})
-		s.Waits("ota-confirm", func(*bootcheck.Status) bool {
-			r, err := s.Exec(s.Ctx, "systemctl", "is-active", "ota-confirm.service")
-			return err == nil && strings.TrimSpace(r.Stdout) == "activating"
-		})
+		try.Check(s.WaitShell(s.Ctx, "ota-confirm", `[ "$(systemctl is-active ota-confirm.service)" = activating ]`))
 	})
 	// What must be the same afterwards: the units that run, and since when.
 	running := "for u in ota-guardian ota-confirm ota-apply device-api; do systemctl show -P InvocationID -P ActiveState -P MainPID $u.service; done"
@@ -103,8 +94,8 @@ func upgrade(s *machine.Story, during func(*machine.Story)) {
 		s.Says("systemctl is-enabled ota-verify.timer", "disabled")
 		s.Says("systemctl is-enabled ota-guardian.service", "enabled")
 		select {
-		case err := <-ended:
-			t.Errorf("the install did not survive: %v", err)
+		case <-install.Ended:
+			t.Errorf("the install did not survive: %s %v", install.Result, install.Err)
 		default:
 		}
 	})

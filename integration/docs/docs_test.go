@@ -3,7 +3,6 @@ package docs
 import (
 	"context"
 	"flag"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,18 +23,12 @@ import (
 
 var update = flag.Bool("update", false, "write into the documents what their commands print")
 
-// notRunMax is how many blocks of all documents may be there only to be read.
-// The commit that raises it says why.
-const notRunMax = 0
-
 // TestDocuments runs every block of every document in a container, and nightly
 // those of DEPLOYMENT.md in a virtual machine, too.
 func TestDocuments(t *testing.T) {
 	files := documents(t)
 	machine.RequireContainer(t)
 	bin := programs(t)
-	var mu sync.Mutex
-	ran, notRun := map[string]int{}, map[string]string{}
 	t.Run("documents", func(t *testing.T) {
 		for _, file := range files {
 			t.Run(filepath.Base(file), func(t *testing.T) {
@@ -56,29 +49,11 @@ func TestDocuments(t *testing.T) {
 					}()
 				}
 				runs(t, d, bin, m)
-				mu.Lock()
-				defer mu.Unlock()
-				for _, b := range d.blocks {
-					if b.notes.notRun != "" {
-						notRun[b.String()] = b.notes.notRun
-						continue
-					}
-					ran[b.kind]++
-				}
 			})
 		}
 	})
 	if tier.Nightly {
 		t.Run("DEPLOYMENT.md in a virtual machine", deploymentInVM)
-	}
-	for _, kind := range slices.Sorted(maps.Keys(ran)) {
-		t.Logf("%3d blocks of %s", ran[kind], kind)
-	}
-	for _, b := range slices.Sorted(maps.Keys(notRun)) {
-		t.Logf("not run: %s: %s", b, notRun[b])
-	}
-	if len(notRun) > notRunMax {
-		t.Errorf("%d blocks are not run, want at most %d", len(notRun), notRunMax)
 	}
 }
 
@@ -100,9 +75,6 @@ func runs(t *testing.T, d *document, bin string, m machine.Machine) {
 	try.Check(prepare(ctx, m, work, d.machine))
 	r := &runner{work: work, device: deviceShell{m}, match: matcher{is: map[string]string{}}, update: *update, logf: t.Logf}
 	for _, b := range d.blocks {
-		if b.notes.notRun != "" {
-			continue
-		}
 		if err := r.run(ctx, b); err != nil {
 			t.Fatalf("%s: %v", b, err)
 		}

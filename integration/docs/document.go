@@ -21,10 +21,9 @@
 //
 // An HTML comment just before a block says more, one thing a line:
 //
-//	not run: REASON   for what cannot be run here
-//	file: NAME        the block is written to NAME on the workstation
-//	device: PATH      the block is written to PATH on the device
-//	on the device     an sh block is for the device
+//	file: NAME      the block is written to NAME on the workstation
+//	device: PATH    the block is written to PATH on the device
+//	on the device   an sh block is for the device
 //
 // One at the beginning of a document says what its commands need, "machine: device"
 // (a Debian with the product, the default), "machine: bare" (without it) or
@@ -63,7 +62,6 @@ type block struct {
 
 // notes are what the comment before a block says.
 type notes struct {
-	notRun   string
 	file     string
 	device   string
 	onDevice bool
@@ -105,8 +103,8 @@ func parse(name, text string) (*document, error) {
 		if err := b.readNotes(); err != nil {
 			return nil, err
 		}
-		if b.notes.notRun == "" && !slices.Contains(kinds, b.kind) {
-			return nil, fmt.Errorf("%s: nothing is done with a block of kind %q: name one of %s, or say why it is not run (<!-- not run: … -->)", b, b.kind, strings.Join(kinds, ", "))
+		if !slices.Contains(kinds, b.kind) {
+			return nil, fmt.Errorf("%s: nothing is done with a block of kind %q: name one of %s", b, b.kind, strings.Join(kinds, ", "))
 		}
 		d.blocks = append(d.blocks, b)
 	}
@@ -138,8 +136,6 @@ func (b *block) readNotes() error {
 			b.notes.onDevice = true
 		case value == "":
 			return fmt.Errorf("%s: the comment before it says %q, which means nothing here", b, line)
-		case key == "not run":
-			b.notes.notRun = value
 		case key == "file":
 			b.notes.file = value
 		case key == "device":

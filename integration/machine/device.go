@@ -138,14 +138,20 @@ func (d *Device) Links(ctx context.Context) (map[string]string, error) {
 	return links, err
 }
 
-// Running is the version of the device-api that answers at this moment. Through
-// bash, as the guest has no HTTP client.
+// Get asks what listens at an address of the device, HOST/PORT, for path; both are empty if
+// nothing does. Through bash, as the guest has no HTTP client.
+func (d *Device) Get(ctx context.Context, address, path string) (head, body string, err error) {
+	r, err := d.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/$0 && printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&3 && cat <&3`, address, path)
+	head, body, _ = strings.Cut(r.Stdout, "\r\n\r\n")
+	return head, body, err
+}
+
+// Running is the version of the device-api that answers at this moment.
 func (d *Device) Running(ctx context.Context) (string, error) {
-	r, err := d.Exec(ctx, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9080 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+	_, body, err := d.Get(ctx, "127.0.0.1/9080", "/health")
 	if err != nil {
 		return "", err
 	}
-	_, body, _ := strings.Cut(r.Stdout, "\r\n\r\n")
 	var health struct{ Version string }
 	if json.Unmarshal([]byte(body), &health) != nil || health.Version == "" {
 		return "", errors.New("no version answers")

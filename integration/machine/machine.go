@@ -5,6 +5,7 @@
 //	start.go    a machine for a test: StartContainer, StartVM
 //	suites.go   EachSuite: a test on each Debian release that this run asks for
 //	device.go   Device: a machine with the product on it, and what it must come to
+//	install.go  Install: one that continues beside the story
 //	product.go  the product as scripts/install.sh installs it, a device-api to
 //	            update, and bundles of good and bad versions of it
 //

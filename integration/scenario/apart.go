@@ -38,8 +38,8 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 `)))
 	// Long enough to look at both while they are there.
 	try.Check(d.Configure(ctx, 5*d.Limits.Stable, d.Limits.Deadline))
-	install := begin(ctx, d, v12)
-	install.switched(ctx)
+	install := d.Begin(ctx, v12)
+	install.Switched(ctx)
 	looked := try.Get(d.Must(ctx, "bash", "-c", `
 		until [ -e `+said+`-1.2.0 ]; do sleep 0.05; done
 		cat `+said+`-1.2.0
@@ -55,7 +55,7 @@ exec 3<>/dev/tcp/127.0.0.1/9080
 		until [ -e `+waits+` ]; do sleep 0.05; done
 		rm `+slow+`
 		systemctl kill --kill-who=main --signal=KILL 'ota-health@*.service'`))
-	install.ends(bootcheck.ExitDone)
+	install.Ends(bootcheck.ExitDone)
 	net := func(who string) string {
 		if m := regexp.MustCompile(`(?m)^` + who + ` (net:\[\d+\])`).FindStringSubmatch(looked); m != nil {
 			return m[1]

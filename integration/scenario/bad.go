@@ -195,11 +195,11 @@ func worsen(ctx context.Context, d *machine.Device, bad, previous machine.Versio
 		// It may have been left here before.
 		try.Check(d.Installs(ctx, previous, bootcheck.ExitDone, "--force", "--allow-downgrade"))
 	}
-	install := begin(ctx, d, bad)
+	install := d.Begin(ctx, bad)
 	try.Check(d.Wait(ctx, bad.Name+" to be current", func(s *bootcheck.Status) bool {
 		return s.Current == bad.Name || s.LastRollback != nil && s.LastRollback.From == bad.Name
 	}))
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
-	<-install.ended
-	try.Check(install.err)
+	<-install.Ended
+	try.Check(install.Err)
 }

@@ -14,7 +14,7 @@ import (
 func Freezes(ctx context.Context, d *machine.Device, freeze func() error) {
 	start(ctx, d, v11)
 	boot := try.Get(d.BootID(ctx))
-	begin(ctx, d, v12Fails).switched(ctx)
+	d.Begin(ctx, v12Fails).Switched(ctx)
 	// It is watched when ota-confirm has seen what is bad about it.
 	try.Get(d.Must(ctx, "bash", "-c", `until journalctl -b -u ota-confirm.service --no-pager | grep -q 'device-api answers" bad: .*500'; do sleep 0.1; done`))
 	try.Check(freeze())

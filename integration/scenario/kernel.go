@@ -63,7 +63,7 @@ func BootsToFactory(ctx context.Context, d *machine.Device, class string) {
 func bootLoop(ctx context.Context, d *machine.Device, bad machine.Version, class string) {
 	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait, class+" = 3"))
 	boot := try.Get(d.BootID(ctx))
-	begin(ctx, d, bad)
+	d.Begin(ctx, bad)
 	try.Check(d.WaitReboot(ctx, boot))
 }
 
@@ -111,7 +111,7 @@ func Histories(ctx context.Context, d *machine.Device, n int, seed uint64) (tria
 		v := machine.Version{Name: fmt.Sprintf("1.2.%d", i), Release: int64(3 + i)}
 		install, cancel := context.WithCancel(ctx)
 		defer cancel()
-		begin(install, d, v)
+		d.Begin(install, v)
 		for range 1 + random.IntN(3) {
 			moment := time.Duration(random.Int64N(int64(2 * d.Limits.Stable)))
 			select {

@@ -40,11 +40,11 @@ func WithoutNetwork(ctx context.Context, d *machine.Device) {
 	try.Check(d.WaitShell(ctx, "the server to answer", fmt.Sprintf(server, "good")))
 	// Long enough to look at the server with and without it.
 	try.Check(d.Configure(ctx, 3*d.Limits.Stable, d.Limits.Deadline))
-	install := begin(ctx, d, v12)
+	install := d.Begin(ctx, v12)
 	// It is watched, and the server was good.
 	try.Check(d.WaitShell(ctx, "1.2.0 to be watched", `journalctl -b -o cat --no-pager -u ota-confirm.service | sed -n '/watching version 1.2.0/,$p' | grep 'check "server" good'`))
 	try.Get(d.Must(ctx, "systemctl", "stop", uplinkService))
-	install.ends(bootcheck.ExitDone)
+	install.Ends(bootcheck.ExitDone)
 	good := machine.Want{Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}
 	try.Check(d.Reach(ctx, good))
 	try.Check(d.WaitShell(ctx, "the server to be out of reach", fmt.Sprintf(server, "BAD")))

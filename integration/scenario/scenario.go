@@ -160,61 +160,19 @@ func powerCuts(ctx context.Context, d *machine.Device) {
 
 // cutAfterSwitch installs v and takes the power as soon as it is current.
 func cutAfterSwitch(ctx context.Context, d *machine.Device, v machine.Version) {
-	begin(ctx, d, v).switched(ctx)
+	d.Begin(ctx, v).Switched(ctx)
 	try.Check(d.PowerCut(ctx))
-}
-
-// begun is an install that continues beside the story, up to the end of the boot.
-type begun struct {
-	d       *machine.Device
-	version string
-	ended   chan struct{}
-	result  machine.Result
-	err     error
-}
-
-// begin begins one of v. It ends the story if it cannot, as the methods do.
-func begin(ctx context.Context, d *machine.Device, v machine.Version) *begun {
-	url := try.Get(d.Offer(ctx, v))
-	b := &begun{d: d, version: v.Name, ended: make(chan struct{})}
-	go func() {
-		defer close(b.ended)
-		b.result, b.err = d.Exec(ctx, "ota-apply", "install", url)
-	}()
-	return b
-}
-
-// switched waits until its version is current.
-func (b *begun) switched(ctx context.Context) {
-	err := b.d.Wait(ctx, b.version+" to be current", func(s *bootcheck.Status) bool { return s.Current == b.version })
-	select {
-	case <-b.ended:
-		if err != nil {
-			try.Failf("%w\nota-apply ended: %s (%v)", err, b.result, b.err)
-		}
-	default:
-	}
-	try.Check(err)
-}
-
-// ends waits for its end, which must be with code.
-func (b *begun) ends(code bootcheck.ExitCode) {
-	<-b.ended
-	try.Check(b.err)
-	if b.result.Code != int(code) {
-		try.Failf("ota-apply install %s: %s; want exit %d", b.version, b.result, code)
-	}
 }
 
 func bothBad(ctx context.Context, d *machine.Device) {
 	start(ctx, d, v11)
 	factory := try.Get(d.Tree(ctx, "1.0.0"))
-	bad := begin(ctx, d, v12Exits)
+	bad := d.Begin(ctx, v12Exits)
 	// 1.1.0 turns bad when it is not looked at any more: its health before the
 	// switch is no reason to keep it.
-	bad.switched(ctx)
+	bad.Switched(ctx)
 	try.Check(d.WriteFile(ctx, sick, 0o644, nil))
-	bad.ends(bootcheck.ExitRolledBack)
+	bad.Ends(bootcheck.ExitRolledBack)
 	want := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}
 	try.Check(d.Reach(ctx, want))
 	blames(ctx, d, bootcheck.Rollback{From: "1.1.0", To: "1.0.0", Level: "factory", Cause: bootcheck.CauseHealth, Check: "device-api answers"})
@@ -263,7 +221,7 @@ func cutsAnywhere(ctx context.Context, d *machine.Device) {
 		v := machine.Version{Name: fmt.Sprintf("1.3.%d", round), Release: int64(4 + round)}
 		install, cancel := context.WithCancel(ctx)
 		defer cancel()
-		begin(install, d, v)
+		d.Begin(install, v)
 		select {
 		case <-ctx.Done():
 		case <-time.After(moment):

@@ -39,7 +39,7 @@ func MarksReadOnlyShutdown(ctx context.Context, d *machine.Device) {
 	start(ctx, d, v11)
 	// 1.2.0 is on trial for as long as this takes.
 	try.Check(d.Configure(ctx, 10*d.Limits.Wait, 20*d.Limits.Wait))
-	begin(ctx, d, v12).switched(ctx)
+	d.Begin(ctx, v12).Switched(ctx)
 	counted := func(what string, want bootcheck.Trial) {
 		try.Check(d.Wait(ctx, what, func(s *bootcheck.Status) bool {
 			return s.Phase == bootcheck.PhaseTrial && s.Trial.Clean == want.Clean && s.Trial.Unclean == want.Unclean && s.Trial.Hard == want.Hard

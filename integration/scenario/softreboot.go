@@ -31,7 +31,7 @@ func SoftReboots(ctx context.Context, d *machine.Device) {
 	try.Check(d.Configure(ctx, 4*d.Limits.Stable, 10*d.Limits.Wait, "clean = 3"))
 	boot := try.Get(d.BootID(ctx))
 	bad := wrapped("1.2.0", 3, "(sleep 1.5; systemctl soft-reboot) &")
-	begin(ctx, d, bad)
+	d.Begin(ctx, bad)
 	try.Check(d.Reach(ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
 	after := try.Get(d.BootID(ctx))
 	count := try.Get(d.Must(ctx, "systemctl", "show", "-P", "SoftRebootsCount"))

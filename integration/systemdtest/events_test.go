@@ -90,11 +90,9 @@ func events(s *served, catalog string) {
 		// One power cut is too many, and no boot is long enough for the deadline.
 		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait, "unclean = 1"))
 		bad := machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
-		url := try.Get(d.Offer(ctx, bad))
-		install, cancel := context.WithCancel(ctx)
-		ended := make(chan struct{})
-		go func() { d.Exec(install, "ota-apply", "install", url); close(ended) }()
-		defer func() { cancel(); <-ended }()
+		beside, cancel := context.WithCancel(ctx)
+		install := d.Begin(beside, bad)
+		defer func() { cancel(); <-install.Ended }()
 		// It said what it has to say, and journald wrote that to the disk.
 		try.Check(s.WaitShell(ctx, "the trial to be watched", "journalctl -b -u ota-confirm.service | grep 'watching version 1.3.0'"))
 		s.Out("journalctl", "--sync")

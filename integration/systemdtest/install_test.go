@@ -60,29 +60,23 @@ func installUnit(s *served, _ debian.Suite) {
 
 	// It waits for an end that never comes.
 	try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
-	begin := func(name string, release int64) chan machine.Result {
-		url := try.Get(d.Offer(ctx, machine.Version{Name: name, Release: release, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
-		result := make(chan machine.Result, 1)
-		go func() {
-			r, err := d.Exec(ctx, "sh", "-c", `echo $$ >/run/pid; exec ota-apply install "$0"`, url)
-			if err != nil {
-				r.Stderr = err.Error()
-			}
-			result <- r
-		}()
+	begin := func(name string, release int64) *machine.Install {
+		v := machine.Version{Name: name, Release: release, Behave: deviceapi.Config{Behave: deviceapi.Health500}}
+		install := d.BeginBy(ctx, v, "sh", "-c", `echo $$ >/run/pid; exec ota-apply install "$0"`, try.Get(d.Offer(ctx, v)))
 		s.wait("the restart", func(op bootcheck.Operation) bool { return op.Stage == "rebooting" })
-		return result
+		return install
 	}
 
 	s.Run("the command is ended", func(t *testing.T) {
-		result := begin("1.3.0", 4)
+		install := begin("1.3.0", 4)
 		r, err := d.Exec(ctx, "ota-apply", "install", good("1.4.0", 5))
 		if err != nil || r.Code != int(bootcheck.ExitBusy) || !strings.Contains(r.Stderr, "busy") {
 			t.Errorf("a second install: %v, %s", err, r)
 		}
 		s.Out("sh", "-c", "kill -TERM $(cat /run/pid)")
-		if r := <-result; r.Code != int(bootcheck.ExitUnknown) || !strings.Contains(r.Stderr, "the install continues in ota-install.service") {
-			t.Errorf("the command ended with %s", r)
+		install.Ends(bootcheck.ExitUnknown)
+		if !strings.Contains(install.Stderr, "the install continues in ota-install.service") {
+			t.Errorf("the command ended with %s", install.Result)
 		}
 		if got := s.Show(unit, "ActiveState"); got != "activating" {
 			t.Errorf("the unit is %s, want activating", got)
@@ -96,10 +90,11 @@ func installUnit(s *served, _ debian.Suite) {
 	})
 
 	s.Run("Ctrl-C stops it", func(t *testing.T) {
-		result := begin("1.5.0", 6)
+		install := begin("1.5.0", 6)
 		s.Out("sh", "-c", "kill -INT $(cat /run/pid)")
-		if r := <-result; r.Code != int(bootcheck.ExitUnknown) || !strings.Contains(r.Stderr, "is current, unconfirmed") {
-			t.Errorf("the command ended with %s", r)
+		install.Ends(bootcheck.ExitUnknown)
+		if !strings.Contains(install.Stderr, "is current, unconfirmed") {
+			t.Errorf("the command ended with %s", install.Result)
 		}
 		if got := s.Show(unit, "ActiveState"); got != "inactive" {
 			t.Errorf("the unit is %s, want inactive", got)

@@ -59,8 +59,8 @@ func progress(s *served, _ debian.Suite) {
 		if got := s.Out("sh", "-c", `cat /proc/net/tcp /proc/net/tcp6 | awk '$4 == "0A" && $2 ~ /:301B$/ { print $2 }'`); got != "0100007F:301B\n" {
 			t.Errorf("it listens on %q", got)
 		}
-		if out := s.Out("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /etc/passwd HTTP/1.0\r\n\r\n' >&3; cat <&3`); !strings.HasPrefix(out, "HTTP/1.0 404 Not Found\r\n") {
-			t.Errorf("another path is answered %q", out)
+		if head, body, err := d.Get(ctx, "127.0.0.1/12315", "/etc/passwd"); !strings.HasPrefix(head, "HTTP/1.0 404 Not Found\r\n") {
+			t.Errorf("another path is answered %q %q (%v)", head, body, err)
 		}
 	})
 
@@ -92,11 +92,11 @@ func progress(s *served, _ debian.Suite) {
 			t.Errorf("the end is served as %+v", got)
 		}
 		// What the page shows is in the version store, which its sandbox can read.
-		out := s.Out("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/12315; printf 'GET /api/v1.0/screen HTTP/1.0\r\n\r\n' >&3; cat <&3`)
-		_, body, _ := strings.Cut(out, "\r\n\r\n")
+		_, body, err := d.Get(ctx, "127.0.0.1/12315", "/api/v1.0/screen")
+		try.Check(err)
 		var shown page.State
 		if err := json.Unmarshal([]byte(body), &shown); err != nil || schema.Check("screen", []byte(body)) != nil || shown.Error != "" || shown.Phase != bootcheck.PhaseConfirmed || shown.Current != "1.1.0" || shown.Operation.Version != "1.1.0" {
-			t.Errorf("the page is to show %q (%v)", out, err)
+			t.Errorf("the page is to show %q (%v)", body, err)
 		}
 		if got := s.Show("ota-progress.service", "NRestarts"); got != "0" {
 			t.Errorf("the service was restarted %s times", got)
@@ -132,22 +132,14 @@ func progress(s *served, _ debian.Suite) {
 	s.Run("an install that is killed in its unit", func(t *testing.T) {
 		// It waits for an end that never comes.
 		try.Check(d.Configure(ctx, d.Limits.Stable, 10*d.Limits.Wait))
-		url := try.Get(d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
-		result := make(chan machine.Result, 1)
-		go func() {
-			r, err := d.Exec(ctx, "ota-apply", "install", "--json", url)
-			if err != nil {
-				r.Stderr = err.Error()
-			}
-			result <- r
-		}()
+		install := d.Begin(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}, "--json")
 		s.wait("the restart", func(op bootcheck.Operation) bool { return op.Stage == "rebooting" })
 		s.Out("systemctl", "kill", "--signal=KILL", "ota-install.service")
-		r := <-result
-		events := s.events(r.Stdout)
+		install.Ends(bootcheck.ExitUnknown)
+		events := s.events(install.Stdout)
 		last := events[len(events)-1]
-		if r.Code != int(bootcheck.ExitUnknown) || last.Event != "result" || last.Exit != r.Code || last.Stage != "failed" || !strings.Contains(last.Error, "was killed (exit code 137)") {
-			t.Errorf("the result is %+v: %s", last, r)
+		if last.Event != "result" || last.Exit != install.Code || last.Stage != "failed" || !strings.Contains(last.Error, "was killed (exit code 137)") {
+			t.Errorf("the result is %+v: %s", last, install.Result)
 		}
 		if got := s.now(); got.Stage != "failed" || !strings.Contains(got.Error, "was killed") {
 			t.Errorf("a screen is answered %+v", got)

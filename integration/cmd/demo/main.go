@@ -111,6 +111,15 @@ func (s *story) sh(ctx context.Context, argv ...string) (machine.Result, error) 
 	return r, err
 }
 
+// must is sh of a command that has to succeed.
+func (s *story) must(ctx context.Context, argv ...string) error {
+	r, err := s.sh(ctx, argv...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), r)
+	}
+	return err
+}
+
 func (s *story) show(r machine.Result, argv ...string) {
 	const lines, width = 16, 110
 	all := strings.Split(strings.TrimRight(r.Stdout+r.Stderr, "\n"), "\n")
@@ -153,9 +162,7 @@ func run(ctx context.Context) (err error) {
 	}
 	s.chapter("What the device says of all this")
 	for _, argv := range [][]string{{"ota-guardian", "status"}, {"ota-guardian", "history"}} {
-		if r, err := s.sh(ctx, argv...); err != nil || r.Code != 0 {
-			return fmt.Errorf("%s: %s, %w", strings.Join(argv, " "), r, err)
-		}
+		try.Check(s.must(ctx, argv...))
 	}
 	s.print("\n")
 	s.tell("done: the device always came up with an intact version, without help")
@@ -172,9 +179,7 @@ func (s *story) goodUpdate(ctx context.Context) (err error) {
 	defer try.End(&err)
 	s.chapter("A good update")
 	try.Check(s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone))
-	if r, err := s.sh(ctx, "ota-guardian", "factory", "create"); err != nil || r.Code != 0 {
-		return fmt.Errorf("ota-guardian factory create: %s, %w", r, err)
-	}
+	try.Check(s.must(ctx, "ota-guardian", "factory", "create"))
 	s.tell("1.0.0 was confirmed, and is the factory version (read-only) from now on")
 	try.Check(s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone))
 	s.waitsFor("the machine reboots")
@@ -200,8 +205,7 @@ func (s *story) powerCuts(ctx context.Context) (err error) {
 	// A device allows six.
 	s.tell("a device rolls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
 	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour, "unclean = 3"))
-	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}))
-	go s.d.Exec(ctx, "ota-apply", "install", url) // dies with the power
+	s.d.Begin(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}) // dies with the power
 	try.Check(s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" }))
 	s.tell("1.3.0 is current, on trial: the power is cut")
 	for boot := 1; boot <= 2; boot++ {
@@ -212,8 +216,7 @@ func (s *story) powerCuts(ctx context.Context) (err error) {
 	}
 	try.Check(s.d.PowerCut(ctx))
 	try.Check(s.reach(ctx, "boot 3: power cut 3 of 3", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
-	_, err = s.sh(ctx, "ota-guardian", "status")
-	return err
+	return s.must(ctx, "ota-guardian", "status")
 }
 
 func (s *story) bothBad(ctx context.Context) (err error) {
@@ -222,12 +225,7 @@ func (s *story) bothBad(ctx context.Context) (err error) {
 	const deadline = 20 * time.Second // 6 to 7 times what a good version takes to be confirmed here
 	s.tell("a device gives a version 10 minutes to be healthy; this one is set to %v (deadline), as you wait", deadline)
 	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, deadline))
-	url := try.Get(s.d.Offer(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}}))
-	ended := make(chan error, 1)
-	go func() {
-		_, err := s.d.Exec(ctx, "ota-apply", "install", url)
-		ended <- err
-	}()
+	install := s.d.Begin(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
 	try.Check(s.wait(ctx, "1.4.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.4.0" }))
 	s.tell("1.4.0 is current, on trial")
 	try.Check(s.d.WriteFile(ctx, sick, 0o644, nil))
@@ -235,10 +233,9 @@ func (s *story) bothBad(ctx context.Context) (err error) {
 	s.tell("1.4.0 crash-looped: back to 1.1.0, which is on trial itself")
 	try.Check(s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}))
 	s.tell("device-api was told: ROLLED_BACK_TO_FACTORY")
-	if r, err := s.sh(ctx, "ota-guardian", "factory", "verify"); err != nil || r.Code != 0 {
-		return fmt.Errorf("ota-guardian factory verify: %s, %w", r, err)
-	}
-	return <-ended
+	try.Check(s.must(ctx, "ota-guardian", "factory", "verify"))
+	<-install.Ended
+	return install.Err
 }
 
 // install installs v, which must end with code.
