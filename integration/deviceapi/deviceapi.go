@@ -31,7 +31,7 @@ import (
 type Behave string
 
 const (
-	OK           Behave = "ok"                 // also the empty string
+	OK           Behave = ""
 	Exit         Behave = "exit"               // exits with 1 at its start
 	ExitAfter    Behave = "exit-after"         // becomes ready, and exits with 1 After seconds later
 	Health500    Behave = "health-500"         // answers /health with 500
@@ -47,7 +47,7 @@ const (
 	DiesAsked    Behave = "dies-asked"         // exits with 1 when it is asked for /health the second time
 )
 
-var behaves = []Behave{"", OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP, Redirects, WrongPort, DiesAsked}
+var behaves = []Behave{OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP, Redirects, WrongPort, DiesAsked}
 
 // Config is the content of etc/device-api.json.
 type Config struct {
@@ -55,13 +55,13 @@ type Config struct {
 	Behave  Behave `json:"behave,omitempty"`
 
 	// BadIfExists makes a version that turns bad, and good again: while this file
-	// exists, the version behaves as BadBehave says; empty there means Exit.
+	// exists, the version behaves as BadBehave says.
 	// Behave must be OK. A version that is running notices within a second.
 	BadIfExists string `json:"bad_if_exists,omitempty"`
 	BadBehave   Behave `json:"bad_behave,omitempty"`
 
 	After      float64 `json:"after,omitempty"`       // ExitAfter: seconds from ready to exit
-	OldVersion string  `json:"old_version,omitempty"` // HealthOld: what it says; empty: "0.0.1"
+	OldVersion string  `json:"old_version,omitempty"` // HealthOld: what it says
 }
 
 // now is how the version behaves at this moment.
@@ -71,9 +71,6 @@ func (c *Config) now() Behave {
 	}
 	if _, err := os.Lstat(c.BadIfExists); err != nil {
 		return OK
-	}
-	if c.BadBehave == "" {
-		return Exit
 	}
 	return c.BadBehave
 }
@@ -87,11 +84,11 @@ func (c *Config) check() error {
 			return fmt.Errorf("unknown way to behave %q", b)
 		}
 	}
-	if c.BadIfExists != "" && c.Behave != "" && c.Behave != OK {
+	if c.BadIfExists != "" && c.Behave != OK {
 		return fmt.Errorf("behaves %q already without %q", c.Behave, c.BadIfExists)
 	}
-	if c.BadIfExists == "" && c.BadBehave != "" {
-		return fmt.Errorf(`"bad_behave" without "bad_if_exists"`)
+	if (c.BadIfExists == "") != (c.BadBehave == OK) {
+		return errors.New(`one of "bad_behave" and "bad_if_exists" is missing`)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,37 +18,24 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// DefaultState is where reports are kept when DEVICE_API_STATE says nothing.
-const DefaultState = "/var/lib/device-api"
-
 // maxReport limits a report, in bytes; the updater's are below 1 KiB.
 const maxReport = 64 << 10
 
 // Main is the program. It returns the exit code when ctx ends (0) or when it
 // cannot, or is not meant to, continue (1).
-func Main(ctx context.Context, args []string, stderr io.Writer) int {
-	fs := flag.NewFlagSet("device-api", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	state := fs.String("state", os.Getenv("DEVICE_API_STATE"), "directory of reports.jsonl; empty: "+DefaultState)
-	listen := fs.String("listen", "127.0.0.1:9080", "address to answer on")
-	if err := fs.Parse(args); err != nil {
-		return 2
-	}
-	if *state == "" {
-		*state = DefaultState
-	}
-	if err := serve(ctx, *listen, *state+"/reports.jsonl", stderr); err != nil {
+func Main(ctx context.Context, stderr io.Writer) int {
+	if err := serve(ctx, stderr); err != nil {
 		fmt.Fprintln(stderr, "device-api:", err)
 		return 1
 	}
 	return 0
 }
 
-func serve(ctx context.Context, addr, reports string, stderr io.Writer) (err error) {
+func serve(ctx context.Context, stderr io.Writer) (err error) {
 	defer try.End(&err)
 	c := try.Get(configOf(try.Get(os.Executable())))
-	s := &server{config: c, journal: journal{path: reports}, stderr: stderr, dies: make(chan error, 1)}
-	return s.run(ctx, addr)
+	s := &server{config: c, journal: journal{path: State + "/reports.jsonl"}, stderr: stderr, dies: make(chan error, 1)}
+	return s.run(ctx)
 }
 
 type server struct {
@@ -62,8 +48,9 @@ type server struct {
 
 var errMeant = errors.New("exits because it is meant to")
 
-func (s *server) run(ctx context.Context, addr string) (err error) {
+func (s *server) run(ctx context.Context) (err error) {
 	defer try.End(&err)
+	addr := "127.0.0.1:9080"
 	if s.config.now() == Exit {
 		return errMeant
 	}
@@ -159,9 +146,6 @@ func (s *server) handler() http.Handler {
 			answer["status"] = "error"
 		case HealthOld:
 			answer["version"] = s.config.OldVersion
-			if s.config.OldVersion == "" {
-				answer["version"] = "0.0.1"
-			}
 		}
 		reply(w, code, answer)
 	})

@@ -20,7 +20,8 @@ const Package = "./integration/deviceapi/cmd/device-api"
 //go:embed device-api.service
 var Unit string
 
-// State is the directory in which Unit's device-api keeps reports.jsonl.
+// State is the directory of reports.jsonl: beside the version store, because what the
+// updater said before a power cut is looked at after it.
 const State = "/data/device-api"
 
 // Tree writes an intact version of binary, the program of Package, into the directory dir,

@@ -25,7 +25,7 @@ func TestBeside(t *testing.T) {
 		defer try.Fatal(t)
 		const name = "os-good.service"
 		with := debian.Overlay{"/usr/bin/rauc": {Mode: 0o755, Data: []byte(updater)}}
-		with.Add(try.Get(product()))
+		with.Add(try.Get(machine.DeviceOverlay()))
 		for _, b := range read(t, filepath.Join(root(t), "docs/yocto.md")).blocks {
 			if filepath.Base(b.notes.device) == name {
 				with["/etc/systemd/system/"+name] = debian.Unit(b.text())

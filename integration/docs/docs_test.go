@@ -1,14 +1,12 @@
 package docs
 
 import (
-	"context"
 	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -117,15 +115,13 @@ func programs(t *testing.T) string {
 	return filepath.Join(bin, "amd64")
 }
 
-var product = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
-
 // overlay is what the document's machine begins with.
 func overlay(t *testing.T, d *document) debian.Overlay {
 	t.Helper()
 	defer try.Fatal(t)
 	o := try.Get(bare(machine.Context(t)))
 	if d.machine == "device" {
-		o.Add(try.Get(product()))
+		o.Add(try.Get(machine.DeviceOverlay()))
 	}
 	return o
 }

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,10 +32,16 @@ var testPub []byte
 const model = "test-machine"
 
 // DeviceOverlay is what a device has more than a bare Debian: made by the real
-// install.sh, so that what is tested is what is installed.
-func DeviceOverlay(ctx context.Context) (debian.Overlay, error) {
-	return DeviceOverlayFor(ctx, debian.AMD64)
+// install.sh, so that what is tested is what is installed. It is made once; each caller
+// gets its own.
+func DeviceOverlay() (debian.Overlay, error) {
+	o, err := deviceOverlay()
+	return maps.Clone(o), err
 }
+
+var deviceOverlay = sync.OnceValues(func() (debian.Overlay, error) {
+	return DeviceOverlayFor(context.Background(), debian.AMD64)
+})
 
 // DeviceOverlayFor is DeviceOverlay for a device that is not the usual one, with the programs as
 // `make build` makes them for it.

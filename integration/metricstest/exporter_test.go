@@ -50,7 +50,7 @@ func TestNodeExporter(t *testing.T) {
 	defer cancel()
 	tools := try.Get(debian.Tools(ctx, exporter))
 	program := try.Get(os.ReadFile(filepath.Join(tools, "usr/bin", exporter)))
-	overlay := try.Get(machine.DeviceOverlay(ctx))
+	overlay := try.Get(machine.DeviceOverlay())
 	overlay["/usr/bin/"+exporter] = debian.File{Data: program, Mode: 0o755}
 	overlay["/etc/systemd/system/exporter.service"] = debian.Unit(exporterUnit)
 	overlay.Enable("exporter.service", "multi-user.target")

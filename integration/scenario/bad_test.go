@@ -20,7 +20,7 @@ import (
 func TestBadVersions(t *testing.T) {
 	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o := try.Get(overlay())
+	o := try.Get(machine.DeviceOverlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) { badVersions(t, options(o, s)) })
 }
 

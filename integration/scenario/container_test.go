@@ -2,7 +2,6 @@ package scenario_test
 
 import (
 	"context"
-	"maps"
 	"strings"
 	"testing"
 
@@ -73,7 +72,7 @@ func inContainer(t *testing.T, run func(context.Context, *machine.Device), more 
 	defer try.Fatal(t)
 	machine.RequireContainer(t)
 	t.Parallel()
-	o := maps.Clone(try.Get(overlay()))
+	o := try.Get(machine.DeviceOverlay())
 	for _, add := range more {
 		add(o)
 	}
@@ -89,7 +88,7 @@ func inContainer(t *testing.T, run func(context.Context, *machine.Device), more 
 func TestMarksReadOnlyShutdownVM(t *testing.T) {
 	defer try.Fatal(t)
 	machine.RequireVM(t, debian.AMD64)
-	o := maps.Clone(try.Get(overlay()))
+	o := try.Get(machine.DeviceOverlay())
 	scenario.ReadOnlyOverlay(o)
 	ctx := machine.Context(t)
 	d := try.Get(machine.NewDevice(ctx, machine.StartVM(t, vm.Options{Overlay: o}), machine.Slow))

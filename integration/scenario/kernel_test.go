@@ -18,7 +18,7 @@ import (
 func TestKernel(t *testing.T) {
 	machine.RequireVM(t, debian.AMD64)
 	defer try.Fatal(t)
-	o := try.Get(overlay())
+	o := try.Get(machine.DeviceOverlay())
 	// A watchdog that does not make the test wait for half a minute.
 	quick := maps.Clone(o)
 	quick["/etc/systemd/system.conf.d/90-test.conf"] = debian.File{Mode: 0o644, Data: []byte("[Manager]\nRuntimeWatchdogSec=5s\n")}

@@ -20,9 +20,6 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// overlay is the device, built once.
-var overlay = sync.OnceValues(func() (debian.Overlay, error) { return machine.DeviceOverlay(context.Background()) })
-
 // options are those of a container of that suite.
 func options(o debian.Overlay, s debian.Suite) container.Options {
 	return container.Options{Overlay: o, Variant: debian.Variant{Suite: s}}
@@ -31,7 +28,7 @@ func options(o debian.Overlay, s debian.Suite) container.Options {
 func TestContainer(t *testing.T) {
 	defer try.Fatal(t)
 	machine.RequireContainer(t)
-	o := try.Get(overlay())
+	o := try.Get(machine.DeviceOverlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
 		t.Parallel()
 		run(t, machine.Context(t), scenario.All, func(t *testing.T, ctx context.Context) *machine.Device {
@@ -43,7 +40,7 @@ func TestContainer(t *testing.T) {
 func TestVM(t *testing.T) {
 	defer try.Fatal(t)
 	machine.RequireVM(t, debian.AMD64)
-	o := try.Get(overlay())
+	o := try.Get(machine.DeviceOverlay())
 	machine.EachSuite(t, func(t *testing.T, s debian.Suite) {
 		run(t, machine.Context(t), inVM(scenario.All, debian.AMD64), func(t *testing.T, _ context.Context) *machine.Device {
 			return started(t, vm.Options{Overlay: o, Variant: debian.Variant{Suite: s}})

@@ -58,7 +58,7 @@ func host(t *testing.T) {
 func onDevices(t *testing.T, more debian.Overlay, story func(s *served, suite debian.Suite)) {
 	defer try.Fatal(t)
 	host(t)
-	files := try.Get(machine.DeviceOverlay(t.Context()))
+	files := try.Get(machine.DeviceOverlay())
 	files.Add(more)
 	machine.EachSuite(t, func(t *testing.T, suite debian.Suite) {
 		defer try.Fatal(t)

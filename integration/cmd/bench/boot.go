@@ -18,7 +18,7 @@ import (
 // and no cold disk. The virtual machine has a kernel and a disk of its own and an emulated
 // processor, on which to hash a program of 6 MB takes 0.7 s.
 func (b *bench) boot(ctx context.Context) {
-	overlay := try.Get(machine.DeviceOverlay(ctx))
+	overlay := try.Get(machine.DeviceOverlay())
 	scenario.CostOverlay(overlay)
 	c := try.Get(container.Start(ctx, container.Options{Overlay: overlay}))
 	defer c.Stop()

@@ -14,7 +14,7 @@ import (
 // downtime measures for how long a client that asks device-api each 10 ms gets no
 // answer while it is updated, on a machine with a real systemd.
 func (b *bench) downtime(ctx context.Context) {
-	overlay := try.Get(machine.DeviceOverlay(ctx))
+	overlay := try.Get(machine.DeviceOverlay())
 	c := try.Get(container.Start(ctx, container.Options{Overlay: overlay}))
 	defer c.Stop()
 	d := try.Get(machine.NewDevice(ctx, c, machine.Quick))

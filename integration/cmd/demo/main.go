@@ -148,7 +148,7 @@ func run(ctx context.Context) (err error) {
 	fmt.Fprintln(out, "One device, in a virtual machine: a real kernel, a real systemd, a disk that loses what was not synced.")
 	s.tell("building the programs and a Debian 12 machine (the first time: about a minute)")
 	s.waitsFor("Debian's packages are fetched and unpacked, the programs are compiled")
-	overlay := try.Get(machine.DeviceOverlay(ctx))
+	overlay := try.Get(machine.DeviceOverlay())
 	s.tell("the machine starts")
 	s.waitsFor("the machine boots; its processor is emulated")
 	m := try.Get(vm.Start(ctx, vm.Options{Overlay: overlay}))

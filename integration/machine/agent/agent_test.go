@@ -18,17 +18,22 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
+// host is the host's end of a relay.
+type host struct {
+	*Client
+	Remote
+}
+
 // relay is a serial port: it outlives the agents that are plugged into it.
-func relay(t *testing.T) (c *Client, far *os.File) {
+func relay(t *testing.T) (h host, far *os.File) {
 	t.Helper()
 	defer try.Fatal(t)
 	fds := try.Get(syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0))
 	near, far := os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "guest")
 	defer near.Close()
-	host := try.Get(net.FileConn(near))
-	c = NewClient(host)
+	c := NewClient(try.Get(net.FileConn(near)))
 	t.Cleanup(func() { c.Close(); far.Close() })
-	return c, far
+	return host{c, func(_ context.Context, do func(*Client) error) error { return do(c) }}, far
 }
 
 // plug starts an agent at the far end, with a line of garbage before each of its own.

@@ -245,34 +245,6 @@ func (c *Client) try(ctx context.Context, r request) (_ *reply, err error) {
 	}
 }
 
-// Exec runs argv as root with a small fixed environment, in /, and waits for
-// it. When ctx ends first, the program and its process group are killed and the
-// error is ctx's. A program that cannot be started is an error.
-func (c *Client) Exec(ctx context.Context, argv ...string) (Result, error) {
-	r, err := c.do(ctx, fmt.Sprintf("run %q", argv), request{Op: "exec", Argv: argv})
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Stdout: string(r.Out), Stderr: string(r.Err), Code: r.Code}, nil
-}
-
-// WriteFile puts data at the absolute path with mode, making the directories above
-// it (0755). It replaces what was there, also a symbolic link; when it returns
-// nil the file is intact and durable, and until then the old one is.
-func (c *Client) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
-	_, err := c.do(ctx, fmt.Sprintf("write %q", path), request{Op: "write", Path: path, Mode: mode, Data: data})
-	return err
-}
-
-// ReadFile reads a file. A missing one is fs.ErrNotExist.
-func (c *Client) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	r, err := c.do(ctx, fmt.Sprintf("read %q", path), request{Op: "read", Path: path})
-	if err != nil {
-		return nil, err
-	}
-	return r.Out, nil
-}
-
 // remoteError is an error of the guest, with the system call's number if there
 // was one, so that errors.Is works on the host.
 type remoteError struct {

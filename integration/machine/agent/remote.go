@@ -14,10 +14,21 @@ import (
 // there; what do returns, it may explain.
 type Remote func(ctx context.Context, do func(*Client) error) error
 
-// Exec implements machine.Machine.
-func (r Remote) Exec(ctx context.Context, argv ...string) (result Result, err error) {
-	err = r(ctx, func(c *Client) (err error) { result, err = c.Exec(ctx, argv...); return err })
-	if err == nil && ctx.Value(older{}) == nil {
+func (r Remote) do(ctx context.Context, what string, q request) (answer *reply, err error) {
+	err = r(ctx, func(c *Client) (err error) { answer, err = c.do(ctx, what, q); return err })
+	return answer, err
+}
+
+// Exec implements machine.Machine: argv runs with a small fixed environment, in /. When ctx
+// ends first, the program and its process group are killed and the error is ctx's. A
+// program that cannot be started is an error.
+func (r Remote) Exec(ctx context.Context, argv ...string) (Result, error) {
+	a, err := r.do(ctx, fmt.Sprintf("run %q", argv), request{Op: "exec", Argv: argv})
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Stdout: string(a.Out), Stderr: string(a.Err), Code: a.Code}
+	if ctx.Value(older{}) == nil {
 		err = CheckOutput(argv, result)
 	}
 	return result, err
@@ -43,15 +54,20 @@ func CheckOutput(argv []string, r Result) error {
 	return nil
 }
 
-// WriteFile implements machine.Machine.
+// WriteFile implements machine.Machine. It replaces what was there, also a symbolic link;
+// until it returns nil the old file is there.
 func (r Remote) WriteFile(ctx context.Context, path string, mode uint32, data []byte) error {
-	return r(ctx, func(c *Client) error { return c.WriteFile(ctx, path, mode, data) })
+	_, err := r.do(ctx, fmt.Sprintf("write %q", path), request{Op: "write", Path: path, Mode: mode, Data: data})
+	return err
 }
 
-// ReadFile implements machine.Machine.
-func (r Remote) ReadFile(ctx context.Context, path string) (data []byte, err error) {
-	err = r(ctx, func(c *Client) (err error) { data, err = c.ReadFile(ctx, path); return err })
-	return data, err
+// ReadFile implements machine.Machine. A missing file is fs.ErrNotExist.
+func (r Remote) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	a, err := r.do(ctx, fmt.Sprintf("read %q", path), request{Op: "read", Path: path})
+	if err != nil {
+		return nil, err
+	}
+	return a.Out, nil
 }
 
 // BootID implements machine.Machine.

@@ -13,5 +13,5 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	os.Exit(deviceapi.Main(ctx, os.Args[1:], os.Stderr))
+	os.Exit(deviceapi.Main(ctx, os.Stderr))
 }
