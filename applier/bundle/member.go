@@ -113,19 +113,11 @@ func checksum(h []byte) int {
 
 // fits reports whether a ustar header can hold s as it is.
 func fits(s string) bool {
-	for i := range len(s) {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return len(s) <= nameSize
+	return len(s) <= nameSize && !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
 // short is what stands in the ustar header for s.
 func short(s string) string {
-	if fits(s) {
-		return s
-	}
 	b := []byte(s[:min(len(s), nameSize)])
 	for i := range b {
 		if b[i] >= 0x80 {

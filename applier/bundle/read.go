@@ -34,7 +34,7 @@ func NewHead(rawManifest, signature []byte) *Head {
 func ReadHead(r io.ReaderAt, size int64) (*Head, error) {
 	var prefix [PrefixSize]byte
 	n, err := r.ReadAt(prefix[:], 0)
-	if n < PrefixSize && err != nil && !atEnd(err) {
+	if n < PrefixSize && err != nil && err != io.EOF {
 		return nil, fmt.Errorf("cannot read the bundle: %w", err)
 	}
 	total, err := HeadSize(prefix[:n])
@@ -171,10 +171,6 @@ func payloadSize(m *bootcheck.Manifest) int64 {
 	return last.Offset + last.Length
 }
 
-// atEnd reports whether err is how an io.ReaderAt says that its file ends. One
-// that wraps io.EOF is another error: of a download whose connection ended, say.
-func atEnd(err error) bool { return err == io.EOF }
-
 // ReadFull fills b from r, a "bundle" or a "patch", at offset. Its end is an *bootcheck.Error,
 // every other error is r's own.
 func ReadFull(r io.ReaderAt, what string, b []byte, offset int64) error {
@@ -182,7 +178,7 @@ func ReadFull(r io.ReaderAt, what string, b []byte, offset int64) error {
 	switch {
 	case n == len(b):
 		return nil
-	case err == nil || atEnd(err):
+	case err == nil || err == io.EOF: // one that wraps it is of a download whose connection ended
 		return damaged(bootcheck.CodeSizeMismatch, "the %s is cut off after %d bytes", what, offset+int64(n))
 	}
 	return err
@@ -194,7 +190,7 @@ func CheckEnd(r io.ReaderAt, what string, offset int64) error {
 	switch {
 	case n > 0:
 		return damaged(bootcheck.CodeSizeMismatch, "something follows the end of the %s", what)
-	case err != nil && !atEnd(err):
+	case err != nil && err != io.EOF:
 		return fmt.Errorf("cannot read the %s: %w", what, err)
 	}
 	return nil
