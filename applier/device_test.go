@@ -67,6 +67,13 @@ func (d *device) write(name, content string) string {
 	return d.path(name)
 }
 
+func (d *device) read(name string) []byte {
+	d.t.Helper()
+	data, err := os.ReadFile(name)
+	d.must(err)
+	return data
+}
+
 // trust makes a key and puts its public half into the device's directory of keys.
 func (d *device) trust(name string) minisign.PrivateKey {
 	d.t.Helper()

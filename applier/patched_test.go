@@ -38,28 +38,53 @@ type site struct {
 	before   func(w http.ResponseWriter, r *http.Request, n int) bool // of the patch; true: it has answered
 }
 
-// newSite has a device that runs 1.0.1, which has a large file; in 1.1.0 that is different, and most
-// of the other files are, too.
+// A release is 1.0.1, 1.1.0, the patch between them, and the key that signed all. In 1.1.0 a
+// large file is different, and most of the others are, too.
+type release struct {
+	key           minisign.PrivateKey
+	old, new, otp []byte
+	sum           string // of the manifest of 1.0.1
+}
+
+// theRelease is that of the tests that need no other: to make one takes longer than they do.
+var theRelease struct {
+	sync.Once
+	release
+}
+
+// release makes one on d.
+func (d *device) release(change func(c *bundle.Contents)) release {
+	for i := range 40 {
+		d.write(fmt.Sprintf("tree-1.0.1/lib/%d.txt", i), noise(fmt.Sprint(i), 20_000))
+		d.write(fmt.Sprintf("tree-1.1.0/lib/%d.txt", i), noise(fmt.Sprint(i), 20_000+i%2))
+	}
+	large := noise("large", 3<<19)
+	d.write("tree-1.0.1/bin/large", large)
+	d.write("tree-1.1.0/bin/large", large[:1<<20]+"inserted"+large[1<<20:])
+	d.write("tree-1.1.0/lib/new.txt", "new")
+	old, ota := d.bundle("1.0.1", nil), d.bundle("1.1.0", change)
+	made, err := patch.Make(d.t.Context(), old, ota, d.key, nil)
+	d.must(err)
+	return release{d.key, d.read(old), d.read(ota), d.read(made.File), strings.TrimSuffix(filepath.Base(made.File), ".otp")}
+}
+
+// newSite has a device that runs 1.0.1 of theRelease, or of one whose bundles have a change.
 func newSite(t *testing.T, change func(c *bundle.Contents)) *site {
 	t.Helper()
 	s := &site{device: newDevice(t)}
-	for i := range 40 {
-		s.write(fmt.Sprintf("tree-1.0.1/lib/%d.txt", i), noise(fmt.Sprint(i), 20_000))
-		s.write(fmt.Sprintf("tree-1.1.0/lib/%d.txt", i), noise(fmt.Sprint(i), 20_000+i%2))
+	r := &theRelease.release
+	if change != nil {
+		r = new(s.release(change))
+	} else {
+		theRelease.Do(func() { *r = s.release(nil) })
 	}
-	large := noise("large", 3<<19)
-	s.write("tree-1.0.1/bin/large", large)
-	s.write("tree-1.1.0/bin/large", large[:1<<20]+"inserted"+large[1<<20:])
-	s.write("tree-1.1.0/lib/new.txt", "new")
-	old := s.bundle("1.0.1", nil)
-	s.must(s.install(old, installOptions{force: true}))
+	public, err := r.key.Public().(minisign.PublicKey).MarshalText()
+	s.must(err)
+	s.write("etc/keys/release.pub", string(public)+"\n")
+	s.key, s.otp, s.sum = r.key, r.otp, r.sum
+	s.must(s.install(s.write("1.0.1.ota", string(r.old)), installOptions{force: true}))
 	s.confirm()
-	s.ota = s.bundle("1.1.0", change)
-	made, err := patch.Make(t.Context(), old, s.ota, s.key, nil)
-	s.must(err)
-	s.otp, err = os.ReadFile(made.File)
-	s.must(err)
-	s.sum = strings.TrimSuffix(filepath.Base(made.File), ".otp")
+	s.ota = s.write("1.1.0.ota", string(r.new))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		name := s.ota
@@ -176,19 +201,16 @@ func TestWithoutPatch(t *testing.T) {
 			s.must(err)
 			made, err := patch.Make(t.Context(), s.path("1.0.1.ota"), s.ota, key, nil)
 			s.must(err)
-			s.otp, err = os.ReadFile(made.File)
-			s.must(err)
+			s.otp = s.read(made.File)
 		}, "no patch: .*not trusted here"},
 		{"another pair", func(t *testing.T, s *site) {
 			made, err := patch.Make(t.Context(), s.bundle("0.9.0", nil), s.ota, s.key, nil)
 			s.must(err)
-			s.otp, err = os.ReadFile(made.File)
-			s.must(err)
+			s.otp = s.read(made.File)
 		}, "no patch: the patch is refused: it is for the version with the manifest"},
 		{"a file of the old version is rotten", func(t *testing.T, s *site) {
 			name := s.path("versions/v1.0.1/bin/large")
-			data, err := os.ReadFile(name)
-			s.must(err)
+			data := s.read(name)
 			data[len(data)-1] ^= 1
 			s.must(os.WriteFile(name, data, 0o600))
 		}, "warning: version 1.0.1 .*is damaged: bin/large: sha256 .*no patch: the patch cannot be used: \"bin/large\""},
@@ -288,9 +310,7 @@ func TestPatchNotAsked(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil)
 	o := installOptions{dryRun: true}
-	data, err := os.ReadFile(s.ota)
-	s.must(err)
-	sum := fmt.Sprintf("%x", sha256.Sum256(data))
+	sum := fmt.Sprintf("%x", sha256.Sum256(s.read(s.ota)))
 	for name, run := range map[string]func() error{
 		"--no-patch":          func() error { o := o; o.noPatch = true; return s.dry(s.url, o) },
 		"--sha256":            func() error { o := o; o.sha256 = sum; return s.dry(s.url, o) },
