@@ -108,7 +108,7 @@ counts: ## the table of the last nightly (or deep, or check) into docs/RELIABILI
 # integration/docs -short means without machines.
 .PHONY: test
 test: ## the tests that need neither root nor QEMU, in 90 s on two idle cores
-	scripts/in_memory.sh go test -p 4 $$(go list ./... | grep -v /integration/) \
+	scripts/in_memory.sh go test -p 4 -parallel 8 $$(go list ./... | grep -v /integration/) \
 		./integration/machine ./integration/machine/agent/... ./integration/deviceapi/...
 	go test -short ./integration/docs
 
