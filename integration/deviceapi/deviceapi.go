@@ -25,6 +25,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // Behave is a way in which a version behaves.
@@ -94,12 +96,10 @@ func (c *Config) check() error {
 }
 
 // configOf reads the configuration of the version that holds the binary exe.
-func configOf(exe string) (*Config, error) {
+func configOf(exe string) (_ *Config, err error) {
+	defer try.End(&err)
 	path := filepath.Join(filepath.Dir(filepath.Dir(exe)), "etc", "device-api.json")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
+	text := try.Get(os.ReadFile(path))
 	var c Config
 	if err := json.Unmarshal(text, &c); err != nil {
 		return nil, &fs.PathError{Op: "parse", Path: path, Err: err}

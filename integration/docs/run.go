@@ -96,12 +96,11 @@ func (r *runner) run(ctx context.Context, b *block) (err error) {
 }
 
 // vet lets go vet look at a program that uses nothing but the standard library.
-func (r *runner) vet(ctx context.Context, file string) error {
+func (r *runner) vet(ctx context.Context, file string) (err error) {
+	defer try.End(&err)
 	cmd := exec.CommandContext(ctx, "go", "vet", file)
 	cmd.Dir, cmd.Env = r.work.home, append(r.work.env, "GO111MODULE=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go vet: %w\n%s", err, out)
-	}
+	try.Run(cmd)
 	return nil
 }
 
@@ -116,10 +115,9 @@ func harmless(stderr string) bool {
 }
 
 // onDevice lets a program of the device look at the block, in a file below /run/docs.
-func (r *runner) onDevice(ctx context.Context, b *block, file string, argv ...string) error {
-	if err := r.device.WriteFile(ctx, "/run/docs/"+file, 0o644, []byte(b.text())); err != nil {
-		return err
-	}
+func (r *runner) onDevice(ctx context.Context, b *block, file string, argv ...string) (err error) {
+	defer try.End(&err)
+	try.Check(r.device.WriteFile(ctx, "/run/docs/"+file, 0o644, []byte(b.text())))
 	res, err := r.device.Exec(ctx, argv...)
 	if err == nil && !harmless(res.Stderr) && (res.Code != 0 || strings.Contains(res.Stderr, filepath.Base(file))) {
 		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), res)

@@ -72,12 +72,8 @@ func newWorkstation(ctx context.Context, dir, bin string, m machine.Machine) (_ 
 		"GIT_CONFIG_KEY_1=safe.directory", "GIT_CONFIG_VALUE_1=*",
 	)
 	// Go's caches do not move with HOME.
-	out, err := exec.CommandContext(ctx, "go", "env", "GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOFLAGS", "GOSUMDB").Output()
-	if err != nil {
-		return nil, fmt.Errorf("go env: %w", err)
-	}
-	for i, value := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
-		w.env = append(w.env, []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOFLAGS", "GOSUMDB"}[i]+"="+value)
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH", "GOPROXY", "GOFLAGS", "GOSUMDB"} {
+		w.env = append(w.env, name+"="+strings.TrimSpace(try.Output(exec.CommandContext(ctx, "go", "env", name))))
 	}
 	return w, nil
 }
@@ -132,14 +128,10 @@ func (w *workstation) deliver(ctx context.Context) (err error) {
 
 // carry puts what lies in dir, one file or directory, to the place target of the device,
 // as scp would: into it, if it is a directory.
-func (w *workstation) carry(ctx context.Context, dir, target string) error {
-	archive, err := exec.CommandContext(ctx, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", "-", ".").Output()
-	if err != nil {
-		return fmt.Errorf("tar: %w", err)
-	}
-	if err := w.target.WriteFile(ctx, "/data/scp/tar", 0o600, archive); err != nil {
-		return err
-	}
+func (w *workstation) carry(ctx context.Context, dir, target string) (err error) {
+	defer try.End(&err)
+	archive := try.Output(exec.CommandContext(ctx, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", "-", "."))
+	try.Check(w.target.WriteFile(ctx, "/data/scp/tar", 0o600, []byte(archive)))
 	r, err := w.target.Exec(ctx, "bash", "-euc", `
 		cd /data/scp && mkdir files && tar -C files -xf tar
 		case $0 in */) mkdir -p "$0" ;; *) mkdir -p "$(dirname "$0")" ;; esac

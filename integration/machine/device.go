@@ -77,23 +77,18 @@ func (d *Device) Must(ctx context.Context, argv ...string) (string, error) {
 }
 
 // Offer puts the bundle of v where the device downloads from and returns its address.
-func (d *Device) Offer(ctx context.Context, v Version) (string, error) {
-	data, err := Bundle(ctx, d.Arch, v)
-	if err != nil {
-		return "", err
-	}
+func (d *Device) Offer(ctx context.Context, v Version) (_ string, err error) {
+	defer try.End(&err)
+	data := try.Get(Bundle(ctx, d.Arch, v))
 	name := v.Name + ".ota"
 	return BundleAt + "/" + name, d.WriteFile(ctx, path.Join(Bundles, name), 0o644, data)
 }
 
 // Install offers v and lets ota-apply install it; flags are those of install.
 // It returns how ota-apply ended, which is when the trial has ended.
-func (d *Device) Install(ctx context.Context, v Version, flags ...string) (Result, error) {
-	url, err := d.Offer(ctx, v)
-	if err != nil {
-		return Result{}, err
-	}
-	return d.Exec(ctx, append([]string{"ota-apply", "install", url}, flags...)...)
+func (d *Device) Install(ctx context.Context, v Version, flags ...string) (_ Result, err error) {
+	defer try.End(&err)
+	return d.Exec(ctx, append([]string{"ota-apply", "install", try.Get(d.Offer(ctx, v))}, flags...)...)
 }
 
 // Installs is Install, which must end with code.
@@ -107,20 +102,17 @@ func (d *Device) Installs(ctx context.Context, v Version, code bootcheck.ExitCod
 
 // Factory brings a new device to life: v is installed, is confirmed and is
 // made the factory version.
-func (d *Device) Factory(ctx context.Context, v Version) error {
-	if err := d.Installs(ctx, v, bootcheck.ExitDone); err != nil {
-		return err
-	}
-	_, err := d.Must(ctx, "ota-guardian", "factory", "create")
+func (d *Device) Factory(ctx context.Context, v Version) (err error) {
+	defer try.End(&err)
+	try.Check(d.Installs(ctx, v, bootcheck.ExitDone))
+	_, err = d.Must(ctx, "ota-guardian", "factory", "create")
 	return err
 }
 
 // Status is what ota-guardian says of the device.
-func (d *Device) Status(ctx context.Context) (*bootcheck.Status, error) {
-	out, err := d.Must(ctx, "ota-guardian", "status", "--json")
-	if err != nil {
-		return nil, err
-	}
+func (d *Device) Status(ctx context.Context) (_ *bootcheck.Status, err error) {
+	defer try.End(&err)
+	out := try.Get(d.Must(ctx, "ota-guardian", "status", "--json"))
 	var s bootcheck.Status
 	return &s, json.Unmarshal([]byte(out), &s)
 }
@@ -160,12 +152,9 @@ func (d *Device) Running(ctx context.Context) (string, error) {
 }
 
 // Reports are what device-api was told, the oldest first.
-func (d *Device) Reports(ctx context.Context) ([]deviceapi.Report, error) {
-	data, err := d.ReadFile(ctx, deviceapi.State+"/reports.jsonl")
-	if err != nil {
-		return nil, err
-	}
-	var all []deviceapi.Report
+func (d *Device) Reports(ctx context.Context) (all []deviceapi.Report, err error) {
+	defer try.End(&err)
+	data := try.Get(d.ReadFile(ctx, deviceapi.State+"/reports.jsonl"))
 	for line := range bytes.Lines(data) {
 		var r deviceapi.Received
 		var report deviceapi.Report

@@ -251,11 +251,10 @@ func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.E
 }
 
 // reach waits until the device is as want says and tells it.
-func (s *story) reach(ctx context.Context, when string, want machine.Want) error {
+func (s *story) reach(ctx context.Context, when string, want machine.Want) (err error) {
+	defer try.End(&err)
 	s.waitsFor("%s: waiting until %s runs", when, want.Current)
-	if err := s.d.Reach(ctx, want); err != nil {
-		return err
-	}
+	try.Check(s.d.Reach(ctx, want))
 	s.tell("%s: %s runs, %s", when, want.Current, want.Phase)
 	return nil
 }

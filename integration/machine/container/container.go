@@ -89,32 +89,16 @@ var (
 // Start starts a machine and returns when its agent has said hello; services may
 // still be starting. The end of ctx stops the machine, also much later. The
 // caller calls Stop.
-func Start(ctx context.Context, o Options) (*Container, error) {
-	c, err := start(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("cannot start a container: %w", err)
-	}
-	return c, nil
-}
-
-func start(ctx context.Context, o Options) (_ *Container, err error) {
+func Start(ctx context.Context, o Options) (_ *Container, err error) {
+	defer try.End(&err)
+	defer try.Say("cannot start a container")
 	if missing := Missing(); len(missing) > 0 {
-		return nil, fmt.Errorf("missing on this host: %s", strings.Join(missing, "; "))
+		try.Failf("missing on this host: %s", strings.Join(missing, "; "))
 	}
-	root, err := o.Variant.Root(ctx)
-	if err != nil {
-		return nil, err
-	}
-	programs, err := built()
-	if err != nil {
-		return nil, err
-	}
+	root := try.Get(o.Variant.Root(ctx))
+	programs := try.Get(built())
 	sweep()
-	dir, err := newStateDir()
-	if err != nil {
-		return nil, err
-	}
-	c := &Container{dir: dir, console: agent.NewConsole(), over: make(chan struct{}), changed: make(chan struct{})}
+	c := &Container{dir: try.Get(newStateDir()), console: agent.NewConsole(), over: make(chan struct{}), changed: make(chan struct{})}
 	c.Remote = func(ctx context.Context, do func(*agent.Client) error) error {
 		b, err := c.await(ctx, "the agent", (*boot).answers)
 		if err != nil {
@@ -122,19 +106,15 @@ func start(ctx context.Context, o Options) (_ *Container, err error) {
 		}
 		return do(b.agent)
 	}
-	defer func() {
-		if err != nil {
-			c.remove()
-		}
-	}()
 	if err := c.prepare(root, programs, o); err != nil {
-		return nil, err
+		c.remove()
+		try.Check(err)
 	}
 	go c.run()
 	context.AfterFunc(ctx, c.Stop)
 	if err := c.WaitReboot(ctx, ""); err != nil {
 		c.Stop()
-		return nil, fmt.Errorf("%w; its log:\n%s", err, c.console.Tail(40))
+		try.Failf("%w; its log:\n%s", err, c.console.Tail(40))
 	}
 	return c, nil
 }
@@ -271,20 +251,16 @@ func (b *boot) answers() bool {
 }
 
 // Reboot implements machine.Machine.
-func (c *Container) Reboot(ctx context.Context) error {
-	last, err := c.AskReboot(ctx)
-	if err != nil {
-		return err
-	}
-	return c.WaitReboot(ctx, last)
+func (c *Container) Reboot(ctx context.Context) (err error) {
+	defer try.End(&err)
+	return c.WaitReboot(ctx, try.Get(c.AskReboot(ctx)))
 }
 
 // PowerCut implements machine.Machine. No write is lost: the host's kernel has
 // them all.
-func (c *Container) PowerCut(ctx context.Context) error {
-	if err := c.PowerOff(); err != nil {
-		return err
-	}
+func (c *Container) PowerCut(ctx context.Context) (err error) {
+	defer try.End(&err)
+	try.Check(c.PowerOff())
 	return c.PowerOn(ctx)
 }
 

@@ -106,27 +106,21 @@ func (d *stateDir) cgroup() (string, error) {
 	return filepath.Join(root, filepath.Base(d.path)), err
 }
 
-func (d *stateDir) makeCgroup() (string, error) {
-	path, err := d.cgroup()
-	if err != nil {
-		return "", err
-	}
+func (d *stateDir) makeCgroup() (path string, err error) {
+	defer try.End(&err)
+	path = try.Get(d.cgroup())
 	return path, os.Mkdir(path, 0o755)
 }
 
 // remove takes the machine's cgroup and directory from the host. Its processes are
 // dead.
-func (d *stateDir) remove() error {
+func (d *stateDir) remove() (err error) {
 	defer d.lock.Close()
-	cgroup, err := d.cgroup()
-	if err == nil {
-		// No process is left in it, unless its init lost its parent without a signal.
-		os.WriteFile(filepath.Join(cgroup, "cgroup.kill"), []byte("1"), 0)
-		err = removeCgroup(cgroup)
-	}
-	if err != nil {
-		return err
-	}
+	defer try.End(&err)
+	cgroup := try.Get(d.cgroup())
+	// No process is left in it, unless its init lost its parent without a signal.
+	os.WriteFile(filepath.Join(cgroup, "cgroup.kill"), []byte("1"), 0)
+	try.Check(removeCgroup(cgroup))
 	// The directory goes last: with it goes what tells a sweep of the cgroup.
 	return os.RemoveAll(d.path)
 }

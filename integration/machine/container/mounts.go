@@ -18,10 +18,9 @@ func bind(source, target string) error {
 }
 
 // readOnly makes what is at target read-only, there and nowhere else.
-func readOnly(target string) error {
-	if err := bind(target, target); err != nil {
-		return err
-	}
+func readOnly(target string) (err error) {
+	defer try.End(&err)
+	try.Check(bind(target, target))
 	return agent.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 }
 
@@ -63,10 +62,9 @@ func mountProc(p Plan) (err error) {
 }
 
 // mountSys mounts a /sys that is only read, with the machine's own cgroups.
-func mountSys(p Plan) error {
-	if err := agent.Mount("sysfs", p.in("/sys"), "sysfs", noExec|unix.MS_RDONLY, ""); err != nil {
-		return err
-	}
+func mountSys(p Plan) (err error) {
+	defer try.End(&err)
+	try.Check(agent.Mount("sysfs", p.in("/sys"), "sysfs", noExec|unix.MS_RDONLY, ""))
 	return agent.Mount("cgroup2", p.in("/sys/fs/cgroup"), "cgroup2", noExec, "")
 }
 

@@ -22,11 +22,9 @@ import (
 
 // RepoDir finds the directory of this repository's go.mod, from the working
 // directory upwards: tests run in their package's directory, demos in the root.
-func RepoDir() (string, error) {
-	start, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
+func RepoDir() (_ string, err error) {
+	defer try.End(&err)
+	start := try.Get(os.Getwd())
 	for dir := start; ; dir = filepath.Dir(dir) {
 		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if err == nil && strings.HasPrefix(string(mod), "module github.com/tope-ota/ota\n") {
@@ -86,13 +84,12 @@ func Entry(ctx context.Context, name string, build func(ctx context.Context, dir
 // building it when the cache has none (minutes, and the network).
 func FromModule(ctx context.Context, pkg, version string) (program string, err error) {
 	name := path.Base(pkg)
-	dir, err := Entry(ctx, name+"-"+version, func(ctx context.Context, dir string) error {
+	dir, err := Entry(ctx, name+"-"+version, func(ctx context.Context, dir string) (err error) {
+		defer try.End(&err)
 		cmd := exec.CommandContext(ctx, "go", "install", "-ldflags", "-s -w", pkg+"@"+version)
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOOS=", "GOARCH=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go install: %w\n%s", err, out)
-		}
+		try.Run(cmd)
 		return nil
 	})
 	return filepath.Join(dir, name), err

@@ -74,10 +74,9 @@ func (o Overlay) Hash() string {
 
 // Install writes the files into the tree at dir, for a container whose upper
 // layer that is. Missing directories are made, 0755.
-func (o Overlay) Install(dir string) error {
-	if err := o.check(); err != nil {
-		return err
-	}
+func (o Overlay) Install(dir string) (err error) {
+	defer try.End(&err)
+	try.Check(o.check())
 	return o.install(dir)
 }
 
@@ -114,10 +113,9 @@ func (f File) install(dst string) (err error) {
 
 // writeFile makes a new file at dst, in place of what was there, with exactly
 // mode (setuid included), not mode less the umask.
-func writeFile(dst string, mode fs.FileMode, data []byte) error {
-	if err := errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)); err != nil {
-		return err
-	}
+func writeFile(dst string, mode fs.FileMode, data []byte) (err error) {
+	defer try.End(&err)
+	try.Check(errors.Join(mkdirAll(filepath.Dir(dst)), os.RemoveAll(dst)))
 	return errors.Join(os.WriteFile(dst, data, 0o600), os.Chmod(dst, mode))
 }
 

@@ -20,13 +20,10 @@ import (
 
 // startWarm continues a machine from the snapshot of one like it, making that
 // first if there is none.
-func (v *VM) startWarm(ctx context.Context) error {
-	program := v.opts.Variant.Arch.Facts().QEMU
-	version, err := exec.CommandContext(ctx, program, "--version").Output()
-	if err != nil {
-		return fmt.Errorf("%s --version: %w", program, err)
-	}
-	key := append([]string{string(version), v.assets.root, fmt.Sprint(dataSize)}, v.opts.args(v.assets)...)
+func (v *VM) startWarm(ctx context.Context) (err error) {
+	defer try.End(&err)
+	version := try.Output(exec.CommandContext(ctx, v.opts.Variant.Arch.Facts().QEMU, "--version"))
+	key := append([]string{version, v.assets.root, fmt.Sprint(dataSize)}, v.opts.args(v.assets)...)
 	dir, err := debian.Entry(ctx, "snapshot-"+debian.Hash(key...), func(ctx context.Context, dir string) error {
 		return v.makeSnapshot(ctx, dir)
 	})
@@ -83,15 +80,14 @@ func (v *VM) control(do func(q *qmp)) (err error) {
 
 // makeSnapshot boots a machine like v, with its disk in dir, waits until the boot
 // is over, and writes it to dir.
-func (v *VM) makeSnapshot(ctx context.Context, dir string) error {
+func (v *VM) makeSnapshot(ctx context.Context, dir string) (err error) {
+	defer try.End(&err)
 	o := v.opts
 	o.Cold = true
 	m := newVM(o, v.assets, dir, v.log)
 	defer m.Stop()
 	defer context.AfterFunc(ctx, m.Stop)()
-	if err := m.start(ctx); err != nil {
-		return err
-	}
+	try.Check(m.start(ctx))
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	// "degraded" exits 1: what the overlay holds is the test's affair.

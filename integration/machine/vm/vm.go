@@ -83,16 +83,15 @@ func newVM(o Options, a *assets, dir string, log *agent.Console) *VM {
 	return v
 }
 
-func (v *VM) start(ctx context.Context) error {
+func (v *VM) start(ctx context.Context) (err error) {
+	defer try.End(&err)
 	if v.opts.From != "" {
 		return v.restore(ctx, v.opts.From)
 	}
 	if !v.opts.Cold {
 		return v.startWarm(ctx)
 	}
-	if err := newDataDisk(ctx, v.Disk()); err != nil {
-		return err
-	}
+	try.Check(newDataDisk(ctx, v.Disk()))
 	return v.PowerOn(ctx)
 }
 
@@ -102,15 +101,15 @@ func (v *VM) Disk() string { return filepath.Join(v.dir, "data.img") }
 
 // PowerOn boots a machine that is off, with the data disk as it is, and returns
 // when its agent has said hello.
-func (v *VM) PowerOn(ctx context.Context) error {
-	if err := v.launch(ctx); err != nil {
-		return err
-	}
+func (v *VM) PowerOn(ctx context.Context) (err error) {
+	defer try.End(&err)
+	try.Check(v.launch(ctx))
 	return v.waitBoot(ctx, "", "the agent's hello after power on")
 }
 
 // launch starts QEMU, which has taken its control connection when this returns.
-func (v *VM) launch(ctx context.Context, more ...string) error {
+func (v *VM) launch(ctx context.Context, more ...string) (err error) {
+	defer try.End(&err)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
@@ -129,10 +128,7 @@ func (v *VM) launch(ctx context.Context, more ...string) error {
 		"-device", "virtio-blk-pci,id=data-disk,drive=data,serial="+agent.DataSerial,
 	)
 	v.log.Note("power on")
-	q, err := startQEMU(v.opts.Variant.Arch.Facts().QEMU, append(args, more...), v.log, v.event)
-	if err != nil {
-		return err
-	}
+	q := try.Get(startQEMU(v.opts.Variant.Arch.Facts().QEMU, append(args, more...), v.log, v.event))
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := q.qmp.call(ctx, "qmp_capabilities", nil, nil); err != nil {
@@ -195,10 +191,10 @@ func (v *VM) waitBoot(ctx context.Context, last, what string) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	id, err := client.WaitBoot(ctx, last)
-	if err != nil {
-		if errors.Is(err, agent.ErrGone) {
-			return v.explain(q, fmt.Errorf("waited for %s: %w", what, err))
-		}
+	switch {
+	case errors.Is(err, agent.ErrGone):
+		return v.explain(q, fmt.Errorf("waited for %s: %w", what, err))
+	case err != nil:
 		return fmt.Errorf("waited for %s: %w\nthe console's last lines:\n%s", what, err, v.log.Tail(15))
 	}
 	v.log.Note("hello from boot %s", id)
@@ -209,13 +205,10 @@ func (v *VM) waitBoot(ctx context.Context, last, what string) error {
 func (v *VM) Name() string { return "vm" }
 
 // Reboot implements machine.Machine. QEMU continues running; the guest resets it.
-func (v *VM) Reboot(ctx context.Context) error {
+func (v *VM) Reboot(ctx context.Context) (err error) {
+	defer try.End(&err)
 	v.log.Note("systemctl reboot")
-	last, err := v.AskReboot(ctx)
-	if err != nil {
-		return err
-	}
-	return v.waitBoot(ctx, last, "the next boot after systemctl reboot")
+	return v.waitBoot(ctx, try.Get(v.AskReboot(ctx)), "the next boot after systemctl reboot")
 }
 
 // WaitReboot implements machine.Machine.
@@ -227,10 +220,9 @@ func (v *VM) WaitReboot(ctx context.Context, last string) error {
 // same disk. What the guest had not written to its disk is lost; what it had
 // written is not, in any order, so that this finds a missing fsync and
 // never a disk that lies.
-func (v *VM) PowerCut(ctx context.Context) error {
-	if err := v.PowerOff(); err != nil {
-		return err
-	}
+func (v *VM) PowerCut(ctx context.Context) (err error) {
+	defer try.End(&err)
+	try.Check(v.PowerOff())
 	return v.PowerOn(ctx)
 }
 

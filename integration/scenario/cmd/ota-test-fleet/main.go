@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/tope-ota/ota/integration/fleet/fake"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 func main() {
@@ -22,11 +23,9 @@ func main() {
 	}
 }
 
-func serve(address, dir string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
+func serve(address, dir string) (err error) {
+	defer try.End(&err)
+	l := try.Get(net.Listen("tcp", address))
 	s := fake.New(dir)
 	s.Sleep("00:00:10")
 	s.Token("TargetToken marker")
