@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/tope-ota/ota/applier/channel"
 	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/daemon"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -52,42 +52,31 @@ func newChannelFleet(t *testing.T) *channelFleet {
 func (f *channelFleet) nginx() {
 	root := try.Get(debian.Tools(f.Context(), "nginx", "libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"))
 	doc := try.Get(os.ReadFile("../../docs/CHANNEL.md"))
-	server := string(regexp.MustCompile(`(?m)^server \{.*\}$`).Find(doc))
-	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
-	try.Check(l.Close())
-	f.url = "http://" + l.Addr().String()
-	for old, new := range map[string]string{"443 ssl": l.Addr().String(), "/srv/www": f.path("www")} {
-		if strings.Count(server, old) != 1 {
-			f.Fatalf("docs/CHANNEL.md has no server for nginx with %q: %q", old, server)
+	conf := string(regexp.MustCompile(`(?m)^server \{.*\}$`).Find(doc))
+	address := daemon.Address()
+	f.url = "http://" + address
+	for old, new := range map[string]string{"443 ssl": address, "/srv/www": f.path("www")} {
+		if strings.Count(conf, old) != 1 {
+			f.Fatalf("docs/CHANNEL.md has no server for nginx with %q: %q", old, conf)
 		}
-		server = strings.Replace(server, old, new, 1)
+		conf = strings.Replace(conf, old, new, 1)
 	}
 	temporary := ""
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		temporary += kind + "_temp_path " + f.path("temporary") + ";\n"
 	}
 	try.Check(os.WriteFile(f.path("nginx.conf"), fmt.Appendf(nil, "daemon off;\nmaster_process off;\npid %s;\nevents {}\nhttp {\n%slog_format bytes '$status $bytes_sent $request_length $uri';\naccess_log %s bytes;\n%s\n}\n",
-		f.path("pid"), temporary, f.path("access"), server), 0o644))
+		f.path("pid"), temporary, f.path("access"), conf), 0o644))
 	cmd := exec.Command(root+"/lib64/ld-linux-x86-64.so.2", "--library-path", root+"/lib/x86_64-linux-gnu:"+root+"/usr/lib/x86_64-linux-gnu",
 		root+"/usr/sbin/nginx", "-p", string(f.release), "-e", "stderr", "-c", f.path("nginx.conf"))
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr, cmd.Env = &log, &log, []string{}
-	try.Check(cmd.Start())
+	cmd.Env = []string{}
+	log, stop := daemon.Start(cmd, address)
 	f.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		stop()
 		if f.Failed() {
-			f.Logf("nginx: %s", &log)
+			f.Logf("nginx: %s", log)
 		}
 	})
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
-			c.Close()
-			return
-		} else if time.Now().After(deadline) {
-			f.Fatalf("nginx does not answer: %v", err)
-		}
-	}
 }
 
 // publish makes a bundle. 1.0.0 is not in the channel: the devices have it from the factory.

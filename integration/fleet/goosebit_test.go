@@ -16,8 +16,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/tope-ota/ota/integration/daemon"
 	"github.com/tope-ota/ota/integration/fleet/fake"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -30,9 +30,8 @@ type goose struct {
 // newGoose starts gooseBit from the virtual environment in $OTA_GOOSEBIT, with the bundles
 // as its software 1, 2, ….
 func newGoose(t *testing.T, model string, bundles ...string) *goose {
-	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	address := daemon.Address()
+	_, port, _ := net.SplitHostPort(address)
 	dir := t.TempDir()
 	command := func(name string, args ...string) *exec.Cmd {
 		cmd := exec.Command(filepath.Join(os.Getenv("OTA_GOOSEBIT"), "bin", name), args...)
@@ -41,36 +40,21 @@ func newGoose(t *testing.T, model string, bundles ...string) *goose {
 		return cmd
 	}
 	seed := try.Get(filepath.Abs("goosebit/seed.py"))
-	if out, err := command("python", append([]string{seed, model}, bundles...)...).CombinedOutput(); err != nil {
-		t.Fatalf("seed.py: %v\n%s", err, out)
-	}
-	var log bytes.Buffer
-	server := command("uvicorn", "goosebit:app", "--host", "127.0.0.1", "--port", fmt.Sprint(port))
-	server.Stdout, server.Stderr = &log, &log
-	try.Check(server.Start())
+	try.Run(command("python", append([]string{seed, model}, bundles...)...))
+	log, stop := daemon.Start(command("uvicorn", "goosebit:app", "--host", "127.0.0.1", "--port", port), address)
 	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
+		stop()
 		if t.Failed() {
-			t.Logf("gooseBit:\n%s", &log)
+			t.Logf("gooseBit:\n%s", log)
 		}
 	})
-	g := &goose{url: fmt.Sprintf("http://127.0.0.1:%d", port)}
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		r, err := http.PostForm(g.url+"/setup", url.Values{"username": {"a@example.com"}, "password": {"p"}})
-		if err == nil {
-			var answer struct {
-				Token string `json:"access_token"`
-			}
-			try.Check(json.NewDecoder(r.Body).Decode(&answer))
-			r.Body.Close()
-			g.token = answer.Token
-			return g
-		}
-		if time.Now().After(end) {
-			t.Fatalf("gooseBit does not start: %v", err)
-		}
+	r := try.Get(http.PostForm("http://"+address+"/setup", url.Values{"username": {"a@example.com"}, "password": {"p"}}))
+	defer r.Body.Close()
+	var answer struct {
+		Token string `json:"access_token"`
 	}
+	try.Check(json.NewDecoder(r.Body).Decode(&answer))
+	return &goose{"http://" + address, answer.Token}
 }
 
 // call asks the API and puts its answer into out; nil: it is dropped.
@@ -138,10 +122,10 @@ func (g *goose) counts(software int) (success, failure int) {
 // another form than the server of the other tests.
 func looksLike(t *testing.T, url string, r release) {
 	t.Helper()
-	server := fake.New(string(r))
-	defer server.Close()
-	server.Token("TargetToken marker")
-	server.Assign(fake.Action{ID: "1", Version: "1.2.0", Part: "os", Update: "forced"})
+	other := fake.New(string(r))
+	defer other.Close()
+	other.Token("TargetToken marker")
+	other.Assign(fake.Action{ID: "1", Version: "1.2.0", Part: "os", Update: "forced"})
 	forms := func(url string) (all []string) {
 		get := func(url string) (answer map[string]any) {
 			req := try.Get(http.NewRequest("GET", url, nil))
@@ -156,7 +140,7 @@ func looksLike(t *testing.T, url string, r release) {
 		delete(links, "configData") // the one asks once, the other until it was told
 		return append(form("root", root), form("action", get(links["deploymentBase"].(map[string]any)["href"].(string)))...)
 	}
-	want, got := forms(url), forms(server.URL)
+	want, got := forms(url), forms(other.URL)
 	for i := range got { // hawkBit has this one over http
 		got[i] = strings.ReplaceAll(got[i], "download-http", "download")
 	}

@@ -4,10 +4,8 @@
 package registrytest
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -19,11 +17,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tope-ota/ota/integration/cmdtest"
+	"github.com/tope-ota/ota/integration/daemon"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/tier"
 	"github.com/tope-ota/ota/integration/try"
@@ -75,26 +73,14 @@ func scripts(t *testing.T, program string) {
 
 // start starts the registry and, before it, a server that asks for what kind says.
 func start(ts *testscript.TestScript, program, kind string, served *atomic.Int64) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	addr := l.Addr().String()
-	ts.Check(l.Close())
+	defer try.Fatal(ts)
+	addr := daemon.Address()
 	config := ts.MkAbs("registry.yml")
 	ts.Check(os.WriteFile(config, fmt.Appendf(nil, "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: %s\nhttp:\n  addr: %s\n", ts.MkAbs("registry"), addr), 0o600))
 	cmd := exec.Command(program, "serve", config)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none") // or distribution 3 looks for a collector
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	ts.Check(cmd.Start())
-	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if resp, err := http.Get("http://" + addr + "/v2/"); err == nil {
-			resp.Body.Close()
-			break
-		} else if time.Now().After(end) {
-			ts.Fatalf("the registry does not answer: %v\n%s", err, &log)
-		}
-	}
+	_, stop := daemon.Start(cmd, addr)
+	ts.Defer(stop)
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: addr})
 	proxy.ModifyResponse = func(r *http.Response) error {
 		if r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, "/blobs/") {

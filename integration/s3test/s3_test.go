@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -24,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tope-ota/ota/integration/cmdtest"
+	"github.com/tope-ota/ota/integration/daemon"
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -100,27 +100,15 @@ func TestScripts(t *testing.T) {
 
 // start starts the store and its front.
 func start(ts *testscript.TestScript, program string) *front {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	addr := l.Addr().String()
-	ts.Check(l.Close())
+	defer try.Fatal(ts)
+	addr := daemon.Address()
 	dir := ts.MkAbs("store")
 	for _, name := range []string{"objects", "meta"} {
 		ts.Check(os.MkdirAll(filepath.Join(dir, name), 0o755))
 	}
 	cmd := exec.Command(program, "--quiet", "--access", user, "--secret", key, "--port", addr, "posix", "--sidecar", filepath.Join(dir, "meta"), filepath.Join(dir, "objects"))
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	ts.Check(cmd.Start())
-	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			break
-		} else if time.Now().After(end) {
-			ts.Fatalf("the store does not answer: %v\n%s", err, &log)
-		}
-	}
+	_, stop := daemon.Start(cmd, addr)
+	ts.Defer(stop)
 	f := &front{used: make(map[string]int64)}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: addr})
 	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) } // of a client that hung up

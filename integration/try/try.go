@@ -92,10 +92,11 @@ func Say(format string, args ...any) {
 
 // Fatal is End of a test, which fails then.
 func Fatal(t interface {
-	Helper()
 	Fatalf(format string, args ...any)
 }) {
-	t.Helper()
+	if t, ok := t.(interface{ Helper() }); ok {
+		t.Helper()
+	}
 	switch f := recover().(type) {
 	case nil:
 	case failed:

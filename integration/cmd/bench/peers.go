@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tope-ota/ota/integration/daemon"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -23,8 +24,8 @@ func (b *bench) peers(p pair) (rows []row, stop func()) {
 		fmt.Println("\nrsync is not measured, it is missing: scripts/packages.sh bench")
 		return rows, func() {}
 	}
-	daemon, stop := b.rsync(p)
-	return append(rows, daemon), stop
+	r, stop := b.rsync(p)
+	return append(rows, r), stop
 }
 
 // ostree pulls a commit over HTTP and checks it out as deployments do, with hard links
@@ -67,23 +68,21 @@ func (b *bench) ostree(p pair) []row {
 // rsync makes a version beside the old one from a daemon. It trusts sizes and times and
 // hashes only what it transfers.
 func (b *bench) rsync(p pair) (_ row, stop func()) {
-	l := try.Get(net.Listen("tcp", "127.0.0.1:0"))
-	port := l.Addr().(*net.TCPAddr).Port
-	try.Check(l.Close())
+	address := daemon.Address()
+	_, port, _ := net.SplitHostPort(address)
 	config := b.path("rsyncd.conf")
 	try.Check(os.WriteFile(config, fmt.Appendf(nil, "use chroot = no\nuid = 0\ngid = 0\n[new]\npath = %s\n", p.new), 0o644))
-	daemon := exec.Command("rsync", "--daemon", "--no-detach", "--config", config, "--address=127.0.0.1", fmt.Sprint("--port=", port))
-	try.Check(daemon.Start())
+	cmd := exec.Command("rsync", "--daemon", "--no-detach", "--config", config, "--address=127.0.0.1", "--port="+port)
+	_, end := daemon.Start(cmd, address)
 	var rate int64
 	var trip time.Duration
 	if b.addr != b.direct {
 		rate, trip = slowRate, slowTrip
 	}
-	k := newLink(fmt.Sprint("127.0.0.1:", port), rate, trip)
+	k := newLink(address, rate, trip)
 	stop = func() {
 		k.Close()
-		daemon.Process.Kill()
-		daemon.Wait()
+		end()
 	}
 	return row{"`rsync -az --link-dest`, update", func() result {
 		dir := b.fresh()
