@@ -51,7 +51,7 @@ func begin(t *testing.T, m machine.Machine, limits machine.Limits) *machine.Stor
 	})
 	s.Step("the first versions, without a reboot", func(t *testing.T) {
 		try.Check(s.Factory(s.Ctx, v10))
-		s.Reaches(machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		try.Check(s.Reach(s.Ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 		// The guardian has decided since, and not after it waited (3) for the lock of
 		// the install whose service waited for it.
 		s.Says("systemctl is-active ota-guardian.service", "active")
@@ -71,9 +71,9 @@ func upgrade(s *machine.Story, during func(*machine.Story)) {
 	defer cancel()
 	install := s.Begin(ctx, v11)
 	s.Step("a version is on trial, and the install waits", func(t *testing.T) {
-		s.Waits("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
+		try.Check(s.Wait(s.Ctx, "1.1.0 to be on trial", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
-		})
+		}))
 		try.Check(s.WaitShell(s.Ctx, "ota-confirm", `[ "$(systemctl is-active ota-confirm.service)" = activating ]`))
 	})
 	// What must be the same afterwards: the units that run, and since when.
@@ -106,9 +106,9 @@ func upgrade(s *machine.Story, during func(*machine.Story)) {
 		// The cut loses what is not synced, and dpkg syncs what it installs.
 		try.Check(s.PowerCut(s.Ctx))
 		s.Says("ota-guardian --version", "ota-guardian 1.1.0+4.g0123456789ab")
-		s.Waits("the boot to be counted", func(st *bootcheck.Status) bool {
+		try.Check(s.Wait(s.Ctx, "the boot to be counted", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial && st.Trial != nil && st.Trial.Unclean == 1
-		})
+		}))
 		if trial := try.Get(s.Status(s.Ctx)).Trial; trial.Clean != 0 || trial.Hard != 0 {
 			t.Errorf("the trial is %+v; the upgrade has left the mark of an orderly shutdown", trial)
 		}
@@ -116,7 +116,7 @@ func upgrade(s *machine.Story, during func(*machine.Story)) {
 	s.Step("the new package confirms or rolls back", func(t *testing.T) {
 		try.Check(s.Configure(s.Ctx, s.Limits.Stable, s.Limits.Deadline))
 		try.Check(s.Reboot(s.Ctx))
-		s.Reaches(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		try.Check(s.Reach(s.Ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	})
 }
 
@@ -166,7 +166,7 @@ func inContainer(t *testing.T, suite debian.Suite) {
 		s.Sh("dpkg -i /data/newer.deb")
 		s.Says("systemctl is-enabled "+enabled, "enabled\nenabled\nenabled\nenabled\nenabled\nenabled")
 		try.Check(s.Reboot(ctx))
-		s.Reaches(machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+		try.Check(s.Reach(s.Ctx, machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	})
 	s.Step("purged: the versions stay", func(t *testing.T) {
 		tree := try.Get(s.Tree(ctx, "1.1.0"))

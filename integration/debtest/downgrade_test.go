@@ -56,33 +56,33 @@ func downgrade(s *machine.Story, old string) {
 		url := try.Get(s.Offer(s.Ctx, v11))
 		s.Sh("ota-apply install --at-reboot " + url)
 		try.Check(s.PowerCut(s.Ctx))
-		s.Waits("1.1.0 to be on trial", func(st *bootcheck.Status) bool {
+		try.Check(s.Wait(s.Ctx, "1.1.0 to be on trial", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
-		})
+		}))
 	})
 	s.Step("0.1 confirms it", func(t *testing.T) {
 		s.Ctx = with01
 		s.Sh("dpkg -i /data/0.1.deb")
 		s.Says("ota-guardian --version", "ota-guardian 0.1.0")
-		s.Waits("the trial to continue", func(st *bootcheck.Status) bool {
+		try.Check(s.Wait(s.Ctx, "the trial to continue", func(st *bootcheck.Status) bool {
 			return st.Current == "1.1.0" && st.Phase == bootcheck.PhaseTrial
-		})
+		}))
 		try.Check(s.Configure(s.Ctx, s.Limits.Stable, s.Limits.Deadline))
 		try.Check(s.Reboot(s.Ctx))
-		s.Reaches(runs)
+		try.Check(s.Reach(s.Ctx, runs))
 	})
 	s.Step("0.2 continues from there", func(t *testing.T) {
 		s.Ctx = now
 		s.Sh("dpkg -i /data/older.deb")
 		try.Check(s.Reboot(s.Ctx))
-		s.Reaches(runs)
+		try.Check(s.Reach(s.Ctx, runs))
 		s.Sh("ota-guardian verify")
 	})
 	s.Step("0.1 over a confirmed version: the same one runs", func(t *testing.T) {
 		s.Ctx = with01
 		s.Sh("dpkg -i /data/0.1.deb")
 		try.Check(s.Reboot(s.Ctx))
-		s.Reaches(runs)
+		try.Check(s.Reach(s.Ctx, runs))
 		s.Sh("ota-guardian verify && ota-guardian factory verify")
 	})
 }

@@ -19,12 +19,9 @@ package deviceapi
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -48,8 +45,6 @@ const (
 	WrongPort    Behave = "wrong-port"         // answers, and well, on another port
 	DiesAsked    Behave = "dies-asked"         // exits with 1 when it is asked for /health the second time
 )
-
-var behaves = []Behave{OK, Exit, ExitAfter, Health500, HealthOld, Hang, NeverReady, NeverAnswers, HealthEmpty, HealthHuge, NotHTTP, Redirects, WrongPort, DiesAsked}
 
 // Config is the content of etc/device-api.json.
 type Config struct {
@@ -77,24 +72,6 @@ func (c *Config) now() Behave {
 	return c.BadBehave
 }
 
-func (c *Config) check() error {
-	if c.Version == "" {
-		return errors.New(`"version" is missing`)
-	}
-	for _, b := range []Behave{c.Behave, c.BadBehave} {
-		if !slices.Contains(behaves, b) {
-			return fmt.Errorf("unknown way to behave %q", b)
-		}
-	}
-	if c.BadIfExists != "" && c.Behave != OK {
-		return fmt.Errorf("behaves %q already without %q", c.Behave, c.BadIfExists)
-	}
-	if (c.BadIfExists == "") != (c.BadBehave == OK) {
-		return errors.New(`one of "bad_behave" and "bad_if_exists" is missing`)
-	}
-	return nil
-}
-
 // configOf reads the configuration of the version that holds the binary exe.
 func configOf(exe string) (_ *Config, err error) {
 	defer try.End(&err)
@@ -103,9 +80,6 @@ func configOf(exe string) (_ *Config, err error) {
 	var c Config
 	if err := json.Unmarshal(text, &c); err != nil {
 		return nil, &fs.PathError{Op: "parse", Path: path, Err: err}
-	}
-	if err := c.check(); err != nil {
-		return nil, &fs.PathError{Op: "use", Path: path, Err: err}
 	}
 	return &c, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -33,9 +32,6 @@ const State = "/data/device-api"
 func Tree(dir, version string, binary []byte, config Config, payload int) (err error) {
 	defer try.End(&err)
 	config.Version = version
-	if err := config.check(); err != nil {
-		return fmt.Errorf("cannot make device-api %s: %w", version, err)
-	}
 	text := try.Get(json.MarshalIndent(config, "", "  "))
 	files := map[string][]byte{
 		"bin/device-api":      binary,
@@ -56,9 +52,7 @@ func Tree(dir, version string, binary []byte, config Config, payload int) (err e
 			mode = 0o755
 		}
 		try.Check(os.WriteFile(path, data, mode))
-		if err := os.Chmod(path, mode); err != nil { // what the umask took
-			return err
-		}
+		try.Check(os.Chmod(path, mode)) // what the umask took
 	}
 	link := filepath.Join(dir, "lib", "core.so")
 	if err := os.Remove(link); err != nil && !os.IsNotExist(err) {

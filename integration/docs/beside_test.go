@@ -68,7 +68,7 @@ func beside(t *testing.T, m machine.Machine, limits machine.Limits) {
 	s.Out("ota-apply", "install", "--at-reboot", try.Get(s.Offer(ctx, next)))
 	try.Check(s.WriteFile(ctx, sick, 0o644, nil))
 	try.Check(s.Reboot(ctx))
-	s.Waits("the device to be on hold", func(s *bootcheck.Status) bool { return s.Phase == bootcheck.PhaseHold })
+	try.Check(s.Wait(s.Ctx, "the device to be on hold", func(s *bootcheck.Status) bool { return s.Phase == bootcheck.PhaseHold }))
 	try.Check(s.WaitShell(ctx, "the end of the trial", `[ "$(systemctl is-active ota-confirm.service)" = failed ]`))
 	try.Check(s.WaitShell(ctx, "the unit to have no job any more", `jobs=$(systemctl list-jobs --no-legend os-good.service boot-complete.target) && [ -z "$jobs" ]`))
 	s.Says("systemctl is-active boot-complete.target", "inactive")

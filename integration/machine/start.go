@@ -58,7 +58,7 @@ func RequireContainer(t testing.TB) {
 // that processor needs.
 func RequireVM(t testing.TB, a debian.Arch) {
 	t.Helper()
-	Require(t, "virtual machine of "+a.String(), vm.MissingFor(a))
+	Require(t, "virtual machine of "+a.String(), vm.Missing(a))
 }
 
 // StartContainer starts a machine that is stopped at the end of the test, and prints

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -94,18 +93,4 @@ func (s *Story) Ends(code int, line string) string {
 func (s *Story) Show(unit, property string) string {
 	s.T.Helper()
 	return s.Sh("systemctl show -P " + property + " " + unit)
-}
-
-// Reaches is Reach.
-func (s *Story) Reaches(want Want) {
-	s.T.Helper()
-	defer try.Fatal(s.T)
-	try.Check(s.Reach(s.Ctx, want))
-}
-
-// Waits is Wait.
-func (s *Story) Waits(what string, yes func(*bootcheck.Status) bool) {
-	s.T.Helper()
-	defer try.Fatal(s.T)
-	try.Check(s.Wait(s.Ctx, what, yes))
 }

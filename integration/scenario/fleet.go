@@ -19,9 +19,7 @@ const (
 
 // FleetOverlay adds a server with hawkBit's device API to a machine.
 func FleetOverlay(ctx context.Context, o debian.Overlay) {
-	program := try.Get(debian.Program(ctx, "./integration/scenario/cmd/ota-test-fleet"))
-	o["/usr/lib/ota-test/ota-test-fleet"] = debian.File{Mode: 0o755, Data: program}
-	o["/etc/systemd/system/"+fleetService] = debian.Unit("[Service]\nType=exec\nRuntimeDirectory=fleet\nExecStart=/usr/lib/ota-test/ota-test-fleet " + fleetAt + " " + fleetDir + "\n")
+	addService(ctx, o, fleetService, "ota-test-fleet", fleetAt+" "+fleetDir)
 }
 
 // fleet starts the server, which d follows from then on, and gives what orders a version of

@@ -20,9 +20,14 @@ const (
 
 // UplinkOverlay adds the network to a machine, down.
 func UplinkOverlay(ctx context.Context, o debian.Overlay) {
-	program := try.Get(debian.Program(ctx, "./integration/scenario/cmd/ota-test-uplink"))
-	o["/usr/lib/ota-test/ota-test-uplink"] = debian.File{Mode: 0o755, Data: program}
-	o["/etc/systemd/system/"+uplinkService] = debian.Unit("[Service]\nType=exec\nExecStart=/usr/lib/ota-test/ota-test-uplink " + uplink + "\n")
+	addService(ctx, o, uplinkService, "ota-test-uplink", uplink)
+}
+
+// addService adds a service that is a program below cmd, with arguments.
+func addService(ctx context.Context, o debian.Overlay, unit, program, args string) {
+	file := "/usr/lib/ota-test/" + program
+	o[file] = debian.File{Mode: 0o755, Data: try.Get(debian.Program(ctx, "./integration/scenario/cmd/"+program))}
+	o["/etc/systemd/system/"+unit] = debian.Unit("[Service]\nType=exec\nRuntimeDirectory=%p\nExecStart=" + file + " " + args + "\n")
 }
 
 // WithoutNetwork takes the network away while a good version is on trial, and

@@ -64,19 +64,19 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("the service was restarted: %s, was %s", now, pid)
 	}
 	adopted := machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}
-	d.Reaches(adopted)
+	try.Check(d.Reach(d.Ctx, adopted))
 	try.Check(d.Reboot(d.Ctx))
-	d.Reaches(adopted)
+	try.Check(d.Reach(d.Ctx, adopted))
 	d.Ends(0, "test -x /opt/tope/bin/device-api")
 
 	bad := machine.Version{Name: "1.1.0", Release: 1, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
 	try.Check(d.Installs(d.Ctx, bad, bootcheck.ExitRolledBack))
-	d.Reaches(machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	try.Check(d.Reach(d.Ctx, machine.Want{Current: "1.0.0", Previous: "0.9.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}))
 	try.Check(d.Installs(d.Ctx, machine.Version{Name: "1.2.0", Release: 2}, bootcheck.ExitDone))
-	d.Reaches(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed})
+	try.Check(d.Reach(d.Ctx, machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "0.9.0", Phase: bootcheck.PhaseConfirmed}))
 	d.Ends(4, "sh "+scripts+"create_factory_version.sh")
 	d.Ends(0, "sh "+scripts+"create_factory_version.sh --replace")
-	d.Reaches(machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed})
+	try.Check(d.Reach(d.Ctx, machine.Want{Current: "1.2.0", Previous: "1.0.0", Factory: "1.2.0", Phase: bootcheck.PhaseConfirmed}))
 	d.Ends(0, "sh "+scripts+"test_symlink_switch.sh --rounds 50")
 }
 
@@ -131,7 +131,7 @@ func TestVerifySetup(t *testing.T) {
 	d := start(t)
 	try.Check(d.Factory(d.Ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	try.Check(d.Reboot(d.Ctx))
-	d.Reaches(machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	try.Check(d.Reach(d.Ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
 	// A container has no watchdog, and the kernel and the disk of its host.
 	host := []string{"watchdog", "kernel.panic", "file system", "free space", "inodes"}
 	sound := findings(d)

@@ -29,16 +29,6 @@ type Figure struct {
 	P99    time.Duration
 }
 
-// Seen is what readers saw while the store switched.
-type Seen struct {
-	Readers  int
-	Switches int
-	Reads    int64 // each resolved the links once and read what is behind them
-	Versions int   // different ones that were seen
-	Wrong    int64 // nothing, or a mixture
-	Examples []string
-}
-
 // scratch is a store of two versions in a directory of its own.
 type scratch struct {
 	dir    string
@@ -113,22 +103,19 @@ func Measure(ctx context.Context, dir string, rounds int) (_ []Figure, err error
 	return figures, nil
 }
 
-// Watch switches a scratch store in dir, repeatedly, while readers resolve its
-// links all the time. Each looks twice in a round: at current, behind which both
+// watch switches a scratch store in dir, repeatedly, while readers resolve its
+// links all the time, and returns what they saw. Each looks twice in a round: at current, behind which both
 // files must be of one version; and at the generation that is active, whose links
 // and record must say the same.
-func Watch(ctx context.Context, dir string, switches, readers int) (*Seen, error) {
-	s, err := newScratch(dir)
-	if err != nil {
-		return nil, err
-	}
+func watch(ctx context.Context, dir string, switches, readers int) (_ *watcher, err error) {
+	defer try.End(&err)
+	s := try.Get(newScratch(dir))
 	defer os.RemoveAll(s.dir)
-	seen := &Seen{Readers: readers, Switches: switches}
-	var (
-		w     = watcher{dir: s.store.Dir(), versions: map[string]bool{}}
-		wg    sync.WaitGroup
-		ended atomic.Bool
-	)
+	w := &watcher{dir: s.store.Dir(), versions: map[string]bool{}}
+	var wg sync.WaitGroup
+	var ended atomic.Bool
+	defer wg.Wait()
+	defer ended.Store(true)
 	for range readers {
 		wg.Go(func() {
 			for !ended.Load() {
@@ -137,29 +124,22 @@ func Watch(ctx context.Context, dir string, switches, readers int) (*Seen, error
 		})
 	}
 	for range switches {
-		if err = ctx.Err(); err != nil {
-			break
-		}
-		if err = s.commit(); err != nil {
-			break
-		}
+		try.Check(ctx.Err())
+		try.Check(s.commit())
 		w.switches.Add(1)
 	}
-	ended.Store(true)
-	wg.Wait()
-	seen.Reads, seen.Wrong, seen.Versions, seen.Examples = w.reads.Load(), w.wrong, len(w.versions), w.examples
-	return seen, err
+	return w, nil
 }
 
 // watcher is what all readers share.
 type watcher struct {
 	dir      string
 	switches atomic.Int64
-	reads    atomic.Int64
+	reads    atomic.Int64 // each resolved the links once and read what is behind them
 
 	mu       sync.Mutex
-	versions map[string]bool
-	wrong    int64
+	versions map[string]bool // that were seen
+	wrong    int64           // nothing, or a mixture
 	examples []string
 }
 
@@ -208,16 +188,14 @@ func (w *watcher) lookAtCurrent() (_ string, err error) {
 }
 
 // lookAtActive compares the links and the record of the generation that is active.
-func (w *watcher) lookAtActive() error {
+func (w *watcher) lookAtActive() (err error) {
+	defer try.End(&err)
 	fd, err := unix.Open(filepath.Join(w.dir, ".active"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("the switch leads nowhere: %w", err)
 	}
 	defer unix.Close(fd)
-	text, err := readAt(fd, "record.json")
-	if err != nil {
-		return err
-	}
+	text := try.Get(readAt(fd, "record.json"))
 	var record struct{ Current, Previous struct{ Version string } }
 	if err := json.Unmarshal([]byte(text), &record); err != nil {
 		return fmt.Errorf("the record is not intact: %w", err)

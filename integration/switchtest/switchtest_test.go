@@ -28,10 +28,10 @@ func TestMeasure(t *testing.T) {
 func TestWatch(t *testing.T) {
 	defer try.Fatal(t)
 	dir := t.TempDir()
-	seen := try.Get(Watch(t.Context(), dir, 300, 2))
-	t.Logf("%+v", *seen)
-	if seen.Wrong != 0 || seen.Versions != 2 || seen.Reads == 0 {
-		t.Errorf("Watch = %+v, want both versions, nothing wrong", *seen)
+	w := try.Get(watch(t.Context(), dir, 300, 2))
+	t.Logf("%d reads", w.reads.Load())
+	if w.wrong != 0 || len(w.versions) != 2 || w.reads.Load() == 0 {
+		t.Errorf("%d reads saw %v, %d wrong: %q; want both versions, nothing wrong", w.reads.Load(), w.versions, w.wrong, w.examples)
 	}
 	empty(t, dir)
 }

@@ -57,7 +57,7 @@ func events(s *served, catalog string) {
 	d, ctx := s.Device, s.Ctx
 	try.Check(d.Factory(ctx, machine.Version{Name: "1.0.0", Release: 1}))
 	back := machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}
-	s.Reaches(back)
+	try.Check(s.Reach(s.Ctx, back))
 	s.Run("a crash loop", func(t *testing.T) {
 		// Only ota-recover may decide, and not whichever of the two is faster.
 		s.confirms(false)
@@ -71,7 +71,7 @@ func events(s *served, catalog string) {
 		})
 		s.remembers("device-api: exits because it is meant to", "device-api.service: Start request repeated too quickly.")
 		s.confirms(true)
-		s.Reaches(back)
+		try.Check(s.Reach(s.Ctx, back))
 	})
 
 	s.Run("a health check that fails", func(t *testing.T) {
@@ -83,7 +83,7 @@ func events(s *served, catalog string) {
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "health", "OTA_CHECK": "device-api answers", "_SYSTEMD_UNIT": "ota-confirm.service",
 		})
 		s.remembers("device-api 1.2.0 answers on 127.0.0.1:9080")
-		s.Reaches(back)
+		try.Check(s.Reach(s.Ctx, back))
 	})
 
 	s.Run("a boot that ends unconfirmed", func(t *testing.T) {
@@ -97,7 +97,7 @@ func events(s *served, catalog string) {
 		try.Check(s.WaitShell(ctx, "the trial to be watched", "journalctl -b -u ota-confirm.service | grep 'watching version 1.3.0'"))
 		s.Out("journalctl", "--sync")
 		try.Check(d.PowerCut(ctx))
-		s.Reaches(back)
+		try.Check(s.Reach(s.Ctx, back))
 		e := s.onlyRollback("1.3.0")
 		mustHave(t, e, map[string]string{
 			"OTA_TO": "1.0.0", "OTA_CAUSE": "boots", "OTA_CHECK": "", "OTA_ATTEMPTS": "1", "_SYSTEMD_UNIT": "ota-guardian.service",

@@ -19,6 +19,7 @@ import (
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/deviceapi"
 	"github.com/tope-ota/ota/integration/machine"
+	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/machine/vm"
 	"github.com/tope-ota/ota/integration/try"
 )
@@ -140,7 +141,7 @@ func (s *story) show(r machine.Result, argv ...string) {
 
 func run(ctx context.Context) (err error) {
 	defer try.End(&err)
-	if missing := vm.Missing(); len(missing) > 0 {
+	if missing := vm.Missing(debian.AMD64); len(missing) > 0 {
 		return fmt.Errorf("missing: apt-get install %s", strings.Join(missing, " "))
 	}
 	s := &story{begun: time.Now(), printed: time.Now()}

@@ -108,15 +108,11 @@ func (c *Container) spawn(bootID string, console *os.File) (cmd *exec.Cmd, failu
 	defer planW.Close()
 	// Less than a pipe holds, so there is no need for a reader yet.
 	try.Get(planW.Write(text))
+	cgroup := try.Get(os.Open(c.cgroup))
+	defer cgroup.Close()
 	failR, failW, err := os.Pipe()
 	try.Check(err)
 	defer failW.Close()
-	cgroup, err := os.Open(c.cgroup)
-	if err != nil {
-		failR.Close()
-		return nil, nil, err
-	}
-	defer cgroup.Close()
 
 	cmd = &exec.Cmd{
 		Path:       filepath.Join(c.dir.path, "init"),

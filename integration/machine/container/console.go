@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/integration/try"
 )
 
 // openConsole makes the terminal that becomes the guest's /dev/console: systemd
@@ -20,13 +22,9 @@ func openConsole() (master, slave *os.File, err error) {
 			master.Close()
 		}
 	}()
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, fmt.Errorf("cannot unlock the console's terminal: %w", err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot name the console's terminal: %w", err)
-	}
+	defer try.End(&err)
+	try.Check(unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)) // it unlocks the slave
+	n := try.Get(unix.IoctlGetInt(fd, unix.TIOCGPTN))
 	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	return master, slave, err
 }

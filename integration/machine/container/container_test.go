@@ -23,14 +23,9 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func bootID(t *testing.T, m machine.Machine) string {
-	t.Helper()
-	defer try.Fatal(t)
-	return try.Get(m.BootID(testContext(t)))
-}
-
 // The machine is a booted Debian, and alone.
 func TestBoot(t *testing.T) {
+	defer try.Fatal(t)
 	c := machine.StartContainer(t, container.Options{Overlay: debian.Overlay{
 		"/etc/from-files":        {Data: []byte("hello\n"), Mode: 0o600},
 		"/etc/systemd/from-link": {Link: "../from-files"},
@@ -49,7 +44,7 @@ func TestBoot(t *testing.T) {
 		"stat -fc %T /sys/fs/cgroup":  "cgroup2fs",
 		"mount | grep -c ' on / '":    "1",
 		"ls /proc/1/root/work /proc/1/root/mnt 2>/dev/null | grep -v ^/ | wc -l": "0",
-		"cat /proc/sys/kernel/random/boot_id":                                    bootID(t, c),
+		"cat /proc/sys/kernel/random/boot_id":                                    try.Get(c.BootID(testContext(t))),
 		// Nothing reaches the host's kernel.
 		"echo 1 2>/dev/null > /etc/x || echo no":                                        "no",
 		"echo h 2>/dev/null > /proc/sysrq-trigger || echo no":                           "no",
@@ -106,7 +101,7 @@ WantedBy=sysinit.target
 	o.Enable("ota-one.service", "sysinit.target")
 	o["/etc/systemd/system/sysinit.target.wants/ota-many@2.service"] = debian.File{Link: "../ota-many@.service"}
 	c := machine.StartContainer(t, container.Options{Overlay: o})
-	id := bootID(t, c)
+	id := try.Get(c.BootID(testContext(t)))
 	machine.Sh(t, c, "systemctl is-system-running --wait")
 	try.Check(c.Reboot(testContext(t)))
 	for _, name := range []string{"ota-one-.stop", "ota-many-2.stop"} {
@@ -115,7 +110,7 @@ WantedBy=sysinit.target
 		}
 	}
 	machine.Sh(t, c, "systemctl is-system-running --wait")
-	id = bootID(t, c)
+	id = try.Get(c.BootID(testContext(t)))
 	for _, name := range []string{"ota-one-.start", "ota-many-2.start"} {
 		if got := machine.Sh(t, c, "cat /data/"+name); got != id {
 			t.Errorf("%s saw the boot %q, want %q", name, got, id)
@@ -128,7 +123,7 @@ func TestWhatSurvives(t *testing.T) {
 	defer try.Fatal(t)
 	c := machine.StartContainer(t, container.Options{})
 	ctx := testContext(t)
-	seen := map[string]bool{bootID(t, c): true}
+	seen := map[string]bool{try.Get(c.BootID(testContext(t))): true}
 	for _, end := range []struct {
 		name string
 		do   func(context.Context) error
@@ -152,7 +147,7 @@ func TestWhatSurvives(t *testing.T) {
 			return nil
 		}},
 		{"systemctl poweroff and PowerOn", func(ctx context.Context) error {
-			last := bootID(t, c)
+			last := try.Get(c.BootID(testContext(t)))
 			machine.Sh(t, c, "systemctl poweroff --no-wall")
 			if err := c.WaitReboot(ctx, last); err == nil || !strings.Contains(err.Error(), "switched off from inside") {
 				t.Errorf("WaitReboot after a poweroff = %v", err)
@@ -163,12 +158,12 @@ func TestWhatSurvives(t *testing.T) {
 			return c.PowerOn(ctx)
 		}},
 		{"reboot by itself", func(ctx context.Context) error {
-			last := bootID(t, c)
+			last := try.Get(c.BootID(testContext(t)))
 			machine.Sh(t, c, "systemctl --no-block reboot")
 			return c.WaitReboot(ctx, last)
 		}},
 		{"reboot -f", func(ctx context.Context) error {
-			last := bootID(t, c)
+			last := try.Get(c.BootID(testContext(t)))
 			c.Exec(ctx, "reboot", "-ff")
 			return c.WaitReboot(ctx, last)
 		}},
@@ -182,7 +177,7 @@ func TestWhatSurvives(t *testing.T) {
 			t.Fatalf("%s: %v", end.name, err)
 		}
 		t.Logf("%s took %s", end.name, time.Since(start).Round(time.Millisecond))
-		id := bootID(t, c)
+		id := try.Get(c.BootID(testContext(t)))
 		if seen[id] {
 			t.Errorf("%s: boot ID %s was there before", end.name, id)
 		}

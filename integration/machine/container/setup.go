@@ -107,11 +107,10 @@ func enter(p Plan) (err error) {
 
 // dropRights takes away what no namespace keeps to the machine: the host's
 // clock, its kernel modules and its ports and memory.
-func dropRights(Plan) error {
+func dropRights(Plan) (err error) {
+	defer try.End(&err)
 	for _, c := range []uintptr{unix.CAP_SYS_MODULE, unix.CAP_SYS_TIME, unix.CAP_SYS_RAWIO} {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			return err
-		}
+		try.Check(unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package debian
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -60,22 +61,11 @@ func Suites() ([]Suite, error) {
 	}
 	var all []Suite
 	for name := range strings.SplitSeq(names, ",") {
-		s, err := suiteOf(name)
-		if err != nil {
-			return nil, fmt.Errorf("OTA_SUITES=%s: %w", names, err)
+		i := slices.IndexFunc(AllSuites, func(s Suite) bool { return s.String() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("OTA_SUITES=%s: no suite is called %q, want some of %v", names, name, AllSuites)
 		}
-		all = append(all, s)
+		all = append(all, AllSuites[i])
 	}
 	return all, nil
-}
-
-func suiteOf(name string) (Suite, error) {
-	var known []string
-	for _, s := range AllSuites {
-		if s.String() == name {
-			return s, nil
-		}
-		known = append(known, s.String())
-	}
-	return 0, fmt.Errorf("no suite is called %q, want one of %s", name, strings.Join(known, ", "))
 }

@@ -44,12 +44,9 @@ type Options struct {
 	Append string // added to the kernel's command line; the last word of a kind wins
 }
 
-// Missing lists the host's packages that have to be installed for a machine to
-// be built and started; empty when nothing is missing.
-func Missing() []string { return MissingFor(debian.AMD64) }
-
-// MissingFor is Missing for a machine of that processor.
-func MissingFor(a debian.Arch) []string {
+// Missing lists the host's packages that have to be installed for a machine of that
+// processor to be built and started; empty when nothing is missing.
+func Missing(a debian.Arch) []string {
 	missing := debian.Missing()
 	if _, err := exec.LookPath(a.Facts().QEMU); err != nil {
 		missing = append(missing, a.Facts().QEMUPackage)

@@ -39,18 +39,13 @@ func startQEMU(program string, args []string, log *agent.Console, onEvent func(s
 		}
 	}()
 	for range 3 {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return nil, fmt.Errorf("cannot make a socket pair: %v", err)
-		}
+		fds := try.Get(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
 		ours = append(ours, os.NewFile(uintptr(fds[0]), "host"))
 		theirs = append(theirs, os.NewFile(uintptr(fds[1]), "qemu"))
 	}
 	conns := make([]net.Conn, len(ours))
 	for i, f := range ours {
-		conn, err := net.FileConn(f) // a copy: f is closed above
-		try.Check(err)
-		conns[i] = conn
+		conns[i] = try.Get(net.FileConn(f)) // a copy: f is closed above
 	}
 	serial, control, port := conns[0], conns[1], conns[2]
 

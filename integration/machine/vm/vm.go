@@ -57,7 +57,7 @@ type VM struct {
 // ctx stops the machine, also much later. The caller calls Stop.
 func Start(ctx context.Context, o Options) (_ *VM, err error) {
 	defer try.End(&err)
-	if missing := MissingFor(o.Variant.Arch); len(missing) > 0 {
+	if missing := Missing(o.Variant.Arch); len(missing) > 0 {
 		return nil, fmt.Errorf("cannot start a virtual machine: install %s", strings.Join(missing, " "))
 	}
 	a := try.Get(prepare(ctx, o))

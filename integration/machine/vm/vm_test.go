@@ -52,13 +52,13 @@ func TestColdMachine(t *testing.T) {
 	// What one boot writes durably, the next one reads, after each kind of end.
 	text := []byte("kept\n")
 	try.Check(m.WriteFile(ctx, "/opt/tope/kept", 0o640, text))
-	boots := map[string]bool{bootID(t, m): true}
+	boots := map[string]bool{try.Get(m.BootID(t.Context())): true}
 	for _, end := range []struct {
 		name string
 		f    func(context.Context) error
 	}{{"clean reboot", m.Reboot}, {"power cut", m.PowerCut}, {"reset button", m.Reset}} {
 		timed(t, end.name, func() error { return end.f(ctx) })
-		id := bootID(t, m)
+		id := try.Get(m.BootID(t.Context()))
 		if boots[id] {
 			t.Errorf("after a %s the boot ID is one that was there before: %s", end.name, id)
 		}
@@ -76,12 +76,6 @@ func TestColdMachine(t *testing.T) {
 	if !strings.Contains(m.Log(), "systemd[1]") {
 		t.Error("the log has no line of systemd's")
 	}
-}
-
-func bootID(t *testing.T, m machine.Machine) string {
-	t.Helper()
-	defer try.Fatal(t)
-	return try.Get(m.BootID(t.Context()))
 }
 
 // The machine is of use only if it loses what a real one would lose: a file that
@@ -153,7 +147,7 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 	}
 	d := &machine.Device{Machine: m, Limits: machine.Slow}
 	try.Check(d.WaitShell(ctx, "systemd to arm the watchdog", "grep -q ^active /sys/class/watchdog/watchdog0/state"))
-	last := bootID(t, m)
+	last := try.Get(m.BootID(t.Context()))
 	timed(t, "panic, watchdog, next boot", func() error {
 		_, err := m.Exec(ctx, "sh", "-c", "echo c > /proc/sysrq-trigger")
 		if !errors.Is(err, agent.ErrGone) {
@@ -161,7 +155,7 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 		}
 		return m.WaitReboot(ctx, last)
 	})
-	if bootID(t, m) == last {
+	if try.Get(m.BootID(t.Context())) == last {
 		t.Error("the boot ID is still the old one")
 	}
 	if events := strings.Join(m.Events(), " "); !strings.Contains(events, "WATCHDOG") {
@@ -176,8 +170,9 @@ func TestWatchdogResetsAPanickedKernel(t *testing.T) {
 // A wait must not outlive the machine it waits for.
 func TestMachineThatSwitchesItselfOff(t *testing.T) {
 	t.Parallel()
+	defer try.Fatal(t)
 	m := machine.StartVM(t, vm.Options{})
-	last := bootID(t, m)
+	last := try.Get(m.BootID(t.Context()))
 	if _, err := m.Exec(t.Context(), "systemctl", "poweroff", "--force", "--force"); err != nil && !errors.Is(err, agent.ErrGone) {
 		t.Fatal(err)
 	}
