@@ -89,15 +89,15 @@ func TestPowerCuts(t *testing.T) {
 		wg.Go(func() {
 			t.Run(fs.Name, func(t *testing.T) {
 				began := time.Now()
-				var sum Tally
-				all := chosen(t, fs.Name, seed)
-				for _, f := range all {
-					sum.Add(cut(t, w, f, fs, seed))
+				var tally tier.Tally
+				for _, f := range chosen(t, fs.Name, seed) {
+					cut(t, w, f, fs, seed, &tally)
 				}
-				t.Logf("%s: %v", fs.Name, sum)
-				tier.Sum("block replay "+fs.Name, sum.States, max(sum.States, counted[fs.Name]), sum.Bad(), began)
-				if nightly && *flows.Only == "" && sum.States < counted[fs.Name] {
-					t.Errorf("%d states, want %d", sum.States, counted[fs.Name])
+				t.Logf("%s:\n%s", fs.Name, tally.Table(Kinds...))
+				states := tally.All("states")
+				tier.Sum("block replay "+fs.Name, states, max(states, counted[fs.Name]), tally.All("unmountable", "torn", "lie", "stuck"), began)
+				if nightly && *flows.Only == "" && states < counted[fs.Name] {
+					t.Errorf("%d states, want %d", states, counted[fs.Name])
 				}
 			})
 		})
@@ -106,7 +106,7 @@ func TestPowerCuts(t *testing.T) {
 }
 
 // cut records a flow, and checks what each power cut leaves.
-func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64) Tally {
+func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64, tally *tier.Tally) {
 	t.Helper()
 	ctx := machine.Context(t)
 	dir := filepath.Join(t.TempDir(), f.Name)
@@ -125,25 +125,23 @@ func cut(t *testing.T, w *flows.World, f *flows.Flow, fs Filesystem, seed uint64
 	if *onlyPoint != 0 {
 		plan = []State{{*onlyPoint, *stateSeed}}
 	}
-	tally := check(t, r, plan)
+	start = time.Now()
+	check(t, r, plan, tally)
 	flushes := 0
 	for _, e := range r.Entries {
 		if e.Flags&Flush != 0 {
 			flushes++
 		}
 	}
-	t.Logf("%-5s %-22s %3d entries, %2d flushes, recorded in %d ms: %v", fs.Name, f.Name, len(r.Entries), flushes, recorded.Milliseconds(), tally)
-	return tally
+	t.Logf("%-5s %-22s %3d entries, %2d flushes, recorded in %d ms; %.1f ms a state", fs.Name, f.Name, len(r.Entries), flushes,
+		recorded.Milliseconds(), time.Since(start).Seconds()*1000/float64(len(plan)))
 }
 
 // check checks states of a run. The run is saved when one must not be.
-func check(t *testing.T, r *Run, plan []State) Tally {
+func check(t *testing.T, r *Run, plan []State, tally *tier.Tally) {
 	t.Helper()
 	saved := *recording
-	tally, err := r.Check(machine.Context(t), plan, 40, func(f *Finding) bool {
-		if f.Err != nil && f.torn {
-			return true // it is counted: a disk that tears writes is not for this file system
-		}
+	err := r.Check(machine.Context(t), plan, 40, tally, func(f *Finding) bool {
 		var b strings.Builder
 		fmt.Fprintln(&b, f.Line(r))
 		for _, p := range f.Problems {
@@ -166,7 +164,6 @@ func check(t *testing.T, r *Run, plan []State) Tally {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tally
 }
 
 // TestRecording checks states of a run that was saved: all of them, or the one that
@@ -185,5 +182,7 @@ func TestRecording(t *testing.T) {
 	if *onlyPoint == 0 {
 		plan = r.Plan(max(states, 2*r.Points()), tier.Seed(t))
 	}
-	t.Logf("%s %s: %v", r.FS, r.Site.Flow.Name, check(t, r, plan))
+	var tally tier.Tally
+	check(t, r, plan, &tally)
+	t.Logf("%s:\n%s", r.FS, tally.Table(Kinds...))
 }

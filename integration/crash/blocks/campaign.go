@@ -9,12 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/crash/invariants"
+	"github.com/tope-ota/ota/integration/tier"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -46,7 +45,7 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 		r.Site, err = w.Build(ctx, f, filepath.Join(dir, "site"), root)
 		return err
 	}))
-	r.Recording, err = Record(ctx, fs, base, r.Mount, func(mark func(string) error) (err error) {
+	r.Recording, err = Record(ctx, fs, size, base, r.Mount, func(mark func(string) error) (err error) {
 		defer try.End(&err)
 		try.Check(mark(markBegin))
 		// A report is noted before it is answered. One that comes when the program has
@@ -77,7 +76,7 @@ func RecordFlow(ctx context.Context, w, tried *flows.World, f *flows.Flow, fs st
 }
 
 // Close gives the memory back.
-func (r *Run) Close() { r.Base.Close() }
+func (r *Run) Close() { _ = r.Base.Close() }
 
 // said is what the caller had heard when the power went after point entries.
 func (r *Run) said(point int) *invariants.Said {
@@ -91,54 +90,11 @@ func (r *Run) said(point int) *invariants.Said {
 	return said
 }
 
-// A Tally is what became of states.
-type Tally struct {
-	States    int // that were mounted, or should have been
-	Whole     int // of these, states in which all that was written arrived
-	Torn      int // and those in which a write arrived in part
-	Unmounted int // that the file system could not mount: its own fault
-	UnTorn    int // of these, without a torn write
-	Aftermath int // that a device continued from
-	Results   map[string]int
-	Took      time.Duration
-}
-
-// Add adds another tally.
-func (t *Tally) Add(o Tally) {
-	t.States += o.States
-	t.Whole += o.Whole
-	t.Torn += o.Torn
-	t.Unmounted += o.Unmounted
-	t.UnTorn += o.UnTorn
-	t.Aftermath += o.Aftermath
-	t.Took += o.Took
-	for result, n := range o.Results {
-		t.count(result, n)
-	}
-}
-
-func (t *Tally) count(result string, n int) {
-	if t.Results == nil {
-		t.Results = make(map[string]int)
-	}
-	t.Results[result] += n
-}
-
-// Bad is how many states must not have been.
-func (t *Tally) Bad() int { return t.States - t.Unmounted + t.UnTorn - t.Results["ok"] }
-
-func (t Tally) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d states (%d prefixes, %d subsets of which %d torn), %d could not be mounted (%d torn), %d aftermaths:",
-		t.States, t.Whole, t.States-t.Whole, t.Torn, t.Unmounted, t.Unmounted-t.UnTorn, t.Aftermath)
-	for _, result := range []string{"ok", "torn", "lie", "stuck"} {
-		fmt.Fprintf(&b, " %d %s", t.Results[result], result)
-	}
-	if t.States > 0 {
-		fmt.Fprintf(&b, "; %.1f ms a state", float64(t.Took.Microseconds())/float64(t.States)/1000)
-	}
-	return b.String()
-}
+// Kinds are what states are counted as: all; of these, those in which all that was written
+// arrived, and those in which a write arrived in part; those of the latter that the file
+// system could not mount, which is its own fault, and the others; those that a device
+// continued from; and what came of those that were mounted.
+var Kinds = []string{"states", "prefixes", "with torn writes", "not mounted", "unmountable", "aftermaths", "ok", "torn", "lie", "stuck"}
 
 // A Finding is a state that must not be.
 type Finding struct {
@@ -148,8 +104,6 @@ type Finding struct {
 	Problems  []invariants.Problem
 	Aftermath bool  // it is about what came after
 	Err       error // the file system could not be mounted
-
-	torn bool // a write of the state arrived in part
 }
 
 // Line is the finding as one line, enough to find it again.
@@ -214,57 +168,58 @@ func (r *Run) Plan(n int, seed uint64) []State {
 
 // Check makes each of states, checks it, and lets one of aftermath of them (0: none)
 // continue. found is called for each state that must not be, and says whether to continue.
-func (r *Run) Check(ctx context.Context, states []State, aftermath int, found func(*Finding) bool) (t Tally, err error) {
-	start := time.Now()
-	defer func() { t.Took = time.Since(start) }()
+// tally counts the Kinds; nil: none does.
+func (r *Run) Check(ctx context.Context, states []State, aftermath int, tally *tier.Tally, found func(*Finding) bool) error {
 	replay, err := NewReplay(r.Recording)
-	if err != nil {
-		return t, err
-	}
 	defer replay.Close()
+	if err != nil {
+		return err
+	}
+	count := func(kind string) { tally.Add(r.Site.Flow.Name, kind) }
 	for i, s := range states {
 		if err := ctx.Err(); err != nil {
-			return t, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		set := r.Set(s)
-		f := &Finding{State: s, Set: set.String(), torn: set.Torn}
+		f := &Finding{State: s, Set: set.String()}
 		err := replay.Mount(set, r.Mount, func() error {
 			f.Found, f.Problems = r.Site.Check(r.said(s.Point))
 			if len(f.Problems) > 0 || aftermath == 0 || i%aftermath != 0 {
 				return nil
 			}
-			t.Aftermath++
+			count("aftermaths")
 			f.Aftermath = true
 			var err error
 			f.Problems, err = r.Site.Aftermath(ctx, true)
 			return err
 		})
-		t.States++
+		count("states")
 		if s.Seed == 0 {
-			t.Whole++
+			count("prefixes")
 		}
 		if set.Torn {
-			t.Torn++
+			count("with torn writes")
 		}
 		var unmounted *errMount
 		switch {
+		case errors.As(err, &unmounted) && set.Torn:
+			// A disk that tears writes is not for this file system.
+			count("not mounted")
+			continue
 		case errors.As(err, &unmounted):
-			t.Unmounted++
-			if !set.Torn {
-				t.UnTorn++
-			}
 			f.Err = err
+			count("unmountable")
 		case err != nil:
-			return t, fmt.Errorf("%s: %w", f.Line(r), err)
+			return fmt.Errorf("%s: %w", f.Line(r), err)
 		default:
-			t.count(invariants.Result(f.Problems), 1)
+			count(invariants.Result(f.Problems))
 			if len(f.Problems) == 0 {
 				continue
 			}
 		}
 		if !found(f) {
-			return t, nil
+			return nil
 		}
 	}
-	return t, nil
+	return nil
 }

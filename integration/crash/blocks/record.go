@@ -26,9 +26,10 @@ const markPrefix = "ota-crash: "
 
 // A Recording is all that was written to a disk while something ran on it.
 type Recording struct {
-	FS      string  // of the disk
-	Base    *Image  // the disk as it was before
-	Entries []Entry // in the order in which the disk completed them
+	FS      string   // of the disk
+	Size    int64    // of that, in bytes
+	Base    *os.File // the disk as it was before
+	Entries []Entry  // in the order in which the disk completed them
 }
 
 // Mark is the number of the entries up to and with the mark text; 0: there is none.
@@ -44,23 +45,23 @@ func (r *Recording) Mark(text string) int {
 // Record mounts a copy of base at dir, calls run, unmounts it and returns all that
 // was written meanwhile. mark makes a note in the log: all that was completed before
 // it returns comes before the note.
-func Record(ctx context.Context, fs string, base *Image, dir string, run func(mark func(text string) error) error) (_ *Recording, err error) {
+func Record(ctx context.Context, fs string, size int64, base *os.File, dir string, run func(mark func(text string) error) error) (_ *Recording, err error) {
 	defer try.End(&err)
-	d := try.Get(serve(ctx, base))
+	d := try.Get(serve(ctx, size, base))
 	defer d.stop()
-	try.Check(mount(d.export, base.Size(), fs, dir))
+	try.Check(mount(d.export, size, fs, dir))
 	err = run(func(text string) error {
 		// Linux writes through to the one that serves the file: when this returns,
 		// the write is in the log.
 		sector := make([]byte, 512)
 		copy(sector, markPrefix+text)
-		_, err := d.export.WriteAt(sector, base.Size())
+		_, err := d.export.WriteAt(sector, size)
 		return err
 	})
 	try.Check(errors.Join(err, unmount(dir)))
 	entries := try.Get(d.log())
 	for i, e := range entries {
-		if e.Offset >= base.Size() && e.Data != nil {
+		if e.Offset >= size && e.Data != nil {
 			text, ok := bytes.CutPrefix(bytes.TrimRight(e.Data, "\x00"), []byte(markPrefix))
 			if !ok {
 				return nil, fmt.Errorf("entry %d of the log is behind the end of the file system and no mark: %q", i+1, text)
@@ -68,7 +69,7 @@ func Record(ctx context.Context, fs string, base *Image, dir string, run func(ma
 			entries[i] = Entry{Flags: Mark, Data: text}
 		}
 	}
-	return &Recording{fs, base, entries}, nil
+	return &Recording{fs, size, base, entries}, nil
 }
 
 // A disk is a file whose every write is logged by the program that serves it.
@@ -81,7 +82,7 @@ type disk struct {
 }
 
 // serve starts a disk with a copy of base. It dies with this process, or by stop.
-func serve(ctx context.Context, base *Image) (_ *disk, err error) {
+func serve(ctx context.Context, size int64, base *os.File) (_ *disk, err error) {
 	d := &disk{ended: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -93,8 +94,8 @@ func serve(ctx context.Context, base *Image) (_ *disk, err error) {
 	d.dir = try.Get(os.MkdirTemp("", "ota-blocks-"))
 	f := try.Get(os.Create(filepath.Join(d.dir, "disk")))
 	defer f.Close()
-	try.Check(base.CopyTo(f))
-	try.Check(f.Truncate(base.Size() + tail))
+	try.Check(copyDisk(f, base))
+	try.Check(f.Truncate(size + tail))
 	// What the loop device shows as its file is what it is found by.
 	export := filepath.Join(d.dir, filepath.Base(d.dir)+".disk")
 	for _, name := range []string{export, filepath.Join(d.dir, "log")} {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -27,21 +25,28 @@ type State struct {
 // A Replay makes the states of a recording. States whose points go up are cheap.
 type Replay struct {
 	r       *Recording
-	durable *Image // the first flushed entries, and those of them that were not flushed
-	flushed int    // entries that are in durable
+	durable *os.File // the first flushed entries, and those of them that were not flushed
+	flushed int      // entries that are in durable
 }
 
 // NewReplay begins a replay; the caller closes it.
 func NewReplay(r *Recording) (*Replay, error) {
-	durable, err := r.Base.Clone()
-	if err != nil {
-		return nil, err
+	p := &Replay{r: r}
+	return p, p.restart()
+}
+
+// restart makes durable what was there before the first entry.
+func (p *Replay) restart() (err error) {
+	p.Close()
+	if p.durable, err = newDisk(p.r.Size); err != nil {
+		return err
 	}
-	return &Replay{r: r, durable: durable}, nil
+	p.flushed = 0
+	return copyDisk(p.durable, p.r.Base)
 }
 
 // Close gives the memory back.
-func (p *Replay) Close() { p.durable.Close() }
+func (p *Replay) Close() { _ = p.durable.Close() }
 
 // A Set says which writes after the last flush a state has.
 type Set struct {
@@ -198,49 +203,39 @@ func ranges(b []bool) string {
 }
 
 // advance makes durable what the first n entries wrote.
-func (p *Replay) advance(n int) error {
+func (p *Replay) advance(n int) (err error) {
+	defer try.End(&err)
 	if n < p.flushed {
-		durable, err := p.r.Base.Clone()
-		if err != nil {
-			return err
-		}
-		p.durable.Close()
-		p.durable, p.flushed = durable, 0
+		try.Check(p.restart())
 	}
 	for ; p.flushed < n; p.flushed++ {
 		switch e := p.r.Entries[p.flushed]; {
-		case e.Flags&Mark != 0:
+		case e.Flags&Mark != 0 || e.Length == 0:
 		case e.Flags&Discard != 0:
-			p.durable.Zero(e.Offset, e.Length)
+			try.Check(zero(p.durable, e.Offset, e.Length))
 		default:
-			p.durable.Write(e.Offset, e.Data)
+			try.Get(p.durable.WriteAt(e.Data, e.Offset))
 		}
 	}
 	return nil
 }
 
 // File is a file in memory that holds the disk in a state; the caller closes it.
-func (p *Replay) File(set Set) (_ *os.File, err error) {
-	if err := p.advance(set.Flushed); err != nil {
-		return nil, err
-	}
-	fd, err := unix.MemfdCreate("ota-blocks", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "ota-blocks")
+func (p *Replay) File(set Set) (f *os.File, err error) {
 	defer func() {
 		if err != nil {
-			f.Close()
+			_ = f.Close()
 		}
 	}()
 	defer try.End(&err)
-	try.Check(p.durable.CopyTo(f))
+	try.Check(p.advance(set.Flushed))
+	f = try.Get(newDisk(p.r.Size))
+	try.Check(copyDisk(f, p.durable))
 	for _, w := range set.Writes {
 		e := p.r.Entries[w.Entry-1]
 		if e.Flags&Discard != 0 {
 			if w.Arrived != nil { // whole or not at all
-				try.Check(unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Offset, e.Length))
+				try.Check(zero(f, e.Offset, e.Length))
 			}
 			continue
 		}
@@ -273,7 +268,7 @@ func (p *Replay) Mount(set Set, dir string, check func() error) error {
 		return err
 	}
 	defer f.Close()
-	if err := mount(f, p.durable.Size(), p.r.FS, dir); err != nil {
+	if err := mount(f, p.r.Size, p.r.FS, dir); err != nil {
 		return &errMount{err}
 	}
 	return errors.Join(check(), unmount(dir))

@@ -1,10 +1,12 @@
 package blocks
 
 import (
+	"bufio"
 	"compress/gzip"
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -14,19 +16,13 @@ import (
 )
 
 // saved is a Run in a file: no flow writes the same twice, and a state that must not
-// be is worth to be looked at again.
+// be is worth to be looked at again. Behind it is the disk as it was before.
 type saved struct {
 	FS, Flow string
 	Size     int64
-	Runs     []savedRun
 	Entries  []Entry
 	Said     *invariants.Said
 	Kept     map[string]string
-}
-
-type savedRun struct {
-	Offset int64
-	Data   []byte
 }
 
 // Save writes the run to a new file in dir and returns its name.
@@ -36,13 +32,13 @@ func (r *Run) Save(dir string) (name string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	s := saved{FS: r.FS, Flow: r.Site.Flow.Name, Size: r.Base.Size(), Entries: r.Entries, Said: r.Said, Kept: r.Site.Kept}
-	_ = r.Base.runs(func(off int64, p []byte) error {
-		s.Runs = append(s.Runs, savedRun{off, p})
-		return nil
-	})
+	s := saved{FS: r.FS, Flow: r.Site.Flow.Name, Size: r.Size, Entries: r.Entries, Said: r.Said, Kept: r.Site.Kept}
 	z := gzip.NewWriter(f)
-	return f.Name(), errors.Join(gob.NewEncoder(z).Encode(&s), z.Close())
+	err = gob.NewEncoder(z).Encode(&s)
+	if err == nil {
+		_, err = io.Copy(z, io.NewSectionReader(r.Base, 0, r.Size))
+	}
+	return f.Name(), errors.Join(err, z.Close())
 }
 
 // LoadRun reads what Save wrote. dir is made, as by RecordFlow; the world is another
@@ -52,24 +48,17 @@ func LoadRun(w *flows.World, name, dir string) (_ *Run, err error) {
 	f := try.Get(os.Open(name))
 	defer f.Close()
 	var s saved
-	z, err := gzip.NewReader(f)
-	if err == nil {
-		err = gob.NewDecoder(z).Decode(&s)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the recording %s: %w", name, err)
-	}
-	r := &Run{Recording: &Recording{FS: s.FS, Entries: s.Entries}, Said: s.Said, Mount: filepath.Join(dir, "disk")}
+	defer try.Say("cannot read the recording %s", name)
+	z := bufio.NewReader(try.Get(gzip.NewReader(f))) // gob takes no more of it than is its own
+	try.Check(gob.NewDecoder(z).Decode(&s))
+	r := &Run{Recording: &Recording{FS: s.FS, Size: s.Size, Entries: s.Entries}, Said: s.Said, Mount: filepath.Join(dir, "disk")}
 	flow := flows.Find(s.Flow)
 	if flow == nil {
-		return nil, fmt.Errorf("the recording %s is of the flow %q, which there is no more", name, s.Flow)
+		try.Failf("it is of the flow %q, which there is no more", s.Flow)
 	}
 	try.Check(os.MkdirAll(r.Mount, 0o755))
 	r.Site = try.Get(w.NewSite(flow, filepath.Join(dir, "site"), filepath.Join(r.Mount, "versions")))
 	r.Site.Kept = s.Kept
-	r.Base = try.Get(NewImage(s.Size))
-	for _, run := range s.Runs {
-		r.Base.Write(run.Offset, run.Data)
-	}
-	return r, nil
+	r.Base = try.Get(newDisk(s.Size))
+	return r, put(r.Base, 0, z)
 }

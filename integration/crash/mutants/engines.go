@@ -177,7 +177,7 @@ func (t *Trial) blocksOn(ctx context.Context, fs blocks.Filesystem) (found strin
 	defer os.RemoveAll(dir)
 	r := try.Get(blocks.RecordFlow(ctx, t.World, t.bad, t.Flow, fs.Name, fs.Size, filepath.Join(dir, "run")))
 	defer r.Close()
-	_, err = r.Check(ctx, r.Plan(states, 1), 20, func(f *blocks.Finding) bool {
+	err = r.Check(ctx, r.Plan(states, 1), 20, nil, func(f *blocks.Finding) bool {
 		if f.Err == nil {
 			found = fmt.Sprintf("%s %v", f.Line(r), f.Problems[0])
 		}
