@@ -25,7 +25,7 @@ func TestFullDisk(t *testing.T) {
 	w := try.Get(flows.NewWorld(t.Context(), t.TempDir()))
 	t.Cleanup(w.Close)
 	// The trial of 1.2.0, with 1.1.0 behind it.
-	begun := &flows.Flow{Name: "trial", Prepare: flows.Find("full-rollback").Prepare}
+	begun := &flows.Flow{Name: "trial", Start: flows.Find("full-rollback").Start}
 	back := flows.State{Phase: "fallback", Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0"}
 	stays := flows.State{Phase: "trial", Current: "1.2.0", Previous: "1.1.0", Factory: "1.0.0"}
 	for _, disk := range []struct {

@@ -21,18 +21,15 @@ type State = invariants.State
 // A Flow is one command.
 type Flow struct {
 	Name string // for FLOW= and the list
-	// Prepare makes what is there before. Nothing interrupts it, and all of it is
-	// durable when it returns.
-	Prepare func(ctx context.Context, s *Site) error
+	Start
 	// Args is the command: a program of the world, and its arguments.
 	Args func(s *Site) []string
 	// Exit is the code that it ends with when nothing interrupts it.
 	Exit int
-	// Before is the state that Prepare leaves. After is the one that must be found,
-	// in every case, once the command has ended with Exit. Between are states in
-	// which it may be broken off beside these two.
-	Before, After State
-	Between       []State
+	// After is the state that must be found, in every case, once the command has ended
+	// with Exit. Between are states in which it may be broken off beside Before and After.
+	After   State
+	Between []State
 	// Ruined is a version that Prepare damaged, and that may be found so until the
 	// command ended with Exit, or, if Before does not run it, for ever; empty: none.
 	Ruined string
@@ -44,8 +41,29 @@ type Flow struct {
 	Adopts bool
 }
 
-// A step is one command of a Prepare.
+// A Start is what a flow begins with.
+type Start struct {
+	// Prepare makes it. Nothing interrupts that, and all of it is durable then.
+	Prepare []step
+	// Before is the state that Prepare leaves.
+	Before State
+}
+
+// A step is one command of a Prepare, or what Site.do does by that name. A first word "!N" is
+// the exit code.
 type step []string
+
+// with is b after more steps, which leave its state.
+func (b Start) with(more ...step) Start {
+	b.Prepare = slices.Concat(b.Prepare, more)
+	return b
+}
+
+// in is b, in another state.
+func (b Start) in(state State) Start {
+	b.Before = state
+	return b
+}
 
 func state(phase, current, previous, factory string) State {
 	return State{Phase: phase, Current: current, Previous: previous, Factory: factory}
@@ -65,218 +83,188 @@ var All = append([]*Flow{
 		After: State{Phase: "trial", Current: "1.0.0"},
 	},
 	{
-		Name:    "install-update", // with what is the same taken from other versions: linked or cloned
-		Prepare: steps(updated("1.1.0")...),
-		Args:    installs("1.2.0"),
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   trial("1.2.0", "1.1.0"),
+		Name:  "install-update", // with what is the same taken from other versions: linked or cloned
+		Start: updated("1.1.0"),
+		Args:  installs("1.2.0"),
+		After: trial("1.2.0", "1.1.0"),
 	},
 	{
-		Name:    "install-beside-factory", // which shares nothing: all of it is decoded or copied
-		Prepare: steps(factory...),
-		Args:    installs("1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "install-beside-factory", // which shares nothing: all of it is decoded or copied
+		Start: factory,
+		Args:  installs("1.1.0"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-pruning", // 1.1.0 and 1.2.0 are kept no longer
-		Prepare: steps(append(updated("1.1.0", "1.2.0", "1.3.0"), step{"keep", "0"})...),
-		Args:    installs("1.4.0"),
-		Before:  confirmed("1.3.0", "1.2.0"),
-		After:   trial("1.4.0", "1.3.0"),
+		Name:  "install-pruning", // 1.1.0 and 1.2.0 are kept no longer
+		Start: updated("1.1.0", "1.2.0", "1.3.0").with(step{"keep", "0"}),
+		Args:  installs("1.4.0"),
+		After: trial("1.4.0", "1.3.0"),
 	},
 	{
-		Name:    "install-resumed", // half of it was downloaded by an earlier call
-		Prepare: steps(append(factory, step{"half", "1.1.0"})...),
-		Args:    installs("half/1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "install-resumed", // half of it was downloaded by an earlier call
+		Start: factory.with(step{"half", "1.1.0"}),
+		Args:  installs("half/1.1.0"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-patch", // the patch beside the bundle; the bundle where that fails
-		Prepare: steps(updated("1.1.0")...),
-		Args:    installs("patched/1.2.0"),
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   trial("1.2.0", "1.1.0"),
+		Name:  "install-patch", // the patch beside the bundle; the bundle where that fails
+		Start: updated("1.1.0"),
+		Args:  installs("patched/1.2.0"),
+		After: trial("1.2.0", "1.1.0"),
 	},
 	{
-		Name:    "install-file", // from a file, which is not spooled
-		Prepare: steps(factory...),
-		Args:    func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.1.0")} },
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "install-file", // from a file, which is not spooled
+		Start: factory,
+		Args:  func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.1.0")} },
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-replacing", // a version of the same name that was staged with other content
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/other/1.1.0.ota"})...),
-		Args:    installs("1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "install-replacing", // a version of the same name that was staged with other content
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/other/1.1.0.ota"}),
+		Args:  installs("1.1.0"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-revoking", // its manifest revokes a key, which is remembered
-		Prepare: steps(factory...),
-		Args:    installs("1.5.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.5.0", "1.0.0"),
+		Name:  "install-revoking", // its manifest revokes a key, which is remembered
+		Start: factory,
+		Args:  installs("1.5.0"),
+		After: trial("1.5.0", "1.0.0"),
 	},
 	{
-		Name:    "follow-stages", // a server asks for it, and an inhibitor holds it; each call of ota-apply is killed, too
-		Prepare: steps(append(factory, step{"inhibit"})...),
-		Args:    runs("ota-apply", "follow", "--once"),
-		Before:  confirmed("1.0.0", ""),
-		After:   confirmed("1.0.0", ""),
+		Name:  "follow-stages", // a server asks for it, and an inhibitor holds it; each call of ota-apply is killed, too
+		Start: factory.with(step{"inhibit"}),
+		Args:  runs("ota-apply", "follow", "--once"),
+		After: confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "follow-activates",
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    runs("ota-apply", "follow", "--once"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "follow-activates",
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}),
+		Args:  runs("ota-apply", "follow", "--once"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "follow-channel", // a signed file wants it
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}, step{"channel"})...),
-		Args:    runs("ota-apply", "follow", "--once"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "follow-channel", // a signed file wants it
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}, step{"channel"}),
+		Args:  runs("ota-apply", "follow", "--once"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "stage",
-		Prepare: steps(factory...),
-		Args:    func(s *Site) []string { return []string{"ota-apply", "install", "--no-activate", s.url("1.1.0")} },
-		Before:  confirmed("1.0.0", ""),
-		After:   confirmed("1.0.0", ""),
+		Name:  "stage",
+		Start: factory,
+		Args:  func(s *Site) []string { return []string{"ota-apply", "install", "--no-activate", s.url("1.1.0")} },
+		After: confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "activate",
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    runs("ota-apply", "activate", "1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "activate",
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}),
+		Args:  runs("ota-apply", "activate", "1.1.0"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "activate-at-reboot",
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"})...),
-		Args:    runs("ota-apply", "activate", "--at-reboot", "1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   confirmed("1.0.0", ""),
+		Name:  "activate-at-reboot",
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"}),
+		Args:  runs("ota-apply", "activate", "--at-reboot", "1.1.0"),
+		After: confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "boot-activates",
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--at-reboot", "{url}/1.1.0.ota"})...),
-		Args:    boots("clean"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "boot-activates",
+		Start: factory.with(step{"ota-apply", "install", "--at-reboot", "{url}/1.1.0.ota"}),
+		Args:  boots("clean"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "boot-counts",
-		Prepare: steps(tried("1.1.0")...),
-		Args:    boots("unclean"),
-		Before:  trial("1.1.0", "1.0.0"),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "boot-counts",
+		Start: factory.tried("1.1.0"),
+		Args:  boots("unclean"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "confirm",
-		Prepare: steps(tried("1.1.0")...),
-		Args:    runs("ota-guardian", "confirm"),
-		Before:  trial("1.1.0", "1.0.0"),
-		After:   confirmed("1.1.0", "1.0.0"),
+		Name:  "confirm",
+		Start: factory.tried("1.1.0"),
+		Args:  runs("ota-guardian", "confirm"),
+		After: confirmed("1.1.0", "1.0.0"),
 	},
 	{
 		Name: "fallback", // at the third boot that ended hard
-		Prepare: steps(onTrial(
-			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
-			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...),
-		Args:   boots("hard"),
-		Before: trial("1.2.0", "1.1.0"),
+		Start: onTrial.with(step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
+			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"}),
+		Args:  boots("hard"),
+		After: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name:  "fallback-health", // in the boot in which its health was bad
+		Start: onTrial.with(step{"sick"}),
+		Args:  runs("ota-guardian", "confirm"),
+		Exit:  8,
+		After: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+	},
+	{
+		Name:   "fallback-damaged", // a file of the version on trial was lost
+		Start:  onTrial.with(step{"ruin", "v1.2.0/bin/app"}),
+		Args:   boots("clean"),
+		Ruined: "1.2.0",
 		After:  state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 	{
-		Name:    "fallback-health", // in the boot in which its health was bad
-		Prepare: steps(onTrial(step{"sick"})...),
-		Args:    runs("ota-guardian", "confirm"),
-		Exit:    8,
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
-	},
-	{
-		Name:    "fallback-damaged", // a file of the version on trial was lost
-		Prepare: steps(onTrial(step{"ruin", "v1.2.0/bin/app"})...),
-		Args:    boots("clean"),
-		Ruined:  "1.2.0",
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
-	},
-	{
 		Name: "fallback-factory", // and nothing but factory is left
-		Prepare: steps(onTrial(step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
+		Start: onTrial.with(step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
 			step{"ota-guardian", "boot", "--boot-id", "h1", "--last-boot", "hard"},
-			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"})...),
-		Args:   boots("hard"),
-		Before: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
-		After:  state("factory", "1.0.0", "", "1.0.0"),
+			step{"ota-guardian", "boot", "--boot-id", "h2", "--last-boot", "hard"}).in(state("fallback", "1.1.0", "1.0.0", "1.0.0")),
+		Args:  boots("hard"),
+		After: state("factory", "1.0.0", "", "1.0.0"),
 	},
 	{
-		Name:    "rollback",
-		Prepare: steps(updated("1.1.0")...),
-		Args:    runs("ota-guardian", "rollback"),
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   state("fallback", "1.0.0", "", "1.0.0"),
+		Name:  "rollback",
+		Start: updated("1.1.0"),
+		Args:  runs("ota-guardian", "rollback"),
+		After: state("fallback", "1.0.0", "", "1.0.0"),
 	},
 	{
-		Name:    "factory-create-first",
-		Prepare: steps(factory[:2]...),
-		Args:    runs("ota-guardian", "factory", "create"),
-		Before:  first,
-		After:   confirmed("1.0.0", ""),
+		Name:  "factory-create-first",
+		Start: installed,
+		Args:  runs("ota-guardian", "factory", "create"),
+		After: confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "factory-create", // from a version that shares files with another one
-		Prepare: steps(updated("1.1.0", "1.2.0")...),
-		Args:    runs("ota-guardian", "factory", "create"),
-		Spares:  []string{"1.1.0"},
-		Before:  confirmed("1.2.0", "1.1.0"),
-		After:   state("confirmed", "1.2.0", "1.1.0", "1.2.0"),
+		Name:   "factory-create", // from a version that shares files with another one
+		Start:  updated("1.1.0", "1.2.0"),
+		Args:   runs("ota-guardian", "factory", "create"),
+		Spares: []string{"1.1.0"},
+		After:  state("confirmed", "1.2.0", "1.1.0", "1.2.0"),
 	},
 	{
 		Name: "cleanup", // of versions beyond `keep`, and of what a crash left
-		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.3.0.ota"},
-			step{"ota-apply", "install", "--no-activate", "{url}/1.4.0.ota"}, step{"litter"}, step{"keep", "0"})...),
-		Args:   runs("ota-apply", "cleanup"),
-		Before: confirmed("1.2.0", "1.1.0"),
-		After:  confirmed("1.2.0", "1.1.0"),
+		Start: updated("1.1.0", "1.2.0").with(step{"ota-apply", "install", "--no-activate", "{url}/1.3.0.ota"},
+			step{"ota-apply", "install", "--no-activate", "{url}/1.4.0.ota"}, step{"litter"}, step{"keep", "0"}),
+		Args:  runs("ota-apply", "cleanup"),
+		After: confirmed("1.2.0", "1.1.0"),
 	},
 	{
-		Name:    "install-after-crash", // what a crash left is swept first
-		Prepare: steps(append(updated("1.1.0"), step{"litter"})...),
-		Args:    installs("1.2.0"),
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   trial("1.2.0", "1.1.0"),
+		Name:  "install-after-crash", // what a crash left is swept first
+		Start: updated("1.1.0").with(step{"litter"}),
+		Args:  installs("1.2.0"),
+		After: trial("1.2.0", "1.1.0"),
 	},
 	{
 		Name: "unblock",
-		Prepare: steps(append(tried("1.1.0"), step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
-			step{"ota-guardian", "confirm"})...),
-		Args:   runs("ota-apply", "unblock", "1.1.0"),
-		Before: confirmed("1.0.0", ""),
-		After:  confirmed("1.0.0", ""),
+		Start: factory.tried("1.1.0").with(step{"sick"}, step{"!8", "ota-guardian", "confirm"}, step{"well"},
+			step{"ota-guardian", "confirm"}).in(confirmed("1.0.0", "")),
+		Args:  runs("ota-apply", "unblock", "1.1.0"),
+		After: confirmed("1.0.0", ""),
 	},
 	{
 		Name: "repair", // a file of the current version, from another that has it
-		Prepare: steps(append(updated("1.1.0"), step{"ota-apply", "install", "--no-activate", "{url}/1.2.0.ota"},
-			step{"copies"}, step{"ruin", "v1.1.0/share/same"})...),
+		Start: updated("1.1.0").with(step{"ota-apply", "install", "--no-activate", "{url}/1.2.0.ota"},
+			step{"copies"}, step{"ruin", "v1.1.0/share/same"}),
 		Args:   runs("ota-guardian", "verify", "--repair"),
 		Ruined: "1.1.0",
-		Before: confirmed("1.1.0", "1.0.0"),
 		After:  confirmed("1.1.0", "1.0.0"),
 	},
 	{
 		Name:    "adopt", // the plain links of another updater, and directories without a manifest
-		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Start:   foreign("1.1.0", "1.0.0", "0.9.0"),
 		Args:    adopts,
 		Adopts:  true,
-		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "0.9.0"),
 		After:   state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
 		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "0.9.0")},
 	},
@@ -301,43 +289,36 @@ func boots(last string) func(*Site) []string {
 	return runs("ota-guardian", "boot", "--boot-id", "flow", "--last-boot", last)
 }
 
-// factory brings a device to 1.0.0, which is its factory version, too.
-var factory = []step{
-	{"ota-apply", "install", "{url}/1.0.0.ota"},
-	{"ota-guardian", "confirm"},
-	{"ota-guardian", "factory", "create"},
-}
+// installed is a device with its first version, confirmed.
+var installed = Start{[]step{{"ota-apply", "install", "{url}/1.0.0.ota"}, {"ota-guardian", "confirm"}}, first}
+
+// factory is a device that runs 1.0.0, which is its factory version, too.
+var factory = installed.with(step{"ota-guardian", "factory", "create"}).in(confirmed("1.0.0", ""))
 
 // updated is factory and then versions, each confirmed.
-func updated(versions ...string) []step {
-	all := slices.Clone(factory)
+func updated(versions ...string) Start {
+	b := factory
 	for _, v := range versions {
-		all = append(all, step{"ota-apply", "install", "{url}/" + v + ".ota"}, step{"ota-guardian", "confirm"})
+		b = b.with(step{"ota-apply", "install", "{url}/" + v + ".ota"}, step{"ota-guardian", "confirm"}).in(confirmed(v, b.Before.Current))
 	}
-	return all
+	return b
 }
 
-// tried is factory and then version on trial.
-func tried(version string) []step {
-	return append(slices.Clone(factory), step{"ota-apply", "install", "{url}/" + version + ".ota"})
+// tried is b and then version on trial.
+func (b Start) tried(version string) Start {
+	return b.with(step{"ota-apply", "install", "{url}/" + version + ".ota"}).in(trial(version, b.Before.Current))
 }
 
-// onTrial is factory, 1.1.0, and 1.2.0 on trial, with more steps.
-func onTrial(more ...step) []step {
-	return append(append(updated("1.1.0"), step{"ota-apply", "install", "{url}/1.2.0.ota"}), more...)
-}
+// onTrial is factory, 1.1.0, and 1.2.0 on trial.
+var onTrial = updated("1.1.0").tried("1.2.0")
 
-// steps makes a Prepare of commands. A first word "!N" is the exit code; sick, well,
-// ruin, litter, keep, copies, channel and inhibit are done here.
-func steps(all ...step) func(context.Context, *Site) error {
-	all = slices.Clone(all)
-	return func(ctx context.Context, s *Site) error {
-		for _, st := range all {
-			if err := s.do(ctx, st); err != nil {
-				return fmt.Errorf("preparing: %v: %w", st, err)
-			}
-		}
-		return nil
+// foreign is a device of another updater, whose links current, previous and factory lead to
+// versions, as far as they are given.
+func foreign(versions ...string) Start {
+	links := append(slices.Clone(versions), "", "")
+	return Start{
+		[]step{append(step{"plant"}, versions...), append(step{"links"}, versions...)},
+		state(invariants.Plain, links[0], links[1], links[2]),
 	}
 }
 

@@ -17,21 +17,19 @@ import (
 // all that becomes free.
 var fullDisk = []*Flow{
 	{
-		Name:    "full-fallback", // what was prepared when the trial began is switched to
-		Prepare: steps(onTrial(step{"sick"})...),
-		Args:    runs("ota-guardian", "confirm"),
-		Full:    true,
-		Exit:    8,
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		Name:  "full-fallback", // what was prepared when the trial began is switched to
+		Start: onTrial.with(step{"sick"}),
+		Args:  runs("ota-guardian", "confirm"),
+		Full:  true,
+		Exit:  8,
+		After: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 	{
-		Name:    "full-rollback",
-		Prepare: steps(onTrial()...),
-		Args:    runs("ota-guardian", "rollback"),
-		Full:    true,
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		Name:  "full-rollback",
+		Start: onTrial,
+		Args:  runs("ota-guardian", "rollback"),
+		Full:  true,
+		After: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 }
 
@@ -39,21 +37,19 @@ var fullDisk = []*Flow{
 // removed makes room for a count.
 var uncountedBoots = []*Flow{
 	{
-		Name:    "full-boot", // which cannot be counted
-		Prepare: steps(onTrial()...),
-		Args:    boots("hard"),
-		Full:    true,
-		Exit:    7,
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   trial("1.2.0", "1.1.0"),
+		Name:  "full-boot", // which cannot be counted
+		Start: onTrial,
+		Args:  boots("hard"),
+		Full:  true,
+		Exit:  7,
+		After: trial("1.2.0", "1.1.0"),
 	},
 	{
-		Name:    "full-boots", // too many of which were not counted
-		Prepare: steps(onTrial(step{"remove", ".generations/6.fallback/boot-1"}, step{"remove", ".generations/6.fallback/boot-2"})...),
-		Args:    boots("hard"),
-		Full:    true,
-		Before:  trial("1.2.0", "1.1.0"),
-		After:   state("fallback", "1.1.0", "1.0.0", "1.0.0"),
+		Name:  "full-boots", // too many of which were not counted
+		Start: onTrial.with(step{"remove", ".generations/6.fallback/boot-1"}, step{"remove", ".generations/6.fallback/boot-2"}),
+		Args:  boots("hard"),
+		Full:  true,
+		After: state("fallback", "1.1.0", "1.0.0", "1.0.0"),
 	},
 }
 

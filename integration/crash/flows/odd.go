@@ -12,110 +12,100 @@ import (
 // no other one makes.
 var Odd = append([]*Flow{
 	{
-		Name:    "new-device", // the store's directory itself is made
-		Prepare: steps(step{"rootless"}),
-		Args:    installs("1.0.0"),
-		After:   State{Phase: "trial", Current: "1.0.0"},
+		Name:  "new-device", // the store's directory itself is made
+		Start: Start{Prepare: []step{{"rootless"}}},
+		Args:  installs("1.0.0"),
+		After: State{Phase: "trial", Current: "1.0.0"},
 	},
 	{
 		Name: "activate-emptied", // an operator deleted every generation
-		Prepare: steps(append(factory, step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"},
-			step{"remove", ".generations"}, step{"remove", ".active"})...),
+		Start: factory.with(step{"ota-apply", "install", "--no-activate", "{url}/1.1.0.ota"},
+			step{"remove", ".generations"}, step{"remove", ".active"}).in(State{}),
 		Args:  runs("ota-apply", "activate", "1.1.0"),
 		After: State{Phase: "trial", Current: "1.1.0"},
 	},
 	{
-		Name:    "install-again", // of the current version already
-		Prepare: steps(updated("1.1.0")...),
-		Args:    installs("1.1.0"),
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   confirmed("1.1.0", "1.0.0"),
+		Name:  "install-again", // of the current version already
+		Start: updated("1.1.0"),
+		Args:  installs("1.1.0"),
+		After: confirmed("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "install-repairing", // of the current version, which is damaged
-		Prepare: steps(append(updated("1.1.0"), step{"ruin", "v1.1.0/bin/app"})...),
-		Args:    installs("1.1.0"),
-		Ruined:  "1.1.0",
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:   "install-repairing", // of the current version, which is damaged
+		Start:  updated("1.1.0").with(step{"ruin", "v1.1.0/bin/app"}),
+		Args:   installs("1.1.0"),
+		Ruined: "1.1.0",
+		After:  trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "repair-mode",
-		Prepare: steps(append(updated("1.1.0"), step{"mode", "v1.1.0/share/1.1.0"})...),
-		Args:    runs("ota-guardian", "verify", "--repair"),
-		Ruined:  "1.1.0",
-		Before:  confirmed("1.1.0", "1.0.0"),
-		After:   confirmed("1.1.0", "1.0.0"),
+		Name:   "repair-mode",
+		Start:  updated("1.1.0").with(step{"mode", "v1.1.0/share/1.1.0"}),
+		Args:   runs("ota-guardian", "verify", "--repair"),
+		Ruined: "1.1.0",
+		After:  confirmed("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "shutdown",
-		Prepare: steps(tried("1.1.0")...),
-		Args:    runs("ota-guardian", "shutdown"),
-		Before:  trial("1.1.0", "1.0.0"),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "shutdown",
+		Start: factory.tried("1.1.0"),
+		Args:  runs("ota-guardian", "shutdown"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
-		Name:    "revoke-without-space", // on a new device: no record remembers it, and nothing can be installed
-		Prepare: steps(step{"reserve"}),
-		Args:    func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.5.0")} },
-		Exit:    7,
+		Name:  "revoke-without-space", // on a new device: no record remembers it, and nothing can be installed
+		Start: Start{Prepare: []step{{"reserve"}}},
+		Args:  func(s *Site) []string { return []string{"ota-apply", "install", s.World.bundle("1.5.0")} },
+		Exit:  7,
 	},
 	{
-		Name:    "install-broken", // the connection is lost half-way
-		Prepare: steps(factory...),
-		Args:    installs("broken/1.1.0"),
-		Exit:    6,
-		Before:  confirmed("1.0.0", ""),
-		After:   confirmed("1.0.0", ""),
+		Name:  "install-broken", // the connection is lost half-way
+		Start: factory,
+		Args:  installs("broken/1.1.0"),
+		Exit:  6,
+		After: confirmed("1.0.0", ""),
 	},
 	{
-		Name:    "install-restarted", // what an earlier call left is of no use
-		Prepare: steps(append(factory, step{"half", "1.1.0"}, step{"spoil"})...),
-		Args:    installs("half/1.1.0"),
-		Before:  confirmed("1.0.0", ""),
-		After:   trial("1.1.0", "1.0.0"),
+		Name:  "install-restarted", // what an earlier call left is of no use
+		Start: factory.with(step{"half", "1.1.0"}, step{"spoil"}),
+		Args:  installs("half/1.1.0"),
+		After: trial("1.1.0", "1.0.0"),
 	},
 	{
 		Name:    "adopt-current", // and nothing is behind it
-		Prepare: steps(step{"plant", "1.0.0"}, step{"links", "1.0.0"}),
+		Start:   foreign("1.0.0"),
 		Args:    adopts,
 		Adopts:  true,
-		Before:  State{Phase: invariants.Plain, Current: "1.0.0"},
 		After:   first,
 		Between: []State{{Phase: invariants.Adopting, Current: "1.0.0"}},
 	},
 	{
-		Name:    "adopt-unlinked", // which version ran is unknown
-		Prepare: steps(step{"plant", "1.0.0", "1.1.0"}),
-		Args:    adopts,
-		Adopts:  true,
+		Name:   "adopt-unlinked", // which version ran is unknown
+		Start:  Start{Prepare: []step{{"plant", "1.0.0", "1.1.0"}}},
+		Args:   adopts,
+		Adopts: true,
 	},
 	{
 		Name: "adopt-again", // an adoption was broken off between the switch and the links
-		Prepare: steps(step{"plant", "0.9.0", "1.0.0", "1.1.0"}, step{"links", "1.1.0", "1.0.0", "0.9.0"},
-			step{"ota-guardian", "adopt"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}),
+		Start: foreign("1.1.0", "1.0.0", "0.9.0").with(step{"ota-guardian", "adopt"}, step{"links", "1.1.0", "1.0.0", "0.9.0"}).
+			in(state(invariants.Adopting, "1.1.0", "1.0.0", "0.9.0")),
 		Args:   adopts,
 		Adopts: true,
-		Before: State{Phase: invariants.Adopting, Current: "1.1.0", Previous: "1.0.0", Factory: "0.9.0"},
 		After:  state("confirmed", "1.1.0", "1.0.0", "0.9.0"),
 	},
 	{
 		Name: "adopt-returned", // versions with manifests, which went back to another updater, and come again
-		Prepare: steps(append(updated("1.1.0"), step{"links", "1.1.0", "1.0.0", "1.0.0"},
-			step{"remove", ".active"}, step{"remove", ".generations"})...),
+		Start: updated("1.1.0").with(step{"links", "1.1.0", "1.0.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations"}).in(state(invariants.Plain, "1.1.0", "1.0.0", "1.0.0")),
 		Args:    adopts,
 		Adopts:  true,
-		Before:  state(invariants.Plain, "1.1.0", "1.0.0", "1.0.0"),
 		After:   confirmed("1.1.0", "1.0.0"),
 		Between: []State{state(invariants.Adopting, "1.1.0", "1.0.0", "1.0.0")},
 	},
 	{
 		Name: "adopt-left", // as before, but a power cut left a part of what we remember
-		Prepare: steps(append(updated("1.1.0", "1.2.0"), step{"links", "1.2.0", "1.1.0", "1.0.0"},
-			step{"remove", ".active"}, step{"remove", ".generations/5"})...),
+		Start: updated("1.1.0", "1.2.0").with(step{"links", "1.2.0", "1.1.0", "1.0.0"},
+			step{"remove", ".active"}, step{"remove", ".generations/5"}).in(state(invariants.Plain, "1.2.0", "1.1.0", "1.0.0")),
 		Args:    adopts,
 		Adopts:  true,
-		Before:  state(invariants.Plain, "1.2.0", "1.1.0", "1.0.0"),
 		After:   confirmed("1.2.0", "1.1.0"),
 		Between: []State{state(invariants.Adopting, "1.2.0", "1.1.0", "1.0.0")},
 	},

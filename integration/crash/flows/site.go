@@ -54,15 +54,14 @@ func (w *World) Build(ctx context.Context, f *Flow, dir, root string) (_ *Site, 
 	defer try.End(&err)
 	s := try.Get(w.NewSite(f, dir, root))
 	try.Check(os.MkdirAll(s.Root, 0o755))
-	if f.Prepare != nil {
-		if err := f.Prepare(ctx, s); err != nil {
-			return nil, fmt.Errorf("flow %s: %w", f.Name, err)
+	defer try.Say("flow %s", f.Name)
+	for _, st := range f.Prepare {
+		if err := s.do(ctx, st); err != nil {
+			return nil, fmt.Errorf("flow %s: preparing: %v: %w", f.Name, st, err)
 		}
 	}
 	if f.Full && root != "" {
-		if err := s.fill(); err != nil {
-			return nil, fmt.Errorf("flow %s: %w", f.Name, err)
-		}
+		try.Check(s.fill())
 	}
 	d, err := os.Open(s.Root)
 	if errors.Is(err, os.ErrNotExist) {
