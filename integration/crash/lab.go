@@ -2,7 +2,6 @@ package crash
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,8 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/tope-ota/ota/integration/crash/crashpoint"
 	"github.com/tope-ota/ota/integration/crash/flows"
@@ -204,38 +202,19 @@ func (l *Lab) aftermath(ctx context.Context, site *flows.Site, reboot bool) (_ [
 // imprint is all that a site holds, but for the times of files: names, modes,
 // owners, content and which names are one file. reboot: it loses what a reboot does.
 func imprint(s *flows.Site, reboot bool) (string, error) {
-	sum := sha256.New()
 	names := make(map[uint64]int)
-	err := filepath.WalkDir(s.Dir, func(name string, d os.DirEntry, failed error) (err error) {
-		defer try.End(&err)
-		try.Check(failed)
-		rel := try.Get(filepath.Rel(s.Dir, name))
-		if rel == "run" && reboot {
-			return filepath.SkipDir
+	return invariants.Hash(s.Dir, func(rel string, info os.FileInfo, st *syscall.Stat_t) (string, error) {
+		switch {
+		case rel == "run" && reboot:
+			return "", filepath.SkipDir
+		case rel == "ota.toml" || rel == "check":
+			return "", nil // they name the site
 		}
-		if rel == "ota.toml" || rel == "check" {
-			return nil // they name the site
-		}
-		var st unix.Stat_t
-		try.Check(unix.Lstat(name, &st))
 		if names[st.Ino] == 0 {
 			names[st.Ino] = len(names) + 1
 		}
-		fmt.Fprintf(sum, "%q %o %d:%d %d\n", rel, st.Mode, st.Uid, st.Gid, names[st.Ino])
-		switch {
-		case d.Type()&os.ModeSymlink != 0:
-			target, err := os.Readlink(name)
-			fmt.Fprintf(sum, "%q\n", target)
-			return err
-		case d.Type().IsRegular():
-			data, err := os.ReadFile(name)
-			fmt.Fprintf(sum, "%d\n", len(data))
-			sum.Write(data)
-			return err
-		}
-		return nil
+		return fmt.Sprintf("%v %d:%d %d", info.Mode(), st.Uid, st.Gid, names[st.Ino]), nil
 	})
-	return string(sum.Sum(nil)), err
 }
 
 // recover runs under plan what the device does after the kill of p, on what that left; nil: it

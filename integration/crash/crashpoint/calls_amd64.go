@@ -6,7 +6,7 @@ const auditArch = unix.AUDIT_ARCH_X86_64
 
 // opens are the calls that open, with where their flags are. openat2 has them in
 // memory, where no filter can look.
-var opens = map[uint32]uint32{unix.SYS_OPEN: 1, unix.SYS_OPENAT: 2}
+var opens = map[uint32]int{unix.SYS_OPEN: 1, unix.SYS_OPENAT: 2}
 
 // These are older than the forms with "at", and not on arm64.
 func init() {

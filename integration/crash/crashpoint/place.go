@@ -183,27 +183,19 @@ func isFile(p Place) bool {
 	return false
 }
 
+// fileTypes are those of the kernel, as Go writes them.
+var fileTypes = map[uint32]fs.FileMode{
+	unix.S_IFDIR: fs.ModeDir, unix.S_IFLNK: fs.ModeSymlink, unix.S_IFIFO: fs.ModeNamedPipe, unix.S_IFSOCK: fs.ModeSocket,
+	unix.S_IFBLK: fs.ModeDevice, unix.S_IFCHR: fs.ModeDevice | fs.ModeCharDevice,
+}
+
 // fileMode is a mode of the kernel's as Go writes it.
 func fileMode(mode uint32) fs.FileMode {
-	m := fs.FileMode(mode & 0o777)
+	m := fs.FileMode(mode&0o777) | fileTypes[mode&unix.S_IFMT]
 	for bit, name := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
 		if mode&bit != 0 {
 			m |= name
 		}
-	}
-	switch mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		m |= fs.ModeDir
-	case unix.S_IFLNK:
-		m |= fs.ModeSymlink
-	case unix.S_IFIFO:
-		m |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		m |= fs.ModeSocket
-	case unix.S_IFBLK:
-		m |= fs.ModeDevice
-	case unix.S_IFCHR:
-		m |= fs.ModeDevice | fs.ModeCharDevice
 	}
 	return m
 }

@@ -3,7 +3,6 @@ package crashpoint
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,28 +62,16 @@ var reads = map[uint32]readCall{
 
 // readFilter is the program that the kernel runs at each call of a run of StartReads.
 func readFilter() []unix.SockFilter {
-	const nr, args = 0, 16 // offsets in struct seccomp_data
-	load := func(offset uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
-	}
-	end := func(action uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: action}
-	}
-	const ask, allow = unix.SECCOMP_RET_USER_NOTIF, unix.SECCOMP_RET_ALLOW
-	p := []unix.SockFilter{load(nr)}
-	for _, n := range slices.Sorted(maps.Keys(reads)) {
-		block := []unix.SockFilter{end(ask)}
-		if at := reads[n].flags; at != 0 {
-			block = []unix.SockFilter{
-				load(args + 8*uint32(at)),
-				{Code: unix.BPF_JMP | unix.BPF_K | unix.BPF_JSET, K: mayMake, Jt: 1},
-				end(ask), end(allow),
-			}
+	p := []unix.SockFilter{load(callNumber)}
+	for nr, call := range reads {
+		block := []unix.SockFilter{end(toAsk)}
+		if call.flags != 0 {
+			block = []unix.SockFilter{load(argument(call.flags)), jump(unix.BPF_JSET, mayMake, 1, 0), end(toAsk), end(toAllow)}
 		}
-		p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_K | unix.BPF_JEQ, K: n, Jf: uint8(len(block))})
+		p = append(p, jump(unix.BPF_JEQ, nr, 0, len(block)))
 		p = append(p, block...)
 	}
-	return append(p, end(allow))
+	return append(p, end(toAllow))
 }
 
 // read answers a question of a run of StartReads.

@@ -1,12 +1,6 @@
 package flows
 
-import (
-	"errors"
-	"os"
-	"path/filepath"
-
-	"github.com/tope-ota/ota/integration/crash/invariants"
-)
+import "github.com/tope-ota/ota/integration/crash/invariants"
 
 // Odd are flows that are too special for every matrix: each is there for calls that
 // no other one makes.
@@ -112,46 +106,3 @@ var Odd = append([]*Flow{
 }, uncountedBoots...)
 
 var adopts = runs("ota-guardian", "adopt")
-
-// odd does the steps of Odd.
-func (s *Site) odd(st step) (done bool, err error) {
-	switch st[0] {
-	case "rootless":
-		return true, os.Remove(s.Root)
-	case "remove":
-		return true, os.RemoveAll(filepath.Join(s.Root, st[1]))
-	case "mode":
-		return true, os.Chmod(filepath.Join(s.Root, st[1]), 0o600)
-	case "plant": // what another updater installed
-		for _, version := range st[1:] {
-			if err := plant(filepath.Join(s.Root, "v"+version), version); err != nil {
-				return true, err
-			}
-		}
-		return true, nil
-	case "links": // of another updater: current, previous and factory, as far as they are given
-		for i, version := range st[1:] {
-			link := filepath.Join(s.Root, []string{"current", "previous", "factory"}[i])
-			if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return true, err
-			}
-			if err := os.Symlink("v"+version, link); err != nil {
-				return true, err
-			}
-		}
-		return true, nil
-	case "reserve":
-		s.Reserve = "1099511627776" // the most that it may be
-		return true, s.Configure()
-	case "spoil":
-		notes, err := filepath.Glob(filepath.Join(s.Root, ".spool", "*.json"))
-		if err == nil && len(notes) == 0 {
-			err = errors.New("there is no note of a download")
-		}
-		for _, name := range notes {
-			err = errors.Join(err, os.WriteFile(name, []byte("{"), 0o600))
-		}
-		return true, err
-	}
-	return false, nil
-}

@@ -11,8 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/tope-ota/ota/integration/try"
@@ -179,59 +179,51 @@ func (l *looker) refs(r *record) {
 // change of what is below dir, but for the manifest, which an adoption writes. It is how "not touched" is told; files that have
 // several names may get and lose other ones.
 func Fingerprint(dir string) (string, error) {
+	return Hash(dir, func(rel string, info fs.FileInfo, st *syscall.Stat_t) (string, error) {
+		switch rel {
+		case ".ota":
+			return "", fs.SkipDir
+		case ".":
+			return fmt.Sprintf("%v %d:%d", info.Mode(), st.Uid, st.Gid), nil
+		}
+		return fmt.Sprintf("%v %d:%d %d", info.Mode(), st.Uid, st.Gid, st.Mtim.Nano()), nil
+	})
+}
+
+// Hash is a text that changes with every name below dir, with what of says of it, and with
+// what it holds or leads to. of leaves out what it calls "", and a directory by fs.SkipDir.
+func Hash(dir string, of func(rel string, info fs.FileInfo, st *syscall.Stat_t) (string, error)) (string, error) {
 	h := sha256.New()
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, failed error) (err error) {
 		defer try.End(&err)
 		try.Check(failed)
 		info := try.Get(d.Info())
 		rel := try.Get(filepath.Rel(dir, name))
-		st := info.Sys().(*syscall.Stat_t)
-		if rel == ".ota" {
-			return fs.SkipDir
-		}
-		if rel == "." {
-			fmt.Fprintf(h, "%v %d:%d\n", info.Mode(), st.Uid, st.Gid)
+		text := try.Get(of(rel, info, info.Sys().(*syscall.Stat_t)))
+		if text == "" {
 			return nil
 		}
-		fmt.Fprintf(h, "%q %v %d:%d %d\n", rel, info.Mode(), st.Uid, st.Gid, st.Mtim.Nano())
+		fmt.Fprintf(h, "%q %s\n", rel, text)
 		switch info.Mode().Type() {
 		case 0:
 			data := try.Get(os.ReadFile(name))
+			fmt.Fprintln(h, len(data))
 			h.Write(data)
 		case fs.ModeSymlink:
-			target := try.Get(os.Readlink(name))
-			fmt.Fprintln(h, target)
+			fmt.Fprintln(h, try.Get(os.Readlink(name)))
 		}
 		return nil
 	})
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// Stray lists what is below dir and not below one of the directories that are allowed
-// (paths relative to dir).
-func Stray(dir string, allowed ...string) ([]string, error) {
-	var stray []string
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+// Stray lists what is in dir beside the names that are allowed.
+func Stray(dir string, allowed ...string) (stray []string, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if !slices.Contains(allowed, e.Name()) {
+			stray = append(stray, e.Name())
 		}
-		rel, err := filepath.Rel(dir, name)
-		if err != nil || rel == "." {
-			return err
-		}
-		for _, a := range allowed {
-			if rel == a {
-				if d.IsDir() {
-					return filepath.SkipDir
-				}
-				return nil
-			}
-			if strings.HasPrefix(a, rel+"/") {
-				return nil
-			}
-		}
-		stray = append(stray, rel)
-		return nil
-	})
+	}
 	return stray, err
 }

@@ -117,7 +117,7 @@ func (t *Trial) record(ctx context.Context, plan crashpoint.Plan) (_ *weak.Recor
 	defer try.End(&err)
 	site := try.Get(t.lab.Site(ctx, t.Flow))
 	defer site.Remove()
-	return weak.RecordAt(ctx, site.In(t.bad), plan)
+	return weak.Record(ctx, site.In(t.bad), plan)
 }
 
 // recordings are the logs of a run that nothing interrupts and of those in which the first

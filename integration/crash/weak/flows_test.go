@@ -54,7 +54,12 @@ func recorded(t *testing.T, f *flows.Flow) *weak.Recording {
 	defer try.Fatal(t)
 	w := theWorld(t)
 	once, _ := logs.LoadOrStore(f, sync.OnceValues(func() (*weak.Recording, error) {
-		return weak.Record(context.Background(), w, f, filepath.Join(w.Dir, "site-"+f.Name), nil)
+		site, err := w.Build(context.Background(), f, filepath.Join(w.Dir, "site-"+f.Name), "")
+		if err != nil {
+			return nil, err
+		}
+		defer site.Remove()
+		return weak.Record(context.Background(), site, nil)
 	}))
 	return try.Get(once.(func() (*weak.Recording, error))())
 }
@@ -142,7 +147,7 @@ func failing(t *testing.T, prepared *flows.Site, whole *weak.Recording, point in
 	site := try.Get(prepared.Clone(filepath.Join(dir, "site")))
 	defer site.Remove()
 	same := whole.Same(point)
-	r := try.Get(weak.RecordAt(t.Context(), site, func(c *crashpoint.Call) (v crashpoint.Action) {
+	r := try.Get(weak.Record(t.Context(), site, func(c *crashpoint.Call) (v crashpoint.Action) {
 		if same(c) {
 			v.Errno = unix.EIO
 		}

@@ -31,19 +31,8 @@ type Recording struct {
 	Problems []invariants.Problem
 }
 
-// Record prepares f in dir, which must not exist and be gone afterwards, and runs it
-// with plan; nil: nothing interrupts it.
-func Record(ctx context.Context, w *flows.World, f *flows.Flow, dir string, plan crashpoint.Plan) (*Recording, error) {
-	s, err := w.Build(ctx, f, dir, "")
-	if err != nil {
-		return nil, err
-	}
-	defer s.Remove()
-	return RecordAt(ctx, s, plan)
-}
-
-// RecordAt runs the flow of s with plan.
-func RecordAt(ctx context.Context, s *flows.Site, plan crashpoint.Plan) (_ *Recording, err error) {
+// Record runs the flow of s, which was prepared for it, with plan; nil: nothing interrupts it.
+func Record(ctx context.Context, s *flows.Site, plan crashpoint.Plan) (_ *Recording, err error) {
 	defer try.End(&err)
 	f := s.Flow
 	s.Forget()
