@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 
 	"aead.dev/minisign"
@@ -187,13 +188,17 @@ func (r *recipe) bake(t testing.TB) []byte {
 	return b
 }
 
-func compress(t testing.TB, b []byte, opts ...zstd.EOption) []byte {
+// compressor is made once: its tables are large.
+var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+})
+
+func compress(t testing.TB, b []byte) []byte {
 	t.Helper()
-	enc, err := zstd.NewWriter(nil, append([]zstd.EOption{zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault)}, opts...)...)
+	enc, err := compressor()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = enc.Close() }()
 	return enc.EncodeAll(b, nil)
 }
 
