@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"aead.dev/minisign"
@@ -298,15 +299,17 @@ func encodeManifest(m *bootcheck.Manifest) ([]byte, error) {
 	return []byte(manifestLines.Replace(b.String())), nil
 }
 
+// headEncoder is one for all heads: its tables have 34 MB, a head often has 1 kB.
+var headEncoder = sync.OnceValues(func() (*zstd.Encoder, error) { return newEncoder(zstd.SpeedBestCompression) })
+
 // EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
 // manifest and of its signature.
 func EncodeHead(raw, sig []byte) ([]byte, error) {
 	tar := append(headMember(bootcheck.ManifestPath, raw), headMember(bootcheck.SignaturePath, sig)...)
-	enc, err := newEncoder(zstd.SpeedBestCompression)
+	enc, err := headEncoder()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = enc.Close() }()
 	head := enc.EncodeAll(tar, nil)
 	if len(head) > MaxHead {
 		return nil, refused("cannot pack the tree: the list of its files compresses to %d bytes, at most %d are allowed", len(head), MaxHead)
