@@ -56,7 +56,10 @@ func (l Level) Valid() bool {
 // that p needs is not installed.
 func (p packing) compressor() (func(ctx context.Context, tar []byte) ([]byte, error), error) {
 	if p.encoder != 0 {
-		enc, err := newEncoder(p.encoder)
+		enc, err := bestEncoder()
+		if p.encoder != zstd.SpeedBestCompression {
+			enc, err = newEncoder(p.encoder)
+		}
 		return func(_ context.Context, tar []byte) ([]byte, error) {
 			return enc.EncodeAll(tar, make([]byte, 0, len(tar)/2)), nil
 		}, err

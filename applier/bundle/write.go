@@ -299,14 +299,14 @@ func encodeManifest(m *bootcheck.Manifest) ([]byte, error) {
 	return []byte(manifestLines.Replace(b.String())), nil
 }
 
-// headEncoder is one for all heads: its tables have 34 MB, a head often has 1 kB.
-var headEncoder = sync.OnceValues(func() (*zstd.Encoder, error) { return newEncoder(zstd.SpeedBestCompression) })
+// bestEncoder is for all heads, and frames of LevelBest: its tables take 34 MB for each goroutine.
+var bestEncoder = sync.OnceValues(func() (*zstd.Encoder, error) { return newEncoder(zstd.SpeedBestCompression) })
 
 // EncodeHead makes the beginning of a bundle, prefix and head, from the bytes of a
 // manifest and of its signature.
 func EncodeHead(raw, sig []byte) ([]byte, error) {
 	tar := append(headMember(bootcheck.ManifestPath, raw), headMember(bootcheck.SignaturePath, sig)...)
-	enc, err := headEncoder()
+	enc, err := bestEncoder()
 	if err != nil {
 		return nil, err
 	}
