@@ -58,21 +58,15 @@ const sick = "/data/sick"
 // which the stories begin. It is good, and turns bad where a story wants it.
 func Start(ctx context.Context, d *machine.Device) { start(ctx, d, v11) }
 
-// start brings the device to 1.0.0 as factory and v as the current version.
+// start brings the device to 1.0.0 as factory and v as the current version, or looks
+// whether one that was saved is that already.
 func start(ctx context.Context, d *machine.Device, v machine.Version) {
-	if d.Runs != "" {
-		startedBefore(ctx, d, v)
-		return
-	}
-	try.Check(d.Factory(ctx, v10))
-	try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
-	try.Check(d.Installs(ctx, v, bootcheck.ExitDone))
-	try.Check(d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
-}
-
-// startedBefore looks whether a device that was saved is what start makes.
-func startedBefore(ctx context.Context, d *machine.Device, v machine.Version) {
-	if v.Name != d.Runs || v.Behave != v11.Behave || v.Script != "" || v.Spoil != nil {
+	switch {
+	case d.Runs == "":
+		try.Check(d.Factory(ctx, v10))
+		try.Check(d.Reach(ctx, machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))
+		try.Check(d.Installs(ctx, v, bootcheck.ExitDone))
+	case v.Name != d.Runs || v.Behave != v11.Behave || v.Script != "" || v.Spoil != nil:
 		try.Failf("the story begins with another %s than the device that was saved, it needs a new one", v.Name)
 	}
 	try.Check(d.Reach(ctx, machine.Want{Current: v.Name, Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "success"}))

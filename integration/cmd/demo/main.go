@@ -103,25 +103,9 @@ func (s *story) waitsFor(format string, args ...any) {
 
 // sh runs a command on the device and shows it with what it printed: its end, if that
 // is long.
-func (s *story) sh(ctx context.Context, argv ...string) (machine.Result, error) {
+func (s *story) sh(ctx context.Context, argv ...string) machine.Result {
 	s.waitsFor("%s runs", argv[0])
-	r, err := s.d.Exec(ctx, argv...)
-	if err == nil {
-		s.show(r, argv...)
-	}
-	return r, err
-}
-
-// must is sh of a command that has to succeed.
-func (s *story) must(ctx context.Context, argv ...string) error {
-	r, err := s.sh(ctx, argv...)
-	if err == nil && r.Code != 0 {
-		err = fmt.Errorf("%s: %s", strings.Join(argv, " "), r)
-	}
-	return err
-}
-
-func (s *story) show(r machine.Result, argv ...string) {
+	r := try.Get(s.d.Exec(ctx, argv...))
 	const lines, width = 16, 110
 	all := strings.Split(strings.TrimRight(r.Stdout+r.Stderr, "\n"), "\n")
 	s.print("          $ %s\n", strings.Join(argv, " "))
@@ -136,6 +120,14 @@ func (s *story) show(r machine.Result, argv ...string) {
 		if line != "" {
 			s.print("            %s\n", line)
 		}
+	}
+	return r
+}
+
+// must is sh of a command that has to succeed.
+func (s *story) must(ctx context.Context, argv ...string) {
+	if r := s.sh(ctx, argv...); r.Code != 0 {
+		try.Failf("%s: %s", strings.Join(argv, " "), r)
 	}
 }
 
@@ -156,15 +148,19 @@ func run(ctx context.Context) (err error) {
 	defer m.Stop()
 	s.d = try.Get(machine.NewDevice(ctx, m, machine.Slow))
 	s.tell("the device runs; no version is installed yet")
-	for _, chapter := range []func(context.Context) error{s.goodUpdate, s.badUpdate, s.powerCuts, s.bothBad} {
-		if err := chapter(ctx); err != nil {
-			return fmt.Errorf("%w\n\nthe end of the machine's log:\n%s", err, tail(m.Log(), 40))
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w\n\nthe end of the machine's log:\n%s", err, tail(m.Log(), 40))
 		}
-	}
+	}()
+	defer try.End(&err)
+	s.goodUpdate(ctx)
+	s.badUpdate(ctx)
+	s.powerCuts(ctx)
+	s.bothBad(ctx)
 	s.chapter("What the device says of all this")
-	for _, argv := range [][]string{{"ota-guardian", "status"}, {"ota-guardian", "history"}} {
-		try.Check(s.must(ctx, argv...))
-	}
+	s.must(ctx, "ota-guardian", "status")
+	s.must(ctx, "ota-guardian", "history")
 	s.print("\n")
 	s.tell("done: the device always came up with an intact version, without help")
 	s.print(`
@@ -176,93 +172,84 @@ Next:  docs/DEPLOYMENT.md   puts this on a device of yours, command by command
 	return nil
 }
 
-func (s *story) goodUpdate(ctx context.Context) (err error) {
-	defer try.End(&err)
+func (s *story) goodUpdate(ctx context.Context) {
 	s.chapter("A good update")
-	try.Check(s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone))
-	try.Check(s.must(ctx, "ota-guardian", "factory", "create"))
+	s.install(ctx, machine.Version{Name: "1.0.0", Release: 1}, bootcheck.ExitDone)
+	s.must(ctx, "ota-guardian", "factory", "create")
 	s.tell("1.0.0 was confirmed, and is the factory version (read-only) from now on")
-	try.Check(s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone))
+	s.install(ctx, machine.Version{Name: "1.1.0", Release: 2, Behave: deviceapi.Config{BadIfExists: sick, BadBehave: deviceapi.Health500}}, bootcheck.ExitDone)
 	s.waitsFor("the machine reboots")
 	try.Check(s.d.Reboot(ctx))
-	return s.reach(ctx, "after a reboot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	s.reach(ctx, "after a reboot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
 }
 
 const sick = "/data/sick"
 
-func (s *story) badUpdate(ctx context.Context) (err error) {
-	defer try.End(&err)
+func (s *story) badUpdate(ctx context.Context) {
 	s.chapter("A bad update: 1.2.0 exits at start")
 	bad := machine.Version{Name: "1.2.0", Release: 3, Behave: deviceapi.Config{Behave: deviceapi.Exit}}
-	try.Check(s.install(ctx, bad, bootcheck.ExitRolledBack))
-	try.Check(s.reach(ctx, "in the same boot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"}))
+	s.install(ctx, bad, bootcheck.ExitRolledBack)
+	s.reach(ctx, "in the same boot", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_PREVIOUS"})
 	s.tell("device-api was told: ROLLED_BACK_TO_PREVIOUS")
-	return s.install(ctx, bad, bootcheck.ExitRefused)
+	s.install(ctx, bad, bootcheck.ExitRefused)
 }
 
-func (s *story) powerCuts(ctx context.Context) (err error) {
-	defer try.End(&err)
+func (s *story) powerCuts(ctx context.Context) {
 	s.chapter("A bad update and a bad day: 1.3.0 answers 500, and the power fails before it is confirmed")
 	// A device allows six.
 	s.tell("a device rolls back at the sixth power cut; this one is set to the third (unclean = 3), as you wait")
 	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, time.Hour, "unclean = 3"))
 	s.d.Begin(ctx, machine.Version{Name: "1.3.0", Release: 4, Behave: deviceapi.Config{Behave: deviceapi.Health500}}) // dies with the power
-	try.Check(s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" }))
+	s.wait(ctx, "1.3.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.3.0" && st.Operation.Stage == "rebooting" })
 	s.tell("1.3.0 is current, on trial: the power is cut")
 	for boot := 1; boot <= 2; boot++ {
 		s.waitsFor("the machine boots after the power cut")
 		try.Check(s.d.PowerCut(ctx))
-		try.Check(s.wait(ctx, "the boot to be counted", func(st *bootcheck.Status) bool { return st.Trial.Attempts() == boot }))
+		s.wait(ctx, "the boot to be counted", func(st *bootcheck.Status) bool { return st.Trial.Attempts() == boot })
 		s.tell("boot %d: counted before 1.3.0 starts; unconfirmed: the power is cut", boot)
 	}
 	try.Check(s.d.PowerCut(ctx))
-	try.Check(s.reach(ctx, "boot 3: power cut 3 of 3", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed}))
-	return s.must(ctx, "ota-guardian", "status")
+	s.reach(ctx, "boot 3: power cut 3 of 3", machine.Want{Current: "1.1.0", Previous: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed})
+	s.must(ctx, "ota-guardian", "status")
 }
 
-func (s *story) bothBad(ctx context.Context) (err error) {
-	defer try.End(&err)
+func (s *story) bothBad(ctx context.Context) {
 	s.chapter("Two bad versions: 1.4.0 exits at start, and 1.1.0 no longer works either")
 	const deadline = 20 * time.Second // 6 to 7 times what a good version takes to be confirmed here
 	s.tell("a device gives a version 10 minutes to be healthy; this one is set to %v (deadline), as you wait", deadline)
 	try.Check(s.d.Configure(ctx, s.d.Limits.Stable, deadline))
 	install := s.d.Begin(ctx, machine.Version{Name: "1.4.0", Release: 5, Behave: deviceapi.Config{Behave: deviceapi.Exit}})
-	try.Check(s.wait(ctx, "1.4.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.4.0" }))
+	s.wait(ctx, "1.4.0 to be current", func(st *bootcheck.Status) bool { return st.Current == "1.4.0" })
 	s.tell("1.4.0 is current, on trial")
 	try.Check(s.d.WriteFile(ctx, sick, 0o644, nil))
-	try.Check(s.wait(ctx, "1.1.0 to run again", func(st *bootcheck.Status) bool { return st.Current == "1.1.0" }))
+	s.wait(ctx, "1.1.0 to run again", func(st *bootcheck.Status) bool { return st.Current == "1.1.0" })
 	s.tell("1.4.0 crash-looped: back to 1.1.0, which is on trial itself")
-	try.Check(s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"}))
+	s.reach(ctx, "1.1.0 fails another check", machine.Want{Current: "1.0.0", Factory: "1.0.0", Phase: bootcheck.PhaseConfirmed, Told: "ROLLED_BACK_TO_FACTORY"})
 	s.tell("device-api was told: ROLLED_BACK_TO_FACTORY")
-	try.Check(s.must(ctx, "ota-guardian", "factory", "verify"))
+	s.must(ctx, "ota-guardian", "factory", "verify")
 	<-install.Ended
-	return install.Err
+	try.Check(install.Err)
 }
 
 // install installs v, which must end with code.
-func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) (err error) {
-	defer try.End(&err)
-	url := try.Get(s.d.Offer(ctx, v))
-	r := try.Get(s.sh(ctx, "ota-apply", "install", url))
+func (s *story) install(ctx context.Context, v machine.Version, code bootcheck.ExitCode) {
+	r := s.sh(ctx, "ota-apply", "install", try.Get(s.d.Offer(ctx, v)))
 	if r.Code != int(code) {
-		return fmt.Errorf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
+		try.Failf("ota-apply install %s: %s; want exit %d", v.Name, r, code)
 	}
 	s.tell("exit %d", r.Code)
-	return nil
 }
 
 // reach waits until the device is as want says and tells it.
-func (s *story) reach(ctx context.Context, when string, want machine.Want) (err error) {
-	defer try.End(&err)
+func (s *story) reach(ctx context.Context, when string, want machine.Want) {
 	s.waitsFor("%s: waiting until %s runs", when, want.Current)
 	try.Check(s.d.Reach(ctx, want))
 	s.tell("%s: %s runs, %s", when, want.Current, want.Phase)
-	return nil
 }
 
-func (s *story) wait(ctx context.Context, what string, yes func(*bootcheck.Status) bool) error {
+func (s *story) wait(ctx context.Context, what string, yes func(*bootcheck.Status) bool) {
 	s.waitsFor("waiting for %s", what)
-	return s.d.Wait(ctx, what, yes)
+	try.Check(s.d.Wait(ctx, what, yes))
 }
 
 func tail(log string, lines int) string {

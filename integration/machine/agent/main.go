@@ -31,7 +31,8 @@ func Main(ctx context.Context, stderr io.Writer) int {
 		go serveBundles(ctx)
 		var conn io.ReadWriteCloser
 		// Drivers are still being loaded when the agent starts.
-		if conn, err = again(ctx, dial); err == nil {
+		err = Poll(ctx, "the host's line", func(context.Context) (err error) { conn, err = dial(); return err })
+		if err == nil {
 			err = Serve(ctx, conn, strings.TrimSpace(string(bootID)))
 		}
 	}
@@ -39,23 +40,11 @@ func Main(ctx context.Context, stderr io.Writer) int {
 	return 1
 }
 
-// again calls f until it succeeds, or ctx ends.
-func again[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	for {
-		got, err := f()
-		if err == nil || ctx.Err() != nil {
-			return got, err
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // serveBundles serves BundleDir. The loopback interface comes up while the machine starts.
 func serveBundles(ctx context.Context) {
-	l, err := again(ctx, func() (net.Listener, error) { return net.Listen("tcp", strings.TrimPrefix(BundleAt, "http://")) })
-	if err == nil {
-		http.Serve(l, Bundles(BundleDir))
-	}
+	_ = Poll(ctx, "the loopback interface", func(context.Context) error {
+		return http.ListenAndServe(strings.TrimPrefix(BundleAt, "http://"), Bundles(BundleDir))
+	})
 }
 
 // dial opens the guest's end of the channel: the socket at SocketPath, if there is one,

@@ -78,14 +78,11 @@ func buildKernel(ctx context.Context, dir string, s Suite, a Arch) (err error) {
 	order := try.Get(loadOrder(ctx, tree, release, modulesOf(s)))
 	var names []string
 	for _, file := range order {
-		data, err := os.ReadFile(file)
+		data := try.Get(os.ReadFile(file))
 		if strings.HasSuffix(file, ".xz") {
-			data, err = output(ctx, "", nil, "xz", "-dc", file)
+			data = try.Get(output(ctx, "", nil, "xz", "-dc", file))
 		}
-		if err == nil {
-			err = writeFile(filepath.Join(dir, "modules", moduleName(file)+".ko"), 0o644, data)
-		}
-		try.Check(err)
+		try.Check(writeFile(filepath.Join(dir, "modules", moduleName(file)+".ko"), 0o644, data))
 		names = append(names, moduleName(file))
 	}
 	try.Check(os.WriteFile(filepath.Join(dir, "modules.order"), []byte(strings.Join(names, "\n")), 0o644))

@@ -13,11 +13,10 @@ import (
 	"github.com/tope-ota/ota/integration/try"
 )
 
-// assets are the files that a machine is started with.
+// assets are what a machine is started with.
 type assets struct {
-	kernel    *debian.Kernel
-	initramfs string // file
-	root      string // file: erofs image
+	*common
+	root string // file: erofs image
 }
 
 // guest is what a kernel and its initramfs are for.
@@ -30,7 +29,7 @@ type guest struct {
 // built once.
 type common struct {
 	kernel    *debian.Kernel
-	initramfs string
+	initramfs string // file
 	agent     []byte
 }
 
@@ -71,6 +70,5 @@ func prepare(ctx context.Context, o Options) (_ *assets, err error) {
 		agent.UnitWants: {Link: agent.UnitPath},
 	}
 	all.Add(o.Overlay)
-	root := try.Get(o.Variant.Image(ctx, all))
-	return &assets{kernel: c.kernel, initramfs: c.initramfs, root: root}, nil
+	return &assets{c, try.Get(o.Variant.Image(ctx, all))}, nil
 }
