@@ -14,9 +14,8 @@
 //	debian      the current version: a Debian root, kernel and image, for each processor
 //	container   a real systemd in namespaces of this kernel: boots in a third of a second
 //	vm          a real kernel in QEMU: loses writes at a power cut, panics, has a watchdog
-//	layout      where its disks are, and what is in memory
-//	agent       the guest's end of the line, and the host's: runs programs, moves files
-//	host        what a test does by it; checks each JSON that a program of the product prints
+//	agent       both ends of a line: runs programs, moves files, checks each JSON that a
+//	            program of the product prints; where the disks are, and what is in memory
 package machine
 
 import (

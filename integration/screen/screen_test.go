@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -112,25 +113,10 @@ const problems = `(function (whole) {
 
 // matches reports whether each line is as wanted, in which ? stands for digits and a point.
 func matches(got, want []string) bool {
-	if len(got) != len(want) {
-		return false
-	}
-	for i, w := range want {
-		rest := got[i]
-		for j, part := range strings.Split(w, "?") {
-			if j > 0 {
-				rest = strings.TrimLeft(rest, "0123456789.")
-			}
-			var ok bool
-			if rest, ok = strings.CutPrefix(rest, part); !ok {
-				return false
-			}
-		}
-		if rest != "" {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(got, want, func(got, want string) bool {
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(want), `\?`, `[0-9.]*`)
+		return regexp.MustCompile("^" + pattern + "$").MatchString(got)
+	})
 }
 
 // TestStates holds what the page says of every state, in both languages, and that it can be

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/integration/try"
@@ -161,7 +159,7 @@ func (w *watcher) look() {
 		w.versions[version] = true
 		return
 	}
-	if errors.Is(err, unix.ENOENT) && w.switches.Load()-before >= overtaken {
+	if errors.Is(err, os.ErrNotExist) && w.switches.Load()-before >= overtaken {
 		return // this process was stopped in the middle of it
 	}
 	w.wrong++
@@ -174,13 +172,13 @@ func (w *watcher) look() {
 // then its files.
 func (w *watcher) lookAtCurrent() (_ string, err error) {
 	defer try.End(&err)
-	fd, err := unix.Open(filepath.Join(w.dir, "current"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	current, err := os.OpenRoot(filepath.Join(w.dir, "current"))
 	if err != nil {
 		return "", fmt.Errorf("current leads nowhere: %w", err)
 	}
-	defer unix.Close(fd)
-	first := try.Get(readAt(fd, "first"))
-	second := try.Get(readAt(fd, "second"))
+	defer current.Close()
+	first := string(try.Get(current.ReadFile("first")))
+	second := string(try.Get(current.ReadFile("second")))
 	if first != second || !slices.Contains(versions, first) {
 		return "", fmt.Errorf("behind current one file is of version %q and another of %q", first, second)
 	}
@@ -190,36 +188,20 @@ func (w *watcher) lookAtCurrent() (_ string, err error) {
 // lookAtActive compares the links and the record of the generation that is active.
 func (w *watcher) lookAtActive() (err error) {
 	defer try.End(&err)
-	fd, err := unix.Open(filepath.Join(w.dir, ".active"), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	active, err := os.OpenRoot(filepath.Join(w.dir, ".active"))
 	if err != nil {
 		return fmt.Errorf("the switch leads nowhere: %w", err)
 	}
-	defer unix.Close(fd)
-	text := try.Get(readAt(fd, "record.json"))
+	defer active.Close()
+	text := try.Get(active.ReadFile("record.json"))
 	var record struct{ Current, Previous struct{ Version string } }
-	if err := json.Unmarshal([]byte(text), &record); err != nil {
+	if err := json.Unmarshal(text, &record); err != nil {
 		return fmt.Errorf("the record is not intact: %w", err)
 	}
 	for name, version := range map[string]string{"current": record.Current.Version, "previous": record.Previous.Version} {
-		buf := make([]byte, 256)
-		n, err := unix.Readlinkat(fd, name, buf)
-		if err != nil {
-			return fmt.Errorf("the link %s: %w", name, err)
-		}
-		if got := string(buf[:n]); got != "../../v"+version {
+		if got := try.Get(active.Readlink(name)); got != "../../v"+version {
 			return fmt.Errorf("the record says %s is %q, the link leads to %q", name, version, got)
 		}
 	}
 	return nil
-}
-
-func readAt(dir int, name string) (string, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	data, err := io.ReadAll(f)
-	return string(data), err
 }

@@ -4,6 +4,7 @@
 package fake
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -201,13 +202,6 @@ func (s *Server) root(w http.ResponseWriter, base, device string) {
 	answer(w, object{"config": object{"polling": object{"sleep": s.sleep}}, "_links": links})
 }
 
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
 func (s *Server) action(w http.ResponseWriter, kind string, a *Action) {
 	if a.Closed != "" || a.Cancel != (kind == "cancelAction") || a.Confirm != (kind == "confirmationBase") {
 		w.WriteHeader(http.StatusNotFound)
@@ -217,21 +211,18 @@ func (s *Server) action(w http.ResponseWriter, kind string, a *Action) {
 		answer(w, object{"id": a.ID, "cancelAction": object{"stopId": a.ID}})
 		return
 	}
-	file := or(a.File, a.Version+".ota")
-	update := or(a.Update, "attempt")
+	file := cmp.Or(a.File, a.Version+".ota")
+	update := cmp.Or(a.Update, "attempt")
 	if a.Window == "unavailable" {
 		update = "skip"
 	}
 	d := object{
-		"download": or(a.Download, map[string]string{"forced": "forced"}[update]),
+		"download": cmp.Or(a.Download, map[string]string{"forced": "forced"}[update], "attempt"),
 		"update":   update,
-		"chunks": []object{{"part": or(a.Part, "bApp"), "version": a.Version, "name": "app", "artifacts": []object{{
+		"chunks": []object{{"part": cmp.Or(a.Part, "bApp"), "version": a.Version, "name": "app", "artifacts": []object{{
 			"filename": file, "size": 1, "hashes": object{"sha1": "sha1 of " + file},
-			"_links": object{"download-http": object{"href": or(a.URL, s.URL+"/files/"+file)}},
+			"_links": object{"download-http": object{"href": cmp.Or(a.URL, s.URL+"/files/"+file)}},
 		}}}},
-	}
-	if d["download"] == "" {
-		d["download"] = "attempt"
 	}
 	if a.Window != "" {
 		d["maintenanceWindow"] = a.Window
