@@ -52,12 +52,15 @@ func run(cmd *exec.Cmd) error {
 // must runs a program, which has to succeed.
 func (r release) must(name string, args ...string) { try.Check(run(r.command(name, args...))) }
 
-// exit is the exit code of a run that ended with err.
+// exit is the exit code of a run that ended with err; -1: it did not run.
 func exit(err error) int {
+	if err == nil {
+		return 0
+	}
 	if e, ok := errors.AsType[*exec.ExitError](err); ok {
 		return e.ExitCode()
 	}
-	return 0
+	return -1
 }
 
 // bundle makes that of a version in a directory. What it holds is a file: "bad", or any other.
