@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tope-ota/ota/integration/machine"
@@ -25,14 +26,16 @@ func TestReuse(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			defer try.Fatal(t)
 			dir := mountOf(t, 600, "mkfs."+fs) // xfs wants 300 MiB
-			for _, args := range [][]string{
-				{"./applier/bundle", "-run", "^TestTake"},
-				{"./applier/cmd/ota-apply", "-run", "^TestScripts$/^(reuse|retention)$"},
+			for _, row := range []struct{ pkg, run, passes string }{
+				{"./applier/bundle", "^TestTake", "--- PASS: TestTakeFromSeveral "},
+				{"./applier/cmd/ota-apply", "^TestScripts$/^(reuse|retention)$", "--- PASS: TestScripts/reuse "},
 			} {
-				cmd := exec.Command("go", append([]string{"test", "-count=1"}, args...)...)
+				cmd := exec.Command("go", "test", "-v", "-count=1", row.pkg, "-run", row.run)
 				cmd.Dir = filepath.Join("..", "..")
 				cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-				try.Run(cmd)
+				if out := try.Run(cmd); !strings.Contains(out, row.passes) { // go test of nothing passes
+					t.Errorf("%s has no test %s:\n%s", row.pkg, row.passes, out)
+				}
 			}
 		})
 	}
