@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"aead.dev/minisign"
@@ -84,14 +85,19 @@ type made struct {
 	mode    fs.FileMode
 }
 
-// save writes files, which together are what. Each has another name first: to replace never
-// leaves a damaged file, or two keys that do not fit, where good ones were because the disk is
-// full. Without replace, advice is for a file that is there.
+// save writes files of one directory, which together are what. Each is elsewhere first: to replace
+// never leaves a damaged file, or two keys that do not fit, where good ones were because the disk
+// is full. Without replace, advice is for a file that is there.
 func save(what string, replace bool, advice string, files ...made) error {
+	// Its own: of commands that make one key at once each has its pair.
+	temp, err := os.MkdirTemp(filepath.Dir(files[0].name), ".ota-bundle-*")
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", what, err)
+	}
+	defer func() { _ = os.RemoveAll(temp) }()
+	first := func(f made) string { return filepath.Join(temp, filepath.Base(f.name)) }
 	for _, f := range files {
-		temp := f.name + ".new"
-		defer func() { _ = os.Remove(temp) }()
-		if err := bootcheck.ReplaceFile(temp, f.content, f.mode, true); err != nil {
+		if err := bootcheck.ReplaceFile(first(f), f.content, f.mode, true); err != nil {
 			return fmt.Errorf("cannot write %s: %w", what, err)
 		}
 	}
@@ -100,7 +106,7 @@ func save(what string, replace bool, advice string, files ...made) error {
 		place = os.Rename
 	}
 	for i, f := range files {
-		err := place(f.name+".new", f.name)
+		err := place(first(f), f.name)
 		if err == nil {
 			continue
 		}

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +73,34 @@ func TestSignLeavesBehind(t *testing.T) {
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// TestKeygenAtOnce holds that of commands that make one key at once one does, and that its files
+// are a pair.
+func TestKeygenAtOnce(t *testing.T) {
+	inRelease(t)
+	for i := range 50 {
+		name := fmt.Sprint("k", i)
+		var made atomic.Int32
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if code, _ := runIn(t.Context(), "keygen", "--no-password", name); code == 0 {
+					made.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if made.Load() != 1 {
+			t.Errorf("%d commands made the key, want 1", made.Load())
+		}
+		if code, out := runIn(t.Context(), "sign", "--file", "--force", "--key", name+".key", "--pub", name+".pub", "tree/app"); code != 0 {
+			t.Errorf("exit %d: %s", code, out)
+		}
+	}
+	if left, _ := filepath.Glob(".*"); len(left) > 0 {
+		t.Errorf("%q were left", left)
 	}
 }
 
