@@ -76,6 +76,18 @@ func TestSignLeavesBehind(t *testing.T) {
 	}
 }
 
+// TestSignByAProgramThatStarts holds that the signature counts of a command that also starts a
+// program, an agent of a key perhaps, which continues.
+func TestSignByAProgramThatStarts(t *testing.T) {
+	inRelease(t)
+	if code, out := runIn(t.Context(), "sign", "--file", "--key", "ci.key", "tree/app"); code != 0 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	if code, out := runIn(t.Context(), "sign", "--file", "--force", "--pub", "ci.pub", "--with", "sleep 60 & cat tree/app.minisig", "tree/app"); code != 0 {
+		t.Errorf("exit %d, want 0: %s", code, out)
+	}
+}
+
 // TestKeygenAtOnce holds that of commands that make one key at once one does, and that its files
 // are a pair.
 func TestKeygenAtOnce(t *testing.T) {

@@ -3,6 +3,7 @@ package bundlecmd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -152,6 +153,9 @@ func (c *command) signWith(ctx context.Context, command string, raw []byte) ([]b
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(raw), &sig, c.stderr
 	cmd.WaitDelay = 5 * time.Second // its children may hold stdout and stderr
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it ended, and a program that it started continues: an agent, perhaps
+	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
