@@ -60,9 +60,10 @@ type Download struct {
 	mismatches int
 	rewinds    int
 
-	noHead bool   // do not ask for parts: the server cannot give any, or it did not help
-	now    *File  // once its head is there
-	parts  []Part // that are wanted; nil: all
+	noHead    bool   // do not ask for parts: the server cannot give any, or it did not help
+	fruitless bool   // the last request for some of the head that reached a server brought nothing
+	now       *File  // once its head is there
+	parts     []Part // that are wanted; nil: all
 
 	whole    bool         // all that is wanted was there
 	known    bool         // the server has the file that the head belongs to
@@ -253,9 +254,11 @@ func (d *Download) try(limit int64) error {
 		d.broke = false
 		d.stats.Resumes++
 	}
+	// Twice in a row: perhaps it is such a range that the server cannot bear.
+	nothing, answered := err != nil && limit > 0 && d.have == r.offset && d.now == nil, !unreached(err)
+	d.noHead = d.noHead || nothing && answered && d.fruitless
+	d.fruitless = nothing && (answered || d.fruitless)
 	switch {
-	case err != nil && limit > 0 && d.have == r.offset && d.now == nil && d.failures > 0 && !unreached(err):
-		d.noHead = true // twice in a row: perhaps it is such a range that the server cannot bear
 	case err != nil:
 	case d.have == 0:
 		return sizeFault(mismatch, "the server sends an empty file")

@@ -5,10 +5,12 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -75,6 +77,16 @@ func TestParts(t *testing.T) {
 			}
 			serve(w, r, file)
 		}, twoParts, false, false, headFirst + 75_000, 0},
+		{"cut off, then busy, at first", func(w http.ResponseWriter, r *http.Request, n int) {
+			switch n {
+			case 1:
+				serveCut(w, r, file, 10)
+			case 2:
+				w.WriteHeader(503)
+			default:
+				serve(w, r, file)
+			}
+		}, twoParts, false, false, headFirst + 75_000, 0},
 		{"each connection breaks", func(w http.ResponseWriter, r *http.Request, n int) {
 			serveCut(w, r, file, 40_000)
 		}, twoParts, false, false, headFirst + 75_000, 0},
@@ -111,6 +123,37 @@ func TestParts(t *testing.T) {
 				t.Errorf("Progress ended at %d of %d", lastDone, lastTotal)
 			}
 		})
+	}
+}
+
+// TestServerThatBegins holds that a server which nothing listens on yet, and which then is busy
+// once, is not taken for one that gives no ranges.
+func TestServerThatBegins(t *testing.T) {
+	file := content(bigSize, 1)
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 1 {
+			w.WriteHeader(503)
+			return
+		}
+		serve(w, r, file)
+	})
+	opt, down := quick(spoolDir(t)), true
+	opt.Transport = func(over http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if down {
+				down = false
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+			}
+			return over.RoundTrip(r)
+		})
+	}
+	f, st, err := caller{head: 1000, parts: []Part{{2 << 20, 2<<20 + 5000}}}.fetch(t.Context(), Source{URL: s.URL + "/x.ota", Size: bigSize}, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if st.Fetched > headFirst+5000 {
+		t.Errorf("%d bytes of %d were fetched, want at most %d", st.Fetched, st.Size, headFirst+5000)
 	}
 }
 
