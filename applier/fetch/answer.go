@@ -192,7 +192,7 @@ func endsByClosing(resp *http.Response) bool {
 // latter measured by the server's own clock. Nonsense is no pause.
 func RetryAfter(h http.Header) time.Duration {
 	v := h.Get("Retry-After")
-	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
+	if s, err := strconv.ParseUint(v, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) { // then it is the longest
 		return time.Duration(s) * time.Second
 	}
 	until, err := http.ParseTime(v)

@@ -377,6 +377,7 @@ func TestRetryAfter(t *testing.T) {
 	for v, want := range map[string]time.Duration{
 		"":                              0,
 		"7":                             7 * time.Second,
+		"99999999999999999999":          (1<<31 - 1) * time.Second,
 		"-7":                            0,
 		"7.5":                           0,
 		"x":                             0,
