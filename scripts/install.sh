@@ -85,6 +85,7 @@ case $prefix in
 esac
 manager=$conf/systemd/system.conf.d/50-ota-watchdog.conf
 panic=$conf/sysctl.d/50-ota-panic.conf
+preset=$conf/systemd/system-preset/50-ota.preset
 catalog=$destdir$prefix/lib/systemd/catalog/ota.catalog
 managed='ota-guardian.service ota-confirm.service ota-recover.service ota-factory.service ota-verify.service ota-verify.timer ota-health.socket ota-health@.service ota-progress.socket ota-progress.service ota-install.service ota-follow.service'
 enabled='ota-guardian.service ota-confirm.service ota-factory.service ota-verify.timer ota-health.socket ota-progress.socket'
@@ -200,6 +201,7 @@ install_all() {
     fi
     place "$here/units/system.conf.d/50-ota-watchdog.conf" "$manager" 0644
     place "$here/units/sysctl.d/50-ota-panic.conf" "$panic" 0644
+    place "$here/units/system-preset/50-ota.preset" "$preset" 0644
     place "$here/units/ota.catalog" "$catalog" 0644
     run mkdir -p "$destdir/etc/ota/keys" "$destdir/etc/ota/checks.d/required" "$destdir/etc/ota/checks.d/wanted" "$destdir$store"
     if [ ! -e "$destdir/etc/ota/ota.toml" ]; then
@@ -230,7 +232,7 @@ uninstall_all() {
             run rmdir --ignore-fail-on-non-empty "$d"
         fi
     done
-    run rm -f "$manager" "$panic" "$catalog"
+    run rm -f "$manager" "$panic" "$preset" "$catalog"
     for p in $programs ota; do run rm -f "$destdir$prefix/bin/$p" "$completions/$p" "$fish/$p.fish" "$zsh/_$p"; done
     for p in $pages; do run rm -f "$manual/man${p##*.}/$p"; done
     for t in $tools; do run rm -f "$lib/$t"; done
