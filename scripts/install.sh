@@ -135,6 +135,13 @@ sd() {
 # live: this is about the system that runs.
 live() { [ -z "$destdir" ] && [ -d /run/systemd/system ]; }
 
+# unmasked UNITS: those of them that the administrator did not mask.
+unmasked() {
+    for u; do
+        [ "$(readlink "$destdir/etc/systemd/system/$u")" = /dev/null ] || echo "$u"
+    done
+}
+
 reload() {
     if live; then
         run systemctl daemon-reload
@@ -210,10 +217,10 @@ install_all() {
     fi
     reload
     if [ -n "$enable" ]; then
-        # shellcheck disable=SC2086 # a list of units
-        sd enable $enabled
-        # shellcheck disable=SC2086 # a list of units
-        if live; then run systemctl start $started; fi
+        # shellcheck disable=SC2046,SC2086 # lists of units
+        sd enable $(unmasked $enabled)
+        # shellcheck disable=SC2046,SC2086 # lists of units
+        if live; then run systemctl start $(unmasked $started); fi
     fi
 }
 
