@@ -105,12 +105,12 @@ run() {
     if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi
 }
 
-# place SOURCE TARGET MODE: the file with this installation's paths in it,
-# replaced as a whole.
+# place SOURCE TARGET MODE [EDIT]: the file with this installation's paths in it, and
+# what sed's EDIT makes of it, replaced as a whole.
 place() {
     if [ -n "$dry" ]; then echo "would write $2"; return; fi
     mkdir -p "$(dirname "$2")"
-    sed "s#/usr/bin/ota-#$prefix/bin/ota-#g; s#/opt/tope/versions#$store#g" "$1" >"$2.new"
+    sed "s#/usr/bin/ota-#$prefix/bin/ota-#g; s#/opt/tope/versions#$store#g; ${4-}" "$1" >"$2.new"
     chmod "$3" "$2.new"
     mv -f "$2.new" "$2"
     echo "$2"
@@ -149,12 +149,12 @@ reload() {
     fi
 }
 
-# configure FILE: says in it what this installation does not have as by default.
-configure() {
+# configured is the EDIT of the configuration: what this installation does not have as by default.
+configured() {
     local list=''
     for s in $services; do list="$list, \"$s\""; done
-    [ "$store" = /opt/tope/versions ] || sed -i "s#^\#root = .*#root = \"$store\"#" "$1"
-    [ "$services" = device-api.service ] || sed -i "s#^\#services = .*#services = [${list#, }]#" "$1"
+    [ "$store" = /opt/tope/versions ] || echo "s#^\#root = .*#root = \"$store\"#"
+    [ "$services" = device-api.service ] || echo "s#^\#services = .*#services = [${list#, }]#"
 }
 
 find_programs() {
@@ -212,8 +212,7 @@ install_all() {
     place "$here/units/ota.catalog" "$catalog" 0644
     run mkdir -p "$destdir/etc/ota/keys" "$destdir/etc/ota/checks.d/required" "$destdir/etc/ota/checks.d/wanted" "$destdir$store"
     if [ ! -e "$destdir/etc/ota/ota.toml" ]; then
-        place "$here/units/ota.toml.example" "$destdir/etc/ota/ota.toml" 0644
-        [ -n "$dry" ] || configure "$destdir/etc/ota/ota.toml"
+        place "$here/units/ota.toml.example" "$destdir/etc/ota/ota.toml" 0644 "$(configured)"
     fi
     reload
     if [ -n "$enable" ]; then
