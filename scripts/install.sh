@@ -17,6 +17,7 @@
 #   --dry-run        only say what would be done
 #   --list WHICH     only print the names of units: those that are enabled, or that are started at once
 set -eu
+umask 022 # every user runs what is installed, and no other one changes it
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 prefix=/usr destdir='' bin='' store='' services='' example='' enable=1 action=install list='' purge='' dry=''
