@@ -227,9 +227,9 @@ install_all() {
 uninstall_all() {
     if live && [ -e "$units/ota-progress.socket" ]; then
         # shellcheck disable=SC2086 # a list of units
-        run systemctl stop $started ota-progress.service
+        run systemctl stop $started ota-progress.service ota-follow.service
     fi
-    for u in $enabled; do
+    for u in $enabled ota-follow.service; do
         if [ -e "$units/$u" ]; then sd disable "$u"; fi
     done
     for u in $managed; do run rm -f "$units/$u"; done
