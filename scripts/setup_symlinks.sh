@@ -119,12 +119,12 @@ state() {
 }
 
 # Everything in the way is found before anything is changed.
-plan='' blocked=''
+plan='' blocked='' tab=$(printf '\t')
 want() { # LINK PATH
     target=$root/current/$2
     s=$(state "$1" "$target")
     case $s in
-    ok | missing | ours) plan="$plan$s $1 $target
+    ok | missing | ours) plan="$plan$s$tab$1$tab$target
 " ;;
     *) echo "error: cannot make $destdir$1: $s, and not into $root" >&2; blocked=1 ;;
     esac
@@ -165,7 +165,7 @@ replace() {
     changed=1
 }
 make_links() {
-    while read -r s link target; do
+    while IFS=$tab read -r s link target; do
         [ -n "$s" ] || continue
         if [ "$s" = ok ]; then
             echo "$destdir$link leads to $target already"
