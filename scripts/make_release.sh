@@ -32,6 +32,7 @@
 # 4 refused: published with other content, a release that is not higher, a directory
 # that cannot be packed; 7 no space.
 set -eu
+umask 022 # a web server reads what is published
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 dir='' version='' key='' out='' release='' password='' pub='' level='' not_after='' programs='' dry='' with='' factory='' patches=3 channel='' channel_key='' percent=0
