@@ -174,7 +174,7 @@ place() {
     mv -f "$work/$1" "$out/$1"
     echo "$out/$1"
 }
-(cd "$out" && sha256sum -- *.ota) >"$work/SHA256SUMS"
+(LC_ALL=C && cd "$out" && sha256sum -- *.ota) >"$work/SHA256SUMS"
 place SHA256SUMS
 "$bundle" index "$out" >"$work/index.json"
 place index.json

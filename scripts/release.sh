@@ -55,7 +55,7 @@ new=$work/first/out
 # It says what this script knows, no more: who ran it, and where, is not in it.
 {
     printf '{\n  "_type": "https://in-toto.io/Statement/v1",\n  "subject": [\n'
-    (cd "$new" && sha256sum -- *) | awk '{ printf "%s    {\"name\": \"%s\", \"digest\": {\"sha256\": \"%s\"}}", (NR > 1 ? ",\n" : ""), $2, $1 } END { print "" }'
+    (LC_ALL=C && cd "$new" && sha256sum -- *) | awk '{ printf "%s    {\"name\": \"%s\", \"digest\": {\"sha256\": \"%s\"}}", (NR > 1 ? ",\n" : ""), $2, $1 } END { print "" }'
     printf '  ],\n  "predicateType": "https://slsa.dev/provenance/v1",\n  "predicate": {\n    "buildDefinition": {\n'
     printf '      "buildType": "https://github.com/tope-ota/ota/blob/main/scripts/release.sh",\n'
     printf '      "externalParameters": {"version": "%s", "arches": "%s", "formats": "%s"},\n' "$version" "$arches" "$formats"
@@ -64,7 +64,7 @@ new=$work/first/out
     printf '    "runDetails": {"builder": {"id": "https://github.com/tope-ota/ota/blob/%s/scripts/release.sh"}}\n  }\n}\n' "$commit"
 } >"$work/provenance.json" # beside what it lists, or it would list itself
 mv "$work/provenance.json" "$new"
-(cd "$new" && sha256sum -- *) >"$work/SHA256SUMS"
+(LC_ALL=C && cd "$new" && sha256sum -- *) >"$work/SHA256SUMS"
 mv "$work/SHA256SUMS" "$new"
 if [ -n "${KEY-}" ]; then
     bundle=$work/first/bin/$(go env GOHOSTARCH)/ota-bundle
