@@ -16,10 +16,11 @@
 set -euo pipefail
 
 die() { echo "error: $1" >&2; exit 1; }
+usage() { sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
+case ${1-} in pub | sign) ;; -h | --help) usage; exit ;; *) usage >&2; exit 2 ;; esac
 for v in PKCS11_MODULE PKCS11_TOKEN PKCS11_LABEL PKCS11_PIN_FILE; do
     [ -n "${!v-}" ] || die "$v is not set"
 done
-case ${1-} in pub | sign) ;; *) sed -n '2,/^set -eu/p' "$0" | sed '$d; s/^# \{0,1\}//' >&2; exit 2 ;; esac
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
