@@ -5,13 +5,13 @@
 #
 # usage: scripts/notice.sh
 set -eu
-cd "$(dirname "$0")/.."
 
 case "${1-}" in
 "") ;;
 -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
 *) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
+cd "$(dirname "$0")/.."
 
 cat <<TEXT
 The programs of https://github.com/tope-ota/ota are under the Apache License,

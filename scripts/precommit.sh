@@ -6,7 +6,6 @@
 #   BASE     what the change is compared with, origin/main if it is not given; what is
 #            not committed yet counts, too
 set -eu
-cd "$(dirname "$0")/.."
 
 which=
 case "${1-}" in
@@ -14,6 +13,7 @@ case "${1-}" in
 --which) which=1; shift ;;
 -*) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
+cd "$(dirname "$0")/.."
 base=${1:-origin/main}
 git rev-parse -q --verify "$base^{commit}" >/dev/null || { echo "error: no commit $base: give the BASE of the change" >&2; exit 2; }
 

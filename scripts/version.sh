@@ -9,14 +9,16 @@
 # usage: scripts/version.sh [--time]
 #   --time   the time of the commit instead, in seconds since 1970 (SOURCE_DATE_EPOCH)
 set -eu
-cd "$(dirname "$0")/.."
 
+time=
 case "${1-}" in
---time) exec git log -1 --format=%ct ;;
+--time) time=1 ;;
 -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit ;;
 "") ;;
 *) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
+cd "$(dirname "$0")/.."
+[ -z "$time" ] || exec git log -1 --format=%ct
 
 described=$(git describe --tags --long --abbrev=12 --match 'v[0-9]*' 2>/dev/null) || described=''
 if [ -n "$described" ]; then
