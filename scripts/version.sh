@@ -18,6 +18,7 @@ case "${1-}" in
 *) echo "error: unknown argument $1" >&2; exit 2 ;;
 esac
 cd "$(dirname "$0")/.."
+export GIT_CEILING_DIRECTORIES=${PWD%/*} # not the checkout that this one lies in
 [ -z "$time" ] || exec git log -1 --format=%ct
 
 described=$(git describe --tags --long --abbrev=12 --match 'v[0-9]*' 2>/dev/null) || described=''
