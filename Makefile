@@ -50,14 +50,14 @@ build-arm64: env := GOARCH=arm64
 build-armv7: env := GOARCH=arm GOARM=7
 .PHONY: $(PROCESSORS:%=build-%)
 $(PROCESSORS:%=build-%): build-%:
-	@mkdir -p $(BIN)/$*
-	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o $(BIN)/$*/ ./guardian/cmd/ota-guardian
-	GOOS=linux $(env) $(BUILD) $(APPLIER_FLAGS) -o $(BIN)/$*/ ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
+	@mkdir -p '$(BIN)/$*'
+	GOOS=linux $(env) $(BUILD) $(GUARDIAN_FLAGS) -o '$(BIN)/$*/' ./guardian/cmd/ota-guardian
+	GOOS=linux $(env) $(BUILD) $(APPLIER_FLAGS) -o '$(BIN)/$*/' ./applier/cmd/ota-apply ./applier/cmd/ota-bundle
 
 # For this machine: what cross-builds asks for must not hold for the generator.
 .PHONY: man
 man: ## the manual pages and the completion for bash, from the usage texts, into bin/
-	GOOS= GOARCH= GOARM= go run ./docs/man -o $(BIN) -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
+	GOOS= GOARCH= GOARM= go run ./docs/man -o '$(BIN)' -version '$(VERSION)' -date "$$(date -u -d @$$SOURCE_DATE_EPOCH +%F)"
 
 .PHONY: demo
 demo: packages-demo ## the main job in 3 minutes: a device in a VM updates, and survives bad versions and power cuts
@@ -168,15 +168,15 @@ install: ## this machine's binaries, units and configuration (DESTDIR and PREFIX
 # STORE, SERVICES and MAINTAINER count too: scripts/package.sh --help.
 .PHONY: deb
 deb: ## Debian packages for amd64, arm64 and armhf, bin/ota_VERSION_ARCH.deb
-	@BIN=$(BIN) VERSION='$(VERSION)' scripts/package.sh $(DEB_ARCHES)
+	@BIN='$(BIN)' VERSION='$(VERSION)' scripts/package.sh $(DEB_ARCHES)
 
 .PHONY: rpm apk ipk image
 rpm apk ipk image: ## the same as rpm, apk or ipk; image: ota-bundle as a container image
-	@BIN=$(BIN) VERSION='$(VERSION)' scripts/package.sh --format $@ $(DEB_ARCHES)
+	@BIN='$(BIN)' VERSION='$(VERSION)' scripts/package.sh --format $@ $(DEB_ARCHES)
 
 .PHONY: release
 release: ## everything that is published, built twice and compared, into bin/release; KEY=NAME.key signs it
-	@KEY='$(KEY)' PASSWORD_FILE='$(PASSWORD_FILE)' scripts/release.sh $(BIN)/release
+	@KEY='$(KEY)' PASSWORD_FILE='$(PASSWORD_FILE)' scripts/release.sh '$(BIN)/release'
 
 .PHONY: notice
 notice: ## docs/NOTICE: the licences of what is linked into the programs
