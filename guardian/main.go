@@ -172,7 +172,7 @@ func Program(stdout *cli.Output, stderr io.Writer) *cli.Program {
 				})},
 
 			{Group: "To set a device up", Name: "adopt", Help: "make the store, or adopt another program's links\n" +
-				"The links are plain ones (current -> v1.0.0); no version is moved or written to.",
+				"The links are plain ones (current -> v1.0.0). A version gets a manifest and nothing else.",
 				Flags: func(fs *flags) {
 					withJSON(fs)
 					fs.BoolVar(&flag, "dry-run", false, "show what would be done")

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes the version store of a device, or makes one of what another updater left:
 # directories v1.0.0, v1.1.0 and plain links current, previous, factory. No version is
-# moved or written to. Then it makes the links through which other programs and units
-# find what the current version has. Running it again changes nothing.
+# moved, and it gets a manifest and nothing else. Then it makes the links through which
+# other programs and units find what the current version has. Running it again changes nothing.
 #
 # usage: setup_symlinks.sh [options]
 #   --bin NAME[=PATH]      /usr/local/bin/NAME leads to STORE/current/PATH (default bin/NAME); may be repeated
