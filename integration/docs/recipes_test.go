@@ -56,6 +56,7 @@ func TestRecipes(t *testing.T) {
 			try.Check(os.WriteFile(filepath.Join(values["UNPACKDIR"], name), nil, 0o644))
 		}
 		recipe := string(try.Get(os.ReadFile(filepath.Join(repo, "docs/meta-tope-ota/recipes-support/ota/ota_0.2.bb"))))
+		knowsVersion(t, recipe)
 		license := regexp.MustCompile(`md5=(\w+)"`).FindStringSubmatch(recipe)
 		if sum := fmt.Sprintf("%x", md5.Sum(try.Get(os.ReadFile(filepath.Join(repo, "LICENSE"))))); license == nil || license[1] != sum {
 			t.Errorf("the recipe has the checksum %q of LICENSE, want %s", license, sum)
@@ -99,6 +100,7 @@ func TestRecipes(t *testing.T) {
 			t.Errorf("external.desc is %q", desc)
 		}
 		recipe := string(try.Get(os.ReadFile(filepath.Join(tree, "package/ota/ota.mk"))))
+		knowsVersion(t, recipe)
 		build, target := t.TempDir(), t.TempDir()
 		for _, dir := range []string{"scripts", "units"} {
 			try.Check(os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))))
@@ -124,4 +126,12 @@ func TestRecipes(t *testing.T) {
 		}
 		verify(t, target)
 	})
+}
+
+// knowsVersion: without the Makefile it is the recipe that tells the programs their version.
+func knowsVersion(t *testing.T, recipe string) {
+	t.Helper()
+	if !regexp.MustCompile(`(?m)LDFLAGS = .*-X \S+/bootcheck/cli\.Version=\S`).MatchString(recipe) {
+		t.Error("programs of this recipe do not know their version: --version says unknown")
+	}
 }

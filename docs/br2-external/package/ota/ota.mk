@@ -6,6 +6,8 @@ OTA_SITE = $(call github,tope-ota,ota,$(OTA_VERSION))
 OTA_GOMOD = github.com/tope-ota/ota
 # Static programs of Go alone.
 OTA_GO_ENV = CGO_ENABLED=0
+# What --version says.
+OTA_LDFLAGS = -X $(OTA_GOMOD)/bootcheck/cli.Version=$(OTA_VERSION:v%=%)
 OTA_BUILD_TARGETS = guardian/cmd/ota-guardian applier/cmd/ota-apply applier/cmd/ota-bundle
 OTA_INSTALL_BINS = ota-guardian ota-apply ota-bundle
 

@@ -14,6 +14,8 @@ GO_INSTALL = "${GO_IMPORT}/guardian/cmd/ota-guardian ${GO_IMPORT}/applier/cmd/ot
 # Static programs of Go alone.
 export CGO_ENABLED = "0"
 GO_LINKSHARED = ""
+# What --version says.
+GO_EXTRA_LDFLAGS = "-X ${GO_IMPORT}/bootcheck/cli.Version=${PV}"
 # The modules come from the proxy of Go, by the hashes of go.sum.
 do_compile[network] = "1"
 
