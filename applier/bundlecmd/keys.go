@@ -94,9 +94,10 @@ func save(what string, replace bool, advice string, files ...made) error {
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", what, err)
 	}
-	defer func() { _ = os.RemoveAll(temp) }()
+	defer func() { _ = os.Remove(temp) }() // RemoveAll would read the directory that it is in
 	first := func(f made) string { return filepath.Join(temp, filepath.Base(f.name)) }
 	for _, f := range files {
+		defer func() { _ = os.Remove(first(f)) }()
 		if err := bootcheck.ReplaceFile(first(f), f.content, f.mode, true); err != nil {
 			return fmt.Errorf("cannot write %s: %w", what, err)
 		}

@@ -9,11 +9,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/bootcheck"
 )
@@ -113,6 +116,41 @@ func TestKeygenAtOnce(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(".*"); len(left) > 0 {
 		t.Errorf("%q were left", left)
+	}
+}
+
+// TestKeygenInADropBox holds that a key is made in a directory that its user may not read, and that
+// no second name of the private key is left there.
+func TestKeygenInADropBox(t *testing.T) {
+	const nobody = 65534
+	dir := t.TempDir()
+	defer os.Chmod(dir, 0o700)
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o300); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, nobody, -1); err != nil {
+			t.Fatal(err)
+		}
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if _, err := unix.SetfsuidRetUid(nobody); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(0)
+	}
+	code, out := runIn(t.Context(), "keygen", "--no-password", filepath.Join(dir, "k"))
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := os.ReadDir(dir)
+	if code != 0 || len(files) != 2 {
+		t.Errorf("exit %d, %d files, want 2: %v: %s", code, len(files), files, out)
 	}
 }
 
