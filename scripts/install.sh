@@ -70,7 +70,7 @@ done
 absolute --prefix "$prefix"
 # What is configured already continues, unless something else is asked for.
 if [ -z "$store" ] && [ -f "$destdir/etc/ota/ota.toml" ]; then
-    store=$(sed -n 's/^root *= *"\([^"]*\)".*/\1/p' "$destdir/etc/ota/ota.toml" | head -n 1)
+    store=$(sed -n "s/^[[:space:]]*root[[:space:]]*=[[:space:]]*[\"']\([^\"']*\)[\"'].*/\1/p" "$destdir/etc/ota/ota.toml" | head -n 1)
 fi
 : "${store:=/opt/tope/versions}"
 absolute --store "$store"
