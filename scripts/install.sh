@@ -67,6 +67,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 : "${services:=device-api.service}"
+[ -z "$purge" ] || [ "$action" = uninstall ] || { echo "error: --purge needs --uninstall" >&2; exit 2; }
 absolute --prefix "$prefix"
 # What is configured already continues, unless something else is asked for.
 if [ -z "$store" ] && [ -f "$destdir/etc/ota/ota.toml" ]; then
