@@ -87,7 +87,8 @@ func addressFrom(ctx context.Context, command string, stderr io.Writer) (string,
 	var out firstBytes
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, stderr, time.Second
-	if err := cmd.Run(); err != nil {
+	// One that leaves a program behind, which holds stdout, has ended all the same.
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return "", bootcheck.Errorf(bootcheck.ExitDownloadFailed, bootcheck.CodeDownloadFailed,
 			"the command of --url-from gives no address: %w", cmp.Or(context.Cause(ctx), err)).
 			WithAdvice("run it by hand, as root, and see what it prints")

@@ -34,3 +34,13 @@ func TestAddressLine(t *testing.T) {
 		t.Errorf("addressLine of an open pipe = %q, %v", address, err)
 	}
 }
+
+// A command may leave a program behind, as one that starts an agent of its credentials.
+func TestAddressOfACommandThatLeavesAProgram(t *testing.T) {
+	t.Parallel()
+	const want = "http://u.example/1.ota"
+	got, err := addressFrom(t.Context(), "echo "+want+"; sleep 60 &", io.Discard)
+	if err != nil || got != want {
+		t.Errorf("addressFrom = %q, %v; want %q", got, err, want)
+	}
+}
