@@ -72,7 +72,8 @@ if [ -z "$destdir" ] && [ -z "$dry" ] && [ -z "$root" ] && [ "$(id -u)" != 0 ]; 
 fi
 if [ -z "$config" ] && [ -n "$destdir" ]; then
     config=$destdir/etc/ota/ota.toml
-    [ -e "$config" ] || config=/dev/null
+    # An empty one, and not this machine's.
+    [ -e "$config" ] || { config=$(mktemp) && trap 'rm -f "$config"' EXIT; }
 fi
 
 # ask COMMAND...: what the guardian says, with the configuration that counts.
