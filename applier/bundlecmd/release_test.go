@@ -121,7 +121,7 @@ func TestKeygenAtOnce(t *testing.T) {
 // no second name of the private key is left there.
 func TestKeygenInADropBox(t *testing.T) {
 	const nobody = 65534
-	t.Chdir(t.TempDir()) // the directories above need not be open to nobody
+	t.Chdir(t.TempDir()) // the directories above need not be open to that user
 	if err := os.Chmod(".", 0o300); err != nil {
 		t.Fatal(err)
 	}

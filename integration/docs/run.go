@@ -16,7 +16,6 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck/config"
 	"github.com/tope-ota/ota/integration/machine"
-	"github.com/tope-ota/ota/integration/machine/agent"
 	"github.com/tope-ota/ota/integration/try"
 )
 
@@ -144,7 +143,7 @@ func (r *runner) transcript(ctx context.Context, b *block) (err error) {
 			return fmt.Errorf("%s: %w\n%s", s.command, err, out)
 		}
 		if argv := strings.Fields(s.command); !strings.ContainsAny(s.command, "|&;<>$") {
-			try.Check(agent.CheckOutput(argv, machine.Result{Stdout: out}))
+			try.Check(machine.CheckOutput(argv, machine.Result{Stdout: out}))
 		}
 		got := outputLines(out)
 		differs := r.match.match(s.output, got)

@@ -6,6 +6,7 @@
 //	suites.go   EachSuite: a test on each Debian release that this run asks for
 //	device.go   Device: a machine with the product on it, and what it must come to
 //	install.go  Install: one that continues beside the story
+//	output.go   each JSON that a program of the product prints there is checked
 //	product.go  the product as scripts/install.sh installs it, a device-api to
 //	            update, and bundles of good and bad versions of it
 //
@@ -14,8 +15,8 @@
 //	debian      the current version: a Debian root, kernel and image, for each processor
 //	container   a real systemd in namespaces of this kernel: boots in a third of a second
 //	vm          a real kernel in QEMU: loses writes at a power cut, panics, has a watchdog
-//	agent       both ends of a line: runs programs, moves files, checks each JSON that a
-//	            program of the product prints; where the disks are, and what is in memory
+//	agent       both ends of a line: runs programs, moves files; where the disks are, and
+//	            what is in memory
 package machine
 
 import (
