@@ -171,10 +171,10 @@ func (r *Run) Plan(n int, seed uint64) []State {
 // tally counts the Kinds; nil: none does.
 func (r *Run) Check(ctx context.Context, states []State, aftermath int, tally *tier.Tally, found func(*Finding) bool) error {
 	replay, err := NewReplay(r.Recording)
-	defer replay.Close()
 	if err != nil {
 		return err
 	}
+	defer replay.Close()
 	count := func(kind string) { tally.Add(r.Site.Flow.Name, kind) }
 	for i, s := range states {
 		if err := ctx.Err(); err != nil {

@@ -32,7 +32,11 @@ type Replay struct {
 // NewReplay begins a replay; the caller closes it.
 func NewReplay(r *Recording) (*Replay, error) {
 	p := &Replay{r: r}
-	return p, p.restart()
+	if err := p.restart(); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 // restart makes durable what was there before the first entry.
