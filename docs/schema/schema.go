@@ -11,11 +11,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/google/jsonschema-go/jsonschema"
 )
 
 //go:embed *.json
@@ -23,48 +24,66 @@ var files embed.FS
 
 const base = "https://github.com/tope-ota/ota/docs/schema/"
 
-// schemas are all of them, by their names. They are compiled together, before the first is
-// used: a compiler is not for more than one goroutine, and tests of machines are many.
-// Published they are open: a later version of a program may add keys. Here a key that a
-// schema does not list is an error, or it would never be listed.
-var schemas = sync.OnceValues(func() (map[string]*jsonschema.Schema, error) {
-	c := jsonschema.NewCompiler()
-	c.DefaultDraft(jsonschema.Draft2020)
-	c.AssertFormat()
-	names, err := fs.Glob(files, "*.json")
+// dateTime is what the format date-time of the schemas says, which the library does not look at:
+// RFC 3339, in UTC as their patterns want it.
+const dateTime = `^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$`
+
+// load reads one. Published they are open: a later version of a program may add keys. Here a
+// key that a schema does not list is an error, or it would never be listed.
+func load(file string) (*jsonschema.Schema, error) {
+	data, err := files.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		data, err := files.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		closeObjects(doc)
-		if err := c.AddResource(base+name, doc); err != nil {
-			return nil, err
-		}
+	var doc any
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	all := make(map[string]*jsonschema.Schema)
-	for _, name := range names {
-		s, err := c.Compile(base + name)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		all[strings.TrimSuffix(name, ".json")] = s
+	closeObjects(doc)
+	if data, err = json.Marshal(doc); err != nil {
+		return nil, err
 	}
-	return all, nil
-})
+	s := new(jsonschema.Schema)
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+var (
+	mu       sync.Mutex
+	resolved = make(map[string]*jsonschema.Resolved) // by name
+)
+
+// get returns the schema of a name.
+func get(name string) (*jsonschema.Resolved, error) {
+	mu.Lock()
+	defer mu.Unlock()
+	if r := resolved[name]; r != nil {
+		return r, nil
+	}
+	s, err := load(name + ".json")
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Resolve(&jsonschema.ResolveOptions{Loader: func(u *url.URL) (*jsonschema.Schema, error) {
+		return load(strings.TrimPrefix(u.String(), base))
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	resolved[name] = r
+	return r, nil
+}
 
 func closeObjects(doc any) {
 	switch v := doc.(type) {
 	case map[string]any:
 		if _, ok := v["additionalProperties"]; v["type"] == "object" && v["properties"] != nil && !ok {
 			v["additionalProperties"] = false
+		}
+		if v["format"] == "date-time" {
+			v["pattern"] = dateTime
 		}
 		for _, e := range v {
 			closeObjects(e)
@@ -79,16 +98,12 @@ func closeObjects(doc any) {
 // Check says what is wrong with data, which must be one JSON value as name, "status",
 // describes it. It may be called from many goroutines at once.
 func Check(name string, data []byte) error {
-	all, err := schemas()
+	s, err := get(name)
 	if err != nil {
 		return err
 	}
-	s := all[name]
-	if s == nil {
-		return fmt.Errorf("there is no docs/schema/%s.json", name)
-	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	if err == nil {
+	var value any
+	if err = json.Unmarshal(data, &value); err == nil {
 		err = s.Validate(value)
 	}
 	if err != nil {

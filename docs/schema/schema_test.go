@@ -2,6 +2,7 @@ package schema
 
 import (
 	"flag"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -37,13 +38,16 @@ func TestEveryCommand(t *testing.T) {
 
 // TestSchemas: each schema is one, and is named as its file.
 func TestSchemas(t *testing.T) {
-	all, err := schemas()
-	if err != nil || len(all) == 0 {
-		t.Fatalf("%d schemas: %v", len(all), err)
+	names, err := fs.Glob(files, "*.json")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%d schemas: %v", len(names), err)
 	}
-	for name, s := range all {
-		if id, _, _ := strings.Cut(s.ID, "#"); id != base+name+".json" {
-			t.Errorf("%s has the $id %s", name, s.ID)
+	for _, name := range names {
+		s, err := get(strings.TrimSuffix(name, ".json"))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if id := s.Schema().ID; id != base+name {
+			t.Errorf("%s has the $id %s", name, id)
 		}
 	}
 }
@@ -52,9 +56,17 @@ func TestSchemas(t *testing.T) {
 func TestCheckOutput(t *testing.T) {
 	const progress = `{"event":"progress","stage":"installing","progress":5,"message":"","schema":1}` + "\n"
 	const result = `{"event":"result","exit":0,"stage":"success","version":"1","message":"","error":"","digest":null,"release":null,"size":null,"schema":1}` + "\n"
+	listed := func(at string) string {
+		return `{"schema":1,"versions":[{"version":"1","digest":null,"release":null,"size":null,"state":"staged","states":["staged"],"installed_at":` +
+			at + `,"own_bytes":null,"shared_bytes":null}]}`
+	}
 	for _, row := range []struct {
 		args, output, want string
 	}{
+		{"list --json", listed("null"), ""},
+		{"list --json", listed(`"2026-02-03T04:05:06Z"`), ""},
+		{"list --json", listed(`"2026-02-03T04:05:06+01:00"`), "pattern"},
+		{"list --json", listed(`"3 Feb 2026Z"`), "pattern"},
 		{"list --json", `{"schema":1,"versions":[]}`, ""},
 		{"list", "VERSION", ""},
 		{"list --json", "", ""},
