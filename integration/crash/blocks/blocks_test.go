@@ -15,6 +15,7 @@ import (
 	"github.com/tope-ota/ota/integration/crash/flows"
 	"github.com/tope-ota/ota/integration/machine"
 	"github.com/tope-ota/ota/integration/tier"
+	"github.com/tope-ota/ota/integration/try"
 )
 
 var (
@@ -185,4 +186,23 @@ func TestRecording(t *testing.T) {
 	var tally tier.Tally
 	check(t, r, plan, &tally)
 	t.Logf("%s:\n%s", r.FS, tally.Table(Kinds...))
+}
+
+// TestSave: a run that was saved has the same states.
+func TestSave(t *testing.T) {
+	require(t)
+	defer try.Fatal(t)
+	w, dir := flows.Shared(t), t.TempDir()
+	fs := filesystems()[0]
+	r := try.Get(RecordFlow(machine.Context(t), w, w, flows.Find("activate"), fs.Name, fs.Size, filepath.Join(dir, "first")))
+	defer r.Close()
+	again := try.Get(LoadRun(w, try.Get(r.Save(dir)), filepath.Join(dir, "again")))
+	defer again.Close()
+	var want, got tier.Tally
+	plan := r.Plan(10, 1)
+	check(t, r, plan, &want)
+	check(t, again, plan, &got)
+	if want, got := want.Table(Kinds...), got.Table(Kinds...); got != want {
+		t.Errorf("the saved run has\n%s\nwant\n%s", got, want)
+	}
 }
