@@ -31,7 +31,11 @@ func (c *command) factoryCreate(ctx context.Context, name string, untried bool) 
 		return err
 	}
 	ref := *is
-	if !untried && !record.IsConfirmed(&ref) || record.BlockedBy(&ref) != nil {
+	if b := record.BlockedBy(&ref); b != nil {
+		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot make version %s the factory version: %s", version, b.Failed()).
+			WithAdvice("`ota-apply unblock %s` allows it again", version)
+	}
+	if !untried && !record.IsConfirmed(&ref) {
 		return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot make version %s the factory version: it is unconfirmed", version).
 			WithAdvice("`ota-guardian confirm` confirms it")
 	}
