@@ -77,15 +77,16 @@ func (c *command) channelVerbs() []cli.Verb {
 			Example: "ota-bundle channel promote --key ci.key --unless-rollbacks 2% --from answer.json stable.channel 1.2.0",
 			Flags: func(fs *flag.FlagSet) {
 				signs(fs)
-				fs.StringVar(&o.waves, "waves", "1,5,25,50,100", "the `PERCENTAGES` of the waves")
+				fs.StringVar(&o.waves, "waves", "1,5,25,50,100", "the `PERCENTAGES` of the waves (default 1,5,25,50,100)")
 				fs.StringVar(&o.unless, "unless-rollbacks", "", "stop it if more than `P%` of the devices that took it rolled back")
 				fs.StringVar(&o.from, "from", "", "the answer of Prometheus to a query, JSON, or a table, CSV: `FILE`")
 				fs.Int64Var(&o.least, "least", 1, "as long as fewer than `N` devices tell, leave it as it is")
 			},
 			Run: c.makes(func(ctx context.Context, args []string) error { return c.promote(ctx, args, o) }, keys...)},
 		{Name: "channel stop", Args: "NAME.channel VERSION", Help: "let no further device take a version\nDevices that run it keep it. It cannot be undone: give the corrected application a version of its own.",
-			Flags: signs,
-			Run:   c.makes(func(ctx context.Context, args []string) error { return c.stop(ctx, args[0], args[1], o) }, keys...)},
+			Example: "ota-bundle channel stop --key ci.key stable.channel 1.2.0",
+			Flags:   signs,
+			Run:     c.makes(func(ctx context.Context, args []string) error { return c.stop(ctx, args[0], args[1], o) }, keys...)},
 		{Name: "channel inspect", Args: "NAME.channel", Help: "show what a channel says, unchecked", Flags: c.withJSON,
 			Run: c.answers(func(_ context.Context, args []string) error { return c.inspectChannel(args[0]) }, keys...)},
 		{Name: "channel verify", Args: "NAME.channel", Help: "check a channel as a device does",
