@@ -3,12 +3,14 @@ package schema
 import (
 	"flag"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tope-ota/ota/applier"
 	"github.com/tope-ota/ota/applier/bundlecmd"
+	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/guardian"
 )
@@ -48,6 +50,39 @@ func TestSchemas(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		} else if id := s.Schema().ID; id != base+name {
 			t.Errorf("%s has the $id %s", name, id)
+		}
+	}
+}
+
+// TestRecordKeys: the objects that keep the keys of a newer program, which Check takes, list
+// all that this one writes.
+func TestRecordKeys(t *testing.T) {
+	for _, row := range []struct {
+		schema string
+		is     any
+	}{
+		{"record.json", bootcheck.Record{}}, {"record.json#/$defs/ref", bootcheck.Ref{}}, {"record.json#/$defs/next", bootcheck.Next{}},
+		{"record.json#/$defs/trial", bootcheck.Trial{}}, {"record.json#/$defs/blocked", bootcheck.Blocked{}},
+		{"last-rollback.json", bootcheck.Rollback{}}, {"last-rollback.json#/properties/skipped/items", bootcheck.Skipped{}},
+	} {
+		file, at, _ := strings.Cut(row.schema, "#/")
+		s, err := load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch name, def := strings.CutPrefix(at, "$defs/"); {
+		case def && s.Defs[name] == nil:
+			t.Errorf("%s is not there", row.schema)
+			continue
+		case def:
+			s = s.Defs[name]
+		case at != "":
+			s = s.Properties["skipped"].Items
+		}
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(row.is)) {
+			if key, _, _ := strings.Cut(f.Tag.Get("json"), ","); key != "" && s.Properties[key] == nil {
+				t.Errorf("%s lacks %q", row.schema, key)
+			}
 		}
 	}
 }
