@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"cmp"
 	"flag"
 	"os"
 	"os/exec"
@@ -147,6 +148,24 @@ func TestLinks(t *testing.T) {
 			other := try.Get(os.ReadFile(target))
 			if !slices.Contains(anchors(string(other)), anchor) {
 				t.Errorf("%s: link to %q: there is no such heading", filepath.Base(file), l)
+			}
+		}
+	}
+	// Documentation= of a unit is a document here.
+	units := try.Get(filepath.Glob(filepath.Join(root(t), "units", "*.*")))
+	for _, unit := range units {
+		if info, err := os.Stat(unit); err != nil || info.IsDir() {
+			continue
+		}
+		for line := range strings.Lines(string(try.Get(os.ReadFile(unit)))) {
+			rest, ok := strings.CutPrefix(strings.TrimSpace(line), "Documentation=https://github.com/tope-ota/ota")
+			if !ok {
+				continue
+			}
+			to, anchor, _ := strings.Cut(rest, "#")
+			document := try.Get(os.ReadFile(filepath.Join(root(t), cmp.Or(strings.TrimPrefix(to, "/blob/main"), "README.md"))))
+			if anchor != "" && anchor != "readme" && !slices.Contains(anchors(string(document)), anchor) {
+				t.Errorf("%s: Documentation= has %q: there is no such heading", filepath.Base(unit), rest)
 			}
 		}
 	}
