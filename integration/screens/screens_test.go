@@ -69,7 +69,7 @@ func TestScreens(t *testing.T) {
 	d.guardian(8, "confirm")
 	d.guardian(9, "confirm")
 	screen("On hold", "ota status", d.guardian(0, "status"))
-	screen("The setup of a device", "ota doctor", rewrap(d.doctor()))
+	screen("The setup of a device", "ota-bundle doctor --sysroot image", rewrap(d.doctor()))
 	screen("A tree with ten problems", "ota-bundle create --check --dir bad", d.badTree())
 
 	name := filepath.Join("..", "..", "docs", "SCREENS.md")
