@@ -67,10 +67,10 @@ type Trial struct {
 	// It is the same boot only if the run directory has its mark, too, see BootSeen.
 	BootID string `json:"boot_id"`
 	// Boots that ended unconfirmed, by how the boot before ended.
-	Hard    int `json:"hard"`    // watchdog reset, kernel panic, crash loop, missed health deadline
+	Hard    int `json:"hard"`    // watchdog reset, kernel panic, reset by the guardian
 	Unclean int `json:"unclean"` // the power went
 	Clean   int `json:"clean"`   // an orderly reboot
-	// Baseline is how the required checks stood just before the switch. A check
+	// Baseline is how the checks stood just before the switch. A check
 	// that is false here failed already and does not roll back the new version.
 	Baseline map[string]bool `json:"baseline,omitempty"`
 	// BootIDs are the boots that were counted, oldest first.
@@ -211,7 +211,7 @@ type Record struct {
 // Next is a version that was activated for the next boot.
 type Next struct {
 	Ref
-	// Baseline is how the required checks stood when that was asked for.
+	// Baseline is how the checks stood when that was asked for.
 	Baseline map[string]bool `json:"baseline,omitempty"`
 	AskedBy  string          `json:"asked_by,omitempty"` // that of Record, then
 	// AllowDowngrade: its release may be below the lowest that is accepted.

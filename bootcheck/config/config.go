@@ -130,7 +130,7 @@ type Report struct {
 // Trial says how many boots a version on trial survives unconfirmed, by how the
 // boot before them ended, and what a confirmation takes.
 type Trial struct {
-	// Hard: watchdog reset, panic, crash loop; default 3. Unclean: power cut; default 6,
+	// Hard: watchdog reset, panic, reset by the guardian; default 3. Unclean: power cut; default 6,
 	// users switch printers off. Clean: reboot or shutdown; default 10.
 	bootcheck.BootLimits
 	Deadline time.Duration // the required checks must be good by then, counted from the start of the services; default 10m
