@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -313,6 +314,16 @@ func TestAgain(t *testing.T) {
 // A disk that does not take the last bytes of a file ends it: nothing counts that is not
 // there.
 func TestWriteFails(t *testing.T) {
+	// In a process of its own: go test's list of the files that a test opens is a file, too.
+	const child = "OTA_TEST_SHORT_FILES"
+	if os.Getenv(child) == "" {
+		test := exec.Command(os.Args[0], "-test.run=^TestWriteFails$")
+		test.Env = append(os.Environ(), child+"=1")
+		if out, err := test.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	signal.Ignore(unix.SIGXFSZ)
 	defer signal.Reset(unix.SIGXFSZ)
 	for _, n := range []int{1000, 1<<20 + 1000} {
