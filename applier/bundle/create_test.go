@@ -186,7 +186,8 @@ func pemOf(kind string) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("a key, as it were")}))
 }
 
-// encryptedKey is what minisign makes of a private key that is used nowhere, and a password, in seconds.
+// encryptedKey is a private key of minisign that has a password and is used nowhere: to make one
+// takes seconds.
 const encryptedKey = "untrusted comment: minisign encrypted secret key\n" +
 	"RWRTY0Iy5L3JHWn7myLbJlwr2nv/MqQ/WeAZijbDcd8J2Zg28R4AAAACAAAAAAAAAEAAAAAAIA2j1wRpTUYQSyDt86+PwS7v" +
 	"So509e691AyBrGtUXHeKEuaeQRL3tz2qepm5p8C8yAai0iGb2R9kwzdSqfagstAS16AYHfO+DiKeUGJ+z0HH82mMVEgoulc/VpbgsNGW2R4LSVW4eeI="

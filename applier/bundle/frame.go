@@ -130,8 +130,9 @@ type FrameReader struct {
 	packed, frame []byte // of buffer
 }
 
-// NewFrameReader is for frames of at most packed bytes that decode to at most size ones, of
-// r, which is what. Rest is of rest bytes.
+// NewFrameReader makes a reader of the frames of r; what says whether that is a "bundle" or a
+// "patch". A frame has at most packed bytes, and decodes to at most size bytes. Rest gets rest bytes.
+// again repairs a frame that is damaged; nil: nothing does. The caller closes the reader.
 func NewFrameReader(r io.ReaderAt, what string, again Again, packed, size, rest int64) (f *FrameReader, err error) {
 	f = &FrameReader{r: r, what: what, again: again}
 	end := packed + size + decodeSlack
@@ -152,7 +153,8 @@ func (f *FrameReader) Close() {
 	bootcheck.Unmap(f.buffer)
 }
 
-// Read reads the length bytes at offset at, which messages call name, until their SHA-256 is sum.
+// Read reads the length bytes at offset at, which messages call name, and compares their SHA-256
+// with sum. Where again repairs them, it reads them once more.
 func (f *FrameReader) Read(ctx context.Context, name string, at, length int64, sum string) error {
 	f.packed = f.packed[:length]
 	for {

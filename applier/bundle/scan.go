@@ -131,7 +131,8 @@ func openNoFollow(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
-// readSmall reads a file of the tree, of one that is longer than maxKey bytes one more.
+// readSmall reads at most the first maxKey+1 bytes of a file of the tree: its caller sees that it is
+// longer than maxKey.
 func readSmall(name string) ([]byte, error) {
 	f, err := openNoFollow(name)
 	if err != nil {

@@ -252,7 +252,7 @@ func (d *Download) Close() Stats {
 	return d.stats
 }
 
-// Drop is Close, and deletes what is kept. What another download uses is not.
+// Drop is Close, and deletes what is kept, but nothing that another download uses.
 func (d *Download) Drop() error {
 	d.Close()
 	if d.spool == nil {

@@ -243,8 +243,8 @@ func TestPushInterrupted(t *testing.T) {
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(name, 1<<40); err != nil {
-		t.Skip(err)
+	if err := os.Truncate(name, 16<<30); err != nil { // it takes no room
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
