@@ -85,7 +85,7 @@ func (e *events) result(version bootcheck.VersionInfo, err error) {
 	r := resultEvent{Event: "result", Stage: report.StageSuccess, Version: version.Version, Message: bootcheck.OneLine(e.text.String()),
 		Digest: version.Digest, Release: version.Release, Size: version.Size, Schema: bootcheck.OutputSchema}
 	if err != nil {
-		r.Exit, r.Stage, r.Message = bootcheck.Exit(err), report.StageFailed, bootcheck.OneLine(err.Error())
+		r.Exit, r.Stage, r.Message = bootcheck.Exit(err), report.StageFailed, bootcheck.Line(err)
 		r.Error = bootcheck.ReportCode(err) + ": " + r.Message
 	}
 	e.print(r, resultPatience)

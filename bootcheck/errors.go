@@ -1,9 +1,12 @@
 package bootcheck
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strings"
 	"syscall"
 )
 
@@ -40,6 +43,19 @@ const (
 	CodeRolledToFactory  = "ROLLED_BACK_TO_FACTORY"
 	CodeRollbackFailed   = "ROLLBACK_FAILED"
 )
+
+// Line is the text of err in one line, for people: what packages context and signal say of a
+// program that was told to end is "interrupted".
+func Line(err error) string {
+	line := OneLine(err.Error())
+	for _, said := range []string{context.Canceled.Error(), os.Interrupt.String() + " signal received", syscall.SIGTERM.String() + " signal received"} {
+		line = strings.ReplaceAll(line, said, "interrupted")
+	}
+	if first, found := strings.CutSuffix(line, ": interrupted"); found && strings.Contains(first, "interrupted") {
+		return first
+	}
+	return line
+}
 
 // Error is a failure that knows how its program ends and what device-api is
 // told. Its text is one clear line: what could not be done, to what, why.

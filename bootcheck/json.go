@@ -97,7 +97,7 @@ type Verified struct {
 func NewVerified(info VersionInfo, extra []string, err error) Verified {
 	v := Verified{VersionInfo: info, State: "intact", Extra: append([]string{}, extra...)}
 	if err != nil {
-		v.Why = OrNull(OneLine(err.Error()))
+		v.Why = OrNull(Line(err))
 		if v.State = "unknown"; Exit(err) == ExitDamaged {
 			v.State = "damaged"
 		}

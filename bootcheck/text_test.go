@@ -1,7 +1,13 @@
 package bootcheck
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"unicode"
 )
@@ -45,4 +51,28 @@ func FuzzPrintable(f *testing.F) {
 			t.Errorf("OneLine(%q) = %q", text, line)
 		}
 	})
+}
+
+func TestLine(t *testing.T) {
+	told, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+	defer stop()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-told.Done()
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{told.Err(), "interrupted"},
+		{context.Cause(told), "interrupted"},
+		{fmt.Errorf("cannot pack: %w", context.Cause(told)), "cannot pack: interrupted"},
+		{fmt.Errorf("cannot read\n%q: %w; the rest is there", "a", context.Canceled), `cannot read "a": interrupted; the rest is there`},
+		{fmt.Errorf("interrupted after 3 of 5 bytes: %w", context.Cause(told)), "interrupted after 3 of 5 bytes"},
+		{errors.New("no such file"), "no such file"},
+	} {
+		if got := Line(c.err); got != c.want {
+			t.Errorf("%q is shown as %q, want %q", c.err, got, c.want)
+		}
+	}
 }

@@ -187,8 +187,8 @@ func (g *guardian) watchOnce(ctx context.Context, record *bootcheck.Record) (hea
 	}()
 	g.logf("watching version %s (%s): confirmed when healthy for %s, within %s", record.Current, record.Phase, w.Stable, w.Deadline)
 	outcome, err := w.Run(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
+	if err != nil && context.Cause(ctx) == errMoved {
+		err = errMoved
 	}
 	return outcome, err
 }

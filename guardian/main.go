@@ -210,7 +210,7 @@ func (c *command) configure(file, root string) error {
 	cfg, err := config.Find(file)
 	c.cfg, c.bootID = cfg, cmp.Or(c.bootID, bootcheck.BootID())
 	if err != nil {
-		c.cfgErr = bootcheck.OneLine(err.Error())
+		c.cfgErr = bootcheck.Line(err)
 		c.logf("config: %v; using defaults", err)
 	}
 	if root != "" {

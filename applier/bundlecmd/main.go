@@ -5,7 +5,6 @@ package bundlecmd
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -45,15 +44,7 @@ func (c *command) end(err error) bootcheck.ExitCode {
 	if c.drawn {
 		fmt.Fprint(c.screen, clearLine)
 	}
-	return cli.Fail(c.stderr, "ota-bundle", inWords(err))
-}
-
-// inWords is err, or that the command was interrupted.
-func inWords(err error) error {
-	if errors.Is(err, context.Canceled) {
-		return bootcheck.Errorf(bootcheck.Exit(err), "", "interrupted")
-	}
-	return err
+	return cli.Fail(c.stderr, "ota-bundle", err)
 }
 
 type command struct {
@@ -177,7 +168,7 @@ func (c *command) answers(do run, keys ...string) run {
 		for _, key := range keys {
 			c.answer.Set(key, nil)
 		}
-		return c.answer.Give(to, inWords(do(ctx, args)))
+		return c.answer.Give(to, do(ctx, args))
 	}
 }
 

@@ -159,7 +159,7 @@ func (r *Reporter) Mute() {
 func (r *Reporter) Fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := err.Error()
+	text := bootcheck.Line(err)
 	if r.set(State{Stage: StageFailed, Progress: r.state.Progress, Message: text, Error: bootcheck.ReportCode(err) + ": " + text}) {
 		r.state.Exit = new(bootcheck.Exit(err))
 	}

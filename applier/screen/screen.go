@@ -132,7 +132,7 @@ func (d *Device) State() *State {
 	s := &State{Schema: bootcheck.OutputSchema, Page: page().build, Operation: bootcheck.ReadInstall(filepath.Join(d.Run, "progress.json"))}
 	store, err := bootcheck.Open(d.Root)
 	if err != nil {
-		s.Error = bootcheck.OrNull(bootcheck.OneLine(err.Error()))
+		s.Error = bootcheck.OrNull(bootcheck.Line(err))
 		return s
 	}
 	active, err := store.Active()

@@ -71,7 +71,7 @@ func (a *Answer) Give(w io.Writer, err error) error {
 	a.Set("error", nil)
 	a.Set("hint", bootcheck.OrNull(bootcheck.OneLine(bootcheck.Advice(err))))
 	if err != nil {
-		text := bootcheck.OneLine(err.Error())
+		text := bootcheck.Line(err)
 		a.Set("message", text)
 		a.Set("error", bootcheck.ReportCode(err)+": "+text)
 	}
@@ -103,7 +103,7 @@ func Fail(w io.Writer, prog string, err error) bootcheck.ExitCode {
 	}
 	w = Log(w)
 	// One line, also if a cause has several.
-	fmt.Fprintf(w, "%s: %s\n", prog, bootcheck.OneLine(err.Error()))
+	fmt.Fprintf(w, "%s: %s\n", prog, bootcheck.Line(err))
 	if advice := bootcheck.Advice(err); advice != "" {
 		fmt.Fprintf(w, "hint: %s\n", bootcheck.OneLine(advice))
 	}

@@ -115,7 +115,7 @@ func (c Check) once(ctx context.Context) Result {
 	} else if errors.Is(f.err, errCannotRun) {
 		r.Required = false
 	}
-	r.Why = OneLine(f.err.Error())
+	r.Why = bootcheck.Line(f.err)
 	if f.refused && c.optional {
 		r.NotSetUp, r.Required = true, false
 		r.Why = "not set up: " + r.Why + "; the other checks decide"

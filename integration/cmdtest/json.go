@@ -19,6 +19,8 @@ import (
 
 	"github.com/tope-ota/ota/applier"
 	"github.com/tope-ota/ota/applier/bundlecmd"
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/bootcheck/cli"
 	"github.com/tope-ota/ota/guardian"
 
 	"github.com/tope-ota/ota/docs/schema"
@@ -35,11 +37,24 @@ const invalid = ".invalid-json"
 // in their place. Each output with --json is checked against docs/schema: one that does
 // not fit fails the script that made it.
 func Main(m testscript.TestingM, own map[string]func()) {
-	ctx, all := context.Background(), make(map[string]func())
+	all := make(map[string]func())
+	// As each program's main does.
+	run := func(program func(ctx context.Context) bootcheck.ExitCode) func() {
+		return func() {
+			ctx, _ := cli.Context()
+			os.Exit(int(program(ctx)))
+		}
+	}
 	programs := map[string]func(){
-		"ota-apply":    func() { os.Exit(int(applier.Main(ctx, os.Args[1:], os.Stdout, os.Stderr))) },
-		"ota-guardian": func() { os.Exit(int(guardian.Main(ctx, os.Args[1:], os.Stdout, os.Stderr))) },
-		"ota-bundle":   func() { os.Exit(int(bundlecmd.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))) },
+		"ota-apply": run(func(ctx context.Context) bootcheck.ExitCode {
+			return applier.Main(ctx, os.Args[1:], os.Stdout, os.Stderr)
+		}),
+		"ota-guardian": run(func(ctx context.Context) bootcheck.ExitCode {
+			return guardian.Main(ctx, os.Args[1:], os.Stdout, os.Stderr)
+		}),
+		"ota-bundle": run(func(ctx context.Context) bootcheck.ExitCode {
+			return bundlecmd.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+		}),
 	}
 	maps.Copy(programs, own)
 	for name, program := range programs {
