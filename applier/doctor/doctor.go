@@ -74,7 +74,7 @@ func diagnose(ctx context.Context, out io.Writer, o Options, ask func(context.Co
 	d.lookAtPrograms()
 	d.lookAtLinks()
 	d.lookAtSystemd(ctx)
-	d.lookAtCertificate()
+	d.lookAtCertificate(ctx)
 	d.lookAtServer(ctx)
 	d.lookAtKernel()
 	d.lookAtClock()

@@ -444,6 +444,21 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// What systemd passes as a credential is not looked for in its file.
+func TestCredentials(t *testing.T) {
+	for _, how := range []string{"LoadCredential", "LoadCredentialEncrypted"} {
+		m := newImage(t)
+		m.follows("https://u.example")
+		m.write("etc/ota/ota.toml", "client_certificate = \"/etc/ota/device.pem\"\n[follow]\nsource = \"ddi\"\nurl = \"https://u.example\"\n")
+		m.write("etc/systemd/system/ota-install.service.d/credentials.conf", "[Service]\n"+how+"=device.pem:/etc/sealed/device\n"+how+"=follow-token\n")
+		for _, f := range m.others(t) {
+			if f.Check == "client certificate" || strings.Contains(f.Found, "token") {
+				t.Errorf("%s: %+v", how, f)
+			}
+		}
+	}
+}
+
 // Units are read as systemd reads them: spaces around "=", lines that continue, and times
 // in other words.
 func TestSyntaxOfUnits(t *testing.T) {

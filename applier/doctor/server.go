@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,10 +22,10 @@ const soon = 30 * 24 * time.Hour
 
 // lookAtCertificate sees whether servers will take the certificate of this device, if there
 // is one.
-func (d *doctor) lookAtCertificate() {
+func (d *doctor) lookAtCertificate(ctx context.Context) {
 	const check = "client certificate"
 	const hint = "write a new one to its file in time: it is read for each connection, nothing has to be restarted"
-	if d.cfg.ClientCertificate == "" {
+	if d.cfg.ClientCertificate == "" || d.passed(ctx, d.cfg.ClientCertificate) {
 		return
 	}
 	name := d.path(d.cfg.ClientCertificate)
@@ -71,7 +72,7 @@ func (d *doctor) lookAtServer(ctx context.Context) {
 	switch token, err := ddi.ReadToken(d.path(f.TokenFile)); {
 	case err != nil:
 		d.fail(check, err.Error(), "write the token there as one line, mode 0600")
-	case token == "" && !byFile:
+	case token == "" && !byFile && !d.passed(ctx, f.TokenFile):
 		d.warn(check, "there is no token in "+f.TokenFile, "write it there as one line, mode 0600, or pass it with LoadCredential= to "+unit+" and ota-install.service")
 	}
 	if strings.HasPrefix(f.URL, "http://") && !byFile {
@@ -93,4 +94,22 @@ func (d *doctor) lookAtServer(ctx context.Context) {
 	if len(d.findings) == before {
 		d.ok(check, f.URL)
 	}
+}
+
+// passed reports whether systemd passes installs a credential of the name of file, which
+// then comes first.
+func (d *doctor) passed(ctx context.Context, file string) bool {
+	text, err := d.unitText(ctx, "ota-install.service")
+	if err != nil {
+		return false
+	}
+	unit := settings(text)
+	for _, how := range []string{"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted"} {
+		for line := range strings.Lines(unit[how]) {
+			if name, _, _ := strings.Cut(strings.TrimSpace(line), ":"); name == filepath.Base(file) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -215,13 +215,21 @@ func (d *doctor) unit(ctx context.Context, name string) map[string]string {
 	case state == "":
 		u["LoadState"] = "not-found"
 	default:
-		text, err := d.ask(ctx, "systemd-analyze", "--no-pager", "--root="+d.sysroot, "cat-config", "systemd/system/"+name)
+		text, err := d.unitText(ctx, name)
 		if err != nil {
 			u["LoadState"] = err.Error()
 		}
 		maps.Copy(u, settings(text))
 	}
 	return u
+}
+
+// unitText is what the files of a unit say, drop-ins included.
+func (d *doctor) unitText(ctx context.Context, name string) (string, error) {
+	if d.sysroot == "" {
+		return d.ask(ctx, "systemctl", "cat", "--", name)
+	}
+	return d.ask(ctx, "systemd-analyze", "--no-pager", "--root="+d.sysroot, "cat-config", "systemd/system/"+name)
 }
 
 // outOfReach is what of the configuration the unit name, u, has to write and may not:
