@@ -39,7 +39,7 @@ func (p *Program) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	name, rest := p.command(args)
 	switch name {
 	case "":
-		fmt.Fprint(stderr, p.help())
+		fmt.Fprint(stderr, p.help(""))
 		return Usagef(p.Name, "a command is missing")
 	case "version", "-version", "--version":
 		_, err := fmt.Fprintf(stdout, "%s %s\n", p.Name, Version)
@@ -47,12 +47,16 @@ func (p *Program) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	case "help", "-h", "-help", "--help":
 		common := p.flagSet(nil) // --root DIR may have stood in front
 		if common.Parse(rest) != nil || common.NArg() == 0 || name != "help" {
-			_, err := io.WriteString(stdout, p.help())
+			_, err := io.WriteString(stdout, p.help(""))
 			return err
 		}
 		name, rest = common.Arg(0), append(common.Args()[1:], "--help")
 	}
 	v, rest, err := p.verb(name, rest)
+	if errors.Is(err, flag.ErrHelp) {
+		_, err := io.WriteString(stdout, p.help(name+" "))
+		return err
+	}
 	if err != nil {
 		return err
 	}
@@ -84,23 +88,56 @@ func (p *Program) flagSet(v *Verb) *flag.FlagSet {
 }
 
 // command is the command that args ask for, and its flags and arguments; name is
-// empty if there is none. The flags of every command may stand before it, too; they
-// are moved behind it.
+// empty if there is none. Flags may stand before it, too; they are moved behind it.
+// Whether a flag takes the argument after it, its command says.
 func (p *Program) command(args []string) (name string, rest []string) {
-	n, common := 0, p.flagSet(nil)
-	for n < len(args) && strings.HasPrefix(args[n], "-") {
-		flag, _, whole := strings.Cut(strings.TrimPrefix(args[n][1:], "-"), "=")
-		if common.Lookup(flag) == nil {
-			break
-		}
-		if n++; !whole {
-			n++
+	n := 0
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		n = leading(p.allFlags(), args)
+		for i := range p.Verbs {
+			at := leading(p.flagSet(&p.Verbs[i]), args)
+			if first, _, _ := strings.Cut(p.Verbs[i].Name, " "); at < len(args) && args[at] == first {
+				n = at
+				break
+			}
 		}
 	}
 	if n >= len(args) {
 		return "", nil
 	}
 	return args[n], slices.Concat(args[:n], args[n+1:])
+}
+
+// allFlags has the flags of all commands, of two with one name the first. Without a
+// command --version asks for that of the program.
+func (p *Program) allFlags() *flag.FlagSet {
+	all := p.flagSet(nil)
+	for i := range p.Verbs {
+		p.flagSet(&p.Verbs[i]).VisitAll(func(f *flag.Flag) {
+			if f.Name != "version" && all.Lookup(f.Name) == nil {
+				all.Var(f.Value, f.Name, f.Usage)
+			}
+		})
+	}
+	return all
+}
+
+// leading is how many of args come before the first that is neither a flag of fs nor
+// the value of one.
+func leading(fs *flag.FlagSet, args []string) (n int) {
+	for n < len(args) && strings.HasPrefix(args[n], "-") {
+		name, _, whole := strings.Cut(strings.TrimPrefix(args[n][1:], "-"), "=")
+		f := fs.Lookup(name)
+		if f == nil {
+			break
+		}
+		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); whole || ok && b.IsBoolFlag() {
+			n++
+		} else {
+			n += 2
+		}
+	}
+	return n
 }
 
 // verb finds the command name; the second word of "factory create" may stand anywhere
@@ -127,11 +164,17 @@ func (p *Program) verb(name string, rest []string) (found *Verb, _ []string, _ e
 		return found, slices.Delete(slices.Clone(rest), at, at+1), nil
 	}
 	if n := len(second); n > 0 {
+		if slices.ContainsFunc(rest, isHelp) {
+			return nil, nil, flag.ErrHelp
+		}
 		err := Usagef(p.Name, "%s needs %s or %s", name, strings.Join(second[:n-1], ", "), second[n-1])
 		if len(rest) > 0 {
 			err = suggest(err, name+" "+rest[0], all)
 		}
 		return nil, nil, err
+	}
+	if strings.Trim(name, "-") != "" && name[0] == '-' {
+		return nil, nil, unknownFlag(p.allFlags(), name)
 	}
 	return nil, nil, suggest(Usagef(p.Name, "unknown command %q", name), name, all)
 }
@@ -146,6 +189,14 @@ func suggest(err error, typed string, words []string) error {
 	return bootcheck.Errorf(bootcheck.ExitUsage, "", "%w", err).WithAdvice("did you mean `%s`? %s", best, bootcheck.Advice(err))
 }
 
+// unknownFlag is the error for the flag that was typed, which is none of fs.
+func unknownFlag(fs *flag.FlagSet, typed string) error {
+	var names []string
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, dashes(f.Name)) })
+	typed, _, _ = strings.Cut(dashes(strings.TrimLeft(typed, "-")), "=")
+	return suggest(Usagef(fs.Name(), "unknown flag %s", typed), typed, names)
+}
+
 // parse reads flags wherever they stand and returns the other arguments, as many as
 // want says. After "--" everything is an argument. None may be empty: that is a shell's
 // variable that was never set, and to act as if nothing stood there may switch versions.
@@ -153,10 +204,7 @@ func parse(fs *flag.FlagSet, args []string, want string) (rest []string, err err
 	for len(args) > 0 {
 		if err := fs.Parse(args); err != nil {
 			if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
-				var names []string
-				fs.VisitAll(func(f *flag.Flag) { names = append(names, dashes(f.Name)) })
-				name = dashes(strings.TrimPrefix(name, "-"))
-				return nil, suggest(Usagef(fs.Name(), "unknown flag %s", name), name, names)
+				return nil, unknownFlag(fs, name)
 			}
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
@@ -202,13 +250,18 @@ func flagProblem(text string) string {
 	return dashes(strings.TrimPrefix(name, "-")) + " " + value + ": " + why
 }
 
+func isHelp(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }
+
 func dashes(name string) string { return "--"[:min(len(name), 2)] + name }
 
-// help is the list of commands, a line each: on one screen.
-func (p *Program) help() string {
+// help is the list of the commands that begin with group, a line each: on one screen.
+func (p *Program) help(group string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Usage: %s COMMAND [flags] [arguments]\n", p.Name)
+	fmt.Fprintf(&b, "Usage: %s %sCOMMAND [flags] [arguments]\n", p.Name, group)
 	for _, v := range p.Verbs {
+		if !strings.HasPrefix(v.Name, group) {
+			continue
+		}
 		if v.Group != "" {
 			fmt.Fprintf(&b, "%s:\n", v.Group)
 		}
@@ -216,7 +269,7 @@ func (p *Program) help() string {
 			b.WriteString(columns(24, strings.TrimSpace(v.Name+" "+v.Args), short))
 		}
 	}
-	fmt.Fprintf(&b, "`%s help COMMAND`: flags, an example, the exit codes\n", p.Name)
+	fmt.Fprintf(&b, "`%s help %sCOMMAND`: flags, an example, the exit codes\n", p.Name, group)
 	return b.String()
 }
 
