@@ -239,7 +239,8 @@ func hashFile(ctx context.Context, sum io.Writer, f io.Reader) ([]byte, error) {
 	return head.Bytes(), err
 }
 
-// localPath is the path that from names, or empty for an http or https address.
+// localPath is the path that from names, or empty for an http, https or oci address, which
+// it checks.
 func localPath(from string) (string, error) {
 	usage := func(format string, args ...any) (string, error) {
 		return "", bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, format, args...)
@@ -250,7 +251,7 @@ func localPath(from string) (string, error) {
 	}
 	switch scheme = strings.ToLower(scheme); {
 	case scheme == "http" || scheme == "https":
-		return "", nil
+		return "", fetch.CheckAddress(from)
 	case scheme == "oci":
 		if _, err := oci.Parse(from); err != nil {
 			return usage("cannot download: %v", err)

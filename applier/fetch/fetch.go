@@ -217,6 +217,13 @@ type origin struct {
 	sha256 string        // hex digits; empty: unknown
 }
 
+// CheckAddress fails, with ExitUsage, if nothing can be downloaded from address, whatever
+// the network is.
+func CheckAddress(address string) error {
+	_, err := Source{URL: address}.parse()
+	return err
+}
+
 func (src Source) parse() (*origin, error) {
 	usage := func(format string, args ...any) error {
 		return bootcheck.Errorf(bootcheck.ExitUsage, bootcheck.CodeDownloadFailed, format, args...)
