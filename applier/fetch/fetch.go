@@ -217,8 +217,8 @@ type origin struct {
 	sha256 string        // hex digits; empty: unknown
 }
 
-// CheckAddress fails, with ExitUsage, if nothing can be downloaded from address, whatever
-// the network is.
+// CheckAddress fails, with ExitUsage, if nothing can ever be downloaded from address. It
+// uses no network.
 func CheckAddress(address string) error {
 	_, err := Source{URL: address}.parse()
 	return err
