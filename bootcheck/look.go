@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,6 +114,39 @@ func openDirectory(dir string) (*os.File, error) {
 // There sees whether the directory of version is in the store. The error is Inconclusive,
 // or says that it is not.
 func (s *Store) There(version string) error { return s.isDirectory(s.dirOf(version)) }
+
+// Missing says why versions are not in the store, as There does, of all that record can roll
+// back to and of the next one. Those that are there are not in it. However many were
+// confirmed, the store is listed once for them.
+func (s *Store) Missing(record *Record) map[string]error {
+	missing := make(map[string]error)
+	note := func(ref *Ref, err error) {
+		if err != nil {
+			missing[ref.Version] = err
+		}
+	}
+	for _, ref := range []*Ref{record.Previous, record.Factory} {
+		if ref != nil {
+			note(ref, s.There(ref.Version))
+		}
+	}
+	if record.Next != nil {
+		note(&record.Next.Ref, s.There(record.Next.Version))
+	}
+	list := sync.OnceValues(s.directories)
+	for i := range record.Confirmed {
+		ref := &record.Confirmed[i]
+		if record.Linked(ref.Version).Ref != nil {
+			continue // or current, at which its caller looks more closely
+		}
+		all, err := list()
+		if err == nil && !slices.ContainsFunc(all, func(d versionDir) bool { return d.version == ref.Version }) {
+			err = absent(ref.Version)
+		}
+		note(ref, err)
+	}
+	return missing
+}
 
 // isDirectory is There of a directory of a version, which was found with err.
 func (s *Store) isDirectory(name string, err error) error {

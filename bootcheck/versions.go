@@ -141,12 +141,10 @@ func (s *Store) VersionNames() ([]string, error) {
 	}
 	var names []string
 	for _, d := range all {
-		if !slices.Contains(names, d.version) {
-			names = append(names, d.version)
-		}
+		names = append(names, d.version)
 	}
 	slices.SortStableFunc(names, CompareVersions)
-	return names, nil
+	return slices.Compact(names), nil
 }
 
 // Snapshot is a version on disk, with the manifest that says what it consists of.

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -471,6 +472,11 @@ func TestBootWithPreviousThatIsCurrent(t *testing.T) {
 // of the processor is a few milliseconds and does not grow with them.
 func TestBootWithTenThousandVersions(t *testing.T) {
 	b := newBoard(t)
+	r := b.record().Clone()
+	for i := range 61 { // years of updates, of which the versions are gone
+		r.Confirmed = slices.Insert(r.Confirmed, 1, *ref(fmt.Sprintf("1.%d", i+1)))
+	}
+	b.commit(r)
 	b.must(b.boot(LastUnclean)) // reads what is read once
 	b.crowd(10_000)
 	used := func() time.Duration {

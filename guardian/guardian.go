@@ -59,23 +59,12 @@ func (g *guardian) logf(format string, args ...any) {
 func (g *guardian) look(ctx context.Context, record *bootcheck.Record) Disk {
 	disk := Disk{Damaged: map[string]string{}, Unknown: map[string]string{}, Refused: map[string]string{}}
 	g.refuse(record, &disk)
-	check := func(ref *bootcheck.Ref) {
-		if ref == nil || !disk.usable(ref) {
-			return
+	for version, err := range g.store.Missing(record) {
+		if bootcheck.Inconclusive(err) {
+			disk.Unknown[version] = err.Error()
+		} else {
+			disk.Damaged[version] = err.Error()
 		}
-		if err := g.store.There(ref.Version); bootcheck.Inconclusive(err) {
-			disk.Unknown[ref.Version] = err.Error()
-		} else if err != nil {
-			disk.Damaged[ref.Version] = err.Error()
-		}
-	}
-	check(record.Previous)
-	check(record.Factory)
-	if record.Next != nil {
-		check(&record.Next.Ref)
-	}
-	for i := range record.Confirmed {
-		check(&record.Confirmed[i])
 	}
 	if err := g.store.Verify(ctx, record.Current, bootcheck.Start); bootcheck.Inconclusive(err) {
 		g.logf("%v; taken as intact", err)
