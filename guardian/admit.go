@@ -16,9 +16,9 @@ func (g *guardian) admission(record *bootcheck.Record) *bootcheck.Admission {
 	}
 }
 
-// refuse puts into disk which versions of record may not run here, and why: the next one
-// for everything that an install is refused for; current and previous, where they were
-// never confirmed, because a revoked key signed them.
+// refuse puts into disk which versions of record may not run here, and why: current and
+// previous, where they were never confirmed, because a revoked key signed them; the next one,
+// as that, for everything that an install is refused for.
 func (g *guardian) refuse(record *bootcheck.Record, disk *Disk) {
 	if n := record.Next; n != nil {
 		a := g.admission(record)
@@ -26,7 +26,7 @@ func (g *guardian) refuse(record *bootcheck.Record, disk *Disk) {
 		if err := g.store.Admit(&n.Ref, a); bootcheck.Inconclusive(err) {
 			disk.Unknown[n.Version] = err.Error()
 		} else if err != nil {
-			disk.Refused[n.Version] = err.Error()
+			disk.NotNext = err.Error()
 		}
 	}
 	ran := []*bootcheck.Ref{record.Previous}

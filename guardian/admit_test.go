@@ -269,3 +269,19 @@ func TestLostRecordAsks(t *testing.T) {
 		})
 	}
 }
+
+// What is asked of the next version is asked of it as that: it ran here before, so a device
+// whose current version is damaged at the same boot rolls back to it all the same.
+func TestRefusedAsNextOnly(t *testing.T) {
+	past := time.Now().Add(-time.Hour)
+	b := newBoard(t)
+	two := b.change("2.0", func(m *bootcheck.Manifest) { m.NotAfter = &past })
+	r := b.record().Clone()
+	r.Previous, r.Confirmed[1], r.Next = two, *two, &bootcheck.Next{Ref: *two}
+	b.commit(r)
+	b.must(os.Remove(b.path("v3.0", "bin", "app")))
+	b.must(b.boot(LastClean))
+	if r := b.record(); b.runs() != "2.0" || r.Phase != bootcheck.PhaseFallback || r.Next != nil || r.LastRollback.Cause != bootcheck.CauseDamaged {
+		t.Errorf("runs %s (%s), next %v, rollback %+v; want 2.0, which was confirmed here\n%s", b.runs(), r.Phase, r.Next, r.LastRollback, &b.log)
+	}
+}

@@ -41,8 +41,11 @@ type Disk struct {
 	// changes for it.
 	Unknown map[string]string
 	// Refused has a version's name with why it may not run: it was never confirmed here,
-	// and a revoked key signed it, or, of the next one, an install of it is refused.
+	// and a revoked key signed it.
 	Refused map[string]string
+	// NotNext is why an install of the next version is refused. It is asked of that as
+	// the next one only: where it ran before, the device rolls back to it all the same.
+	NotNext string
 }
 
 func (d Disk) intact(ref *bootcheck.Ref) bool {
@@ -173,14 +176,16 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 		return Decision{Action: Keep, Run: current, Why: fmt.Sprintf(format, args...)}
 	}
 	if n := record.Next; n != nil {
-		if disk.usable(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
+		refused := cmp.Or(disk.NotNext, disk.Refused[n.Version])
+		may := refused == "" && disk.intact(&n.Ref) && record.BlockedBy(&n.Ref) == nil
+		if may && disk.usable(&n.Ref) {
 			next := record.Activate(&n.Ref, n.AskedBy, boot.ID, n.Baseline, disk.intact)
 			return Decision{Action: Activate, Run: &n.Ref, Next: next, Why: fmt.Sprintf("activated version %s, as requested before this boot; version %s ran before", &n.Ref, current)}
 		}
 		without := record.Clone()
 		without.Next = nil
 		d := Decide(without, disk, boot)
-		if disk.intact(&n.Ref) && record.BlockedBy(&n.Ref) == nil {
+		if may {
 			if d.Next != nil {
 				d.Next.Next = record.Clone().Next
 			}
@@ -191,11 +196,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 		if d.Next == nil {
 			d.Action, d.Next = Count, without
 		}
-		why := "it is damaged or blocked"
-		if refused := disk.Refused[n.Version]; refused != "" {
-			why = refused
-		}
-		d.Why = fmt.Sprintf("cannot activate version %s, as requested before this boot: %s; %s", &n.Ref, why, d.Why)
+		d.Why = fmt.Sprintf("cannot activate version %s, as requested before this boot: %s; %s", &n.Ref, cmp.Or(refused, "it is damaged or blocked"), d.Why)
 		return d
 	}
 	if record.Phase == bootcheck.PhaseHold {
