@@ -68,12 +68,19 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		delete(disk.Damaged, record.Current.Version)
 	}
 	boot := Boot{ID: g.bootID, New: !seen, Last: end.last, Limits: g.cfg.Trial.BootLimits}
-	d, err := g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
-	if err != nil {
-		return fmt.Errorf("cannot decide: %w; starting the current version", err)
+	var d Decision
+	decide := func() error {
+		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
+		if err != nil {
+			return fmt.Errorf("cannot decide: %w; starting the current version", err)
+		}
+		if d.Next != nil {
+			end.remember(d.Next)
+		}
+		return nil
 	}
-	if d.Next != nil {
-		end.remember(d.Next)
+	if err := decide(); err != nil {
+		return err
 	}
 	addEvidence := func() {
 		if d.Action == RollBack && len(d.Next.LastRollback.BootIDs) > 0 {
@@ -87,6 +94,16 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	}
 	addEvidence()
 	err = g.commitDecision(ctx, d)
+	undecided := errUndecided // why is in the journal
+	if d.Action == Activate && bootcheck.IsNoSpace(err) {
+		// A trial that continues meanwhile must end, however full the disk is.
+		undecided, disk.NotNow = err, "no space"
+		if err := decide(); err != nil {
+			return err
+		}
+		addEvidence()
+		err = g.commitDecision(ctx, d)
+	}
 	g.noteLastBoot(record, end.last, last != "", seen)
 	tooMany := false
 	if d.Action == Count && bootcheck.IsNoSpace(err) {
@@ -125,7 +142,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	}
 	switch {
 	case d.Undecided:
-		return errUndecided // why is in the journal
+		return undecided
 	case d.Next != nil && d.Next.Phase == bootcheck.PhaseHold:
 		return holdError(d.Next)
 	case d.Next == nil && record.Phase == bootcheck.PhaseHold:

@@ -168,6 +168,22 @@ func (b *board) trial(hard int) {
 	b.commit(r)
 }
 
+// fill takes all room on the disk at dir.
+func (b *board) fill(dir string) {
+	b.t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "full"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	b.must(err)
+	defer f.Close()
+	for _, size := range []int{64 << 10, 4 << 10} {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 // A disk that is full to its last byte, of what is not ours to delete: what cannot
 // be counted is not counted; the bad version is rolled back as soon as anything can go.
 func TestBootOnAFullDisk(t *testing.T) {
@@ -179,26 +195,11 @@ func TestBootOnAFullDisk(t *testing.T) {
 	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
 	b.onDisk(dir)
 	b.trial(1)
-	fill := func() {
-		f, err := os.OpenFile(filepath.Join(dir, "full"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		b.must(err)
-		defer f.Close()
-		for _, size := range []int{64 << 10, 4 << 10} {
-			for {
-				if _, err := f.Write(make([]byte, size)); err != nil {
-					if !errors.Is(err, unix.ENOSPC) {
-						t.Fatal(err)
-					}
-					break
-				}
-			}
-		}
-	}
 	// Nothing to give up: no trash, no half install, and only two generations.
 	for _, n := range []int{1} {
 		b.must(os.RemoveAll(b.path(".generations", fmt.Sprint(n))))
 	}
-	fill()
+	b.fill(dir)
 	err := b.boot(LastHard)
 	if bootcheck.Exit(err) != bootcheck.ExitNoSpace || !strings.Contains(err.Error(), "starting the current version") || b.runs() != "3.0" {
 		t.Errorf("boot on a full disk: %v, runs %s; want exit 7 and 3.0", err, b.runs())
@@ -208,7 +209,7 @@ func TestBootOnAFullDisk(t *testing.T) {
 	}
 	// Half an install is worth less than a decision.
 	b.must(os.Remove(filepath.Join(dir, "full")), os.MkdirAll(b.path(".staging", "v9"), 0o755), os.WriteFile(b.path(".staging", "v9", "half"), make([]byte, 100<<10), 0o600))
-	fill()
+	b.fill(dir)
 	b.must(b.boot(LastHard))
 	if r := b.record(); r.Trial.Hard != 2 {
 		t.Errorf("trial %+v, want two hard ends: half an install was in the way\n%s", r.Trial, &b.log)
@@ -216,5 +217,40 @@ func TestBootOnAFullDisk(t *testing.T) {
 	b.must(b.boot(LastHard))
 	if b.runs() != "2.0" {
 		t.Errorf("runs %s, want 2.0\n%s", b.runs(), &b.log)
+	}
+}
+
+// A version that was activated for the next boot waits while the disk has no room for its
+// trial. The trial of the current one continues meanwhile: however full the disk is, one that
+// crashes the device ends.
+func TestNextOnAFullDisk(t *testing.T) {
+	dir, inside := ownMounts(t)
+	if !inside {
+		return
+	}
+	b := newBoard(t)
+	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
+	b.onDisk(dir)
+	b.add("4.0")
+	b.trial(0)
+	r := b.record().Clone()
+	four, err := b.store.Ref("4.0")
+	b.must(err)
+	r.Next = &bootcheck.Next{Ref: *four}
+	b.commit(r)
+	b.must(os.RemoveAll(b.path(".generations", "1")), os.RemoveAll(b.path(".generations", "2")))
+	b.fill(dir)
+	for range bootcheck.SpareBoots + 1 {
+		if b.runs() != "3.0" {
+			t.Fatalf("runs %s, want 3.0\n%s", b.runs(), &b.log)
+		}
+		_ = b.boot(LastHard)
+	}
+	if r := b.record(); b.runs() != "2.0" || r.Phase != bootcheck.PhaseFallback || r.Next == nil {
+		t.Errorf("runs %s (%s), next %v; want 2.0, and 4.0 at the next boot that has room\n%s", b.runs(), r.Phase, r.Next, &b.log)
+	}
+	b.must(os.Remove(filepath.Join(dir, "full")), b.boot(LastClean))
+	if r := b.record(); b.runs() != "4.0" || r.Phase != bootcheck.PhaseTrial || r.Next != nil {
+		t.Errorf("runs %s (%s), next %v; want 4.0 on trial\n%s", b.runs(), r.Phase, r.Next, &b.log)
 	}
 }

@@ -46,6 +46,8 @@ type Disk struct {
 	// NotNext is why an install of the next version is refused. It is asked of that as
 	// the next one only: where it ran before, the device rolls back to it all the same.
 	NotNext string
+	// NotNow is why the next version cannot be put on trial in this boot.
+	NotNow string
 }
 
 func (d Disk) intact(ref *bootcheck.Ref) bool {
@@ -139,7 +141,8 @@ type Failure struct {
 //	---------  --------  --------------------------  ----------------------------------------------------
 //	any        either    in any way, and a version   put that on trial; if it is damaged, blocked or
 //	                     was asked for at this boot  refused, forget it and continue as below; if it cannot be
-//	                                                 looked at, continue as below and ask again at the next boot
+//	                                                 looked at, or the disk has no room for its trial, continue
+//	                                                 as below and ask again at the next boot
 //	hold       either    in any way                  keep; nothing switches
 //	any other  refused   in any way                  roll back, cause "revoked"; with nothing else to run: hold
 //	any other  damaged   in any way                  roll back, cause "damaged"; with nothing intact: hold;
@@ -178,7 +181,8 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 	if n := record.Next; n != nil {
 		refused := cmp.Or(disk.NotNext, disk.Refused[n.Version])
 		may := refused == "" && disk.intact(&n.Ref) && record.BlockedBy(&n.Ref) == nil
-		if may && disk.usable(&n.Ref) {
+		notNow := cmp.Or(disk.NotNow, disk.Unknown[n.Version])
+		if may && notNow == "" {
 			next := record.Activate(&n.Ref, n.AskedBy, boot.ID, n.Baseline, disk.intact)
 			return Decision{Action: Activate, Run: &n.Ref, Next: next, Why: fmt.Sprintf("activated version %s, as requested before this boot; version %s ran before", &n.Ref, current)}
 		}
@@ -190,7 +194,7 @@ func Decide(record *bootcheck.Record, disk Disk, boot Boot) Decision {
 				d.Next.Next = record.Clone().Next
 			}
 			d.Undecided = true
-			d.Why = fmt.Sprintf("cannot activate version %s, as requested before this boot (%s): the next boot tries again; %s", &n.Ref, disk.Unknown[n.Version], d.Why)
+			d.Why = fmt.Sprintf("cannot activate version %s, as requested before this boot (%s): the next boot tries again; %s", &n.Ref, notNow, d.Why)
 			return d
 		}
 		if d.Next == nil {
