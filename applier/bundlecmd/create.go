@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -151,7 +152,10 @@ func (c *command) create(ctx context.Context, o *creation) error {
 		return err
 	}
 	if o.release == "auto" {
-		contents.Release = c.nextRelease(o.out)
+		var err error
+		if contents.Release, err = c.nextRelease(o.out); err != nil {
+			return err
+		}
 	}
 
 	signed := "not signed"
@@ -191,7 +195,7 @@ func (c *command) say(line string) { fmt.Fprintln(c.stderr, line) }
 
 // nextRelease is one more than the highest release of the bundles beside out. One that
 // cannot be read is none.
-func (c *command) nextRelease(out string) int64 {
+func (c *command) nextRelease(out string) (int64, error) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1)) // open lowers it: to pack takes more
 	names, _ := bundles(filepath.Dir(out))               // a directory that is not there is told of when out is made
 	highest := int64(0)
@@ -205,9 +209,13 @@ func (c *command) nextRelease(out string) int64 {
 			continue
 		}
 		b.Close()
+		if m.Release == math.MaxInt64 {
+			return 0, bootcheck.Errorf(bootcheck.ExitRefused, bootcheck.CodeInvalidManifest,
+				"no release is higher than %d, that of %s", m.Release, name).WithAdvice("give --release")
+		}
 		highest = max(highest, m.Release)
 	}
-	return highest + 1
+	return highest + 1, nil
 }
 
 // keyID is the ID that s is, or that of the public key in the file s.
