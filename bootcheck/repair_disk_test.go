@@ -154,3 +154,35 @@ func TestRepairBesideAMount(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// On a full disk a commit gives up the older part of the history. What is active is not part of
+// that, whatever lies behind it that cannot be removed.
+func TestCommitOnAFullDiskKeepsWhatIsActive(t *testing.T) {
+	dir, inside := inNamespace(t)
+	if !inside {
+		return
+	}
+	s, _ := storeOn(t, dir)
+	two, err := s.Ref("2.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := mustCommit(t, s, &Record{Schema: Schema, Phase: PhaseConfirmed, Current: two})
+	for n := record.Generation + 1; n <= record.Generation+2; n++ {
+		stays := filepath.Join(s.generation(n), "stays")
+		if err := errors.Join(os.MkdirAll(stays, 0o755), unix.Mount("tmpfs", stays, "tmpfs", 0, "size=4k")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 2<<20), 0o600); !IsNoSpace(err) {
+		t.Fatal(err)
+	}
+	next := record.Clone()
+	next.LastRollback = &Rollback{From: "2.0", Output: strings.Repeat("x", 30<<10)} // more than what was given up
+	if err := s.Commit(next); Switched(err) {
+		t.Fatal("there is room: this shows nothing")
+	}
+	if active := mustActive(t, s); active.Record.Generation != record.Generation || active.Damage != "" {
+		t.Errorf("generation %d is active, damage %q; want %d and none", active.Record.Generation, active.Damage, record.Generation)
+	}
+}

@@ -363,7 +363,9 @@ func (s *Store) commit(next *Record) error {
 		drop()
 		s.emptyDir(trashDir)
 		for _, old := range generations[:max(0, len(generations)-2)] {
-			RemoveAll(s.generation(old))
+			if activeErr != nil || old < active { // behind it there may be some that cannot be removed
+				RemoveAll(s.generation(old))
+			}
 		}
 		generations = generations[max(0, len(generations)-2):]
 		err = write()
