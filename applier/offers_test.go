@@ -3,12 +3,17 @@ package applier
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tope-ota/ota/applier/bundle"
 	"github.com/tope-ota/ota/applier/report"
@@ -77,10 +82,9 @@ func TestDryRunKnowsWhatIsShared(t *testing.T) {
 	}
 }
 
-// TestPlanWithRoom holds that an install looks at what can be shared only if it matters: it
-// costs the metadata of each file.
-func TestPlanWithRoom(t *testing.T) {
-	d := newDevice(t)
+// opened is an install of 2.1.0, whose head was read, on a device that runs 2.0.0.
+func (d *device) opened() (*applier, *openBundle) {
+	d.t.Helper()
 	d.must(d.install(d.wide("2.0.0", 5, 5), installOptions{}))
 	d.confirm()
 	a := &applier{cfg: d.cfg, out: io.Discard, log: &d.log}
@@ -89,13 +93,43 @@ func TestPlanWithRoom(t *testing.T) {
 	d.must(err)
 	keys, err := a.keys()
 	d.must(err)
-	src, err := a.open(t.Context(), d.wide("2.1.0", 5, 4), installOptions{})
+	src, err := a.open(d.t.Context(), d.wide("2.1.0", 5, 4), installOptions{})
 	d.must(err)
-	defer src.close()
+	d.t.Cleanup(src.close)
 	b, err := src.next(keys)
 	d.must(err)
 	b.record, err = a.store.Record()
 	d.must(err)
+	return a, b
+}
+
+// A version that the disk cannot read does not keep the others from making room.
+func TestPlanBesideAnUnreadableVersion(t *testing.T) {
+	d := newDevice(t)
+	a, b := d.opened()
+	unreadable := filepath.Join(d.cfg.Root, "v0.1.0", "lib")
+	d.must(errors.Join(os.Chmod(filepath.Dir(d.dir), 0o755), os.MkdirAll(filepath.Dir(unreadable), 0o755), os.Mkdir(unreadable, 0), os.MkdirAll(filepath.Join(d.cfg.Root, "v0.2.0"), 0o755)))
+	t.Cleanup(func() { _ = os.Chmod(unreadable, 0o755) })
+	a.cfg.Reserve = 1 << 60
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if os.Geteuid() == 0 {
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(0)
+	}
+	_, err := a.planUnpack(b, nil, nil)
+	if bootcheck.Exit(err) != bootcheck.ExitNoSpace || !strings.Contains(d.log.String(), "version 0.1.0") {
+		t.Errorf("the plan ends with %v, want that there is no room, and that 0.1.0 was stepped over\n%s", err, &d.log)
+	}
+}
+
+// TestPlanWithRoom holds that an install looks at what can be shared only if it matters: it
+// costs the metadata of each file.
+func TestPlanWithRoom(t *testing.T) {
+	d := newDevice(t)
+	a, b := d.opened()
 	for _, dry := range []bool{false, true} {
 		if a.report = nil; !dry {
 			a.report = report.New("", a.progressFile())

@@ -53,9 +53,7 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 	}
 	var swept bootcheck.Space // by an install, before it comes here; a dry run changes nothing
 	if a.report == nil {
-		if swept, err = a.store.Leavings(); err != nil {
-			return nil, err
-		}
+		swept, _ = a.store.Leavings() // what cannot be read makes no room
 	}
 	p := &plan{free: free, freed: swept}
 	var surplus []string
@@ -82,11 +80,14 @@ func (a *applier) planUnpack(b *openBundle, u *bundle.Unpacker, stays []string) 
 		}
 	}
 	for _, version := range surplus {
-		p.remove = append(p.remove, version)
-		p.offers.without(version)
-		if p.freed, _, err = a.store.Occupied(p.remove...); err != nil {
-			return nil, err
+		remove := append(slices.Clone(p.remove), version)
+		freed, _, err := a.store.Occupied(remove...)
+		if err != nil {
+			a.logf("version %s stays, as it is not known how much room that makes: %v", version, err)
+			continue
 		}
+		p.remove, p.freed = remove, freed
+		p.offers.without(version)
 		p.freed.Bytes += swept.Bytes
 		p.freed.Inodes += swept.Inodes
 		if p.estimate(b, u, a.cfg); p.fits() {
