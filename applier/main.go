@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -60,6 +61,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) bootchec
 	out := &cli.Output{W: stdout}
 	c, err := parse(args, out, stderr)
 	if err == nil && c.name == serveInstall {
+		// A panic then ends it by a signal, of which its caller tells device-api. Go's exit code is
+		// that of a command line that is wrong.
+		debug.SetTraceback("crash")
 		c, stdout, stderr, err = takeRequest(stderr)
 		out = &cli.Output{W: stdout}
 	}

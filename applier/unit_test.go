@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tope-ota/ota/bootcheck"
@@ -42,6 +44,27 @@ func TestRequest(t *testing.T) {
 	t.Setenv("OTA_CONFIG", "/etc/other.toml")
 	if r := c.asRequest(config.Default("/etc/other.toml")); r.Config != "/etc/other.toml" {
 		t.Errorf("the request names the configuration %q", r.Config)
+	}
+}
+
+type panics struct{}
+
+func (panics) Write([]byte) (int, error) { panic("here") }
+
+// A panic of the install in the unit must not look like an exit code: Go's own is that of a
+// command line that is wrong, of which nothing is reported and nothing was changed.
+func TestPanicInTheUnit(t *testing.T) {
+	const inside = "OTA_TEST_PANIC"
+	if os.Getenv(inside) != "" {
+		Main(t.Context(), []string{serveInstall}, io.Discard, panics{}) // it was not asked for anything, and says so
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Dir = t.TempDir() // for a core
+	err := cmd.Run()
+	if is := cmd.ProcessState.Sys().(syscall.WaitStatus); !is.Signaled() || is.Signal() != syscall.SIGABRT {
+		t.Errorf("it ended with %v, want SIGABRT", err)
 	}
 }
 
