@@ -71,12 +71,9 @@ func (a *applier) verify(ctx context.Context, name string, strict, prune bool) (
 	}
 	// The record knows the content of what it names; a version that it does
 	// not name is checked against its own manifest.
-	ref := &snapshot.Ref
-	if l := record.Linked(version); l.Ref != nil {
-		ref = l.Ref
-	}
+	ref, link := record.Known(version)
 	info := snapshot.Manifest.Info(snapshot.Ref.Digest)
-	if err := a.store.Verify(ctx, ref, bootcheck.Content); err != nil {
+	if err := a.store.VerifyAs(ctx, ref, link); err != nil {
 		seen = new(bootcheck.NewVerified(info, nil, err))
 		return err
 	}

@@ -83,7 +83,7 @@ func (c *command) factoryVerify(ctx context.Context) error {
 	if factory == nil {
 		return errNoFactory
 	}
-	err = c.factoryDamage(ctx, factory)
+	err = c.store.VerifyAs(ctx, factory, bootcheck.LevelFactory)
 	c.factoryChecked(factory, err)
 	switch {
 	case bootcheck.Inconclusive(err):
@@ -121,14 +121,6 @@ func (g *guardian) intactAs(factory *bootcheck.Ref) string {
 var errNoFactory = (&bootcheck.Error{Err: fmt.Errorf("there is no factory version")}).
 	WithAdvice("`ota-guardian factory create` makes the current version the factory")
 
-// factoryDamage says what is wrong with factory, every byte and every mode of it.
-func (g *guardian) factoryDamage(ctx context.Context, factory *bootcheck.Ref) error {
-	if g.store.Unsigned(factory.Version) && !g.store.Sealed(factory.Version) {
-		return g.store.Verify(ctx, factory, bootcheck.Content) // adopted, as it was
-	}
-	return g.store.Verify(ctx, factory, bootcheck.Sealed)
-}
-
 // factoryRepair checks every byte of factory and rebuilds it if it is damaged, see repair.
 // One that is intact is only read.
 func (c *command) factoryRepair(ctx context.Context) error {
@@ -145,7 +137,7 @@ func (c *command) factoryRepair(ctx context.Context) error {
 		fmt.Fprintln(c.out, "there is no factory version")
 		return nil
 	}
-	damage := c.factoryDamage(ctx, factory)
+	damage := c.store.VerifyAs(ctx, factory, bootcheck.LevelFactory)
 	c.factoryChecked(factory, damage) // a kill of this program must not lose that
 	switch {
 	case damage == nil:

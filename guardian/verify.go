@@ -162,7 +162,7 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 	if err != nil {
 		return "", "", nil, err
 	}
-	ref, role := knownAs(record, version)
+	ref, role := record.Known(version)
 	dir, err := os.Lstat(c.store.VersionDir(version))
 	if errors.Is(err, fs.ErrNotExist) {
 		if role != "" {
@@ -170,8 +170,8 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 		}
 		return "gone", "gone, removed meanwhile", nil, nil
 	}
-	damage := c.damage(ctx, ref, role)
-	if role == roleFactory {
+	damage := c.store.VerifyAs(ctx, ref, role)
+	if role == bootcheck.LevelFactory {
 		c.factoryChecked(ref, damage)
 	}
 	if damage == nil && ref.Digest == bootcheck.NoManifest {
@@ -190,7 +190,7 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 	}
 	// What was checked for so long may be another version by now, or none.
 	if record, err := c.recordIfAny(); err == nil {
-		known, now := knownAs(record, version)
+		known, now := record.Known(version)
 		is, err := os.Lstat(c.store.VersionDir(version))
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && now == "":
@@ -203,7 +203,7 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 		return "", "", nil, asDamage(damage)
 	}
 	var what string
-	if role == roleFactory {
+	if role == bootcheck.LevelFactory {
 		what, err = c.repairFactory(ctx, ref, damage)
 	} else {
 		what, err = c.repairDamaged(ctx, ref, damage)
@@ -215,20 +215,11 @@ func (c *command) verifyVersion(ctx context.Context, version string, repair bool
 		return "replaced", "another one meanwhile", nil, nil
 	case bootcheck.Exit(err) == bootcheck.ExitUnknown:
 		return "", "", nil, err // it is intact now, and a power cut may undo that
-	case role == roleFactory:
+	case role == bootcheck.LevelFactory:
 		return "", "", nil, asDamage(err) // it says both
 	}
 	// Also when it was only busy, or the disk is full: it is damaged.
 	return "", "", nil, bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w; not repaired: %w", damage, err)
-}
-
-// damage says what is wrong with ref. Of factory every mode counts; in any other
-// version the application may have put files beside those that it came with.
-func (g *guardian) damage(ctx context.Context, ref *bootcheck.Ref, role string) error {
-	if role == roleFactory {
-		return g.factoryDamage(ctx, ref)
-	}
-	return g.store.Verify(ctx, ref, bootcheck.Content)
 }
 
 // asDamage is err, which came of a look at a version, as one of ExitDamaged.
@@ -237,29 +228,6 @@ func asDamage(err error) error {
 		return err
 	}
 	return bootcheck.Errorf(bootcheck.ExitDamaged, "", "%w", err)
-}
-
-const roleFactory = "factory"
-
-// knownAs is version with the content that the record knows of it, as far as it
-// does, and what it is to the device: factory, current or previous; empty: kept.
-func knownAs(record *bootcheck.Record, version string) (ref *bootcheck.Ref, role string) {
-	ref = &bootcheck.Ref{Version: version}
-	if record == nil {
-		return ref, ""
-	}
-	if record.Factory != nil && record.Factory.Version == version {
-		return record.Factory, roleFactory // before current: of factory more is asked
-	}
-	if l := record.Linked(version); l.Ref != nil {
-		return l.Ref, l.Name
-	}
-	for i := range record.Confirmed {
-		if c := &record.Confirmed[i]; c.Version == version {
-			return c, ""
-		}
-	}
-	return ref, ""
 }
 
 // repairDamaged makes ref intact, and returns what damage it had. The lock is held
@@ -279,12 +247,12 @@ func (g *guardian) repairDamaged(ctx context.Context, ref *bootcheck.Ref, damage
 	if err != nil {
 		return "", err
 	}
-	known, role := knownAs(record, ref.Version)
+	known, role := record.Known(ref.Version)
 	if !known.Same(ref) {
 		return "", errReplaced
 	}
 	if what, err = g.repair(ctx, ref, wrong, damage.Error()); err != nil {
 		return "", err
 	}
-	return what, g.damage(ctx, ref, role)
+	return what, g.store.VerifyAs(ctx, ref, role)
 }
