@@ -155,8 +155,8 @@ func TestRepairBesideAMount(t *testing.T) {
 	}
 }
 
-// On a full disk a commit gives up the older part of the history. What is active is not part of
-// that, whatever lies behind it that cannot be removed.
+// On a full disk a commit gives up the older part of the history. The active generation is no part
+// of that, also where some lie behind it that cannot be removed.
 func TestCommitOnAFullDiskKeepsWhatIsActive(t *testing.T) {
 	dir, inside := inNamespace(t)
 	if !inside {
