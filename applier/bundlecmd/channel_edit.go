@@ -217,6 +217,13 @@ func (c *command) answerChannel(name string, f *channel.File) {
 }
 
 func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *channeling) error {
+	const verb = "ota-bundle channel add"
+	if o.percent < 0 || o.percent > 100 {
+		return cli.Usagef(verb, "--percent %d is not a number from 0 to 100", o.percent)
+	}
+	if o.fromRelease < 0 {
+		return cli.Usagef(verb, "--from-release %d is negative", o.fromRelease)
+	}
 	f, err := readChannel(name)
 	if err != nil {
 		return err
@@ -231,7 +238,7 @@ func (c *command) addRelease(ctx context.Context, name, bundleFile string, o *ch
 	}
 	for _, u := range o.urls {
 		if err := channel.CheckAddress(u); err != nil {
-			return cli.Usagef("ota-bundle channel add", "--url: %v", err)
+			return cli.Usagef(verb, "--url: %v", err)
 		}
 	}
 	r := channel.Release{
