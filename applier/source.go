@@ -127,17 +127,28 @@ func openPath(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the bundle: %w", err)
 	}
+	if _, err := regular(f); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return f, nil
+}
+
+var errNotRegular = errors.New("is not a regular file")
+
+func regular(f *os.File) (fs.FileInfo, error) {
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("cannot open the bundle: %q %w", f.Name(), errNotRegular)
+	}
+	return info, err
 }
 
 // check fails if the file is not what o says.
 func (s *source) check(ctx context.Context, o installOptions) error {
-	info, err := s.file.Stat()
+	info, err := regular(s.file)
 	if err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("cannot open the bundle: %q is not a regular file", s.file.Name())
 	}
 	if s.size = info.Size(); o.size > 0 && s.size != o.size {
 		return bootcheck.Errorf(bootcheck.ExitDamaged, bootcheck.CodeSizeMismatch, "the bundle %q has %d bytes, want %d", s.file.Name(), s.size, o.size)
