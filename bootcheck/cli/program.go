@@ -143,18 +143,22 @@ func leading(fs *flag.FlagSet, args []string) (n int) {
 // verb finds the command name; the second word of "factory create" may stand anywhere
 // in rest, and the first that can be one is.
 func (p *Program) verb(name string, rest []string) (found *Verb, _ []string, _ error) {
-	var all, second []string
+	var all, groups, second []string
 	at := len(rest)
 	for i := range p.Verbs {
 		v := &p.Verbs[i]
 		if v.Name == name {
 			return v, rest, nil
 		}
-		if first, word, two := strings.Cut(v.Name, " "); two && first == name {
+		first, word, two := strings.Cut(v.Name, " ")
+		if two && first == name {
 			if i := slices.Index(rest[:at], word); i >= 0 {
 				found, at = v, i
 			}
 			second = append(second, word)
+		}
+		if two {
+			groups = append(groups, first)
 		}
 		if v.Help != "" {
 			all = append(all, v.Name)
@@ -176,7 +180,7 @@ func (p *Program) verb(name string, rest []string) (found *Verb, _ []string, _ e
 	if strings.Trim(name, "-") != "" && name[0] == '-' {
 		return nil, nil, unknownFlag(p.allFlags(), name)
 	}
-	return nil, nil, suggest(Usagef(p.Name, "unknown command %q", name), name, all)
+	return nil, nil, suggest(Usagef(p.Name, "unknown command %q", name), name, append(all, groups...))
 }
 
 // suggest puts the word of words that is most like the one that was typed into the
