@@ -105,11 +105,14 @@ func (a *applier) channelDevice(id string) (*filechannel.Device, error) {
 		Blocked: func(r *filechannel.Release) bool { return record != nil && record.BlockedBy(r.Ref()) != nil },
 	}
 	if record != nil && record.Current != nil && record.Current.Digest != bootcheck.NoManifest {
-		snapshot, err := a.store.Snapshot(record.Current.Version)
-		if err != nil {
+		switch snapshot, err := a.store.Snapshot(record.Current.Version); {
+		case err == nil:
+			d.Release = snapshot.Manifest.Release
+		case bootcheck.Inconclusive(err):
 			return nil, err
+		default:
+			d.Release = d.Floor // damaged: what was confirmed is no higher
 		}
-		d.Release = snapshot.Manifest.Release
 	}
 	return d, nil
 }
