@@ -8,7 +8,7 @@
 #   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
 #   --bin DIR        the directory with ota-guardian, ota-apply and ota-bundle, beside which are man/ and
 #                    completions/ (default: bin/ARCH of this checkout, built if it is missing)
-#   --store DIR      the version store (default: that of an ota.toml that is there, then /opt/tope/versions)
+#   --store DIR      the version store (default: that of an ota.toml that is there, which no other may be, then /opt/tope/versions)
 #   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
 #   --example        also install (or uninstall) device-api.service.example as device-api.service
 #   --no-enable      install, but do not enable the units
@@ -69,11 +69,19 @@ done
 : "${services:=device-api.service}"
 [ -z "$purge" ] || [ "$action" = uninstall ] || { echo "error: --purge needs --uninstall" >&2; exit 2; }
 absolute --prefix "$prefix"
-# What is configured already continues, unless something else is asked for.
-if [ -z "$store" ] && [ -f "$destdir/etc/ota/ota.toml" ]; then
-    store=$(sed -n "s/^[[:space:]]*root[[:space:]]*=[[:space:]]*[\"']\([^\"']*\)[\"'].*/\1/p" "$destdir/etc/ota/ota.toml" | head -n 1)
+# What is configured already continues. The programs use that store, and the units guard
+# and write the one that is asked for: they must be the same.
+default=/opt/tope/versions
+named=''
+case $store in ?*/) store=${store%/} ;; esac
+if [ -f "$destdir/etc/ota/ota.toml" ]; then
+    named=$(sed -n "s/^[[:space:]]*root[[:space:]]*=[[:space:]]*[\"']\([^\"']*\)[\"'].*/\1/p" "$destdir/etc/ota/ota.toml" | head -n 1)
+    : "${named:=$default}"
+    if [ "$action" = install ] && [ -n "$store" ] && [ "$store" != "${named%/}" ]; then
+        die "$destdir/etc/ota/ota.toml has the store $named, not $store: change its root first, or leave out --store"
+    fi
 fi
-: "${store:=/opt/tope/versions}"
+: "${store:=${named:-$default}}"
 absolute --store "$store"
 case $destdir in '' | /*) ;; *) die "--destdir must be an absolute path, not $destdir" ;; esac
 if [ -z "$destdir" ] && [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
@@ -155,7 +163,7 @@ reload() {
 configured() {
     local list=''
     for s in $services; do list="$list, \"$s\""; done
-    [ "$store" = /opt/tope/versions ] || echo "s#^\#root = .*#root = \"$store\"#"
+    [ "$store" = "$default" ] || echo "s#^\#root = .*#root = \"$store\"#"
     [ "$services" = device-api.service ] || echo "s#^\#services = .*#services = [${list#, }]#"
 }
 
