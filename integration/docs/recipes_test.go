@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,11 @@ import (
 	"github.com/tope-ota/ota/integration/machine/debian"
 	"github.com/tope-ota/ota/integration/try"
 )
+
+// golangPackage is what pkg-golang.mk and pkg-generic.mk read, of what a package like this
+// one has use for: Buildroot 2025.02 to 2026.08.
+const golangPackage = "OTA_VERSION OTA_SITE OTA_LICENSE OTA_LICENSE_FILES OTA_GOMOD OTA_GO_ENV OTA_TAGS OTA_LDFLAGS " +
+	"OTA_BUILD_OPTS OTA_BUILD_TARGETS OTA_INSTALL_TARGET_CMDS OTA_INSTALL_INIT_SYSTEMD"
 
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
 // as far as it is shell or make, and lets systemd read the result.
@@ -32,8 +38,9 @@ func TestRecipes(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if left, _ := filepath.Glob(dest + "/opt/*/*"); left != nil {
-			t.Errorf("the image has a store, which belongs on the disk for data: %s", left)
+		// A read-only root needs the directory, for the disk for data.
+		if left, err := os.ReadDir(filepath.Join(dest, "opt/tope/versions")); err != nil || len(left) > 0 {
+			t.Errorf("the image has no empty directory for the store: %v %s", err, left)
 		}
 		// It verifies all units of the directory; the application's is the image's own.
 		unit := try.Get(os.ReadFile(filepath.Join(repo, "units/device-api.service.example")))
@@ -57,9 +64,20 @@ func TestRecipes(t *testing.T) {
 		}
 		recipe := string(try.Get(os.ReadFile(filepath.Join(repo, "docs/meta-tope-ota/recipes-support/ota/ota_0.2.bb"))))
 		knowsVersion(t, recipe)
-		license := regexp.MustCompile(`md5=(\w+)"`).FindStringSubmatch(recipe)
-		if sum := fmt.Sprintf("%x", md5.Sum(try.Get(os.ReadFile(filepath.Join(repo, "LICENSE"))))); license == nil || license[1] != sum {
-			t.Errorf("the recipe has the checksum %q of LICENSE, want %s", license, sum)
+		licenses := regexp.MustCompile(`file://src/\$\{GO_IMPORT\}/(\S+);md5=(\w+)`).FindAllStringSubmatch(recipe, -1)
+		if len(licenses) != 2 {
+			t.Errorf("the recipe has %d files of licences, want LICENSE and docs/NOTICE", len(licenses))
+		}
+		for _, m := range licenses {
+			if sum := fmt.Sprintf("%x", md5.Sum(try.Get(os.ReadFile(filepath.Join(repo, m[1]))))); m[2] != sum {
+				t.Errorf("the recipe has the checksum %s of %s, want %s", m[2], m[1], sum)
+			}
+		}
+		for _, which := range []string{"enabled", "started"} {
+			values["OTA_"+strings.ToUpper(which)] = strings.TrimSpace(run("scripts/install.sh", "--list", which))
+			if line := fmt.Sprintf("\nOTA_%s = %q\n", strings.ToUpper(which), values["OTA_"+strings.ToUpper(which)]); !strings.Contains(recipe, line) {
+				t.Errorf("the recipe does not say %s", line)
+			}
 		}
 		for _, b := range read(t, filepath.Join(repo, "docs/yocto.md")).blocks {
 			if b.kind == "bitbake" {
@@ -67,7 +85,7 @@ func TestRecipes(t *testing.T) {
 			}
 		}
 		functions := 0
-		for _, m := range regexp.MustCompile(`(?ms)^do_install(:append)?\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(recipe, -1) {
+		for _, m := range regexp.MustCompile(`(?ms)^(do_install|do_install:append:class-target|pkg_prerm:\$\{PN\})\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(recipe, -1) {
 			functions++
 			script := "#!/bin/sh\nset -eu\n" + m[2]
 			for name, value := range values {
@@ -79,10 +97,20 @@ func TestRecipes(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "do_install.sh")
 			try.Check(os.WriteFile(file, []byte(script), 0o755))
 			run("shellcheck", file)
-			run("sh", file)
+			if !strings.HasPrefix(m[1], "pkg_") {
+				run("sh", file)
+				continue
+			}
+			stub := `systemctl() { echo "$1"; }; . ` + file
+			if out := run("sh", "-c", stub, "sh", "upgrade") + run("sh", "-c", stub, "sh", "1"); out != "" {
+				t.Errorf("an upgrade stops units: %s", out)
+			}
+			if out := run("sh", "-c", stub, "sh", "remove"); out != "stop\n--quiet\n" {
+				t.Errorf("the removal of the package calls systemctl %q", out)
+			}
 		}
-		if functions != 2 {
-			t.Fatalf("the recipes have %d functions do_install, want 2", functions)
+		if functions != 3 {
+			t.Fatalf("the recipes have %d of the functions that are tried here, want 3", functions)
 		}
 		for _, name := range []string{"ota.toml", "keys/release.pub", "keys/safe.pub"} {
 			if _, err := os.Stat(filepath.Join(values["D"], "etc/ota", name)); err != nil {
@@ -106,22 +134,30 @@ func TestRecipes(t *testing.T) {
 			try.Check(os.CopyFS(filepath.Join(build, dir), os.DirFS(filepath.Join(repo, dir))))
 		}
 		try.Check(os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)))
+		// Buildroot 2025.11 and later read nothing at all if there is OTA_INSTALL_BINS.
+		for _, m := range regexp.MustCompile(`(?m)^(?:define )?(OTA_\w+)`).FindAllStringSubmatch(recipe, -1) {
+			if !slices.Contains(strings.Fields(golangPackage), m[1]) {
+				t.Errorf("golang-package does not know %s", m[1])
+			}
+		}
 		// What pkg-golang.mk makes of the variables, as far as it is needed here.
 		text := "SHELL = /bin/bash\ngithub = https://github.com/$(1)/$(2)/archive/$(3)\n" +
 			"golang-package = golang := seen\nBR2_EXTERNAL_TOPE_OTA_PATH = " + tree + "\ninclude " + tree + "/external.mk\n" +
-			build + "/install:\n\t$(if $(golang),,$(error golang-package was not used))$(OTA_INSTALL_INIT_SYSTEMD)\n"
-		text = strings.Replace(text, build+"/install:", ".PHONY: "+build+"/install\n"+build+"/install:", 1)
+			".PHONY: targets " + build + "/install\n" + build + "/install:\n\t$(if $(golang),,$(error golang-package was not used))$(OTA_INSTALL_TARGET_CMDS)\n" +
+			"targets:\n\t@echo $(OTA_BUILD_TARGETS)\n"
 		file := filepath.Join(build, "stub.mk")
 		try.Check(os.WriteFile(file, []byte(text), 0o644))
 		out := run("make", "-f", file, "TARGET_DIR="+target, "--warn-undefined-variables", build+"/install")
 		if strings.Contains(out, "undefined variable") {
 			t.Errorf("make says\n%s", out)
 		}
-		for _, p := range regexp.MustCompile(`(?m)^OTA_BUILD_TARGETS = (.*)$`).FindAllStringSubmatch(recipe, -1) {
-			for _, dir := range strings.Fields(p[1]) {
-				if _, err := os.Stat(filepath.Join(repo, dir, "main.go")); err != nil {
-					t.Error(err)
-				}
+		targets := strings.Fields(run("make", "-f", file, "targets"))
+		if len(targets) != 3 {
+			t.Errorf("it builds %q, want three programs", targets)
+		}
+		for _, dir := range targets {
+			if _, err := os.Stat(filepath.Join(repo, dir, "main.go")); err != nil {
+				t.Error(err)
 			}
 		}
 		verify(t, target)
