@@ -9,7 +9,7 @@ import (
 )
 
 // A current version whose manifest is damaged is no reason to take no other: an update by a
-// channel heals the device, as an install does.
+// channel takes its place, as an install does.
 func TestChannelOfADamagedVersion(t *testing.T) {
 	d := newDevice(t)
 	a := &applier{cfg: d.cfg, out: io.Discard, log: &d.log}
