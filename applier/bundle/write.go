@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -150,11 +151,15 @@ func Draft(ctx context.Context, out string, c Contents) (*bootcheck.Manifest, er
 			return nil, err
 		}
 	}
+	is, statErr := os.Lstat(out)
+	if statErr == nil && is.Mode().Type()&^fs.ModeSymlink != 0 {
+		return nil, refused("cannot create %s: it is there, and not a regular file", out) // a rename would replace /dev/null
+	}
 	found, err := scan(ctx, &c, m)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(out); err == nil && !c.Overwrite {
+	if statErr == nil && !c.Overwrite {
 		found.add(exists, out, out)
 	}
 	if err := found.tell(c.Dir, c.Say); err != nil {
