@@ -235,6 +235,7 @@ func imageBuild(t *testing.T, suite debian.Suite) {
 			}
 		}
 		run("dpkg", "--root="+root, "-i", try.Get(newer()))
+		run("systemctl", "--root="+root, "enable", "ota-follow.service") // as an operator does
 		run("dpkg", "--root="+root, "--purge", "ota")
 		links, _ := filepath.Glob(root + "/etc/systemd/system/*/ota-*")
 		if len(links) > 0 {
