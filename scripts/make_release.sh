@@ -122,7 +122,18 @@ if [ -n "$dry" ]; then
 fi
 
 mkdir -p "$out"
+# A run holds the lock of its directory: one without a holder was left by a run that was
+# killed. The lock of OUT is for the moment in which a new one has no holder yet.
+exec 8<"$out"
+if command -v flock >/dev/null && flock 8; then
+    for left in "$out"/.release.*/; do
+        if [ -d "$left" ] && exec 9<"$left" && flock -n 9; then rm -rf "$left"; fi
+    done
+fi
 work=$(mktemp -d "$out/.release.XXXXXX")
+exec 9<"$work"
+if command -v flock >/dev/null; then flock 9 || true; fi
+exec 8<&-
 trap 'rm -rf "$work"' EXIT
 args=(create --dir "$dir" --version "$version" "${models[@]}" --release "$release" -o "$work/$version.ota" "${more[@]}")
 if [ -n "$with" ]; then args+=(--unsigned); else args+=(--key "$key"); fi
