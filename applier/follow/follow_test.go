@@ -133,16 +133,18 @@ func TestKilled(t *testing.T) {
 			method, path, _ := strings.Cut(when, " ")
 			for range 4 { // after it was answered, and before
 				cmd := d.command("ota-apply", "follow", "--once")
+				started := make(chan *os.Process, 1)
 				var killed atomic.Bool
 				d.server.Before(func(w http.ResponseWriter, r *http.Request) bool {
 					closing := method == "close" && strings.HasSuffix(r.URL.Path, "feedback")
 					if (r.Method == method && strings.Contains(r.URL.Path, path) || closing) && killed.CompareAndSwap(false, true) {
-						_ = cmd.Process.Signal(syscall.SIGKILL)
-						return false
+						_ = (<-started).Signal(syscall.SIGKILL)
 					}
 					return false
 				})
-				_ = cmd.Run()
+				d.check(cmd.Start())
+				started <- cmd.Process
+				_ = cmd.Wait()
 				_ = d.command("ota-guardian", "confirm").Run()
 			}
 			d.server.Before(nil)
@@ -619,6 +621,7 @@ func TestErrorIsTold(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	d := newDevice(t)
 	cmd := d.command("ota-apply", "follow")
+	cmd.Stdout, cmd.Stderr = nil, nil // d.out is of the commands beside it
 	d.check(cmd.Start())
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	d.eventually(func() bool { _, err := os.Stat(d.path("run/.follow.lock")); return err == nil })
