@@ -155,6 +155,12 @@ func (s *Store) unprepare(active uint64) {
 	}
 }
 
+// leaves reports whether next rolls back from what generation n runs.
+func (s *Store) leaves(n uint64, next *Record) bool {
+	runs, _ := s.readLink(n, "current")
+	return !next.Current.Same(runs) && (next.Phase == PhaseFallback || next.Phase == PhaseFactory)
+}
+
 // RollBack is Commit of next, which rolls back the current version, on a disk that
 // has no room for it: what was prepared when the trial began is made the active
 // generation by one rename. It says of the rollback what was known then, so not why.

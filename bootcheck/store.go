@@ -357,23 +357,27 @@ func (s *Store) commit(next *Record) error {
 	// Power cut in here: an unfinished generation that nothing points to. The
 	// next Sweep removes it.
 	err = write()
-	if IsNoSpace(err) {
-		// A full disk must not keep a bad version running: give up what was
-		// deleted already and the older part of the history.
+	for keep := 2; keep > 0 && IsNoSpace(err); keep-- {
+		// A full disk must not keep a bad version running: give up what was deleted already,
+		// and the older part of the history; to leave a version, all that lies before the
+		// active generation. What counts of that is in next.
+		if keep == 1 && !s.leaves(active, next) {
+			break
+		}
 		drop()
 		s.emptyDir(trashDir)
-		for _, old := range generations[:max(0, len(generations)-2)] {
+		for _, old := range generations[:max(0, len(generations)-keep)] {
 			if activeErr != nil || old < active { // behind it there may be some that cannot be removed
 				RemoveAll(s.generation(old))
 			}
 		}
-		generations = generations[max(0, len(generations)-2):]
+		generations = generations[max(0, len(generations)-keep):]
 		err = write()
-		if runs, _ := s.readLink(active, "current"); IsNoSpace(err) && next.Phase == PhaseFallback && !next.Current.Same(runs) {
-			// To leave a version comes before what may come after it.
-			drop()
-			err = s.writeGeneration(n, next)
-		}
+	}
+	if IsNoSpace(err) && s.leaves(active, next) {
+		// That comes before what may come after it.
+		drop()
+		err = s.writeGeneration(n, next)
 	}
 	if err != nil {
 		drop()

@@ -1,0 +1,180 @@
+package guardian
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tope-ota/ota/bootcheck"
+	"github.com/tope-ota/ota/integration/tier"
+)
+
+// A trouble is what a device with factory 1.0, previous 2.0 and current 3.0 is in. Versions
+// 3.0 and 4.0 end each of their boots in a crash.
+type trouble struct {
+	phase                            bootcheck.Phase
+	spent                            bool   // one more such boot is too many
+	current, previous, factory, next string // whole, damaged, gone; next, which is 4.0: none, too
+	record                           string // whole, one copy, lost
+	full                             bool   // all that a boot gives up is filled again until the next one
+	ends                             LastBoot
+}
+
+// troubles are all that have at most three faults besides the crash.
+func troubles() (all []trouble) {
+	versions := []string{"whole", "damaged", "gone"}
+	each := []func(t *trouble) (set []func()){
+		func(t *trouble) (set []func()) {
+			for _, p := range []bootcheck.Phase{bootcheck.PhaseConfirmed, bootcheck.PhaseTrial, bootcheck.PhaseFallback} {
+				set = append(set, func() { t.phase = p })
+			}
+			return set
+		},
+		func(t *trouble) []func() { return []func(){func() { t.spent = false }, func() { t.spent = true }} },
+		func(t *trouble) []func() {
+			return []func(){func() { t.ends = LastHard }, func() { t.ends = LastUnclean }}
+		},
+		func(t *trouble) []func() { return oneOf(&t.current, versions...) },
+		func(t *trouble) []func() { return oneOf(&t.previous, versions...) },
+		func(t *trouble) []func() { return oneOf(&t.factory, versions...) },
+		func(t *trouble) []func() { return oneOf(&t.next, append([]string{"none"}, versions...)...) },
+		func(t *trouble) []func() { return oneOf(&t.record, "whole", "one copy", "lost") },
+		func(t *trouble) []func() { return []func(){func() { t.full = false }, func() { t.full = true }} },
+	}
+	var t trouble
+	var choose func(i int)
+	choose = func(i int) {
+		if i == len(each) {
+			if t.faults() <= 3 {
+				all = append(all, t)
+			}
+			return
+		}
+		for _, set := range each[i](&t) {
+			set()
+			choose(i + 1)
+		}
+	}
+	choose(0)
+	return all
+}
+
+func oneOf(dst *string, words ...string) (set []func()) {
+	for _, w := range words {
+		set = append(set, func() { *dst = w })
+	}
+	return set
+}
+
+func (t *trouble) faults() (n int) {
+	for _, is := range []bool{t.current != "whole", t.previous != "whole", t.factory != "whole", t.next != "whole" && t.next != "none", t.record != "whole", t.full} {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
+// TestTroubles holds that a device comes out of each of them by itself, in the boots that its
+// limits allow: it runs an intact version if there is one, and not one on trial that crashes
+// if there is another one.
+func TestTroubles(t *testing.T) {
+	dir, inside := ownMounts(t)
+	if !inside {
+		return
+	}
+	all := troubles()
+	n := tier.Of(60, 60, len(all))
+	for _, i := range rand.New(rand.NewPCG(tier.Seed(t), 0)).Perm(len(all))[:n] {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			at := filepath.Join(dir, fmt.Sprint(i))
+			b := newBoard(t)
+			b.must(os.Mkdir(at, 0o755), unix.Mount("tmpfs", at, "tmpfs", 0, "size=1m,mode=755"))
+			defer unix.Unmount(at, unix.MNT_DETACH)
+			b.onDisk(at)
+			is := all[i]
+			b.enter(&is)
+			var log bytes.Buffer
+			for range 16 { // limits of 6 boots for 4.0 and 3.0
+				if is.full {
+					b.fill(at)
+				}
+				last := is.ends
+				if runs := b.now(); runs == "1.0" || runs == "2.0" {
+					last = LastClean
+				}
+				err := b.boot(last)
+				fmt.Fprintf(&log, "runs %q, %v\n%s", b.now(), err, &b.log)
+			}
+			runs, intact := b.now(), b.intact()
+			switch {
+			case len(intact) > 0 && !intact[runs]:
+				t.Errorf("%+v: runs %q, intact are %v\n%s", is, runs, intact, &log)
+			case is.phase.Counted() && is.record != "lost" && (runs == "3.0" || runs == "4.0") && (intact["1.0"] || intact["2.0"]):
+				t.Errorf("%+v: runs %q, which crashes; intact are %v\n%s", is, runs, intact, &log)
+			}
+		})
+	}
+	t.Logf("%d of %d", n, len(all))
+}
+
+// enter brings the device into trouble.
+func (b *board) enter(is *trouble) {
+	b.t.Helper()
+	r := b.record().Clone()
+	if r.Phase = is.phase; r.Phase.Counted() {
+		r.Confirmed, r.Trial = r.Confirmed[:2], &bootcheck.Trial{BootID: "before"}
+		if is.spent {
+			r.Trial.Hard, r.Trial.Unclean = 2, 5
+		}
+	} else if is.spent {
+		r.HardStreak = []string{"a", "b", "c", "d"}
+	}
+	if is.next != "none" {
+		r.Next = &bootcheck.Next{Ref: *b.add("4.0")}
+	}
+	b.commit(r)
+	for version, how := range map[string]string{"1.0": is.factory, "2.0": is.previous, "3.0": is.current, "4.0": is.next} {
+		switch how {
+		case "damaged":
+			b.must(os.WriteFile(b.path("v"+version, "bin", "app"), []byte("x"), 0o755))
+		case "gone":
+			b.must(os.RemoveAll(b.path("v" + version)))
+		}
+	}
+	if is.full { // it was full before: no more is left of the history
+		for n := uint64(1); n+1 < b.record().Generation; n++ {
+			b.must(os.RemoveAll(b.path(".generations", fmt.Sprint(n))))
+		}
+	}
+	copies := map[string][]string{"one copy": {"record.json"}, "lost": {"record.json", "record.backup.json"}}
+	for _, name := range copies[is.record] {
+		b.must(os.Truncate(b.path(".active", name), 0))
+	}
+}
+
+// now is the version that current leads to; empty: it leads nowhere.
+func (b *board) now() string {
+	target, err := filepath.EvalSymlinks(b.path("current"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(filepath.Base(target), "v")
+}
+
+// intact are the versions that are as they were made.
+func (b *board) intact() map[string]bool {
+	is := make(map[string]bool)
+	for _, v := range []string{"1.0", "2.0", "3.0", "4.0"} {
+		if text, err := os.ReadFile(b.path("v"+v, "bin", "app")); err == nil && string(text) == "this is "+v+"\n" {
+			is[v] = true
+		}
+	}
+	return is
+}
