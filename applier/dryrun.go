@@ -54,6 +54,9 @@ func (a *applier) dryRun(ctx context.Context, from string, o installOptions, asJ
 	if a.store, err = bootcheck.Open(a.cfg.Root); err != nil {
 		return err
 	}
+	if err := bootcheck.CheckOwner(a.cfg.Root); err != nil {
+		return err
+	}
 	keys, err := a.keys() // of an open store, which knows what was revoked
 	if err != nil {
 		return err
