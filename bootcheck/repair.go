@@ -224,7 +224,7 @@ func (s *Store) rebuildVersion(ctx context.Context, ref *Ref, wrong []string, se
 	if err != nil {
 		return nil, err
 	}
-	directory := nextDirName(ref.Version, old)
+	directory := s.nextDirName(ref.Version, old)
 	staged, err := s.stage(directory)
 	if err != nil {
 		return nil, err

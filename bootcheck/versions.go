@@ -117,13 +117,18 @@ func (s *Store) dirsOf(version string) ([]versionDir, error) {
 	return all, err
 }
 
-// nextDirName is the directory beside those that version has.
-func nextDirName(version string, directories []versionDir) string {
+// nextDirName is the directory beside those that version has, and beside what is no directory
+// and has such a name.
+func (s *Store) nextDirName(version string, directories []versionDir) string {
 	next := 0
 	for _, d := range directories {
 		next = max(next, d.n+1)
 	}
-	return dirName(version, next)
+	for ; ; next++ {
+		if _, err := os.Lstat(s.path(dirName(version, next))); err != nil {
+			return dirName(version, next)
+		}
+	}
 }
 
 // VersionDir is the directory in which version is, or would be. There says whether that is
@@ -320,7 +325,7 @@ func (s *Store) Publish(version string, sealed bool) error {
 	}
 	is, err := s.dirsOf(version)
 	if err == nil {
-		err = s.publish(staged, nextDirName(version, is))
+		err = s.publish(staged, s.nextDirName(version, is))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot publish version %s: %w", version, err)
