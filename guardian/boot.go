@@ -95,7 +95,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	addEvidence()
 	err = g.commitDecision(ctx, d)
 	undecided := errUndecided // why is in the journal
-	if d.Action == Activate && bootcheck.IsNoSpace(err) {
+	if d.Action == Activate && noRoom(err) {
 		// A trial that continues meanwhile must end, however full the disk is.
 		undecided, disk.NotNow = err, "no space"
 		if err := decide(); err != nil {
@@ -106,7 +106,7 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 	}
 	g.noteLastBoot(record, end.last, last != "", seen)
 	tooMany := false
-	if d.Action == Count && bootcheck.IsNoSpace(err) {
+	if d.Action == Count && noRoom(err) {
 		var noteErr error
 		if tooMany, noteErr = g.tooManyUncounted(record); noteErr != nil {
 			err = fmt.Errorf("%v; cannot note that it is not counted: %w", err, noteErr)

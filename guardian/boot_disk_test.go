@@ -254,3 +254,22 @@ func TestNextOnAFullDisk(t *testing.T) {
 		t.Errorf("runs %s (%s), next %v; want 4.0 on trial\n%s", b.runs(), r.Phase, r.Next, &b.log)
 	}
 }
+
+// A switch that was made, and that the full disk did not make durable, is none that can be made
+// again: an fsync that failed never is.
+func TestNoRoom(t *testing.T) {
+	full := &os.PathError{Op: "sync", Path: "versions", Err: unix.ENOSPC}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{fmt.Errorf("cannot write generation 7: %w", full), true},
+		{bootcheck.Errorf(bootcheck.ExitUnknown, "", "switched to generation 7, but it may not survive a power cut: %w", full), false},
+		{unix.EIO, false},
+	} {
+		if got := noRoom(tt.err); got != tt.want {
+			t.Errorf("noRoom(%v) = %v, want %v", tt.err, got, tt.want)
+		}
+	}
+}

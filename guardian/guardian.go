@@ -145,7 +145,7 @@ func (g *guardian) repair(ctx context.Context, ref *bootcheck.Ref, wrong []strin
 // install left half unpacked: a device that cannot decide is worse.
 func (g *guardian) commit(ctx context.Context, next *bootcheck.Record) error {
 	err := g.store.Commit(next)
-	if !bootcheck.IsNoSpace(err) {
+	if !noRoom(err) {
 		return err
 	}
 	unlock, lockErr := g.store.LockInstalls(ctx)
@@ -159,6 +159,9 @@ func (g *guardian) commit(ctx context.Context, next *bootcheck.Record) error {
 	return g.store.Commit(next)
 }
 
+// noRoom reports whether err is of a commit that changed nothing, as the disk is full.
+func noRoom(err error) bool { return bootcheck.IsNoSpace(err) && !bootcheck.Switched(err) }
+
 // commitDecision commits what d says and tells the journal. An error that is Switched
 // (see bootcheck.Switched) is of a decision that was carried out.
 func (g *guardian) commitDecision(ctx context.Context, d Decision) error {
@@ -170,7 +173,7 @@ func (g *guardian) commitDecision(ctx context.Context, d Decision) error {
 		return nil
 	}
 	err := g.commit(ctx, d.Next)
-	if d.Action == RollBack && bootcheck.IsNoSpace(err) {
+	if d.Action == RollBack && noRoom(err) {
 		noSpace := err
 		if err = g.store.RollBack(d.Next); !bootcheck.Switched(err) {
 			err = fmt.Errorf("%w; the prepared rollback failed too: %v", noSpace, err)

@@ -240,7 +240,7 @@ var All = []Mutant{
 
 	// guardian: the decision.
 	{Name: "a version that fills the disk is never left",
-		Edits: one("guardian/guardian.go", "d.Action == RollBack && bootcheck.IsNoSpace(err) {", "d.Action == RollBack && bootcheck.IsNoSpace(err) && false {"),
+		Edits: one("guardian/guardian.go", "d.Action == RollBack && noRoom(err) {", "d.Action == RollBack && noRoom(err) && false {"),
 		By:    Crash{Weak, "full-fallback"}},
 	{Name: "the mark of a shutdown is not synced",
 		Edits: one("guardian/lastboot.go", "0o600, true)", "0o600, false)"),
