@@ -192,6 +192,7 @@ func TestDamagedLinks(t *testing.T) {
 		"the switch loops":                      {relink(".active", ".active"), "2.0"},
 		"the switch dangles":                    {relink(".active", ".generations/77"), "2.0"},
 		"the switch has a sign":                 {relink(".active", ".generations/+2"), "2.0"},
+		"the switch has another zero":           {relink(".active", ".generations/02"), "2.0"},
 		"current of the generation is gone":     {func(s *Store) error { return os.Remove(s.path(".generations/2/current")) }, "2.0"},
 		"current of the generation climbs":      {relink(".generations/2/current", "../../../../etc"), "2.0"},
 		"current of the generation is absolute": {relink(".generations/2/current", "/opt"), "2.0"},

@@ -127,12 +127,14 @@ func TestCommitSwitchesEverything(t *testing.T) {
 func TestCommitRefuses(t *testing.T) {
 	s, one, _ := twoVersions(t)
 	for name, next := range map[string]*Record{
-		"a version that is not there": {Phase: PhaseConfirmed, Current: &Ref{Version: "9.0"}},
-		"no current":                  {Phase: PhaseConfirmed},
-		"a name that climbs":          {Phase: PhaseConfirmed, Current: &Ref{Version: "../etc"}},
-		"a phase that is not known":   {Phase: "happy", Current: one},
-		"a trial without counters":    {Phase: PhaseTrial, Current: one},
-		"a negative counter":          {Phase: PhaseTrial, Current: one, Trial: &Trial{Hard: -1}},
+		"a version that is not there":     {Phase: PhaseConfirmed, Current: &Ref{Version: "9.0"}},
+		"no current":                      {Phase: PhaseConfirmed},
+		"a name that climbs":              {Phase: PhaseConfirmed, Current: &Ref{Version: "../etc"}},
+		"a phase that is not known":       {Phase: "happy", Current: one},
+		"a trial without counters":        {Phase: PhaseTrial, Current: one},
+		"a negative counter":              {Phase: PhaseTrial, Current: one, Trial: &Trial{Hard: -1}},
+		"more boots than there can be":    {Phase: PhaseTrial, Current: one, Trial: &Trial{Clean: maxBootCount + 1}},
+		"a digest that was not confirmed": {Phase: PhaseConfirmed, Current: one, Confirmed: []Ref{{Version: one.Version, Digest: Digest(nil)}}},
 	} {
 		if err := s.Commit(next); err == nil {
 			t.Errorf("Commit of %s succeeded", name)

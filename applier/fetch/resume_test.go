@@ -113,6 +113,14 @@ func TestResumeByAnotherCall(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
+		{name: "the partial file is another user's", meddle: func(t *testing.T, part string) {
+			if os.Geteuid() != 0 {
+				t.Skip("only root may give a file away")
+			}
+			if err := os.Chown(part, 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		// After a power cut only what was synced counts; the rest may be zeros.
 		{name: "the power went, all was synced", resume: half, meddle: func(t *testing.T, part string) {
 			edit(t, noteOf(part), func(m map[string]any) { m["boot"] = "another" })
