@@ -23,6 +23,7 @@ package follow
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,6 +72,7 @@ type Follower struct {
 	state    *State
 	work
 	denied   map[string]bool // orders whose confirmation was denied in this process
+	over     map[task]bool   // what was closed since a poll that was due
 	stale    bool            // a try failed since the last poll: perhaps because of its address
 	contact  error           // of the last poll
 	days     *int            // of the last answer, UnchangedDays
@@ -79,6 +81,14 @@ type Follower struct {
 	switched bool            // an activation began in this process
 	result   error           // of the last job that failed here, unless one succeeded after it
 }
+
+// A task is what tells two orders apart.
+type task struct {
+	kind   Kind
+	action string // of a cancel, its own name
+}
+
+func (o *Order) task() task { return task{o.Kind, cmp.Or(o.Cancel, o.Action)} }
 
 // work is what this process knows of state.Job.
 type work struct {
@@ -105,7 +115,7 @@ func New(o Options) (*Follower, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot lock the follower: %w", err)
 	}
-	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}}
+	f := &Follower{Options: o, lockFree: unlock, denied: map[string]bool{}, over: map[task]bool{}}
 	if f.state, err = load(o.Store, o.Source.Name()); f.state == nil {
 		unlock()
 		return nil, err
@@ -168,24 +178,28 @@ func (f *Follower) Once(ctx context.Context) (err error) {
 // begins.
 func (f *Follower) Follow(ctx context.Context) {
 	next := time.Now().Add(f.firstPause())
+	unsent := len(f.state.Outbox) // that the last poll left
 	for failures := 0; ; {
 		alive()
 		// A try that follows one that failed gets an address of now, unless the server is not well.
 		again := f.stale && f.contact == nil && !time.Now().Before(f.retry)
-		if again || !time.Now().Before(next) {
+		due := !time.Now().Before(next)
+		if due {
+			clear(f.over)
+		}
+		if again || due || len(f.state.Outbox) > unsent {
 			answer, err := f.poll(ctx)
 			if failures++; err == nil {
 				failures = 0
 			}
-			next = time.Now().Add(pause(answer, failures, err))
+			next, unsent = time.Now().Add(pause(answer, failures, err)), len(f.state.Outbox)
 		}
-		closed := len(f.state.Outbox)
 		f.advance(ctx)
-		if len(f.state.Outbox) > closed {
-			next = time.Now()
-		}
 		f.show()
 		wait := min(time.Until(next), watchEvery)
+		if len(f.state.Outbox) > unsent {
+			wait = 0
+		}
 		if f.state.Job != nil {
 			wait = min(wait, look)
 		}
@@ -321,9 +335,10 @@ func (f *Follower) tell(ctx context.Context, asked bool) error {
 func (f *Follower) takeIn(orders []Order) {
 	for i := range orders {
 		switch o := &orders[i]; {
+		case o.Kind == KindConfirm && f.denied[o.Action]:
+		case f.over[o.task()]: // a server may offer for a moment still what was closed
 		case o.Kind == KindCancel:
 			f.takeCancel(o)
-		case o.Kind == KindConfirm && f.denied[o.Action]:
 		default:
 			f.takeOrder(o)
 		}

@@ -75,6 +75,7 @@ func (f *Follower) takeCancel(o *Order) {
 	case slices.ContainsFunc(f.state.Ended, func(e Ended) bool { return e.Action == o.Action }):
 		m.Outcome, m.Details = Rejected, []string{"the action was closed on the device already"}
 	}
+	f.over[o.task()] = true
 	f.post(m)
 }
 
@@ -371,6 +372,7 @@ func (f *Follower) end(m Message) {
 	if m.Outcome == Done || m.Outcome == Confirmed {
 		f.result = nil
 	}
+	f.over[job.task()] = true
 	f.drop()
 	f.post(m)
 }

@@ -53,6 +53,13 @@ func (j *Job) isOf(o Order) bool {
 	return j.Action == o.Action && j.Confirm == (o.Kind == KindConfirm)
 }
 
+func (j *Job) task() task {
+	if j.Confirm {
+		return task{KindConfirm, j.Action}
+	}
+	return task{KindInstall, j.Action}
+}
+
 // name is the version as far as it is known.
 func (j *Job) name() string {
 	if j.Version != "" {
