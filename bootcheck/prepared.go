@@ -155,10 +155,12 @@ func (s *Store) unprepare(active uint64) {
 	}
 }
 
-// leaves reports whether next rolls back from what generation n runs.
-func (s *Store) leaves(n uint64, next *Record) bool {
+// ends reports whether next ends what generation n is in: it rolls back, confirms or holds.
+// It does not count a boot or put a version on trial.
+func (s *Store) ends(n uint64, next *Record) bool {
 	runs, _ := s.readLink(n, "current")
-	return !next.Current.Same(runs) && (next.Phase == PhaseFallback || next.Phase == PhaseFactory)
+	r, _, err := s.readGeneration(n)
+	return next.Phase != PhaseTrial && (!next.Current.Same(runs) || err == nil && r.Phase != next.Phase)
 }
 
 // RollBack is Commit of next, which rolls back the current version, on a disk that

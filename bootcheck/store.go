@@ -359,9 +359,9 @@ func (s *Store) commit(next *Record) error {
 	err = write()
 	for keep := 2; keep > 0 && IsNoSpace(err); keep-- {
 		// A full disk must not keep a bad version running: give up what was deleted already,
-		// and the older part of the history; to leave a version, all that lies before the
-		// active generation. What counts of that is in next.
-		if keep == 1 && !s.leaves(active, next) {
+		// and the older part of the history; to leave a version, or end its trial, all that
+		// lies before the active generation. What counts of that is in next.
+		if keep == 1 && !s.ends(active, next) {
 			break
 		}
 		drop()
@@ -374,7 +374,7 @@ func (s *Store) commit(next *Record) error {
 		generations = generations[max(0, len(generations)-keep):]
 		err = write()
 	}
-	if IsNoSpace(err) && s.leaves(active, next) {
+	if IsNoSpace(err) && s.ends(active, next) {
 		// That comes before what may come after it.
 		drop()
 		err = s.writeGeneration(n, next)

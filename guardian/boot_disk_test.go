@@ -273,3 +273,25 @@ func TestNoRoom(t *testing.T) {
 		}
 	}
 }
+
+// A version that is healthy on a disk that was full before is confirmed: no later boot rolls it
+// back because none could be counted.
+func TestConfirmOnAFullDisk(t *testing.T) {
+	dir, inside := ownMounts(t)
+	if !inside {
+		return
+	}
+	b := newBoard(t)
+	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
+	b.onDisk(dir)
+	b.trial(0)
+	b.must(os.RemoveAll(b.path(".generations", "1")))
+	b.fill(dir)
+	unlock, err := b.store.Lock(t.Context(), 0)
+	b.must(err)
+	defer unlock()
+	b.must(b.guardian().commitDecision(t.Context(), MarkGood(b.record(), 5)))
+	if r := b.record(); r.Phase != bootcheck.PhaseConfirmed || r.Floor != 5 {
+		t.Errorf("phase %s, want it confirmed\n%s", r.Phase, &b.log)
+	}
+}
