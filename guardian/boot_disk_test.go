@@ -287,6 +287,7 @@ func TestConfirmOnAFullDisk(t *testing.T) {
 	b.trial(0)
 	b.must(os.RemoveAll(b.path(".generations", "1")))
 	b.fill(dir)
+	b.memory = t.TempDir()
 	unlock, err := b.store.Lock(t.Context(), 0)
 	b.must(err)
 	defer unlock()
