@@ -136,11 +136,9 @@ func (a *applier) commitTrial(ctx context.Context, ref *bootcheck.Ref, o install
 		return err
 	}
 	defer unlock()
-	if record != nil {
-		if b := record.BlockedBy(ref); b != nil && !o.force {
-			return bootcheck.Errorf(bootcheck.ExitRefused, "", "cannot activate version %s: %s", ref.Version, b.Failed()).
-				WithAdvice("`ota-apply unblock %s` allows it again", ref.Version)
-		}
+	// Since it was admitted the guardian may have confirmed a higher release, or left this one.
+	if err := a.store.Admit(ref, a.admission(record, o)); err != nil {
+		return err
 	}
 	intact := func(r *bootcheck.Ref) bool {
 		err := a.store.Verify(ctx, r, bootcheck.Quick)
