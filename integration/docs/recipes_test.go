@@ -21,6 +21,9 @@ import (
 const golangPackage = "OTA_VERSION OTA_SITE OTA_LICENSE OTA_LICENSE_FILES OTA_GOMOD OTA_GO_ENV OTA_TAGS OTA_LDFLAGS " +
 	"OTA_BUILD_OPTS OTA_BUILD_TARGETS OTA_INSTALL_TARGET_CMDS OTA_INSTALL_INIT_SYSTEMD"
 
+// ownVariables are for the commands of the package itself.
+const ownVariables = " OTA_SERVICES OTA_STORE"
+
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
 // as far as it is shell or make, and lets systemd read the result.
 func TestRecipes(t *testing.T) {
@@ -54,6 +57,7 @@ func TestRecipes(t *testing.T) {
 		values := map[string]string{
 			"D": t.TempDir(), "S": t.TempDir(), "B": t.TempDir(), "UNPACKDIR": t.TempDir(),
 			"GO_IMPORT": "github.com/tope-ota/ota", "GO_BUILD_BINDIR": "bin/linux_arm64", "prefix": "/usr", "sysconfdir": "/etc",
+			"OTA_SERVICES": "device-api.service printer.service", "OTA_STORE": "/opt/tope/versions",
 		}
 		source := filepath.Join(values["S"], "src", values["GO_IMPORT"])
 		try.Check(os.MkdirAll(filepath.Dir(source), 0o755))
@@ -117,6 +121,9 @@ func TestRecipes(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		if _, err := os.Stat(filepath.Join(values["D"], "usr/lib/systemd/system/printer.service.d/50-ota.conf")); err != nil {
+			t.Error(err)
+		}
 		verify(t, values["D"])
 	})
 
@@ -136,7 +143,7 @@ func TestRecipes(t *testing.T) {
 		try.Check(os.CopyFS(filepath.Join(build, "bin"), os.DirFS(bin)))
 		// Buildroot 2025.11 and later read nothing at all if there is OTA_INSTALL_BINS.
 		for _, m := range regexp.MustCompile(`(?m)^(?:define )?(OTA_\w+)`).FindAllStringSubmatch(recipe, -1) {
-			if !slices.Contains(strings.Fields(golangPackage), m[1]) {
+			if !slices.Contains(strings.Fields(golangPackage+ownVariables), m[1]) {
 				t.Errorf("golang-package does not know %s", m[1])
 			}
 		}

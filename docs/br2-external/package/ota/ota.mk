@@ -21,12 +21,16 @@ OTA_BUILD_TARGETS = \
 	applier/cmd/ota-apply \
 	applier/cmd/ota-bundle
 
+# The services that start from the store, and where it is: as in your ota.toml.
+OTA_SERVICES = device-api.service
+OTA_STORE = /opt/tope/versions
+
 # Programs, units, drop-ins and the sample configuration, as on any other system.
 # Buildroot enables the units itself (systemctl preset-all). The store stays empty:
 # the disk for data is mounted there, and a read-only root needs the directory for that.
 define OTA_INSTALL_TARGET_CMDS
 	cd $(@D) && bash scripts/install.sh --destdir $(TARGET_DIR) --bin $(@D)/bin \
-		--service device-api.service --no-enable
+		--store $(OTA_STORE) $(addprefix --service ,$(OTA_SERVICES)) --no-enable
 endef
 
 $(eval $(golang-package))

@@ -29,12 +29,18 @@ GO_EXTRA_LDFLAGS = "-X ${GO_IMPORT}/bootcheck/cli.Version=${PV} -X ${GO_IMPORT}/
 # The modules come from the proxy of Go, by the hashes of go.sum.
 do_compile[network] = "1"
 
+# The services that start from the store, and where it is: as in your ota.toml.
+OTA_SERVICES ?= "device-api.service"
+OTA_STORE ?= "/opt/tope/versions"
+
 # Programs, units, drop-ins and the sample configuration, as on any other system. An image
 # enables the units by their preset (systemctl preset-all). The store stays empty: the disk for
 # data is mounted there, and a read-only root needs the directory for that.
 do_install() {
+    set --
+    for s in ${OTA_SERVICES}; do set -- "$@" --service "$s"; done
     bash ${S}/src/${GO_IMPORT}/scripts/install.sh --destdir ${D} --prefix ${prefix} \
-        --bin ${B}/${GO_BUILD_BINDIR} --service device-api.service --no-enable
+        --bin ${B}/${GO_BUILD_BINDIR} --store ${OTA_STORE} "$@" --no-enable
 }
 # On the machine that builds: to pack a version, and to install the first one into an image.
 do_install:class-native() {
@@ -63,7 +69,7 @@ pkg_prerm:${PN}() {
     esac
 }
 
-FILES:${PN} += "${prefix}/lib /opt"
+FILES:${PN} += "${prefix}/lib ${OTA_STORE}"
 CONFFILES:${PN} = "${sysconfdir}/ota/ota.toml"
 RDEPENDS:${PN}:class-target = "systemd"
 BBCLASSEXTEND = "native"
