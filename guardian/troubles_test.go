@@ -2,7 +2,9 @@ package guardian
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -112,7 +114,7 @@ func TestTroubles(t *testing.T) {
 				err := b.boot(last)
 				fmt.Fprintf(&log, "runs %q, %v\n%s", b.now(), err, &b.log)
 			}
-			runs, intact := b.now(), b.intact()
+			runs, intact := b.now(), b.intact("1.0", "2.0", "3.0", "4.0")
 			switch {
 			case len(intact) > 0 && !intact[runs]:
 				t.Errorf("%+v: runs %q, intact are %v\n%s", is, runs, intact, &log)
@@ -168,13 +170,111 @@ func (b *board) now() string {
 	return strings.TrimPrefix(filepath.Base(target), "v")
 }
 
-// intact are the versions that are as they were made.
-func (b *board) intact() map[string]bool {
+// intact are those of versions that are as they were made.
+func (b *board) intact(versions ...string) map[string]bool {
 	is := make(map[string]bool)
-	for _, v := range []string{"1.0", "2.0", "3.0", "4.0"} {
+	for _, v := range versions {
 		if text, err := os.ReadFile(b.path("v"+v, "bin", "app")); err == nil && string(text) == "this is "+v+"\n" {
 			is[v] = true
 		}
 	}
 	return is
+}
+
+// TestHistories holds that, in whichever order forty things happened, two boots on a disk
+// that has room leave a record that is whole, and a version that is intact, if the record
+// has one to run.
+func TestHistories(t *testing.T) {
+	dir, inside := ownMounts(t)
+	if !inside {
+		return
+	}
+	for i := range tier.Of(30, 30, 2000) {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(tier.Seed(t), uint64(i)))
+			at := filepath.Join(dir, fmt.Sprint(i))
+			b := newBoard(t)
+			b.must(os.Mkdir(at, 0o755), unix.Mount("tmpfs", at, "tmpfs", 0, "size=1m,mode=755"))
+			defer unix.Unmount(at, unix.MNT_DETACH)
+			b.onDisk(at)
+			b.must(b.boot(LastClean))
+			versions := []string{"1.0", "2.0", "3.0"}
+			var log bytes.Buffer
+			for range 40 {
+				what := b.happen(r, at, &versions)
+				fmt.Fprintf(&log, "%s\n    runs %q, intact are %v\n", what, b.now(), b.intact(versions...))
+			}
+			if err := os.Remove(filepath.Join(at, "full")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal(err)
+			}
+			for range 2 {
+				err := b.boot(LastClean)
+				fmt.Fprintf(&log, "boot: %v\n%s", err, &b.log)
+			}
+			runs, intact := b.now(), b.intact(versions...)
+			if runs == "" && len(intact) == 0 {
+				return
+			}
+			active, err := b.store.Active()
+			if runs != "" && (err != nil || active.Damage != "") {
+				t.Fatalf("the record: %+v, %v\n%s", active, err, &log)
+			}
+			if err != nil || active.Record.Phase == bootcheck.PhaseHold || intact[runs] {
+				return
+			}
+			if target, _ := active.Record.RollbackTarget(func(ref *bootcheck.Ref) bool { return intact[ref.Version] }); target != nil {
+				t.Errorf("runs %q, could run %s\n%s", runs, target, &log)
+			}
+		})
+	}
+}
+
+// happen lets something happen to the device, whose disk is at dir, and says what.
+func (b *board) happen(r *rand.Rand, dir string, versions *[]string) string {
+	b.t.Helper()
+	active, err := b.store.Active()
+	version := (*versions)[r.IntN(len(*versions))]
+	_, fullErr := os.Stat(filepath.Join(dir, "full"))
+	full := fullErr == nil
+	here := func(*bootcheck.Ref) bool { return true }
+	switch k := r.IntN(16); {
+	case k == 0 && !full && err == nil:
+		version = fmt.Sprintf("%d.0", len(*versions)+1)
+		*versions = append(*versions, version)
+		return fmt.Sprint("install ", version, ": ", b.store.Commit(active.Record.Activate(b.add(version), "", "", nil, here)))
+	case k == 1:
+		return fmt.Sprint("damage ", version, ": ", os.WriteFile(b.path("v"+version, "bin", "app"), []byte("x"), 0o755))
+	case k == 2:
+		return fmt.Sprint("delete ", version, ": ", os.RemoveAll(b.path("v"+version)))
+	case k == 3 && !full:
+		b.fill(dir)
+		return "fill the disk"
+	case k == 4 && full:
+		return fmt.Sprint("make room: ", os.Remove(filepath.Join(dir, "full")))
+	case k == 5:
+		return fmt.Sprint("damage a copy of the record: ", os.Truncate(b.path(".active", "record.json"), 0))
+	case k == 6 && r.IntN(3) == 0:
+		return fmt.Sprint("lose the record: ", os.Truncate(b.path(".active", "record.json"), 0), os.Truncate(b.path(".active", "record.backup.json"), 0))
+	case k == 7 && r.IntN(3) == 0:
+		return fmt.Sprint("lose the switch: ", os.Remove(b.path(".active")))
+	case k == 8 && err == nil:
+		return fmt.Sprint("confirm: ", b.guardian().commitDecision(b.t.Context(), MarkGood(active.Record, 1)))
+	case k == 9 && err == nil && active.Record.Phase.Unconfirmed():
+		g := b.guardian()
+		d, err := g.markBad(b.t.Context(), active.Record, g.look(b.t.Context(), active.Record), Failure{Cause: bootcheck.CauseHealth, Check: version})
+		if err == nil {
+			err = g.commitDecision(b.t.Context(), d)
+		}
+		return fmt.Sprint("a check fails: ", err)
+	case k == 10 && err == nil:
+		next := active.Record.Clone()
+		ref, err := b.store.Ref(version)
+		if err == nil {
+			next.Next = &bootcheck.Next{Ref: *ref}
+			err = b.store.Commit(next)
+		}
+		return fmt.Sprint("activate ", version, " at the next boot: ", err)
+	}
+	last := []LastBoot{LastClean, LastUnclean, LastHard, LastHard}[r.IntN(4)]
+	return fmt.Sprintf("a boot after a %s end: %v\n%s", last, b.boot(last), &b.log)
 }
