@@ -14,6 +14,7 @@ import (
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/config"
+	"github.com/tope-ota/ota/bootcheck/health"
 )
 
 const stolen, safe = 0x6666666666666666, 0x1111111111111111
@@ -283,5 +284,32 @@ func TestRefusedAsNextOnly(t *testing.T) {
 	b.must(b.boot(LastClean))
 	if r := b.record(); b.runs() != "2.0" || r.Phase != bootcheck.PhaseFallback || r.Next != nil || r.LastRollback.Cause != bootcheck.CauseDamaged {
 		t.Errorf("runs %s (%s), next %v, rollback %+v; want 2.0, which was confirmed here\n%s", b.runs(), r.Phase, r.Next, r.LastRollback, &b.log)
+	}
+}
+
+// A rollback that comes while device-api is told of the one before is told the next time.
+func TestTellsEachRollback(t *testing.T) {
+	b := newBoard(t)
+	b.trial(0)
+	roll := func(cause bootcheck.Cause) {
+		r := b.record().Clone()
+		r.RolledBack(&bootcheck.Rollback{From: "4.0", To: "3.0", Level: bootcheck.LevelPrevious, Cause: cause})
+		b.commit(r)
+	}
+	roll(bootcheck.CauseHealth)
+	g := b.device()
+	g.cfg.Report.URL = "http://127.0.0.1:9080/"
+	told := 0
+	g.ask = func(context.Context, health.Request) (health.Answer, error) {
+		if told++; told == 1 {
+			roll(bootcheck.CauseCrash)
+		}
+		return health.Answer{}, nil
+	}
+	for range 3 {
+		g.tell(context.Background(), b.record())
+	}
+	if r := b.record(); told != 2 || !r.LastRollback.Reported {
+		t.Errorf("device-api was told of %d rollbacks, the last one is reported: %v; want 2, and true", told, r.LastRollback.Reported)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -347,8 +348,8 @@ func (g *guardian) tell(ctx context.Context, record *bootcheck.Record) {
 		return
 	}
 	defer unlock()
-	if now.LastRollback == nil {
-		return
+	if now.LastRollback == nil || !reflect.DeepEqual(now.Rollbacks, record.Rollbacks) {
+		return // there was another one meanwhile
 	}
 	next := now.Clone()
 	next.LastRollback.Reported = true
