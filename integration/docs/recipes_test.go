@@ -27,6 +27,7 @@ const ownVariables = " OTA_SERVICES OTA_STORE"
 // TestRecipes runs what the recipes of yocto.md and buildroot.md do to install, each
 // as far as it is shell or make, and lets systemd read the result.
 func TestRecipes(t *testing.T) {
+	defer try.Fatal(t)
 	machine.Require(t, "recipe", debian.MissingTools("systemd-analyze", "shellcheck", "make"))
 	repo, bin := root(t), programs(t)
 	run := func(name string, argv ...string) string {
@@ -49,6 +50,14 @@ func TestRecipes(t *testing.T) {
 		unit := try.Get(os.ReadFile(filepath.Join(repo, "units/device-api.service.example")))
 		try.Check(os.WriteFile(filepath.Join(dest, "usr/lib/systemd/system/device-api.service"), unit, 0o644))
 		run("scripts/verify_units.sh", dest)
+	}
+
+	// Releases of both are chosen by their Go.
+	needs := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(string(try.Get(os.ReadFile(filepath.Join(repo, "go.mod")))))
+	for _, name := range []string{"yocto.md", "buildroot.md"} {
+		if text := try.Get(os.ReadFile(filepath.Join(repo, "docs", name))); !strings.Contains(string(text), "`go.mod` asks for Go "+needs[1]) {
+			t.Errorf("%s does not say that go.mod asks for Go %s", name, needs[1])
+		}
 	}
 
 	t.Run("bitbake", func(t *testing.T) {
