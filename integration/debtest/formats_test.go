@@ -109,6 +109,18 @@ func TestFormats(t *testing.T) {
 		t.Errorf("ota-bundle of the image: %v, %s", err, out)
 	}
 
+	// opkg takes only a package for a processor by the name that Yocto has for it.
+	for arch, want := range map[string]string{"arm64": "aarch64", "arm7": "armv7ahf-vfp"} {
+		cmd := exec.Command("go", "-C", repo+"/scripts/package", "run", ".", "ipk", dir)
+		cmd.Env = append(os.Environ(), "ARCH="+arch, "VERSION=1.0.0", "STAGE="+work+"/image/root", "SCRIPTS="+stubs, "MAINTAINER=x <x@x>", "DESCRIPTION=x")
+		for _, script := range []string{"postinst", "prerm", "postrm"} {
+			try.Check(os.WriteFile(filepath.Join(stubs, script), []byte("#!/bin/sh\n"), 0o755))
+		}
+		if out := try.Output(cmd); strings.TrimSpace(out) != dir+"/ota_1.0.0_"+want+".ipk" {
+			t.Errorf("the ipk for %s is %s", arch, out)
+		}
+	}
+
 	// What each program is made of, in the package.
 	var bill struct {
 		BomFormat  string

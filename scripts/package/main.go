@@ -33,6 +33,10 @@ func main() {
 	fmt.Println(file)
 }
 
+// yocto has the names of the processors in the ipk that opkg takes on an image of Yocto:
+// another one than those of Debian, and for 32 bits the calling convention is in it.
+var yocto = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "arm7": "armv7ahf-vfp"}
+
 // build makes the file in dir.
 func build(format, dir string) (file string, err error) {
 	if format == "image" {
@@ -56,6 +60,7 @@ func build(format, dir string) (file string, err error) {
 		return "", err
 	}
 	info = nfpm.WithDefaults(info)
+	info.IPK.Arch = yocto[info.Arch]
 	if err := nfpm.PrepareForPackager(info, format); err != nil {
 		return "", err
 	}
