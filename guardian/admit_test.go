@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -312,4 +313,30 @@ func TestTellsEachRollback(t *testing.T) {
 	if r := b.record(); told != 2 || !r.LastRollback.Reported {
 		t.Errorf("device-api was told of %d rollbacks, the last one is reported: %v; want 2, and true", told, r.LastRollback.Reported)
 	}
+}
+
+// An operator does not get a version that was never confirmed here and that a revoked key signed:
+// neither by a rollback to it, nor by an adoption of another program's links to it.
+func TestRevokedByHand(t *testing.T) {
+	t.Run("rollback", func(t *testing.T) {
+		b := newBoard(t)
+		b.sign("2.0", stolen)
+		r := b.record().Clone()
+		r.Confirmed = slices.Delete(r.Confirmed, 1, 2)
+		b.commit(r)
+		b.revoke(stolen)
+		if err := b.device().rollback(context.Background(), "previous"); bootcheck.Exit(err) != bootcheck.ExitRefused || b.runs() != "3.0" {
+			t.Errorf("the rollback ends with %v, runs %s; want it refused", err, b.runs())
+		}
+	})
+	t.Run("adopt", func(t *testing.T) {
+		b := newBoard(t)
+		b.sign("3.0", stolen)
+		b.revoke(stolen)
+		b.must(os.Remove(b.path(".active")), os.RemoveAll(b.path(".generations")), os.Remove(b.path("current")), os.Remove(b.path("previous")), os.Remove(b.path("factory")),
+			os.Symlink("v3.0", b.path("current")))
+		if err := b.device().adoptStore(context.Background(), false); bootcheck.Exit(err) != bootcheck.ExitRefused {
+			t.Errorf("the adoption ends with %v, want it refused\n%s", err, &b.log)
+		}
+	})
 }
