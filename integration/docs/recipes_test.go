@@ -98,7 +98,7 @@ func TestRecipes(t *testing.T) {
 			}
 		}
 		functions := 0
-		for _, m := range regexp.MustCompile(`(?ms)^(do_install|do_install:append:class-target|pkg_prerm:\$\{PN\})\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(recipe, -1) {
+		for _, m := range regexp.MustCompile(`(?ms)^(do_install|do_install:append:class-target|pkg_(?:postinst|prerm):\$\{PN\})\(\) \{\n(.*?)^\}`).FindAllStringSubmatch(recipe, -1) {
 			functions++
 			script := "#!/bin/sh\nset -eu\n" + m[2]
 			for name, value := range values {
@@ -114,6 +114,13 @@ func TestRecipes(t *testing.T) {
 				run("sh", file)
 				continue
 			}
+			if strings.HasPrefix(m[1], "pkg_postinst") {
+				// With an upgrade, too: a follower that the operator enabled stays enabled.
+				if out := run("env", "D=", "sh", "-c", `systemctl() { echo "$@"; }; . `+file); strings.Contains(out, "ota-follow") || !strings.Contains(out, "preset "+values["OTA_ENABLED"]) {
+					t.Errorf("an installation calls systemctl\n%s", out)
+				}
+				continue
+			}
 			stub := `systemctl() { echo "$1"; }; . ` + file
 			if out := run("sh", "-c", stub, "sh", "upgrade") + run("sh", "-c", stub, "sh", "1"); out != "" {
 				t.Errorf("an upgrade stops units: %s", out)
@@ -122,8 +129,8 @@ func TestRecipes(t *testing.T) {
 				t.Errorf("the removal of the package calls systemctl %q", out)
 			}
 		}
-		if functions != 3 {
-			t.Fatalf("the recipes have %d of the functions that are tried here, want 3", functions)
+		if functions != 4 {
+			t.Fatalf("the recipes have %d of the functions that are tried here, want 4", functions)
 		}
 		for _, name := range []string{"ota.toml", "keys/release.pub", "keys/safe.pub"} {
 			if _, err := os.Stat(filepath.Join(values["D"], "etc/ota", name)); err != nil {

@@ -56,7 +56,7 @@ OTA_STARTED = "ota-verify.timer ota-health.socket ota-progress.socket"
 pkg_postinst:${PN}() {
     if [ -z "$D" ]; then
         systemctl daemon-reload
-        systemctl --quiet preset ${OTA_ENABLED} ota-follow.service
+        systemctl --quiet preset ${OTA_ENABLED}
         systemctl start ${OTA_STARTED} || true
     fi
 }
