@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -156,4 +157,40 @@ func TestNameOfAConfirmedVersion(t *testing.T) {
 	d.must(d.install(twin, installOptions{noActivate: true}))
 	d.write("tree-1.1.0/bin/third", "third content")
 	d.must(d.install(d.bundle("1.1.0", func(c *bundle.Contents) { c.Release = 51 }), installOptions{noActivate: true}))
+}
+
+// A key that is revoked takes effect at once: on what waits for the next boot, on what is on trial,
+// and where there is no room for the version that revokes it.
+func TestRevokedAtOnce(t *testing.T) {
+	revoking := func(d *device) string {
+		return d.bundle("3.0.0", func(c *bundle.Contents) { c.Key, c.Revoke, c.Release = d.new, []string{keyID(d.key)}, 6 })
+	}
+	t.Run("the next version", func(t *testing.T) {
+		d := newDevice(t)
+		d.must(d.install(d.bundle("2.0.0", nil), installOptions{atReboot: true}))
+		d.must(d.install(revoking(d), installOptions{noActivate: true}))
+		d.commit(func(r *bootcheck.Record) {
+			if r.Next != nil {
+				t.Errorf("version %s waits for the next boot", r.Next.Version)
+			}
+		})
+	})
+	t.Run("a trial", func(t *testing.T) {
+		d := newDevice(t)
+		d.must(d.install(d.bundle("2.0.0", nil), installOptions{}))
+		d.must(d.install(revoking(d), installOptions{noActivate: true}))
+		a := &applier{cfg: d.cfg, out: io.Discard, log: &d.log}
+		if err := a.activateVersion(t.Context(), "2.0.0", installOptions{}); bootcheck.Exit(err) != bootcheck.ExitRefused {
+			t.Errorf("activate of the version on trial: %v, want it refused", err)
+		}
+	})
+	t.Run("no room", func(t *testing.T) {
+		d := newDevice(t)
+		d.cfg.Reserve = 1 << 60
+		if err := d.install(revoking(d), installOptions{}); bootcheck.Exit(err) != bootcheck.ExitNoSpace {
+			t.Fatalf("the install ends with %v, want that there is no room", err)
+		}
+		d.cfg.Reserve = 0
+		d.refused(d.install(d.bundle("2.0.0", nil), installOptions{}), bootcheck.ExitRefused, "which was revoked")
+	})
 }
