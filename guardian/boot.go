@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/tope-ota/ota/bootcheck"
 	"github.com/tope-ota/ota/bootcheck/metrics"
@@ -73,6 +75,9 @@ func (g *guardian) boot(ctx context.Context, last LastBoot) error {
 		d, err = g.settle(ctx, disk, func(disk Disk) Decision { return Decide(record, disk, boot) })
 		if err != nil {
 			return fmt.Errorf("cannot decide: %w; starting the current version", err)
+		}
+		if d.Run.Same(record.Current) && !d.Undecided && errors.Is(g.store.There(d.Run.Version), fs.ErrNotExist) {
+			d = g.lastResort(ctx, record, d)
 		}
 		if d.Next != nil {
 			end.remember(d.Next)
@@ -226,4 +231,26 @@ func (g *guardian) adopt(ctx context.Context, why string) (*bootcheck.Active, er
 		record.Previous = intact[1]
 	}
 	return &bootcheck.Active{Record: record, Damage: fmt.Sprintf("%s: starting version %s", why, record.Current)}, nil
+}
+
+// lastResort is the Decision of a boot whose current version is gone, and which has none to roll
+// back to: the newest version that is intact and accepted runs, on trial, though it was never
+// confirmed here. One that failed here runs only if there is no other. none, if there is none.
+func (g *guardian) lastResort(ctx context.Context, record *bootcheck.Record, none Decision) Decision {
+	names, err := g.store.VersionNames()
+	if err != nil {
+		g.logf("%v", err)
+		return none
+	}
+	failed := func(name string) bool {
+		return slices.ContainsFunc(record.Blocked, func(b bootcheck.Blocked) bool { return b.Version == name })
+	}
+	for _, names := range [][]string{slices.DeleteFunc(slices.Clone(names), failed), names} {
+		if intact, _, _ := g.candidates(ctx, names); len(intact) > 0 {
+			next := record.Activate(intact[0], "", g.bootID, nil, func(*bootcheck.Ref) bool { return false })
+			return Decision{Action: Activate, Run: intact[0], Next: next,
+				Why: fmt.Sprintf("version %s is gone, and no version is left to roll back to: starting version %s", record.Current, intact[0])}
+		}
+	}
+	return none
 }

@@ -539,3 +539,37 @@ func BenchmarkBoot(b *testing.B) {
 func noListener(context.Context, health.Request) (health.Answer, error) {
 	return health.Answer{Error: "nothing listens"}, nil
 }
+
+// TestLastResort holds that a device whose versions are gone, but for one that never was
+// confirmed, or failed here, is not without a version.
+func TestLastResort(t *testing.T) {
+	for name, prepare := range map[string]func(r *bootcheck.Record, four *bootcheck.Ref){
+		"confirmed": func(*bootcheck.Record, *bootcheck.Ref) {},
+		"hold":      func(r *bootcheck.Record, _ *bootcheck.Ref) { r.Phase, r.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted },
+		"blocked": func(r *bootcheck.Record, four *bootcheck.Ref) {
+			r.Block(*four, bootcheck.CauseHealth, "app")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBoard(t)
+			four := b.add("4.0")
+			r := b.record().Clone()
+			prepare(r, four)
+			b.commit(r)
+			if err := b.boot(LastClean); bootcheck.Exit(err) != bootcheck.ExitHeld && err != nil || b.runs() != "3.0" {
+				t.Fatalf("%v, runs %s", err, b.runs())
+			}
+			for _, v := range []string{"v1.0", "v2.0", "v3.0"} {
+				b.must(os.RemoveAll(b.path(v)))
+			}
+			b.must(b.boot(LastUnclean))
+			if r := b.record(); b.runs() != "4.0" || r.Phase != bootcheck.PhaseTrial || r.Previous != nil && r.Previous.Version == "4.0" {
+				t.Errorf("runs %q (%s)\n%s", b.runs(), r.Phase, &b.log)
+			}
+			b.must(b.boot(LastUnclean))
+			if b.runs() != "4.0" {
+				t.Errorf("then runs %q\n%s", b.runs(), &b.log)
+			}
+		})
+	}
+}
