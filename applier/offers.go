@@ -40,8 +40,8 @@ type offers struct {
 const maxDonors = 4
 
 // offers asks the versions of the store, the most like m first: the current version, then
-// the newest. Factory comes last and shares nothing: it must not suffer from what
-// is done to another version. look: it matters what can be shared, which costs the metadata
+// the newest. Factory comes last and shares nothing, also when it is what is installed: it must
+// not suffer from what is done to another version. look: it matters what can be shared, which costs the metadata
 // of each file. record nil: nothing is installed yet.
 func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record, look bool) (*offers, error) {
 	o := &offers{has: make([]uint8, len(m.Entries)), shared: make([]uint8, len(m.Entries))}
@@ -49,9 +49,10 @@ func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record, look b
 	if err != nil || record == nil {
 		return o, err
 	}
+	factory := func(version string) bool { return record.Factory != nil && record.Factory.Version == version }
 	rank := func(version string) int {
 		switch {
-		case record.Factory != nil && record.Factory.Version == version:
+		case factory(version):
 			return 2
 		case record.Current.Version == version:
 			return 0
@@ -77,7 +78,7 @@ func (a *applier) offers(m *bootcheck.Manifest, record *bootcheck.Record, look b
 		if err != nil {
 			continue // not a version to take anything from
 		}
-		d := donor{version, a.cfg.Reuse != config.ReuseCopy && rank(version) < 2}
+		d := donor{version, a.cfg.Reuse != config.ReuseCopy && !factory(version) && !factory(m.Version)}
 		bit := uint8(1) << len(o.donors)
 		var files []*bootcheck.Entry // of the donor
 		for i := range snapshot.Manifest.Entries {

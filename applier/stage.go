@@ -56,17 +56,18 @@ func (a *applier) stageVersion(ctx context.Context, b *openBundle) error {
 		}
 		return err
 	}
-	unlock, err := a.store.Lock(ctx, lockToCommit)
+	record, unlock, err := a.lockRecord(ctx, lockToCommit)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	sealed := record != nil && ref.Same(record.Factory)
 	if err := a.store.There(ref.Version); errors.Is(err, fs.ErrNotExist) {
-		return a.store.Publish(ref.Version, false)
+		return a.store.Publish(ref.Version, sealed)
 	} else if bootcheck.Inconclusive(err) {
 		return err
 	}
-	return a.replace(ctx, ref)
+	return a.replace(record, ref, sealed)
 }
 
 // signedAgain reports whether b has another signature than snapshot, which has the same
@@ -88,19 +89,15 @@ type noRoom struct{ error }
 func (e *noRoom) Unwrap() error { return e.error }
 
 // replace publishes ref in the place of its damaged snapshot: beside one that is linked,
-// and the record's next generation leads to it.
-func (a *applier) replace(ctx context.Context, ref *bootcheck.Ref) error {
-	record, err := a.store.Record()
-	if err != nil {
-		return err
-	}
+// and the record's next generation leads to it. sealed: see Publish.
+func (a *applier) replace(record *bootcheck.Record, ref *bootcheck.Ref, sealed bool) error {
 	if !ref.Same(record.Linked(ref.Version).Ref) {
 		if gone, err := a.removeVersion(record, ref.Version); !gone {
 			return err
 		}
 		return a.store.Publish(ref.Version, false)
 	}
-	if err := a.store.Publish(ref.Version, ref.Same(record.Factory)); err != nil {
+	if err := a.store.Publish(ref.Version, sealed); err != nil {
 		return err
 	}
 	a.logf("repaired version %s", ref)

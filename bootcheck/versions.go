@@ -93,10 +93,11 @@ func (s *Store) linked(version string) string {
 // dirOf is the directory of version: the one that is linked, as that is the current version;
 // else the newest, see there.
 func (s *Store) dirOf(version string) (string, error) {
-	if directory := s.linked(version); directory != "" {
-		return directory, nil
+	directory := s.linked(version)
+	if _, err := os.Lstat(s.path(directory)); directory == "" || errors.Is(err, fs.ErrNotExist) {
+		return s.newest(version)
 	}
-	return s.newest(version)
+	return directory, nil
 }
 
 // dirsOf are all directories of version that are there: first the one that counts, then the

@@ -545,7 +545,9 @@ func noListener(context.Context, health.Request) (health.Answer, error) {
 func TestLastResort(t *testing.T) {
 	for name, prepare := range map[string]func(r *bootcheck.Record, four *bootcheck.Ref){
 		"confirmed": func(*bootcheck.Record, *bootcheck.Ref) {},
-		"hold":      func(r *bootcheck.Record, _ *bootcheck.Ref) { r.Phase, r.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted },
+		"hold": func(r *bootcheck.Record, _ *bootcheck.Ref) {
+			r.Phase, r.HoldReason = bootcheck.PhaseHold, bootcheck.HoldExhausted
+		},
 		"blocked": func(r *bootcheck.Record, four *bootcheck.Ref) {
 			r.Block(*four, bootcheck.CauseHealth, "app")
 		},

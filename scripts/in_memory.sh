@@ -25,8 +25,8 @@ clean() {
 usable() {
     [ "$(stat -f -c %T "$memory" 2>/dev/null)" = tmpfs ] || return 1
     [ "$(df --output=avail -k "$memory" | tail -n 1)" -gt $((2 << 20)) ] || return 1
-    mkdir -m 700 "$dir" 2>/dev/null || true
-    [ -d "$dir" ] && [ -O "$dir" ] && [ ! -L "$dir" ] || return 1
+    mkdir -m 711 "$dir" 2>/dev/null || true
+    [ -d "$dir" ] && [ -O "$dir" ] && [ ! -L "$dir" ] && chmod 711 "$dir" || return 1
     trap clean EXIT
     local program status=0
     program=$(mktemp "$dir/program-XXXXXX") || return 1
