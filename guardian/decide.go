@@ -54,9 +54,6 @@ func (d Disk) intact(ref *bootcheck.Ref) bool {
 	return d.Damaged[ref.Version] == "" && d.Refused[ref.Version] == ""
 }
 
-// usable reports whether ref may run as far as is known.
-func (d Disk) usable(ref *bootcheck.Ref) bool { return d.intact(ref) && d.Unknown[ref.Version] == "" }
-
 // fallback runs instead of the current version of record, nil: nothing can,
 // and the versions that come before it in the order and cannot run. unknown: one of
 // them could not be looked at.
