@@ -93,11 +93,10 @@ func (s *Store) linked(version string) string {
 // dirOf is the directory of version: the one that is linked, as that is the current version;
 // else the newest, see there.
 func (s *Store) dirOf(version string) (string, error) {
-	directory := s.linked(version)
-	if _, err := os.Lstat(s.path(directory)); directory == "" || errors.Is(err, fs.ErrNotExist) {
-		return s.newest(version)
+	if directory := s.linked(version); directory != "" {
+		return directory, nil
 	}
-	return directory, nil
+	return s.newest(version)
 }
 
 // dirsOf are all directories of version that are there: first the one that counts, then the
@@ -119,9 +118,10 @@ func (s *Store) dirsOf(version string) ([]versionDir, error) {
 }
 
 // nextDirName is the directory beside those that version has, and beside what is no directory
-// and has such a name.
+// and has such a name. Where a link leads to one that is gone, it is that one again: else the
+// link would still say that the version is gone.
 func (s *Store) nextDirName(version string, directories []versionDir) string {
-	next := 0
+	_, next, _ := parseDirName(s.linked(version)) // 0 if there is none
 	for _, d := range directories {
 		next = max(next, d.n+1)
 	}
