@@ -361,7 +361,7 @@ func (s *Store) commit(next *Record) error {
 		// A full disk must not keep a bad version running: give up what was deleted already,
 		// and the older part of the history; to leave a version, or end its trial, all that
 		// lies before the active generation. What counts of that is in next.
-		if keep == 1 && !s.ends(active, next) {
+		if keep == 1 && (activeErr != nil || !s.ends(active, next)) {
 			break
 		}
 		drop()
