@@ -174,7 +174,7 @@ func TestRecipes(t *testing.T) {
 		if strings.Contains(out, "undefined variable") {
 			t.Errorf("make says\n%s", out)
 		}
-		targets := strings.Fields(run("make", "-f", file, "targets"))
+		targets := strings.Fields(run("make", "--no-print-directory", "-f", file, "targets"))
 		if len(targets) != 3 {
 			t.Errorf("it builds %q, want three programs", targets)
 		}
