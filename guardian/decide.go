@@ -54,7 +54,7 @@ func (d Disk) intact(ref *bootcheck.Ref) bool {
 	return d.Damaged[ref.Version] == "" && d.Refused[ref.Version] == ""
 }
 
-// rollbackTarget is what runs instead of the current version of record, nil: nothing can,
+// rollbackTarget is the version in the place of the current one of record, nil: there is none,
 // and the versions that come before it in the order and cannot run. unknown: one of
 // them could not be looked at.
 func (d Disk) rollbackTarget(record *bootcheck.Record) (target *bootcheck.Ref, level string, skipped []bootcheck.Skipped, unknown bool) {
