@@ -44,7 +44,11 @@ func TestReleaseIsConfirmedMeanwhile(t *testing.T) {
 		if _, err := os.Stat(begun); err == nil {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case err := <-ended:
+			t.Fatalf("no check ran: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	d.commit(func(r *bootcheck.Record) { r.Floor = 7 })
 	d.must(os.WriteFile(done, nil, 0o600))

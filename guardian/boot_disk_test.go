@@ -168,6 +168,13 @@ func (b *board) trial(hard int) {
 	b.commit(r)
 }
 
+// onSmallDisk is onDisk of a disk that is easily filled.
+func (b *board) onSmallDisk(dir string) {
+	b.t.Helper()
+	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
+	b.onDisk(dir)
+}
+
 // fill takes all room on the disk at dir.
 func (b *board) fill(dir string) {
 	b.t.Helper()
@@ -192,8 +199,7 @@ func TestBootOnAFullDisk(t *testing.T) {
 		return
 	}
 	b := newBoard(t)
-	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
-	b.onDisk(dir)
+	b.onSmallDisk(dir)
 	b.trial(1)
 	// Nothing to give up: no trash, no half install, and only two generations.
 	for _, n := range []int{1} {
@@ -229,8 +235,7 @@ func TestNextOnAFullDisk(t *testing.T) {
 		return
 	}
 	b := newBoard(t)
-	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
-	b.onDisk(dir)
+	b.onSmallDisk(dir)
 	b.add("4.0")
 	b.trial(0)
 	r := b.record().Clone()
@@ -282,8 +287,7 @@ func TestConfirmOnAFullDisk(t *testing.T) {
 		return
 	}
 	b := newBoard(t)
-	b.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"))
-	b.onDisk(dir)
+	b.onSmallDisk(dir)
 	b.trial(0)
 	b.must(os.RemoveAll(b.path(".generations", "1")))
 	b.fill(dir)

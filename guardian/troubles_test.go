@@ -30,26 +30,19 @@ type trouble struct {
 
 // troubles are all that have at most three faults besides the crash.
 func troubles() (all []trouble) {
-	versions := []string{"whole", "damaged", "gone"}
-	each := []func(t *trouble) (set []func()){
-		func(t *trouble) (set []func()) {
-			for _, p := range []bootcheck.Phase{bootcheck.PhaseConfirmed, bootcheck.PhaseTrial, bootcheck.PhaseFallback} {
-				set = append(set, func() { t.phase = p })
-			}
-			return set
-		},
-		func(t *trouble) []func() { return []func(){func() { t.spent = false }, func() { t.spent = true }} },
-		func(t *trouble) []func() {
-			return []func(){func() { t.ends = LastHard }, func() { t.ends = LastUnclean }}
-		},
-		func(t *trouble) []func() { return oneOf(&t.current, versions...) },
-		func(t *trouble) []func() { return oneOf(&t.previous, versions...) },
-		func(t *trouble) []func() { return oneOf(&t.factory, versions...) },
-		func(t *trouble) []func() { return oneOf(&t.next, append([]string{"none"}, versions...)...) },
-		func(t *trouble) []func() { return oneOf(&t.record, "whole", "one copy", "lost") },
-		func(t *trouble) []func() { return []func(){func() { t.full = false }, func() { t.full = true }} },
-	}
 	var t trouble
+	versions := []string{"whole", "damaged", "gone"}
+	each := [][]func(){
+		set(&t.phase, bootcheck.PhaseConfirmed, bootcheck.PhaseTrial, bootcheck.PhaseFallback),
+		set(&t.spent, false, true),
+		set(&t.ends, LastHard, LastUnclean),
+		set(&t.current, versions...),
+		set(&t.previous, versions...),
+		set(&t.factory, versions...),
+		set(&t.next, append([]string{"none"}, versions...)...),
+		set(&t.record, "whole", "one copy", "lost"),
+		set(&t.full, false, true),
+	}
 	var choose func(i int)
 	choose = func(i int) {
 		if i == len(each) {
@@ -58,8 +51,8 @@ func troubles() (all []trouble) {
 			}
 			return
 		}
-		for _, set := range each[i](&t) {
-			set()
+		for _, choice := range each[i] {
+			choice()
 			choose(i + 1)
 		}
 	}
@@ -67,11 +60,12 @@ func troubles() (all []trouble) {
 	return all
 }
 
-func oneOf(dst *string, words ...string) (set []func()) {
-	for _, w := range words {
-		set = append(set, func() { *dst = w })
+// set are the ways to set dst.
+func set[T any](dst *T, values ...T) (ways []func()) {
+	for _, v := range values {
+		ways = append(ways, func() { *dst = v })
 	}
-	return set
+	return ways
 }
 
 func (t *trouble) faults() (n int) {
@@ -97,9 +91,9 @@ func TestTroubles(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			at := filepath.Join(dir, fmt.Sprint(i))
 			b := newBoard(t)
-			b.must(os.Mkdir(at, 0o755), unix.Mount("tmpfs", at, "tmpfs", 0, "size=1m,mode=755"))
+			b.must(os.Mkdir(at, 0o755))
+			b.onSmallDisk(at)
 			defer unix.Unmount(at, unix.MNT_DETACH)
-			b.onDisk(at)
 			is := all[i]
 			b.enter(&is)
 			var log bytes.Buffer
@@ -194,9 +188,9 @@ func TestHistories(t *testing.T) {
 			r := rand.New(rand.NewPCG(tier.Seed(t), uint64(i)))
 			at := filepath.Join(dir, fmt.Sprint(i))
 			b := newBoard(t)
-			b.must(os.Mkdir(at, 0o755), unix.Mount("tmpfs", at, "tmpfs", 0, "size=1m,mode=755"))
+			b.must(os.Mkdir(at, 0o755))
+			b.onSmallDisk(at)
 			defer unix.Unmount(at, unix.MNT_DETACH)
-			b.onDisk(at)
 			b.must(b.boot(LastClean))
 			versions := []string{"1.0", "2.0", "3.0"}
 			var log bytes.Buffer

@@ -8,7 +8,8 @@
 #   --destdir DIR    put everything below DIR, for an image or a package (default: this machine)
 #   --bin DIR        the directory with ota-guardian, ota-apply and ota-bundle, beside which are man/ and
 #                    completions/ (default: bin/ARCH of this checkout, built if it is missing)
-#   --store DIR      the version store (default: that of an ota.toml that is there, which no other may be, then /opt/tope/versions)
+#   --store DIR      the version store (default: that of an ota.toml that is there, else
+#                    /opt/tope/versions); another one than that of an ota.toml is refused
 #   --service UNIT   a service that starts from the store; may be repeated (default device-api.service)
 #   --example        also install (or uninstall) device-api.service.example as device-api.service
 #   --no-enable      install, but do not enable the units
